@@ -1,0 +1,125 @@
+"""Run an ASGI application on this machine: in a thread for demo and tests, in the foreground for the CLI."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+TRANSPORT = "hivel_agent.transport"
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 that lets the application reach its connection, so that it can break it on purpose."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.app = partial(self._with_transport, self.app)  # type: ignore[assignment]
+
+    async def _with_transport(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("extensions", {})[TRANSPORT] = self.transport
+        await app(scope, receive, send)
+
+
+def reset_connection(scope: Scope) -> None:
+    """Close the request's connection with a TCP reset, as a crashing server or a firewall does."""
+    transport: asyncio.Transport = scope["extensions"][TRANSPORT]
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def cut_connection(scope: Scope) -> None:
+    """Close the request's connection in the middle of whatever was sent so far."""
+    transport: asyncio.Transport = scope["extensions"][TRANSPORT]
+    transport.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(256)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _uvicorn(app: ASGIApp) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
+        timeout_graceful_shutdown=1, server_header=False,
+    )  # fmt: skip
+    return uvicorn.Server(config)
+
+
+class LocalServer:
+    """An application served from a thread of this process, on a loopback port.
+
+    ``with LocalServer(app) as server: httpx.get(server.url)``. Port 0 takes a free one; after :meth:`stop`,
+    :meth:`start` listens on the same port again, so that an outage can be played.
+    """
+
+    def __init__(self, app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._app = app
+        self.host = host
+        self.port = port
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """The address without a slash at its end; valid once the server was started."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    def start(self) -> Self:
+        """Listen. Raises :class:`OSError` when the port is taken."""
+        sock = _listen(self.host, self.port)
+        self.port = sock.getsockname()[1]
+        self._server = _uvicorn(self._app)
+        # The socket listens already: who connects before the thread runs waits in the backlog.
+        self._thread = threading.Thread(
+            target=self._server.run, args=([sock],), name=f"local server {self.port}", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop listening and close what is open; later connections are refused."""
+        if self._server is None or self._thread is None:
+            return
+        self._server.should_exit = True
+        self._server.force_exit = False
+        self._thread.join()
+        self._server = self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def serve(app: ASGIApp, host: str, port: int, *, announce: Any = None) -> None:
+    """Serve in the foreground until SIGINT or SIGTERM; ``announce(url)`` is called once it listens.
+
+    Raises :class:`OSError` when the address cannot be had.
+    """
+    sock = _listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    if announce is not None:
+        announce(f"http://{shown}:{sock.getsockname()[1]}")
+    _uvicorn(app).run([sock])
