@@ -1,0 +1,320 @@
+"""The settings: one TOML file, tokens from files, the environment or systemd's credentials.
+
+Everything is checked when it is read, so that a mistake stops the agent before it does anything; every error
+names the file and the key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from agent import times
+from agent.credentials import Token, TokenError, find_token
+from agent.jenkins.rules import DEFAULT_ENVIRONMENT, Pattern, Rule, Template, default_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.event import CanceledSpelling
+
+DEFAULT_PATH = Path("/etc/hivel-agent/config.toml")
+DEPLOYMENT_PATH = "/api/hooks/v2/deployment"
+
+T = TypeVar("T")
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the message names the file and the key and says what to write."""
+
+
+# ---- The file as it is written. msgspec checks keys and types; what they mean is checked below.
+
+
+class _Hivel(msgspec.Struct, forbid_unknown_fields=True):
+    url: str
+    token_file: str | None = None
+
+
+class _Jenkins(msgspec.Struct, forbid_unknown_fields=True):
+    url: str
+    name: str | None = None
+    username: str | None = None
+    token_file: str | None = None
+    poll_interval: str = "15s"
+    since: Any = "now"  # text, or a date or time of TOML's own
+    timeout: str = "30s"
+
+
+class _Deployment(msgspec.Struct, forbid_unknown_fields=True):
+    job: str
+    environment: str = DEFAULT_ENVIRONMENT
+    repo_url: str | None = None
+    branch: str | None = None
+    image: str | None = None
+
+
+class _Outbox(msgspec.Struct, forbid_unknown_fields=True):
+    path: str = "/var/lib/hivel-agent/outbox.db"
+
+
+class _Delivery(msgspec.Struct, forbid_unknown_fields=True):
+    concurrency: int = 8
+    timeout: str = "10s"
+    interval: str = "1s"
+    backoff_initial: str = "5s"
+    backoff_max: str = "15m"
+    canceled_spelling: Literal["canceled", "cancelled"] = "canceled"
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    hivel: _Hivel
+    jenkins: list[_Jenkins] = []
+    deployment: list[_Deployment] = []
+    outbox: _Outbox = msgspec.field(default_factory=_Outbox)
+    delivery: _Delivery = msgspec.field(default_factory=_Delivery)
+
+
+# ---- The settings as the agent uses them. All durations are milliseconds.
+
+
+@dataclass(frozen=True)
+class HivelSettings:
+    """Where events go."""
+
+    url: str
+    token: Token
+
+    @property
+    def deployment_url(self) -> str:
+        """The endpoint of the Deployment Events API v2 (Hivel's page, section 3)."""
+        return self.url + DEPLOYMENT_PATH
+
+
+@dataclass(frozen=True)
+class JenkinsSettings:
+    """One controller. ``url`` ends with a slash; without ``username`` it is asked anonymously."""
+
+    name: str
+    url: str
+    username: str | None
+    token: Token | None
+    poll_interval_ms: int
+    since: str | date
+    timeout_ms: int
+
+    def report_from(self, now_ms: int) -> int:
+        """The moment (UTC ms) from which a first start reports builds."""
+        return times.parse_since(self.since, now_ms)
+
+
+@dataclass(frozen=True)
+class DeliverySettings:
+    """How events are sent and sent again."""
+
+    concurrency: int = 8
+    timeout_ms: int = 10_000
+    interval_ms: int = 1_000
+    backoff_initial_ms: int = 5_000
+    backoff_max_ms: int = 900_000
+    canceled_spelling: CanceledSpelling = "canceled"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the agent was told."""
+
+    file: Path
+    hivel: HivelSettings
+    controllers: tuple[JenkinsSettings, ...]
+    rules: tuple[Rule, ...]
+    outbox: Path
+    delivery: DeliverySettings
+
+
+def find_file(given: Path | None) -> Path:
+    """``--config FILE``, else ``$HIVEL_AGENT_CONFIG``, else ``/etc/hivel-agent/config.toml``."""
+    if given is not None:
+        return given
+    return Path(os.environ.get("HIVEL_AGENT_CONFIG") or DEFAULT_PATH)
+
+
+def load(path: Path) -> Settings:
+    """Read and check the configuration. Raises :class:`ConfigError`."""
+    raw = _read(path)
+    check = _Checker(path)
+    controllers = tuple(_controller(check, f"jenkins[{i}]", table) for i, table in enumerate(raw.jenkins))
+    if not controllers:
+        raise check.error("[[jenkins]]", "no controller is named; one table per Jenkins is needed")
+    names = [controller.name for controller in controllers]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise check.error(f"jenkins[{i}].name", f"{name!r} is the name of another controller; give each its own")
+    return Settings(
+        file=path,
+        hivel=HivelSettings(
+            url=check.url("hivel.url", raw.hivel.url).rstrip("/"),
+            token=check.token("hivel", raw.hivel.token_file, "HIVEL_API_TOKEN", "hivel-token"),
+        ),
+        controllers=controllers,
+        rules=tuple(_rule(check, f"deployment[{i}]", table) for i, table in enumerate(raw.deployment))
+        or default_rules(),
+        outbox=check.path("outbox.path", raw.outbox.path),
+        delivery=_delivery(check, raw.delivery),
+    )
+
+
+def _read(path: Path) -> _File:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: there is no such file; write one (README, Configuration) or name another with --config"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return msgspec.toml.decode(text, type=_File)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_in_words(str(error))}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"{path}: no valid TOML: {error}") from None
+
+
+def _in_words(problem: str) -> str:
+    """msgspec's ``Object contains unknown field `x` - at `$.hivel` `` with the key first."""
+    message, _, place = problem.partition(" - at ")
+    key = place.strip("`").removeprefix("$").removeprefix(".")
+    if unknown := re.fullmatch(r"Object contains unknown field `(.+)`", message):
+        return f"{_join(key, unknown[1])}: unknown key"
+    if missing := re.fullmatch(r"Object missing required field `(.+)`", message):
+        return f"{_join(key, missing[1])}: this key is required"
+    for type_name, words in {"str": "text in quotes", "int": "a whole number", "object": "a table"}.items():
+        message = message.replace(f"`{type_name}`", words)
+    return f"{key}: {message}"
+
+
+def _join(table: str, key: str) -> str:
+    return f"{table}.{key}" if table else key
+
+
+class _Checker:
+    """Turns what a value's meaning is wrong about into an error that names file and key."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def error(self, key: str, problem: str) -> ConfigError:
+        return ConfigError(f"{self._file}: {key}: {problem}")
+
+    def parse(self, key: str, parser: Callable[[], T]) -> T:
+        try:
+            return parser()
+        except (ValueError, TokenError) as error:
+            raise self.error(key, str(error)) from error
+
+    def duration(self, key: str, text: str) -> int:
+        value = self.parse(key, lambda: times.parse_duration(text))
+        if value <= 0:
+            raise self.error(key, f"{text!r} must be longer than nothing")
+        return value
+
+    def path(self, key: str, text: str) -> Path:
+        if not text:
+            raise self.error(key, "is empty; a path is needed")
+        return self._file.parent / text
+
+    def url(self, key: str, text: str) -> str:
+        try:
+            parts = urlsplit(text)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or not text.isprintable() or " " in text:
+            raise self.error(key, f"{text!r} is no URL; write it like https://host or http://host:8080/jenkins/")
+        if parts.username is not None or parts.password is not None:
+            raise self.error(key, "holds credentials; they belong into a token file")
+        if parts.query or parts.fragment:
+            raise self.error(key, f"{text!r} must end with the path: no ? and no #")
+        return text
+
+    def token(self, table: str, token_file: str | None, variable: str, credential: str) -> Token:
+        token = self.optional_token(table, token_file, variable, credential)
+        if token is None:
+            raise self.error(
+                f"{table}.token_file",
+                f"no token: name a file here, or set {variable}, or give systemd the credential {credential}",
+            )
+        return token
+
+    def optional_token(self, table: str, token_file: str | None, variable: str, credential: str) -> Token | None:
+        key = f"{table}.token_file"
+        path = None if token_file is None else self.path(key, token_file)
+        return self.parse(key, lambda: find_token(path, variable, credential))
+
+    def template(self, key: str, text: str | None, groups: tuple[str, ...]) -> Template | None:
+        return None if text is None else self.parse(key, lambda: Template.parse(text, groups))
+
+
+def _controller(check: _Checker, key: str, raw: _Jenkins) -> JenkinsSettings:
+    url = check.url(f"{key}.url", raw.url).rstrip("/") + "/"
+    name = raw.name if raw.name is not None else urlsplit(url).netloc
+    if not name or not name.isprintable() or "#" in name:
+        raise check.error(f"{key}.name", f"{name!r}: a name is text without # (it is part of every deployment_id)")
+    if raw.username is None:
+        if raw.token_file is not None:
+            raise check.error(f"{key}.username", "is missing; the token belongs to a user")
+        token = None
+    else:
+        token = check.token(key, raw.token_file, "JENKINS_API_TOKEN", "jenkins-token")
+    if not isinstance(raw.since, str | date):
+        raise check.error(f"{key}.since", f"{raw.since!r} is neither now nor a duration nor a date or time")
+    check.parse(f"{key}.since", lambda: times.parse_since(raw.since, 0))
+    return JenkinsSettings(
+        name=name,
+        url=url,
+        username=raw.username,
+        token=token,
+        poll_interval_ms=check.duration(f"{key}.poll_interval", raw.poll_interval),
+        since=raw.since,
+        timeout_ms=check.duration(f"{key}.timeout", raw.timeout),
+    )
+
+
+def _rule(check: _Checker, key: str, raw: _Deployment) -> Rule:
+    if not raw.job:
+        raise check.error(f"{key}.job", 'is empty; "**" matches every job')
+    pattern = check.parse(f"{key}.job", lambda: Pattern.parse(raw.job))
+    groups = tuple(pattern.expression.groupindex)
+    environment = check.template(f"{key}.environment", raw.environment, groups)
+    assert environment is not None  # noqa: S101 - it has a default
+    return Rule(
+        job=pattern,
+        environment=environment,
+        repo_url=check.template(f"{key}.repo_url", raw.repo_url, groups),
+        branch=check.template(f"{key}.branch", raw.branch, groups),
+        image=check.template(f"{key}.image", raw.image, groups),
+    )
+
+
+def _delivery(check: _Checker, raw: _Delivery) -> DeliverySettings:
+    if not 1 <= raw.concurrency <= 256:
+        raise check.error("delivery.concurrency", f"{raw.concurrency} is not between 1 and 256")
+    settings = DeliverySettings(
+        concurrency=raw.concurrency,
+        timeout_ms=check.duration("delivery.timeout", raw.timeout),
+        interval_ms=check.duration("delivery.interval", raw.interval),
+        backoff_initial_ms=check.duration("delivery.backoff_initial", raw.backoff_initial),
+        backoff_max_ms=check.duration("delivery.backoff_max", raw.backoff_max),
+        canceled_spelling=raw.canceled_spelling,
+    )
+    if settings.backoff_max_ms < settings.backoff_initial_ms:
+        raise check.error("delivery.backoff_max", "is shorter than backoff_initial")
+    return settings

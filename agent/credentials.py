@@ -1,0 +1,76 @@
+"""Tokens: read from a file or the environment, shown to nobody."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class TokenError(Exception):
+    """A token cannot be had; the message says from where it was wanted and what to do."""
+
+
+class Token:
+    """A secret and where it comes from. ``str`` and ``repr`` never show it; :meth:`reveal` does."""
+
+    def __init__(self, value: str, path: Path | None = None) -> None:
+        self._value = value
+        self._path = path
+
+    @classmethod
+    def from_file(cls, path: Path) -> Token:
+        """Raises :class:`TokenError` when the file cannot be read or holds no usable token."""
+        return cls(_read(path), path)
+
+    def reveal(self) -> str:
+        """The secret, for the header of a request and nothing else."""
+        return self._value
+
+    def reload(self) -> bool:
+        """Read the file again; True when the token is another now. A file that cannot be read changes nothing."""
+        if self._path is None:
+            return False
+        try:
+            fresh = _read(self._path)
+        except TokenError:
+            return False  # it was readable at the start: it is being replaced, the next look will find it
+        changed = fresh != self._value
+        self._value = fresh
+        return changed
+
+    def __repr__(self) -> str:
+        return f"Token({'***' if self._path is None else self._path})"
+
+
+def find_token(token_file: Path | None, variable: str, credential: str) -> Token | None:
+    """The token of ``token_file``, else of the environment variable, else of systemd's credential; or None.
+
+    Raises :class:`TokenError` when the place exists but holds no usable token.
+    """
+    if token_file is not None:
+        return Token.from_file(token_file)
+    if variable in os.environ:
+        return Token(_usable(os.environ[variable], f"the environment variable {variable}"))
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if directory and (path := Path(directory) / credential).exists():
+        return Token.from_file(path)
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TokenError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise TokenError(f"{path} is no text file: a token is one line of letters and digits") from None
+    return _usable(text, str(path))
+
+
+def _usable(text: str, place: str) -> str:
+    token = text.strip()
+    if not token:
+        raise TokenError(f"{place} is empty: put the token in, as its only line")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise TokenError(f"{place} holds no token: one line of letters and digits is expected")
+    return token

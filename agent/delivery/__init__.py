@@ -1,0 +1,1 @@
+"""Delivery: from the outbox to Hivel, with patience."""

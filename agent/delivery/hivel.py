@@ -1,0 +1,101 @@
+"""Hivel's Deployment Events API v2 over HTTP (Hivel's page, sections 1 to 3)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Self
+
+import httpx
+
+from agent import __version__
+from agent.delivery.policy import BODY_LIMIT, Answer
+
+if TYPE_CHECKING:
+    from agent.config import HivelSettings
+    from agent.credentials import Token
+
+# httpcore's pool does work for every connection it holds, at every request: small pools, and more of them.
+CONNECTIONS_PER_CLIENT = 8
+
+
+class HivelClient:
+    """Posts events; every outcome is an :class:`Answer`, nothing is raised for what network or server do."""
+
+    def __init__(self, settings: HivelSettings, *, timeout_ms: int, concurrency: int) -> None:
+        self._url = settings.deployment_url
+        self._token: Token = settings.token
+        self._timeout_s = timeout_ms / 1000
+        context = ssl.create_default_context()
+        limits = httpx.Limits(
+            max_connections=CONNECTIONS_PER_CLIENT,
+            max_keepalive_connections=CONNECTIONS_PER_CLIENT,
+            keepalive_expiry=30,
+        )
+        self._clients = [
+            httpx.AsyncClient(
+                verify=context,
+                limits=limits,
+                timeout=httpx.Timeout(self._timeout_s, pool=None),
+                headers={"User-Agent": f"hivel-jenkins-agent/{__version__}", "Accept-Encoding": "identity"},
+                follow_redirects=False,
+            )
+            for _ in range(-(-concurrency // CONNECTIONS_PER_CLIENT))
+        ]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self._clients:
+            await client.aclose()
+
+    def reload_token(self) -> None:
+        """Look whether the token's file holds another token now."""
+        self._token.reload()
+
+    async def post(self, body: bytes, *, lane: int = 0) -> Answer:
+        """POST one event. ``lane`` (0 … concurrency - 1) is the sender's number: no two share a connection."""
+        client = self._clients[lane % len(self._clients)]
+        headers = {"X-API-Token": self._token.reveal(), "Content-Type": "application/json"}
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                client.stream("POST", self._url, content=body, headers=headers) as response,
+            ):
+                return await _answer(response)
+        except TimeoutError:
+            return Answer(None, f"no answer within {self._timeout_s:g} s")
+        except httpx.TimeoutException as error:
+            return Answer(None, f"no answer within {self._timeout_s:g} s ({type(error).__name__})")
+        except httpx.HTTPError as error:
+            return Answer(None, _network_error(error), untrusted_certificate=_is_certificate_error(error))
+
+
+async def _answer(response: httpx.Response) -> Answer:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) >= BODY_LIMIT:
+            break
+    return Answer(
+        status=response.status_code,
+        body=bytes(body[:BODY_LIMIT]).decode("utf-8", "replace"),
+        content_type=response.headers.get("content-type", ""),
+        retry_after=response.headers.get("retry-after"),
+        location=response.headers.get("location"),
+    )
+
+
+def _network_error(error: httpx.HTTPError) -> str:
+    what = "cannot connect" if isinstance(error, httpx.ConnectError) else "connection broke"
+    return f"{what}: {str(error) or type(error).__name__}"
+
+
+def _is_certificate_error(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -1,0 +1,117 @@
+"""DeploymentEvent: the payload of Hivel's Deployment Events API v2, and the deployment_id that makes it unique."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from agent.status import Status
+from agent.times import rfc3339
+
+CanceledSpelling = Literal["canceled", "cancelled"]
+
+
+class InvalidEventError(ValueError):
+    """A required field of the event is missing or has no sense; the message says which and why."""
+
+
+class DeploymentEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One finished deployment; names, types and order as in the example of Hivel's page (sections 4 and 9).
+
+    Optional fields that are not known are left out of the JSON: neither empty strings nor nulls are sent.
+    """
+
+    deployment_id: str
+    event_type: Literal["completed"]
+    status: Status
+    repo_url: str
+    commit_hash: str | None = None
+    environment: str
+    start_time: str
+    end_time: str
+    branch: str
+    build_number: str | None = None
+    pr_number: str | None = None
+    pr_numbers: tuple[int, ...] | None = None
+    image: str | None = None
+    logs_url: str | None = None
+
+
+def completed(
+    *,
+    deployment_id: str,
+    status: Status,
+    started_at: int,
+    ended_at: int,
+    repo_url: str | None,
+    environment: str | None,
+    branch: str | None,
+    commit_hash: str | None = None,
+    build_number: str | None = None,
+    image: str | None = None,
+    logs_url: str | None = None,
+) -> DeploymentEvent:
+    """Make an event, or raise :class:`InvalidEventError` that names what is missing.
+
+    ``started_at`` and ``ended_at`` are UTC milliseconds; Hivel refuses a start after the end, so an end
+    that a clock put before the start is taken to be the start.
+    """
+    required = {"repo_url": repo_url, "environment": environment, "branch": branch}
+    missing = [name for name, value in required.items() if not value]
+    if missing or not (repo_url and environment and branch):
+        raise InvalidEventError(f"no {', no '.join(missing)}")
+    try:
+        start_time, end_time = rfc3339(started_at), rfc3339(max(started_at, ended_at))
+    except OverflowError:
+        raise InvalidEventError(f"absurd times: start {started_at} ms, end {ended_at} ms") from None
+    return DeploymentEvent(
+        deployment_id=deployment_id,
+        event_type="completed",
+        status=status,
+        repo_url=repo_url,
+        commit_hash=commit_hash or None,
+        environment=environment,
+        start_time=start_time,
+        end_time=end_time,
+        branch=branch,
+        build_number=build_number or None,
+        image=image or None,
+        logs_url=logs_url or None,
+    )
+
+
+def encode(event: DeploymentEvent) -> bytes:
+    """The event as JSON."""
+    return msgspec.json.encode(event)
+
+
+def decode(payload: str | bytes) -> DeploymentEvent:
+    """The event of a JSON that :func:`encode` made. Raises :class:`msgspec.MsgspecError` otherwise."""
+    return msgspec.json.decode(payload, type=DeploymentEvent)
+
+
+def wire(payload: str, spelling: CanceledSpelling) -> bytes:
+    """The bytes to send for a stored payload: the outbox spells ``canceled``, Hivel may be sent the other.
+
+    The spelling is applied here and not when the event is stored, so that it can be changed afterwards.
+    """
+    if spelling == "cancelled" and '"canceled"' in payload:
+        fields = msgspec.json.decode(payload)
+        if fields["status"] == Status.CANCELED:
+            fields["status"] = spelling
+            return msgspec.json.encode(fields)
+    return payload.encode()
+
+
+def build_deployment_id(controller: str, job: str, number: int) -> str:
+    """The id of a whole build: ``main:deploy/shop#12``. Hook, poller and backfill all make the same one."""
+    return f"{controller}:{job}#{number}"
+
+
+def reused_number_id(deployment_id: str, started_at: int) -> str:
+    """The id of a build whose number Jenkins uses a second time (job deleted and created again).
+
+    ``started_at`` (ms) is the build's timestamp, which tells the two builds apart.
+    """
+    return f"{deployment_id}@{started_at}"

@@ -1,0 +1,173 @@
+"""A build: from the JSON of Jenkins' API to what the agent keeps of it.
+
+Shapes as recorded from Jenkins 2.516: ``{"number": 7, "url": "…", "result": "SUCCESS", "building": false,
+"inProgress": false, "timestamp": ms, "duration": ms, "actions": [{"_class": "…", …}, {}, …]}``.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, TypeVar
+
+import msgspec
+
+from agent.jenkins.names import without_credentials
+
+# What is asked of a build, in the language of `tree=`. Fields that a build does not have are left out by Jenkins.
+BUILD_TREE = (
+    "number,url,result,building,inProgress,timestamp,duration,"
+    "actions[_class,parameters[_class,name,value],causes[_class,upstreamProject,upstreamBuild],"
+    "remoteUrls,lastBuiltRevision[SHA1,branch[name]]]"
+)
+
+T = TypeVar("T")
+
+
+class Phase(enum.Enum):
+    """How far a build is; ``result`` alone does not tell, it can be there early and still get worse."""
+
+    RUNNING = "running"
+    SETTLING = "settling"  # no longer building, but result or duration are not written yet
+    FINAL = "final"
+
+
+class RawAction(msgspec.Struct):
+    """One entry of ``actions``; plugins use the same field names for other things, hence Any."""
+
+    cls: str = msgspec.field(default="", name="_class")
+    parameters: Any = None
+    causes: Any = None
+    remote_urls: Any = msgspec.field(default=None, name="remoteUrls")
+    last_built_revision: Any = msgspec.field(default=None, name="lastBuiltRevision")
+
+
+class RawBuild(msgspec.Struct):
+    """One element of ``builds[…]``, or one ``/job/…/7/api/json``."""
+
+    number: int
+    url: str = ""
+    result: str | None = None
+    building: bool = False
+    in_progress: bool | None = msgspec.field(default=None, name="inProgress")  # absent before Jenkins 2.375
+    timestamp: int = 0
+    duration: int = 0
+    actions: list[RawAction | None] = []
+
+    @property
+    def phase(self) -> Phase:
+        """Final needs building, inProgress, result and duration to agree."""
+        if self.building or self.in_progress:
+            return Phase.RUNNING
+        if self.result is None or self.duration <= 0:
+            return Phase.SETTLING
+        return Phase.FINAL
+
+    @property
+    def ended_at(self) -> int:
+        """UTC milliseconds; only right once the build is final."""
+        return self.timestamp + max(self.duration, 0)
+
+
+class Checkout(msgspec.Struct, frozen=True):
+    """What one ``BuildData`` action says: where sources came from. Credentials are already removed."""
+
+    remote_urls: tuple[str, ...]
+    branches: tuple[str, ...]
+    commit: str | None
+
+
+class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A final build with everything from which its event can be derived, now or again later.
+
+    Kept as JSON with an event that could not be derived or delivered.
+    """
+
+    controller: str
+    job: str
+    number: int
+    url: str = ""
+    result: str | None = None
+    started_at: int
+    ended_at: int
+    branch_job: bool = False
+    parameters: dict[str, str] = {}
+    masked_parameters: tuple[str, ...] = ()
+    checkouts: tuple[Checkout, ...] = ()
+
+
+class _Parameter(msgspec.Struct):
+    name: str
+    value: Any = msgspec.UNSET
+
+
+class _Branch(msgspec.Struct):
+    name: str = ""
+
+
+class _Revision(msgspec.Struct):
+    SHA1: str | None = None
+    branch: list[_Branch] = []
+
+
+def build_of(raw: RawBuild, *, controller: str, job: str, branch_job: bool) -> Build:
+    """Take from Jenkins' answer what events are made of.
+
+    ``branch_job``: the job is a branch of a multibranch project, so that its name is the branch.
+    """
+    parameters: dict[str, str] = {}
+    masked: list[str] = []
+    checkouts: list[Checkout] = []
+    for action in raw.actions:
+        if action is None:
+            continue
+        for parameter in _convert(action.parameters, list[_Parameter]) or ():
+            if parameter.value is msgspec.UNSET:
+                masked.append(parameter.name)
+            elif (text := _text(parameter.value)) is not None:
+                parameters[parameter.name] = text
+        if checkout := _checkout(action):
+            checkouts.append(checkout)
+    return Build(
+        controller=controller,
+        job=job,
+        number=raw.number,
+        url=raw.url,
+        result=raw.result,
+        started_at=raw.timestamp,
+        ended_at=raw.ended_at,
+        branch_job=branch_job,
+        parameters=parameters,
+        masked_parameters=tuple(masked),
+        checkouts=tuple(checkouts),
+    )
+
+
+def _checkout(action: RawAction) -> Checkout | None:
+    urls = _convert(action.remote_urls, list[str])
+    if not urls:
+        return None
+    revision = _convert(action.last_built_revision, _Revision) or _Revision()
+    return Checkout(
+        remote_urls=tuple(without_credentials(url) for url in urls),
+        branches=tuple(branch.name for branch in revision.branch),
+        commit=revision.SHA1 or None,
+    )
+
+
+def _convert(value: Any, type_: type[T]) -> T | None:
+    """The value as that type, or None where a plugin uses the field for something else."""
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError:
+        return None
+
+
+def _text(value: object) -> str | None:
+    """A parameter's value as text: booleans as Groovy writes them; None for what is no single value."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str() | int() | float():
+            return str(value)
+        case _:
+            return None

@@ -1,0 +1,298 @@
+"""Asking one Jenkins controller: the few questions that the poller has, in typed answers and typed errors."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jenkins
+import msgspec
+import requests
+
+from agent import __version__
+from agent.jenkins.builds import BUILD_TREE, RawBuild
+from agent.jenkins.names import build_of_url, job_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.config import JenkinsSettings
+
+# So deep the tree of folders is asked for in one request; deeper folders cost a request each.
+NESTING = 8
+BODY_LIMIT = 256 * 1024 * 1024
+_ITEM_FIELDS = "_class,fullName,nextBuildNumber"
+_RUNNING_TREE = "computer[executors[currentExecutable[url]],oneOffExecutors[currentExecutable[url]]]"
+
+T = TypeVar("T")
+
+
+class JenkinsError(Exception):
+    """A question was not answered; the message says by whom, why and what to do."""
+
+
+class UnreachableError(JenkinsError):
+    """No answer, or one that says that Jenkins or a proxy is out of order for now."""
+
+
+class UnauthorizedError(JenkinsError):
+    """Jenkins knows the user or the token not, or does not let the user see this."""
+
+
+class NotFoundError(JenkinsError):
+    """404: not there, or not visible to this user."""
+
+
+class BadAnswerError(JenkinsError):
+    """An answer, but not one of Jenkins' API: a login page, a redirect, cut or wrong JSON."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that builds. ``next_build_number`` moves whenever a build is started."""
+
+    full_name: str
+    next_build_number: int
+    branch_job: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All jobs that the user may see, and what Jenkins' clock said (UTC ms; None without a Date header)."""
+
+    jobs: list[Job]
+    server_time: int | None
+
+
+@dataclass(frozen=True)
+class About:
+    """Who answers and how the agent is known there."""
+
+    version: str | None
+    user: str
+    anonymous: bool
+
+
+class _Item(msgspec.Struct):
+    """A job or a folder in the nested tree; folders have ``jobs`` and no ``nextBuildNumber``."""
+
+    full_name: str = msgspec.field(default="", name="fullName")
+    cls: str = msgspec.field(default="", name="_class")
+    next_build_number: int | None = msgspec.field(default=None, name="nextBuildNumber")
+    jobs: list[_Item] | None = None
+
+
+class _Items(msgspec.Struct):
+    jobs: list[_Item] = []
+
+
+class _Builds(msgspec.Struct):
+    builds: list[RawBuild] | None = None
+    all_builds: list[RawBuild] | None = msgspec.field(default=None, name="allBuilds")
+
+
+class _Executable(msgspec.Struct):
+    url: str = ""
+
+
+class _Executor(msgspec.Struct):
+    current: _Executable | None = msgspec.field(default=None, name="currentExecutable")
+
+
+class _Computer(msgspec.Struct):
+    executors: list[_Executor] = []
+    one_off: list[_Executor] = msgspec.field(default_factory=list, name="oneOffExecutors")
+
+
+class _Computers(msgspec.Struct):
+    computer: list[_Computer] = []
+
+
+class _WhoAmI(msgspec.Struct):
+    name: str = ""
+    anonymous: bool = True
+
+
+class JenkinsClient:
+    """One kept-alive connection to a controller, through python-jenkins. Every method raises :class:`JenkinsError`."""
+
+    def __init__(self, settings: JenkinsSettings) -> None:
+        self.url = settings.url
+        self._name = settings.name
+        self._token = settings.token
+        self._jenkins = jenkins.Jenkins(
+            settings.url,
+            username=settings.username,
+            password=settings.token.reveal() if settings.token else None,
+            timeout=settings.timeout_ms / 1000,
+        )
+        session: requests.Session = self._jenkins._session
+        session.max_redirects = 0  # credentials go to the configured address and nowhere else
+        session.headers["User-Agent"] = f"hivel-jenkins-agent/{__version__}"
+        # Before python-jenkins turns an outage into "job does not exist", and reads bodies of any size.
+        session.hooks["response"].append(self._refuse)
+        self.requests = 0
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._jenkins._session.close()
+
+    # ---- questions
+
+    def about(self) -> About:
+        """``/whoAmI/api/json``: the user as Jenkins knows it, and Jenkins' version."""
+        body, headers = self._get("whoAmI/api/json", None)
+        who = self._decode(body, _WhoAmI)
+        return About(headers.get("X-Jenkins"), who.name, who.anonymous)
+
+    def snapshot(self) -> Snapshot:
+        """Every visible job with its ``nextBuildNumber``: one request, which loads no build on the controller."""
+        tree = _nested_tree(NESTING)
+        body, headers = self._get("api/json", tree)
+        found = list(self._jobs(self._decode(body, _Items).jobs, depth=1, in_multibranch=False))
+        return Snapshot(found, _server_time(headers.get("Date")))
+
+    def builds(self, job: str, first: int, last: int) -> list[RawBuild]:
+        """The builds at places ``first`` to ``last`` (not included) of the job, newest first.
+
+        Within the newest 100 Jenkins loads what is asked for; beyond, it walks all builds of the job.
+        """
+        field = "builds" if last <= 100 else "allBuilds"
+        body, _ = self._get(f"{job_path(job)}/api/json", f"{field}[{BUILD_TREE}]{{{first},{last}}}")
+        answer = self._decode(body, _Builds)
+        listed = answer.builds if field == "builds" else answer.all_builds
+        if listed is None:
+            raise BadAnswerError(f"{self._name}: the answer for job {job} has no {field}")
+        return listed
+
+    def build(self, job: str, number: int) -> RawBuild:
+        """One build. Raises :class:`NotFoundError` when it is not there (any more, or yet)."""
+        body, _ = self._get(f"{job_path(job)}/{number}/api/json", BUILD_TREE)
+        return self._decode(body, RawBuild)
+
+    def running(self) -> set[tuple[str, int]]:
+        """Job and number of everything that occupies an executor, in one request."""
+        body, _ = self._get("computer/api/json", _RUNNING_TREE)
+        found = set()
+        for computer in self._decode(body, _Computers).computer:
+            for executor in (*computer.executors, *computer.one_off):
+                if executor.current and (build := build_of_url(executor.current.url)):
+                    found.add(build)
+        return found
+
+    def _jobs(self, items: list[_Item], *, depth: int, in_multibranch: bool) -> Iterator[Job]:
+        for item in items:
+            if item.next_build_number is not None:
+                yield Job(item.full_name, item.next_build_number, in_multibranch)
+            children = item.jobs
+            if children is None and item.next_build_number is None and depth == NESTING:
+                body, _ = self._get(f"{job_path(item.full_name)}/api/json", _nested_tree(NESTING))
+                children, depth_below = self._decode(body, _Items).jobs, 1
+            else:
+                depth_below = depth + 1
+            if children:
+                multibranch = "MultiBranch" in item.cls
+                yield from self._jobs(children, depth=depth_below, in_multibranch=multibranch)
+
+    # ---- one request
+
+    def _get(self, path: str, tree: str | None) -> tuple[bytes, requests.structures.CaseInsensitiveDict[str]]:
+        self.requests += 1
+        request = requests.Request("GET", self.url + path, params={"tree": tree} if tree else None)
+        try:
+            response = self._jenkins.jenkins_request(request, add_crumb=False, stream=True)
+            return self._body(response), response.headers
+        except requests.TooManyRedirects as error:
+            target = error.response.headers.get("Location") if error.response is not None else None
+            raise BadAnswerError(
+                f"{self._name}: {self.url} redirects to {target}; set [[jenkins]] url to where Jenkins really is"
+            ) from error
+        except jenkins.TimeoutException as error:
+            raise UnreachableError(f"{self._name}: no answer from {self.url} in time: {error}") from error
+        except requests.RequestException as error:
+            raise UnreachableError(f"{self._name}: no answer from {self.url}: {_root_cause(error)}") from error
+        except jenkins.JenkinsException as error:
+            raise BadAnswerError(f"{self._name}: {error}") from error
+
+    def _body(self, response: requests.Response) -> bytes:
+        body = bytearray()
+        for chunk in response.iter_content(64 * 1024):
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                response.close()
+                raise BadAnswerError(f"{self._name}: {response.url} answers with more than {BODY_LIMIT} bytes")
+        if "json" not in response.headers.get("Content-Type", ""):
+            raise BadAnswerError(
+                f"{self._name}: {self.url} answers 200 with {response.headers.get('Content-Type', 'no type')}, "
+                "not Jenkins' JSON: a login page or a proxy in front of it? Check [[jenkins]] url"
+            )
+        return bytes(body)
+
+    def _refuse(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        """Turn what is no answer into an error of ours; as a hook it runs before python-jenkins looks."""
+        status = response.status_code
+        if status < 400:
+            return
+        response.close()
+        where = f"{self._name}: HTTP {status} from {response.request.path_url}"
+        user = response.headers.get("X-You-Are-Authenticated-As")
+        missing = response.headers.get("X-Required-Permission")
+        match status:
+            case 401:
+                raise UnauthorizedError(
+                    f"{where}: user or API token are wrong; check [[jenkins]] username and token_file"
+                )
+            case 403 if missing:
+                raise UnauthorizedError(f"{where}: user {user} lacks the permission {missing}; grant it in Jenkins")
+            case 403:
+                raise UnauthorizedError(f"{where}: credentials are needed; set [[jenkins]] username and token_file")
+            case 404:
+                raise NotFoundError(f"{where}: not there, or not visible to this user")
+            case 408 | 425 | 429 | 502 | 503 | 504:
+                raise UnreachableError(f"{where}: Jenkins is starting, stopping or overloaded")
+            case _:
+                raise BadAnswerError(f"{where}: not an answer of Jenkins' API; see Jenkins' own log")
+
+    def _decode(self, body: bytes, type_: type[T]) -> T:
+        try:
+            return msgspec.json.decode(body, type=type_)
+        except msgspec.ValidationError as error:
+            raise BadAnswerError(f"{self._name}: an answer of another shape than Jenkins' API has: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._decode_leniently(body, type_)
+
+    def _decode_leniently(self, body: bytes, type_: type[T]) -> T:
+        """Half a surrogate pair or a wrong byte in some name must not hide all the other builds."""
+        try:
+            content = json.loads(body.decode("utf-8", "replace"))
+            clean = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+            return msgspec.json.decode(clean, type=type_)
+        except (ValueError, RecursionError) as error:
+            raise BadAnswerError(
+                f"{self._name}: the JSON of {self.url} is cut off or damaged ({len(body)} bytes): {error}"
+            ) from error
+
+
+def _nested_tree(levels: int) -> str:
+    tree = f"jobs[{_ITEM_FIELDS}]"
+    for _ in range(levels - 1):
+        tree = f"jobs[{_ITEM_FIELDS},{tree}]"
+    return tree
+
+
+def _server_time(date: str | None) -> int | None:
+    if date is None:
+        return None
+    try:
+        return int(email.utils.parsedate_to_datetime(date).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return None  # a proxy's odd date: the agent's own clock serves
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost reason: requests wraps urllib3, which wraps what happened."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return str(error) or type(error).__name__

@@ -1,0 +1,124 @@
+"""Rules: which jobs deploy, and the templates that say where to and what."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_PLAIN_FIELDS = ("job", "branch", "job.environment")
+DEFAULT_JOBS = "re:(?i)deploy"
+DEFAULT_ENVIRONMENT = "{params.ENVIRONMENT}|{job.environment}"
+
+
+class RuleError(ValueError):
+    """A pattern or template makes no sense; the message says what to write instead."""
+
+
+class MaskedParameterError(ValueError):
+    """A template reads a password parameter, whose value Jenkins tells nobody."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A glob on a job's full name (``*`` within a folder, ``**`` across folders), or ``re:`` and an expression."""
+
+    text: str
+    expression: re.Pattern[str]
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """Raises :class:`RuleError`."""
+        if not text.startswith("re:"):
+            return cls(text, re.compile(_glob(text)))
+        try:
+            return cls(text, re.compile(text.removeprefix("re:")))
+        except re.error as error:
+            raise RuleError(f"{text!r} is no regular expression: {error}") from None
+
+    def match(self, full_name: str) -> dict[str, str] | None:
+        """The named groups when the name matches, else None. ``re:`` may match anywhere in the name."""
+        found = self.expression.search(full_name)
+        return None if found is None else {k: v for k, v in found.groupdict().items() if v is not None}
+
+
+def _glob(text: str) -> str:
+    """``**/`` stands for any folders or none, ``**`` for anything, ``*`` and ``?`` for anything but a slash."""
+    words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", text)
+    return r"\A(?s:" + "".join(words.get(part) or re.escape(part) for part in parts) + r")\Z"
+
+
+@dataclass(frozen=True)
+class Template:
+    """``{params.ENVIRONMENT}|production``: the first alternative whose fields all have a value.
+
+    Fields: ``{params.NAME}`` (a build parameter), ``{job}`` (full name), ``{branch}``, ``{job.environment}``
+    (what the job's name says), and the named groups of the rule's ``re:`` pattern.
+    """
+
+    text: str
+    alternatives: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str, groups: Iterable[str] = ()) -> Template:
+        """Raises :class:`RuleError` for a field that does not exist or braces that do not pair."""
+        known = (*_PLAIN_FIELDS, *groups)
+        for field in _FIELD.findall(text):
+            if field not in known and not (field.startswith("params.") and len(field) > len("params.")):
+                fields = ", ".join(f"{{{name}}}" for name in ("params.NAME", *known))
+                raise RuleError(f"{text!r}: there is no field {{{field}}}; there are {fields}")
+        if "{" in (rest := _FIELD.sub("", text)) or "}" in rest:
+            raise RuleError(f"{text!r}: a brace has no partner")
+        alternatives = tuple(part.strip() for part in text.split("|"))
+        if not all(alternatives):
+            raise RuleError(f"{text!r}: there is nothing on one side of a |")
+        return cls(text, alternatives)
+
+    def render(self, fields: Mapping[str, str], masked: Iterable[str] = ()) -> str | None:
+        """The text, or None when every alternative lacks a value. Raises :class:`MaskedParameterError`."""
+        for alternative in self.alternatives:
+            names = _FIELD.findall(alternative)
+            for name in names:
+                if name.startswith("params.") and name.removeprefix("params.") in masked:
+                    raise MaskedParameterError(f"{{{name}}} is a password parameter: Jenkins does not tell its value")
+            if all(fields.get(name, "").strip() for name in names):
+                return _FIELD.sub(lambda found: fields[found[1]].strip(), alternative)
+        return None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One ``[[deployment]]`` table. None: the field is taken from the build alone."""
+
+    job: Pattern
+    environment: Template
+    repo_url: Template | None = None
+    branch: Template | None = None
+    image: Template | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """The rule that a job's name matched, with the named groups of its pattern."""
+
+    rule: Rule
+    groups: dict[str, str]
+
+
+def default_rules() -> tuple[Rule, ...]:
+    """Without any ``[[deployment]]`` table: jobs with "deploy" in the name are deployments."""
+    return (Rule(Pattern.parse(DEFAULT_JOBS), Template.parse(DEFAULT_ENVIRONMENT)),)
+
+
+def first_match(rules: Iterable[Rule], full_name: str) -> Match | None:
+    """The first rule whose pattern matches the job's full name; None: builds of this job are no deployments."""
+    for rule in rules:
+        groups = rule.job.match(full_name)
+        if groups is not None:
+            return Match(rule, groups)
+    return None

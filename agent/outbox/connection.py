@@ -1,0 +1,178 @@
+"""Opening the outbox file: durable, shared between processes, and with errors that people understand."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import sqlite3
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+from agent.outbox import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BUSY_DEADLINE_S = 10.0
+_BUSY_TIMEOUT = "PRAGMA busy_timeout = 10000"
+
+
+class OutboxError(Exception):
+    """The outbox cannot be used right now; the message names the file, what happened and what to do."""
+
+
+class AlreadyRunningError(Exception):
+    """Another agent works on this outbox; the message names its process."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file, make or migrate it where needed. Raises :class:`OutboxError`.
+
+    The connection may be handed from thread to thread, one at a time.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # not for everyone to read
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise OutboxError(f"cannot open the outbox {path}: {error}; is [outbox] path right and writable?") from error
+    try:
+        version = _set_up(connection)
+    except sqlite3.Error as error:
+        connection.close()
+        raise OutboxError(f"the outbox {path} cannot be used: {error}") from error
+    if version > schema.VERSION:
+        connection.close()
+        raise OutboxError(
+            f"the outbox {path} was written by a newer hivel-agent (its version {version}, "
+            f"known here: {schema.VERSION}); install that one again"
+        )
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection) -> int:
+    """Set what holds for one connection, migrate an older file; returns the version that the file had."""
+    connection.execute(_BUSY_TIMEOUT)
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version == 0:
+        schema.prepare_new_file(connection)
+    # Not stored in the file: a commit is on the disk before it returns.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA journal_size_limit = 33554432")
+    if version < schema.VERSION:
+        schema.migrate(connection)
+    return version
+
+
+@contextmanager
+def write_transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Connection]:
+    """All or nothing, on the disk when the block ends; inside another one it is part of that.
+
+    Raises :class:`OutboxError` when the file cannot be written; nothing of the block is then stored.
+    """
+    if connection.in_transaction:
+        yield connection
+        return
+    try:
+        _begin(connection)
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+    except sqlite3.Error as error:
+        raise OutboxError(f"the outbox {path} cannot be written: {error}") from error
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:  # a full disk may have rolled it back already
+        connection.execute("ROLLBACK")
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    """Take the write lock from the start, and wait for it in small random steps.
+
+    SQLite's own waiting is unfair: its sleeps grow, and a process that commits in a tight loop wins every race.
+    """
+    deadline = time.monotonic() + BUSY_DEADLINE_S
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.0002, 0.001))
+            else:
+                return
+    finally:
+        connection.execute(_BUSY_TIMEOUT)
+
+
+class RunLock:
+    """Held by the one process that polls and delivers; the kernel lets go of it however the process ends.
+
+    It is what makes a claim safe without leases: rows in flight are known to their one deliverer, and after a
+    crash they are simply pending.
+    """
+
+    def __init__(self, outbox: Path) -> None:
+        self._outbox = outbox
+        self._path = outbox.with_name(outbox.name + ".lock")
+        self._fd: int | None = None
+
+    def __enter__(self) -> Self:
+        """Raises :class:`AlreadyRunningError` at once when another process holds it, or :class:`OutboxError`."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise OutboxError(f"cannot open {self._path}: {error.strerror}; is [outbox] path right?") from error
+        if not _try_lock(fd):
+            holder = os.read(fd, 20).decode(errors="replace").strip()
+            os.close(fd)
+            raise AlreadyRunningError(
+                f"another hivel-agent (process {holder or 'unknown'}) already works on the outbox {self._outbox}; "
+                "stop it first, or give this one its own [outbox] path"
+            )
+        os.ftruncate(fd, 0)
+        os.write(fd, str(os.getpid()).encode())
+        self._fd = fd
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None
+
+    def holder(self) -> int | None:
+        """The process id of who holds it now, None when nobody does."""
+        try:
+            with self._path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    text = file.read(20).strip()
+                    return int(text) if text.isdigit() else -1
+        except OSError:
+            return None  # no lock file: no agent ever ran here
+        return None
+
+
+def _try_lock(fd: int) -> bool:
+    """A few tries, because :meth:`RunLock.holder` of another process takes the lock for a moment."""
+    for _ in range(20):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return True
+    return False

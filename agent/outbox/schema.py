@@ -1,0 +1,144 @@
+"""The tables of the outbox file and how an older file becomes a newer one.
+
+Events and the poller's cursors live in one file because they are committed together.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database, Migrations
+
+# The number of migrations below; a file with a higher one was written by a newer agent.
+VERSION = 1
+
+_V1 = """
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    deployment_id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'held', 'delivered', 'failed')),
+    payload TEXT,                      -- the event's JSON; NULL while it cannot be derived
+    source TEXT,                       -- what it can be derived from again; NULL once delivered
+    started_at INTEGER NOT NULL,       -- the build's timestamp: tells builds with the same number apart
+    created_at INTEGER NOT NULL,
+    next_attempt_at INTEGER NOT NULL,  -- meaningful while pending
+    attempts INTEGER NOT NULL DEFAULT 0,
+    settled_at INTEGER,                -- when it was delivered or failed
+    reason TEXT                        -- why it failed or was not delivered yet; remarks on a delivery
+);
+-- Keeps a claim at the same speed for any number of rows.
+CREATE INDEX events_due ON events (next_attempt_at, id) WHERE state = 'pending';
+-- Lists of one state, and the oldest that is pending.
+CREATE INDEX events_by_state ON events (state, id);
+
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY,
+    event_id INTEGER NOT NULL REFERENCES events (id) ON DELETE CASCADE,
+    at INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    http_status INTEGER,               -- NULL: there was no answer
+    verdict TEXT NOT NULL,
+    answer TEXT NOT NULL               -- the first part of the answer, or what went wrong
+);
+CREATE INDEX attempts_of_event ON attempts (event_id);
+
+-- Counting a million rows takes time; counting along takes none.
+CREATE TABLE counts (state TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counts VALUES ('pending', 0), ('held', 0), ('delivered', 0), ('failed', 0);
+CREATE TRIGGER events_inserted AFTER INSERT ON events BEGIN
+    UPDATE counts SET n = n + 1 WHERE state = new.state;
+END;
+CREATE TRIGGER events_deleted AFTER DELETE ON events BEGIN
+    UPDATE counts SET n = n - 1 WHERE state = old.state;
+END;
+CREATE TRIGGER events_moved AFTER UPDATE OF state ON events WHEN old.state != new.state BEGIN
+    UPDATE counts SET n = n - 1 WHERE state = old.state;
+    UPDATE counts SET n = n + 1 WHERE state = new.state;
+END;
+
+-- What the delivery is up to, for people; one row.
+CREATE TABLE delivery (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    state TEXT NOT NULL,               -- open, outage, paused
+    since INTEGER NOT NULL,
+    reason TEXT,
+    next_probe_at INTEGER
+);
+
+-- One row for each Jenkins controller.
+CREATE TABLE controllers (
+    name TEXT PRIMARY KEY,
+    state TEXT NOT NULL,               -- ok, unreachable, unauthorized, error
+    since INTEGER NOT NULL,
+    report_from INTEGER,               -- builds that ended before are history; NULL until the first full poll
+    polled_at INTEGER,
+    jobs INTEGER,
+    last_error TEXT
+) WITHOUT ROWID;
+
+-- The cursor: numbers below next_build_number were read, but for those in open_builds.
+CREATE TABLE jobs (
+    controller TEXT NOT NULL,
+    full_name TEXT NOT NULL,
+    next_build_number INTEGER NOT NULL,
+    newest_number INTEGER,             -- the newest build that was seen, and when it started:
+    newest_started_at INTEGER,         -- the same number with another start is another job of the same name
+    PRIMARY KEY (controller, full_name)
+) WITHOUT ROWID;
+CREATE TABLE open_builds (
+    controller TEXT NOT NULL,
+    full_name TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    seen INTEGER NOT NULL,             -- 0: Jenkins gave the number away but shows no build yet
+    waiting_since INTEGER,             -- since when it is neither running nor final
+    PRIMARY KEY (controller, full_name, number)
+) WITHOUT ROWID;
+"""
+
+
+def prepare_new_file(connection: sqlite3.Connection) -> None:
+    """What has to be said before the first table exists, or silently has no effect."""
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date; safe when several processes do it at once."""
+    # Imported here: it takes longer than everything else, and is needed once in the life of a file.
+    import sqlite_utils  # noqa: PLC0415
+
+    # One write transaction around all of it: the second process waits, and then finds nothing to do.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _migrations().apply(sqlite_utils.Database(connection))
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _migrations() -> Migrations:
+    import sqlite_utils  # noqa: PLC0415
+
+    migrations = sqlite_utils.Migrations("outbox")
+
+    @migrations()
+    def v1_events_and_cursors(db: Database) -> None:
+        for statement in _statements(_V1):
+            db.execute(statement)
+
+    return migrations
+
+
+def _statements(script: str) -> list[str]:
+    """The statements one by one: ``executescript`` would commit the transaction around them."""
+    statements, current = [], ""
+    for line in script.splitlines(keepends=True):
+        current += line
+        if sqlite3.complete_statement(current):
+            statements.append(current)
+            current = ""
+    return statements

@@ -1,0 +1,341 @@
+"""The outbox's events: enqueue, claim, settle, replay, and looking at them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from agent import event as events
+from agent.outbox import connection as outbox_connection
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Collection, Iterable, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from agent.event import DeploymentEvent
+    from agent.times import Clock
+
+ANSWER_LIMIT = 2_000
+
+
+class State(enum.StrEnum):
+    """Where an event is on its way."""
+
+    PENDING = "pending"  # to be sent when its next attempt is due
+    HELD = "held"  # waits for the poller's final word
+    DELIVERED = "delivered"  # Hivel has it
+    FAILED = "failed"  # needs a person: see the reason, mend it, replay
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something to enqueue: an event, or the reason why it could not be derived (exactly one of them)."""
+
+    deployment_id: str
+    started_at: int
+    source: str | None
+    event: DeploymentEvent | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class DueEvent:
+    """A claimed row: what to send, and how often it was tried before."""
+
+    id: int
+    deployment_id: str
+    payload: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What came of one attempt. ``state`` PENDING: try again at ``next_attempt_at`` (ms), or when due if None."""
+
+    id: int
+    state: State
+    counts_as_attempt: bool
+    at: int
+    duration_ms: int
+    http_status: int | None
+    verdict: str
+    answer: str
+    reason: str | None = None
+    next_attempt_at: int | None = None
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as ``queue list`` shows it. Times are UTC milliseconds."""
+
+    id: int
+    deployment_id: str
+    state: State
+    created_at: int
+    next_attempt_at: int
+    attempts: int
+    settled_at: int | None
+    reason: str | None
+    payload: str | None
+    source: str | None
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One attempt as ``queue show`` shows it."""
+
+    at: int
+    duration_ms: int
+    http_status: int | None
+    verdict: str
+    answer: str
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many events are in each state."""
+
+    pending: int
+    held: int
+    delivered: int
+    failed: int
+
+
+class DeliveryState(msgspec.Struct, frozen=True):
+    """What the delivery was up to when it last said so: ``open``, ``outage`` or ``paused``."""
+
+    state: str
+    since: int
+    reason: str | None
+    next_probe_at: int | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which events to replay; conditions add up. By names: ids (the number or the deployment_id)."""
+
+    names: tuple[str, ...] = ()
+    states: tuple[State, ...] = (State.FAILED,)
+    since: int | None = None
+
+
+_ROW = ", ".join(Row.__struct_fields__)
+
+
+class Outbox:
+    """One connection to the outbox. Use one for each thread that works at the same time as another."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        """Open or make the file. Raises :class:`agent.outbox.connection.OutboxError`."""
+        self.path = path
+        self.clock = clock
+        self.connection = outbox_connection.connect(path)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Several changes that are stored together or not at all."""
+        return outbox_connection.write_transaction(self.connection, self.path)
+
+    # ---- in
+
+    def enqueue(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Store what is not there yet; returns what was stored, durable when the transaction ends.
+
+        An entry whose id is taken by a build that started at another time gets the id of a reused number.
+        """
+        added = []
+        with self.transaction():
+            for entry in entries:
+                if self._insert(entry):
+                    added.append(entry)
+                elif self._started_at(entry.deployment_id) != entry.started_at:
+                    other = _as_reused_number(entry)
+                    if self._insert(other):
+                        added.append(other)
+        return added
+
+    def _insert(self, entry: Entry) -> bool:
+        now = self.clock.now_ms()
+        payload = None if entry.event is None else events.encode(entry.event).decode()
+        state = State.FAILED if payload is None else State.PENDING
+        cursor = self.connection.execute(
+            "INSERT INTO events (deployment_id, state, payload, source, started_at, created_at, next_attempt_at,"
+            " settled_at, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (deployment_id) DO NOTHING",
+            (
+                entry.deployment_id,
+                state,
+                payload,
+                entry.source,
+                entry.started_at,
+                now,
+                now,
+                now if state is State.FAILED else None,
+                entry.reason,
+            ),
+        )
+        return cursor.rowcount == 1
+
+    def _started_at(self, deployment_id: str) -> int:
+        found = self.connection.execute("SELECT started_at FROM events WHERE deployment_id = ?", (deployment_id,))
+        return int(found.fetchone()[0])
+
+    # ---- out
+
+    def claim(self, limit: int, *, besides: Collection[int] = ()) -> list[DueEvent]:
+        """The events that are due, longest due first, without those in flight (``besides``: their row ids).
+
+        Only the holder of the run lock claims, so nothing has to be written: see ``RunLock``.
+        """
+        found = self.connection.execute(
+            "SELECT id, deployment_id, payload, attempts FROM events"
+            " WHERE state = 'pending' AND next_attempt_at <= ? ORDER BY next_attempt_at, id LIMIT ?",
+            (self.clock.now_ms(), limit + len(besides)),
+        ).fetchall()
+        return [DueEvent(*row) for row in found if row[0] not in besides][:limit]
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Record attempts and what became of their events, in one commit."""
+        if not settlements:
+            return
+        with self.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO attempts (event_id, at, duration_ms, http_status, verdict, answer)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                [(s.id, s.at, s.duration_ms, s.http_status, s.verdict, s.answer[:ANSWER_LIMIT]) for s in settlements],
+            )
+            connection.executemany(
+                "UPDATE events SET state = :state, attempts = attempts + :counts, reason = :reason,"
+                " next_attempt_at = coalesce(:next, next_attempt_at), settled_at = :settled,"
+                " source = CASE WHEN :state = 'delivered' THEN NULL ELSE source END"
+                " WHERE id = :id AND state = 'pending'",
+                [
+                    {
+                        "id": s.id,
+                        "state": s.state,
+                        "counts": int(s.counts_as_attempt),
+                        "reason": s.reason,
+                        "next": s.next_attempt_at,
+                        "settled": None if s.state is State.PENDING else s.at,
+                    }
+                    for s in settlements
+                ],
+            )
+
+    def make_due(self, *, later_than: int) -> int:
+        """Let pending events that wait beyond ``later_than`` (UTC ms) be due now; returns how many.
+
+        After an outage nobody has to wait out a backoff, and a clock that jumped back makes nobody wait for years.
+        """
+        waiting = "state = 'pending' AND next_attempt_at > ?"
+        if self.connection.execute(f"SELECT 1 FROM events WHERE {waiting} LIMIT 1", (later_than,)).fetchone() is None:  # noqa: S608
+            return 0
+        with self.transaction() as connection:
+            return connection.execute(
+                f"UPDATE events SET next_attempt_at = ? WHERE {waiting}",  # noqa: S608
+                (self.clock.now_ms(), later_than),
+            ).rowcount
+
+    # ---- again
+
+    def select(self, selection: Selection) -> list[Row]:
+        """The events that a replay would send again, oldest first."""
+        if selection.names:
+            return [row for name in selection.names if (row := self.find(name)) is not None]
+        states = ", ".join("?" for _ in selection.states)
+        return self._rows(
+            f"state IN ({states}) AND created_at >= ? ORDER BY id",
+            (*selection.states, selection.since if selection.since is not None else -(2**62)),
+        )
+
+    def replay(self, row: Row, event: DeploymentEvent | None = None) -> bool:
+        """Make a settled row pending with fresh attempts, with the event derived anew if there is one.
+
+        False when somebody else changed the row's state meanwhile, or there is nothing to send.
+        """
+        payload = row.payload if event is None else events.encode(event).decode()
+        if payload is None:
+            return False
+        with self.transaction() as connection:
+            changed = connection.execute(
+                "UPDATE events SET state = 'pending', attempts = 0, settled_at = NULL, reason = NULL,"
+                " next_attempt_at = ?, payload = ? WHERE id = ? AND state = ?",
+                (self.clock.now_ms(), payload, row.id, row.state),
+            )
+            return changed.rowcount == 1
+
+    def explain_failure(self, row: Row, reason: str) -> None:
+        """Note why a failed event still cannot be sent."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE events SET reason = ? WHERE id = ? AND state = 'failed'", (reason, row.id))
+
+    # ---- for people
+
+    def counts(self) -> Counts:
+        """How many events are in each state; as fast for a million rows as for none."""
+        found = dict(self.connection.execute("SELECT state, n FROM counts").fetchall())
+        return Counts(**{state: found[state] for state in State})
+
+    def oldest_pending(self) -> int | None:
+        """When the pending event that waits longest was enqueued (UTC ms)."""
+        found = self.connection.execute(
+            "SELECT created_at FROM events WHERE state = 'pending' ORDER BY id LIMIT 1"
+        ).fetchone()
+        return None if found is None else int(found[0])
+
+    def rows(self, state: State | None, limit: int) -> list[Row]:
+        """The newest events first."""
+        where = "1" if state is None else "state = ?"
+        return self._rows(f"{where} ORDER BY id DESC LIMIT ?", (*([] if state is None else [state]), limit))
+
+    def find(self, name: str) -> Row | None:
+        """The event with this deployment_id, or with this number in ``queue list``."""
+        found = self._rows("deployment_id = ?", (name,))
+        if not found and name.isascii() and name.isdigit() and len(name) < 19:
+            found = self._rows("id = ?", (int(name),))
+        return found[0] if found else None
+
+    def attempts(self, row: Row) -> list[Attempt]:
+        """All attempts for an event, oldest first."""
+        found = self.connection.execute(
+            "SELECT at, duration_ms, http_status, verdict, answer FROM attempts WHERE event_id = ? ORDER BY id",
+            (row.id,),
+        ).fetchall()
+        return [Attempt(*attempt) for attempt in found]
+
+    def _rows(self, condition: str, values: Sequence[object]) -> list[Row]:
+        found = self.connection.execute(f"SELECT {_ROW} FROM events WHERE {condition}", values).fetchall()  # noqa: S608
+        return [msgspec.convert(dict(zip(Row.__struct_fields__, row, strict=True)), Row) for row in found]
+
+    # ---- the delivery's state
+
+    def save_delivery_state(self, state: DeliveryState) -> None:
+        """Tell other processes what the delivery is up to."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO delivery (id, state, since, reason, next_probe_at) VALUES (1, ?, ?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET state = excluded.state, since = excluded.since,"
+                " reason = excluded.reason, next_probe_at = excluded.next_probe_at",
+                (state.state, state.since, state.reason, state.next_probe_at),
+            )
+
+    def delivery_state(self) -> DeliveryState | None:
+        """What the delivery last said; None: it never ran."""
+        found = self.connection.execute("SELECT state, since, reason, next_probe_at FROM delivery").fetchone()
+        return None if found is None else DeliveryState(*found)
+
+
+def _as_reused_number(entry: Entry) -> Entry:
+    name = events.reused_number_id(entry.deployment_id, entry.started_at)
+    event = None if entry.event is None else msgspec.structs.replace(entry.event, deployment_id=name)
+    return Entry(name, entry.started_at, entry.source, event, entry.reason)

@@ -1,0 +1,80 @@
+"""Times: UTC milliseconds since 1970 inside, RFC 3339 outside, durations as people write them."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, date, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+
+
+class Clock:
+    """The two clocks of the agent; tests bring their own."""
+
+    def now_ms(self) -> int:
+        """Wall clock, UTC milliseconds. It can jump."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward, for waiting."""
+        return time.monotonic()
+
+
+def rfc3339(ms: int) -> str:
+    """``1700385632846`` -> ``2023-11-19T09:20:32.846Z``. Raises :class:`OverflowError` beyond year 1 to 9999."""
+    moment = _EPOCH + timedelta(milliseconds=ms)
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def parse_duration(text: str) -> int:
+    """Milliseconds of ``15s``, ``1h30m``, ``500ms``, ``7d``. Raises :class:`ValueError` with the reason."""
+    if not _DURATION.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is no duration; write it like 500ms, 15s, 5m, 24h or 7d")
+    return int(sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text)))
+
+
+def parse_moment(value: str | date) -> int:
+    """UTC milliseconds of a date or a time in ISO 8601 (text or TOML's own); without a zone it is UTC.
+
+    Raises :class:`ValueError` with the reason.
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ValueError(
+                f"{value!r} is no date or time; write it like 2026-01-31 or 2026-01-31T18:00:00Z"
+            ) from None
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - the zone follows
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    return (value - _EPOCH) // timedelta(milliseconds=1)
+
+
+def parse_since(value: str | date, now_ms: int) -> int:
+    """UTC milliseconds of ``now``, of a duration before now, or of a date or time."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text == "now":
+            return now_ms
+        if _DURATION.fullmatch(text):
+            return now_ms - parse_duration(text)
+    return parse_moment(value)
+
+
+def describe_duration(ms: int) -> str:
+    """The two largest units of a duration, for people: ``2h 5m``."""
+    ms = max(ms, 0)
+    if ms < 1000:
+        return f"{ms}ms"
+    parts = []
+    for unit in ("d", "h", "m", "s"):
+        count, ms = divmod(ms, _UNITS[unit])
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])
