@@ -15,7 +15,7 @@ class Token:
 
     def __init__(self, value: str, path: Path | None = None) -> None:
         self._value = value
-        self._path = path
+        self.path = path
 
     @classmethod
     def from_file(cls, path: Path) -> Token:
@@ -28,10 +28,10 @@ class Token:
 
     def reload(self) -> bool:
         """Read the file again; True when the token is another now. A file that cannot be read changes nothing."""
-        if self._path is None:
+        if self.path is None:
             return False
         try:
-            fresh = _read(self._path)
+            fresh = _read(self.path)
         except TokenError:
             return False  # it was readable at the start: it is being replaced, the next look will find it
         changed = fresh != self._value
@@ -39,7 +39,7 @@ class Token:
         return changed
 
     def __repr__(self) -> str:
-        return f"Token({'***' if self._path is None else self._path})"
+        return f"Token({'***' if self.path is None else self.path})"
 
 
 def find_token(token_file: Path | None, variable: str, credential: str) -> Token | None:

@@ -72,6 +72,11 @@ class Poller:
         self._outbox = outbox
         self._clock = outbox.clock
         self._cursors = Cursors(outbox, settings.name)
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Let a poll under way end after the job that it looks at; the next one goes on from there."""
+        self._stopping = True
 
     def poll(self) -> PollReport:
         """Look once. What Jenkins does wrong is in the report and in ``status``, and nothing is skipped for it.
@@ -103,6 +108,8 @@ class Poller:
             nothing_ended_since = report_from >= server_time
         reader = JobReader(self._client, self._clock, self._settings.name, report_from)
         for deploying in self._deploying(snapshot.jobs, nothing_ended_since=nothing_ended_since):
+            if self._stopping:
+                break
             candidate = deploying.candidate
             report.moved += candidate.moved
             try:

@@ -1,0 +1,117 @@
+"""``check``: is everything as it has to be? Asks Jenkins and Hivel, changes nothing, sends no event."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import stat
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.delivery.hivel import HivelClient
+from agent.delivery.policy import Answer, Verdict, judge
+from agent.jenkins.client import JenkinsClient, JenkinsError
+from agent.jenkins.rules import first_match
+from agent.outbox.connection import OutboxError
+from agent.outbox.store import Outbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.config import JenkinsSettings, Settings
+    from agent.times import Clock
+
+
+class Level(enum.StrEnum):
+    """How a finding is meant: a warning does not keep the agent from working."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    level: Level
+    subject: str
+    message: str
+
+
+def check(settings: Settings, clock: Clock) -> list[Finding]:
+    """Look at everything; what is wrong is a finding with its remedy, never an exception."""
+    findings = [Finding(Level.OK, "configuration", f"{settings.file} is complete; {len(settings.rules)} rule(s)")]
+    findings += [finding for path in _token_files(settings) if (finding := _permissions(path))]
+    findings.append(_outbox(settings, clock))
+    for controller in settings.controllers:
+        findings += _controller(settings, controller)
+    findings.append(asyncio.run(_hivel(settings, clock)))
+    return findings
+
+
+def _token_files(settings: Settings) -> list[Path]:
+    tokens = [settings.hivel.token, *(c.token for c in settings.controllers if c.token)]
+    return sorted({token.path for token in tokens if token.path is not None})
+
+
+def _permissions(path: Path) -> Finding | None:
+    if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
+        return Finding(Level.WARNING, str(path), f"others can read this token; chmod 600 {path}")
+    return None
+
+
+def _outbox(settings: Settings, clock: Clock) -> Finding:
+    try:
+        with Outbox(settings.outbox, clock) as outbox, outbox.transaction():
+            counts = outbox.counts()
+    except OutboxError as error:
+        return Finding(Level.ERROR, "outbox", str(error))
+    told = f"{settings.outbox} can be written; {counts.pending} pending, {counts.failed} failed"
+    return Finding(Level.WARNING if counts.failed else Level.OK, "outbox", told)
+
+
+def _controller(settings: Settings, controller: JenkinsSettings) -> list[Finding]:
+    subject = f"jenkins {controller.name}"
+    client = JenkinsClient(controller)
+    try:
+        about = client.about()
+        jobs = client.snapshot().jobs
+    except JenkinsError as error:
+        return [Finding(Level.ERROR, subject, str(error))]
+    finally:
+        client.close()
+    deploying = sum(first_match(settings.rules, job.full_name) is not None for job in jobs)
+    who = "anonymously" if about.anonymous else f"as {about.user}"
+    findings = [
+        Finding(
+            Level.OK,
+            subject,
+            f"Jenkins {about.version or '(version not told)'} at {controller.url}, {who}: "
+            f"{len(jobs)} job(s) visible, {deploying} of them deploy by the rules",
+        )
+    ]
+    if not jobs:
+        findings.append(
+            Finding(Level.WARNING, subject, "no job is visible: give the user Job/Read in Jenkins, also on folders")
+        )
+    elif not deploying:
+        findings.append(Finding(Level.WARNING, subject, "no visible job matches a rule: mend [[deployment]] job"))
+    return findings
+
+
+async def _hivel(settings: Settings, clock: Clock) -> Finding:
+    """An empty object is no event: Hivel refuses it with 400 once the token was accepted."""
+    async with HivelClient(settings.hivel, timeout_ms=settings.delivery.timeout_ms, concurrency=1) as hivel:
+        answer = await hivel.post(b"{}")
+    subject, url = "hivel", settings.hivel.deployment_url
+    if _refused_for_its_content(answer):
+        return Finding(Level.OK, subject, f"{url} answers and accepts the token (no event was sent)")
+    judgement = judge(answer, "", clock.now_ms())
+    if judgement.verdict is Verdict.DELIVERED:
+        return Finding(Level.WARNING, subject, f"{url} accepted an empty event: is this Hivel?")
+    return Finding(Level.ERROR, subject, f"{url}: {judgement.reason}")
+
+
+def _refused_for_its_content(answer: Answer) -> bool:
+    return answer.status in (400, 422)

@@ -1,0 +1,357 @@
+"""The verbs of ``hivel-agent``; each reads its arguments and calls one function elsewhere.
+
+Exit codes: 0 all is well, 1 something failed or is paused, 2 the configuration or the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from agent import __version__
+from agent.config import DEFAULT_PATH, ConfigError, Settings, find_file, load
+from agent.outbox.connection import AlreadyRunningError, OutboxError
+from agent.times import Clock, parse_since
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.outbox.store import Outbox
+
+CONFIG_HELP = f"Configuration file. Default: $HIVEL_AGENT_CONFIG, else {DEFAULT_PATH}."
+
+
+def main() -> NoReturn:
+    """The console script: errors of configuration and outbox are one line on standard error."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except ConfigError as error:
+        click.echo(f"hivel-agent: {error}", err=True)
+        code = 2
+    except (OutboxError, AlreadyRunningError) as error:
+        click.echo(f"hivel-agent: {error}", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def verb_with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb ``--config`` and call it with the :class:`Settings` as its first argument."""
+
+    @click.option("--config", "config", type=click.Path(path_type=Path), help=CONFIG_HELP)
+    @click.pass_context
+    @wraps(function)
+    def wrapper(context: click.Context, /, config: Path | None, **arguments: Any) -> Any:
+        return function(load(find_file(config or context.obj)), **arguments)
+
+    return wrapper
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of text.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--config", type=click.Path(path_type=Path), help=CONFIG_HELP)
+@click.version_option(__version__, prog_name="hivel-agent")
+@click.pass_context
+def cli(context: click.Context, config: Path | None) -> None:
+    """Send every Jenkins deployment to Hivel, once, whatever fails on either side.
+
+    The agent polls Jenkins for finished builds, keeps an event for each deployment in a durable
+    outbox, and delivers it to Hivel's Deployment Events API.
+
+    \b
+    Try it without Jenkins or Hivel:   hivel-agent demo
+    Look before you start it:          hivel-agent --config agent.toml check
+    Start it:                          hivel-agent --config agent.toml run
+
+    Exit codes: 0 all is well; 1 something failed or is paused; 2 configuration or command line wrong.
+    """
+    context.obj = config
+
+
+@cli.command()
+@verb_with_settings
+def run(settings: Settings) -> None:
+    """Poll and deliver until SIGTERM or SIGINT: the daemon.
+
+    \b
+    Example: hivel-agent run --config /etc/hivel-agent/config.toml
+    """
+    from agent import logs, service  # noqa: PLC0415 - heavy, and not needed by the other verbs
+
+    logs.configure()
+    service.run(settings, Clock())
+
+
+@cli.command()
+@json_option
+@verb_with_settings
+def once(settings: Settings, *, as_json: bool) -> None:
+    """Poll each controller once, deliver what is due, and exit. For cron, and for trying things.
+
+    Exits with 1 when a poll failed, an event is failed or the delivery is paused. Events that wait for
+    Hivel to come back are no failure: the next run delivers them.
+
+    \b
+    Example: */5 * * * * hivel-agent once --config /etc/hivel-agent/config.toml
+    """
+    from agent import logs, service, show  # noqa: PLC0415
+
+    logs.configure(quiet=True)
+    report = service.once(settings, Clock())
+    show.as_json(report) if as_json else show.once(report)
+    sys.exit(1 if report.needs_attention else 0)
+
+
+@cli.command()
+@json_option
+@verb_with_settings
+def status(settings: Settings, *, as_json: bool) -> None:
+    """Show outbox, delivery and controllers at a glance.
+
+    \b
+    Example: hivel-agent status --json | jq .events.pending
+    """
+    from agent import report, show  # noqa: PLC0415
+
+    with _existing_outbox(settings) as outbox:
+        value = report.status(settings, outbox)
+    show.as_json(value) if as_json else show.status(value)
+
+
+@cli.group()
+def queue() -> None:
+    """Look at the events in the outbox.
+
+    \b
+    Example: hivel-agent queue list --state failed
+    """
+
+
+@queue.command("list")
+@click.option("--state", type=click.Choice(["pending", "held", "delivered", "failed"]), help="Only this state.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@json_option
+@verb_with_settings
+def queue_list(settings: Settings, *, state: str | None, limit: int, as_json: bool) -> None:
+    """List events, the newest first.
+
+    \b
+    Example: hivel-agent queue list --state failed --limit 20
+    """
+    from agent import show  # noqa: PLC0415
+    from agent.outbox.store import State  # noqa: PLC0415
+
+    with _existing_outbox(settings) as outbox:
+        rows = outbox.rows(State(state) if state else None, limit)
+    show.as_json([show.event_view(row) for row in rows]) if as_json else show.events(rows)
+
+
+@queue.command("show")
+@click.argument("id")
+@json_option
+@verb_with_settings
+def queue_show(settings: Settings, *, id: str, as_json: bool) -> None:  # noqa: A002 - click's name for ID
+    """Show one event with every attempt. ID: its number in the list, or its deployment_id.
+
+    \b
+    Example: hivel-agent queue show 'main:deploy/shop#12'
+    """
+    from agent import show  # noqa: PLC0415
+
+    with _existing_outbox(settings) as outbox:
+        row = outbox.find(id)
+        if row is None:
+            raise click.ClickException(f"there is no event {id!r}; see: hivel-agent queue list")
+        attempts = outbox.attempts(row)
+    show.as_json(show.detail_view(row, attempts)) if as_json else show.event(row, attempts)
+
+
+@cli.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--failed", is_flag=True, help="Every failed event.")
+@click.option("--all-delivered", is_flag=True, help="Delivered events too; needs --since.")
+@click.option("--since", help="Only events enqueued since then: 24h, 2026-01-31, 2026-01-31T18:00:00Z.")
+@json_option
+@verb_with_settings
+def replay(
+    settings: Settings, *, ids: tuple[str, ...], failed: bool, all_delivered: bool, since: str | None, as_json: bool
+) -> None:
+    """Send events again that failed, or delivered ones that are asked for.
+
+    A failed event is derived anew by today's rules from what is kept with it: mend the rule, then replay.
+    The daemon, or the next `once`, sends what is pending again. Exits with 1 when one could not be replayed.
+
+    \b
+    Examples: hivel-agent replay --failed
+              hivel-agent replay 17 'main:deploy/shop#12'
+              hivel-agent replay --all-delivered --since 2026-01-31
+    """
+    from agent import show  # noqa: PLC0415
+    from agent.replay import replay as send_again  # noqa: PLC0415
+
+    with _existing_outbox(settings) as outbox:
+        selection = _selection(outbox, ids, since, failed=failed, all_delivered=all_delivered)
+        outcomes = send_again(outbox, settings.rules, selection)
+    show.as_json(outcomes) if as_json else show.outcomes(outcomes)
+    sys.exit(0 if all(outcome.replayed for outcome in outcomes) else 1)
+
+
+def _selection(outbox: Outbox, ids: tuple[str, ...], since: str | None, *, failed: bool, all_delivered: bool) -> Any:
+    from agent.outbox.store import Selection, State  # noqa: PLC0415
+
+    if not ids and not failed and not all_delivered:
+        raise click.UsageError("say what to replay: IDs, --failed, or --all-delivered --since …")
+    if ids and (failed or all_delivered or since):
+        raise click.UsageError("either IDs or --failed / --all-delivered / --since, not both")
+    if all_delivered and since is None:
+        raise click.UsageError("--all-delivered needs --since: everything that was ever sent is rarely meant")
+    unknown = [name for name in ids if outbox.find(name) is None]
+    if unknown:
+        raise click.ClickException(f"there is no event {', '.join(map(repr, unknown))}; nothing was replayed")
+    try:
+        moment = None if since is None else parse_since(since, outbox.clock.now_ms())
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from None
+    states = (*([State.FAILED] if failed else []), *([State.DELIVERED] if all_delivered else []))
+    return Selection(names=ids, states=states, since=moment)
+
+
+@cli.command()
+@json_option
+@verb_with_settings
+def check(settings: Settings, *, as_json: bool) -> None:
+    """Check the configuration, each Jenkins, and Hivel, and say what to mend. No event is sent.
+
+    \b
+    Example: hivel-agent check --config /etc/hivel-agent/config.toml
+    """
+    from agent import logs, show  # noqa: PLC0415
+    from agent.check import Level  # noqa: PLC0415
+    from agent.check import check as look  # noqa: PLC0415
+
+    logs.configure(quiet=True)
+    findings = look(settings, Clock())
+    show.as_json(findings) if as_json else show.findings(findings)
+    sys.exit(1 if any(finding.level is Level.ERROR for finding in findings) else 0)
+
+
+def _existing_outbox(settings: Settings) -> Outbox:
+    """Open the outbox, but do not make one: it would belong to whoever looked first, not to the service."""
+    from agent.outbox.store import Outbox  # noqa: PLC0415
+
+    if not settings.outbox.exists():
+        raise OutboxError(f"there is no outbox {settings.outbox} yet; hivel-agent run or once makes it")
+    return Outbox(settings.outbox, Clock())
+
+
+@cli.command()
+def demo() -> None:
+    """Show the main job with a local Jenkins and a local Hivel, in about ten seconds.
+
+    Builds are found, events wait while Hivel is down, all are delivered, and a restart sends nothing twice.
+    Exits with 0 only if all of this was true.
+
+    \b
+    Example: hivel-agent demo
+    """
+    from agent.sandbox.demo import run_demo  # noqa: PLC0415
+
+    sys.exit(0 if run_demo() else 1)
+
+
+@cli.group()
+def sandbox() -> None:
+    """Local stand-ins to try a configuration with, before it touches production.
+
+    \b
+    Example: hivel-agent sandbox hivel --port 8090
+    """
+
+
+def listen_options(port: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--host``, ``--port``, ``--token`` of a sandbox."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+            click.option("--port", default=port, show_default=True, help="Port to listen on; 0 takes a free one."),
+            click.option("--token", default="sandbox-token", show_default=True, help="The token to accept."),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+@sandbox.command("hivel")
+@listen_options(8090)
+@click.option("--db", type=click.Path(path_type=Path), help="Keep received events in this file; default: in memory.")
+@click.option("--strict", is_flag=True, help="Answer 409 to every second POST of a deployment_id, identical or not.")
+@click.option("--fault", help='Misbehave from the start, as in POST /_faults: \'{"kind": "status", "status": 503}\'.')
+def sandbox_hivel(host: str, port: int, token: str, db: Path | None, fault: str | None, *, strict: bool) -> None:
+    """A local Hivel: the Deployment Events API v2, and a page that shows what arrived.
+
+    \b
+    Example: hivel-agent sandbox hivel --port 8090
+    Then:    open http://127.0.0.1:8090/ and set [hivel] url = "http://127.0.0.1:8090"
+    Break it: curl -X POST -H 'Content-Type: application/json' \\
+                -d '{"kind": "status", "status": 503, "seconds": 30}' http://127.0.0.1:8090/_faults
+    """
+    import msgspec  # noqa: PLC0415
+
+    from agent.sandbox.hivel import Fault, LocalHivel  # noqa: PLC0415
+
+    hivel = LocalHivel(token, db=db, strict=strict)
+    if fault is not None:
+        try:
+            hivel.fault(msgspec.json.decode(fault, type=Fault))
+        except msgspec.MsgspecError as error:
+            raise click.UsageError(f"--fault: {error}") from None
+    _serve(hivel.app, host, port, f"local Hivel, token {token}")
+
+
+@sandbox.command("jenkins")
+@listen_options(8091)
+@click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Recorded answers.")
+@click.option("--every", default=0.0, help="Start a build, and finish the one before, every so many seconds.")
+def sandbox_jenkins(host: str, port: int, token: str, folder: Path | None, every: float) -> None:
+    """A local Jenkins that serves recorded jobs and builds. Its user is hivel-agent.
+
+    \b
+    Example: hivel-agent sandbox jenkins --port 8091 --every 5
+    """
+    from agent.sandbox.jenkins import LocalJenkins  # noqa: PLC0415
+
+    jenkins = LocalJenkins.from_folder(folder, token=token) if folder else LocalJenkins.recorded(token=token)
+    if every > 0:
+        _repeat(every, jenkins.play)
+    _serve(jenkins.app, host, port, f"local Jenkins, user {jenkins.username}, token {token}")
+
+
+def _repeat(seconds: float, action: Callable[[], None]) -> None:
+    import threading  # noqa: PLC0415
+
+    def repeat() -> None:
+        while not threading.Event().wait(seconds):
+            action()
+
+    threading.Thread(target=repeat, daemon=True).start()
+
+
+def _serve(app: Any, host: str, port: int, what: str) -> None:
+    from agent.sandbox.server import serve  # noqa: PLC0415
+
+    try:
+        serve(app, host, port, announce=lambda url: click.echo(f"{what}: {url}/  (Ctrl-C ends it)"))
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from None

@@ -1,0 +1,216 @@
+"""The main job on embedded defaults: a local Jenkins, the agent as a process of its own, a local Hivel.
+
+Every step is checked; the summary says what was seen, and the demo succeeds only if all of it was as promised.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.outbox.store import Outbox
+from agent.sandbox.hivel import LocalHivel
+from agent.sandbox.jenkins import LocalJenkins
+from agent.sandbox.server import LocalServer
+from agent.times import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+# The whole demo takes some seconds; a step that hangs ends it before half a minute is over.
+PATIENCE_S = 25.0
+
+CONFIG = """\
+[hivel]
+url = "{hivel}"
+token_file = "hivel.token"
+
+[[jenkins]]
+name = "demo"
+url = "{jenkins}"
+username = "hivel-agent"
+token_file = "jenkins.token"
+poll_interval = "500ms"
+since = "2020-01-01"
+
+# Jobs whose builds check nothing out: the rule says what they deploy.
+[[deployment]]
+job = "re:^(deploy-|team-a/My Folder)"
+environment = "{{params.ENVIRONMENT}}|{{job.environment}}"
+repo_url = "https://github.example.test/acme/shop"
+branch = "{{branch}}|main"
+
+[[deployment]]
+job = "**"
+
+[outbox]
+path = "outbox.db"
+
+[delivery]
+interval = "200ms"
+backoff_initial = "200ms"
+backoff_max = "1s"
+"""
+
+
+class DemoError(Exception):
+    """A step did not come to its end; the message says which."""
+
+
+@dataclass
+class _Summary:
+    """The claims of the demo, each with what was seen."""
+
+    rows: list[tuple[str, str, bool]] = field(default_factory=list)
+
+    def add(self, claim: str, seen: object, *, ok: bool) -> None:
+        self.rows.append((claim, str(seen), ok))
+
+    @property
+    def ok(self) -> bool:
+        return all(ok for _, _, ok in self.rows)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Everything that plays."""
+
+    folder: Path
+    jenkins: LocalJenkins
+    hivel: LocalHivel
+    hivel_server: LocalServer
+    outbox: Outbox
+    out: Console
+    deadline: float
+
+    def say(self, text: str) -> None:
+        self.out.print(f"  {text}")
+
+    def wait(self, what: str, condition: Callable[[], bool]) -> None:
+        while not condition():
+            if time.monotonic() > self.deadline:
+                raise DemoError(f"waited in vain until {what}")
+            time.sleep(0.05)
+
+    def stop(self, process: subprocess.Popen[bytes]) -> int:
+        process.send_signal(signal.SIGTERM)
+        self.wait("the agent stops", lambda: process.poll() is not None)
+        return process.returncode
+
+
+def run_demo() -> bool:
+    """Play it and print it; True when everything that the agent promises was seen to be true."""
+    from rich.console import Console  # noqa: PLC0415
+
+    out = Console(highlight=False)
+    summary = _Summary()
+    try:
+        with _scene(out) as scene:
+            _play(scene, summary)
+    except DemoError as error:
+        summary.add("the demo came to its end", error, ok=False)
+    _print(out, summary)
+    return summary.ok
+
+
+@contextmanager
+def _scene(out: Console) -> Iterator[_Scene]:
+    with ExitStack() as stack:
+        deadline = time.monotonic() + PATIENCE_S
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hivel-agent-demo-")))
+        jenkins = LocalJenkins.recorded()
+        jenkins_server = stack.enter_context(LocalServer(jenkins.app))
+        hivel = LocalHivel()
+        stack.callback(hivel.close)
+        hivel_server = LocalServer(hivel.app).start()  # takes a port, and is down at first
+        hivel_server.stop()
+        stack.callback(hivel_server.stop)
+        (folder / "config.toml").write_text(CONFIG.format(hivel=hivel_server.url, jenkins=jenkins_server.url))
+        for name in ("hivel.token", "jenkins.token"):
+            (folder / name).write_text("sandbox-token\n")
+            (folder / name).chmod(0o600)
+        outbox = stack.enter_context(Outbox(folder / "outbox.db", Clock()))
+        yield _Scene(folder, jenkins, hivel, hivel_server, outbox, out, deadline)
+
+
+def _play(scene: _Scene, summary: _Summary) -> None:
+    expected = sum(1 for name, build in scene.jenkins.all_builds() if "=" not in name and not build["building"])
+    scene.out.print(f"[bold]1  A Jenkins with {expected} finished builds; Hivel is down[/]")
+    with _agent(scene) as agent:
+        scene.wait("every build is in the outbox", lambda: scene.outbox.counts().pending == expected)
+        counts = scene.outbox.counts()
+        scene.say(f"{expected} builds found, {counts.pending} events queued")
+        summary.add("builds found, events queued", f"{expected} builds, {counts.pending} events", ok=counts.failed == 0)
+        scene.wait(
+            "the outage is noticed", lambda: (s := scene.outbox.delivery_state()) is not None and s.state == "outage"
+        )
+        counts, state = scene.outbox.counts(), scene.outbox.delivery_state()
+        scene.say(f"{counts.pending} events wait: {state.reason if state else ''}")
+        waiting_well = counts.pending == expected and not scene.hivel.deployments()
+        summary.add("Hivel down: events wait, none lost", f"{counts.pending} pending", ok=waiting_well)
+
+        scene.out.print("[bold]2  Hivel is back[/]")
+        scene.hivel_server.start()
+        scene.wait("the outbox is empty", lambda: scene.outbox.counts().delivered == expected)
+        arrived = len(scene.hivel.deployments())
+        scene.say(f"{scene.outbox.counts().delivered} delivered, Hivel has {arrived}")
+        summary.add("Hivel back: all delivered", f"{arrived} at Hivel", ok=arrived == expected)
+        stopped_well = scene.stop(agent) == 0
+        scene.say("the agent was stopped with SIGTERM")
+
+    scene.out.print("[bold]3  The agent is started again; meanwhile one more build was finished[/]")
+    number = scene.jenkins.start_build("pipe-deploy", repo="https://github.example.test/acme/shop.git")
+    scene.jenkins.finish_build("pipe-deploy", number, "UNSTABLE")
+    with _agent(scene) as agent:
+        scene.wait("the new build arrives", lambda: len(scene.hivel.deployments()) == expected + 1)
+        scene.wait("it is settled", lambda: scene.outbox.counts().delivered == expected + 1)
+        stopped_well = scene.stop(agent) == 0 and stopped_well
+    deployments = scene.hivel.deployments()
+    newest = deployments[-1]
+    scene.say(f"{newest.event.deployment_id} arrived as {newest.event.status}, and nothing else")
+    twice = [d.event.deployment_id for d in deployments if d.times_posted != 1]
+    summary.add(
+        "started again: only the new build", f"{len(deployments)} at Hivel", ok=len(deployments) == expected + 1
+    )
+    summary.add("nothing sent twice", f"{len(twice)} sent twice", ok=not twice)
+    summary.add("clean stops", "exit code 0 twice" if stopped_well else "an exit code was not 0", ok=stopped_well)
+
+
+@contextmanager
+def _agent(scene: _Scene) -> Iterator[subprocess.Popen[bytes]]:
+    """The real daemon; its log goes to a file, and to the screen when something goes wrong."""
+    log = scene.folder / "agent.log"
+    environment = {key: value for key, value in os.environ.items() if not key.endswith(("_TOKEN", "_PROXY", "_proxy"))}
+    with log.open("ab") as stream:
+        command = [sys.executable, "-m", "agent", "run", "--config", str(scene.folder / "config.toml")]
+        process = subprocess.Popen(command, stderr=stream, env=environment)  # noqa: S603 - it is this very program
+        try:
+            yield process
+        except DemoError:
+            scene.out.print(log.read_text(), markup=False)
+            raise
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _print(out: Console, summary: _Summary) -> None:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title="What was promised, and what was seen", title_justify="left", header_style="bold")
+    for column in ("promise", "seen", "kept"):
+        table.add_column(column)
+    for claim, seen, ok in summary.rows:
+        table.add_row(claim, seen, "[green]yes[/]" if ok else "[red]NO[/]")
+    out.print()
+    out.print(table)

@@ -1,0 +1,8 @@
+"""A local Jenkins: recorded or made-up jobs behind the URLs of a real one."""
+
+from agent.sandbox.jenkins.app import Request
+from agent.sandbox.jenkins.local import LocalJenkins
+from agent.sandbox.jenkins.templates import FolderKind, JobKind
+from agent.sandbox.jenkins.tree import TreeError
+
+__all__ = ["FolderKind", "JobKind", "LocalJenkins", "Request", "TreeError"]

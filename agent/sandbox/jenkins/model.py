@@ -1,0 +1,259 @@
+"""What a Jenkins holds: folders, jobs and builds, with the properties that its JSON is made of.
+
+A property is either kept as recorded (or set by a story) or, marked :data:`LIVE`, worked out from the
+builds and jobs that exist at the moment: ``url``, ``builds``, ``lastCompletedBuild``, ``color`` and the like.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote
+
+from agent.sandbox.jenkins.tree import MISSING, Exported, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+JsonObject = dict[str, Any]
+
+LIVE: Final[Any] = object()
+# `builds` holds the newest hundred at most, `allBuilds` all of them (recorded Jenkins 2.516.2).
+NEWEST: Final = 100
+# Exported, but not at depth 0.
+_HIDDEN: Final = frozenset({"allBuilds"})
+_COLORS: Final = {
+    "SUCCESS": "blue", "UNSTABLE": "yellow", "FAILURE": "red", "NOT_BUILT": "notbuilt", "ABORTED": "aborted",
+}  # fmt: skip
+_BUILD_REFERENCE: Final = parse("number,url")
+_JOB_REFERENCE: Final = parse("name,url,color")
+
+
+def encode(name: str) -> str:
+    """A name as a segment of a URL, the way Jenkins writes it (``hudson.Util.rawEncode``).
+
+    ``jöb + 1`` becomes ``j%C3%B6b%20+%201``, and a branch job's ``feature%2Fx`` becomes ``feature%252Fx``.
+    """
+    return quote(name, safe="!$&'()*+,-.=@_").replace("~", "%7E")
+
+
+class _Object(Exported):
+    """Properties by name; those marked live come from ``live``."""
+
+    live: dict[str, Callable[[Any], Any]]
+    references: dict[str, Any]
+
+    def __init__(self, json_class: str | None, fields: JsonObject) -> None:
+        self.json_class = json_class
+        self.fields = fields
+
+    def names(self) -> Iterable[str]:
+        return self.fields
+
+    def value(self, name: str) -> Any:
+        value = self.fields.get(name, MISSING)
+        return self.live[name](self) if value is LIVE else value
+
+    def whole(self) -> JsonObject:
+        """The answer without ``tree``, at depth 0: other objects appear by name, number and URL only."""
+        out: JsonObject = {} if self.json_class is None else {"_class": self.json_class}
+        for name in self.fields:
+            if name in _HIDDEN:
+                continue
+            reference = self.references.get(name)
+            out[name] = self.value(name) if reference is None else reference.apply(self.value(name))
+        return out
+
+    def adopt(self, recorded: JsonObject) -> None:
+        """Take over a recorded answer; what can be worked out is worked out from then on."""
+        self.json_class = recorded.get("_class")
+        self.fields = {
+            name: LIVE if name in self.live else value for name, value in recorded.items() if name != "_class"
+        }
+
+
+class Untyped(Exported):
+    """The same object where Jenkins leaves out ``_class``, because the property's type says it already.
+
+    Seen in ``previousBuild``, ``nextBuild``, ``runs`` and ``activeConfigurations``.
+    """
+
+    json_class = None
+
+    def __init__(self, target: Exported) -> None:
+        self._target = target
+
+    def names(self) -> Iterable[str]:
+        return self._target.names()
+
+    def value(self, name: str) -> Any:
+        return self._target.value(name)
+
+
+class Build(_Object):
+    """One build of a job; ``stages`` has what the stage plugins answer, by the end of their URLs."""
+
+    def __init__(self, job: Item, number: int, json_class: str | None, fields: JsonObject) -> None:
+        super().__init__(json_class, fields)
+        self.job = job
+        self.number = number
+        self.stages: dict[str, JsonObject] = {}
+
+    @property
+    def building(self) -> bool:
+        return bool(self.fields.get("building"))
+
+    @property
+    def result(self) -> str | None:
+        result: str | None = self.fields.get("result")
+        return result
+
+    @property
+    def url(self) -> str:
+        return f"{self.job.url}{self.number}/"
+
+    def _full_display_name(self) -> str:
+        return f"{self.job.full_display_name} {self.fields.get('displayName', f'#{self.number}')}"
+
+    def _neighbour(self, step: int) -> Untyped | None:
+        builds = list(self.job.builds.values())
+        index = bisect_left(list(self.job.builds), self.number) + step
+        return Untyped(builds[index]) if 0 <= index < len(builds) else None
+
+
+Build.live = {
+    "url": lambda build: build.url,
+    "fullDisplayName": Build._full_display_name,
+    "previousBuild": lambda build: build._neighbour(-1),
+    "nextBuild": lambda build: build._neighbour(1),
+}
+Build.references = dict.fromkeys(("previousBuild", "nextBuild", "runs"), _BUILD_REFERENCE)
+
+
+class Item(_Object):
+    """The controller itself, a folder, a multibranch project, a job or a configuration of a matrix job.
+
+    ``children`` are the items below ``/job/``; ``cells`` are a matrix job's configurations, which live directly
+    below it and are not listed in ``jobs``. ``builds`` is in ascending order of the numbers.
+    """
+
+    def __init__(self, json_class: str, fields: JsonObject) -> None:
+        super().__init__(json_class, fields)
+        self.parent: Item | None = None
+        self.name = ""
+        self.full_name = ""
+        self.url = ""
+        self.children: dict[str, Item] = {}
+        self.cells: dict[str, Item] = {}
+        self.builds: dict[int, Build] = {}
+
+    # -- where it is ---------------------------------------------------------------------------------------
+
+    def place(self, parent: Item, name: str, *, cell: bool = False) -> None:
+        """Put it below another item, with everything below it."""
+        self.parent, self.name = parent, name
+        self.full_name = f"{parent.full_name}/{name}" if parent.full_name else name
+        self.url = f"{parent.url}{'' if cell else 'job/'}{encode(name)}/"
+        (parent.cells if cell else parent.children)[name] = self
+        for child_name, child in list(self.children.items()):
+            child.place(self, child_name)
+        for cell_name, child in list(self.cells.items()):
+            child.place(self, cell_name, cell=True)
+
+    def remove(self) -> None:
+        """Take it out of its parent."""
+        if self.parent is not None:
+            self.parent.children.pop(self.name, None)
+            self.parent.cells.pop(self.name, None)
+
+    def below(self, name: str) -> Item | None:
+        """The item directly below this one."""
+        return self.children.get(name) or self.cells.get(name)
+
+    def find(self, full_name: str) -> Item | None:
+        """The item with a full name, seen from here. Names hold no slash: a branch's is encoded."""
+        item: Item | None = self
+        for name in full_name.split("/"):
+            if item is None:
+                break
+            item = item.below(name)
+        return item
+
+    def descend(self, segments: Sequence[str]) -> tuple[Item | None, list[str]]:
+        """Follow a URL's segments as far as they name items; the rest is for whoever asks."""
+        item, rest = self, list(segments)
+        while len(rest) > 1 and rest[0] == "job":
+            child = item.children.get(unquote(rest[1]))
+            if child is None:
+                return None, rest
+            item, rest = child, rest[2:]
+        if rest and unquote(rest[0]) in item.cells:
+            return item.cells[unquote(rest[0])], rest[1:]
+        return item, rest
+
+    def everything(self) -> Iterator[Item]:
+        """This item and all below it."""
+        waiting = [self]
+        while waiting:
+            item = waiting.pop()
+            yield item
+            waiting += reversed([*item.children.values(), *item.cells.values()])
+
+    # -- what it says --------------------------------------------------------------------------------------
+
+    @property
+    def full_display_name(self) -> str:
+        shown: str = self.fields.get("displayName", self.name)
+        if self.parent is None or self.parent.parent is None:
+            return shown
+        return f"{self.parent.full_display_name} » {shown}"
+
+    def newest(self, fits: Callable[[Build], bool] = lambda _: True) -> Build | None:
+        """The newest build that fits."""
+        return next((build for build in reversed(self.builds.values()) if fits(build)), None)
+
+    def _jobs(self) -> list[Item]:
+        # Folders sort as Java strings do, the controller itself without regard to case.
+        key = str.lower if self.parent is None else str
+        return [self.children[name] for name in sorted(self.children, key=key)]
+
+    def _color(self) -> str:
+        if self.fields.get("disabled"):
+            return "disabled"
+        newest = self.newest()
+        done = self.newest(lambda build: not build.building)
+        color = _COLORS.get(done.result or "", "notbuilt") if done else "notbuilt"
+        return f"{color}_anime" if newest is not None and newest.building else color
+
+
+def _completed(*results: str) -> Callable[[Item], Build | None]:
+    return lambda item: item.newest(lambda build: not build.building and build.result in results)
+
+
+PERMALINKS: Final[dict[str, Callable[[Item], Build | None]]] = {
+    "lastBuild": lambda item: item.newest(),
+    "lastCompletedBuild": lambda item: item.newest(lambda build: not build.building),
+    "lastFailedBuild": _completed("FAILURE"),
+    "lastStableBuild": _completed("SUCCESS"),
+    "lastSuccessfulBuild": _completed("SUCCESS", "UNSTABLE"),
+    "lastUnstableBuild": _completed("UNSTABLE"),
+    "lastUnsuccessfulBuild": _completed("UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED"),
+}
+
+Item.live = {
+    **PERMALINKS,
+    "firstBuild": lambda item: next(iter(item.builds.values()), None),
+    "builds": lambda item: list(islice(reversed(item.builds.values()), NEWEST)),
+    "allBuilds": lambda item: list(reversed(item.builds.values())),
+    "name": lambda item: item.name,
+    "fullName": lambda item: item.full_name,
+    "fullDisplayName": lambda item: item.full_display_name,
+    "url": lambda item: item.url,
+    "color": Item._color,
+    "jobs": Item._jobs,
+}
+Item.references = {
+    **dict.fromkeys((*PERMALINKS, "firstBuild", "builds"), _BUILD_REFERENCE),
+    **dict.fromkeys(("jobs", "activeConfigurations"), _JOB_REFERENCE),
+}

@@ -1,0 +1,226 @@
+"""What people and machines read: tables, or with ``--json`` one JSON document on standard output."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.outbox.store import Attempt, Row, State
+from agent.times import describe_duration, rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console
+
+    from agent.check import Finding
+    from agent.replay import Outcome
+    from agent.report import Status
+    from agent.service import OnceReport
+
+_STATE_STYLES = {
+    "pending": "yellow",
+    "held": "cyan",
+    "delivered": "green",
+    "failed": "red",
+    "ok": "green",
+    "open": "green",
+    "warning": "yellow",
+    "never polled": "yellow",
+    "outage": "yellow",
+}
+
+
+class AttemptView(msgspec.Struct, frozen=True):
+    """An attempt in ``queue show --json``; ``at`` is RFC 3339, ``duration_ms`` milliseconds."""
+
+    at: str
+    duration_ms: int
+    http_status: int | None
+    verdict: str
+    answer: str
+
+
+class EventView(msgspec.Struct, frozen=True):
+    """An event in ``queue list --json``; times are RFC 3339. ``event`` is the payload as it is stored."""
+
+    id: int
+    deployment_id: str
+    state: State
+    reason: str | None
+    attempts: int
+    created_at: str
+    next_attempt_at: str | None
+    settled_at: str | None
+    event: msgspec.Raw | None
+
+
+class DetailView(msgspec.Struct, frozen=True):
+    """``queue show --json``: the event, every attempt, and what it can be derived from again."""
+
+    event: EventView
+    attempts: list[AttemptView]
+    source: msgspec.Raw | None
+
+
+def event_view(row: Row) -> EventView:
+    """A row of the outbox for the eyes of others."""
+    return EventView(
+        id=row.id,
+        deployment_id=row.deployment_id,
+        state=row.state,
+        reason=row.reason,
+        attempts=row.attempts,
+        created_at=rfc3339(row.created_at),
+        next_attempt_at=rfc3339(row.next_attempt_at) if row.state is State.PENDING else None,
+        settled_at=None if row.settled_at is None else rfc3339(row.settled_at),
+        event=None if row.payload is None else msgspec.Raw(row.payload.encode()),
+    )
+
+
+def detail_view(row: Row, attempts: Iterable[Attempt]) -> DetailView:
+    """A row with its attempts."""
+    return DetailView(
+        event=event_view(row),
+        attempts=[AttemptView(rfc3339(a.at), a.duration_ms, a.http_status, a.verdict, a.answer) for a in attempts],
+        source=None if row.source is None else msgspec.Raw(row.source.encode()),
+    )
+
+
+def as_json(value: object) -> None:
+    """One JSON document and a line end."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def console() -> Console:
+    """Rich, with room for a table where the output is no terminal."""
+    from rich.console import Console  # noqa: PLC0415 - `--json` and errors do without
+
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=180)
+
+
+def _styled(state: str) -> str:
+    return f"[{_STATE_STYLES.get(state, 'red')}]{state}[/]"
+
+
+def events(rows: list[Row]) -> None:
+    """``queue list`` for people."""
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    if not rows:
+        console().print("no events")
+        return
+    table = Table(box=None, header_style="bold")
+    for column in ("ID", "STATE", "DEPLOYMENT_ID", "STATUS", "ENVIRONMENT", "ENQUEUED", "TRIED", "REASON"):
+        table.add_column(column, overflow="fold", justify="right" if column in {"ID", "TRIED"} else "left")
+    for row in rows:
+        fields = {} if row.payload is None else msgspec.json.decode(row.payload)
+        table.add_row(
+            str(row.id),
+            _styled(row.state),
+            escape(row.deployment_id),
+            fields.get("status", "-"),
+            escape(fields.get("environment", "-")),
+            rfc3339(row.created_at)[:19] + "Z",
+            str(row.attempts),
+            escape(row.reason or ""),
+        )
+    console().print(table)
+
+
+def event(row: Row, attempts: list[Attempt]) -> None:
+    """``queue show`` for people."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    out = console()
+    out.print(f"{escape(row.deployment_id)}  {_styled(row.state)}  (number {row.id} in the outbox)")
+    if row.reason:
+        out.print(f"  reason: {escape(row.reason)}")
+    out.print(f"  enqueued {rfc3339(row.created_at)}")
+    if row.state is State.PENDING:
+        out.print(f"  next attempt {rfc3339(row.next_attempt_at)}")
+    if row.settled_at is not None:
+        out.print(f"  settled {rfc3339(row.settled_at)}")
+    for title, text in (("event", row.payload), ("derived from", row.source)):
+        if text is not None:
+            out.print(f"  {title}:")
+            out.print(escape(msgspec.json.format(text, indent=2)))
+    out.print(f"  attempts: {len(attempts)}")
+    for attempt in attempts:
+        status = attempt.http_status if attempt.http_status is not None else "no answer"
+        out.print(f"    {rfc3339(attempt.at)}  {attempt.duration_ms} ms  {status}  {attempt.verdict}")
+        out.print(f"      {escape(attempt.answer)}")
+
+
+def status(value: Status) -> None:
+    """``status`` for people."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    out = console()
+    daemon = "no daemon is running" if value.daemon_pid is None else f"daemon is process {value.daemon_pid}"
+    out.print(f"outbox    {escape(value.outbox)}, {daemon}")
+    counts = value.events
+    waiting = "" if value.oldest_pending_ms is None else f" (oldest waits {describe_duration(value.oldest_pending_ms)})"
+    failed = "[red]failed[/]" if counts.failed else "failed"
+    out.print(
+        f"events    {counts.pending} pending{waiting}, {counts.held} held, "
+        f"{counts.delivered} delivered, {counts.failed} {failed}"
+    )
+    delivery = value.delivery
+    if delivery is None:
+        out.print("delivery  never ran")
+    else:
+        reason = f": {escape(delivery.reason)}" if delivery.reason else ""
+        out.print(f"delivery  {_styled(delivery.state)} since {rfc3339(delivery.since)}{reason}")
+    for controller in value.controllers:
+        since = "" if controller.since is None else f" since {rfc3339(controller.since)}"
+        polled = "" if controller.polled_at is None else f", polled {rfc3339(controller.polled_at)}"
+        jobs = "" if controller.jobs is None else f", {controller.jobs} jobs, {controller.open_builds} builds followed"
+        out.print(f"jenkins   {escape(controller.name)}: {_styled(controller.state)}{since}{polled}{jobs}")
+        if controller.last_error:
+            out.print(f"          {escape(controller.last_error)}")
+
+
+def findings(values: list[Finding]) -> None:
+    """``check`` for people."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    out = console()
+    for finding in values:
+        out.print(f"{_styled(finding.level):<20} {escape(finding.subject)}: {escape(finding.message)}")
+
+
+def outcomes(values: list[Outcome]) -> None:
+    """``replay`` for people."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    out = console()
+    for outcome in values:
+        told = (
+            "[green]pending again[/]" if outcome.replayed else f"[red]not replayed[/]: {escape(outcome.reason or '')}"
+        )
+        out.print(f"{outcome.id:>6}  {escape(outcome.deployment_id)}  {told}")
+    replayed = sum(outcome.replayed for outcome in values)
+    out.print(f"{replayed} of {len(values)} event(s) will be sent again")
+
+
+def once(report: OnceReport) -> None:
+    """``once`` for people."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    out = console()
+    for poll in report.polls:
+        out.print(
+            f"jenkins   {escape(poll.controller)}: {poll.jobs} jobs, {poll.moved} moved, {len(poll.enqueued)} events "
+            f"enqueued, {len(poll.underivable)} not derivable, {poll.followed} builds still open, "
+            f"{poll.requests} request(s)"
+        )
+        for problem in poll.problems:
+            out.print(f"          [red]{escape(problem)}[/]")
+    counts, delivery = report.counts, report.delivery
+    reason = f": {escape(delivery.reason)}" if delivery.reason else ""
+    out.print(f"delivery  {_styled(delivery.state)}{reason}")
+    out.print(f"events    {counts.pending} pending, {counts.delivered} delivered, {counts.failed} failed")
