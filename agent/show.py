@@ -98,7 +98,7 @@ def console() -> Console:
     """Rich, with room for a table where the output is no terminal."""
     from rich.console import Console  # noqa: PLC0415 - `--json` and errors do without
 
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=180)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 180)
 
 
 def _styled(state: str) -> str:

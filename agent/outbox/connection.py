@@ -35,7 +35,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # not for everyone to read
+        _create(path)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise OutboxError(f"cannot open the outbox {path}: {error}; is [outbox] path right and writable?") from error
@@ -51,6 +51,20 @@ def connect(path: Path) -> sqlite3.Connection:
             f"known here: {schema.VERSION}); install that one again"
         )
     return connection
+
+
+def _create(path: Path) -> None:
+    """Make the file for its owner only.
+
+    A file that exists must not be opened here: closing it again would silently drop the POSIX locks of every
+    connection that this process has to it, and the next process to leave would delete the log under them.
+    """
+    if path.exists():
+        return
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return  # another process was faster
 
 
 def _set_up(connection: sqlite3.Connection) -> int:

@@ -1,0 +1,79 @@
+"""A local Jenkins, a local Hivel and a clock that the test owns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent.config import DeliverySettings, HivelSettings, JenkinsSettings
+from agent.credentials import Token
+from agent.outbox.store import Outbox
+from agent.sandbox.hivel import LocalHivel
+from agent.sandbox.jenkins import LocalJenkins
+from agent.sandbox.server import LocalServer
+from tests.integration.support import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def outbox(tmp_path: Path, clock: FakeClock) -> Iterator[Outbox]:
+    with Outbox(tmp_path / "outbox.db", clock) as outbox:
+        yield outbox
+
+
+@pytest.fixture
+def jenkins(clock: FakeClock) -> LocalJenkins:
+    return LocalJenkins(now_ms=clock.now_ms)
+
+
+@pytest.fixture
+def jenkins_server(jenkins: LocalJenkins) -> Iterator[LocalServer]:
+    with LocalServer(jenkins.app) as server:
+        yield server
+
+
+@pytest.fixture
+def controller(jenkins_server: LocalServer) -> JenkinsSettings:
+    return JenkinsSettings(
+        name="main",
+        url=jenkins_server.url + "/",
+        username="hivel-agent",
+        token=Token("sandbox-token"),
+        poll_interval_ms=15_000,
+        since="now",
+        timeout_ms=5_000,
+    )
+
+
+@pytest.fixture
+def hivel() -> Iterator[LocalHivel]:
+    hivel = LocalHivel()
+    yield hivel
+    hivel.clear_faults()
+    hivel.close()
+
+
+@pytest.fixture
+def hivel_server(hivel: LocalHivel) -> Iterator[LocalServer]:
+    with LocalServer(hivel.app) as server:
+        yield server
+
+
+@pytest.fixture
+def hivel_settings(hivel_server: LocalServer) -> HivelSettings:
+    return HivelSettings(hivel_server.url, Token("sandbox-token"))
+
+
+@pytest.fixture
+def delivery_settings() -> DeliverySettings:
+    return replace(DeliverySettings(), concurrency=4, timeout_ms=2_000)

@@ -1,0 +1,57 @@
+"""SIGKILL at random moments: after any number of crashes every build is at Hivel exactly once."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import TYPE_CHECKING
+
+from agent.sandbox.hivel import Fault
+from tests.integration.support import REPO, Agent, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.sandbox.hivel import LocalHivel
+    from agent.sandbox.jenkins import LocalJenkins
+    from agent.sandbox.server import LocalServer
+
+BUILDS = 200
+KILLS = 20
+
+
+def test_after_20_kills_200_builds_are_at_hivel_exactly_once(
+    jenkins: LocalJenkins, hivel: LocalHivel, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path
+) -> None:
+    rng = random.Random(20_261_123)
+    jobs = [f"deploy/app-{index}" for index in range(10)]
+    for job in jobs:
+        jenkins.add_job(job)
+    agent = Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
+    expected: set[str] = set()
+    hivel.fault(Fault(kind="slow", delay=0.02))  # so that kills meet requests under way
+    for kill in range(1, KILLS + 1):
+        for _ in range(BUILDS // KILLS):
+            job = rng.choice(jobs)
+            [number] = jenkins.add_builds(job, 1, repo=REPO)
+            expected.add(f"main:{job}#{number}")
+        process = agent.start()
+        wait_until(lambda kill=kill: agent.log().count("event=started") == kill, "the daemon has started")
+        # The moment of the kill is what is tested: anywhere between poll, commit, POST and settling.
+        threading.Event().wait(rng.uniform(0, 0.25))
+        process.kill()
+        process.wait()
+    assert len(expected) == BUILDS
+    hivel.clear_faults()
+    before_the_last = len(hivel.deployments())
+    process = agent.start()
+    wait_until(lambda: len(hivel.deployments()) == BUILDS, "every build has arrived")
+    process.terminate()
+    assert process.wait(20) == 0
+    arrived = [deployment.event.deployment_id for deployment in hivel.deployments()]
+    assert sorted(arrived) == sorted(expected)
+    counts = agent.json("status")["events"]
+    assert counts == {"pending": 0, "held": 0, "delivered": BUILDS, "failed": 0}
+    assert 0 < before_the_last < BUILDS, "the kills were all too early or too late to prove anything"
+    sent_again = sum(deployment.times_posted - 1 for deployment in hivel.deployments())
+    print(f"{KILLS} kills, {BUILDS} builds: {before_the_last} at Hivel before the last start, {sent_again} sent again")  # noqa: T201
