@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import stat
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,10 @@ def check(settings: Settings, clock: Clock) -> list[Finding]:
 
 
 def _token_files(settings: Settings) -> list[Path]:
+    """Those that an administrator made; systemd's own credential files are kept safe by systemd."""
     tokens = [settings.hivel.token, *(c.token for c in settings.controllers if c.token)]
-    return sorted({token.path for token in tokens if token.path is not None})
+    by_systemd = os.environ.get("CREDENTIALS_DIRECTORY")
+    return sorted({t.path for t in tokens if t.path is not None and str(t.path.parent) != by_systemd})
 
 
 def _permissions(path: Path) -> Finding | None:
@@ -62,6 +65,8 @@ def _permissions(path: Path) -> Finding | None:
 
 
 def _outbox(settings: Settings, clock: Clock) -> Finding:
+    if not settings.outbox.exists():
+        return _missing_outbox(settings.outbox)
     try:
         with Outbox(settings.outbox, clock) as outbox, outbox.transaction():
             counts = outbox.counts()
@@ -69,6 +74,14 @@ def _outbox(settings: Settings, clock: Clock) -> Finding:
         return Finding(Level.ERROR, "outbox", str(error))
     told = f"{settings.outbox} can be written; {counts.pending} pending, {counts.failed} failed"
     return Finding(Level.WARNING if counts.failed else Level.OK, "outbox", told)
+
+
+def _missing_outbox(path: Path) -> Finding:
+    """It is not made here: it would belong to whoever checks, not to the service."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if os.access(folder, os.W_OK | os.X_OK):
+        return Finding(Level.OK, "outbox", f"{path} will be made at the first start")
+    return Finding(Level.ERROR, "outbox", f"{folder} is not writable for this user; mend [outbox] path or its owner")
 
 
 def _controller(settings: Settings, controller: JenkinsSettings) -> list[Finding]:

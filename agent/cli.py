@@ -1,6 +1,6 @@
 """The verbs of ``hivel-agent``; each reads its arguments and calls one function elsewhere.
 
-Exit codes: 0 all is well, 1 something failed or is paused, 2 the configuration or the command line is wrong.
+Exit codes: 0 done, 1 something failed or (`once`, `check`) needs a person, 2 configuration or command line wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agent.times import Clock, parse_since
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.outbox.store import Outbox
+    from agent.outbox.store import Outbox, Selection
 
 CONFIG_HELP = f"Configuration file. Default: $HIVEL_AGENT_CONFIG, else {DEFAULT_PATH}."
 
@@ -73,7 +73,8 @@ def cli(context: click.Context, config: Path | None) -> None:
     Look before you start it:          hivel-agent --config agent.toml check
     Start it:                          hivel-agent --config agent.toml run
 
-    Exit codes: 0 all is well; 1 something failed or is paused; 2 configuration or command line wrong.
+    Exit codes: 0 done; 1 something failed (once and check: also when something is failed or paused);
+    2 the configuration or the command line is wrong.
     """
     context.obj = config
 
@@ -206,7 +207,9 @@ def replay(
     sys.exit(0 if all(outcome.replayed for outcome in outcomes) else 1)
 
 
-def _selection(outbox: Outbox, ids: tuple[str, ...], since: str | None, *, failed: bool, all_delivered: bool) -> Any:
+def _selection(
+    outbox: Outbox, ids: tuple[str, ...], since: str | None, *, failed: bool, all_delivered: bool
+) -> Selection:
     from agent.outbox.store import Selection, State  # noqa: PLC0415
 
     if not ids and not failed and not all_delivered:

@@ -237,11 +237,11 @@ class _Checker:
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             usable = False
+        if "@" in text:  # looked for first: the messages below repeat the text
+            raise self.error(key, "holds credentials (or an @ for another reason); they belong into a token file")
         if not usable or not text.isprintable() or " " in text:
             raise self.error(key, f"{text!r} is no URL; write it like https://host or http://host:8080/jenkins/")
-        if parts.username is not None or parts.password is not None:
-            raise self.error(key, "holds credentials; they belong into a token file")
-        if parts.query or parts.fragment:
+        if "?" in text or "#" in text:
             raise self.error(key, f"{text!r} must end with the path: no ? and no #")
         return text
 

@@ -58,7 +58,7 @@ def completed(
     that a clock put before the start is taken to be the start.
     """
     required = {"repo_url": repo_url, "environment": environment, "branch": branch}
-    missing = [name for name, value in required.items() if not value]
+    missing = [name for name, value in required.items() if not (value and value.strip())]
     if missing or not (repo_url and environment and branch):
         raise InvalidEventError(f"no {', no '.join(missing)}")
     try:

@@ -14,7 +14,10 @@ def configure(*, quiet: bool = False) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="level=%(levelname)s logger=%(name)s event=%(message)r"
     )
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the poller tells of it in its own words
+    # What they warn of is told in the agent's own words (a failed connection) or is as it should be (a poll that
+    # takes longer than its interval).
+    for library in ("urllib3", "apscheduler"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

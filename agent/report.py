@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.jenkins.cursor import ControllerState, controller_states, open_build_counts
+from agent.jenkins.cursor import controller_states, open_build_counts
 from agent.outbox.connection import RunLock
-from agent.outbox.store import Counts, DeliveryState  # noqa: TC001 - fields of a struct that is decoded
+from agent.outbox.store import Counts  # noqa: TC001 - a field of a struct
+from agent.times import rfc3339
 
 if TYPE_CHECKING:
-    from agent.config import Settings
-    from agent.outbox.store import Outbox
+    from agent.config import JenkinsSettings, Settings
+    from agent.jenkins.cursor import ControllerState
+    from agent.outbox.store import DeliveryState, Outbox
 
 
 class ControllerStatus(msgspec.Struct, frozen=True):
-    """One controller. Times are UTC milliseconds; ``state`` is ok, error, unreachable, unauthorized or never polled."""
+    """One controller. Times are RFC 3339; ``state`` is ok, error, unreachable, unauthorized or never polled."""
 
     name: str
     url: str
     state: str
-    since: int | None
-    polled_at: int | None
+    since: str | None
+    polled_at: str | None
     jobs: int | None
     open_builds: int
     last_error: str | None
+
+
+class DeliveryStatus(msgspec.Struct, frozen=True):
+    """What the delivery last said of itself. Times are RFC 3339; ``state`` is open, outage, paused or never ran."""
+
+    state: str
+    since: str | None = None
+    reason: str | None = None
+    next_probe_at: str | None = None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -36,7 +46,7 @@ class Status(msgspec.Struct, frozen=True):
     daemon_pid: int | None
     events: Counts
     oldest_pending_ms: int | None
-    delivery: DeliveryState | None
+    delivery: DeliveryStatus
     controllers: list[ControllerStatus]
 
 
@@ -45,19 +55,38 @@ def status(settings: Settings, outbox: Outbox) -> Status:
     oldest = outbox.oldest_pending()
     known = {state.name: state for state in controller_states(outbox)}
     open_builds = open_build_counts(outbox)
-    controllers = []
-    for controller in settings.controllers:
-        state = known.get(controller.name) or ControllerState(controller.name, "never polled", 0)
-        fields = {name: value for name, value in dataclasses.asdict(state).items() if name != "report_from"}
-        fields["since"] = fields["since"] or None
-        controllers.append(
-            ControllerStatus(url=controller.url, open_builds=open_builds.get(controller.name, 0), **fields)
-        )
     return Status(
         outbox=str(settings.outbox),
         daemon_pid=RunLock(settings.outbox).holder(),
         events=outbox.counts(),
         oldest_pending_ms=None if oldest is None else max(0, outbox.clock.now_ms() - oldest),
-        delivery=outbox.delivery_state(),
-        controllers=controllers,
+        delivery=delivery_status(outbox.delivery_state()),
+        controllers=[
+            _controller_status(controller, known.get(controller.name), open_builds.get(controller.name, 0))
+            for controller in settings.controllers
+        ],
     )
+
+
+def delivery_status(state: DeliveryState | None) -> DeliveryStatus:
+    """The delivery's state for others to read."""
+    if state is None:
+        return DeliveryStatus("never ran")
+    return DeliveryStatus(state.state, rfc3339(state.since), state.reason, _moment(state.next_probe_at))
+
+
+def _controller_status(settings: JenkinsSettings, state: ControllerState | None, open_builds: int) -> ControllerStatus:
+    return ControllerStatus(
+        name=settings.name,
+        url=settings.url,
+        state=state.state if state else "never polled",
+        since=rfc3339(state.since) if state else None,
+        polled_at=_moment(state.polled_at) if state else None,
+        jobs=state.jobs if state else None,
+        open_builds=open_builds,
+        last_error=state.last_error if state else None,
+    )
+
+
+def _moment(ms: int | None) -> str | None:
+    return None if ms is None else rfc3339(ms)

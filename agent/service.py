@@ -20,13 +20,15 @@ from agent.jenkins.client import JenkinsClient
 from agent.jenkins.poller import Poller
 from agent.outbox.connection import OutboxError, RunLock
 from agent.outbox.store import Outbox
+from agent.report import delivery_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.config import Settings
     from agent.jenkins.poller import PollReport
-    from agent.outbox.store import Counts, DeliveryState
+    from agent.outbox.store import Counts
+    from agent.report import DeliveryStatus
     from agent.times import Clock
 
 log = structlog.get_logger("service")
@@ -40,7 +42,7 @@ class OnceReport:
     """What a single pass did, and what it left behind."""
 
     polls: list[PollReport]
-    delivery: DeliveryState
+    delivery: DeliveryStatus
     counts: Counts
 
     @property
@@ -71,7 +73,7 @@ async def _once(settings: Settings, clock: Clock) -> OnceReport:
         async with _hivel(settings) as hivel:
             drain = Drain(outbox, hivel, settings.delivery)
             await drain.run()
-        return OnceReport(list(polls), drain.gate.snapshot(), outbox.counts())
+        return OnceReport(list(polls), delivery_status(drain.gate.snapshot()), outbox.counts())
 
 
 @contextmanager

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from agent.check import Finding
     from agent.replay import Outcome
-    from agent.report import Status
+    from agent.report import DeliveryStatus, Status
     from agent.service import OnceReport
 
 _STATE_STYLES = {
@@ -29,6 +29,7 @@ _STATE_STYLES = {
     "open": "green",
     "warning": "yellow",
     "never polled": "yellow",
+    "never ran": "yellow",
     "outage": "yellow",
 }
 
@@ -169,19 +170,22 @@ def status(value: Status) -> None:
         f"events    {counts.pending} pending{waiting}, {counts.held} held, "
         f"{counts.delivered} delivered, {counts.failed} {failed}"
     )
-    delivery = value.delivery
-    if delivery is None:
-        out.print("delivery  never ran")
-    else:
-        reason = f": {escape(delivery.reason)}" if delivery.reason else ""
-        out.print(f"delivery  {_styled(delivery.state)} since {rfc3339(delivery.since)}{reason}")
+    out.print(_delivery(value.delivery))
     for controller in value.controllers:
-        since = "" if controller.since is None else f" since {rfc3339(controller.since)}"
-        polled = "" if controller.polled_at is None else f", polled {rfc3339(controller.polled_at)}"
+        since = "" if controller.since is None else f" since {controller.since}"
+        polled = "" if controller.polled_at is None else f", polled {controller.polled_at}"
         jobs = "" if controller.jobs is None else f", {controller.jobs} jobs, {controller.open_builds} builds followed"
         out.print(f"jenkins   {escape(controller.name)}: {_styled(controller.state)}{since}{polled}{jobs}")
         if controller.last_error:
             out.print(f"          {escape(controller.last_error)}")
+
+
+def _delivery(value: DeliveryStatus) -> str:
+    from rich.markup import escape  # noqa: PLC0415
+
+    since = f" since {value.since}" if value.since else ""
+    reason = f": {escape(value.reason)}" if value.reason else ""
+    return f"delivery  {_styled(value.state)}{since}{reason}"
 
 
 def findings(values: list[Finding]) -> None:
@@ -190,7 +194,8 @@ def findings(values: list[Finding]) -> None:
 
     out = console()
     for finding in values:
-        out.print(f"{_styled(finding.level):<20} {escape(finding.subject)}: {escape(finding.message)}")
+        padding = " " * (len("warning") - len(finding.level))
+        out.print(f"{_styled(finding.level)}{padding}  {escape(finding.subject)}: {escape(finding.message)}")
 
 
 def outcomes(values: list[Outcome]) -> None:
@@ -220,7 +225,6 @@ def once(report: OnceReport) -> None:
         )
         for problem in poll.problems:
             out.print(f"          [red]{escape(problem)}[/]")
-    counts, delivery = report.counts, report.delivery
-    reason = f": {escape(delivery.reason)}" if delivery.reason else ""
-    out.print(f"delivery  {_styled(delivery.state)}{reason}")
+    counts = report.counts
+    out.print(_delivery(report.delivery))
     out.print(f"events    {counts.pending} pending, {counts.delivered} delivered, {counts.failed} failed")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_LONGEST = 100 * 365 * 86_400_000
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
@@ -34,7 +36,10 @@ def parse_duration(text: str) -> int:
     """Milliseconds of ``15s``, ``1h30m``, ``500ms``, ``7d``. Raises :class:`ValueError` with the reason."""
     if not _DURATION.fullmatch(text.strip()):
         raise ValueError(f"{text!r} is no duration; write it like 500ms, 15s, 5m, 24h or 7d")
-    return int(sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text)))
+    value = sum(Decimal(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    if value > _LONGEST:
+        raise ValueError(f"{text!r} is longer than a hundred years")
+    return int(value)
 
 
 def parse_moment(value: str | date) -> int:

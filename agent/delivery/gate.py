@@ -59,6 +59,8 @@ class Gate:
                 return False
 
     def _shut(self, state: GateState, judgement: Judgement) -> bool:
+        if state is self.state and not self.may_probe():
+            return False  # it was under way when the gate shut: no probe
         self._move(state, judgement.reason)
         self._probes += 1
         delay_ms = self._backoff.delay_ms(self._probes, judgement.retry_after_ms, self._rng)

@@ -7,6 +7,7 @@ import enum
 import random
 from dataclasses import dataclass
 from datetime import UTC
+from typing import Any
 
 import msgspec
 
@@ -68,16 +69,20 @@ def _judge_success(answer: Answer, deployment_id: str) -> Judgement:
         return Judgement(
             Verdict.PAUSED, f"HTTP {answer.status} with a web page: [hivel] url leads to a login page or a proxy"
         )
-    try:
-        content = msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        content = None
+    content = _json(answer.body)
     if isinstance(content, dict):
         if content.get("success") is False:
             return Judgement(Verdict.FAILED, f"HTTP {answer.status}: {_first_words(answer.body)}")
         if content.get("success") is True or content.get("deployment_id") == deployment_id:
             return Judgement(Verdict.DELIVERED)
     return Judgement(Verdict.RETRY, f"HTTP {answer.status}, but not Hivel's answer: {_first_words(answer.body)}")
+
+
+def _json(body: str) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return None
 
 
 def _says_already_there(body: str) -> bool:
@@ -101,10 +106,7 @@ def _advice(answer: Answer) -> str:
 
 def _first_words(body: str) -> str:
     """The part of an answer that tells a person most: Hivel's own error, else its beginning on one line."""
-    try:
-        content = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        content = None
+    content = _json(body)
     if isinstance(content, dict):
         told = [str(content[key]) for key in ("message", "error") if content.get(key)]
         if told:

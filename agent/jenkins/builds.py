@@ -7,7 +7,7 @@ Shapes as recorded from Jenkins 2.516: ``{"number": 7, "url": "…", "result": "
 from __future__ import annotations
 
 import enum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,10 @@ BUILD_TREE = (
     "actions[_class,parameters[_class,name,value],causes[_class,upstreamProject,upstreamBuild],"
     "remoteUrls,lastBuiltRevision[SHA1,branch[name]]]"
 )
+
+# Jenkins' numbers are Java ints; its times are longs, and SQLite's integers end there too.
+BuildNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_LONGEST = 2**62
 
 T = TypeVar("T")
 
@@ -44,7 +48,7 @@ class RawAction(msgspec.Struct):
 class RawBuild(msgspec.Struct):
     """One element of ``builds[…]``, or one ``/job/…/7/api/json``."""
 
-    number: int
+    number: BuildNumber
     url: str = ""
     result: str | None = None
     building: bool = False
@@ -52,6 +56,11 @@ class RawBuild(msgspec.Struct):
     timestamp: int = 0
     duration: int = 0
     actions: list[RawAction | None] = []
+
+    def __post_init__(self) -> None:
+        """Keep absurd clocks within what can be stored; they are refused when the event is made."""
+        self.timestamp = max(-_LONGEST, min(self.timestamp, _LONGEST))
+        self.duration = max(-_LONGEST, min(self.duration, _LONGEST))
 
     @property
     def phase(self) -> Phase:
@@ -143,7 +152,7 @@ def build_of(raw: RawBuild, *, controller: str, job: str, branch_job: bool) -> B
 
 
 def _checkout(action: RawAction) -> Checkout | None:
-    urls = _convert(action.remote_urls, list[str])
+    urls = [url.strip() for url in _convert(action.remote_urls, list[str]) or () if url.strip()]
     if not urls:
         return None
     revision = _convert(action.last_built_revision, _Revision) or _Revision()

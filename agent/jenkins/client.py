@@ -12,7 +12,7 @@ import msgspec
 import requests
 
 from agent import __version__
-from agent.jenkins.builds import BUILD_TREE, RawBuild
+from agent.jenkins.builds import BUILD_TREE, BuildNumber, RawBuild
 from agent.jenkins.names import build_of_url, job_path
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class _Item(msgspec.Struct):
 
     full_name: str = msgspec.field(default="", name="fullName")
     cls: str = msgspec.field(default="", name="_class")
-    next_build_number: int | None = msgspec.field(default=None, name="nextBuildNumber")
+    next_build_number: BuildNumber | None = msgspec.field(default=None, name="nextBuildNumber")
     jobs: list[_Item] | None = None
 
 
@@ -120,14 +120,10 @@ class JenkinsClient:
 
     def __init__(self, settings: JenkinsSettings) -> None:
         self.url = settings.url
-        self._name = settings.name
         self._token = settings.token
-        self._jenkins = jenkins.Jenkins(
-            settings.url,
-            username=settings.username,
-            password=settings.token.reveal() if settings.token else None,
-            timeout=settings.timeout_ms / 1000,
-        )
+        self._username = settings.username
+        self._jenkins = jenkins.Jenkins(settings.url, timeout=settings.timeout_ms / 1000)
+        self._authenticate()
         session: requests.Session = self._jenkins._session
         session.max_redirects = 0  # credentials go to the configured address and nowhere else
         session.headers["User-Agent"] = f"hivel-jenkins-agent/{__version__}"
@@ -138,6 +134,16 @@ class JenkinsClient:
     def close(self) -> None:
         """Close the connection."""
         self._jenkins._session.close()
+
+    def reload_token(self) -> None:
+        """Look whether the token's file holds another token now."""
+        if self._token is not None and self._token.reload():
+            self._authenticate()
+
+    def _authenticate(self) -> None:
+        if self._username is not None and self._token is not None:
+            credentials = self._username.encode(), self._token.reveal().encode()
+            self._jenkins._session.auth = requests.auth.HTTPBasicAuth(*credentials)
 
     # ---- questions
 
@@ -164,7 +170,7 @@ class JenkinsClient:
         answer = self._decode(body, _Builds)
         listed = answer.builds if field == "builds" else answer.all_builds
         if listed is None:
-            raise BadAnswerError(f"{self._name}: the answer for job {job} has no {field}")
+            raise BadAnswerError(f"the answer for job {job} has no {field}")
         return listed
 
     def build(self, job: str, number: int) -> RawBuild:
@@ -202,19 +208,19 @@ class JenkinsClient:
         self.requests += 1
         request = requests.Request("GET", self.url + path, params={"tree": tree} if tree else None)
         try:
-            response = self._jenkins.jenkins_request(request, add_crumb=False, stream=True)
+            response = self._jenkins.jenkins_request(request, add_crumb=False, resolve_auth=False, stream=True)
             return self._body(response), response.headers
         except requests.TooManyRedirects as error:
             target = error.response.headers.get("Location") if error.response is not None else None
             raise BadAnswerError(
-                f"{self._name}: {self.url} redirects to {target}; set [[jenkins]] url to where Jenkins really is"
+                f"{self.url} redirects to {target}; set [[jenkins]] url to where Jenkins really is"
             ) from error
         except jenkins.TimeoutException as error:
-            raise UnreachableError(f"{self._name}: no answer from {self.url} in time: {error}") from error
+            raise UnreachableError(f"no answer from {self.url} in time: {error}") from error
         except requests.RequestException as error:
-            raise UnreachableError(f"{self._name}: no answer from {self.url}: {_root_cause(error)}") from error
+            raise UnreachableError(f"no answer from {self.url}: {_root_cause(error)}") from error
         except jenkins.JenkinsException as error:
-            raise BadAnswerError(f"{self._name}: {error}") from error
+            raise BadAnswerError(str(error)) from error
 
     def _body(self, response: requests.Response) -> bytes:
         body = bytearray()
@@ -222,10 +228,10 @@ class JenkinsClient:
             body += chunk
             if len(body) > BODY_LIMIT:
                 response.close()
-                raise BadAnswerError(f"{self._name}: {response.url} answers with more than {BODY_LIMIT} bytes")
+                raise BadAnswerError(f"{response.url} answers with more than {BODY_LIMIT} bytes")
         if "json" not in response.headers.get("Content-Type", ""):
             raise BadAnswerError(
-                f"{self._name}: {self.url} answers 200 with {response.headers.get('Content-Type', 'no type')}, "
+                f"{self.url} answers 200 with {response.headers.get('Content-Type', 'no type')}, "
                 "not Jenkins' JSON: a login page or a proxy in front of it? Check [[jenkins]] url"
             )
         return bytes(body)
@@ -236,7 +242,7 @@ class JenkinsClient:
         if status < 400:
             return
         response.close()
-        where = f"{self._name}: HTTP {status} from {response.request.path_url}"
+        where = f"HTTP {status} from {response.request.path_url}"
         user = response.headers.get("X-You-Are-Authenticated-As")
         missing = response.headers.get("X-Required-Permission")
         match status:
@@ -259,7 +265,7 @@ class JenkinsClient:
         try:
             return msgspec.json.decode(body, type=type_)
         except msgspec.ValidationError as error:
-            raise BadAnswerError(f"{self._name}: an answer of another shape than Jenkins' API has: {error}") from error
+            raise BadAnswerError(f"an answer of another shape than Jenkins' API has: {error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._decode_leniently(body, type_)
 
@@ -271,7 +277,7 @@ class JenkinsClient:
             return msgspec.json.decode(clean, type=type_)
         except (ValueError, RecursionError) as error:
             raise BadAnswerError(
-                f"{self._name}: the JSON of {self.url} is cut off or damaged ({len(body)} bytes): {error}"
+                f"the JSON of {self.url} is cut off or damaged ({len(body)} bytes): {error}"
             ) from error
 
 

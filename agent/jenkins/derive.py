@@ -16,7 +16,7 @@ from agent.jenkins.rules import MaskedParameterError, Match
 from agent.status import Provider, normalise
 
 # A build records the checkout of a shared library like any other; told by the repository's name.
-_LIBRARY_NAME = re.compile(r"(?i)(^|[-_.])(lib|libs|library|libraries)(\.git)?/?$")
+_LIBRARY_NAME = re.compile(r"(?i)(^|[-_./:])(lib|libs|library|libraries)(\.git)?/?$")
 _BRANCH_PARAMETERS = ("BRANCH_NAME", "GIT_BRANCH", "BRANCH")
 
 
@@ -43,15 +43,21 @@ def derive(build: Build, match: Match) -> DeploymentEvent | Underivable:
     """The event of a final build; never raises for what a build or a template may contain."""
     rule = match.rule
     sources = _sources(build)
-    fields = {f"params.{name}": value for name, value in build.parameters.items()}
-    fields |= {"job": build.job, "job.environment": environment_of_name(build.job), **match.groups}
+    fields = {f"params.{name}": value for name, value in build.parameters.items()} | {
+        "job": build.job,
+        "job.environment": environment_of_name(build.job),
+        "number": str(build.number),
+        "repo_url": sources.repo_url or "",
+        "branch": sources.branch or "",
+        "commit": sources.commit or "",
+    }
+    fields |= match.groups  # the rule's own names win
     try:
         branch = sources.branch
         if rule.branch is not None:
-            fields["branch"] = branch or ""
             rendered = rule.branch.render(fields, build.masked_parameters)
             branch = branch_name(rendered) if rendered else None
-        fields["branch"] = branch or ""
+            fields |= {"branch": branch or ""} | match.groups
         repo_url = sources.repo_url
         if rule.repo_url is not None:
             rendered = rule.repo_url.render(fields, build.masked_parameters)

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 _REMOTES = ("origin", "upstream")
 _BUILD_PATH = re.compile(r"(?P<job>(?:/job/[^/]+)+)/(?P<number>\d+)/?$")
-_SHA = re.compile(r"[0-9a-f]{7,64}", re.IGNORECASE)
+_HEX = re.compile(r"[0-9a-f]{1,64}", re.IGNORECASE)
 _NOT_A_WORD = re.compile(r"(?i:deploy)|[^A-Za-z]+|(?<=[a-z])(?=[A-Z])")
 _ENVIRONMENT_WORDS = {
     "staging": "staging",
@@ -31,7 +31,10 @@ def build_of_url(url: str) -> tuple[str, int] | None:
 
     Matrix cells (``/job/matrix/JDK=17/4/``) are not builds of their own and give None.
     """
-    match = _BUILD_PATH.search(urlsplit(url).path)
+    try:
+        match = _BUILD_PATH.search(urlsplit(url).path)
+    except ValueError:  # half an IPv6 address
+        return None
     if match is None:
         return None
     parts = match["job"].removeprefix("/job/").split("/job/")
@@ -40,17 +43,26 @@ def build_of_url(url: str) -> tuple[str, int] | None:
 
 def branch_name(name: str) -> str | None:
     """The plain name behind git's spellings: no ``refs/…``, no remote; a tag's name; None for a detached head."""
+    name = name.strip()
+    while (plain := _without_prefix(name)) != name:
+        name = plain
+    return None if not name or name in {"detached", "HEAD"} or _is_commit(name) else name
+
+
+def _without_prefix(name: str) -> str:
     if name.startswith("refs/remotes/"):
-        name = name.removeprefix("refs/remotes/").partition("/")[2]
-    elif name.startswith("refs/"):
-        name = name.removeprefix("refs/").partition("/")[2]
-    else:
-        remote, slash, rest = name.removeprefix("remotes/").partition("/")
-        if slash and remote in _REMOTES:
-            name = rest
-    if not name or name in {"detached", "HEAD"} or _SHA.fullmatch(name):
-        return None
-    return name
+        return name.removeprefix("refs/remotes/").partition("/")[2].strip()
+    if name.startswith("refs/"):
+        return name.removeprefix("refs/").partition("/")[2].strip()
+    remote, slash, rest = name.removeprefix("remotes/").partition("/")
+    return rest.strip() if slash and remote in _REMOTES else name
+
+
+def _is_commit(name: str) -> bool:
+    """A hash, whole or short. Digits alone are rather a date, letters alone rather a word."""
+    if len(name) in (40, 64):
+        return _HEX.fullmatch(name) is not None
+    return len(name) >= 7 and _HEX.fullmatch(name) is not None and not name.isdigit() and not name.isalpha()
 
 
 def environment_of_name(full_name: str) -> str:
@@ -65,12 +77,11 @@ def environment_of_name(full_name: str) -> str:
 
 def without_credentials(repo_url: str) -> str:
     """The URL without ``user:password@``. The user of ssh and scp-like URLs (``git@``) is no secret and stays."""
-    scheme, separator, rest = repo_url.partition("://")
-    if not separator:
-        return repo_url
+    scheme, separator, rest = repo_url.rpartition("//") if "//" in repo_url.partition("@")[0] else ("", "", repo_url)
     authority, slash, path = rest.partition("/")
     userinfo, at, host = authority.rpartition("@")
     if not at:
         return repo_url
-    user = userinfo.partition(":")[0] if scheme.lower().endswith("ssh") else ""
-    return f"{scheme}://{user}{'@' if user else ''}{host}{slash}{path}"
+    user, colon, _ = userinfo.partition(":")
+    keeps_user = scheme.lower().endswith("ssh:") or (not separator and not colon)
+    return f"{scheme}{separator}{user + '@' if keeps_user and user else ''}{host}{slash}{path}"

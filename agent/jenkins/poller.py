@@ -89,6 +89,8 @@ class Poller:
             report_from = self._poll(report)
         except JenkinsError as error:
             report.problems.insert(0, str(error))
+            if isinstance(error, UnauthorizedError):
+                self._client.reload_token()
             self._save_state(_state_of(error), report, None)
         else:
             self._save_state("error" if report.problems else "ok", report, report_from)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
-_PLAIN_FIELDS = ("job", "branch", "job.environment")
+_PLAIN_FIELDS = ("job", "job.environment", "number", "repo_url", "branch", "commit")
 DEFAULT_JOBS = "re:(?i)deploy"
 DEFAULT_ENVIRONMENT = "{params.ENVIRONMENT}|{job.environment}"
 
@@ -37,7 +37,7 @@ class Pattern:
             return cls(text, re.compile(_glob(text)))
         try:
             return cls(text, re.compile(text.removeprefix("re:")))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise RuleError(f"{text!r} is no regular expression: {error}") from None
 
     def match(self, full_name: str) -> dict[str, str] | None:
@@ -57,8 +57,9 @@ def _glob(text: str) -> str:
 class Template:
     """``{params.ENVIRONMENT}|production``: the first alternative whose fields all have a value.
 
-    Fields: ``{params.NAME}`` (a build parameter), ``{job}`` (full name), ``{branch}``, ``{job.environment}``
-    (what the job's name says), and the named groups of the rule's ``re:`` pattern.
+    Fields: ``{params.NAME}`` (a build parameter), ``{job}`` (full name), ``{job.environment}`` (what the job's name
+    says), ``{number}``, what the build checked out as ``{repo_url}``, ``{branch}`` and ``{commit}``, and the named
+    groups of the rule's ``re:`` pattern.
     """
 
     text: str
@@ -69,6 +70,8 @@ class Template:
         """Raises :class:`RuleError` for a field that does not exist or braces that do not pair."""
         known = (*_PLAIN_FIELDS, *groups)
         for field in _FIELD.findall(text):
+            if "|" in field:
+                raise RuleError(f"{text!r}: the | stands between braces: {{{field.replace('|', '}|{')}}}")
             if field not in known and not (field.startswith("params.") and len(field) > len("params.")):
                 fields = ", ".join(f"{{{name}}}" for name in ("params.NAME", *known))
                 raise RuleError(f"{text!r}: there is no field {{{field}}}; there are {fields}")

@@ -256,7 +256,8 @@ class Outbox:
     def select(self, selection: Selection) -> list[Row]:
         """The events that a replay would send again, oldest first."""
         if selection.names:
-            return [row for name in selection.names if (row := self.find(name)) is not None]
+            found = {row.id: row for name in selection.names if (row := self.find(name)) is not None}
+            return list(found.values())
         states = ", ".join("?" for _ in selection.states)
         return self._rows(
             f"state IN ({states}) AND created_at >= ? ORDER BY id",

@@ -411,7 +411,7 @@ def test_nothing_is_skipped_for_an_answer_that_lies(
     finish_one(watched, clock)
     watched.break_with(lambda path, _: getattr(_Answers, answer) if path == where else None)
     report = poll(controller, outbox)
-    assert report.problems and report.problems[0].count("main")
+    assert len(report.problems) == 1
     [known] = controller_states(outbox)
     assert known.state == (state if where == "/api/json" or state == "unreachable" else "error")
     assert known.last_error
@@ -496,6 +496,44 @@ def test_a_context_path_works(outbox: Outbox, controller: JenkinsSettings, clock
         finish_one(jenkins, clock)
         poll(settings, outbox)
     assert event(outbox, "main:deploy/shop#1")["logs_url"] == "http://127.0.0.1:8080/jenkins/job/deploy/job/shop/1/"
+
+
+def test_an_ipv6_address_works(outbox: Outbox, jenkins: LocalJenkins, controller: JenkinsSettings) -> None:
+    from agent.sandbox.server import LocalServer
+
+    jenkins.add_job("deploy/shop")
+    with LocalServer(jenkins.app, "::1") as server:
+        assert "[::1]" in server.url
+        assert poll(replace(controller, url=server.url + "/"), outbox).jobs == 1
+
+
+def test_numbers_beyond_all_measure_are_an_error_or_a_failed_event_and_no_crash(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    odd = finish_one(watched, clock)
+    watched.update_build("deploy/shop", odd, timestamp=10**40, duration=10**40)
+    poll(controller, outbox)
+    assert [row.state for row in outbox.rows(None, 10)] == [State.FAILED]
+    watched.set_next_build_number("deploy/shop", 10**40)
+    assert "another shape" in poll(controller, outbox).problems[0]
+
+
+def test_a_new_jenkins_token_in_the_file_is_taken_up_without_a_restart(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, tmp_path: Path
+) -> None:
+    from agent.credentials import Token
+    from agent.jenkins.client import JenkinsClient
+    from agent.jenkins.poller import Poller
+
+    file = tmp_path / "jenkins.token"
+    file.write_text("old")
+    client = JenkinsClient(replace(controller, token=Token.from_file(file)))
+    poller = Poller(controller, (rule(),), client, outbox)
+    assert "API token are wrong" in poller.poll().problems[0]
+    file.write_text("sandbox-token")
+    poller.poll()
+    assert poller.poll().problems == []
+    client.close()
 
 
 def test_the_cursor_stays_when_events_cannot_be_stored(

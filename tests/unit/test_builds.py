@@ -1,0 +1,179 @@
+"""Builds: when one is final, and what is kept of Jenkins' answer; against answers of a Jenkins 2.516.2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.jenkins.builds import BUILD_TREE, Build, Checkout, Phase, RawBuild, build_of
+from agent.sandbox.jenkins.tree import parse
+
+RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
+SHA = "f95b91056489d8c02e4ef910367506a785e7c393"
+
+
+def raw_build(**fields: Any) -> RawBuild:
+    return msgspec.convert({"number": 7, **fields}, RawBuild)
+
+
+def build(*actions: Any, **fields: Any) -> Build:
+    return build_of(raw_build(actions=list(actions), **fields), controller="main", job="shop", branch_job=False)
+
+
+@pytest.mark.parametrize(
+    ("building", "in_progress", "result", "duration", "phase"),
+    [
+        (True, True, None, 0, Phase.RUNNING),
+        (True, False, None, 0, Phase.RUNNING),  # a pipeline at its start
+        (True, True, "SUCCESS", 0, Phase.RUNNING),  # can still get worse
+        (False, True, "SUCCESS", 29, Phase.RUNNING),  # a freestyle build at its end
+        (False, False, "SUCCESS", 0, Phase.SETTLING),  # a pipeline at its end
+        (False, False, None, 12, Phase.SETTLING),
+        (False, False, "SUCCESS", -5, Phase.SETTLING),
+        (False, False, "SUCCESS", 1, Phase.FINAL),
+        (False, False, "NOT_BUILT", 66, Phase.FINAL),
+        (False, None, "SUCCESS", 1, Phase.FINAL),  # an older Jenkins does not tell inProgress
+        (True, None, None, 0, Phase.RUNNING),
+    ],
+)
+def test_a_build_is_final_when_everything_agrees(
+    building: bool, in_progress: bool | None, result: str | None, duration: int, phase: Phase
+) -> None:
+    raw = raw_build(building=building, inProgress=in_progress, result=result, duration=duration)
+    assert raw.phase is phase
+
+
+@pytest.mark.parametrize("trace", ["freestyle", "pipeline", "pipeline-early-unstable", "matrix"])
+def test_the_first_final_answer_of_a_recorded_build_is_the_last_word(trace: str) -> None:
+    answers = [entry["build"] for entry in json.loads((RECORDED / f"trace-{trace}.json").read_text(encoding="utf-8"))]
+    raws = [msgspec.convert(answer, RawBuild) for answer in answers if answer != 404]
+    final = [raw for raw in raws if raw.phase is Phase.FINAL]
+    assert final
+    assert all((raw.result, raw.duration) == (raws[-1].result, raws[-1].duration) for raw in final)
+    assert len(final) < len(raws)
+
+
+def test_every_recorded_combination_of_states_is_read_as_what_it_was() -> None:
+    recorded = json.loads((RECORDED / "trace-state-combinations.json").read_text(encoding="utf-8"))
+    for seen in (entry for entries in recorded.values() for entry in entries):
+        building, in_progress, result, duration, _ = seen["state"]
+        running = building == "building" or in_progress == "inProgress"
+        settled = result is not None and duration == "dur>0"
+        expected = Phase.RUNNING if running else Phase.FINAL if settled else Phase.SETTLING
+        assert msgspec.convert(seen["example"], RawBuild).phase is expected, seen["state"]
+
+
+def test_the_end_is_the_timestamp_plus_the_duration() -> None:
+    assert raw_build(timestamp=1000, duration=250).ended_at == 1250
+    assert raw_build(timestamp=1000, duration=-1).ended_at == 1000
+
+
+def test_what_is_kept_of_a_recorded_build() -> None:
+    raw = msgspec.json.decode((RECORDED / "builds/deploy-free-2.json").read_bytes(), type=RawBuild)
+    assert build_of(raw, controller="main", job="deploy-free", branch_job=False) == Build(
+        controller="main",
+        job="deploy-free",
+        number=2,
+        url="http://127.0.0.1:8080/job/deploy-free/2/",
+        result="SUCCESS",
+        started_at=1795419240714,
+        ended_at=1795419240714 + 1044,
+        branch_job=False,
+        parameters={"ENVIRONMENT": "production", "VERSION": "main"},
+        masked_parameters=(),
+        checkouts=(
+            Checkout(remote_urls=("https://github.example.test/acme/shop.git",), branches=("origin/main",), commit=SHA),
+        ),
+    )
+
+
+def test_the_parameters_of_a_recorded_build_are_text_and_the_password_is_masked() -> None:
+    raw = msgspec.json.decode((RECORDED / "builds/deploy-param-7.json").read_bytes(), type=RawBuild)
+    kept = build_of(raw, controller="main", job="deploy-param", branch_job=False)
+    assert kept.parameters == {
+        "ENVIRONMENT": "production",
+        "VERSION": "2.0",
+        "DRY_RUN": "false",
+        "NOTES": "line one\nline two",
+    }
+    assert kept.masked_parameters == ("DEPLOY_TOKEN",)
+
+
+@pytest.mark.parametrize("file", sorted((RECORDED / "builds").glob("*.json")), ids=lambda file: file.stem)
+def test_the_tree_asks_for_all_that_is_kept(file: Path) -> None:
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    cut = parse(BUILD_TREE).apply(whole)
+    kept = [
+        build_of(msgspec.convert(answer, RawBuild), controller="main", job="x", branch_job=False)
+        for answer in (whole, cut)
+    ]
+    assert kept[0] == kept[1]
+    assert msgspec.convert(whole, RawBuild).phase is msgspec.convert(cut, RawBuild).phase
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(True, "true"), (False, "false"), (0, "0"), (1.5, "1.5"), ("", ""), ("größe", "größe")]
+)
+def test_a_parameter_is_written_as_groovy_writes_it(value: object, text: str) -> None:
+    assert build({"parameters": [{"name": "P", "value": value}]}).parameters == {"P": text}
+
+
+@pytest.mark.parametrize("value", [None, [], ["a"], {"a": "b"}])
+def test_a_parameter_of_no_single_value_is_left_out(value: object) -> None:
+    kept = build({"parameters": [{"name": "P", "value": value}, {"name": "Q", "value": "q"}]})
+    assert (kept.parameters, kept.masked_parameters) == ({"Q": "q"}, ())
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        None,
+        {},
+        {"parameters": "none", "remoteUrls": {"url": "x"}, "lastBuiltRevision": 7},
+        {"parameters": [{"value": "without a name"}]},
+        {"remoteUrls": []},
+        {"remoteUrls": [None]},
+        {"lastBuiltRevision": {"SHA1": SHA, "branch": [{"name": "main"}]}},
+    ],
+)
+def test_actions_that_say_nothing_of_use_are_passed_over(action: object) -> None:
+    kept = build(action, {"parameters": [{"name": "P", "value": "p"}]})
+    assert (kept.parameters, kept.checkouts) == ({"P": "p"}, ())
+
+
+@pytest.mark.parametrize("revision", [None, "x", {}, {"SHA1": ""}, {"SHA1": 7}, {"branch": "main"}])
+def test_a_checkout_without_a_usable_revision_still_names_its_repository(revision: object) -> None:
+    url = "https://github.com/acme/shop.git"
+    kept = build({"remoteUrls": [url], "lastBuiltRevision": revision})
+    assert kept.checkouts == (Checkout(remote_urls=(url,), branches=(), commit=None),)
+
+
+def test_no_credentials_of_a_remote_are_kept() -> None:
+    kept = build({"remoteUrls": ["https://bot:s3cr3t@github.com/acme/shop.git", "ssh://git:s3cr3t@host/acme/shop"]})
+    assert kept.checkouts[0].remote_urls == ("https://github.com/acme/shop.git", "ssh://git@host/acme/shop")
+
+
+_KEYS = st.sampled_from(["name", "value", "SHA1", "branch", "upstreamProject", "_class"])
+_JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS | st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+_FIELDS = ["_class", "parameters", "causes", "remoteUrls", "lastBuiltRevision", "other"]
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(_FIELDS), _JSON) | st.none(), max_size=4), st.text())
+def test_whatever_plugins_put_into_actions_a_build_is_kept(actions: list[Any], url: str) -> None:
+    try:
+        raw = msgspec.json.decode(msgspec.json.encode({"number": 7, "url": url, "actions": actions}), type=RawBuild)
+    except msgspec.ValidationError:
+        return
+    kept = build_of(raw, controller="main", job="shop", branch_job=False)
+    assert (kept.number, kept.url) == (7, url)
+    assert msgspec.json.decode(msgspec.json.encode(kept), type=Build) == kept

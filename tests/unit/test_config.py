@@ -1,0 +1,412 @@
+"""The configuration file: what its keys mean, and errors that name the key that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from agent.config import DEFAULT_PATH, ConfigError, DeliverySettings, Settings, find_file, load
+from agent.jenkins.rules import DEFAULT_ENVIRONMENT, DEFAULT_JOBS
+
+SECRET = "s3cr3t-0123456789"
+HIVEL = '[hivel]\nurl = "https://app.hivel.ai"\ntoken_file = "hivel"\n'
+JENKINS = '[[jenkins]]\nurl = "https://ci.example/jenkins/"\n'
+JAN_31 = 1769817600000  # 2026-01-31T00:00:00Z
+
+Load = Callable[[str], Settings]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HIVEL_API_TOKEN", "JENKINS_API_TOKEN", "CREDENTIALS_DIRECTORY", "HIVEL_AGENT_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Load:
+    """Load a text as a file beside which lie the token files ``hivel`` and ``jenkins``."""
+    (tmp_path / "hivel").write_text(f"{SECRET}-hivel\n", encoding="utf-8")
+    (tmp_path / "jenkins").write_text(f"{SECRET}-jenkins\n", encoding="utf-8")
+
+    def load_text(text: str) -> Settings:
+        file = tmp_path / "config.toml"
+        file.write_text(text, encoding="utf-8")
+        return load(file)
+
+    return load_text
+
+
+def problem(settings: Load, text: str) -> str:
+    """The error without the file's name, which every error starts with."""
+    with pytest.raises(ConfigError) as error:
+        settings(text)
+    file, message = str(error.value).split("config.toml: ", 1)
+    assert file
+    return message
+
+
+# ---- what is read
+
+
+def test_two_tables_are_enough_and_the_rest_has_defaults(settings: Load) -> None:
+    read = settings(HIVEL + JENKINS)
+    assert read.hivel.deployment_url == "https://app.hivel.ai/api/hooks/v2/deployment"
+    assert read.hivel.token.reveal() == f"{SECRET}-hivel"
+    (controller,) = read.controllers
+    assert (controller.name, controller.url) == ("ci.example", "https://ci.example/jenkins/")
+    assert (controller.username, controller.token) == (None, None)
+    assert (controller.poll_interval_ms, controller.timeout_ms) == (15_000, 30_000)
+    assert controller.report_from(JAN_31) == JAN_31
+    (rule,) = read.rules
+    assert (rule.job.text, rule.environment.text) == (DEFAULT_JOBS, DEFAULT_ENVIRONMENT)
+    assert (rule.repo_url, rule.branch, rule.image) == (None, None, None)
+    assert read.outbox == Path("/var/lib/hivel-agent/outbox.db")
+    assert read.delivery == DeliverySettings(
+        concurrency=8,
+        timeout_ms=10_000,
+        interval_ms=1_000,
+        backoff_initial_ms=5_000,
+        backoff_max_ms=900_000,
+        canceled_spelling="canceled",
+    )
+    assert read.delivery == DeliverySettings()
+
+
+def test_every_key_is_read(settings: Load, tmp_path: Path) -> None:
+    read = settings(
+        HIVEL
+        + """
+        [[jenkins]]
+        name = "main"
+        url = "http://[::1]:8080/ci"
+        username = "bot"
+        token_file = "jenkins"
+        poll_interval = "1m30s"
+        since = "7d"
+        timeout = "2.5s"
+
+        [[jenkins]]
+        name = "second"
+        url = "http://127.0.0.1:8081"
+
+        [[deployment]]
+        job = "re:^(?P<team>[^/]+)/deploy-(?P<app>.+)$"
+        environment = "{params.ENVIRONMENT}|{team}"
+        repo_url = "https://github.com/{team}/{app}"
+        branch = "{params.BRANCH}|{branch}"
+        image = "{team}/{app}:{params.VERSION}"
+
+        [[deployment]]
+        job = "release-*"
+        environment = "production"
+
+        [outbox]
+        path = "state/outbox.db"
+
+        [delivery]
+        concurrency = 32
+        timeout = "5s"
+        interval = "250ms"
+        backoff_initial = "100ms"
+        backoff_max = "1h"
+        canceled_spelling = "cancelled"
+        """
+    )
+    first, second = read.controllers
+    assert (first.name, first.url, first.username) == ("main", "http://[::1]:8080/ci/", "bot")
+    assert first.token is not None
+    assert first.token.reveal() == f"{SECRET}-jenkins"
+    assert (first.poll_interval_ms, first.timeout_ms) == (90_000, 2_500)
+    assert first.report_from(JAN_31) == JAN_31 - 7 * 86_400_000
+    assert (second.name, second.url, second.token) == ("second", "http://127.0.0.1:8081/", None)
+    deploy, release = read.rules
+    assert deploy.job.match("shop/deploy-web") == {"team": "shop", "app": "web"}
+    templates = (deploy.environment, deploy.repo_url, deploy.branch, deploy.image)
+    assert [template.text for template in templates if template] == [
+        "{params.ENVIRONMENT}|{team}",
+        "https://github.com/{team}/{app}",
+        "{params.BRANCH}|{branch}",
+        "{team}/{app}:{params.VERSION}",
+    ]
+    assert (release.job.text, release.environment.text) == ("release-*", "production")
+    assert read.outbox == tmp_path / "state" / "outbox.db"
+    assert read.delivery == DeliverySettings(32, 5_000, 250, 100, 3_600_000, "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "asked"),
+    [
+        ("https://ci.example", "ci.example", "https://ci.example/"),
+        ("https://ci.example/", "ci.example", "https://ci.example/"),
+        ("https://ci.example/a/jenkins//", "ci.example", "https://ci.example/a/jenkins/"),
+        ("http://ci.example:8080/jenkins", "ci.example:8080", "http://ci.example:8080/jenkins/"),
+        ("http://[2001:db8::1]:8080/", "[2001:db8::1]:8080", "http://[2001:db8::1]:8080/"),
+        ("http://[::1]/jenkins", "[::1]", "http://[::1]/jenkins/"),
+    ],
+)
+def test_a_controller_is_called_after_its_host(settings: Load, url: str, name: str, asked: str) -> None:
+    (controller,) = settings(f'{HIVEL}[[jenkins]]\nurl = "{url}"\n').controllers
+    assert (controller.name, controller.url) == (name, asked)
+
+
+@pytest.mark.parametrize(
+    ("since", "moment"),
+    [
+        ('"now"', JAN_31),
+        ('"24h"', JAN_31 - 86_400_000),
+        ('"2026-01-30"', JAN_31 - 86_400_000),
+        ('"2026-01-31T02:00:00+02:00"', JAN_31),
+        ("2026-01-30", JAN_31 - 86_400_000),
+        ("2026-01-31T01:00:00Z", JAN_31 + 3_600_000),
+        ("2026-01-31T01:00:00", JAN_31 + 3_600_000),
+    ],
+)
+def test_since_is_a_word_a_duration_or_a_date_of_toml(settings: Load, since: str, moment: int) -> None:
+    (controller,) = settings(f"{HIVEL}{JENKINS}since = {since}\n").controllers
+    assert controller.report_from(JAN_31) == moment
+
+
+def test_a_date_of_toml_stays_a_date(settings: Load) -> None:
+    (controller,) = settings(f"{HIVEL}{JENKINS}since = 2026-01-30T00:00:00Z\n").controllers
+    assert controller.since == datetime(2026, 1, 30, tzinfo=UTC)
+    assert isinstance(controller.since, date)
+
+
+def test_the_tokens_may_come_from_the_environment(settings: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIVEL_API_TOKEN", "hivel-of-the-environment")
+    monkeypatch.setenv("JENKINS_API_TOKEN", "jenkins-of-the-environment")
+    read = settings(f'[hivel]\nurl = "https://app.hivel.in/"\n{JENKINS}username = "bot"\n')
+    assert read.hivel.token.reveal() == "hivel-of-the-environment"
+    assert read.controllers[0].token is not None
+    assert read.controllers[0].token.reveal() == "jenkins-of-the-environment"
+
+
+def test_the_tokens_may_come_from_systemd(settings: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "hivel-token").write_text("hivel-of-systemd", encoding="utf-8")
+    (tmp_path / "jenkins-token").write_text("jenkins-of-systemd", encoding="utf-8")
+    read = settings(f'[hivel]\nurl = "https://app.hivel.in/"\n{JENKINS}username = "bot"\n')
+    assert read.hivel.token.reveal() == "hivel-of-systemd"
+    assert read.controllers[0].token is not None
+    assert read.controllers[0].token.reveal() == "jenkins-of-systemd"
+
+
+def test_absolute_paths_stay_as_they_are(settings: Load) -> None:
+    assert settings(f'{HIVEL}{JENKINS}[outbox]\npath = "/srv/outbox.db"\n').outbox == Path("/srv/outbox.db")
+
+
+def test_no_token_is_in_what_settings_show_of_themselves(settings: Load) -> None:
+    read = settings(f'{HIVEL}{JENKINS}username = "bot"\ntoken_file = "jenkins"\n')
+    for shown in (str(read), repr(read), f"{read}", f"{read.hivel} {read.controllers}"):
+        assert SECRET not in shown
+
+
+# ---- what is refused
+
+
+def short(value: str) -> str:
+    """A name for a case: not the whole file, but what is expected of it."""
+    return "file" if "\n" in value else value
+
+
+def with_hivel(line: str) -> str:
+    return f"[hivel]\n{line}\n{JENKINS}"
+
+
+def with_jenkins(line: str) -> str:
+    return f"{HIVEL}[[jenkins]]\n{line}\n"
+
+
+def with_deployment(line: str) -> str:
+    return f"{HIVEL}{JENKINS}[[deployment]]\n{line}\n"
+
+
+def with_delivery(line: str) -> str:
+    return f"{HIVEL}{JENKINS}[delivery]\n{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("speed = 1\n" + HIVEL + JENKINS, "speed"),
+        (with_hivel('url = "https://x"\ntokenfile = "hivel"'), "hivel.tokenfile"),
+        (with_jenkins('url = "https://x"\nuser = "bot"'), "jenkins[0].user"),
+        (HIVEL + JENKINS + '[[jenkins]]\nurl = "https://x"\nusr = "bot"\n', "jenkins[1].usr"),
+        (with_deployment('job = "x"\nenv = "prod"'), "deployment[0].env"),
+        (HIVEL + JENKINS + "[outbox]\nfile = 1\n", "outbox.file"),
+        (with_delivery("retries = 3"), "delivery.retries"),
+    ],
+    ids=short,
+)
+def test_an_unknown_key_is_named(settings: Load, text: str, key: str) -> None:
+    assert problem(settings, text) == f"{key}: unknown key"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (JENKINS, "hivel"),
+        ('[hivel]\ntoken_file = "hivel"\n' + JENKINS, "hivel.url"),
+        (with_jenkins('name = "main"'), "jenkins[0].url"),
+        (with_deployment('environment = "production"'), "deployment[0].job"),
+    ],
+    ids=short,
+)
+def test_a_missing_key_is_named(settings: Load, text: str, key: str) -> None:
+    assert problem(settings, text) == f"{key}: this key is required"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (with_hivel("url = 1"), "hivel.url"),
+        ("hivel = 1\n" + JENKINS, "hivel"),
+        (HIVEL + '[jenkins]\nurl = "https://x"\n', "jenkins"),
+        (with_jenkins('url = "https://x"\npoll_interval = 15'), "jenkins[0].poll_interval"),
+        (with_jenkins('url = "https://x"\ntimeout = true'), "jenkins[0].timeout"),
+        (with_jenkins('url = "https://x"\nusername = ["bot"]'), "jenkins[0].username"),
+        (with_jenkins('url = "https://x"\nsince = 7'), "jenkins[0].since"),
+        (with_jenkins('url = "https://x"\nsince = 18:00:00'), "jenkins[0].since"),
+        (with_deployment('job = ["a", "b"]'), "deployment[0].job"),
+        (with_deployment('job = "a"\nimage = 1'), "deployment[0].image"),
+        (HIVEL + JENKINS + "[outbox]\npath = 1\n", "outbox.path"),
+        (with_delivery('concurrency = "8"'), "delivery.concurrency"),
+        (with_delivery("concurrency = true"), "delivery.concurrency"),
+        (with_delivery("timeout = 10"), "delivery.timeout"),
+        (with_delivery('canceled_spelling = "aborted"'), "delivery.canceled_spelling"),
+    ],
+    ids=short,
+)
+def test_a_wrong_type_names_its_key(settings: Load, text: str, key: str) -> None:
+    assert problem(settings, text).startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (with_jenkins('url = "ci.example"'), "jenkins[0].url: 'ci.example' is no URL"),
+        (with_jenkins('url = "ftp://ci.example"'), "jenkins[0].url: 'ftp://ci.example' is no URL"),
+        (with_jenkins('url = ""'), "jenkins[0].url: '' is no URL"),
+        (with_jenkins('url = "http://"'), "jenkins[0].url: 'http://' is no URL"),
+        (with_jenkins('url = "http://:8080"'), "jenkins[0].url: 'http://:8080' is no URL"),
+        (with_jenkins('url = "http://h:99999"'), "jenkins[0].url: 'http://h:99999' is no URL"),
+        (with_jenkins('url = "http://h:0"'), "jenkins[0].url: 'http://h:0' is no URL"),
+        (with_jenkins('url = "http://[::1"'), "jenkins[0].url: 'http://[::1' is no URL"),
+        (with_jenkins('url = "http://ci example/"'), "jenkins[0].url: 'http://ci example/' is no URL"),
+        (with_jenkins('url = "http://ci\\n/"'), "jenkins[0].url: 'http://ci\\n/' is no URL"),
+        (with_jenkins('url = "http://ci/?a=b"'), "jenkins[0].url: 'http://ci/?a=b' must end with the path"),
+        (with_jenkins('url = "http://ci/#top"'), "jenkins[0].url: 'http://ci/#top' must end with the path"),
+        (with_jenkins('url = "http://ci/?"'), "jenkins[0].url: 'http://ci/?' must end with the path"),
+        (with_jenkins('url = "http://ci/#"'), "jenkins[0].url: 'http://ci/#' must end with the path"),
+        (with_hivel('url = "app.hivel.ai"\ntoken_file = "hivel"'), "hivel.url: 'app.hivel.ai' is no URL"),
+        (with_jenkins('url = "http://ci"\nname = ""'), "jenkins[0].name: ''"),
+        (with_jenkins('url = "http://ci"\nname = "a#1"'), "jenkins[0].name: 'a#1'"),
+        (with_jenkins('url = "http://ci"\npoll_interval = "often"'), "jenkins[0].poll_interval: 'often' is no dur"),
+        (with_jenkins('url = "http://ci"\npoll_interval = "0s"'), "jenkins[0].poll_interval: '0s' must be longer"),
+        (with_jenkins('url = "http://ci"\ntimeout = "-1s"'), "jenkins[0].timeout: '-1s' is no duration"),
+        (with_jenkins('url = "http://ci"\nsince = "soon"'), "jenkins[0].since: 'soon' is no date or time"),
+        (with_jenkins('url = "http://ci"\ntoken_file = "jenkins"'), "jenkins[0].username: is missing"),
+        (JENKINS.join([HIVEL, JENKINS]), "jenkins[1].name: 'ci.example' is the name of another controller"),
+        (HIVEL, "[[jenkins]]: no controller is named"),
+        (with_deployment('job = ""'), "deployment[0].job: is empty"),
+        (with_deployment('job = "re:("'), "deployment[0].job: 're:(' is no regular expression"),
+        (with_deployment('job = "a"\nenvironment = ""'), "deployment[0].environment: ''"),
+        (with_deployment('job = "a"\nenvironment = "{env}"'), "deployment[0].environment: '{env}': there is no field"),
+        (with_deployment('job = "a"\nrepo_url = "{job"'), "deployment[0].repo_url: '{job': a brace"),
+        (with_deployment('job = "a"\nbranch = "a|"'), "deployment[0].branch: 'a|': there is nothing"),
+        (with_deployment('job = "a"\nimage = "{app}"'), "deployment[0].image: '{app}': there is no field {app}"),
+        (HIVEL + JENKINS + '[outbox]\npath = ""\n', "outbox.path: is empty"),
+        (with_delivery("concurrency = 0"), "delivery.concurrency: 0 is not between"),
+        (with_delivery("concurrency = 257"), "delivery.concurrency: 257 is not between"),
+        (with_delivery('timeout = "10"'), "delivery.timeout: '10' is no duration"),
+        (with_delivery('interval = "0ms"'), "delivery.interval: '0ms' must be longer"),
+        (with_delivery('backoff_initial = "x"'), "delivery.backoff_initial: 'x' is no duration"),
+        (with_delivery('backoff_max = "1s"'), "delivery.backoff_max: is shorter than backoff_initial"),
+    ],
+    ids=short,
+)
+def test_a_value_without_sense_names_its_key_and_itself(settings: Load, text: str, message: str) -> None:
+    assert problem(settings, text).startswith(message)
+
+
+def test_a_duration_beyond_all_numbers_names_its_key(settings: Load) -> None:
+    text = with_delivery(f'timeout = "{"9" * 400}d"')
+    assert problem(settings, text).startswith("delivery.timeout: ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://bot:{SECRET}@ci.example/",
+        f"https://{SECRET}@ci.example/",
+        f"ftp://bot:{SECRET}@ci.example/",
+        f"https://bot:{SECRET}#1@ci.example/",
+        f"https://bot:{SECRET}@ci.example:none/",
+    ],
+)
+@pytest.mark.parametrize("table", ["hivel", "jenkins[0]"])
+def test_credentials_in_a_url_are_refused_and_not_repeated(settings: Load, table: str, url: str) -> None:
+    line = f'url = "{url}"'
+    text = with_hivel(f'{line}\ntoken_file = "hivel"') if table == "hivel" else with_jenkins(line)
+    message = problem(settings, text)
+    assert message.startswith(f"{table}.url: ")
+    assert SECRET not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (with_hivel('url = "https://x"'), "hivel.token_file: no token: name a file here, or set HIVEL_API_TOKEN"),
+        (with_hivel('url = "https://x"\ntoken_file = "none"'), "hivel.token_file: cannot read "),
+        (with_hivel('url = "https://x"\ntoken_file = "."'), "hivel.token_file: cannot read "),
+        (with_hivel('url = "https://x"\ntoken_file = ""'), "hivel.token_file: is empty"),
+        (with_hivel('url = "https://x"\ntoken_file = "a\\u0000b"'), "hivel.token_file: "),
+        (with_jenkins('url = "https://x"\nusername = "bot"'), "jenkins[0].token_file: no token: name a file here"),
+        (with_jenkins('url = "https://x"\nusername = "bot"\ntoken_file = "none"'), "jenkins[0].token_file: cannot"),
+    ],
+    ids=short,
+)
+def test_a_token_that_cannot_be_had_names_its_key(settings: Load, text: str, message: str) -> None:
+    assert problem(settings, text).startswith(message)
+
+
+def test_an_empty_token_in_the_environment_names_key_and_variable(
+    settings: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIVEL_API_TOKEN", "")
+    message = problem(settings, with_hivel('url = "https://x"'))
+    assert message.startswith("hivel.token_file: the environment variable HIVEL_API_TOKEN is empty")
+
+
+@pytest.mark.parametrize("content", [b"[hivel\n", b"a = \xff\n", b"a = 1\na = 2\n"])
+def test_what_is_no_toml_names_the_file(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load(file)
+    assert str(error.value).startswith(f"{file}: no valid TOML: ")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such file") as error:
+        load(tmp_path / "absent.toml")
+    assert str(error.value).startswith(f"{tmp_path / 'absent.toml'}: ")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+
+
+# ---- which file
+
+
+def test_the_file_given_comes_before_the_environment_and_that_before_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert find_file(None) == DEFAULT_PATH == Path("/etc/hivel-agent/config.toml")
+    monkeypatch.setenv("HIVEL_AGENT_CONFIG", "/srv/agent.toml")
+    assert find_file(None) == Path("/srv/agent.toml")
+    assert find_file(Path("here.toml")) == Path("here.toml")
+    monkeypatch.setenv("HIVEL_AGENT_CONFIG", "")
+    assert find_file(None) == DEFAULT_PATH

@@ -1,0 +1,542 @@
+"""From recorded builds of a Jenkins 2.516.2 to the events that Hivel gets, field by field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.event import DeploymentEvent, encode
+from agent.jenkins.builds import Build, Checkout, RawBuild, build_of
+from agent.jenkins.derive import Underivable, deployment_id, derive, from_json, to_json
+from agent.jenkins.rules import DEFAULT_ENVIRONMENT, Pattern, Rule, Template, default_rules, first_match
+
+BUILDS = Path(__file__).parents[1] / "data" / "recorded-jenkins" / "builds"
+JENKINS = "http://127.0.0.1:8080"
+SHOP = "https://github.example.test/acme/shop.git"
+
+
+def recorded(name: str, job: str, *, branch_job: bool = False, **changes: Any) -> Build:
+    answer = json.loads((BUILDS / f"{name}.json").read_text(encoding="utf-8")) | changes
+    return build_of(msgspec.convert(answer, RawBuild), controller="main", job=job, branch_job=branch_job)
+
+
+def rule(job: str = "**", environment: str = DEFAULT_ENVIRONMENT, **templates: str) -> Rule:
+    pattern = Pattern.parse(job)
+    groups = tuple(pattern.expression.groupindex)
+    parsed = {field: Template.parse(text, groups) for field, text in templates.items()}
+    return Rule(pattern, Template.parse(environment, groups), **parsed)
+
+
+def derived(build: Build, by: Rule) -> DeploymentEvent | Underivable:
+    match = first_match([by], build.job)
+    assert match is not None
+    return derive(build, match)
+
+
+def payload(build: Build, by: Rule) -> dict[str, Any]:
+    event = derived(build, by)
+    assert isinstance(event, DeploymentEvent), event
+    decoded = json.loads(encode(event))
+    assert isinstance(decoded, dict)
+    return decoded
+
+
+def reason(build: Build, by: Rule) -> str:
+    outcome = derived(build, by)
+    assert isinstance(outcome, Underivable), outcome
+    return outcome.reason
+
+
+def made(**fields: Any) -> Build:
+    return Build(**{"controller": "main", "job": "shop", "number": 7, "started_at": 1000, "ended_at": 2000, **fields})
+
+
+# ---- one build of every kind of job: (recording, full name, branch of a multibranch project?, rule, event)
+
+COMMON = {"event_type": "completed", "status": "success", "build_number": "1"}
+(DEFAULT,) = default_rules()
+KINDS = [
+    pytest.param(
+        *("deploy-free-1", "deploy-free", False, DEFAULT),
+        {
+            "deployment_id": "main:deploy-free#1",
+            "repo_url": SHOP,
+            "commit_hash": "6dacad59e2225cb80021a8ec0f67c2f0fa6e87e2",
+            "environment": "staging",
+            "start_time": "2026-11-23T07:33:59.463Z",
+            "end_time": "2026-11-23T07:34:00.544Z",
+            "branch": "v1.0.0",
+            "logs_url": f"{JENKINS}/job/deploy-free/1/",
+        },
+        id="freestyle of a tag",
+    ),
+    pytest.param(
+        *("deploy-free-2", "deploy-free", False, DEFAULT),
+        {
+            "deployment_id": "main:deploy-free#2",
+            "build_number": "2",
+            "repo_url": SHOP,
+            "commit_hash": "f95b91056489d8c02e4ef910367506a785e7c393",
+            "environment": "production",
+            "start_time": "2026-11-23T07:34:00.714Z",
+            "end_time": "2026-11-23T07:34:01.758Z",
+            "branch": "main",
+            "logs_url": f"{JENKINS}/job/deploy-free/2/",
+        },
+        id="freestyle",
+    ),
+    pytest.param(
+        *("pipe-deploy-6", "pipe-deploy", False, DEFAULT),
+        {
+            "deployment_id": "main:pipe-deploy#6",
+            "build_number": "6",
+            "repo_url": SHOP,
+            "commit_hash": "87e64cfa39c3831eec90339c6b777c17ee89ff99",
+            "environment": "production",
+            "start_time": "2026-11-23T07:43:01.039Z",
+            "end_time": "2026-11-23T07:43:07.168Z",
+            "branch": "main",
+            "logs_url": f"{JENKINS}/job/pipe-deploy/6/",
+        },
+        id="pipeline",
+    ),
+    pytest.param(
+        *("pipe-scripted-1", "pipe-scripted", False, rule("pipe-*", "qa")),
+        {
+            "deployment_id": "main:pipe-scripted#1",
+            "repo_url": "git@github.example.test:acme/shop.git",
+            "commit_hash": "f95b91056489d8c02e4ef910367506a785e7c393",
+            "environment": "qa",
+            "start_time": "2026-11-23T07:33:19.691Z",
+            "end_time": "2026-11-23T07:33:23.597Z",
+            "branch": "main",
+            "logs_url": f"{JENKINS}/job/pipe-scripted/1/",
+        },
+        id="scripted pipeline with an scp-like URL",
+    ),
+    pytest.param(
+        *("shop-mb-feature_2Fx-1", "shop-mb/feature%2Fx", True, rule("shop-mb/*", "review-{branch}")),
+        {
+            "deployment_id": "main:shop-mb/feature%2Fx#1",
+            "repo_url": SHOP,
+            "commit_hash": "bd75d1b3bd4ebb76a26a0167d4774226d1d5d5a7",
+            "environment": "review-feature/x",
+            "start_time": "2026-11-23T07:32:45.549Z",
+            "end_time": "2026-11-23T07:32:53.298Z",
+            "branch": "feature/x",
+            "logs_url": f"{JENKINS}/job/shop-mb/job/feature%252Fx/1/",
+        },
+        id="multibranch feature/x",
+    ),
+    pytest.param(
+        *("shop-mb-gr_e-1", "shop-mb/größe", True, rule("shop-mb/*")),
+        {
+            "deployment_id": "main:shop-mb/größe#1",
+            "repo_url": SHOP,
+            "commit_hash": "de66f9b5ebb9f8994f369f175888f1d29b3b6abf",
+            "environment": "production",
+            "start_time": "2026-11-23T07:32:45.528Z",
+            "end_time": "2026-11-23T07:32:53.661Z",
+            "branch": "größe",
+            "logs_url": f"{JENKINS}/job/shop-mb/job/gr%C3%B6%C3%9Fe/1/",
+        },
+        id="multibranch größe",
+    ),
+    pytest.param(
+        *("shop-mb-fix_2342-1", "shop-mb/fix%2342", True, rule("shop-mb/*")),
+        {
+            "deployment_id": "main:shop-mb/fix%2342#1",
+            "repo_url": SHOP,
+            "commit_hash": "a01a24a551e1d4686fdebc3f127ada398d2c2728",
+            "environment": "production",
+            "start_time": "2026-11-23T07:32:45.604Z",
+            "end_time": "2026-11-23T07:32:57.064Z",
+            "branch": "fix#42",
+            "logs_url": f"{JENKINS}/job/shop-mb/job/fix%252342/1/",
+        },
+        id="multibranch fix#42",
+    ),
+    pytest.param(
+        *("matrix-app-1", "matrix-app", False, rule("matrix-*", "dev")),
+        {
+            "deployment_id": "main:matrix-app#1",
+            "status": "failed",
+            "repo_url": SHOP,
+            "commit_hash": "f95b91056489d8c02e4ef910367506a785e7c393",
+            "environment": "dev",
+            "start_time": "2026-11-23T07:34:04.862Z",
+            "end_time": "2026-11-23T07:34:09.955Z",
+            "branch": "main",
+            "logs_url": f"{JENKINS}/job/matrix-app/1/",
+        },
+        id="matrix parent",
+    ),
+    pytest.param(
+        *(
+            "team-a-backend-api-build-1",
+            "team-a/backend/api-build",
+            False,
+            rule(r"re:^(?P<team>[^/]+)/", "{team}-prod"),
+        ),
+        {
+            "deployment_id": "main:team-a/backend/api-build#1",
+            "repo_url": SHOP,
+            "commit_hash": "f95b91056489d8c02e4ef910367506a785e7c393",
+            "environment": "team-a-prod",
+            "start_time": "2026-11-23T07:33:40.216Z",
+            "end_time": "2026-11-23T07:33:43.687Z",
+            "branch": "main",
+            "logs_url": f"{JENKINS}/job/team-a/job/backend/job/api-build/1/",
+        },
+        id="job in folders",
+    ),
+    pytest.param(
+        *("pipe-tag-1", "pipe-tag", False, rule("pipe-tag")),
+        {
+            "deployment_id": "main:pipe-tag#1",
+            "repo_url": SHOP,
+            "commit_hash": "6dacad59e2225cb80021a8ec0f67c2f0fa6e87e2",
+            "environment": "production",
+            "start_time": "2026-11-23T07:33:31.521Z",
+            "end_time": "2026-11-23T07:33:34.705Z",
+            "branch": "v1.0.0",
+            "logs_url": f"{JENKINS}/job/pipe-tag/1/",
+        },
+        id="pipeline of a tag",
+    ),
+    pytest.param(
+        *("multi-remote-1", "multi-remote", False, rule("multi-remote")),
+        {
+            "deployment_id": "main:multi-remote#1",
+            "repo_url": SHOP,  # origin's, although upstream's is listed first
+            "commit_hash": "f95b91056489d8c02e4ef910367506a785e7c393",
+            "environment": "production",
+            "start_time": "2026-11-23T07:33:28.728Z",
+            "end_time": "2026-11-23T07:33:29.883Z",
+            "branch": "main",
+            "logs_url": f"{JENKINS}/job/multi-remote/1/",
+        },
+        id="two remotes in one checkout",
+    ),
+    pytest.param(
+        *("pipe-lib-scm-1", "pipe-lib-scm", False, rule("pipe-lib-scm")),
+        {
+            "deployment_id": "main:pipe-lib-scm#1",
+            "repo_url": SHOP,  # the application's, although the shared library was checked out first
+            "commit_hash": "87e64cfa39c3831eec90339c6b777c17ee89ff99",
+            "environment": "production",
+            "start_time": "2026-11-23T07:40:14.662Z",
+            "end_time": "2026-11-23T07:40:15.485Z",
+            "branch": "main",
+            "logs_url": f"{JENKINS}/job/pipe-lib-scm/1/",
+        },
+        id="shared library and application",
+    ),
+    pytest.param(
+        *("pipe-two-repos-1", "pipe-two-repos", False, rule("pipe-two-repos")),
+        {
+            "deployment_id": "main:pipe-two-repos#1",
+            "repo_url": "git@github.example.test:acme/shop.git",
+            "commit_hash": "f95b91056489d8c02e4ef910367506a785e7c393",
+            "environment": "production",
+            "start_time": "2026-11-23T07:33:29.925Z",
+            "end_time": "2026-11-23T07:33:31.398Z",
+            "branch": "main",
+            "logs_url": f"{JENKINS}/job/pipe-two-repos/1/",
+        },
+        id="two repositories, the first counts",
+    ),
+    pytest.param(
+        *("deploy-param-7", "deploy-param", False),
+        rule(
+            "re:^deploy-(?P<app>.+)$",
+            repo_url="https://bot:s3cr3t@github.example.test/acme/{app}.git",
+            branch="refs/heads/release/{params.VERSION}",
+            image="acme/{app}:{params.VERSION}",
+        ),
+        {
+            "deployment_id": "main:deploy-param#7",
+            "build_number": "7",
+            "repo_url": "https://github.example.test/acme/param.git",
+            "environment": "production",
+            "start_time": "2026-11-23T07:34:02.279Z",
+            "end_time": "2026-11-23T07:34:04.737Z",
+            "branch": "release/2.0",
+            "image": "acme/param:2.0",
+            "logs_url": f"{JENKINS}/job/deploy-param/7/",
+        },
+        id="parameterised without a checkout",
+    ),
+]
+
+
+@pytest.mark.parametrize(("recording", "job", "branch_job", "by", "event"), KINDS)
+def test_the_event_of_every_kind_of_job(
+    recording: str, job: str, branch_job: bool, by: Rule, event: dict[str, str]
+) -> None:
+    assert payload(recorded(recording, job, branch_job=branch_job), by) == COMMON | event
+
+
+# ---- every result
+
+NO_CHECKOUT = rule("**", "production", repo_url=SHOP, branch="main")
+
+
+@pytest.mark.parametrize(
+    ("recording", "job", "status", "number", "start_time", "end_time"),
+    [
+        ("pipe-notbuilt-1", "pipe-notbuilt", "unknown", 1, "07:33:23.776Z", "07:33:23.842Z"),
+        ("free-tests-16", "free-tests", "failed", 16, "07:42:50.064Z", "07:42:50.083Z"),
+        ("pipe-fail-prod-1", "pipe-fail-prod", "failed", 1, "07:33:24.225Z", "07:33:26.947Z"),
+        ("long-free-1", "long-free", "canceled", 1, "07:37:23.525Z", "07:37:29.634Z"),
+        ("long-free-4", "long-free", "unknown", 4, "07:45:32.884Z", "07:45:32.884Z"),
+    ],
+    ids=["NOT_BUILT", "UNSTABLE", "FAILURE", "ABORTED", "no result and no duration"],
+)
+def test_the_event_of_every_result(
+    recording: str, job: str, status: str, number: int, start_time: str, end_time: str
+) -> None:
+    assert payload(recorded(recording, job), NO_CHECKOUT) == {
+        "deployment_id": f"main:{job}#{number}",
+        "event_type": "completed",
+        "status": status,
+        "repo_url": SHOP,
+        "environment": "production",
+        "start_time": f"2026-11-23T{start_time}",
+        "end_time": f"2026-11-23T{end_time}",
+        "branch": "main",
+        "build_number": str(number),
+        "logs_url": f"{JENKINS}/job/{job}/{number}/",
+    }
+
+
+@pytest.mark.parametrize("result", ["PAUSED", "", "GREAT"])
+def test_a_result_that_nobody_heard_of_is_unknown(result: str) -> None:
+    assert payload(recorded("long-free-1", "long-free", result=result), NO_CHECKOUT)["status"] == "unknown"
+
+
+# ---- which repository and branch
+
+
+def checkout(*urls: str, branches: tuple[str, ...] = ("origin/main",)) -> Checkout:
+    return Checkout(remote_urls=urls, branches=branches, commit="abc")
+
+
+def test_a_library_is_the_repository_when_there_is_nothing_else() -> None:
+    event = payload(recorded("pipe-lib-1", "pipe-lib"), rule())
+    assert event["repo_url"] == "https://github.example.test/acme/deploy-lib.git"
+
+
+@pytest.mark.parametrize(
+    "library",
+    [
+        "https://github.com/acme/jenkins-shared-library.git",
+        "https://github.com/acme/pipeline_libs",
+        "git@github.com:acme/deploy.lib.git",
+        "https://github.com/acme/Jenkins-Libraries/",
+        "https://github.com/acme/library.git",
+        "git@github.com:library.git",
+    ],
+)
+def test_a_shared_library_is_told_by_its_name(library: str) -> None:
+    event = payload(made(checkouts=(checkout(library, branches=("master",)), checkout(SHOP))), rule())
+    assert (event["repo_url"], event["branch"]) == (SHOP, "main")
+
+
+@pytest.mark.parametrize("app", ["https://github.com/acme/libertine.git", "https://github.com/acme/calib"])
+def test_an_application_is_not_taken_for_a_library(app: str) -> None:
+    assert payload(made(checkouts=(checkout(app), checkout(SHOP))), rule())["repo_url"] == app
+
+
+def test_one_url_with_two_branches_is_the_repository() -> None:
+    build = made(checkouts=(checkout(SHOP, branches=("refs/remotes/fork/x", "refs/remotes/origin/main")),))
+    assert (payload(build, rule())["repo_url"], payload(build, rule())["branch"]) == (SHOP, "main")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "branch"),
+    [
+        ({"BRANCH_NAME": "main"}, "main"),
+        ({"GIT_BRANCH": "origin/feature/x"}, "feature/x"),
+        ({"BRANCH": "refs/heads/main"}, "main"),
+        ({"BRANCH_NAME": "", "GIT_BRANCH": "HEAD", "BRANCH": "main"}, "main"),
+    ],
+)
+def test_a_detached_head_takes_its_branch_from_the_parameters(parameters: dict[str, str], branch: str) -> None:
+    detached = checkout(SHOP, branches=("detached",))
+    assert payload(made(parameters=parameters, checkouts=(detached,)), rule())["branch"] == branch
+
+
+def test_a_detached_head_of_a_branch_job_takes_its_branch_from_the_jobs_name() -> None:
+    detached = checkout(SHOP, branches=("detached",))
+    build = made(job="shop-mb/feature%2Fx", branch_job=True, checkouts=(detached,))
+    assert payload(build, rule())["branch"] == "feature/x"
+
+
+# ---- what the rule says
+
+
+def test_the_templates_of_the_rule_win_over_the_build() -> None:
+    by = rule(repo_url="https://github.com/acme/other", branch="release", environment="{branch}|x", image="i:1")
+    event = payload(recorded("deploy-free-2", "deploy-free"), by)
+    fields = ("repo_url", "branch", "environment", "image")
+    assert [event[field] for field in fields] == ["https://github.com/acme/other", "release", "release", "i:1"]
+
+
+def test_a_branch_template_can_fall_back_to_the_branch_of_the_build() -> None:
+    by = rule(branch="{params.RELEASE}|{branch}")
+    build = made(checkouts=(checkout(SHOP),))
+    assert payload(build, by)["branch"] == "main"
+    assert payload(made(checkouts=(checkout(SHOP),), parameters={"RELEASE": "origin/r1"}), by)["branch"] == "r1"
+
+
+def test_an_image_that_cannot_be_filled_is_left_out() -> None:
+    assert "image" not in payload(recorded("deploy-free-2", "deploy-free"), rule(image="acme/shop:{params.TAG}"))
+
+
+@pytest.mark.parametrize("group", ["app", "branch", "job"])
+def test_a_named_group_is_a_field_of_every_template(group: str) -> None:
+    by = rule(f"re:^deploy-(?P<{group}>.+)$", f"{{{group}}}", repo_url=f"https://x/{{{group}}}", branch=f"{{{group}}}")
+    event = payload(recorded("deploy-param-7", "deploy-param"), by)
+    assert [event[field] for field in ("environment", "repo_url", "branch")] == ["param", "https://x/param", "param"]
+
+
+@pytest.mark.parametrize(
+    ("job", "parameters", "environment"),
+    [
+        ("deploy-staging", {"ENVIRONMENT": "canary"}, "canary"),
+        ("deploy-staging", {"ENVIRONMENT": " "}, "staging"),
+        ("deploy-staging", {}, "staging"),
+        ("deploy-preprod", {}, "production"),
+        ("team/deploy-QA", {}, "qa"),
+        ("deploy-shop", {}, "production"),
+    ],
+)
+def test_without_rules_the_environment_is_the_parameter_or_what_the_name_says(
+    job: str, parameters: dict[str, str], environment: str
+) -> None:
+    build = made(job=job, parameters=parameters, checkouts=(checkout(SHOP),))
+    assert payload(build, DEFAULT)["environment"] == environment
+
+
+# ---- no event, and why
+
+
+def test_a_build_without_a_checkout_says_what_is_missing_and_what_helps() -> None:
+    assert reason(recorded("deploy-param-7", "deploy-param"), DEFAULT) == (
+        "no repo_url, no branch in the build; set repo_url and branch in the rule for "
+        'job = "re:(?i)deploy", then replay'
+    )
+
+
+@pytest.mark.parametrize(
+    ("by", "missing"),
+    [
+        (rule(environment="{params.ABSENT}", repo_url=SHOP, branch="main"), "no environment in the build"),
+        (rule(repo_url="{params.ABSENT}", branch="main"), "no repo_url in the build"),
+        (rule(repo_url=SHOP, branch="{params.ABSENT}"), "no branch in the build"),
+        (rule(repo_url=SHOP, branch="refs/heads/"), "no branch in the build"),
+    ],
+)
+def test_a_required_field_that_stays_empty_is_named(by: Rule, missing: str) -> None:
+    assert reason(recorded("long-free-1", "long-free"), by).startswith(f"{missing}; set ")
+
+
+def test_a_template_that_reads_a_password_parameter_makes_no_event() -> None:
+    by = rule(repo_url=SHOP, branch="main", environment="{params.DEPLOY_TOKEN}")
+    assert "{params.DEPLOY_TOKEN} is a password parameter" in reason(recorded("deploy-param-7", "deploy-param"), by)
+
+
+def test_absurd_times_make_no_event() -> None:
+    assert "absurd times" in reason(recorded("long-free-1", "long-free", timestamp=10**18), NO_CHECKOUT)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [made(parameters={"BRANCH": " "}, checkouts=(checkout(SHOP, branches=()),)), made(checkouts=(checkout(" "),))],
+    ids=["branch", "repo_url"],
+)
+def test_blanks_are_no_value(build: Build) -> None:
+    assert "in the build; set " in reason(build, rule())
+
+
+# ---- kept, and any build at all
+
+
+def test_a_kept_build_gives_the_same_event_again() -> None:
+    build = recorded("deploy-param-7", "deploy-param")
+    assert from_json(to_json(build)) == build
+
+
+def test_the_id_is_known_before_the_event_can_be_derived() -> None:
+    assert deployment_id(recorded("deploy-param-7", "team/deploy-param")) == "main:team/deploy-param#7"
+
+
+_NAMES = st.sampled_from(["refs/heads/", "origin/", "main", "detached", "HEAD", "a" * 40, " ", ""]) | st.text()
+_SECRET = "s3cr3t"
+_URLS = (
+    st.sampled_from(
+        [f"https://u:{_SECRET}@h.example/r.git", f"ssh://git:{_SECRET}@h/r", f"HTTP://{_SECRET}@h/lib.git", "", " "]
+    )
+    | st.text()
+)
+_ACTIONS = st.lists(
+    st.fixed_dictionaries(
+        {"remoteUrls": st.lists(_URLS, max_size=3)},
+        optional={
+            "lastBuiltRevision": st.fixed_dictionaries(
+                {"SHA1": st.text(max_size=3), "branch": st.lists(st.fixed_dictionaries({"name": _NAMES}), max_size=3)}
+            )
+        },
+    ),
+    max_size=3,
+)
+_PARAMETERS = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(["ENVIRONMENT", "BRANCH", "VERSION"])},
+        optional={"value": st.none() | st.booleans() | st.text() | _NAMES},
+    ),
+    max_size=3,
+).map(lambda parameters: [{"parameters": parameters}])
+_RULES = st.sampled_from(
+    [
+        rule(),
+        NO_CHECKOUT,
+        rule(environment="{params.VERSION}|{branch}", branch="{params.VERSION}|{branch}", image="{params.VERSION}"),
+        rule(repo_url=f"https://u:{_SECRET}@h/{{params.VERSION}}", branch="{job}"),
+    ]
+)
+_TIMES = st.integers(-(10**14), 2 * 10**14) | st.integers(-(2**63), 2**63 - 1)
+
+
+@given(
+    actions=st.builds(list.__add__, _ACTIONS, _PARAMETERS),
+    job=st.text(min_size=1),
+    branch_job=st.booleans(),
+    timestamp=_TIMES,
+    duration=_TIMES,
+    result=st.none() | st.text(),
+    by=_RULES,
+)
+def test_any_build_gives_a_sound_event_or_a_reason(
+    actions: list[Any], job: str, branch_job: bool, timestamp: int, duration: int, result: str | None, by: Rule
+) -> None:
+    answer = {"number": 7, "actions": actions, "timestamp": timestamp, "duration": duration, "result": result}
+    build = build_of(msgspec.convert(answer, RawBuild), controller="main", job=job, branch_job=branch_job)
+    outcome = derived(build, by)
+    if isinstance(outcome, Underivable):
+        assert outcome.reason
+        return
+    event = json.loads(encode(outcome))
+    for field in ("deployment_id", "repo_url", "environment", "branch", "status", "start_time", "end_time"):
+        assert event[field].strip(), field
+    assert all(event.values())
+    assert event["start_time"] <= event["end_time"]
+    assert not event["branch"].startswith("refs/")
+    assert _SECRET not in json.dumps(event)

@@ -1,0 +1,349 @@
+"""The documentation is held against the code: what the README says has to exist, and what exists has to be said."""
+
+from __future__ import annotations
+
+import re
+from configparser import RawConfigParser
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args, get_type_hints
+
+import click
+import msgspec
+import pytest
+
+from agent import __version__, config
+from agent.cli import cli
+from agent.config import ConfigError
+from agent.delivery.policy import Answer, Verdict, judge
+from agent.event import DeploymentEvent
+from agent.jenkins.builds import Build
+from agent.jenkins.derive import derive
+from agent.jenkins.rules import Pattern, first_match
+from agent.outbox.store import State
+from agent.sandbox.hivel import Fault
+from agent.service import STOP_S
+from agent.status import WORDS, Provider
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.config import Settings
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if path.relative_to(ROOT).parts[0] in {path.name, "agent", "jenkinsfile-snippets", "systemd"}
+)
+EXAMPLE = ROOT / "systemd" / "config.example.toml"
+
+# A file that says nothing about deployments, to complete what the README shows of a configuration.
+HEAD = """
+[hivel]
+url = "https://hivel.example.com"
+[[jenkins]]
+url = "https://jenkins.example.com"
+"""
+
+
+@pytest.fixture(autouse=True)
+def tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens are in the environment, as for somebody who tries the examples."""
+    monkeypatch.setenv("HIVEL_API_TOKEN", "token-of-a-test")
+    monkeypatch.setenv("JENKINS_API_TOKEN", "token-of-a-test")
+
+
+def section(heading: str) -> str:
+    """The text below a heading of the README, up to the next heading of the same or a higher level."""
+    level = len(heading) - len(heading.lstrip("#"))
+    text = re.sub(r"(?ms)^```.*?^```$", lambda found: found[0].replace("\n#", "\n "), README)
+    start = re.search(rf"(?m)^{re.escape(heading)}$", text)
+    assert start is not None, f"the README has no heading {heading!r}"
+    end = re.search(rf"(?m)^#{{1,{level}}} ", text[start.end() :])
+    return text[start.end() : start.end() + end.start()] if end else text[start.end() :]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of the tables in a text, without their heads; ``\\|`` is a bar within a cell."""
+    tables = re.findall(r"(?m)^\|[^\n]*\|\n\|[-|]+\|\n((?:\|[^\n]*\|\n)+)", text)
+    return [
+        [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for table in tables
+        for line in table.splitlines()
+    ]
+
+
+def code(cell: str) -> list[str]:
+    """What stands between backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def toml_blocks() -> list[str]:
+    return re.findall(r"(?ms)^```toml\n(.*?)^```$", README)
+
+
+def load(tmp_path: Path, text: str) -> Settings:
+    file = tmp_path / "config.toml"
+    file.write_text(text, encoding="utf-8")
+    return config.load(file)
+
+
+# ---- configuration
+
+TABLES = {
+    "### `[hivel]`": config._Hivel,
+    "### `[[jenkins]]`": config._Jenkins,
+    "### `[[deployment]]`": config._Deployment,
+    "### `[outbox]`": config._Outbox,
+    "### `[delivery]`": config._Delivery,
+}
+KEYS = [
+    pytest.param(heading, field, id=f"{heading.strip('# `')}-{field.name}")
+    for heading, struct in TABLES.items()
+    for field in msgspec.structs.fields(struct)
+]
+
+
+def test_every_table_of_the_configuration_has_its_section() -> None:
+    names = {heading.strip("# `[]") for heading in TABLES}
+    assert {field.name for field in msgspec.structs.fields(config._File)} == names
+
+
+@pytest.mark.parametrize(("heading", "field"), KEYS)
+def test_every_key_is_in_the_readme_with_its_default(heading: str, field: msgspec.structs.FieldInfo) -> None:
+    found = [row for row in rows(section(heading)) if code(row[0]) == [field.name]]
+    assert len(found) == 1, f"{field.name} needs one row below {heading}"
+    default = found[0][1]
+    if field.required:
+        assert default == "required"
+    elif field.default is None:
+        assert default, f"say what {field.name} is without being set"
+        assert not code(default) or field.name == "name", f"{field.name} has no default, the README says {default}"
+    else:
+        assert code(default) == [str(field.default)]
+    assert len(found[0][2]) > 20, f"say what {field.name} means"
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_the_readme_names_no_key_that_does_not_exist(heading: str) -> None:
+    known = {field.name for field in msgspec.structs.fields(TABLES[heading])}
+    assert {code(row[0])[0] for row in rows(section(heading))} <= known
+
+
+def test_every_configuration_in_the_readme_loads(tmp_path: Path) -> None:
+    whole = [block for block in toml_blocks() if "[hivel]" in block]
+    assert len(whole) >= 3
+    for block in whole:
+        assert load(tmp_path, block).controllers
+
+
+def test_every_rule_in_the_readme_loads(tmp_path: Path) -> None:
+    parts = [block for block in toml_blocks() if "[hivel]" not in block]
+    assert parts
+    for block in parts:
+        assert len(load(tmp_path, HEAD + block).rules) == block.count("[[deployment]]")
+
+
+def test_the_complete_example_sets_every_key_but_the_token_files() -> None:
+    complete = max((block for block in toml_blocks() if "[hivel]" in block), key=len)
+    written = set(re.findall(r"(?m)^(\w+) = ", complete))
+    known = {field.name for struct in TABLES.values() for field in msgspec.structs.fields(struct)}
+    assert written == known - {"token_file"}
+
+
+def test_the_example_configuration_loads() -> None:
+    settings = config.load(EXAMPLE)
+    assert [controller.name for controller in settings.controllers] == ["main"]
+    assert len(settings.rules) == 3
+    assert settings.outbox == Path("/var/lib/hivel-agent/outbox.db")
+
+
+def test_the_example_configuration_names_every_key_and_true_defaults(tmp_path: Path) -> None:
+    """What is commented out shows the default: with the # taken away, the settings are the same."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    for struct in TABLES.values():
+        for field in msgspec.structs.fields(struct):
+            assert re.search(rf"(?m)^(# )?{field.name} = ", text), field.name
+    defaults = re.sub(r"(?m)^# (?=(?!token_file)\w+ = )", "", text)
+    assert defaults != text
+    as_it_is, spelled_out = config.load(EXAMPLE), load(tmp_path, defaults)
+    assert spelled_out.delivery == as_it_is.delivery
+    assert spelled_out.outbox == as_it_is.outbox
+    for name in ("poll_interval_ms", "since", "timeout_ms"):
+        assert getattr(spelled_out.controllers[0], name) == getattr(as_it_is.controllers[0], name)
+
+
+def test_an_example_with_a_mistake_would_be_noticed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown key"):
+        load(tmp_path, EXAMPLE.read_text(encoding="utf-8").replace("# timeout =", "timeuot ="))
+
+
+# ---- rules and the event
+
+PATTERNS = [row for row in rows(section("## Rules")) if len(row) == 3]
+
+
+def test_the_readme_shows_patterns() -> None:
+    assert len(PATTERNS) >= 5
+
+
+@pytest.mark.parametrize("row", PATTERNS, ids=lambda row: row[0])
+def test_a_pattern_matches_what_the_readme_says(row: list[str]) -> None:
+    pattern, matching, other = (code(cell)[0] for cell in row)
+    assert Pattern.parse(pattern).match(matching) is not None
+    assert Pattern.parse(pattern).match(other) is None
+
+
+def test_the_example_of_the_templates_derives_what_the_readme_says(tmp_path: Path) -> None:
+    text = section("### Templates")
+    block = re.search(r"(?ms)^```toml\n(.*?)^```$", text)
+    assert block is not None
+    (told,) = re.findall(r"(?ms)^A build of .*?\.$", text)
+    job, *parameters, environment, repo_url, branch = code(told)
+    build = Build(
+        controller="main",
+        job=job,
+        number=1,
+        started_at=0,
+        ended_at=1,
+        parameters=dict(parameter.split("=") for parameter in parameters),
+    )
+    match = first_match(load(tmp_path, HEAD + block[1]).rules, job)
+    assert match is not None
+    event = derive(build, match)
+    assert isinstance(event, DeploymentEvent)
+    assert (event.environment, event.repo_url, event.branch) == (environment, repo_url, branch)
+
+
+def test_every_field_of_the_event_is_explained() -> None:
+    explained = [name for row in rows(section("## The event")) for name in code(row[0])]
+    for field in msgspec.structs.fields(DeploymentEvent):
+        assert field.name in explained
+
+
+def test_the_status_table_is_that_of_the_code() -> None:
+    table = [row for row in rows(section("## The event")) if code(row[0]) and code(row[0])[0].isupper()]
+    told = {code(row[0])[0]: code(row[1])[0] for row in table}
+    assert told == {word.upper(): status.value for word, status in WORDS[Provider.JENKINS].items()}
+
+
+def test_every_state_of_an_event_is_explained() -> None:
+    explained = {code(row[0])[0] for row in rows(section("## The event")) if row[0].startswith("`")}
+    assert {state.value for state in State} <= explained
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.RETRY, Verdict.PAUSED])
+def test_what_happens_when_lists_the_statuses_that_the_policy_treats_so(verdict: Verdict) -> None:
+    words = {Verdict.FAILED: "refuses an event", Verdict.RETRY: "Hivel is down", Verdict.PAUSED: "token or address"}
+    (row,) = [row for row in rows(section("## What happens when…")) if words[verdict] in row[0]]
+    statuses = [int(status) for status in re.findall(r"\b[45]\d\d\b", row[0])]
+    assert statuses
+    for status in statuses:
+        assert judge(Answer(status), "main:shop#1", 0).verdict is verdict
+    if verdict is Verdict.FAILED:
+        everything = {s for s in range(400, 600) if judge(Answer(s), "main:shop#1", 0).verdict is verdict}
+        assert set(statuses) == everything
+
+
+# ---- verbs
+
+
+def verbs(command: click.Command, words: tuple[str, ...] = ("hivel-agent",)) -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, with what is typed to call it."""
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from verbs(child, (*words, name))
+    else:
+        yield " ".join(words), command
+
+
+VERBS = [pytest.param(name, command, id=name) for name, command in verbs(cli)]
+
+
+@pytest.mark.parametrize(("name", "command"), VERBS)
+def test_every_verb_has_a_section_with_its_options(name: str, command: click.Command) -> None:
+    headings = [line for line in README.splitlines() if line.startswith("### ") and f"`{name}`" in line]
+    assert len(headings) == 1, f"{name} needs a section"
+    elsewhere = {"--config", "--json", "--help", "--host", "--token"}
+    told = README if name.startswith("hivel-agent sandbox") else section(headings[0])
+    options = {max(p.opts, key=len) for p in command.params if isinstance(p, click.Option)} - elsewhere
+    assert [option for option in sorted(options) if option not in told] == []
+
+
+@pytest.mark.parametrize(("name", "command"), VERBS)
+def test_every_verb_has_an_example_of_itself_in_its_help(name: str, command: click.Command) -> None:
+    text = command.get_help(click.Context(command, info_name=name))
+    assert re.search(rf"(?s)Examples?:.*{re.escape(name)}\b", text)
+
+
+def test_every_verb_that_the_readme_calls_exists() -> None:
+    known = {name for name, _ in verbs(cli)}
+    blocks = re.findall(r"(?ms)^```(?:sh|text)\n(.*?)^```$", README)
+    called = re.findall(
+        r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent ([a-z]+(?: (?:list|show|hivel|jenkins))?)", "\n".join(blocks)
+    )
+    assert len(called) > 10
+    assert {f"hivel-agent {name}" for name in called} <= known
+
+
+def test_every_fault_of_the_local_hivel_is_explained() -> None:
+    text = section("### Making the local Hivel misbehave")
+    needs = {code(row[0])[0]: code(row[2]) for row in rows(text) if len(row) == 4}
+    assert set(needs) == set(get_args(get_type_hints(Fault)["kind"]))
+    for kind, needed in needs.items():
+        if needed:
+            with pytest.raises(msgspec.ValidationError, match=needed[0]):
+                msgspec.convert({"kind": kind}, Fault)
+        else:
+            assert msgspec.convert({"kind": kind}, Fault).kind == kind
+    assert [field.name for field in msgspec.structs.fields(Fault) if f"`{field.name}`" not in text] == []
+
+
+# ---- the other files
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as they are made on the web."""
+    headings = re.findall(r"(?m)^#+ (.+)$", re.sub(r"(?ms)^```.*?^```$", "", text))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
+        target, _, anchor = link.partition("#")
+        if re.match(r"\w+://", target):
+            continue
+        file = document.parent / target if target else document
+        assert file.exists(), f"{document.name} links to {link}"
+        if anchor:
+            assert anchor in anchors(file.read_text(encoding="utf-8")), f"{document.name} links to {link}"
+
+
+def test_the_changelog_knows_this_version() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^## \[(.+?)\]", changes)[:2] == ["Unreleased", __version__]
+
+
+def test_contributing_maps_every_module() -> None:
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    modules = [path.relative_to(ROOT).as_posix() for path in (ROOT / "agent").rglob("*.py")]
+    for module in modules:
+        if not module.rpartition("/")[2].startswith("__") and "/sandbox/" not in module:
+            assert f"`{module}`" in told, module
+
+
+def test_the_unit_gives_the_agent_what_it_looks_for_and_the_time_that_it_needs() -> None:
+    unit = RawConfigParser(strict=False, comment_prefixes=("#",), dict_type=dict)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    text = (ROOT / "systemd" / "hivel-agent.service").read_text(encoding="utf-8")
+    unit.read_string(text)
+    assert int(unit["Service"]["TimeoutStopSec"]) > STOP_S
+    assert f"--config {config.DEFAULT_PATH}" in unit["Service"]["ExecStart"]
+    assert Path("/var/lib", unit["Service"]["StateDirectory"], "outbox.db") == Path(config._Outbox().path)
+    credentials = re.findall(r"(?m)^LoadCredential=([^:]+):", text)
+    source = Path(config.__file__).read_text(encoding="utf-8")
+    assert credentials
+    for credential in credentials:
+        assert f'"{credential}"' in source

@@ -1,0 +1,189 @@
+"""Names of jobs and branches, environments that names tell, and URLs without their secrets."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agent.jenkins.names import branch_name, build_of_url, environment_of_name, job_path, without_credentials
+
+SHA = "6dacad59e2225cb80021a8ec0f67c2f0fa6e87e2"
+# Full names and URLs as a Jenkins 2.516 recorded them.
+RECORDED_JOBS = [
+    ("deploy-free", "job/deploy-free"),
+    ("shop-mb/feature%2Fx", "job/shop-mb/job/feature%252Fx"),
+    ("shop-mb/fix%2342", "job/shop-mb/job/fix%252342"),
+    ("shop-mb/größe", "job/shop-mb/job/gr%C3%B6%C3%9Fe"),
+    ("team-a/backend/api-build", "job/team-a/job/backend/job/api-build"),
+]
+
+
+@pytest.mark.parametrize(("full_name", "path"), RECORDED_JOBS)
+def test_the_path_of_a_job_is_the_recorded_one(full_name: str, path: str) -> None:
+    assert job_path(full_name) == path
+
+
+@pytest.mark.parametrize(("full_name", "path"), RECORDED_JOBS)
+@pytest.mark.parametrize("root", ["http://127.0.0.1:8080/", "https://ci.example/jenkins/", "http://[::1]:8080/"])
+def test_the_url_of_a_build_names_job_and_number(root: str, full_name: str, path: str) -> None:
+    assert build_of_url(f"{root}{path}/17/") == (full_name, 17)
+    assert build_of_url(f"{root}{path}/17") == (full_name, 17)
+
+
+def test_a_job_with_spaces_and_a_plus_in_its_recorded_url() -> None:
+    url = "http://127.0.0.1:8080/job/team-a/job/My%20Folder%20With%20Space/job/j%C3%B6b%20+%201/1/"
+    assert build_of_url(url) == ("team-a/My Folder With Space/jöb + 1", 1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://127.0.0.1:8080/",
+        "http://127.0.0.1:8080/job/shop/",
+        "http://127.0.0.1:8080/job/shop/lastBuild/",
+        "http://127.0.0.1:8080/job/shop/7/console",
+        "http://127.0.0.1:8080/job/matrix-app/JDK=17,OS=linux/3/",  # a cell is not a build of its own
+        "http://127.0.0.1:8080/job/folder/job/7/",  # a job that is called 7
+        "http://[/job/shop/7/",
+    ],
+)
+def test_an_url_of_anything_else_names_no_build(url: str) -> None:
+    assert build_of_url(url) is None
+
+
+_JOB_PART = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1).filter(lambda x: x.strip("."))
+
+
+@given(st.lists(_JOB_PART, min_size=1, max_size=4), st.integers(1, 10**9))
+@example(["job", "job", "7"], 3)
+def test_path_and_url_are_each_others_inverse(parts: list[str], number: int) -> None:
+    full_name = "/".join(parts)
+    assert build_of_url(f"https://ci.example/{job_path(full_name)}/{number}/") == (full_name, number)
+
+
+@pytest.mark.parametrize(
+    ("name", "branch"),
+    [
+        ("main", "main"),
+        ("feature/x", "feature/x"),
+        ("größe", "größe"),
+        ("fix#42", "fix#42"),
+        ("origin/main", "main"),
+        ("upstream/main", "main"),
+        ("origin/feature/x", "feature/x"),
+        ("remotes/origin/main", "main"),
+        ("refs/remotes/origin/main", "main"),
+        ("refs/remotes/fork/feature/x", "feature/x"),
+        ("refs/heads/feature/x", "feature/x"),
+        ("refs/tags/v1.0.0", "v1.0.0"),
+        ("originals/x", "originals/x"),
+        ("dependabot/npm_and_yarn/lodash-4.17.21", "dependabot/npm_and_yarn/lodash-4.17.21"),
+    ],
+)
+def test_a_branch_loses_refs_and_remotes(name: str, branch: str) -> None:
+    assert branch_name(name) == branch
+
+
+@pytest.mark.parametrize(
+    "name", ["", "detached", "HEAD", "origin/HEAD", "refs/remotes/origin/HEAD", "refs/heads/", SHA, SHA[:12]]
+)
+def test_a_detached_head_has_no_branch(name: str) -> None:
+    assert branch_name(name) is None
+
+
+@pytest.mark.parametrize("name", ["refs/tags/20250922", "refs/heads/20250922", "refs/remotes/origin/20250922"])
+def test_a_tag_or_branch_named_by_its_date_is_not_taken_for_a_commit(name: str) -> None:
+    assert branch_name(name) == "20250922"
+
+
+_PREFIXES = st.sampled_from(
+    ["", "refs/", "refs/heads/", "refs/tags/", "refs/remotes/origin/", "remotes/", "origin/", "upstream/", "HEAD", SHA]
+)
+_GIT_NAMES = st.builds("".join, st.lists(_PREFIXES | st.text("abf0/-", max_size=8), max_size=4)) | st.text()
+
+
+@given(_GIT_NAMES)
+@example("refs/remotes/origin/refs/heads/x")
+def test_no_branch_ever_starts_with_refs(name: str) -> None:
+    branch = branch_name(name)
+    assert branch is None or (branch and not branch.startswith("refs/"))
+
+
+@given(_GIT_NAMES)
+@example("refs/heads/origin/main")
+def test_the_name_of_a_branch_is_its_own_branch_name(name: str) -> None:
+    branch = branch_name(name)
+    assert branch is None or branch_name(branch) == branch
+
+
+@pytest.mark.parametrize(
+    ("full_name", "environment"),
+    [
+        ("deploy-prod", "production"),
+        ("Deploy/PRODUCTION/shop", "production"),
+        ("deploy-staging", "staging"),
+        ("deploy_stage_eu", "staging"),
+        ("DeployToStaging", "staging"),
+        ("deploy-dev", "dev"),
+        ("development/deploy", "dev"),
+        ("deploy-test", "test"),
+        ("deploytest", "test"),
+        ("QADeploy", "qa"),
+        ("deploy-qa2", "qa"),
+        ("test-shop/deploy-staging", "staging"),  # the last word says most
+        ("staging/deploy-prod", "production"),
+        ("deploy-shop", "production"),
+        ("latest-deploy", "production"),
+        ("devices/deploy", "production"),
+        ("", "production"),
+    ],
+)
+def test_the_environment_that_a_name_tells(full_name: str, environment: str) -> None:
+    assert environment_of_name(full_name) == environment
+
+
+@pytest.mark.parametrize(
+    ("url", "clean"),
+    [
+        ("https://github.com/acme/shop.git", "https://github.com/acme/shop.git"),
+        ("https://user:secret@github.com/acme/shop.git", "https://github.com/acme/shop.git"),
+        ("https://secret-token@github.com/acme/shop", "https://github.com/acme/shop"),
+        ("https://us@er:se@cret@github.com:8443/acme/shop", "https://github.com:8443/acme/shop"),
+        ("https://user:secret@[::1]:8443/acme/shop", "https://[::1]:8443/acme/shop"),
+        ("HTTPS://user:secret@github.com", "HTTPS://github.com"),
+        ("https://github.com/acme/shop@v1", "https://github.com/acme/shop@v1"),
+        ("git@github.com:acme/shop.git", "git@github.com:acme/shop.git"),
+        ("ssh://git@github.com/acme/shop.git", "ssh://git@github.com/acme/shop.git"),
+        ("ssh://git:secret@github.com:22/acme/shop.git", "ssh://git@github.com:22/acme/shop.git"),
+        ("/srv/git/shop.git", "/srv/git/shop.git"),
+        ("file:///srv/git/shop.git", "file:///srv/git/shop.git"),
+        ("", ""),
+    ],
+)
+def test_credentials_leave_the_url_and_nothing_else_does(url: str, clean: str) -> None:
+    assert without_credentials(url) == clean
+
+
+_SCHEME = st.from_regex(r"[A-Za-z][A-Za-z0-9+.-]{0,9}", fullmatch=True)
+_USERINFO = st.text(string.ascii_letters + string.digits + "-_.~%!$&'()*+,;=:@?#[]{} ", max_size=12)
+
+
+@given(scheme=_SCHEME, user=st.sampled_from(["git", "bot", ""]), password=_USERINFO)
+def test_no_password_survives_whatever_the_scheme(scheme: str, user: str, password: str) -> None:
+    clean = without_credentials(f"{scheme}://{user}:{password}@host.example/acme/shop.git")
+    assert clean in {f"{scheme}://host.example/acme/shop.git", f"{scheme}://{user}@host.example/acme/shop.git"}
+
+
+@pytest.mark.parametrize("url", ["bot:secret@github.com/acme/shop", "//bot:secret@github.com/acme/shop"])
+def test_no_password_survives_where_the_scheme_was_forgotten(url: str) -> None:
+    assert "secret" not in without_credentials(url)
+
+
+@given(st.text())
+def test_taking_credentials_out_twice_changes_nothing_more(url: str) -> None:
+    once = without_credentials(url)
+    assert without_credentials(once) == once
