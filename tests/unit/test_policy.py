@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 
 import pytest
@@ -176,6 +177,10 @@ def test_every_answer_gets_a_verdict(answer: Answer) -> None:
         assert judgement.verdict in (Verdict.RETRY, Verdict.PAUSED)
 
 
+def test_an_empty_answer_is_called_empty() -> None:
+    assert judged(503, " \n").reason == "HTTP 503: (empty)"
+
+
 # ---- Retry-After
 
 
@@ -195,6 +200,14 @@ def test_every_answer_gets_a_verdict(answer: Answer) -> None:
 )
 def test_retry_after_is_seconds_or_a_date(value: str | None, ms: int | None) -> None:
     assert parse_retry_after(value, NOW) == ms
+
+
+def test_a_date_without_a_zone_is_utc_wherever_the_agent_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        assert parse_retry_after("Sat, 31 Jan 2026 00:01:00", NOW) == 60_000
+    time.tzset()
 
 
 @pytest.mark.parametrize(
