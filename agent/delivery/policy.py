@@ -58,24 +58,31 @@ def judge(answer: Answer, deployment_id: str, now_ms: int) -> Judgement:  # noqa
         return Judgement(Verdict.DELIVERED, f"was already there ({text})")
     if status in (408, 425, 429) or status >= 500:
         return Judgement(Verdict.RETRY, text, parse_retry_after(answer.retry_after, now_ms))
-    if status in (400, 413, 414, 422, 431):
+    if status in (400, 413, 414, 422, 431) and not _is_web_page(answer):
         return Judgement(Verdict.FAILED, text)
     return Judgement(Verdict.PAUSED, f"{text}; {_advice(answer)}")
 
 
 def _judge_success(answer: Answer, deployment_id: str) -> Judgement:
     """A 2xx is only Hivel's when it says what section 10 of Hivel's page says."""
-    if "html" in answer.content_type.lower() or answer.body.lstrip()[:1] == "<":
+    if _is_web_page(answer):
         return Judgement(
             Verdict.PAUSED, f"HTTP {answer.status} with a web page: [hivel] url leads to a login page or a proxy"
         )
     content = _json(answer.body)
     if isinstance(content, dict):
         if content.get("success") is False:
+            if _says_already_there(answer.body):
+                return Judgement(Verdict.DELIVERED, f"was already there ({_first_words(answer.body)})")
             return Judgement(Verdict.FAILED, f"HTTP {answer.status}: {_first_words(answer.body)}")
         if content.get("success") is True or content.get("deployment_id") == deployment_id:
             return Judgement(Verdict.DELIVERED)
     return Judgement(Verdict.RETRY, f"HTTP {answer.status}, but not Hivel's answer: {_first_words(answer.body)}")
+
+
+def _is_web_page(answer: Answer) -> bool:
+    """Hivel speaks JSON; pages come from proxies, load balancers and logins before it."""
+    return "html" in answer.content_type.lower() or answer.body.lstrip()[:1] == "<"
 
 
 def _json(body: str) -> Any:
@@ -87,7 +94,7 @@ def _json(body: str) -> Any:
 
 def _says_already_there(body: str) -> bool:
     words = body.lower()
-    return "already exist" in words or "duplicate" in words
+    return "already exist" in words or ("duplicate" in words and "deployment_id" in words)
 
 
 def _advice(answer: Answer) -> str:

@@ -77,7 +77,9 @@ def environment_of_name(full_name: str) -> str:
 
 def without_credentials(repo_url: str) -> str:
     """The URL without ``user:password@``. The user of ssh and scp-like URLs (``git@``) is no secret and stays."""
-    scheme, separator, rest = repo_url.rpartition("//") if "//" in repo_url.partition("@")[0] else ("", "", repo_url)
+    scheme, separator, rest = repo_url.partition("//")
+    if not separator or (scheme and not scheme.endswith(":")) or "@" in scheme:
+        scheme, separator, rest = "", "", repo_url  # the slashes are the path's
     authority, slash, path = rest.partition("/")
     userinfo, at, host = authority.rpartition("@")
     if not at:

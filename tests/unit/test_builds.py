@@ -177,3 +177,12 @@ def test_whatever_plugins_put_into_actions_a_build_is_kept(actions: list[Any], u
     kept = build_of(raw, controller="main", job="shop", branch_job=False)
     assert (kept.number, kept.url) == (7, url)
     assert msgspec.json.decode(msgspec.json.encode(kept), type=Build) == kept
+
+
+def test_credentials_in_a_text_parameter_are_not_kept() -> None:
+    answer = {
+        "number": 1,
+        "actions": [{"parameters": [{"name": "URL", "value": "see https://bot:pw@h/x and git@h:y"}]}],
+    }
+    build = build_of(msgspec.convert(answer, RawBuild), controller="main", job="x", branch_job=False)
+    assert build.parameters == {"URL": "see https://h/x and git@h:y"}

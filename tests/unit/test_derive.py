@@ -396,6 +396,17 @@ def test_a_branch_template_can_fall_back_to_the_branch_of_the_build() -> None:
     assert payload(made(checkouts=(checkout(SHOP),), parameters={"RELEASE": "origin/r1"}), by)["branch"] == "r1"
 
 
+def test_what_the_build_checked_out_and_its_number_are_fields() -> None:
+    by = rule(repo_url="{repo_url}|https://x/y", branch="{branch}-{number}", image="acme:{commit}")
+    event = payload(recorded("deploy-free-2", "deploy-free"), by)
+    assert [event[field] for field in ("repo_url", "branch", "image")] == [
+        SHOP,
+        "main-2",
+        "acme:f95b91056489d8c02e4ef910367506a785e7c393",
+    ]
+    assert payload(made(parameters={"BRANCH": "main"}), by)["repo_url"] == "https://x/y"
+
+
 def test_an_image_that_cannot_be_filled_is_left_out() -> None:
     assert "image" not in payload(recorded("deploy-free-2", "deploy-free"), rule(image="acme/shop:{params.TAG}"))
 

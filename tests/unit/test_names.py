@@ -155,6 +155,9 @@ def test_the_environment_that_a_name_tells(full_name: str, environment: str) -> 
         ("https://us@er:se@cret@github.com:8443/acme/shop", "https://github.com:8443/acme/shop"),
         ("https://user:secret@[::1]:8443/acme/shop", "https://[::1]:8443/acme/shop"),
         ("HTTPS://user:secret@github.com", "HTTPS://github.com"),
+        ("https://user:secret@github.com/acme//shop.git", "https://github.com/acme//shop.git"),
+        ("ssh://git:secret@github.com//srv/shop.git", "ssh://git@github.com//srv/shop.git"),
+        ("git@github.com:acme//shop.git", "git@github.com:acme//shop.git"),
         ("https://github.com/acme/shop@v1", "https://github.com/acme/shop@v1"),
         ("git@github.com:acme/shop.git", "git@github.com:acme/shop.git"),
         ("ssh://git@github.com/acme/shop.git", "ssh://git@github.com/acme/shop.git"),
@@ -172,10 +175,15 @@ _SCHEME = st.from_regex(r"[A-Za-z][A-Za-z0-9+.-]{0,9}", fullmatch=True)
 _USERINFO = st.text(string.ascii_letters + string.digits + "-_.~%!$&'()*+,;=:@?#[]{} ", max_size=12)
 
 
-@given(scheme=_SCHEME, user=st.sampled_from(["git", "bot", ""]), password=_USERINFO)
-def test_no_password_survives_whatever_the_scheme(scheme: str, user: str, password: str) -> None:
-    clean = without_credentials(f"{scheme}://{user}:{password}@host.example/acme/shop.git")
-    assert clean in {f"{scheme}://host.example/acme/shop.git", f"{scheme}://{user}@host.example/acme/shop.git"}
+@given(
+    scheme=_SCHEME,
+    user=st.sampled_from(["git", "bot", ""]),
+    password=_USERINFO,
+    path=st.text("/:@acme", max_size=8).map("/".__add__),
+)
+def test_no_password_survives_whatever_the_scheme(scheme: str, user: str, password: str, path: str) -> None:
+    clean = without_credentials(f"{scheme}://{user}:{password}@host.example{path}")
+    assert clean in {f"{scheme}://host.example{path}", f"{scheme}://{user}@host.example{path}"}
 
 
 @pytest.mark.parametrize("url", ["bot:secret@github.com/acme/shop", "//bot:secret@github.com/acme/shop"])

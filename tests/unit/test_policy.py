@@ -275,3 +275,17 @@ def test_a_short_retry_after_does_not_shorten_the_backoff() -> None:
 
 def test_without_a_source_of_randomness_delays_still_differ() -> None:
     assert len({BACKOFF.delay_ms(9) for _ in range(20)}) > 1
+
+
+def test_a_web_page_with_400_is_a_proxy_and_fails_no_event() -> None:
+    page = Answer(400, "<html>The plain HTTP request was sent to HTTPS port</html>", "text/html")
+    assert judge(page, "x", 0).verdict is Verdict.PAUSED
+
+
+def test_a_duplicate_of_something_else_is_not_taken_for_a_delivery() -> None:
+    assert judge(Answer(400, '{"error": "duplicate entries in pr_numbers"}'), "x", 0).verdict is Verdict.FAILED
+
+
+def test_a_success_that_says_it_is_already_there_is_a_delivery() -> None:
+    answer = Answer(200, '{"success": false, "message": "deployment_id already exists"}')
+    assert judge(answer, "x", 0).verdict is Verdict.DELIVERED
