@@ -25,6 +25,20 @@ demo: $(VENV)/.ready ## the main job on embedded defaults: Jenkins -> outbox -> 
 test: $(VENV)/.ready ## all tests, with branch coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term
 
+BENCH_VENV := .venv-bench
+
+# Other clients for Jenkins to compare with, in an environment of their own. `make bench BENCH=--quick` takes two minutes.
+$(BENCH_VENV)/.ready: requirements-bench.txt
+	@echo "setting up $(BENCH_VENV) (once) …"
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@echo '*' > $(BENCH_VENV)/.gitignore
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
+	@touch $@
+
+.PHONY: bench
+bench: $(BENCH_VENV)/.ready ## how long polling takes, beside other clients for Jenkins (about 7 minutes)
+	@$(BENCH_VENV)/bin/python -m tests.benchmarks.polling $(BENCH)
+
 lint: $(VENV)/.ready ## ruff: rules and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

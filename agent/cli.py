@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from agent.outbox.store import Outbox, Selection
 
+# Jenkins' clock may be ahead of this one: a preview shows what just ended there all the same.
+FUTURE_MS = 24 * 3_600_000
 CONFIG_HELP = f"Configuration file. Default: $HIVEL_AGENT_CONFIG, else {DEFAULT_PATH}."
 
 
@@ -202,7 +204,7 @@ def replay(
 
     with _existing_outbox(settings) as outbox:
         selection = _selection(outbox, ids, since, failed=failed, all_delivered=all_delivered)
-        outcomes = send_again(outbox, settings.rules, selection)
+        outcomes = send_again(outbox, settings, selection)
     show.as_json(outcomes) if as_json else show.outcomes(outcomes)
     sys.exit(0 if all(outcome.replayed for outcome in outcomes) else 1)
 
@@ -221,10 +223,7 @@ def _selection(
     unknown = [name for name in ids if outbox.find(name) is None]
     if unknown:
         raise click.ClickException(f"there is no event {', '.join(map(repr, unknown))}; nothing was replayed")
-    try:
-        moment = None if since is None else parse_since(since, outbox.clock.now_ms())
-    except ValueError as error:
-        raise click.UsageError(f"--since: {error}") from None
+    moment = None if since is None else _moment("--since", since, outbox.clock.now_ms())
     states = (*([State.FAILED] if failed else []), *([State.DELIVERED] if all_delivered else []))
     return Selection(names=ids, states=states, since=moment)
 
@@ -246,6 +245,107 @@ def check(settings: Settings, *, as_json: bool) -> None:
     findings = look(settings, Clock())
     show.as_json(findings) if as_json else show.findings(findings)
     sys.exit(1 if any(finding.level is Level.ERROR for finding in findings) else 0)
+
+
+@cli.command()
+@click.option("--since", default="7d", show_default=True, help="Builds that ended since then: 7d, 2026-01-31.")
+@json_option
+@verb_with_settings
+def preview(settings: Settings, *, since: str, as_json: bool) -> None:
+    """Show what the rules would send, without storing or sending anything.
+
+    Jobs that match no rule are listed by name, so that a missing rule is seen.
+
+    \b
+    Example: hivel-agent preview --since 24h
+    """
+    from agent import explain as explaining  # noqa: PLC0415
+    from agent import logs, show  # noqa: PLC0415
+    from agent.jenkins.client import JenkinsClient  # noqa: PLC0415
+    from agent.jenkins.history import Span  # noqa: PLC0415
+
+    logs.configure(quiet=True)
+    now = Clock().now_ms()
+    result = explaining.preview(settings, JenkinsClient, Span(_moment("--since", since, now), now + FUTURE_MS))
+    show.as_json(result) if as_json else show.preview(result)
+    sys.exit(1 if result.problems else 0)
+
+
+@cli.command()
+@click.argument("build_url")
+@json_option
+@verb_with_settings
+def explain(settings: Settings, *, build_url: str, as_json: bool) -> None:
+    """Explain why one build did or did not become an event.
+
+    Which rule matched, where every field came from, and what the outbox knows of it.
+
+    \b
+    Example: hivel-agent explain http://jenkins.example.com/job/deploy/job/shop/12/
+    """
+    from agent import explain as explaining  # noqa: PLC0415
+    from agent import logs, show  # noqa: PLC0415
+    from agent.jenkins.client import JenkinsClient  # noqa: PLC0415
+    from agent.outbox.store import Outbox  # noqa: PLC0415
+
+    logs.configure(quiet=True)
+    outbox = Outbox(settings.outbox, Clock()) if settings.outbox.exists() else None
+    try:
+        result = explaining.explain(settings, outbox, JenkinsClient, build_url)
+    except explaining.ExplainError as error:
+        raise click.UsageError(str(error)) from None
+    finally:
+        if outbox is not None:
+            outbox.close()
+    show.as_json(result) if as_json else show.explanation(result)
+
+
+@cli.command()
+@click.option("--since", required=True, help="Builds that ended since then: 30d, 2026-01-31, 2026-01-31T18:00:00Z.")
+@click.option("--until", help="Builds that ended before then. Default: now.")
+@click.option("--job", help='Only jobs that match: "deploy/**" or "re:…".')
+@click.option("--dry-run", is_flag=True, help="Only say what would be reported.")
+@json_option
+@verb_with_settings
+def backfill(
+    settings: Settings, *, since: str, until: str | None, job: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Report builds of the past that the rules make deployments.
+
+    What was reported before is not reported again. Interrupted, the same command goes on where it was. It may run
+    beside the daemon, which then delivers; otherwise `hivel-agent once` does.
+
+    \b
+    Example: hivel-agent backfill --since 2026-01-01 --job 'deploy/**' --dry-run
+    """
+    from agent import logs, show  # noqa: PLC0415
+    from agent.jenkins import backfill as filling  # noqa: PLC0415
+    from agent.jenkins.client import JenkinsClient  # noqa: PLC0415
+    from agent.jenkins.history import Span  # noqa: PLC0415
+    from agent.jenkins.rules import Pattern, RuleError  # noqa: PLC0415
+    from agent.outbox.store import Outbox  # noqa: PLC0415
+
+    logs.configure(quiet=True)
+    clock = Clock()
+    now = clock.now_ms()
+    try:
+        pattern = None if job is None else Pattern.parse(job)
+    except RuleError as error:
+        raise click.UsageError(f"--job: {error}") from None
+    span = Span(_moment("--since", since, now), _moment("--until", until, now) if until else now + FUTURE_MS)
+    words = f"since {since}, until {until or 'now'}, job {job or '**'}"
+    request = filling.Request(span, words, pattern, dry_run)
+    with Outbox(settings.outbox, clock) as outbox, show.progress(hidden=as_json) as progress:
+        report = filling.backfill(settings, outbox, JenkinsClient, request, progress)
+    show.as_json(report) if as_json else show.backfill(report, dry_run=dry_run)
+    sys.exit(1 if report.problems else 0)
+
+
+def _moment(option: str, text: str, now_ms: int) -> int:
+    try:
+        return parse_since(text, now_ms)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None
 
 
 def _existing_outbox(settings: Settings) -> Outbox:

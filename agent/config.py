@@ -18,7 +18,10 @@ import msgspec
 
 from agent import times
 from agent.credentials import Token, TokenError, find_token
-from agent.jenkins.rules import DEFAULT_ENVIRONMENT, Pattern, Rule, Template, default_rules
+from agent.jenkins.derive import Options
+from agent.jenkins.rules import DEFAULT_ENVIRONMENT, STAGE_ENVIRONMENT, Pattern, Rule, Template, default_rules
+from agent.jenkins.scm import UrlForm  # noqa: TC001 - msgspec reads it
+from agent.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from agent.event import CanceledSpelling
 
 DEFAULT_PATH = Path("/etc/hivel-agent/config.toml")
+# What Jenkins calls the results of builds; the keys of [status].
+JENKINS_RESULTS = ("SUCCESS", "UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED")
 DEPLOYMENT_PATH = "/api/hooks/v2/deployment"
 
 T = TypeVar("T")
@@ -51,14 +56,25 @@ class _Jenkins(msgspec.Struct, forbid_unknown_fields=True):
     poll_interval: str = "15s"
     since: Any = "now"  # text, or a date or time of TOML's own
     timeout: str = "30s"
+    concurrency: int = 4
+    requests_per_minute: int = 1200
 
 
 class _Deployment(msgspec.Struct, forbid_unknown_fields=True):
     job: str
-    environment: str = DEFAULT_ENVIRONMENT
+    environment: str | None = None
     repo_url: str | None = None
     branch: str | None = None
     image: str | None = None
+    repository: str | None = None
+    checkouts: Literal["one", "each"] = "one"
+    stage: str | None = None
+    without_stages: Literal["build", "none"] = "build"
+
+
+class _Repositories(msgspec.Struct, forbid_unknown_fields=True):
+    libraries: list[str] = []
+    url_form: UrlForm = "as-is"
 
 
 class _Outbox(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,6 +94,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     hivel: _Hivel
     jenkins: list[_Jenkins] = []
     deployment: list[_Deployment] = []
+    environments: dict[str, str] = {}
+    status: dict[str, str] = {}
+    repositories: _Repositories = msgspec.field(default_factory=_Repositories)
     outbox: _Outbox = msgspec.field(default_factory=_Outbox)
     delivery: _Delivery = msgspec.field(default_factory=_Delivery)
 
@@ -109,6 +128,8 @@ class JenkinsSettings:
     poll_interval_ms: int
     since: str | date
     timeout_ms: int
+    concurrency: int = 4
+    requests_per_minute: int = 0  # 0: any number
 
     def report_from(self, now_ms: int) -> int:
         """The moment (UTC ms) from which a first start reports builds."""
@@ -135,6 +156,7 @@ class Settings:
     hivel: HivelSettings
     controllers: tuple[JenkinsSettings, ...]
     rules: tuple[Rule, ...]
+    options: Options
     outbox: Path
     delivery: DeliverySettings
 
@@ -166,6 +188,7 @@ def load(path: Path) -> Settings:
         controllers=controllers,
         rules=tuple(_rule(check, f"deployment[{i}]", table) for i, table in enumerate(raw.deployment))
         or default_rules(),
+        options=_options(check, raw),
         outbox=check.path("outbox.path", raw.outbox.path),
         delivery=_delivery(check, raw.delivery),
     )
@@ -226,6 +249,11 @@ class _Checker:
             raise self.error(key, f"{text!r} must be longer than nothing")
         return value
 
+    def number(self, key: str, value: int, least: int, most: int) -> int:
+        if not least <= value <= most:
+            raise self.error(key, f"{value} is not between {least} and {most}")
+        return value
+
     def path(self, key: str, text: str) -> Path:
         if not text:
             raise self.error(key, "is empty; a path is needed")
@@ -259,6 +287,11 @@ class _Checker:
         path = None if token_file is None else self.path(key, token_file)
         return self.parse(key, lambda: find_token(path, variable, credential))
 
+    def pattern(self, key: str, text: str | None) -> Pattern | None:
+        if text == "":
+            raise self.error(key, 'is empty; "**" matches everything')
+        return None if text is None else self.parse(key, lambda: Pattern.parse(text))
+
     def template(self, key: str, text: str | None, groups: tuple[str, ...]) -> Template | None:
         return None if text is None else self.parse(key, lambda: Template.parse(text, groups))
 
@@ -285,30 +318,59 @@ def _controller(check: _Checker, key: str, raw: _Jenkins) -> JenkinsSettings:
         poll_interval_ms=check.duration(f"{key}.poll_interval", raw.poll_interval),
         since=raw.since,
         timeout_ms=check.duration(f"{key}.timeout", raw.timeout),
+        concurrency=check.number(f"{key}.concurrency", raw.concurrency, 1, 64),
+        requests_per_minute=check.number(f"{key}.requests_per_minute", raw.requests_per_minute, 0, 1_000_000),
     )
 
 
 def _rule(check: _Checker, key: str, raw: _Deployment) -> Rule:
     if not raw.job:
         raise check.error(f"{key}.job", 'is empty; "**" matches every job')
-    pattern = check.parse(f"{key}.job", lambda: Pattern.parse(raw.job))
-    groups = tuple(pattern.expression.groupindex)
-    environment = check.template(f"{key}.environment", raw.environment, groups)
-    assert environment is not None  # noqa: S101 - it has a default
+    job = check.parse(f"{key}.job", lambda: Pattern.parse(raw.job))
+    stage = check.pattern(f"{key}.stage", raw.stage)
+    stage_groups = () if stage is None else ("stage", *stage.expression.groupindex)
+    groups = (*job.expression.groupindex, *stage_groups)
+    default = STAGE_ENVIRONMENT if "environment" in stage_groups else DEFAULT_ENVIRONMENT
+    environment = default if raw.environment is None else raw.environment
     return Rule(
-        job=pattern,
-        environment=environment,
+        job=job,
+        environment=check.parse(f"{key}.environment", lambda: Template.parse(environment, groups)),
         repo_url=check.template(f"{key}.repo_url", raw.repo_url, groups),
         branch=check.template(f"{key}.branch", raw.branch, groups),
         image=check.template(f"{key}.image", raw.image, groups),
+        repository=check.pattern(f"{key}.repository", raw.repository),
+        checkouts=raw.checkouts,
+        stage=stage,
+        without_stages=raw.without_stages,
+    )
+
+
+def _options(check: _Checker, raw: _File) -> Options:
+    """What holds for the events of all rules."""
+    statuses = {}
+    for result, status in raw.status.items():
+        if result not in JENKINS_RESULTS:
+            raise check.error(f"status.{result}", f"is no result of Jenkins; there are {', '.join(JENKINS_RESULTS)}")
+        if status not in list(Status):
+            raise check.error(f"status.{result}", f"{status!r} is no status; there are {', '.join(Status)}")
+        statuses[result] = Status(status)
+    for name, environment in raw.environments.items():
+        if not environment.strip():
+            raise check.error(f"environments.{name}", "is empty; write the environment's name")
+    libraries = [
+        check.pattern(f"repositories.libraries[{i}]", text) for i, text in enumerate(raw.repositories.libraries)
+    ]
+    return Options(
+        status_map=statuses,
+        environment_map={name.strip().lower(): text.strip() for name, text in raw.environments.items()},
+        libraries=tuple(pattern for pattern in libraries if pattern is not None),
+        url_form=raw.repositories.url_form,
     )
 
 
 def _delivery(check: _Checker, raw: _Delivery) -> DeliverySettings:
-    if not 1 <= raw.concurrency <= 256:
-        raise check.error("delivery.concurrency", f"{raw.concurrency} is not between 1 and 256")
     settings = DeliverySettings(
-        concurrency=raw.concurrency,
+        concurrency=check.number("delivery.concurrency", raw.concurrency, 1, 256),
         timeout_ms=check.duration("delivery.timeout", raw.timeout),
         interval_ms=check.duration("delivery.interval", raw.interval),
         backoff_initial_ms=check.duration("delivery.backoff_initial", raw.backoff_initial),

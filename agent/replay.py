@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent import event as events
 from agent.jenkins import derive
 from agent.jenkins.rules import first_match
 from agent.outbox.store import State
 
 if TYPE_CHECKING:
+    from agent.config import Settings
     from agent.event import DeploymentEvent
-    from agent.jenkins.rules import Rule
     from agent.outbox.store import Outbox, Row, Selection
 
 
@@ -25,34 +26,42 @@ class Outcome(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-def replay(outbox: Outbox, rules: tuple[Rule, ...], selection: Selection) -> list[Outcome]:
+def replay(outbox: Outbox, settings: Settings, selection: Selection) -> list[Outcome]:
     """Make the selected rows pending again with fresh attempts.
 
     The event of a failed row is derived anew from what is kept with it, by today's rules: a mended rule is enough,
     Jenkins need not have the build any more.
     """
-    return [_replay_row(outbox, rules, row) for row in outbox.select(selection)]
+    return [_replay_row(outbox, settings, row) for row in outbox.select(selection)]
 
 
-def _replay_row(outbox: Outbox, rules: tuple[Rule, ...], row: Row) -> Outcome:
+def _replay_row(outbox: Outbox, settings: Settings, row: Row) -> Outcome:
     event = None
     if row.state is State.FAILED and row.source is not None:
-        derived = _derive_again(rules, row, row.source)
-        if isinstance(derived, derive.Underivable):
-            outbox.explain_failure(row, derived.reason)
-            return Outcome(row.id, row.deployment_id, replayed=False, reason=derived.reason)
+        derived = _derive_again(settings, row, row.source)
+        if isinstance(derived, str):
+            outbox.explain_failure(row, derived)
+            return Outcome(row.id, row.deployment_id, replayed=False, reason=derived)
         event = derived
     if outbox.replay(row, event):
         return Outcome(row.id, row.deployment_id, replayed=True)
     return Outcome(row.id, row.deployment_id, replayed=False, reason="changed meanwhile; look at it again")
 
 
-def _derive_again(rules: tuple[Rule, ...], row: Row, source: str) -> DeploymentEvent | derive.Underivable:
+def _derive_again(settings: Settings, row: Row, source: str) -> DeploymentEvent | str:
+    """The row's event by today's rules, or the reason why there is none."""
     build = derive.from_json(source)
-    match = first_match(rules, build.job)
+    match = first_match(settings.rules, build.job)
     if match is None:
-        return derive.Underivable(f"no [[deployment]] rule matches job {build.job} any more")
-    event = derive.derive(build, match)
-    if isinstance(event, derive.Underivable):
-        return event
-    return msgspec.structs.replace(event, deployment_id=row.deployment_id)  # it may be one of a reused number
+        return f"no [[deployment]] rule matches job {build.job} any more"
+    derivations = derive.derive(build, match, settings.options)
+    for found in derivations:
+        # The id may be one of a reused number; a stage's id changes when its environment can be told at last.
+        ids = [name for name in (found.deployment_id, found.other_id) if name is not None]
+        ids += [events.reused_number_id(name, build.started_at) for name in ids]
+        if row.deployment_id in ids:
+            if found.event is None:
+                return found.reason or "no event can be made"
+            return msgspec.structs.replace(found.event, deployment_id=row.deployment_id)
+    given = ", ".join(found.deployment_id for found in derivations) or "none"
+    return f"the rule gives no event with this id any more; it gives: {given}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.jenkins.cursor import controller_states, open_build_counts
+from agent.jenkins.cursor import controller_states, missed_builds, open_build_counts
 from agent.outbox.connection import RunLock
 from agent.outbox.store import Counts  # noqa: TC001 - a field of a struct
 from agent.times import rfc3339
@@ -27,6 +27,7 @@ class ControllerStatus(msgspec.Struct, frozen=True):
     polled_at: str | None
     jobs: int | None
     open_builds: int
+    missed_builds: int
     last_error: str | None
 
 
@@ -39,6 +40,16 @@ class DeliveryStatus(msgspec.Struct, frozen=True):
     next_probe_at: str | None = None
 
 
+class MissedStatus(msgspec.Struct, frozen=True):
+    """Builds of a job that were discarded or deleted before they could be read; ``noted_at`` is RFC 3339."""
+
+    controller: str
+    job: str
+    builds: int
+    newest_number: int
+    noted_at: str
+
+
 class Status(msgspec.Struct, frozen=True):
     """Everything at a glance; ``daemon_pid`` None: no daemon is at work."""
 
@@ -47,6 +58,7 @@ class Status(msgspec.Struct, frozen=True):
     events: Counts
     oldest_pending_ms: int | None
     delivery: DeliveryStatus
+    missed: list[MissedStatus]
     controllers: list[ControllerStatus]
 
 
@@ -54,15 +66,23 @@ def status(settings: Settings, outbox: Outbox) -> Status:
     """Read it all from the outbox; neither Jenkins nor Hivel is asked."""
     oldest = outbox.oldest_pending()
     known = {state.name: state for state in controller_states(outbox)}
-    open_builds = open_build_counts(outbox)
+    open_builds, missed = open_build_counts(outbox), missed_builds(outbox)
     return Status(
         outbox=str(settings.outbox),
         daemon_pid=RunLock(settings.outbox).holder(),
         events=outbox.counts(),
         oldest_pending_ms=None if oldest is None else max(0, outbox.clock.now_ms() - oldest),
         delivery=delivery_status(outbox.delivery_state()),
+        missed=[
+            MissedStatus(m.controller, m.full_name, m.builds, m.newest_number, rfc3339(m.noted_at)) for m in missed
+        ],
         controllers=[
-            _controller_status(controller, known.get(controller.name), open_builds.get(controller.name, 0))
+            _controller_status(
+                controller,
+                known.get(controller.name),
+                open_builds.get(controller.name, 0),
+                sum(job.builds for job in missed if job.controller == controller.name),
+            )
             for controller in settings.controllers
         ],
     )
@@ -75,7 +95,9 @@ def delivery_status(state: DeliveryState | None) -> DeliveryStatus:
     return DeliveryStatus(state.state, rfc3339(state.since), state.reason, _moment(state.next_probe_at))
 
 
-def _controller_status(settings: JenkinsSettings, state: ControllerState | None, open_builds: int) -> ControllerStatus:
+def _controller_status(
+    settings: JenkinsSettings, state: ControllerState | None, open_builds: int, missed_builds: int
+) -> ControllerStatus:
     return ControllerStatus(
         name=settings.name,
         url=settings.url,
@@ -84,6 +106,7 @@ def _controller_status(settings: JenkinsSettings, state: ControllerState | None,
         polled_at=_moment(state.polled_at) if state else None,
         jobs=state.jobs if state else None,
         open_builds=open_builds,
+        missed_builds=missed_builds,
         last_error=state.last_error if state else None,
     )
 

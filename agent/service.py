@@ -85,7 +85,7 @@ def _pollers(settings: Settings, clock: Clock) -> Iterator[list[Poller]]:
             outbox = stack.enter_context(Outbox(settings.outbox, clock))
             client = JenkinsClient(controller)
             stack.callback(client.close)
-            pollers.append(Poller(controller, settings.rules, client, outbox))
+            pollers.append(Poller(controller, settings.rules, client, outbox, settings.options))
         yield pollers
 
 
@@ -141,7 +141,8 @@ class _Daemon:
     async def _poll(self, poller: Poller) -> None:
         with self._tracked():
             try:
-                await asyncio.to_thread(poller.poll)
+                if poller.due():
+                    await asyncio.to_thread(poller.poll)
             except OutboxError as error:
                 log.error("poll not stored, it will be repeated", reason=str(error))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,11 +12,13 @@ from agent.outbox.store import Attempt, Row, State
 from agent.times import describe_duration, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.console import Console
 
     from agent.check import Finding
+    from agent.explain import Explanation, Preview
+    from agent.jenkins.backfill import BackfillReport
     from agent.replay import Outcome
     from agent.report import DeliveryStatus, Status
     from agent.service import OnceReport
@@ -178,6 +181,13 @@ def status(value: Status) -> None:
         out.print(f"jenkins   {escape(controller.name)}: {_styled(controller.state)}{since}{polled}{jobs}")
         if controller.last_error:
             out.print(f"          {escape(controller.last_error)}")
+    for missed in value.missed[:10]:
+        out.print(
+            f"missed    {missed.builds} build(s) of {escape(missed.job)} on {escape(missed.controller)} were gone "
+            f"before they could be read, up to #{missed.newest_number}, noted {missed.noted_at}"
+        )
+    if len(value.missed) > 10:
+        out.print(f"missed    … and of {len(value.missed) - 10} more jobs: status --json")
 
 
 def _delivery(value: DeliveryStatus) -> str:
@@ -228,3 +238,92 @@ def once(report: OnceReport) -> None:
     counts = report.counts
     out.print(_delivery(report.delivery))
     out.print(f"events    {counts.pending} pending, {counts.delivered} delivered, {counts.failed} failed")
+
+
+def preview(value: Preview) -> None:
+    """``preview`` for people."""
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    out = console()
+    table = Table(box=None, header_style="bold")
+    for column in ("DEPLOYMENT_ID", "STATUS", "ENVIRONMENT", "REPOSITORY", "BRANCH", "REASON"):
+        table.add_column(column, overflow="fold")
+    for row in value.rows:
+        event = {} if row.derived.event is None else msgspec.json.decode(row.derived.event)
+        cells = [event.get(field, "-") for field in ("status", "environment", "repo_url", "branch")]
+        table.add_row(*map(escape, [row.derived.deployment_id, *cells, row.derived.reason or ""]))
+    if value.rows:
+        out.print(table)
+    failing = sum(row.derived.reason is not None for row in value.rows)
+    out.print(f"{len(value.rows) - failing} event(s) since {value.since}, {failing} build(s) of which none can be made")
+    if value.unmatched:
+        out.print(f"{len(value.unmatched)} job(s) match no rule:")
+        for name in value.unmatched:
+            out.print(f"  {escape(name)}")
+    for problem in value.problems:
+        out.print(f"[red]{escape(problem)}[/]")
+
+
+def explanation(value: Explanation) -> None:
+    """``explain`` for people."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    out = console()
+    out.print(f"{escape(value.build)}  {escape(value.verdict)}")
+    out.print(f"  rule     {escape(value.rule or 'none matches the job')}")
+    out.print(f"  jenkins  {escape(value.jenkins)}")
+    for derived in value.derived:
+        out.print(f"  event    {escape(derived.deployment_id)}")
+        event = {} if derived.event is None else msgspec.json.decode(derived.event)
+        if derived.reason:
+            out.print(f"           [red]{escape(derived.reason)}[/]")
+        for name in dict.fromkeys([*event, *derived.origins]):
+            text = escape(str(event.get(name, "-")))
+            origin = escape(derived.origins.get(name, ""))
+            out.print(f"    {name:<14} {text}" + (f"   [dim]({origin})[/]" if origin else ""))
+    for stored in value.outbox:
+        reason = f": {escape(stored.reason)}" if stored.reason else ""
+        out.print(
+            f"  outbox   {escape(stored.deployment_id)}: {_styled(stored.state)}, enqueued {stored.enqueued_at}, "
+            f"tried {stored.attempts} time(s){reason}"
+        )
+    if not value.outbox:
+        out.print("  outbox   does not know it")
+
+
+@contextmanager
+def progress(*, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on standard error, where that is a terminal; call it with done, total and the job's name."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(console=Console(stderr=True), disable=hidden or not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def update(done: int, total: int, job: str) -> None:
+            bar.update(task, completed=done, total=total, description=job or "done")
+
+        yield update
+
+
+def backfill(report: BackfillReport, *, dry_run: bool) -> None:
+    """``backfill`` for people."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    out = console()
+    if dry_run:
+        for name in report.enqueued:
+            out.print(f"would report  {escape(name)}")
+    for name, reason in report.underivable.items():
+        out.print(f"[red]no event for[/]  {escape(name)}: {escape(reason)}")
+    for problem in report.problems:
+        out.print(f"[red]{escape(problem)}[/]")
+    before = f" ({report.jobs_done_before} of them done before)" if report.jobs_done_before else ""
+    out.print(
+        f"{report.jobs} job(s){before}, {report.builds} build(s) read: {len(report.enqueued)} event(s) "
+        f"{'would be reported' if dry_run else 'enqueued'}, {report.known} known already, "
+        f"{len(report.underivable)} without an event"
+    )
+    if report.problems and not dry_run:
+        out.print("not complete: the same command goes on where it was")

@@ -8,22 +8,34 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Annotated, Any, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
 from agent.jenkins.names import without_credentials
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # What is asked of a build, in the language of `tree=`. Fields that a build does not have are left out by Jenkins.
 BUILD_TREE = (
     "number,url,result,building,inProgress,timestamp,duration,"
     "actions[_class,parameters[_class,name,value],causes[_class,upstreamProject,upstreamBuild],"
-    "remoteUrls,lastBuiltRevision[SHA1,branch[name]]]"
+    "remoteUrls,lastBuiltRevision[SHA1,branch[name]]],"
+    # Freestyle builds have one change set, pipelines a list. Items come oldest first, so a narrower range would lose
+    # the newest; the git plugin itself keeps no more than the newest 1024 commits of a build.
+    "changeSets[items[comment]{0,1024}],changeSet[items[comment]{0,1024}]"
 )
 
 # Jenkins' numbers are Java ints; its times are longs, and SQLite's integers end there too.
 BuildNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _LONGEST = 2**62
+
+# How much is kept of what was committed: merges are told by their first and last lines.
+CHANGES = 200
+_MESSAGE_HEAD, _MESSAGE_TAIL = 300, 197
+MESSAGE_LENGTH = _MESSAGE_HEAD + _MESSAGE_TAIL + len("…\n…")
 
 # What some people put into a text parameter; it must not be kept in the outbox.
 _URL_CREDENTIALS = re.compile(r"(\w://)[^\s/@:]*:[^\s/@]*@")
@@ -60,6 +72,8 @@ class RawBuild(msgspec.Struct):
     timestamp: int = 0
     duration: int = 0
     actions: list[RawAction | None] = []
+    change_sets: Any = msgspec.field(default=None, name="changeSets")
+    change_set: Any = msgspec.field(default=None, name="changeSet")
 
     def __post_init__(self) -> None:
         """Keep absurd clocks within what can be stored; they are refused when the event is made."""
@@ -89,10 +103,34 @@ class Checkout(msgspec.Struct, frozen=True):
     commit: str | None
 
 
-class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A final build with everything from which its event can be derived, now or again later.
+class UpstreamBuild(msgspec.Struct, frozen=True):
+    """The build that started this one: the job's full name and the number."""
 
-    Kept as JSON with an event that could not be derived or delivered.
+    job: str
+    number: int
+
+
+class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One stage of a pipeline's build, as one of the stage plugins tells it (see :mod:`agent.jenkins.stages`).
+
+    ``status`` is the plugin's own word. Times are UTC milliseconds; ``ended_at`` is 0 for a stage that did not end,
+    both are 0 for one that did not start. ``url`` may be a path on the controller; empty when there is no page.
+    """
+
+    name: str
+    status: str
+    started_at: int = 0
+    ended_at: int = 0
+    url: str = ""
+
+
+class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A final build with everything from which its events can be derived, now or again later.
+
+    Kept as JSON with an event that could not be derived or delivered. What a single answer of Jenkins does not tell
+    is filled in later (``msgspec.structs.replace``): ``inherited``, the upstream build that had the checkout;
+    ``stages`` (None: not read) or, in words, why they could not be read; ``pull_request_url``, the page that a
+    branch job's metadata names.
     """
 
     controller: str
@@ -106,6 +144,12 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parameters: dict[str, str] = {}
     masked_parameters: tuple[str, ...] = ()
     checkouts: tuple[Checkout, ...] = ()
+    upstream: tuple[UpstreamBuild, ...] = ()
+    inherited: Build | None = None
+    stages: tuple[Stage, ...] | None = None
+    stages_missing: str | None = None
+    change_messages: tuple[str, ...] = ()  # newest first
+    pull_request_url: str | None = None
 
 
 class _Parameter(msgspec.Struct):
@@ -117,19 +161,29 @@ class _Branch(msgspec.Struct):
     name: str = ""
 
 
+class _Cause(msgspec.Struct):
+    cls: str = msgspec.field(default="", name="_class")
+    project: Any = msgspec.field(default=None, name="upstreamProject")
+    number: Any = msgspec.field(default=None, name="upstreamBuild")
+
+
 class _Revision(msgspec.Struct):
     SHA1: str | None = None
     branch: list[_Branch] = []
 
 
-def build_of(raw: RawBuild, *, controller: str, job: str, branch_job: bool) -> Build:
+def build_of(
+    raw: RawBuild, *, controller: str, job: str, branch_job: bool, pull_request_url: str | None = None
+) -> Build:
     """Take from Jenkins' answer what events are made of.
 
     ``branch_job``: the job is a branch of a multibranch project, so that its name is the branch.
+    ``pull_request_url``: the page that the job's ``ObjectMetadataAction`` names (``objectUrl``).
     """
     parameters: dict[str, str] = {}
     masked: list[str] = []
     checkouts: list[Checkout] = []
+    upstream: list[UpstreamBuild] = []
     for action in raw.actions:
         if action is None:
             continue
@@ -140,6 +194,7 @@ def build_of(raw: RawBuild, *, controller: str, job: str, branch_job: bool) -> B
                 parameters[parameter.name] = text
         if checkout := _checkout(action):
             checkouts.append(checkout)
+        upstream += [started for started in _upstream(action) if started not in upstream]
     return Build(
         controller=controller,
         job=job,
@@ -152,7 +207,38 @@ def build_of(raw: RawBuild, *, controller: str, job: str, branch_job: bool) -> B
         parameters=parameters,
         masked_parameters=tuple(masked),
         checkouts=tuple(checkouts),
+        upstream=tuple(upstream),
+        change_messages=tuple(islice(_messages(raw), CHANGES)),
+        pull_request_url=without_credentials(pull_request_url) if pull_request_url else None,
     )
+
+
+def _upstream(action: RawAction) -> Iterator[UpstreamBuild]:
+    """From a ``CauseAction``: an interrupted build's action has ``causes`` too, which are something else."""
+    if action.cls != "hudson.model.CauseAction":
+        return
+    for cause in _convert(action.causes, list[_Cause]) or ():
+        job, number = _convert(cause.project, str), _convert(cause.number, BuildNumber)
+        if cause.cls.endswith("UpstreamCause") and job and number:
+            yield UpstreamBuild(job, number)
+
+
+def _messages(raw: RawBuild) -> Iterator[str]:
+    """The messages of all change sets, newest first; Jenkins lists ``{"items": [{"comment": "…"}]}`` oldest first."""
+    several = raw.change_sets if isinstance(raw.change_sets, list) else []
+    for change_set in (*several, raw.change_set):
+        items = change_set.get("items") if isinstance(change_set, dict) else None
+        for item in reversed(items) if isinstance(items, list) else ():
+            comment = item.get("comment") if isinstance(item, dict) else None
+            if isinstance(comment, str) and (message := comment.strip()):
+                yield _bounded(_URL_CREDENTIALS.sub(r"\1", message))
+
+
+def _bounded(message: str) -> str:
+    """Beginning and end of a long message; the dots keep the cut from looking like the end of a line."""
+    if len(message) <= MESSAGE_LENGTH:
+        return message
+    return f"{message[:_MESSAGE_HEAD]}…\n…{message[-_MESSAGE_TAIL:]}"
 
 
 def _checkout(action: RawAction) -> Checkout | None:

@@ -14,6 +14,7 @@ import requests
 from agent import __version__
 from agent.jenkins.builds import BUILD_TREE, BuildNumber, RawBuild
 from agent.jenkins.names import build_of_url, job_path
+from agent.jenkins.pace import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +68,14 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Some builds of a job, newest first; ``pull_request_url`` of a branch job that is one (ObjectMetadataAction)."""
+
+    builds: list[RawBuild]
+    pull_request_url: str | None = None
+
+
+@dataclass(frozen=True)
 class About:
     """Who answers and how the agent is known there."""
 
@@ -88,9 +97,14 @@ class _Items(msgspec.Struct):
     jobs: list[_Item] = []
 
 
+class _JobAction(msgspec.Struct):
+    object_url: str | None = msgspec.field(default=None, name="objectUrl")
+
+
 class _Builds(msgspec.Struct):
     builds: list[RawBuild] | None = None
     all_builds: list[RawBuild] | None = msgspec.field(default=None, name="allBuilds")
+    actions: list[_JobAction | None] = []
 
 
 class _Executable(msgspec.Struct):
@@ -116,7 +130,10 @@ class _WhoAmI(msgspec.Struct):
 
 
 class JenkinsClient:
-    """One kept-alive connection to a controller, through python-jenkins. Every method raises :class:`JenkinsError`."""
+    """A controller through python-jenkins, with connections that are kept alive. Methods may run in several threads.
+
+    Every method raises :class:`JenkinsError`.
+    """
 
     def __init__(self, settings: JenkinsSettings) -> None:
         self.url = settings.url
@@ -124,6 +141,7 @@ class JenkinsClient:
         self._username = settings.username
         self._jenkins = jenkins.Jenkins(settings.url, timeout=settings.timeout_ms / 1000)
         self._authenticate()
+        self._limit = RateLimit(settings.requests_per_minute)
         session: requests.Session = self._jenkins._session
         session.max_redirects = 0  # credentials go to the configured address and nowhere else
         session.headers["User-Agent"] = f"hivel-jenkins-agent/{__version__}"
@@ -160,23 +178,31 @@ class JenkinsClient:
         found = list(self._jobs(self._decode(body, _Items).jobs, depth=1, in_multibranch=False))
         return Snapshot(found, _server_time(headers.get("Date")))
 
-    def builds(self, job: str, first: int, last: int) -> list[RawBuild]:
+    def builds(self, job: Job, first: int, last: int) -> Listing:
         """The builds at places ``first`` to ``last`` (not included) of the job, newest first.
 
         Within the newest 100 Jenkins loads what is asked for; beyond, it walks all builds of the job.
         """
         field = "builds" if last <= 100 else "allBuilds"
-        body, _ = self._get(f"{job_path(job)}/api/json", f"{field}[{BUILD_TREE}]{{{first},{last}}}")
+        tree = f"{field}[{BUILD_TREE}]{{{first},{last}}}"
+        if job.branch_job:
+            tree += ",actions[objectUrl]"
+        body, _ = self._get(f"{job_path(job.full_name)}/api/json", tree)
         answer = self._decode(body, _Builds)
         listed = answer.builds if field == "builds" else answer.all_builds
         if listed is None:
-            raise BadAnswerError(f"the answer for job {job} has no {field}")
-        return listed
+            raise BadAnswerError(f"the answer for job {job.full_name} has no {field}")
+        return Listing(listed, next((a.object_url for a in answer.actions if a and a.object_url), None))
 
     def build(self, job: str, number: int) -> RawBuild:
         """One build. Raises :class:`NotFoundError` when it is not there (any more, or yet)."""
         body, _ = self._get(f"{job_path(job)}/{number}/api/json", BUILD_TREE)
         return self._decode(body, RawBuild)
+
+    def page(self, job: str, number: int, page: str) -> bytes:
+        """The JSON of a page that a plugin adds to a build, such as ``wfapi/describe``; 404 without the plugin."""
+        body, _ = self._get(f"{job_path(job)}/{number}/{page}", None)
+        return body
 
     def running(self) -> set[tuple[str, int]]:
         """Job and number of everything that occupies an executor, in one request."""
@@ -205,6 +231,7 @@ class JenkinsClient:
     # ---- one request
 
     def _get(self, path: str, tree: str | None) -> tuple[bytes, requests.structures.CaseInsensitiveDict[str]]:
+        self._limit.wait()
         self.requests += 1
         request = requests.Request("GET", self.url + path, params={"tree": tree} if tree else None)
         try:
@@ -242,7 +269,7 @@ class JenkinsClient:
         if status < 400:
             return
         response.close()
-        where = f"HTTP {status} from {response.request.path_url}"
+        where = f"HTTP {status} from {response.request.path_url.partition('?')[0]}"
         user = response.headers.get("X-You-Are-Authenticated-As")
         missing = response.headers.get("X-Required-Permission")
         match status:

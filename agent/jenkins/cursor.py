@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 class JobCursor:
     """Numbers below ``next_build_number`` were read, but for the job's open builds.
 
-    ``newest_number`` and ``newest_started_at`` (UTC ms) name the newest build that was seen.
+    ``looked_at`` is Jenkins' clock when that number was seen; ``newest_number`` and ``newest_started_at`` name the
+    newest build that was seen. Times are UTC milliseconds.
     """
 
     full_name: str
     next_build_number: int
+    looked_at: int
     newest_number: int | None = None
     newest_started_at: int | None = None
 
@@ -33,7 +35,19 @@ class OpenBuild:
 
     number: int
     seen: bool
+    first_seen_at: int
     waiting_since: int | None = None
+
+
+@dataclass(frozen=True)
+class Missed:
+    """Numbers of a job whose builds were gone before they could be read. ``noted_at``: UTC milliseconds."""
+
+    controller: str
+    full_name: str
+    builds: int
+    newest_number: int
+    noted_at: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,12 @@ class ControllerState:
     last_error: str | None = None
 
 
+_JOB = ", ".join(field.name for field in fields(JobCursor))
+_OPEN = ", ".join(field.name for field in fields(OpenBuild))
+_STATE = ", ".join(field.name for field in fields(ControllerState))
+_MISSED = ", ".join(field.name for field in fields(Missed))
+
+
 class Cursors:
     """The cursors of one controller."""
 
@@ -62,7 +82,7 @@ class Cursors:
     def jobs(self) -> dict[str, JobCursor]:
         """All jobs by full name."""
         found = self._outbox.connection.execute(
-            "SELECT full_name, next_build_number, newest_number, newest_started_at FROM jobs WHERE controller = ?",
+            f"SELECT {_JOB} FROM jobs WHERE controller = ?",  # noqa: S608
             (self._controller,),
         ).fetchall()
         return {row[0]: JobCursor(*row) for row in found}
@@ -71,23 +91,43 @@ class Cursors:
         """Insert or replace."""
         with self._outbox.transaction() as connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO jobs (controller, full_name, next_build_number, newest_number,"
-                " newest_started_at) VALUES (?, ?, ?, ?, ?)",
-                [
-                    (self._controller, c.full_name, c.next_build_number, c.newest_number, c.newest_started_at)
-                    for c in cursors
-                ],
+                f"INSERT OR REPLACE INTO jobs (controller, {_JOB}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+                [(self._controller, *astuple(cursor)) for cursor in cursors],
             )
+
+    def rename(self, former: str, full_name: str) -> None:
+        """The job ``former`` has another name now: its cursor goes, its events are known under the old one."""
+        with self._outbox.transaction() as connection:
+            for table in ("jobs", "open_builds"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE controller = ? AND full_name = ?",  # noqa: S608
+                    (self._controller, former),
+                )
+            connection.execute(
+                "INSERT OR IGNORE INTO former_names (controller, full_name, former_name)"
+                " SELECT ?1, ?2, ?3 UNION SELECT ?1, ?2, former_name FROM former_names"
+                " WHERE controller = ?1 AND full_name = ?3",
+                (self._controller, full_name, former),
+            )
+
+    def former_names(self, full_name: str) -> list[str]:
+        """Under which names builds of this job may have been reported before."""
+        found = self._outbox.connection.execute(
+            "SELECT former_name FROM former_names WHERE controller = ? AND full_name = ?",
+            (self._controller, full_name),
+        ).fetchall()
+        return [row[0] for row in found]
 
     def open_builds(self) -> dict[str, list[OpenBuild]]:
         """The open builds of all jobs by full name."""
         found = self._outbox.connection.execute(
-            "SELECT full_name, number, seen, waiting_since FROM open_builds WHERE controller = ? ORDER BY number",
+            f"SELECT full_name, {_OPEN} FROM open_builds WHERE controller = ? ORDER BY number",  # noqa: S608
             (self._controller,),
         ).fetchall()
         builds: dict[str, list[OpenBuild]] = {}
-        for full_name, number, seen, waiting_since in found:
-            builds.setdefault(full_name, []).append(OpenBuild(number, bool(seen), waiting_since))
+        for full_name, number, seen, first_seen_at, waiting_since in found:
+            build = OpenBuild(number, bool(seen), first_seen_at, waiting_since)
+            builds.setdefault(full_name, []).append(build)
         return builds
 
     def save_open_builds(self, full_name: str, builds: Iterable[OpenBuild]) -> None:
@@ -97,8 +137,18 @@ class Cursors:
                 "DELETE FROM open_builds WHERE controller = ? AND full_name = ?", (self._controller, full_name)
             )
             connection.executemany(
-                "INSERT INTO open_builds (controller, full_name, number, seen, waiting_since) VALUES (?, ?, ?, ?, ?)",
-                [(self._controller, full_name, b.number, int(b.seen), b.waiting_since) for b in builds],
+                f"INSERT INTO open_builds (controller, full_name, {_OPEN}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+                [(self._controller, full_name, *astuple(build)) for build in builds],
+            )
+
+    def add_missed(self, full_name: str, builds: int, newest_number: int) -> None:
+        """Count builds that were gone before they could be read."""
+        with self._outbox.transaction() as connection:
+            connection.execute(
+                f"INSERT INTO missed ({_MISSED}) VALUES (?, ?, ?, ?, ?) ON CONFLICT (controller, full_name) DO UPDATE"  # noqa: S608
+                " SET builds = builds + excluded.builds, newest_number = excluded.newest_number,"
+                " noted_at = excluded.noted_at",
+                (self._controller, full_name, builds, newest_number, self._outbox.clock.now_ms()),
             )
 
     def state(self) -> ControllerState | None:
@@ -109,25 +159,14 @@ class Cursors:
         """Insert or replace."""
         with self._outbox.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO controllers (name, state, since, report_from, polled_at, jobs, last_error)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    state.name,
-                    state.state,
-                    state.since,
-                    state.report_from,
-                    state.polled_at,
-                    state.jobs,
-                    state.last_error,
-                ),
+                f"INSERT OR REPLACE INTO controllers ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                astuple(state),
             )
 
 
 def controller_states(outbox: Outbox) -> list[ControllerState]:
     """All controllers that were ever polled."""
-    found = outbox.connection.execute(
-        "SELECT name, state, since, report_from, polled_at, jobs, last_error FROM controllers ORDER BY name"
-    ).fetchall()
+    found = outbox.connection.execute(f"SELECT {_STATE} FROM controllers ORDER BY name").fetchall()  # noqa: S608
     return [ControllerState(*row) for row in found]
 
 
@@ -135,3 +174,9 @@ def open_build_counts(outbox: Outbox) -> dict[str, int]:
     """How many builds are followed, by controller."""
     found = outbox.connection.execute("SELECT controller, count(*) FROM open_builds GROUP BY controller").fetchall()
     return {controller: int(n) for controller, n in found}
+
+
+def missed_builds(outbox: Outbox) -> list[Missed]:
+    """Jobs with builds that were gone before they could be read, the latest first."""
+    found = outbox.connection.execute(f"SELECT {_MISSED} FROM missed ORDER BY noted_at DESC").fetchall()  # noqa: S608
+    return [Missed(*row) for row in found]

@@ -1,84 +1,84 @@
-"""From a build and the rule that it matched to the deployment event, or to the reason why there is none."""
+"""From a build and the rule that it matched to the deployment events, or to the reason why there is none.
+
+A rule for whole builds gives one event for a build, a rule for stages one for each stage that matches and ran, and a
+rule with ``checkouts = "each"`` one for each repository. Everything comes from the build as it was kept, so the same
+build and rule give the same events at any time.
+"""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from urllib.parse import unquote
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from agent import event as events
 from agent.event import DeploymentEvent, InvalidEventError
-from agent.jenkins.builds import Build, Checkout
+from agent.jenkins import pulls, scm, stages
+from agent.jenkins.builds import Build
 from agent.jenkins.names import branch_name, environment_of_name, without_credentials
-from agent.jenkins.rules import MaskedParameterError, Match
-from agent.status import Provider, normalise
+from agent.jenkins.rules import MaskedParameterError, fields_of
+from agent.status import Provider, Status, normalise
 
-# A build records the checkout of a shared library like any other; told by the repository's name.
-_LIBRARY_NAME = re.compile(r"(?i)(^|[-_./:])(lib|libs|library|libraries)(\.git)?/?$")
-_BRANCH_PARAMETERS = ("BRANCH_NAME", "GIT_BRANCH", "BRANCH")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-
-@dataclass(frozen=True)
-class Underivable:
-    """There should be an event but a required field cannot be found; ``reason`` says which and what helps."""
-
-    reason: str
+    from agent.jenkins.builds import Stage
+    from agent.jenkins.pulls import Pulls
+    from agent.jenkins.rules import Match, Pattern, Rule, Template
+    from agent.jenkins.scm import Source, UrlForm
 
 
 @dataclass(frozen=True)
-class _Sources:
-    repo_url: str | None = None
-    branch: str | None = None
-    commit: str | None = None
+class Options:
+    """What the configuration says about the events of all rules.
+
+    ``status_map``: Jenkins' result to a status, instead of Hivel's own table. ``environment_map``: the name that a
+    rule gives, in lower case, to the name that is sent. ``libraries``: repositories that are never the application's.
+    """
+
+    status_map: Mapping[str, Status] = field(default_factory=dict)
+    environment_map: Mapping[str, str] = field(default_factory=dict)
+    libraries: tuple[Pattern, ...] = ()
+    url_form: UrlForm = "as-is"
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """One event of a build, or the ``reason`` why it cannot be made: what is missing and what helps.
+
+    ``origins`` says for each field in words where its value came from. ``other_id`` is the id of a stage's event as
+    long as its environment cannot be told.
+    """
+
+    deployment_id: str
+    event: DeploymentEvent | None
+    reason: str | None
+    origins: dict[str, str]
+    other_id: str | None = None
 
 
 def deployment_id(build: Build) -> str:
-    """The id under which this build is known, whether or not its event can be derived."""
+    """The id under which this build is known, whether or not its events can be derived."""
     return events.build_deployment_id(build.controller, build.job, build.number)
 
 
-def derive(build: Build, match: Match) -> DeploymentEvent | Underivable:
-    """The event of a final build; never raises for what a build or a template may contain."""
+def derive(build: Build, match: Match, options: Options) -> list[Derivation]:
+    """The events of a final build; never raises for what a build or a template may contain."""
     rule = match.rule
-    sources = _sources(build)
-    fields = {f"params.{name}": value for name, value in build.parameters.items()} | {
-        "job": build.job,
-        "job.environment": environment_of_name(build.job),
-        "number": str(build.number),
-        "repo_url": sources.repo_url or "",
-        "branch": sources.branch or "",
-        "commit": sources.commit or "",
-    }
-    fields |= match.groups  # the rule's own names win
-    try:
-        branch = sources.branch
-        if rule.branch is not None:
-            rendered = rule.branch.render(fields, build.masked_parameters)
-            branch = branch_name(rendered) if rendered else None
-            fields |= {"branch": branch or ""} | match.groups
-        repo_url = sources.repo_url
-        if rule.repo_url is not None:
-            rendered = rule.repo_url.render(fields, build.masked_parameters)
-            repo_url = without_credentials(rendered) if rendered else None
-        return events.completed(
-            deployment_id=deployment_id(build),
-            status=normalise(Provider.JENKINS, build.result),
-            started_at=build.started_at,
-            ended_at=build.ended_at,
-            repo_url=repo_url,
-            environment=rule.environment.render(fields, build.masked_parameters),
-            branch=branch,
-            commit_hash=sources.commit,
-            build_number=str(build.number),
-            image=rule.image.render(fields, build.masked_parameters) if rule.image else None,
-            logs_url=build.url,
-        )
-    except MaskedParameterError as error:
-        return Underivable(str(error))
-    except InvalidEventError as error:
-        return Underivable(_advice(str(error), match))
+    units = _units(build, rule, options)
+    if isinstance(units, str):
+        return [Derivation(deployment_id(build), None, units, {})]
+    sources = scm.sources(build, repository=rule.repository, libraries=options.libraries, each=rule.checkouts == "each")
+    pulled = _pulls(build, sources)
+    names = _names(sources)
+    ids = _Ids(deployment_id(build))
+    return [
+        _derivation(_draft(build, match, options, unit, source), unit, name, pulled, ids)
+        for unit in units
+        for source, name in zip(sources, names, strict=True)
+    ]
 
 
 def to_json(build: Build) -> str:
@@ -91,48 +91,314 @@ def from_json(source: str) -> Build:
     return msgspec.json.decode(source, type=Build)
 
 
-def _advice(problem: str, match: Match) -> str:
-    keys = [key for key in ("repo_url", "environment", "branch") if f"no {key}" in problem]
+# ---- what there is an event of: the whole build, or each of some stages
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """The build, or one of its stages. Times are UTC milliseconds."""
+
+    status: Status
+    started_at: int
+    ended_at: int
+    logs_url: str
+    origins: dict[str, str]
+    stage: str | None = None
+    groups: dict[str, str] = field(default_factory=dict)
+
+
+def _units(build: Build, rule: Rule, options: Options) -> list[_Unit] | str:
+    """The units of a build; or the reason why the rule wants no event of a build whose stages could not be read."""
+    if rule.stage is None:
+        return [_whole(build, options, "controller, job and number")]
+    if build.stages is None:
+        missing = f"the stages of the build could not be read: {build.stages_missing or 'nobody asked for them'}"
+        if rule.without_stages == "none":
+            advice = (
+                f'without_stages = "build" in the rule for job = "{rule.job.text}" makes one event of the whole build'
+            )
+            return f"{missing}; {advice}, then replay"
+        return [_whole(build, options, f"controller, job and number; the whole build: {missing}")]
+    units = list[_Unit]()
+    for stage in build.stages:
+        groups = rule.stage.match(stage.name)
+        if groups is not None and (result := stages.result_of(stage)) is not None:
+            units.append(_staged(build, stage, result, groups, options))
+    return units
+
+
+def _whole(build: Build, options: Options, identity: str) -> _Unit:
+    status, origin = _status(build.result, f"result {build.result}", options)
+    origins = {
+        "deployment_id": identity,
+        "status": origin,
+        "start_time": "the build's timestamp",
+        "end_time": "the build's timestamp and duration",
+        "logs_url": "the build's page",
+    }
+    return _Unit(status, build.started_at, build.ended_at, build.url, origins)
+
+
+def _staged(build: Build, stage: Stage, result: str, groups: dict[str, str], options: Options) -> _Unit:
+    name = f"stage {stage.name}"
+    said = f"{name}: {stage.status}"
+    if result == stages.UNFINISHED:
+        status, origin = Status.UNKNOWN, f"{said} although the build is final -> {Status.UNKNOWN}"
+    else:
+        status, origin = _status(result, said, options)
+    logs_url = _stage_page(build, stage)
+    origins = {
+        "deployment_id": f"controller, job and number; {name}",
+        "status": origin,
+        "start_time": name if stage.started_at else f"the build's timestamp; {name} tells no start",
+        "end_time": name if stage.ended_at else f"the build's end; {name} tells none",
+        "logs_url": f"the page of {name}" if logs_url else "the build's page",
+    }
+    return _Unit(
+        status,
+        stage.started_at or build.started_at,
+        stage.ended_at or build.ended_at,
+        logs_url or build.url,
+        origins,
+        stage.name,
+        groups,
+    )
+
+
+def _status(result: str | None, said: str, options: Options) -> tuple[Status, str]:
+    """The status and where it came from. ``said``: the word that Jenkins used for the result, and of what."""
+    word = (result or "").upper()
+    if (mapped := options.status_map.get(word)) is not None:
+        told = "" if said == f"result {result}" else f" ({said})"
+        return mapped, f"mapped by [status]: {word} -> {mapped}{told}"
+    status = normalise(Provider.JENKINS, result)
+    return status, f"{said if result else 'no result'} -> {status}"
+
+
+def _stage_page(build: Build, stage: Stage) -> str | None:
+    """The stage's page as an address; the plugin tells ``/job/shop/7/…`` without the root of the controller."""
+    try:
+        path = urlsplit(build.url).path
+        if urlsplit(stage.url).scheme in ("http", "https"):
+            return without_credentials(stage.url)
+    except ValueError:  # half an IPv6 address
+        return None
+    start = path.find("/job/")
+    if start < 0 or not stage.url.startswith(path[start:]):
+        return None
+    return build.url.removesuffix(path[start:]) + stage.url if build.url.endswith(path[start:]) else None
+
+
+# ---- the fields of one event
+
+
+@dataclass
+class _Draft:
+    """An event in the making: ``fields`` for :func:`agent.event.completed` but for id and pull requests."""
+
+    rule: Rule
+    fields: dict[str, Any]
+    origins: dict[str, str]
+    reason: str | None = None
+    missing: str = ""
+
+    @property
+    def environment(self) -> str | None:
+        """As it can be part of an id."""
+        environment = self.fields.get("environment")
+        return environment if isinstance(environment, str) and not events.excess("", environment) else None
+
+
+@dataclass
+class _Fields:
+    """What templates can read, and where each of it came from."""
+
+    build: Build
+    values: dict[str, str]
+    words: dict[str, str]
+
+    def render(self, template: Template) -> tuple[str | None, str]:
+        """The text and in words where it came from. Raises :class:`agent.jenkins.rules.MaskedParameterError`."""
+        masked = self.build.masked_parameters
+        alternative = template.choose(self.values, masked)
+        if alternative is None:
+            return None, ""
+        words = list(dict.fromkeys(self._origin(name) for name in fields_of(alternative)))
+        if not words:
+            return template.render(self.values, masked), "the rule's literal"
+        whole = alternative.startswith("{") and alternative.find("}") == len(alternative) - 1
+        origin = ", ".join(words)
+        return template.render(self.values, masked), origin if whole else f'the rule\'s "{alternative}": {origin}'
+
+    def _origin(self, name: str) -> str:
+        return self.words.get(name) or f"parameter {name.removeprefix('params.')}"
+
+
+def _template_fields(build: Build, match: Match, unit: _Unit, source: Source) -> _Fields:
+    values = {f"params.{name}": value for name, value in build.parameters.items()} | {
+        "job": build.job,
+        "job.environment": environment_of_name(build.job),
+        "number": str(build.number),
+        "repo_url": source.repo_url or "",
+        "branch": source.branch or "",
+        "commit": source.commit or "",
+    }
+    words = {"job": "job name", "job.environment": "job name", "number": "build number"} | source.origins
+    for name in match.groups:
+        words[name] = f"job name ({name} of the rule's pattern)"
+    values |= match.groups  # the rule's own names win
+    if unit.stage is not None:
+        words |= dict.fromkeys(("stage", *unit.groups), f"stage {unit.stage}")
+        values |= {"stage": unit.stage} | unit.groups
+    return _Fields(build, values, words)
+
+
+def _draft(build: Build, match: Match, options: Options, unit: _Unit, source: Source) -> _Draft:
+    """Everything but the id; with the reason when a template reads what nobody may know."""
+    rule = match.rule
+    fields = _template_fields(build, match, unit, source)
+    draft = _Draft(rule, {}, dict(unit.origins), missing="" if source.repo_url else source.origins.get("repo_url", ""))
+    draft.origins |= {"event_type": "the API's only one", "build_number": "build number"}
+    draft.fields = {
+        "status": unit.status,
+        "started_at": unit.started_at,
+        "ended_at": unit.ended_at,
+        "commit_hash": source.commit,
+        "build_number": str(build.number),
+        "logs_url": unit.logs_url,
+    }
+    if source.commit:
+        draft.origins["commit_hash"] = source.origins["commit"]
+    try:
+        _fill_branch(draft, fields, match, unit, source)
+        _fill_repository(draft, fields, options, source)
+        _fill_environment(draft, fields, options)
+        if rule.image is not None:
+            draft.fields["image"], draft.origins["image"] = fields.render(rule.image)
+    except MaskedParameterError as error:
+        draft.reason = str(error)
+    return draft
+
+
+def _fill_branch(draft: _Draft, fields: _Fields, match: Match, unit: _Unit, source: Source) -> None:
+    """First of all, because the other templates may read what the branch's template made."""
+    branch, origin = source.branch, source.origins.get("branch", "")
+    if draft.rule.branch is not None:
+        rendered, origin = fields.render(draft.rule.branch)
+        branch = branch_name(rendered) if rendered else None
+        if "branch" not in match.groups and "branch" not in unit.groups:
+            fields.values["branch"] = branch or ""
+            fields.words["branch"] = origin
+    draft.fields["branch"], draft.origins["branch"] = branch, origin
+
+
+def _fill_repository(draft: _Draft, fields: _Fields, options: Options, source: Source) -> None:
+    repo_url, origin = source.repo_url, source.origins.get("repo_url", "")
+    if draft.rule.repo_url is not None:
+        rendered, origin = fields.render(draft.rule.repo_url)
+        repo_url = without_credentials(rendered) if rendered else None
+    if repo_url and options.url_form == "https" and (written := scm.https_form(repo_url)) != repo_url:
+        repo_url, origin = written, f"{origin}; in https form"
+    draft.fields["repo_url"], draft.origins["repo_url"] = repo_url, origin
+
+
+def _fill_environment(draft: _Draft, fields: _Fields, options: Options) -> None:
+    environment, origin = fields.render(draft.rule.environment)
+    if environment and (mapped := options.environment_map.get(environment.strip().lower())) is not None:
+        environment, origin = mapped, f"{origin}; by [environments]: {environment} -> {mapped}"
+    draft.fields["environment"], draft.origins["environment"] = environment, origin
+
+
+# ---- ids, pull requests and the event itself
+
+
+class _Ids:
+    """Gives out the ids of one build's events: none twice, and the same ones each time."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+        self._taken: set[str] = set()
+
+    def give(self, unit: _Unit, environment: str | None, repository: str) -> str:
+        """``base``, with the stage's environment and the repository behind it where a build has several events."""
+        behind = [repository] if repository else []
+        if unit.stage is None:
+            choices = [behind]
+        elif environment is None:
+            choices = [[unit.stage, *behind]]
+        else:
+            choices = [[environment, *behind], [environment, unit.stage, *behind]]
+        for parts in choices:
+            if (name := events.part_deployment_id(self._base, *parts)) not in self._taken:
+                self._taken.add(name)
+                return name
+        return self._numbered(choices[-1])
+
+    def _numbered(self, parts: list[str]) -> str:
+        """For a stage of a name that the build has more than once: ``:2``, ``:3`` and so on behind it."""
+        number = 2
+        while (name := events.part_deployment_id(self._base, *parts, str(number))) in self._taken:
+            number += 1
+        self._taken.add(name)
+        return name
+
+
+def _names(sources: list[Source]) -> list[str]:
+    """What tells the repositories of a build's events apart: nothing when there is one, ``acme/shop``, or with host."""
+    if len(sources) == 1:
+        return [""]
+    paths = [scm.path_of(source.repo_url or "") for source in sources]
+    return [
+        path if paths.count(path) == 1 else scm.plain(source.repo_url or "")
+        for path, source in zip(paths, sources, strict=True)
+    ]
+
+
+def _pulls(build: Build, sources: list[Source]) -> Pulls:
+    """Pull requests of the build, else of the upstream build that it deploys; change sets name no repository."""
+    if len(sources) > 1:
+        return pulls.Pulls(origin="left out: the build does not tell which repository they belong to")
+    found = pulls.of_build(build)
+    holder = scm.holder_of(build)
+    if found.numbers or holder is build:
+        return found
+    above = pulls.of_build(holder)
+    if not above.numbers:
+        return above
+    return pulls.Pulls(above.number, above.numbers, f"{above.origin} of upstream build {holder.job}#{holder.number}")
+
+
+def _derivation(draft: _Draft, unit: _Unit, repository: str, pulled: Pulls, ids: _Ids) -> Derivation:
+    name = ids.give(unit, draft.environment, repository)
+    other = None
+    if unit.stage is not None and draft.environment is not None:
+        other = ids.give(unit, None, repository)
+    origins = draft.origins
+    if pulled.origin:
+        origins |= dict.fromkeys(("pr_number", "pr_numbers"), pulled.origin)
+    event, reason = None, draft.reason
+    if reason is None:
+        try:
+            event = events.completed(
+                deployment_id=name, pr_number=pulled.number, pr_numbers=pulled.numbers, **draft.fields
+            )
+        except InvalidEventError as error:
+            reason = _advice(str(error), draft)
+    for key in ("commit_hash", "image", "logs_url"):
+        if problem := events.excess(key, draft.fields.get(key)):
+            origins[key] = f"left out: {problem}"
+    if draft.fields["ended_at"] < draft.fields["started_at"]:
+        origins["end_time"] = f"the start; {origins['end_time']} would be before it"
+    return Derivation(name, event, reason, {key: words for key, words in origins.items() if words}, other)
+
+
+def _advice(problem: str, draft: _Draft) -> str:
+    required = ("repo_url", "environment", "branch")
+    where = f'in the rule for job = "{draft.rule.job.text}", then replay'
+    if too_long := [key for key in required if f"{key} is " in problem]:
+        return f"{problem}; set {' and '.join(too_long)} {where}"
+    keys = [key for key in required if f"no {key}" in problem]
     if not keys:
         return problem
-    where = f'the rule for job = "{match.rule.job.text}"'
-    return f"{problem} in the build; set {' and '.join(keys)} in {where}, then replay"
-
-
-def _sources(build: Build) -> _Sources:
-    """Repository, branch and commit of the application among the checkouts of the build."""
-    checkout = _application(build.checkouts)
-    if checkout is None:
-        return _Sources(branch=_branch_elsewhere(build))
-    index = _origin(checkout)
-    names = checkout.branches[index : index + 1] or checkout.branches[:1]
-    branch = branch_name(names[0]) if names else None
-    urls = checkout.remote_urls
-    repo_url = urls[index] if len(urls) == len(checkout.branches) else urls[0]
-    return _Sources(repo_url, branch or _branch_elsewhere(build), checkout.commit)
-
-
-def _application(checkouts: tuple[Checkout, ...]) -> Checkout | None:
-    """The first checkout that is no shared library; a library only when there is nothing else."""
-    for checkout in checkouts:
-        if not any(_LIBRARY_NAME.search(url) for url in checkout.remote_urls):
-            return checkout
-    return checkouts[0] if checkouts else None
-
-
-def _origin(checkout: Checkout) -> int:
-    """With several remotes, the place of the one that is called origin; else the first."""
-    for index, name in enumerate(checkout.branches):
-        if name.removeprefix("refs/remotes/").startswith("origin/"):
-            return index
-    return 0
-
-
-def _branch_elsewhere(build: Build) -> str | None:
-    """A detached head or no checkout at all: the branch job's name or the build's parameters may know."""
-    if build.branch_job:
-        return unquote(build.job.rpartition("/")[2])
-    for name in _BRANCH_PARAMETERS:
-        if branch := branch_name(build.parameters.get(name, "")):
-            return branch
-    return None
+    known = f" ({draft.missing})" if draft.missing and "repo_url" in keys else ""
+    return f"{problem} in the build{known}; set {' and '.join(keys)} {where}"

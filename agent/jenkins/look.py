@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.jenkins.builds import Phase
-from agent.jenkins.client import NotFoundError
+from agent.jenkins.client import BadAnswerError, Listing, NotFoundError
 from agent.jenkins.cursor import JobCursor, OpenBuild
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agent.jenkins.builds import RawBuild
     from agent.jenkins.client import JenkinsClient, Job
     from agent.times import Clock
@@ -24,6 +26,16 @@ PAGE = 100
 OVERLAP = 10
 # So long a build may look odd (no result, no duration, 404 although listed) before what is known counts as final.
 GRACE_MS = 60_000
+# So long a build that Jenkins cannot read is asked for again, once in a grace period.
+UNREADABLE_MS = 24 * 3_600_000
+# At most so many missing numbers of a job are asked for one by one before they count as missed.
+ASK_FOR_MISSING = 5
+# A build below the cursor that started so long after the cursor was set belongs to another job of that name.
+CLOCK_TOLERANCE_MS = 2_000
+
+
+class AnotherJobError(Exception):
+    """The job is not the one that the cursor is of, but one of the same name that was created later."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +44,12 @@ class Candidate:
 
     ``cursor`` None: seen for the first time, then builds that ended before ``report_from`` are history.
     ``running``: the numbers that occupy an executor. ``moved``: builds were started since the last look.
+    ``server_time`` (UTC ms): Jenkins' clock when ``job`` was read.
     """
 
     job: Job
     cursor: JobCursor | None
+    server_time: int
     open_builds: tuple[OpenBuild, ...] = ()
     running: frozenset[int] = frozenset()
     moved: bool = True
@@ -45,18 +59,43 @@ class Candidate:
         """The lowest number that was never read."""
         return self.cursor.next_build_number if self.cursor else 1
 
+    @property
+    def only_open(self) -> OpenBuild | None:
+        """The one open build of a job where nothing else is to be read: it is cheaper asked for by its number."""
+        if self.moved or len(self.open_builds) != 1 or not self.open_builds[0].seen:
+            return None
+        return self.open_builds[0]
+
     def as_another_job(self) -> Candidate:
         """The job was deleted and created again: its cursor and open builds mean nothing any more."""
-        return Candidate(self.job, None, (), self.running)
+        return replace(self, cursor=None, open_builds=(), moved=True)
+
+    def question(self) -> tuple[int, int]:
+        """The places of the builds to list first: what is new, what is open near it, and the newest that is known."""
+        wanted = [self.first_new] if self.moved else []
+        wanted += [b.number for b in self.open_builds if self.job.next_build_number - b.number < PAGE]
+        lowest = min(wanted, default=self.job.next_build_number)
+        return 0, min(self.job.next_build_number - lowest + 1, PAGE)
+
+
+@dataclass(frozen=True)
+class FirstAnswer:
+    """What the first question about a job brought; ``trouble`` when the one open build could not be read."""
+
+    listing: Listing
+    trouble: NotFoundError | BadAnswerError | None = None
 
 
 @dataclass
 class Look:
-    """What a look found. ``final`` are the builds to report, ``open_builds`` those to follow."""
+    """Where a look ended: the cursor and the open builds to store, and the builds that were missed."""
 
     cursor: JobCursor
-    final: list[RawBuild] = field(default_factory=list)
     open_builds: list[OpenBuild] = field(default_factory=list)
+    missed: list[int] = field(default_factory=list)
+    missed_unlisted: int = 0
+    pull_request_url: str | None = None
+    numbers: set[int] = field(default_factory=set)
 
 
 class JobReader:
@@ -68,95 +107,126 @@ class JobReader:
         self._controller = controller
         self._report_from = report_from
 
-    def look(self, candidate: Candidate) -> Look:
-        """Read what is new and what was open.
+    def ask(self, candidate: Candidate) -> FirstAnswer:
+        """The first and mostly the only question about a job; may be asked in another thread.
 
-        Raises :class:`agent.jenkins.client.JenkinsError`; nothing was read then, the cursor must stay.
+        Raises :class:`agent.jenkins.client.JenkinsError`.
         """
-        cursor = candidate.cursor
-        if cursor is not None and candidate.job.next_build_number < cursor.next_build_number:
-            return self.look(candidate.as_another_job())
-        listed = self._listed(candidate)
-        if cursor is not None and _is_another_job(cursor, listed):
-            return self.look(candidate.as_another_job())
-        look = Look(_advanced(candidate, listed))
-        self._sort_listed(look, candidate, listed)
-        for build in candidate.open_builds:
-            if build.number not in listed:
-                self._follow_unlisted(look, candidate, build, listing_was_made=bool(listed))
-        if candidate.moved:
-            look.open_builds.extend(self._expected(candidate, listed))
-        return look
+        if build := candidate.only_open:
+            try:
+                return FirstAnswer(Listing([self._client.build(candidate.job.full_name, build.number)]))
+            except (NotFoundError, BadAnswerError) as error:
+                return FirstAnswer(Listing([]), error)
+        return FirstAnswer(self._client.builds(candidate.job, *candidate.question()))
 
-    def _listed(self, candidate: Candidate) -> dict[int, RawBuild]:
-        """The builds from the first new one on and the open ones near them, by number; page by page if many."""
+    def read(self, candidate: Candidate, first: FirstAnswer, look: Look) -> Iterator[list[RawBuild]]:
+        """Yield the final builds page by page, and complete ``look``.
+
+        Raises :class:`agent.jenkins.client.JenkinsError` and :class:`AnotherJobError`; the cursor must then stay
+        where it was, what was yielded may be kept.
+        """
+        look.pull_request_url = first.listing.pull_request_url
+        followed = {build.number: build for build in candidate.open_builds}
+        for page in self._pages(candidate, first.listing):
+            if candidate.cursor is not None and _contradicts(candidate.cursor, page):
+                raise AnotherJobError
+            fresh = [raw for raw in page if raw.number not in look.numbers]
+            look.numbers.update(raw.number for raw in fresh)
+            final: list[RawBuild] = []
+            for raw in fresh:
+                if raw.number in followed:
+                    self._sort(look, final, followed[raw.number], raw)
+                elif raw.number >= candidate.first_new and not (candidate.cursor is None and self._is_history(raw)):
+                    self._sort(look, final, self._first_seen(raw.number), raw)
+            if newest := max(fresh, key=lambda raw: raw.number, default=None):
+                look.cursor = _advanced(look.cursor, newest)
+            yield sorted(final, key=lambda raw: raw.number)
+        yield self._read_unlisted(candidate, look, first.trouble)
+        if candidate.moved:
+            self._expect(candidate, look)
+
+    def _pages(self, candidate: Candidate, first: Listing) -> Iterator[list[RawBuild]]:
+        """The listing, and the pages behind it while there may be new builds on them."""
         job, first_new = candidate.job, candidate.first_new
-        wanted = [first_new] if candidate.moved else []
-        wanted += [b.number for b in candidate.open_builds if job.next_build_number - b.number < PAGE]
-        if not candidate.moved and len(wanted) < 2:
-            return {}  # one open build is cheaper asked for by its number
-        # One more than could be new: the newest that is known tells whether this is still the same job.
-        size = min(job.next_build_number - min(wanted) + 1, PAGE)
-        page = self._client.builds(job.full_name, 0, size)
-        listed = {raw.number: raw for raw in page}
-        end = size
+        page = first.builds
+        yield _below(page, job.next_build_number)
+        _, end = candidate.question()
+        if not candidate.moved or end < PAGE:
+            return
         # Lists can be a little short: Jenkins leaves out what it cannot read.
-        while size == PAGE and len(page) >= PAGE - OVERLAP and (oldest := min(listed)) > first_new:
-            if candidate.cursor is None and listed[oldest].ended_at < self._report_from:
-                break
+        while len(page) >= PAGE - OVERLAP and (oldest := min(page, key=lambda raw: raw.number)).number > first_new:
+            if candidate.cursor is None and oldest.ended_at < self._report_from:
+                return
             begin = max(end - OVERLAP, 0)
-            page = self._client.builds(job.full_name, begin, begin + PAGE)
-            if page and page[0].number < oldest:
+            following = self._client.builds(job, begin, begin + PAGE).builds
+            if following and following[0].number < oldest.number:
                 end = begin  # more was deleted meanwhile than pages overlap: further back
                 continue
-            listed |= {raw.number: raw for raw in page}
-            end = begin + PAGE
-        return {number: raw for number, raw in listed.items() if number < job.next_build_number}
-
-    def _sort_listed(self, look: Look, candidate: Candidate, listed: dict[int, RawBuild]) -> None:
-        followed = {build.number: build for build in candidate.open_builds}
-        for number, raw in sorted(listed.items()):
-            if number in followed:
-                self._sort(look, followed[number], raw)
-            elif number >= candidate.first_new and not (candidate.cursor is None and self._is_history(raw)):
-                self._sort(look, OpenBuild(number, seen=True), raw)
+            page, end = following, begin + PAGE
+            yield _below(page, job.next_build_number)
 
     def _is_history(self, raw: RawBuild) -> bool:
         return raw.phase is Phase.FINAL and raw.ended_at < self._report_from
 
-    def _sort(self, look: Look, build: OpenBuild, raw: RawBuild) -> None:
+    def _first_seen(self, number: int, *, seen: bool = True) -> OpenBuild:
+        return OpenBuild(number, seen, first_seen_at=self._clock.now_ms())
+
+    def _sort(self, look: Look, final: list[RawBuild], build: OpenBuild, raw: RawBuild) -> None:
         """Running: follow it. Final: report it. In between: wait, but not for ever."""
         if raw.phase is Phase.RUNNING:
-            look.open_builds.append(OpenBuild(raw.number, seen=True))
+            look.open_builds.append(replace(build, seen=True, waiting_since=None))
         elif raw.phase is Phase.SETTLING and (waiting := self._still_waiting(build)):
             look.open_builds.append(replace(waiting, seen=True))
         elif raw.phase is Phase.FINAL or raw.ended_at >= self._report_from:  # else it was odd long before
-            look.final.append(raw)
+            final.append(raw)
 
-    def _follow_unlisted(self, look: Look, candidate: Candidate, build: OpenBuild, *, listing_was_made: bool) -> None:
-        """An open build that no list shows: still running, or to be asked for by its number."""
-        if build.number in candidate.running:
-            look.open_builds.append(build)
-            return
-        if listing_was_made and not build.seen:
-            self._wait_or_give_up(look, candidate, build)
-            return
+    def _read_unlisted(
+        self, candidate: Candidate, look: Look, trouble: NotFoundError | BadAnswerError | None
+    ) -> list[RawBuild]:
+        """Open builds that no list shows: still running, or to be asked for by their numbers."""
+        final: list[RawBuild] = []
+        asked = 0
+        for build in candidate.open_builds:
+            if build.number in look.numbers:
+                continue
+            if build.number in candidate.running:
+                look.open_builds.append(build)
+            elif trouble is not None:
+                self._note_trouble(candidate, look, build, trouble)
+            elif not build.seen and ((waiting := self._still_waiting(build)) or asked >= ASK_FOR_MISSING):
+                self._wait_or_miss(look, waiting or build)
+            else:
+                asked += 1
+                self._ask_for(candidate, look, final, build)
+        return final
+
+    def _ask_for(self, candidate: Candidate, look: Look, final: list[RawBuild], build: OpenBuild) -> None:
         try:
             raw = self._client.build(candidate.job.full_name, build.number)
-        except NotFoundError:
-            self._wait_or_give_up(look, candidate, build)
+        except (NotFoundError, BadAnswerError) as error:
+            self._note_trouble(candidate, look, build, error)
         else:
-            self._sort(look, build, raw)
+            self._sort(look, final, build, raw)
 
-    def _wait_or_give_up(self, look: Look, candidate: Candidate, build: OpenBuild) -> None:
+    def _note_trouble(
+        self, candidate: Candidate, look: Look, build: OpenBuild, error: NotFoundError | BadAnswerError
+    ) -> None:
+        """Gone, or a record that Jenkins cannot read; lists leave both out without a word."""
+        now = self._clock.now_ms()
+        if isinstance(error, NotFoundError):
+            self._wait_or_miss(look, build)
+        elif now - build.first_seen_at > UNREADABLE_MS:
+            look.missed.append(build.number)
+        else:
+            name = f"{candidate.job.full_name}#{build.number}"
+            log.warning("build cannot be read", controller=self._controller, build=name, reason=str(error))
+            look.open_builds.append(replace(build, waiting_since=now))
+
+    def _wait_or_miss(self, look: Look, build: OpenBuild) -> None:
         if waiting := self._still_waiting(build):
             look.open_builds.append(waiting)
-            return
-        log.warning(
-            "build is gone before it could be read",
-            controller=self._controller,
-            build=f"{candidate.job.full_name}#{build.number}",
-        )
+        else:
+            look.missed.append(build.number)
 
     def _still_waiting(self, build: OpenBuild) -> OpenBuild | None:
         """The build with the start of its waiting noted; None when it waited long enough."""
@@ -166,29 +236,51 @@ class JobReader:
             since = now
         return None if now - since > GRACE_MS else replace(build, waiting_since=since)
 
-    def _expected(self, candidate: Candidate, listed: dict[int, RawBuild]) -> list[OpenBuild]:
-        """Numbers that were given away and show no build: some appear a moment later, others were deleted."""
+    def _expect(self, candidate: Candidate, look: Look) -> None:
+        """Numbers that were given away and show no build: some appear a moment later, others are gone."""
         last = candidate.job.next_build_number - 1
-        # What is missing from a new job's past is history, and so are gaps that no pause between polls explains.
-        first = last if candidate.cursor is None else max(candidate.first_new, last - PAGE + 1)
-        known = {build.number for build in candidate.open_builds} | listed.keys()
+        # What is missing from a new job's past is history.
+        first = last if candidate.cursor is None else candidate.first_new
+        known = {build.number for build in candidate.open_builds} | look.numbers
+        near = range(max(first, last - PAGE + 1, 1), last + 1)
         now = self._clock.now_ms()
-        return [OpenBuild(n, seen=False, waiting_since=now) for n in range(max(first, 1), last + 1) if n not in known]
+        look.open_builds.extend(
+            OpenBuild(n, seen=False, first_seen_at=now, waiting_since=now) for n in near if n not in known
+        )
+        look.missed_unlisted = max(near.start - first, 0) - sum(first <= n < near.start for n in known)
 
 
-def _is_another_job(cursor: JobCursor, listed: dict[int, RawBuild]) -> bool:
-    """The newest build that is known started at another time than it did: the number was used again."""
-    if cursor.newest_number is None or cursor.newest_number not in listed:
-        return False
-    return listed[cursor.newest_number].timestamp != cursor.newest_started_at
-
-
-def _advanced(candidate: Candidate, listed: dict[int, RawBuild]) -> JobCursor:
-    """The cursor behind everything that was read."""
+def first_look(candidate: Candidate) -> Look:
+    """The look before anything was read: the cursor behind the numbers that were given away so far."""
     job, cursor = candidate.job, candidate.cursor
-    newest = max(listed, default=None)
-    if newest is not None and (cursor is None or cursor.newest_number is None or newest >= cursor.newest_number):
-        return JobCursor(job.full_name, job.next_build_number, newest, listed[newest].timestamp)
     if cursor is None:
-        return JobCursor(job.full_name, job.next_build_number)
-    return replace(cursor, next_build_number=job.next_build_number)
+        return Look(JobCursor(job.full_name, job.next_build_number, candidate.server_time))
+    advanced = replace(
+        cursor,
+        full_name=job.full_name,
+        next_build_number=job.next_build_number,
+        looked_at=candidate.server_time if candidate.moved else cursor.looked_at,
+    )
+    return Look(advanced)
+
+
+def _contradicts(cursor: JobCursor, builds: list[RawBuild]) -> bool:
+    """Whether these builds cannot be of the job that the cursor knows: numbers that it knew started later now."""
+    latest = max(cursor.looked_at, cursor.newest_started_at or 0) + CLOCK_TOLERANCE_MS
+    for raw in builds:
+        if raw.number == cursor.newest_number and raw.timestamp != cursor.newest_started_at:
+            return True
+        if raw.number < cursor.next_build_number and raw.timestamp > latest:
+            return True
+    return False
+
+
+def _below(builds: list[RawBuild], next_build_number: int) -> list[RawBuild]:
+    """Without builds that were started after the job's next number was read: the next poll sees them as new."""
+    return [raw for raw in builds if raw.number < next_build_number]
+
+
+def _advanced(cursor: JobCursor, newest: RawBuild) -> JobCursor:
+    if cursor.newest_number is not None and newest.number < cursor.newest_number:
+        return cursor
+    return replace(cursor, newest_number=newest.number, newest_started_at=newest.timestamp)

@@ -6,9 +6,12 @@ reads its new builds; those that still run are followed until they are final.
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from agent.jenkins.builds import build_of
@@ -20,14 +23,16 @@ from agent.jenkins.client import (
     UnreachableError,
 )
 from agent.jenkins.cursor import ControllerState, Cursors, JobCursor, OpenBuild
-from agent.jenkins.derive import Underivable, deployment_id, derive, to_json
-from agent.jenkins.look import Candidate, JobReader, Look
+from agent.jenkins.derive import Options, derive, to_json
+from agent.jenkins.enrich import Enricher
+from agent.jenkins.look import AnotherJobError, Candidate, FirstAnswer, JobReader, Look, first_look
+from agent.jenkins.pace import Pause
 from agent.jenkins.rules import Match, first_match
 from agent.outbox.store import Entry
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from agent.config import JenkinsSettings
     from agent.jenkins.builds import RawBuild
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
     from agent.outbox.store import Outbox
 
 log = structlog.get_logger("poller")
+
+# More events than this are stored before the cursor moves: catching up takes no more memory for longer absences.
+STORE_AT = 500
 
 
 @dataclass
@@ -48,6 +56,7 @@ class PollReport:
     followed: int = 0
     enqueued: list[str] = field(default_factory=list)
     underivable: list[str] = field(default_factory=list)
+    missed: int = 0
     problems: list[str] = field(default_factory=list)
     requests: int = 0
 
@@ -60,23 +69,64 @@ class _Deploying:
     match: Match
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What the last polls left: the cursors and the open builds by job."""
+
+    cursors: dict[str, JobCursor]
+    open_builds: dict[str, list[OpenBuild]]
+
+    def lost(self, jobs: list[Job]) -> dict[tuple[int, int], JobCursor]:
+        """Jobs that are not there any more under their name, by number and start of their newest build."""
+        now = {job.full_name: job.next_build_number for job in jobs}
+        return {
+            (cursor.newest_number, cursor.newest_started_at): cursor
+            for name, cursor in self.cursors.items()
+            if cursor.newest_number is not None
+            and cursor.newest_started_at is not None
+            and now.get(name, 0) < cursor.next_build_number
+        }
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One poll under way."""
+
+    reader: JobReader
+    known: _Known
+    lost: dict[tuple[int, int], JobCursor]
+    report: PollReport
+
+
 class Poller:
     """Polls one controller. Only one at a time for an outbox: see ``RunLock``."""
 
     def __init__(
-        self, settings: JenkinsSettings, rules: tuple[Rule, ...], client: JenkinsClient, outbox: Outbox
+        self,
+        settings: JenkinsSettings,
+        rules: tuple[Rule, ...],
+        client: JenkinsClient,
+        outbox: Outbox,
+        options: Options | None = None,
     ) -> None:
         self._settings = settings
         self._rules = rules
+        self._options = options or Options()
         self._client = client
+        self._enricher = Enricher(client, settings.name)
         self._outbox = outbox
         self._clock = outbox.clock
         self._cursors = Cursors(outbox, settings.name)
+        self._pause = Pause(settings.poll_interval_ms / 1000, outbox.clock)
         self._stopping = False
 
     def stop(self) -> None:
         """Let a poll under way end after the job that it looks at; the next one goes on from there."""
         self._stopping = True
+
+    def due(self) -> bool:
+        """False while a controller that does not answer is left in peace."""
+        return self._pause.over()
 
     def poll(self) -> PollReport:
         """Look once. What Jenkins does wrong is in the report and in ``status``, and nothing is skipped for it.
@@ -89,10 +139,12 @@ class Poller:
             report_from = self._poll(report)
         except JenkinsError as error:
             report.problems.insert(0, str(error))
+            self._pause.failed()
             if isinstance(error, UnauthorizedError):
                 self._client.reload_token()
             self._save_state(_state_of(error), report, None)
         else:
+            self._pause.answered()
             self._save_state("error" if report.problems else "ok", report, report_from)
         report.requests = self._client.requests - before
         return report
@@ -108,20 +160,13 @@ class Poller:
             report_from = self._settings.report_from(server_time)
             self._begin(report_from)
             nothing_ended_since = report_from >= server_time
-        reader = JobReader(self._client, self._clock, self._settings.name, report_from)
-        for deploying in self._deploying(snapshot.jobs, nothing_ended_since=nothing_ended_since):
-            if self._stopping:
-                break
-            candidate = deploying.candidate
-            report.moved += candidate.moved
-            try:
-                look = reader.look(candidate)
-            except UnreachableError:
-                raise
-            except JenkinsError as error:
-                report.problems.append(f"job {candidate.job.full_name}: {error}")
-            else:
-                self._commit(deploying, look, report)
+        known = _Known(self._cursors.jobs(), self._cursors.open_builds())
+        deploying = self._deploying(snapshot.jobs, known, server_time, nothing_ended_since=nothing_ended_since)
+        if deploying:
+            reader = JobReader(self._client, self._clock, self._settings.name, report_from)
+            under_way = _Pass(reader, known, known.lost(snapshot.jobs), report)
+            for each, answer in self._ask_all(reader, deploying):
+                self._look(under_way, each, answer)
         return report_from
 
     def _begin(self, report_from: int) -> None:
@@ -132,33 +177,38 @@ class Poller:
 
     # ---- which jobs to look at
 
-    def _deploying(self, jobs: list[Job], *, nothing_ended_since: bool) -> list[_Deploying]:
+    def _deploying(
+        self, jobs: list[Job], known: _Known, server_time: int, *, nothing_ended_since: bool
+    ) -> list[_Deploying]:
         """Jobs that moved or have open builds that may be final; the cursors of the others are brought up to date."""
-        known, open_builds = self._cursors.jobs(), self._cursors.open_builds()
         executing: dict[str, set[int]] | None = None
-        if nothing_ended_since or any(job.full_name in open_builds for job in jobs):
+        if nothing_ended_since or (known.open_builds and any(job.full_name in known.open_builds for job in jobs)):
             executing = self._executing()
         deploying, passed = list[_Deploying](), list[JobCursor]()
         follow: dict[str, list[OpenBuild]] = {}
         for job in jobs:
             name = job.full_name
-            cursor, followed = known.get(name), open_builds.get(name, [])
+            cursor, followed = known.cursors.get(name), known.open_builds.get(name, ())
+            if cursor is not None and job.next_build_number < cursor.next_build_number:
+                cursor, followed = None, ()  # deleted and created again
             moved = cursor is None or cursor.next_build_number != job.next_build_number
             if not moved and not followed:
                 continue
             running = frozenset((executing or {}).get(name, ()))
             match = first_match(self._rules, name)
             if match is None:
-                passed.append(JobCursor(name, job.next_build_number))
+                passed.append(JobCursor(name, job.next_build_number, server_time))
                 if followed:
                     follow[name] = []
             elif cursor is None and nothing_ended_since and executing is not None:
                 # Everything that is not on an executor now ended before: no build needs to be read.
-                passed.append(JobCursor(name, job.next_build_number))
+                passed.append(JobCursor(name, job.next_build_number, server_time))
                 if running:
-                    follow[name] = [OpenBuild(number, seen=True) for number in running]
+                    now = self._clock.now_ms()
+                    follow[name] = [OpenBuild(number, seen=True, first_seen_at=now) for number in running]
             elif moved or not running.issuperset(build.number for build in followed):
-                deploying.append(_Deploying(Candidate(job, cursor, tuple(followed), running, moved), match))
+                candidate = Candidate(job, cursor, server_time, tuple(followed), running, moved)
+                deploying.append(_Deploying(candidate, match))
         self._pass_over(passed, follow)
         return deploying
 
@@ -182,29 +232,102 @@ class Poller:
             for full_name, builds in follow.items():
                 self._cursors.save_open_builds(full_name, builds)
 
-    # ---- what is kept
+    def _ask_all(
+        self, reader: JobReader, deploying: list[_Deploying]
+    ) -> Iterator[tuple[_Deploying, Future[FirstAnswer]]]:
+        """Ask the first question about each job, several at once but never far ahead of the reading."""
+        width = self._settings.concurrency
+        with ThreadPoolExecutor(width, thread_name_prefix="ask") as pool:
+            asked: deque[tuple[_Deploying, Future[FirstAnswer]]] = deque()
+            try:
+                for each in deploying:
+                    asked.append((each, pool.submit(reader.ask, each.candidate)))
+                    if len(asked) > 2 * width:
+                        yield asked.popleft()
+                while asked and not self._stopping:
+                    yield asked.popleft()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
-    def _commit(self, deploying: _Deploying, look: Look, report: PollReport) -> None:
-        """Events and cursor together: a crash before has read nothing, a crash after loses nothing."""
-        entries = [self._entry(deploying, raw) for raw in look.final]
-        with self._outbox.transaction():
-            added = self._outbox.enqueue(entries)
-            self._cursors.save_jobs([look.cursor])
-            self._cursors.save_open_builds(look.cursor.full_name, look.open_builds)
-        report.followed += len(look.open_builds)
-        self._tell(added, report)
+    # ---- one job
 
-    def _entry(self, deploying: _Deploying, raw: RawBuild) -> Entry:
+    def _look(self, under_way: _Pass, deploying: _Deploying, answer: Future[FirstAnswer]) -> None:
+        if self._stopping:
+            return
+        report = under_way.report
+        report.moved += deploying.candidate.moved
+        try:
+            candidate, first = self._recognise(under_way, deploying.candidate, answer.result())
+            try:
+                self._read(under_way.reader, replace(deploying, candidate=candidate), first, report)
+            except AnotherJobError:
+                candidate = candidate.as_another_job()
+                first = under_way.reader.ask(candidate)
+                self._read(under_way.reader, replace(deploying, candidate=candidate), first, report)
+        except UnreachableError:
+            raise
+        except JenkinsError as error:
+            report.problems.append(f"job {deploying.candidate.job.full_name}: {error}")
+
+    def _recognise(self, under_way: _Pass, candidate: Candidate, first: FirstAnswer) -> tuple[Candidate, FirstAnswer]:
+        """A job under a new name is the job that it was: its newest known build tells."""
+        if candidate.cursor is not None:
+            return candidate, first
+        builds = first.listing.builds
+        former = next((c for raw in builds if (c := under_way.lost.get((raw.number, raw.timestamp)))), None)
+        if former is None:
+            return candidate, first
+        opened = tuple(under_way.known.open_builds.get(former.full_name, ()))
+        candidate = replace(candidate, cursor=former, open_builds=opened)
+        return candidate, under_way.reader.ask(candidate)
+
+    def _read(self, reader: JobReader, deploying: _Deploying, first: FirstAnswer, report: PollReport) -> None:
+        candidate = deploying.candidate
+        look = first_look(candidate)
+        entries: list[Entry] = []
+        for final in reader.read(candidate, first, look):
+            if len(entries) >= STORE_AT:
+                self._tell(self._outbox.enqueue(entries), report)
+                entries = []
+            for raw in final:
+                entries += self._entries(deploying, raw, look)
+        self._commit(candidate, look, entries, report)
+
+    def _entries(self, deploying: _Deploying, raw: RawBuild, look: Look) -> list[Entry]:
         job = deploying.candidate.job
         build = build_of(raw, controller=self._settings.name, job=job.full_name, branch_job=job.branch_job)
-        event = derive(build, deploying.match)
-        return Entry(
-            deployment_id=deployment_id(build),
-            started_at=build.started_at,
-            source=to_json(build),
-            event=None if isinstance(event, Underivable) else event,
-            reason=event.reason if isinstance(event, Underivable) else None,
-        )
+        if look.pull_request_url:
+            build = msgspec.structs.replace(build, pull_request_url=look.pull_request_url)
+        build = self._enricher.enrich(build, deploying.match)
+        source = to_json(build)
+        return [
+            Entry(found.deployment_id, build.started_at, source, found.event, found.reason)
+            for found in derive(build, deploying.match, self._options)
+        ]
+
+    # ---- what is kept
+
+    def _commit(self, candidate: Candidate, look: Look, entries: list[Entry], report: PollReport) -> None:
+        """Events and cursor together: a crash before has read nothing, a crash after loses nothing."""
+        former, name = candidate.cursor, candidate.job.full_name
+        with self._outbox.transaction():
+            added = self._outbox.enqueue(entries)
+            if former is not None and former.full_name != name:
+                self._cursors.rename(former.full_name, name)
+            self._cursors.save_jobs([look.cursor])
+            self._cursors.save_open_builds(name, look.open_builds)
+            missed = len(look.missed) + look.missed_unlisted
+            if missed:
+                self._cursors.add_missed(name, missed, max(look.missed, default=candidate.job.next_build_number - 1))
+        if former is not None and former.full_name != name:
+            log.info("job has another name", controller=self._settings.name, job=name, before=former.full_name)
+        if missed:
+            log.warning(
+                "builds were gone before they could be read", controller=self._settings.name, job=name, builds=missed
+            )
+            report.missed += missed
+        report.followed += len(look.open_builds)
+        self._tell(added, report)
 
     def _tell(self, added: Iterable[Entry], report: PollReport) -> None:
         for entry in added:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -13,6 +13,8 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 _PLAIN_FIELDS = ("job", "job.environment", "number", "repo_url", "branch", "commit")
 DEFAULT_JOBS = "re:(?i)deploy"
 DEFAULT_ENVIRONMENT = "{params.ENVIRONMENT}|{job.environment}"
+# Of a rule whose pattern for stages names the environment; the rest is for builds whose stages cannot be read.
+STAGE_ENVIRONMENT = f"{{environment}}|{DEFAULT_ENVIRONMENT}"
 
 
 class RuleError(ValueError):
@@ -25,7 +27,10 @@ class MaskedParameterError(ValueError):
 
 @dataclass(frozen=True)
 class Pattern:
-    """A glob on a job's full name (``*`` within a folder, ``**`` across folders), or ``re:`` and an expression."""
+    """A glob (``*`` within a folder, ``**`` across folders), or ``re:`` and an expression.
+
+    It is held against a job's full name, a stage's name, or a repository as ``github.com/acme/shop``.
+    """
 
     text: str
     expression: re.Pattern[str]
@@ -40,9 +45,9 @@ class Pattern:
         except (re.error, OverflowError, RecursionError) as error:
             raise RuleError(f"{text!r} is no regular expression: {error}") from None
 
-    def match(self, full_name: str) -> dict[str, str] | None:
+    def match(self, name: str) -> dict[str, str] | None:
         """The named groups when the name matches, else None. ``re:`` may match anywhere in the name."""
-        found = self.expression.search(full_name)
+        found = self.expression.search(name)
         return None if found is None else {k: v for k, v in found.groupdict().items() if v is not None}
 
 
@@ -59,7 +64,7 @@ class Template:
 
     Fields: ``{params.NAME}`` (a build parameter), ``{job}`` (full name), ``{job.environment}`` (what the job's name
     says), ``{number}``, what the build checked out as ``{repo_url}``, ``{branch}`` and ``{commit}``, and the named
-    groups of the rule's ``re:`` pattern.
+    groups of the rule's ``re:`` patterns; a rule for stages has ``{stage}``, the stage's name, too.
     """
 
     text: str
@@ -84,25 +89,46 @@ class Template:
 
     def render(self, fields: Mapping[str, str], masked: Iterable[str] = ()) -> str | None:
         """The text, or None when every alternative lacks a value. Raises :class:`MaskedParameterError`."""
+        alternative = self.choose(fields, masked)
+        if alternative is None:
+            return None
+        return _FIELD.sub(lambda found: fields[found[1]].strip(), alternative)
+
+    def choose(self, fields: Mapping[str, str], masked: Iterable[str] = ()) -> str | None:
+        """The alternative that :meth:`render` takes, as it is written. Raises :class:`MaskedParameterError`."""
         for alternative in self.alternatives:
-            names = _FIELD.findall(alternative)
+            names = fields_of(alternative)
             for name in names:
                 if name.startswith("params.") and name.removeprefix("params.") in masked:
                     raise MaskedParameterError(f"{{{name}}} is a password parameter: Jenkins does not tell its value")
             if all(fields.get(name, "").strip() for name in names):
-                return _FIELD.sub(lambda found: fields[found[1]].strip(), alternative)
+                return alternative
         return None
+
+
+def fields_of(alternative: str) -> list[str]:
+    """The names between the braces: ``{params.APP}-{branch}`` has ``params.APP`` and ``branch``."""
+    return _FIELD.findall(alternative)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One ``[[deployment]]`` table. None: the field is taken from the build alone."""
+    """One ``[[deployment]]`` table. None: the field is taken from the build alone.
+
+    ``repository`` chooses among the repositories that a build checked out; ``checkouts`` says whether one of them or
+    each gives an event. With ``stage`` the events are those of the stages that match; ``without_stages`` says what to
+    do when the stages of a build cannot be read.
+    """
 
     job: Pattern
     environment: Template
     repo_url: Template | None = None
     branch: Template | None = None
     image: Template | None = None
+    repository: Pattern | None = None
+    checkouts: Literal["one", "each"] = "one"
+    stage: Pattern | None = None
+    without_stages: Literal["build", "none"] = "build"
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ CREATE TABLE jobs (
     next_build_number INTEGER NOT NULL,
     newest_number INTEGER,             -- the newest build that was seen, and when it started:
     newest_started_at INTEGER,         -- the same number with another start is another job of the same name
+    looked_at INTEGER NOT NULL,        -- Jenkins' clock then: lower numbers cannot have started later
     PRIMARY KEY (controller, full_name)
 ) WITHOUT ROWID;
 CREATE TABLE open_builds (
@@ -93,7 +94,36 @@ CREATE TABLE open_builds (
     number INTEGER NOT NULL,
     seen INTEGER NOT NULL,             -- 0: Jenkins gave the number away but shows no build yet
     waiting_since INTEGER,             -- since when it is neither running nor final
+    first_seen_at INTEGER NOT NULL,
     PRIMARY KEY (controller, full_name, number)
+) WITHOUT ROWID;
+-- Numbers that were given away and whose builds could not be read: discarded, deleted, or never used.
+CREATE TABLE missed (
+    controller TEXT NOT NULL,
+    full_name TEXT NOT NULL,
+    builds INTEGER NOT NULL,
+    newest_number INTEGER NOT NULL,
+    noted_at INTEGER NOT NULL,
+    PRIMARY KEY (controller, full_name)
+) WITHOUT ROWID;
+-- A renamed or moved job: its builds may be in events under a former name.
+CREATE TABLE former_names (
+    controller TEXT NOT NULL,
+    full_name TEXT NOT NULL,
+    former_name TEXT NOT NULL,
+    PRIMARY KEY (controller, full_name, former_name)
+) WITHOUT ROWID;
+-- A backfill that was interrupted goes on where it was.
+CREATE TABLE backfills (
+    id TEXT PRIMARY KEY,               -- what was asked for, in words
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE backfilled_jobs (
+    id TEXT NOT NULL REFERENCES backfills (id) ON DELETE CASCADE,
+    controller TEXT NOT NULL,
+    full_name TEXT NOT NULL,
+    PRIMARY KEY (id, controller, full_name)
 ) WITHOUT ROWID;
 """
 

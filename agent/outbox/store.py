@@ -191,6 +191,14 @@ class Outbox:
         )
         return cursor.rowcount == 1
 
+    def knows(self, deployment_id: str, started_at: int) -> bool:
+        """Whether the build of that id and start (UTC ms) is there, be it under the id of a reused number."""
+        found = self.connection.execute(
+            "SELECT 1 FROM events WHERE (deployment_id = ? AND started_at = ?) OR deployment_id = ?",
+            (deployment_id, started_at, events.reused_number_id(deployment_id, started_at)),
+        )
+        return found.fetchone() is not None
+
     def _started_at(self, deployment_id: str) -> int:
         found = self.connection.execute("SELECT started_at FROM events WHERE deployment_id = ?", (deployment_id,))
         return int(found.fetchone()[0])
@@ -310,6 +318,15 @@ class Outbox:
         if not found and name.isascii() and name.isdigit() and len(name) < 19:
             found = self._rows("id = ?", (int(name),))
         return found[0] if found else None
+
+    def of_build(self, deployment_id: str) -> list[Row]:
+        """The events of one build: its id alone, or with ``:environment`` or ``@start`` behind it."""
+        behind = [(deployment_id + mark, deployment_id + chr(ord(mark) + 1)) for mark in ":@"]
+        return self._rows(
+            "deployment_id = ? OR (deployment_id >= ? AND deployment_id < ?)"
+            " OR (deployment_id >= ? AND deployment_id < ?) ORDER BY id",
+            (deployment_id, *behind[0], *behind[1]),
+        )
 
     def attempts(self, row: Row) -> list[Attempt]:
         """All attempts for an event, oldest first."""

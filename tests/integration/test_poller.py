@@ -9,6 +9,7 @@ import pytest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from agent.jenkins.cursor import Cursors, controller_states
+from agent.jenkins.look import ASK_FOR_MISSING
 from agent.outbox.store import State
 from tests.integration.support import NOON, REPO, event, ids, poll, rule
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from agent.config import JenkinsSettings
     from agent.outbox.store import Outbox
     from agent.sandbox.jenkins import LocalJenkins
+    from agent.sandbox.server import LocalServer
     from tests.integration.support import FakeClock
 
 HOUR = 3_600_000
@@ -191,7 +193,7 @@ def test_numbers_that_never_become_builds_are_given_up_after_a_while(
 ) -> None:
     watched.set_next_build_number("deploy/shop", 50_000)
     for _ in range(6):
-        assert poll(controller, outbox).requests <= 3
+        assert poll(controller, outbox).requests <= 3 + ASK_FOR_MISSING
         clock.advance(s=15)
     assert Cursors(outbox, "main").open_builds() == {}
     assert poll(controller, outbox).requests == 1
@@ -547,3 +549,152 @@ def test_the_cursor_stays_when_events_cannot_be_stored(
         poll(controller, outbox)
     outbox.connection.execute("PRAGMA query_only = OFF")
     assert poll(controller, outbox).enqueued == ["main:deploy/shop#4"]
+
+
+# ---- jobs that change their names, and builds that are gone
+
+
+@pytest.mark.parametrize("new_name", ["deploy/store", "archive/deploy/shop"], ids=["renamed", "moved"])
+def test_a_renamed_or_moved_job_is_the_same_job(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, new_name: str
+) -> None:
+    finish_one(watched, clock)
+    running = watched.start_build("deploy/shop", repo=REPO)
+    poll(controller, outbox)
+    watched.rename_job("deploy/shop", new_name)
+    clock.advance(s=15)
+    poll(controller, outbox)
+    watched.finish_build(new_name, running)
+    finish_one(watched, clock, new_name)
+    poll(controller, outbox)
+    assert ids(outbox) == ["main:deploy/shop#4", f"main:{new_name}#5", f"main:{new_name}#6"]
+    assert poll(controller, outbox).requests == 1
+
+
+def test_a_job_renamed_while_another_takes_its_name_is_told_from_it(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    finish_one(watched, clock)
+    poll(controller, outbox)
+    watched.rename_job("deploy/shop", "deploy/old-shop")
+    watched.add_job("deploy/shop")
+    finish_one(watched, clock)
+    poll(controller, outbox)
+    assert ids(outbox) == ["main:deploy/shop#4", "main:deploy/shop#1"]
+
+
+def test_a_job_created_again_and_built_exactly_as_often_is_told_by_the_next_build(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    watched.delete_job("deploy/shop")
+    watched.add_job("deploy/shop")
+    for _ in range(3):
+        finish_one(watched, clock)
+    assert poll(controller, outbox).enqueued == []  # the next number is what it was
+    finish_one(watched, clock)
+    poll(controller, outbox)
+    assert ids(outbox) == [f"main:deploy/shop#{n}" for n in (1, 2, 3, 4)]
+
+
+def test_builds_discarded_before_they_could_be_read_are_counted_and_said_aloud(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    from agent.jenkins.cursor import missed_builds
+
+    clock.advance(s=1_000)
+    numbers = watched.add_builds("deploy/shop", 250, repo=REPO, every=1_000)
+    for number in numbers[:-20]:
+        watched.delete_build("deploy/shop", number)
+    reported = 0
+    for _ in range(6):
+        reported += len(poll(controller, outbox).enqueued)
+        clock.advance(s=15)
+    [missed] = missed_builds(outbox)
+    assert (reported, missed.full_name, missed.builds) == (20, "deploy/shop", 230)
+
+
+def test_a_build_that_jenkins_cannot_read_is_asked_for_again_and_reported_once_it_can(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    first, second = finish_one(watched, clock), finish_one(watched, clock)
+    whole = watched._job("deploy/shop").builds.pop(first)
+    watched.break_with(lambda path, _: HTMLResponse("", 500) if path.endswith(f"/{first}/api/json") else None)
+    for _ in range(10):
+        poll(controller, outbox)
+        clock.advance(s=30)
+    assert ids(outbox) == [f"main:deploy/shop#{second}"]
+    watched._job("deploy/shop").builds = {**watched._job("deploy/shop").builds, first: whole}
+    watched.break_with(None)
+    for _ in range(3):
+        poll(controller, outbox)
+        clock.advance(s=30)
+    assert ids(outbox) == [f"main:deploy/shop#{second}", f"main:deploy/shop#{first}"]
+
+
+def test_a_controller_that_is_down_is_asked_less_and_less_often(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, jenkins_server: LocalServer
+) -> None:
+    from agent.jenkins.client import JenkinsClient
+    from agent.jenkins.poller import Poller
+
+    client = JenkinsClient(controller)
+    poller = Poller(controller, (rule(),), client, outbox)
+    jenkins_server.stop()
+    asked = 0
+    for _ in range(240):  # an hour of polls every 15 seconds
+        if poller.due():
+            poller.poll()
+            asked += 1
+        clock.advance(s=15)
+    assert 12 <= asked <= 30
+    jenkins_server.start()
+    clock.advance(s=300)
+    assert poller.due() and not poller.poll().problems
+    clock.advance(s=15)
+    assert poller.due()
+    client.close()
+
+
+def test_no_more_requests_are_made_at_once_than_the_setting_says(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    import threading
+
+    at_once, most, lock = 0, 0, threading.Lock()
+    for index in range(30):
+        watched.add_job(f"deploy/app-{index}")
+        finish_one(watched, clock, f"deploy/app-{index}")
+    from agent.jenkins.client import JenkinsClient
+
+    ask = JenkinsClient._get
+
+    def counted(self: JenkinsClient, path: str, tree: str | None) -> object:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        try:
+            return ask(self, path, tree)
+        finally:
+            with lock:
+                at_once -= 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JenkinsClient, "_get", counted)
+        report = poll(replace(controller, concurrency=3), outbox)
+    assert len(report.enqueued) == 30
+    assert 1 < most <= 3
+
+
+def test_a_downstream_deployment_gets_its_commit_from_the_build_that_caused_it(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    watched.add_job("build/shop")
+    built = watched.start_build("build/shop", repo=REPO, branch="refs/remotes/origin/release", commit="c" * 40)
+    watched.finish_build("build/shop", built)
+    cause = {"_class": "hudson.model.Cause$UpstreamCause", "upstreamProject": "build/shop", "upstreamBuild": built}
+    deployed = watched.start_build("deploy/shop", causes=[cause])
+    watched.finish_build("deploy/shop", deployed)
+    poll(controller, outbox, rule("deploy/**"))
+    seen = event(outbox, f"main:deploy/shop#{deployed}")
+    assert (seen["repo_url"], seen["branch"], seen["commit_hash"]) == (REPO, "release", "c" * 40)

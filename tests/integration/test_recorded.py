@@ -66,7 +66,7 @@ def test_every_final_build_is_delivered_or_failed_with_a_reason(
     }
     assert events.keys() | failed.keys() == final
     assert not events.keys() & failed.keys()
-    assert (len(final), len(events), len(failed)) == (92, 51, 41)
+    assert (len(final), len(events), len(failed)) == (92, 57, 35)
     assert all(reason.startswith("no repo_url, no branch in the build") for reason in failed.values())
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.event import DeploymentEvent, encode
+from agent.event import encode
 from agent.jenkins.builds import Build, Checkout, RawBuild, build_of
-from agent.jenkins.derive import Underivable, deployment_id, derive, from_json, to_json
+from agent.jenkins.derive import Derivation, Options, deployment_id, derive, from_json, to_json
 from agent.jenkins.rules import DEFAULT_ENVIRONMENT, Pattern, Rule, Template, default_rules, first_match
 
 BUILDS = Path(__file__).parents[1] / "data" / "recorded-jenkins" / "builds"
@@ -33,15 +33,20 @@ def rule(job: str = "**", environment: str = DEFAULT_ENVIRONMENT, **templates: s
     return Rule(pattern, Template.parse(environment, groups), **parsed)
 
 
-def derived(build: Build, by: Rule) -> DeploymentEvent | Underivable:
+def derivations(build: Build, by: Rule, options: Options | None = None) -> list[Derivation]:
     match = first_match([by], build.job)
     assert match is not None
-    return derive(build, match)
+    return derive(build, match, options or Options())
+
+
+def derived(build: Build, by: Rule, options: Options | None = None) -> Derivation:
+    [derivation] = derivations(build, by, options)
+    return derivation
 
 
 def payload(build: Build, by: Rule) -> dict[str, Any]:
-    event = derived(build, by)
-    assert isinstance(event, DeploymentEvent), event
+    event = derived(build, by).event
+    assert event is not None
     decoded = json.loads(encode(event))
     assert isinstance(decoded, dict)
     return decoded
@@ -49,7 +54,7 @@ def payload(build: Build, by: Rule) -> dict[str, Any]:
 
 def reason(build: Build, by: Rule) -> str:
     outcome = derived(build, by)
-    assert isinstance(outcome, Underivable), outcome
+    assert outcome.event is None and outcome.reason, outcome
     return outcome.reason
 
 
@@ -541,10 +546,10 @@ def test_any_build_gives_a_sound_event_or_a_reason(
     answer = {"number": 7, "actions": actions, "timestamp": timestamp, "duration": duration, "result": result}
     build = build_of(msgspec.convert(answer, RawBuild), controller="main", job=job, branch_job=branch_job)
     outcome = derived(build, by)
-    if isinstance(outcome, Underivable):
+    if outcome.event is None:
         assert outcome.reason
         return
-    event = json.loads(encode(outcome))
+    event = json.loads(encode(outcome.event))
     for field in ("deployment_id", "repo_url", "environment", "branch", "status", "start_time", "end_time"):
         assert event[field].strip(), field
     assert all(event.values())

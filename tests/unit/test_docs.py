@@ -17,7 +17,7 @@ from agent.config import ConfigError
 from agent.delivery.policy import Answer, Verdict, judge
 from agent.event import DeploymentEvent
 from agent.jenkins.builds import Build
-from agent.jenkins.derive import derive
+from agent.jenkins.derive import Options, derive
 from agent.jenkins.rules import Pattern, first_match
 from agent.outbox.store import State
 from agent.sandbox.hivel import Fault
@@ -95,6 +95,7 @@ TABLES = {
     "### `[hivel]`": config._Hivel,
     "### `[[jenkins]]`": config._Jenkins,
     "### `[[deployment]]`": config._Deployment,
+    "### `[repositories]`": config._Repositories,
     "### `[outbox]`": config._Outbox,
     "### `[delivery]`": config._Delivery,
 }
@@ -106,7 +107,11 @@ KEYS = [
 
 
 def test_every_table_of_the_configuration_has_its_section() -> None:
-    names = {heading.strip("# `[]") for heading in TABLES}
+    names = {heading.strip("# `[]") for heading in TABLES} | {
+        "environments",
+        "status",
+    }  # maps without keys of their own
+    assert README.count("### `[environments]` and `[status]`") == 1
     assert {field.name for field in msgspec.structs.fields(config._File)} == names
 
 
@@ -117,7 +122,7 @@ def test_every_key_is_in_the_readme_with_its_default(heading: str, field: msgspe
     default = found[0][1]
     if field.required:
         assert default == "required"
-    elif field.default is None:
+    elif field.default in (None, msgspec.NODEFAULT):
         assert default, f"say what {field.name} is without being set"
         assert not code(default) or field.name == "name", f"{field.name} has no default, the README says {default}"
     else:
@@ -142,20 +147,20 @@ def test_every_rule_in_the_readme_loads(tmp_path: Path) -> None:
     parts = [block for block in toml_blocks() if "[hivel]" not in block]
     assert parts
     for block in parts:
-        assert len(load(tmp_path, HEAD + block).rules) == block.count("[[deployment]]")
+        assert len(load(tmp_path, HEAD + block).rules) == max(block.count("[[deployment]]"), 1)  # the default rule
 
 
 def test_the_complete_example_sets_every_key_but_the_token_files() -> None:
     complete = max((block for block in toml_blocks() if "[hivel]" in block), key=len)
     written = set(re.findall(r"(?m)^(\w+) = ", complete))
     known = {field.name for struct in TABLES.values() for field in msgspec.structs.fields(struct)}
-    assert written == known - {"token_file"}
+    assert written - {"prod", "UNSTABLE"} == known - {"token_file"}
 
 
 def test_the_example_configuration_loads() -> None:
     settings = config.load(EXAMPLE)
     assert [controller.name for controller in settings.controllers] == ["main"]
-    assert len(settings.rules) == 3
+    assert len(settings.rules) == 4
     assert settings.outbox == Path("/var/lib/hivel-agent/outbox.db")
 
 
@@ -211,8 +216,9 @@ def test_the_example_of_the_templates_derives_what_the_readme_says(tmp_path: Pat
     )
     match = first_match(load(tmp_path, HEAD + block[1]).rules, job)
     assert match is not None
-    event = derive(build, match)
-    assert isinstance(event, DeploymentEvent)
+    [derivation] = derive(build, match, Options())
+    event = derivation.event
+    assert event is not None
     assert (event.environment, event.repo_url, event.branch) == (environment, repo_url, branch)
 
 

@@ -8,6 +8,7 @@ import hmac
 import threading
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from enum import Enum
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
@@ -17,7 +18,7 @@ from starlette.responses import Response
 
 from agent.sandbox.jenkins import templates
 from agent.sandbox.jenkins.model import PERMALINKS, Build, Item, JsonObject
-from agent.sandbox.jenkins.tree import Tree, TreeError, parse
+from agent.sandbox.jenkins.tree import ExportError, Tree, TreeError, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,14 @@ _HTML: Final = "text/html;charset=UTF-8"
 _CONTAINER_HTML: Final = "text/html;charset=utf-8"
 
 
+class Availability(Enum):
+    """Whether the process answers."""
+
+    UP = "up"
+    STARTING = "starting"  # 503 with a page, to everything
+    DOWN = "down"  # no connection
+
+
 @dataclass
 class Controller:
     """What is served, to whom, and where."""
@@ -41,7 +50,13 @@ class Controller:
     prefix: str
     now_ms: Callable[[], int]
     session: str = "580f5180"
+    skew_ms: int = 0
+    availability: Availability = field(default_factory=lambda: Availability.UP)
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def time(self) -> int:
+        """What its own clock says, UTC milliseconds."""
+        return self.now_ms() + self.skew_ms
 
 
 class Answer:
@@ -58,8 +73,8 @@ class Answer:
 
     def response(self) -> Response:
         """The answer, whatever it is."""
-        response = self._at_the_door() or self._authentication() or self._resource()
-        response.headers["Date"] = formatdate(self._controller.now_ms() / 1000, usegmt=True)
+        response = self._at_the_door() or self._starting() or self._authentication() or self._resource()
+        response.headers["Date"] = formatdate(self._controller.time() / 1000, usegmt=True)
         return response
 
     # -- who asks, and for what ----------------------------------------------------------------------------
@@ -74,6 +89,12 @@ class Answer:
         if not self._path.startswith(f"{prefix}/"):
             return _container_page(404, f"The requested resource [{self._path}] is not available")
         return None
+
+    def _starting(self) -> Response | None:
+        if self._controller.availability is Availability.UP:
+            return None
+        page = _html("Starting Jenkins")
+        return Response(page, 503, headers={"Content-Type": _HTML, "X-Content-Type-Options": "nosniff"})
 
     def _authentication(self) -> Response | None:
         scheme, _, value = self._authorization.partition(" ")
@@ -130,10 +151,9 @@ class Answer:
     def _json(self, answer: Callable[[Tree | None], Any]) -> Response:
         text = parse_qs(self._query, keep_blank_values=True).get("tree")
         try:
-            tree = parse(text[0]) if text else None
-        except TreeError as error:
+            return self._sent(answer(parse(text[0]) if text else None))
+        except (TreeError, ExportError) as error:
             return self._page(500, f"Oops! {error}")
-        return self._sent(answer(tree))
 
     def _sent(self, answer: Any) -> Response:
         return Response(msgspec.json.encode(answer), headers=self._headers(_JSON, **{"X-Frame-Options": "deny"}))
@@ -175,7 +195,8 @@ def _decoded(credentials: str) -> bytes:
 def _build(item: Item, segment: str) -> Build | None:
     if segment in PERMALINKS:
         return PERMALINKS[segment](item)
-    return item.builds.get(int(segment)) if segment.isdecimal() and len(segment) < 10 else None
+    build = item.builds.get(int(segment)) if segment.isdecimal() and len(segment) < 10 else None
+    return build if build is not None and build.found else None
 
 
 def _computers(controller: Controller, *, whole: bool) -> JsonObject:

@@ -8,7 +8,8 @@ from urllib.parse import unquote_plus
 
 from starlette.middleware.gzip import GZipMiddleware
 
-from agent.sandbox.jenkins.answers import Answer
+from agent.sandbox.jenkins.answers import Answer, Availability
+from agent.sandbox.server import TRANSPORT, reset_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,10 @@ class Application:
         broken = self.hook(path, query) if self.hook is not None else None
         record = _Recorder(send, self.requests, scope["method"], path, query)
         try:
-            await (broken or self._answering)(scope, receive, record)
+            if broken is None and self._controller.availability is Availability.DOWN:
+                _refuse(scope)
+            else:
+                await (broken or self._answering)(scope, receive, record)
         finally:
             record.close()
 
@@ -64,6 +68,13 @@ class Application:
         with self._controller.lock:
             response = Answer(self._controller, scope).response()
         await response(scope, receive, send)
+
+
+def _refuse(scope: Scope) -> None:
+    """Break the connection; without one, as in a test without sockets, raise what the other side would see."""
+    if TRANSPORT not in scope.get("extensions", {}):
+        raise ConnectionRefusedError("Connection refused")
+    reset_connection(scope)
 
 
 class _Recorder:

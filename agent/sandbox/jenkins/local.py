@@ -8,8 +8,9 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from agent.sandbox.jenkins import templates
-from agent.sandbox.jenkins.answers import Controller
+from agent.sandbox.jenkins.answers import Availability, Controller
 from agent.sandbox.jenkins.app import Application, Request
+from agent.sandbox.jenkins.phases import PIPELINE_RUN, Interrupted, Phase, fields
 from agent.sandbox.jenkins.recording import RECORDED_ROOT, STAGES_OVERVIEW, STAGES_WFAPI, load
 from agent.sandbox.jenkins.templates import FolderKind, JobKind
 
@@ -40,6 +41,8 @@ class LocalJenkins:
     Jobs are named by their full name, as Jenkins has it: ``team-a/api``, ``shop-mb/feature%2Fx``. ``root_url`` is
     the address configured in Jenkins, which its ``url`` fields begin with; it may differ from the one polled.
     An unknown job or build raises :class:`KeyError`.
+
+    Its time is that of ``now_ms`` and ``skew_ms`` more: timestamps, durations and the ``Date`` header follow it.
     """
 
     def __init__(
@@ -101,10 +104,37 @@ class LocalJenkins:
         """
         self._application.hook = hook
 
-    def restart(self) -> None:
-        """Change ``X-Jenkins-Session``, as every restart does. Running builds go on."""
+    @property
+    def skew_ms(self) -> int:
+        """How far its clock is ahead of ``now_ms``; negative: behind. May be set at any time."""
+        return self._controller.skew_ms
+
+    @skew_ms.setter
+    def skew_ms(self, ms: int) -> None:
+        self._controller.skew_ms = ms
+
+    @property
+    def now_ms(self) -> int:
+        """What its clock says, UTC milliseconds."""
+        return self._controller.time()
+
+    def stop(self) -> None:
+        """Refuse every connection: the process is gone, or stopped on purpose."""
+        self._controller.availability = Availability.DOWN
+
+    def boot(self) -> None:
+        """Answer everything with 503 and a page, as a Jenkins that is starting does."""
+        self._controller.availability = Availability.STARTING
+
+    def restart(self, interrupted: Interrupted | str = Interrupted.GOES_ON) -> None:
+        """Be there again, with another ``X-Jenkins-Session``. Running pipelines go on, other builds as told."""
         with self._lock:
+            for job in self._controller.root.everything():
+                for build in [build for build in job.builds.values() if build.building]:
+                    if build.json_class != PIPELINE_RUN:
+                        self._interrupt(build, Interrupted(interrupted))
             self._controller.session = hashlib.sha256(self._controller.session.encode()).hexdigest()[:8]
+            self._controller.availability = Availability.UP
 
     def builds(self, full_name: str) -> list[tuple[str, JsonObject]]:
         """The builds of a job as its full name and each one's JSON at depth 0, oldest first."""
@@ -145,6 +175,35 @@ class LocalJenkins:
             item.place(parent, name)
             templates.show_as(item, name)
 
+    def hide(self, full_name: str) -> None:
+        """Take the right to see a job or a folder with all in it: not listed, 404 on its URLs, no executor shows it."""
+        with self._lock:
+            self._item(full_name).hidden = True
+
+    def show(self, full_name: str) -> None:
+        """Give back what :meth:`hide` took."""
+        with self._lock:
+            self._item(full_name).hidden = False
+
+    def disable_job(self, full_name: str, *, disabled: bool = True) -> None:
+        """Disable a job, as the branch job of a deleted branch is; or enable it again. Its builds stay."""
+        with self._lock:
+            self._job(full_name).fields |= {"disabled": disabled, "buildable": not disabled}
+
+    def keep_builds(self, full_name: str, newest: int | None) -> None:
+        """Discard from now on what is older than the newest so many, whenever a build ends; None: keep all.
+
+        As Jenkins does, the last stable, the last successful and running builds stay whatever their age.
+        """
+        with self._lock:
+            self._job(full_name).keep = newest
+
+    def next_build_number(self, full_name: str) -> int:
+        """The number of the next build that leaves the queue."""
+        with self._lock:
+            number: int = self._job(full_name).fields["nextBuildNumber"]
+            return number
+
     def set_next_build_number(self, full_name: str, number: int) -> None:
         """Let the numbers jump ahead; Jenkins does not let them go back."""
         with self._lock:
@@ -154,6 +213,13 @@ class LocalJenkins:
             job.fields["nextBuildNumber"] = number
 
     # -- builds --------------------------------------------------------------------------------------------
+
+    def queue_build(self, full_name: str) -> None:
+        """Let a build wait in the queue: it has no number yet. The next one that is started leaves the queue."""
+        with self._lock:
+            job = self._job(full_name)
+            waiting = templates.queue_item(job, job.fields["nextBuildNumber"], self._controller.time())
+            job.fields |= {"inQueue": True, "queueItem": waiting}
 
     def start_build(
         self,
@@ -176,25 +242,47 @@ class LocalJenkins:
             if repo is not None:
                 sha = commit or hashlib.sha256(f"{full_name}#{number}".encode()).hexdigest()[:40]
                 actions.append(templates.build_data(number, repo, branch, sha))
-            begun = self._controller.now_ms() if timestamp is None else timestamp
+            begun = self._controller.time() if timestamp is None else timestamp
             job.builds[number] = templates.build(job, number, begun, actions)
-            job.fields["nextBuildNumber"] = number + 1
+            job.fields |= {"nextBuildNumber": number + 1, "inQueue": False, "queueItem": None}
             return number
 
     def finish_build(
         self, full_name: str, number: int, result: str | None = "SUCCESS", *, duration: int | None = None
     ) -> None:
-        """End a build; it took from its timestamp to now unless told otherwise."""
+        """End a build; it took from its timestamp to now unless told otherwise. Older ones may be discarded."""
         with self._lock:
             build = self._build(full_name, number)
-            took = self._controller.now_ms() - build.fields["timestamp"] if duration is None else duration
-            build.fields |= {
-                "building": False,
-                "inProgress": False,
-                "result": result,
-                "duration": max(1, took) if duration is None else took,
-                "executor": None,
-            }
+            took = self._took(build) if duration is None else duration
+            build.fields |= {**fields(build, Phase.FINAL, result, took), "executor": None}
+            build.listed = build.found = True
+            build.job.discard()
+
+    def set_phase(self, full_name: str, number: int, phase: Phase | str, result: str | None = None) -> None:
+        """Show a build at a moment of its life; it stays there until told otherwise.
+
+        ``result`` is what the phase shows if it shows one; its duration, likewise, is from its timestamp to now.
+        """
+        with self._lock:
+            build = self._build(full_name, number)
+            if Phase(phase) is Phase.FINAL:
+                self.finish_build(full_name, number, result)
+            else:
+                build.fields |= fields(build, Phase(phase), result, self._took(build))
+
+    def reveal_build(self, full_name: str, number: int, *, listed: bool = True, found: bool = True) -> None:
+        """Say where a build can be seen: in its job's lists, and at its own URL (else 404).
+
+        A build that begins may be seen in neither for a moment although its number is given away, or only listed.
+        """
+        with self._lock:
+            build = self._build(full_name, number)
+            build.listed, build.found = listed, found
+
+    def corrupt_build(self, full_name: str, number: int, *, corrupt: bool = True) -> None:
+        """Let the export of a build fail: lists leave it out, its own URL answers 500; only its number can be read."""
+        with self._lock:
+            self._build(full_name, number).corrupt = corrupt
 
     def update_build(self, full_name: str, number: int, **fields: Any) -> None:
         """Set any field as given: states in between, such as ``building=False, duration=0``."""
@@ -223,7 +311,7 @@ class LocalJenkins:
     ) -> list[int]:
         """Add finished builds, one every so many milliseconds and the last one just ended; return the numbers."""
         with self._lock:
-            last = self._controller.now_ms() - duration
+            last = self._controller.time() - duration
             numbers = []
             for index in range(count):
                 timestamp = last - (count - 1 - index) * every
@@ -248,6 +336,16 @@ class LocalJenkins:
             upcoming: int = job.fields["nextBuildNumber"]
             environment = _DEMO_ENVIRONMENTS[upcoming % len(_DEMO_ENVIRONMENTS)]
             self.start_build(DEMO_JOB, parameters={"ENVIRONMENT": environment}, repo=_DEMO_REPO)
+
+    def _took(self, build: Build) -> int:
+        began: int = build.fields["timestamp"]
+        return max(1, self._controller.time() - began)
+
+    def _interrupt(self, build: Build, interrupted: Interrupted) -> None:
+        if interrupted is Interrupted.VANISHED:
+            del build.job.builds[build.number]
+        elif interrupted is Interrupted.ABORTED:
+            self.finish_build(build.job.full_name, build.number, "ABORTED")
 
     # -- finding -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote
 
-from agent.sandbox.jenkins.tree import MISSING, Exported, parse
+from agent.sandbox.jenkins.tree import MISSING, Exported, ExportError, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +23,7 @@ LIVE: Final[Any] = object()
 NEWEST: Final = 100
 # Exported, but not at depth 0.
 _HIDDEN: Final = frozenset({"allBuilds"})
+_ALWAYS_READABLE: Final = frozenset({"number", "url"})
 _COLORS: Final = {
     "SUCCESS": "blue", "UNSTABLE": "yellow", "FAILURE": "red", "NOT_BUILT": "notbuilt", "ABORTED": "aborted",
 }  # fmt: skip
@@ -92,17 +93,33 @@ class Untyped(Exported):
 
 
 class Build(_Object):
-    """One build of a job; ``stages`` has what the stage plugins answer, by the end of their URLs."""
+    """One build of a job; ``stages`` has what the stage plugins answer, by the end of their URLs.
+
+    ``listed``: its job shows it; ``found``: its own URL does. Neither is so for a moment when it begins. A
+    ``corrupt`` one can be named and counted, and not be shown.
+    """
 
     def __init__(self, job: Item, number: int, json_class: str | None, fields: JsonObject) -> None:
         super().__init__(json_class, fields)
         self.job = job
         self.number = number
         self.stages: dict[str, JsonObject] = {}
+        self.listed = self.found = True
+        self.corrupt = False
+
+    def value(self, name: str) -> Any:
+        if self.corrupt and name not in _ALWAYS_READABLE:
+            raise ExportError(f"{self.url} cannot be read")
+        return super().value(name)
 
     @property
     def building(self) -> bool:
         return bool(self.fields.get("building"))
+
+    @property
+    def executing(self) -> bool:
+        """It occupies an executor: also what is done and has not tidied up yet."""
+        return bool(self.fields.get("building") or self.fields.get("inProgress"))
 
     @property
     def result(self) -> str | None:
@@ -117,8 +134,8 @@ class Build(_Object):
         return f"{self.job.full_display_name} {self.fields.get('displayName', f'#{self.number}')}"
 
     def _neighbour(self, step: int) -> Untyped | None:
-        builds = list(self.job.builds.values())
-        index = bisect_left(list(self.job.builds), self.number) + step
+        builds = self.job.shown()
+        index = bisect_left([build.number for build in builds], self.number) + step
         return Untyped(builds[index]) if 0 <= index < len(builds) else None
 
 
@@ -135,7 +152,8 @@ class Item(_Object):
     """The controller itself, a folder, a multibranch project, a job or a configuration of a matrix job.
 
     ``children`` are the items below ``/job/``; ``cells`` are a matrix job's configurations, which live directly
-    below it and are not listed in ``jobs``. ``builds`` is in ascending order of the numbers.
+    below it and are not listed in ``jobs``. ``builds`` is in ascending order of the numbers, and ``keep`` says how
+    many of them are not discarded. What is ``hidden`` the user may not see, with everything below it.
     """
 
     def __init__(self, json_class: str, fields: JsonObject) -> None:
@@ -147,6 +165,8 @@ class Item(_Object):
         self.children: dict[str, Item] = {}
         self.cells: dict[str, Item] = {}
         self.builds: dict[int, Build] = {}
+        self.keep: int | None = None
+        self.hidden = False
 
     # -- where it is ---------------------------------------------------------------------------------------
 
@@ -185,7 +205,7 @@ class Item(_Object):
         item, rest = self, list(segments)
         while len(rest) > 1 and rest[0] == "job":
             child = item.children.get(unquote(rest[1]))
-            if child is None:
+            if child is None or child.hidden:
                 return None, rest
             item, rest = child, rest[2:]
         if rest and unquote(rest[0]) in item.cells:
@@ -209,14 +229,33 @@ class Item(_Object):
             return shown
         return f"{self.parent.full_display_name} » {shown}"
 
+    @property
+    def visible(self) -> bool:
+        """Neither it nor anything above it is hidden."""
+        return not self.hidden and (self.parent is None or self.parent.visible)
+
+    def shown(self) -> list[Build]:
+        """The builds that it lists, oldest first."""
+        return [build for build in self.builds.values() if build.listed]
+
+    def discard(self) -> None:
+        """Delete what is more than to be kept, as Jenkins does after a build: never the last good one."""
+        if self.keep is None:
+            return
+        kept = {PERMALINKS[name](self) for name in ("lastStableBuild", "lastSuccessfulBuild")}
+        for build in self.shown()[: -self.keep or None]:
+            if not build.building and build not in kept:
+                del self.builds[build.number]
+
     def newest(self, fits: Callable[[Build], bool] = lambda _: True) -> Build | None:
         """The newest build that fits."""
-        return next((build for build in reversed(self.builds.values()) if fits(build)), None)
+        return next((build for build in reversed(self.builds.values()) if build.listed and fits(build)), None)
 
     def _jobs(self) -> list[Item]:
         # Folders sort as Java strings do, the controller itself without regard to case.
         key = str.lower if self.parent is None else str
-        return [self.children[name] for name in sorted(self.children, key=key)]
+        children = [self.children[name] for name in sorted(self.children, key=key)]
+        return [child for child in children if not child.hidden]
 
     def _color(self) -> str:
         if self.fields.get("disabled"):
@@ -243,9 +282,9 @@ PERMALINKS: Final[dict[str, Callable[[Item], Build | None]]] = {
 
 Item.live = {
     **PERMALINKS,
-    "firstBuild": lambda item: next(iter(item.builds.values()), None),
-    "builds": lambda item: list(islice(reversed(item.builds.values()), NEWEST)),
-    "allBuilds": lambda item: list(reversed(item.builds.values())),
+    "firstBuild": lambda item: next(iter(item.shown()), None),
+    "builds": lambda item: list(islice((build for build in reversed(item.builds.values()) if build.listed), NEWEST)),
+    "allBuilds": lambda item: item.shown()[::-1],
     "name": lambda item: item.name,
     "fullName": lambda item: item.full_name,
     "fullDisplayName": lambda item: item.full_display_name,

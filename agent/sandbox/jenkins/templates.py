@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from agent.sandbox.jenkins.model import LIVE, PERMALINKS, Build, Item, JsonObject
+from agent.sandbox.jenkins.phases import PIPELINE_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,6 @@ class FolderKind(StrEnum):
     ORGANIZATION = "organization"
 
 
-PIPELINE_RUN: Final = "org.jenkinsci.plugins.workflow.job.WorkflowRun"
 FREESTYLE_BUILD: Final = "hudson.model.FreeStyleBuild"
 EXECUTORS: Final = 4
 _MATRIX_RUN: Final = "hudson.matrix.MatrixRun"
@@ -187,7 +187,7 @@ def computers(root: Item, *, whole: bool) -> JsonObject:
     A pipeline and a matrix parent run outside the numbered executors. An executor is empty at depth 0; with
     ``tree``, an idle one says ``currentExecutable: null`` (``hudson.model.Executor`` exports it so).
     """
-    running = [build for item in root.everything() if item.builds for build in item.builds.values() if build.building]
+    running = [build for item in root.everything() if item.builds for build in item.builds.values() if build.executing]
     heavy = [build for build in running if build.json_class in {FREESTYLE_BUILD, _MATRIX_RUN}]
     flyweight = [build for build in running if build.json_class not in {FREESTYLE_BUILD, _MATRIX_RUN}]
     idle = [None] * (EXECUTORS - len(heavy))
@@ -210,7 +210,20 @@ def computers(root: Item, *, whole: bool) -> JsonObject:
 
 
 def _executor(build: Build | None, *, whole: bool) -> JsonObject:
-    return {} if whole else {"currentExecutable": build, "idle": build is None}
+    if whole:
+        return {}
+    may_be_seen = build is not None and build.job.visible
+    return {"currentExecutable": build if may_be_seen else None, "idle": build is None}
+
+
+def queue_item(job: Item, number: int, since: int) -> JsonObject:
+    """What a job's ``queueItem`` says while a build of it waits."""
+    return {
+        "_class": "hudson.model.Queue$BuildableItem", "actions": [], "blocked": False, "buildable": True,
+        "id": number, "inQueueSince": since, "params": "", "stuck": False,
+        "task": {"_class": job.json_class}, "url": f"queue/item/{number}/",
+        "why": "Waiting for next available executor", "buildableStartMilliseconds": since, "pending": False,
+    }  # fmt: skip
 
 
 def whoami(username: str) -> JsonObject:

@@ -6,7 +6,8 @@ Grammar and meaning follow Stapler's ``NamedPathPruner`` and the answers of a re
 * ``b[c]{0,5}`` a half-open range of a list, ``{,5}`` from its start, ``{5,}`` to its end, ``{5}`` one element;
 * ``*`` any property not named beside it;
 * an object keeps its ``_class`` whatever is asked for, an unknown property is left out without a word;
-* an object named without brackets shows its ``_class`` only.
+* an object named without brackets shows its ``_class`` only;
+* an element of a list that cannot be exported is left out without a word.
 
 Known limit: objects whose keys are data (``buildsByBranchName``, ``monitorData``) are cut like any other.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ class TreeError(ValueError):
     """The expression is not one that Jenkins accepts; it answers such with HTTP 500 and a page of HTML."""
 
 
+class ExportError(Exception):
+    """A property cannot be worked out. A list leaves out the element, anywhere else the answer is HTTP 500."""
+
+
 class Exported(ABC):
     """An object whose properties are worked out when they are asked for."""
 
@@ -45,7 +51,10 @@ class Exported(ABC):
 
     @abstractmethod
     def value(self, name: str) -> Any:
-        """The property's value, which may hold other :class:`Exported`, or :data:`MISSING`."""
+        """The property's value, which may hold other :class:`Exported`, or :data:`MISSING`.
+
+        Raises :class:`ExportError`.
+        """
 
 
 class Tree:
@@ -66,7 +75,7 @@ class Tree:
         if isinstance(value, dict):
             return self._object(value.get("_class"), value.keys, lambda name: value.get(name, MISSING))
         if isinstance(value, list):
-            return [self.apply(element) for element in value[self.start : self.stop]]
+            return self._list(value[self.start : self.stop])
         return value
 
     def settle(self) -> None:
@@ -74,6 +83,13 @@ class Tree:
         # `_class` is no property: it is there anyway, or it is not.
         self._asked = [(name, tree) for name, tree in self.children.items() if name != "_class"]
         self._rest = self.children.get("*")
+
+    def _list(self, elements: list[Any]) -> list[Any]:
+        out = []
+        for element in elements:
+            with suppress(ExportError):  # the range counts what is left out
+                out.append(self.apply(element))
+        return out
 
     def _object(
         self, json_class: str | None, names: Callable[[], Iterable[str]], get: Callable[[str], Any]

@@ -1,0 +1,68 @@
+"""Folders in memory, a quiet log, and how many random stories were played."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from agent.sandbox.jenkins import LocalJenkins
+from tests.integration.support import FakeClock
+from tests.simulation.support import Agent, Story, memory_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Writing and capturing the log of a thousand polls takes longer than the polls."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with memory_folder() as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def jenkins(clock: FakeClock) -> LocalJenkins:
+    return LocalJenkins(now_ms=clock.now_ms)
+
+
+@pytest.fixture
+def new_story(folder: Path, clock: FakeClock, jenkins: LocalJenkins) -> Iterator[Story]:
+    """A Jenkins without jobs that the agent did not see yet."""
+    agent = Agent(folder, clock, {"main": jenkins})
+    yield Story(clock, jenkins, agent)
+    agent.kill()
+
+
+@pytest.fixture
+def story(new_story: Story) -> Story:
+    """A Jenkins with a job ``deploy/shop``, builds #1 to #3 of which were history when the agent first came."""
+    new_story.jenkins.add_job("deploy/shop")
+    new_story.jenkins.add_builds("deploy/shop", 3, repo="https://github.example.test/acme/shop.git")
+    new_story.later(minutes=1)
+    assert new_story.poll() == []
+    new_story.later()
+    return new_story
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    from tests.simulation import played
+
+    if played.stories:
+        terminalreporter.write_line(f"random stories: {played.stories}, with {played.polls} polls")

@@ -1,0 +1,4 @@
+"""How much was played; counted by the random stories, told at the end of the run."""
+
+stories = 0
+polls = 0

@@ -1,0 +1,326 @@
+"""What stories are made of: an agent without sockets that can be killed at any moment, and what it reported."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPResponse
+from urllib3._collections import HTTPHeaderDict
+
+from agent.config import JenkinsSettings
+from agent.credentials import Token
+from agent.jenkins.client import JenkinsClient
+from agent.jenkins.poller import Poller, PollReport
+from agent.outbox.store import Outbox, Row
+from tests.integration.support import FakeClock, rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from starlette.types import ASGIApp, Message
+
+    from agent.jenkins.rules import Rule
+    from agent.sandbox.jenkins import LocalJenkins
+
+REPO = "https://github.example.test/acme/shop.git"
+MEMORY = Path("/dev/shm")  # a file system in memory, where there is one
+
+
+class AgentKilledError(BaseException):
+    """The agent's process ends here, whatever it was doing. Nothing in the agent may catch it."""
+
+
+# ---- Jenkins without a network
+
+
+class InProcess(HTTPAdapter):
+    """Answers the requests of a session by calling an ASGI application."""
+
+    def __init__(self, app: ASGIApp, before: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._app = app
+        self._before = before
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        """One request; ``before`` may raise."""
+        self._before()
+        try:
+            messages = _call(self._app, request)
+        except ConnectionError as error:
+            raise requests.ConnectionError(error, request=request) from error
+        start, *bodies = messages
+        headers = HTTPHeaderDict((k.decode("latin-1"), v.decode("latin-1")) for k, v in start["headers"])
+        body = io.BytesIO(b"".join(message.get("body", b"") for message in bodies))
+        answer = HTTPResponse(body, headers, start["status"], preload_content=False, decode_content=False)
+        return self.build_response(request, answer)
+
+
+def _call(app: ASGIApp, request: requests.PreparedRequest) -> list[Message]:
+    """Run the application to its end; it waits for nothing, so no event loop is needed."""
+    url = urlsplit(request.url or "")
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in _headers(request).items()]
+    path = url.path or "/"
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": request.method, "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": url.query.encode(), "headers": headers,
+    }  # fmt: skip
+    messages: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    serving = app(scope, receive, send)
+    assert asyncio.iscoroutine(serving)
+    try:
+        serving.send(None)
+    except StopIteration:
+        return messages
+    raise AssertionError("the application waits for something")
+
+
+def _headers(request: requests.PreparedRequest) -> dict[str, str]:
+    """As sent, but not compressed: packing and unpacking costs more than all the rest."""
+    return {name: str(value) for name, value in request.headers.items() if name.lower() != "accept-encoding"}
+
+
+# ---- an agent that can be killed
+
+
+class Fuse:
+    """Kills the agent at the n-th time that it is asked, counted from 1, and at every time after that."""
+
+    def __init__(self) -> None:
+        self._left: int | None = None
+        self.count = 0
+
+    def set(self, after: int | None) -> None:
+        self._left = after
+        self.count = 0
+
+    @property
+    def blown(self) -> bool:
+        return self._left is not None and self.count >= self._left
+
+    def __call__(self) -> None:
+        self.count += 1
+        if self.blown:
+            raise AgentKilledError
+
+
+class FragileConnection:
+    """A connection to SQLite that may be the last thing a process did: before or after any statement."""
+
+    def __init__(self, connection: sqlite3.Connection, before: Fuse, after: Fuse) -> None:
+        self._connection = connection
+        self._before = before
+        self._after = after
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        return self._run(self._connection.execute, *args)
+
+    def executemany(self, *args: Any) -> sqlite3.Cursor:
+        return self._run(self._connection.executemany, *args)
+
+    def _run(self, run: Callable[..., sqlite3.Cursor], *args: Any) -> sqlite3.Cursor:
+        if self._after.blown:
+            raise AgentKilledError  # a dead process rolls nothing back
+        self._before()
+        done = run(*args)
+        self._after()
+        return done
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._connection.in_transaction and not (self._before.blown or self._after.blown)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+@dataclass(frozen=True)
+class Reported:
+    """An event in the outbox. Times are UTC milliseconds; ``status`` is Hivel's."""
+
+    deployment_id: str
+    number: int
+    started_at: int
+    ended_at: int
+    status: str
+
+
+class Agent:
+    """The poller and its outbox, as the daemon runs them: they live until they are killed."""
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: FakeClock,
+        jenkins: Mapping[str, LocalJenkins],
+        rules: tuple[Rule, ...] = (rule(),),
+        *,
+        since: str = "now",
+    ) -> None:
+        self._path = folder / "outbox.db"
+        self._clock = clock
+        self._jenkins = dict(jenkins)
+        self._rules = rules
+        self._since = since
+        self._before_statement, self._after_statement, self._at_request = Fuse(), Fuse(), Fuse()
+        self.at_request: Callable[[], None] = lambda: None
+        self._path.write_bytes(_empty_outbox())
+        self._outbox: Outbox | None = None
+
+    # ---- its life
+
+    def poll(self, controller: str = "main") -> PollReport:
+        """Look once, as whoever runs already or as one that starts now."""
+        if self._outbox is None:
+            self._start()
+        return self._pollers[controller].poll()
+
+    def poll_and_die(self, *, request: int | None = None, statement: int | None = None, after: bool = False) -> bool:
+        """Look once and be killed at the n-th request or before or after the n-th statement; False: it survived."""
+        fuse = self._at_request if request else self._after_statement if after else self._before_statement
+        if self._outbox is None:
+            self._start()
+        fuse.set(request or statement)
+        try:
+            self.poll()
+        except AgentKilledError:
+            self.kill()
+            return True
+        finally:
+            fuse.set(None)
+        return False
+
+    def kill(self) -> None:
+        """End the process: what was not committed is gone."""
+        if self._outbox is not None:
+            for client in self._clients:
+                client.close()
+            self._outbox.close()
+            self._outbox = None
+
+    def _start(self) -> None:
+        self._outbox = Outbox(self._path, self._clock)
+        self._outbox.connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
+        fragile: Any = FragileConnection(self._outbox.connection, self._before_statement, self._after_statement)
+        self._outbox.connection = fragile
+        self._clients = []
+        self._pollers = {}
+        for name, jenkins in self._jenkins.items():
+            settings = _settings(name, jenkins, self._since)
+            client = JenkinsClient(settings)
+            client._jenkins._session.mount(settings.url, InProcess(jenkins.app, self._before_request))
+            self._clients.append(client)
+            self._pollers[name] = Poller(settings, self._rules, client, self._outbox)
+
+    def _before_request(self) -> None:
+        self._at_request()
+        self.at_request()
+
+    # ---- what came of it
+
+    def reported(self) -> list[Reported]:
+        """All events, oldest first."""
+        with Outbox(self._path, self._clock) as outbox:
+            return [_reported(row) for row in reversed(outbox.rows(None, 1_000_000))]
+
+    def ids(self) -> list[str]:
+        """The deployment_ids of all events, oldest first."""
+        return [event.deployment_id for event in self.reported()]
+
+
+@dataclass
+class Story:
+    """A Jenkins, the agent that watches it, and the time that both live in."""
+
+    clock: FakeClock
+    jenkins: LocalJenkins
+    agent: Agent
+
+    def later(self, *, seconds: float = 15, minutes: float = 0) -> None:
+        """Let time go by."""
+        self.clock.advance(s=seconds + 60 * minutes)
+
+    def start(self, job: str = "deploy/shop", **options: Any) -> int:
+        """Start a build that checks something out; a second later."""
+        number = self.jenkins.start_build(job, repo=REPO, **options)
+        self.later(seconds=1)
+        return number
+
+    def build(self, job: str = "deploy/shop", result: str = "SUCCESS") -> int:
+        """Start a build and finish it half a minute later."""
+        number = self.start(job)
+        self.later(seconds=30)
+        self.jenkins.finish_build(job, number, result)
+        return number
+
+    def poll(self) -> list[str]:
+        """The deployment_ids that a poll enqueued."""
+        return self.agent.poll().enqueued
+
+    def poll_for(self, *, minutes: float) -> list[str]:
+        """The deployment_ids that polls every fifteen seconds enqueued."""
+        enqueued: list[str] = []
+        for _ in range(round(minutes * 4)):
+            self.later(seconds=15)
+            enqueued += self.poll()
+        return enqueued
+
+    def event(self, deployment_id: str) -> Reported:
+        """An event that was enqueued."""
+        return next(event for event in self.agent.reported() if event.deployment_id == deployment_id)
+
+
+def _settings(name: str, jenkins: LocalJenkins, since: str) -> JenkinsSettings:
+    url = f"http://{name}.jenkins.test/"
+    return JenkinsSettings(
+        name=name, url=url, username=jenkins.username, token=Token(jenkins.token), poll_interval_ms=15_000,
+        since=since, timeout_ms=5_000, concurrency=1,
+    )  # fmt: skip
+
+
+@cache
+def _empty_outbox() -> bytes:
+    """A new outbox to be copied: making its tables takes longer than a story."""
+    with memory_folder() as folder:
+        path = Path(folder) / "outbox.db"
+        Outbox(path, FakeClock()).close()
+        return path.read_bytes()
+
+
+def memory_folder() -> TemporaryDirectory[str]:
+    """A new folder, in memory where that can be had."""
+    return TemporaryDirectory(prefix="hivel-stories-", dir=MEMORY if MEMORY.is_dir() else None)
+
+
+def _reported(row: Row) -> Reported:
+    assert row.payload is not None, f"{row.deployment_id} could not be derived: {row.reason}"
+    event = msgspec.json.decode(row.payload)
+    return Reported(
+        deployment_id=row.deployment_id,
+        number=int(event["build_number"]),
+        started_at=_ms(event["start_time"]),
+        ended_at=_ms(event["end_time"]),
+        status=event["status"],
+    )
+
+
+def _ms(moment: str) -> int:
+    return round(datetime.fromisoformat(moment).timestamp() * 1000)

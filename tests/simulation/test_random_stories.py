@@ -1,0 +1,558 @@
+"""Stories that nobody thought of: a Jenkins that does anything at random, an agent that dies at any moment.
+
+What is promised, and checked after every story:
+
+* a build that was final and visible, in a job that matched a rule, when a poll went through undisturbed, has its
+  event exactly once, with its final status and its own times, under whatever names its job went;
+* nothing else has an event: no running build, no job that matches no rule, nothing from before the first start.
+
+At the edges of it:
+
+* A build that no undisturbed poll could see (discarded, deleted with its job, or hidden all its life) is not owed.
+* A disturbed poll (killed, or Jenkins went away or changed in the middle) may have seen what was there before or
+  after, but owes only what was there both before and after.
+* What ended while its job matched no rule is neither owed nor wrong once the job has a name that matches.
+* A build that stays odd (not building, no result) is owed when the grace period is over, with an unknown result.
+* Jenkins' times are whole seconds in its ``Date`` header: what ended in the second of the first start is neither.
+
+``HIVEL_STORIES=2000 pytest tests/simulation/test_random_stories.py`` plays so many stories.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from agent.sandbox.jenkins import Interrupted, LocalJenkins, Phase
+from tests.integration.support import FakeClock
+from tests.integration.support import rule as deployments_in
+from tests.simulation import played
+from tests.simulation.support import REPO, Agent, memory_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STORIES = int(os.environ.get("HIVEL_STORIES", "250"))
+STEPS = 35
+HOUR = 3_600_000
+RULE = "deploy/**"
+NAMES = (
+    "deploy/a", "deploy/b", "deploy/team/c", "deploy/crew/c", "deploy/mb/main", "deploy/mb/feature%2Fx",
+    "lab/a", "lab/b", "lab/team/c",
+)  # fmt: skip
+FOLDERS = ("deploy", "deploy/team", "deploy/crew", "deploy/mb", "lab", "lab/team")
+STATUS = {"SUCCESS": "success", "UNSTABLE": "failed", "FAILURE": "failed", "ABORTED": "canceled", None: "unknown"}
+
+names = st.sampled_from(NAMES)
+kinds = st.sampled_from(["pipeline", "pipeline", "freestyle", "matrix"])
+results = st.sampled_from(["SUCCESS", "UNSTABLE", "FAILURE", "ABORTED"])
+picks = st.integers(0, 1_000)
+
+
+@dataclass(eq=False)
+class Build:
+    """What really is the case with a build. ``key``: no two builds of a story share number and timestamp."""
+
+    job: Job
+    number: int
+    started_at: int
+    result: str | None = None
+    ended_at: int | None = None
+    final: bool = False
+    odd: bool = False  # not building, and it will never have a result
+    settling: bool = False  # not to be seen, or between two states; only for a moment
+    ended_matching: bool = False
+    ended_after_first_start: bool = False
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.number, self.started_at
+
+    @property
+    def running(self) -> bool:
+        return not self.final and not self.odd and self.ended_at is None
+
+
+@dataclass(eq=False)
+class Job:
+    """A job under all the names that it ever has; deleted and created again it is another one."""
+
+    name: str
+    kind: str
+    builds: list[Build] = field(default_factory=list)
+
+    @property
+    def matches(self) -> bool:
+        return self.name.startswith("deploy/")
+
+
+class World(RuleBasedStateMachine):
+    """Jenkins, the agent, and the truth about both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        played.stories += 1
+        self.folder = memory_folder()
+        self.time = FakeClock()
+        self.agents_clock = FakeClock()
+        self.jenkins = LocalJenkins(now_ms=self.time.now_ms)
+        self.jobs: list[Job] = []
+        self.hidden: set[str] = set()
+        self.up = True
+        self.allowed: set[Build] = set()
+        self.owed: set[Build] = set()
+        self.everything: dict[tuple[int, int], Build] = {}
+        # What ended before `oldest` is history; from `newest` on it is not. Between them lie attempts that failed.
+        self.oldest: int | None = None
+        self.newest: int | None = None
+
+    @initialize(since_hours=st.sampled_from([0, 0, 1]), skew=st.sampled_from([0, 0, -300_000, 300_000]), past=st.data())
+    def once(self, since_hours: int, skew: int, past: Any) -> None:
+        """Some jobs with a past, before the agent is there."""
+        self.since_ms = since_hours * HOUR
+        self.jenkins.skew_ms = skew
+        self.agent = Agent(
+            Path(self.folder.name), self.agents_clock, {"main": self.jenkins}, (deployments_in(RULE),),
+            since=f"{since_hours}h" if since_hours else "now",
+        )  # fmt: skip
+        for folder in FOLDERS:
+            self.jenkins.add_folder(folder, "multibranch" if folder.endswith("/mb") else "folder")
+        for name in past.draw(st.lists(names, max_size=4, unique=True)):
+            job = self._create(name, past.draw(kinds))
+            for minutes in sorted(past.draw(st.lists(st.sampled_from([5, 50, 70, 9_000]), max_size=3)), reverse=True):
+                build = self._start(job, ago_ms=minutes * 60_000)
+                self._finish(build, "SUCCESS", ended_at=build.started_at + 1_000)
+        self._pass(seconds=10)
+
+    # ---- the truth
+
+    def _matching_finals(self) -> dict[Build, str]:
+        """The builds that a poll could see now and that should have an event, with their jobs' names."""
+        if not self.up:
+            return {}
+        return {
+            build: job.name
+            for job in self.jobs
+            if job.matches and self._visible(job)
+            for build in job.builds
+            if build.final or build.odd
+        }
+
+    def _visible(self, job: Job) -> bool:
+        return not any(job.name == hidden or job.name.startswith(f"{hidden}/") for hidden in self.hidden)
+
+    def _note(self, before: dict[Build, str], after: dict[Build, str], *, disturbed: bool) -> None:
+        """What a poll may have enqueued and what it must have."""
+        for build in before.keys() | after.keys():
+            if build.ended_after_first_start or self._end(build) >= (self.oldest or 0):
+                self.allowed.add(build)
+        if disturbed:
+            return
+        for build in before.keys() & after.keys():
+            if build.final and before[build] == after[build] and self._is_owed(build):
+                self.owed.add(build)
+
+    def _is_owed(self, build: Build) -> bool:
+        after_first_start = build.ended_after_first_start or self.since_ms > 0
+        return build.ended_matching and after_first_start and self._end(build) > (self.newest or 0)
+
+    @staticmethod
+    def _end(build: Build) -> int:
+        return build.started_at if build.ended_at is None else build.ended_at
+
+    # ---- polls, and what gets into their way
+
+    def _polling(self, poll: Callable[[], bool]) -> None:
+        """``poll`` tells whether it went through undisturbed."""
+        played.polls += 1
+        report_from = self.jenkins.now_ms - self.since_ms
+        before, up = self._matching_finals(), self.up
+        if self.oldest is None and up:
+            self.oldest = report_from // 1000 * 1000
+        undisturbed = poll() and up and self.up
+        if self.newest is None:
+            if up:
+                self._started_once = True
+            if undisturbed:
+                self.newest = report_from
+        self._note(before, self._matching_finals(), disturbed=not undisturbed)
+
+    @rule()
+    def poll(self) -> None:
+        self._polling(lambda: self.agent.poll() is not None)
+
+    @rule()
+    def a_quarter_of_a_minute_and_a_poll(self) -> None:
+        self._pass(seconds=15)
+        self.poll()
+
+    @rule(request=st.integers(1, 6))
+    def killed_at_a_request(self, request: int) -> None:
+        self._polling(lambda: not self.agent.poll_and_die(request=request))
+
+    @rule(statement=st.integers(1, 30), after=st.booleans())
+    def killed_at_a_statement(self, statement: int, after: bool) -> None:
+        self._polling(lambda: not self.agent.poll_and_die(statement=statement, after=after))
+
+    @rule()
+    def killed_between_polls(self) -> None:
+        self.agent.kill()
+
+    @rule(request=st.integers(1, 6), pick=picks, event=st.sampled_from(["start", "finish", "delete", "rename", "down"]))
+    def something_happens_during_a_poll(self, request: int, pick: int, event: str) -> None:
+        happen = {
+            "start": lambda: self._each_job(pick, self._start),
+            "finish": lambda: self._each_running(pick, lambda build: self._finish(build, "SUCCESS")),
+            "delete": lambda: self._each_done(pick, self._delete),
+            "rename": lambda: self._each_job(pick, lambda job: self._rename(job, NAMES[pick % len(NAMES)])),
+            "down": self._down,
+        }[event]
+        left = [request]
+
+        def count() -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                happen()
+
+        self.agent.at_request = count
+        try:
+            self._polling(lambda: self.agent.poll() is not None)
+        finally:
+            self.agent.at_request = lambda: None
+
+    # ---- time
+
+    def _pass(self, *, seconds: float) -> None:
+        """Time goes by, and with it the states that last for a moment only."""
+        self.time.advance(s=seconds)
+        self.agents_clock.advance(s=seconds)
+        for build in self._builds():
+            if build.settling:
+                self._settle(build)
+
+    def _settle(self, build: Build) -> None:
+        build.settling = False
+        if build.ended_at is not None:
+            duration = build.ended_at - build.started_at
+            self.jenkins.finish_build(build.job.name, build.number, build.result, duration=duration)
+            self._note_final(build)
+        else:
+            self.jenkins.reveal_build(build.job.name, build.number)
+            self.jenkins.set_phase(build.job.name, build.number, Phase.RUNNING)
+
+    @rule(seconds=st.sampled_from([1, 20, 70, 400, 90_000]))
+    def time_goes_by(self, seconds: int) -> None:
+        self._pass(seconds=seconds)
+
+    @rule(seconds=st.sampled_from([-7_200, -30, 30, 7_200]))
+    def the_agents_clock_is_set(self, seconds: int) -> None:
+        self._pass(seconds=1)
+        self.agents_clock.jump(ms=seconds * 1000)
+
+    # ---- builds
+
+    def _builds(self) -> list[Build]:
+        return [build for job in self.jobs for build in job.builds]
+
+    def _each_job(self, pick: int, do: Callable[[Job], object]) -> None:
+        if self.jobs:
+            do(self.jobs[pick % len(self.jobs)])
+
+    def _each_running(self, pick: int, do: Callable[[Build], object]) -> None:
+        running = [build for build in self._builds() if build.running]
+        if running:
+            do(running[pick % len(running)])
+
+    def _each_done(self, pick: int, do: Callable[[Build], object]) -> None:
+        done = [build for build in self._builds() if build.final]
+        if done:
+            do(done[pick % len(done)])
+
+    def _start(self, job: Job, *, ago_ms: int = 0) -> Build:
+        self.time.advance(ms=1)
+        self.agents_clock.advance(ms=1)
+        started_at = self.jenkins.now_ms - ago_ms
+        number = self.jenkins.start_build(job.name, repo=REPO, timestamp=started_at)
+        build = Build(job, number, started_at)
+        assert build.key not in self.everything
+        self.everything[build.key] = build
+        job.builds.append(build)
+        return build
+
+    def _finish(self, build: Build, result: str, ended_at: int | None = None) -> None:
+        build.result = result
+        build.ended_at = max(ended_at or self.jenkins.now_ms, build.started_at + 1)
+        self._settle(build)
+
+    def _note_final(self, build: Build) -> None:
+        build.final = True
+        build.ended_matching = build.job.matches
+        build.ended_after_first_start = self.newest is not None
+        kept = {number for _, number in self._numbers(build.job)}
+        build.job.builds = [build for build in build.job.builds if build.number in kept]
+
+    def _numbers(self, job: Job) -> list[tuple[str, int]]:
+        return [(name, build["number"]) for name, build in self.jenkins.builds(job.name)]
+
+    def _delete(self, build: Build) -> None:
+        self.jenkins.delete_build(build.job.name, build.number)
+        build.job.builds.remove(build)
+
+    @rule(pick=picks, moment=st.sampled_from([None, None, "given", "listed", "starting"]))
+    def a_build_starts(self, pick: int, moment: str | None) -> None:
+        def start(job: Job) -> None:
+            build = self._start(job)
+            if moment == "starting":
+                self.jenkins.set_phase(job.name, build.number, Phase.STARTING)
+            elif moment:
+                self.jenkins.reveal_build(job.name, build.number, listed=moment == "listed", found=False)
+            build.settling = moment is not None
+
+        self._each_job(pick, start)
+
+    @rule(pick=picks, result=results)
+    def a_result_is_provisional(self, pick: int, result: str) -> None:
+        def show(build: Build) -> None:
+            if not build.settling:
+                self.jenkins.set_phase(build.job.name, build.number, Phase.PROVISIONAL, result)
+
+        self._each_running(pick, show)
+
+    @rule(pick=picks, result=results, slowly=st.booleans())
+    def a_build_ends(self, pick: int, result: str, slowly: bool) -> None:
+        def end(build: Build) -> None:
+            if not slowly:
+                self._finish(build, result)
+                return
+            self.jenkins.reveal_build(build.job.name, build.number)
+            self.jenkins.set_phase(build.job.name, build.number, Phase.ENDING, result)
+            build.result, build.settling = result, True
+            build.ended_at = max(self.jenkins.now_ms, build.started_at + 1)
+
+        self._each_running(pick, end)
+
+    @rule(pick=picks, result=results, seconds=st.sampled_from([1, 30, 1_000]))
+    def a_build_runs_from_start_to_end(self, pick: int, result: str, seconds: int) -> None:
+        def run(job: Job) -> None:
+            build = self._start(job)
+            self._pass(seconds=seconds)
+            self._finish(build, result)
+
+        self._each_job(pick, run)
+
+    @rule(pick=picks)
+    def a_build_stays_odd(self, pick: int) -> None:
+        def leave(build: Build) -> None:
+            self.jenkins.reveal_build(build.job.name, build.number)
+            self.jenkins.update_build(
+                build.job.name, build.number, building=False, inProgress=False, result=None, duration=0
+            )
+            build.odd, build.settling = True, False
+            build.ended_matching, build.ended_after_first_start = build.job.matches, self.newest is not None
+
+        self._each_running(pick, leave)
+
+    @rule(pick=picks)
+    def a_build_is_deleted(self, pick: int) -> None:
+        self._each_done(pick, self._delete)
+
+    @rule(pick=picks, keep=st.sampled_from([1, 2, None]))
+    def builds_are_discarded_from_now_on(self, pick: int, keep: int | None) -> None:
+        self._each_job(pick, lambda job: self.jenkins.keep_builds(job.name, keep))
+
+    @rule(pick=picks, by=st.sampled_from([3, 130, 10_000]))
+    def numbers_jump(self, pick: int, by: int) -> None:
+        def jump(job: Job) -> None:
+            newest = max((build.number for build in job.builds), default=0)
+            self.jenkins.set_next_build_number(job.name, max(newest, self._next(job)) + by)
+
+        self._each_job(pick, jump)
+
+    def _next(self, job: Job) -> int:
+        return self.jenkins.next_build_number(job.name)
+
+    @rule(pick=picks)
+    def a_build_becomes_corrupt(self, pick: int) -> None:
+        """For ever, so that it is as good as gone."""
+
+        def corrupt(build: Build) -> None:
+            self.jenkins.corrupt_build(build.job.name, build.number)
+            build.job.builds.remove(build)
+
+        self._each_done(pick, corrupt)
+
+    # ---- jobs
+
+    def _create(self, name: str, kind: str) -> Job:
+        self.jenkins.add_job(name, "pipeline" if "/mb/" in name else kind)
+        job = Job(name, kind)
+        self.jobs.append(job)
+        return job
+
+    def _free(self, name: str) -> bool:
+        return all(job.name != name for job in self.jobs)
+
+    @rule(name=names, kind=kinds)
+    def a_job_appears(self, name: str, kind: str) -> None:
+        if self._free(name):
+            self._create(name, kind)
+
+    @rule(pick=picks)
+    def a_job_is_deleted(self, pick: int) -> None:
+        self._each_job(pick, self._remove)
+
+    def _remove(self, job: Job) -> None:
+        self.jenkins.delete_job(job.name)
+        self.hidden.discard(job.name)
+        self.jobs.remove(job)
+
+    @rule(pick=picks, beyond=st.sampled_from([None, -1, 0, 1]))
+    def a_job_is_created_again(self, pick: int, beyond: int | None) -> None:
+        """From #1, or quickly up to the number that the old one had reached and a little less or more."""
+
+        def recreate(job: Job) -> None:
+            reached = self._next(job) - 1
+            self._remove(job)
+            self._pass(seconds=700)
+            again = self._create(job.name, job.kind)
+            if beyond is not None and reached < 50:
+                for _ in range(reached + beyond):
+                    build = self._start(again)
+                    self._finish(build, "SUCCESS")
+
+        self._each_job(pick, recreate)
+
+    @rule(pick=picks, name=names)
+    def a_job_gets_another_name(self, pick: int, name: str) -> None:
+        self._each_job(pick, lambda job: self._rename(job, name))
+
+    def _rename(self, job: Job, name: str) -> None:
+        branch = "/mb/" in job.name or "/mb/" in name
+        if self._free(name) and not branch and job.name not in self.hidden:
+            self.jenkins.rename_job(job.name, name)
+            job.name = name
+
+    @rule(target=names)
+    def a_folder_moves(self, target: str) -> None:
+        teams = ["deploy/team", "deploy/crew", "lab/team"]
+        moving = next((job for job in self.jobs if job.name.rpartition("/")[0] in teams), None)
+        free = next((name for name in teams if all(not job.name.startswith(f"{name}/") for job in self.jobs)), None)
+        if moving is None or free is None:
+            return
+        before = moving.name.rpartition("/")[0]
+        if before in self.hidden or moving.name in self.hidden:
+            return
+        self.jenkins.delete_job(free)
+        self.hidden.discard(free)
+        self.jenkins.rename_job(before, free)
+        self.jenkins.add_folder(before)
+        moving.name = f"{free}/c"
+
+    @rule(pick=picks, disabled=st.booleans())
+    def a_job_is_disabled_or_enabled(self, pick: int, disabled: bool) -> None:
+        self._each_job(pick, lambda job: self.jenkins.disable_job(job.name, disabled=disabled))
+
+    # ---- the controller
+
+    def _down(self) -> None:
+        self.jenkins.stop()
+        self.up = False
+
+    @precondition(lambda self: self.up)
+    @rule()
+    def jenkins_stops(self) -> None:
+        self._down()
+
+    @precondition(lambda self: not self.up)
+    @rule()
+    def jenkins_starts(self) -> None:
+        self.jenkins.boot()
+
+    @precondition(lambda self: not self.up)
+    @rule(interrupted=st.sampled_from(Interrupted))
+    def jenkins_is_back(self, interrupted: Interrupted) -> None:
+        self._back(interrupted)
+
+    def _back(self, interrupted: Interrupted) -> None:
+        self._pass(seconds=5)
+        self.jenkins.restart(interrupted)
+        self.up = True
+        for build in self._builds():
+            job = build.job
+            if not build.running or self._kind(job) == "pipeline":
+                continue
+            if interrupted is Interrupted.VANISHED:
+                job.builds.remove(build)
+            elif interrupted is Interrupted.ABORTED:
+                build.result, build.ended_at = "ABORTED", max(self.jenkins.now_ms, build.started_at + 1)
+                self._note_final(build)
+
+    @staticmethod
+    def _kind(job: Job) -> str:
+        return "pipeline" if "/mb/" in job.name else job.kind
+
+    @rule(name=st.sampled_from(FOLDERS))
+    def a_permission_is_taken(self, name: str) -> None:
+        self.jenkins.hide(name)
+        self.hidden.add(name)
+
+    @precondition(lambda self: self.hidden)
+    @rule(pick=picks)
+    def a_permission_is_given_back(self, pick: int) -> None:
+        self._show(sorted(self.hidden)[pick % len(self.hidden)])
+
+    def _show(self, name: str) -> None:
+        self.jenkins.show(name)
+        self.hidden.discard(name)
+
+    # ---- the end
+
+    def teardown(self) -> None:
+        try:
+            self._let_things_settle()
+            self._check()
+        finally:
+            self.agent.kill()
+            self.folder.cleanup()
+
+    def _let_things_settle(self) -> None:
+        """Nothing ends any more, everything is there again, and the agent looks until every grace period is over."""
+        if not self.up:
+            self._back(Interrupted.GOES_ON)
+        for name in list(self.hidden):
+            self._show(name)
+        for _ in range(5):
+            self._pass(seconds=45)
+            self.poll()
+        for build in self._matching_finals():
+            if build.odd and self._is_owed(build):
+                self.owed.add(build)
+
+    def _check(self) -> None:
+        reported = self.agent.reported()
+        for event in reported:
+            build = self.everything.get((event.number, event.started_at))
+            assert build is not None, f"{event} is of no build that there ever was"
+            assert build in self.allowed, f"{event} should not be there: {build}"
+            assert (event.status, event.ended_at) == (STATUS[build.result], self._end(build)), f"{event} of {build}"
+        times = Counter((event.number, event.started_at) for event in reported)
+        twice = [event for event in reported if times[event.number, event.started_at] > 1]
+        assert not twice, f"reported more than once: {twice}"
+        missing = [build for build in self.owed if build.key not in times]
+        assert not missing, f"not reported: {[(build.job.name, build.key) for build in missing]}"
+
+
+def test_random_stories(monkeypatch: Any) -> None:
+    run_state_machine_as_test(
+        World,
+        settings=settings(
+            max_examples=STORIES, stateful_step_count=STEPS, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

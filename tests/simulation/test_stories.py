@@ -1,0 +1,407 @@
+"""Stories of what happens to a Jenkins while the agent watches it, or while it does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent.sandbox.jenkins import LocalJenkins, Phase
+from tests.simulation.support import REPO, Agent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.integration.support import FakeClock
+    from tests.simulation.support import Story
+
+SHOP = "deploy/shop"
+KINDS = ["freestyle", "pipeline", "matrix"]
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+
+# ---- a build's life
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_build_that_runs_at_the_time_of_a_poll_is_reported_when_it_ended(story: Story, kind: str) -> None:
+    story.jenkins.add_job("deploy/api", kind)
+    story.jenkins.queue_build("deploy/api")
+    assert story.poll() == []
+    number = story.start("deploy/api")
+    assert story.poll_for(minutes=5) == []
+    story.jenkins.finish_build("deploy/api", number, "FAILURE")
+    assert story.poll() == ["main:deploy/api#1"]
+    assert story.poll_for(minutes=2) == []
+    assert story.event("main:deploy/api#1").status == "failed"
+
+
+def test_number_nine_finishes_after_number_ten(story: Story) -> None:
+    story.jenkins.set_next_build_number(SHOP, 9)
+    nine, ten = story.start(), story.start()
+    story.jenkins.finish_build(SHOP, ten)
+    assert story.poll() == ["main:deploy/shop#10"]
+    story.poll_for(minutes=10)
+    story.jenkins.finish_build(SHOP, nine)
+    assert story.poll() == ["main:deploy/shop#9"]
+
+
+def test_a_build_of_long_ago_finishes_after_hundreds_of_others(story: Story) -> None:
+    slow = story.start()
+    story.poll()
+    for _ in range(3):
+        story.later(minutes=60)
+        story.jenkins.add_builds(SHOP, 80, every=1_000, repo=REPO)
+        assert len(story.poll()) == 80
+    story.jenkins.finish_build(SHOP, slow)
+    assert story.poll() == [f"main:deploy/shop#{slow}"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_provisional_result_gets_worse(story: Story, kind: str) -> None:
+    story.jenkins.add_job("deploy/api", kind)
+    number = story.start("deploy/api")
+    for provisional in ("SUCCESS", "UNSTABLE"):
+        story.jenkins.set_phase("deploy/api", number, Phase.PROVISIONAL, provisional)
+        assert story.poll_for(minutes=1) == []
+    story.jenkins.finish_build("deploy/api", number, "FAILURE")
+    assert story.poll() == ["main:deploy/api#1"]
+    assert story.event("main:deploy/api#1").status == "failed"
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.ENDING])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_build_between_two_states_is_read_once_more(story: Story, kind: str, phase: Phase) -> None:
+    story.jenkins.add_job("deploy/api", kind)
+    number = story.start("deploy/api")
+    story.jenkins.set_phase("deploy/api", number, phase, "SUCCESS")
+    assert story.poll() == []
+    story.later(seconds=1)
+    story.jenkins.finish_build("deploy/api", number, duration=12_345)
+    assert story.poll() == ["main:deploy/api#1"]
+    event = story.event("main:deploy/api#1")
+    assert (event.status, event.ended_at - event.started_at) == ("success", 12_345)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["only listed", "neither listed nor there"])
+@pytest.mark.parametrize("polls", [1, 3])
+def test_a_number_was_given_away_and_its_build_is_not_there_yet(story: Story, listed: bool, polls: int) -> None:
+    number = story.start()
+    story.jenkins.reveal_build(SHOP, number, listed=listed, found=False)
+    for _ in range(polls):
+        assert story.poll() == []
+        story.later(seconds=5)
+    story.jenkins.reveal_build(SHOP, number)
+    assert story.poll_for(minutes=3) == []
+    story.jenkins.finish_build(SHOP, number)
+    assert story.poll() == [f"main:deploy/shop#{number}"]
+
+
+def test_a_build_ends_that_was_never_seen_while_it_ran(story: Story) -> None:
+    number = story.start()
+    story.jenkins.reveal_build(SHOP, number, listed=False, found=False)
+    assert story.poll() == []
+    story.later(seconds=5)
+    story.jenkins.finish_build(SHOP, number)
+    assert story.poll_for(minutes=2) == [f"main:deploy/shop#{number}"]
+
+
+# ---- builds that go
+
+
+def test_a_build_is_discarded_before_it_could_be_read(story: Story) -> None:
+    story.jenkins.keep_builds(SHOP, 2)
+    for _ in range(5):
+        story.build()
+    assert story.poll() == ["main:deploy/shop#7", "main:deploy/shop#8"]
+    assert story.poll_for(minutes=3) == []
+    story.build()
+    assert story.poll() == ["main:deploy/shop#9"]
+
+
+def test_a_build_is_deleted_while_it_is_followed(story: Story) -> None:
+    number = story.start()
+    story.poll()
+    story.jenkins.delete_build(SHOP, number)
+    assert story.poll_for(minutes=3) == []
+    story.build()
+    assert story.poll() == ["main:deploy/shop#5"]
+
+
+@pytest.mark.parametrize("jump", [50, 5_000, 2_000_000])
+def test_the_numbers_jump(story: Story, jump: int) -> None:
+    story.build()
+    story.jenkins.set_next_build_number(SHOP, jump)
+    assert story.poll() == ["main:deploy/shop#4"]
+    story.build()
+    assert story.poll() == [f"main:deploy/shop#{jump}"]
+    assert story.poll_for(minutes=3) == []
+    assert story.agent.poll().requests == 1
+
+
+# ---- jobs that come, go and change their names
+
+
+def test_a_job_gets_another_name(story: Story) -> None:
+    story.build()
+    story.poll()
+    running = story.start()
+    story.poll()
+    story.jenkins.rename_job(SHOP, "deploy/store")
+    assert story.poll_for(minutes=2) == []
+    story.jenkins.finish_build("deploy/store", running)
+    story.later()
+    story.build("deploy/store")
+    assert story.poll() == ["main:deploy/store#5", "main:deploy/store#6"]
+    assert story.poll_for(minutes=2) == []
+
+
+def test_a_job_gets_another_name_while_its_builds_were_not_read_yet(story: Story) -> None:
+    story.build()
+    story.poll()
+    story.build()
+    story.jenkins.rename_job(SHOP, "deploy/store")
+    story.build("deploy/store")
+    assert story.poll() == ["main:deploy/store#5", "main:deploy/store#6"]
+
+
+def test_a_job_moves_to_another_folder(story: Story) -> None:
+    story.build()
+    story.poll()
+    story.jenkins.rename_job(SHOP, "deploy/team-a/shop")
+    story.build("deploy/team-a/shop")
+    assert story.poll() == ["main:deploy/team-a/shop#5"]
+
+
+def test_a_whole_folder_moves(story: Story) -> None:
+    for name in ("deploy/team-a/api", "deploy/team-a/web"):
+        story.jenkins.add_job(name)
+        story.build(name)
+    assert len(story.poll()) == 2
+    story.jenkins.rename_job("deploy/team-a", "deploy/team-b")
+    assert story.poll_for(minutes=2) == []
+    story.build("deploy/team-b/web")
+    assert story.poll() == ["main:deploy/team-b/web#2"]
+
+
+def test_a_job_is_deleted_and_created_again(story: Story) -> None:
+    story.build()
+    story.poll()
+    story.jenkins.delete_job(SHOP)
+    story.poll()
+    story.jenkins.add_job(SHOP)
+    story.build()
+    assert story.poll() == ["main:deploy/shop#1"]
+    story.build()
+    assert story.poll() == ["main:deploy/shop#2"]
+
+
+@pytest.mark.parametrize("builds", [3, 4, 5, 20, 150], ids="{} builds".format)
+def test_a_job_is_created_again_and_catches_up_with_its_old_number_between_two_polls(story: Story, builds: int) -> None:
+    story.build()
+    assert story.poll() == ["main:deploy/shop#4"]
+    story.later(minutes=30)
+    story.jenkins.delete_job(SHOP)
+    story.jenkins.add_job(SHOP)
+    story.later(minutes=300)
+    story.jenkins.add_builds(SHOP, builds, repo=REPO)
+    story.poll_for(minutes=2)
+    reported = [event.number for event in story.agent.reported()]
+    assert sorted(reported) == sorted([4, *range(1, builds + 1)])
+
+
+def test_a_branch_appears_and_vanishes(story: Story) -> None:
+    story.jenkins.add_folder("deploy/mb", "multibranch")
+    story.jenkins.add_job("deploy/mb/main")
+    story.poll()
+    branch = "deploy/mb/feature%2Fx"
+    story.jenkins.add_job(branch)
+    story.build(branch)
+    assert story.poll() == ["main:deploy/mb/feature%2Fx#1"]
+    story.build(branch)
+    story.jenkins.disable_job(branch)
+    assert story.poll() == ["main:deploy/mb/feature%2Fx#2"]
+    story.start(branch)
+    story.poll()
+    story.jenkins.delete_job(branch)
+    assert story.poll_for(minutes=3) == []
+    story.build("deploy/mb/main")
+    assert story.poll() == ["main:deploy/mb/main#1"]
+
+
+# ---- the controller
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_controller_restarts(story: Story, kind: str) -> None:
+    story.jenkins.add_job("deploy/api", kind)
+    number = story.start("deploy/api")
+    story.build()
+    assert story.poll() == ["main:deploy/shop#4"]
+    story.jenkins.stop()
+    assert story.poll_for(minutes=1) == []
+    story.jenkins.boot()
+    assert story.poll_for(minutes=1) == []
+    story.jenkins.restart("aborted")
+    enqueued = story.poll()
+    if kind == "pipeline":  # goes on
+        assert enqueued == []
+        story.jenkins.finish_build("deploy/api", number, "ABORTED")
+        enqueued = story.poll()
+    assert enqueued == ["main:deploy/api#1"]
+    assert story.event("main:deploy/api#1").status == "canceled"
+
+
+def test_the_controller_crashes_and_forgets_a_running_build(story: Story) -> None:
+    story.jenkins.add_job("deploy/api", "freestyle")
+    story.start("deploy/api")
+    story.poll()
+    story.jenkins.stop()
+    story.poll()
+    story.jenkins.restart("vanished")
+    assert story.poll_for(minutes=3) == []
+    story.build("deploy/api")
+    assert story.poll() == ["main:deploy/api#2"]
+
+
+def test_a_permission_is_taken_and_given_back(story: Story) -> None:
+    running = story.start()
+    story.poll()
+    story.jenkins.hide("deploy")
+    story.jenkins.finish_build(SHOP, running)
+    story.build()
+    assert story.poll_for(minutes=10) == []
+    story.jenkins.show("deploy")
+    assert story.poll() == ["main:deploy/shop#4", "main:deploy/shop#5"]
+    assert story.poll_for(minutes=2) == []
+
+
+def test_a_job_is_shown_for_the_first_time_after_the_first_start(story: Story) -> None:
+    story.jenkins.add_job("secret/deploy")
+    story.jenkins.hide("secret")
+    story.poll()
+    story.build("secret/deploy")
+    story.later(minutes=10)
+    story.jenkins.show("secret")
+    assert story.poll() == ["main:secret/deploy#1"]
+
+
+@pytest.mark.parametrize("skew", [-7 * MINUTE, 7 * MINUTE], ids=["behind", "ahead"])
+def test_the_controllers_clock_is_off(new_story: Story, skew: int) -> None:
+    story = new_story
+    story.jenkins.skew_ms = skew
+    story.jenkins.add_job(SHOP)
+    story.build()
+    story.later(seconds=2)
+    assert story.poll() == []
+    for number in (2, 3):
+        story.build()
+        assert story.poll() == [f"main:deploy/shop#{number}"]
+    story.jenkins.add_job("deploy/api")
+    story.build("deploy/api")
+    assert story.poll() == ["main:deploy/api#1"]
+
+
+@pytest.mark.parametrize("step", [-40 * MINUTE, 40 * MINUTE], ids=["back", "ahead"])
+def test_the_agents_clock_is_set(story: Story, step: int) -> None:
+    running = story.start()
+    story.poll()
+    story.clock.jump(ms=step)
+    story.jenkins.skew_ms -= step  # the controller's own time goes on as before
+    story.build()
+    assert story.poll() == ["main:deploy/shop#5"]
+    story.jenkins.finish_build(SHOP, running)
+    assert story.poll() == ["main:deploy/shop#4"]
+
+
+def test_two_controllers_have_a_job_of_the_same_name(folder: Path, clock: FakeClock) -> None:
+    controllers = {name: LocalJenkins(now_ms=clock.now_ms) for name in ("east", "west")}
+    agent = Agent(folder, clock, controllers)
+    for name, jenkins in controllers.items():
+        jenkins.add_job(SHOP)
+        agent.poll(name)
+    clock.advance(s=30)
+    for name, jenkins in controllers.items():
+        jenkins.add_builds(SHOP, 2, every=5_000, repo=REPO)
+        agent.poll(name)
+    controllers["west"].delete_job(SHOP)
+    agent.poll("west")
+    agent.poll("east")
+    agent.kill()
+    assert agent.ids() == [f"{name}:deploy/shop#{number}" for name in controllers for number in (1, 2)]
+
+
+# ---- much at once
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"), [("now", 0), ("30d", 30), ("3650d", 900)], ids=["now", "a month", "everything"]
+)
+def test_the_first_start_meets_years_of_history(
+    folder: Path, clock: FakeClock, jenkins: LocalJenkins, since: str, expected: int
+) -> None:
+    for name in ("deploy/a", "deploy/b", "deploy/c"):
+        jenkins.add_job(name)
+    jenkins.add_builds("deploy/a", 900, every=DAY, repo=REPO)
+    jenkins.add_builds("deploy/b", 200, every=30 * DAY, duration=29 * DAY)
+    for number in range(1, 201):
+        jenkins.delete_build("deploy/b", number)
+    clock.advance(s=60)
+    agent = Agent(folder, clock, {"main": jenkins}, since=since)
+    report = agent.poll()
+    agent.kill()
+    assert len(report.enqueued) == expected
+    if since == "now":
+        assert report.requests <= 2
+
+
+def test_the_agent_was_down_for_days(story: Story) -> None:
+    story.poll()
+    story.agent.kill()
+    story.later(minutes=3 * 24 * 60)
+    for name in ("deploy/api", "deploy/web"):
+        story.jenkins.add_job(name)
+        story.jenkins.add_builds(name, 40, every=MINUTE, repo=REPO)
+    numbers = story.jenkins.add_builds(SHOP, 2_500, every=MINUTE, repo=REPO)
+    running = story.start()
+    story.poll_for(minutes=1)
+    reported = [e.number for e in story.agent.reported() if e.deployment_id.startswith("main:deploy/shop#")]
+    assert sorted(reported) == numbers
+    assert len(story.agent.ids()) == 2_580
+    story.jenkins.finish_build(SHOP, running)
+    assert story.poll() == [f"main:deploy/shop#{running}"]
+
+
+# ---- what cannot be read
+
+
+def test_a_corrupt_build_hides_no_other(story: Story) -> None:
+    numbers = [story.build() for _ in range(3)]
+    story.jenkins.corrupt_build(SHOP, numbers[1])
+    story.poll_for(minutes=2)
+    assert [event.number for event in story.agent.reported()] == [numbers[0], numbers[2]]
+    for _ in range(2):
+        expected = story.build()
+        assert story.poll() == [f"main:deploy/shop#{expected}"]
+
+
+def test_a_build_that_becomes_corrupt_while_it_is_followed_hides_no_other(story: Story) -> None:
+    number = story.start()
+    story.poll()
+    story.jenkins.finish_build(SHOP, number)
+    story.jenkins.corrupt_build(SHOP, number)
+    story.build()
+    assert story.poll() == ["main:deploy/shop#5"]
+    assert story.poll_for(minutes=2) == []
+    story.build()
+    assert story.poll() == ["main:deploy/shop#6"]
+
+
+def test_a_build_that_could_not_be_read_for_some_minutes_is_reported_after_all(story: Story) -> None:
+    number = story.build()
+    story.jenkins.corrupt_build(SHOP, number)
+    assert story.poll_for(minutes=4) == []
+    story.jenkins.corrupt_build(SHOP, number, corrupt=False)
+    assert story.poll_for(minutes=2) == [f"main:deploy/shop#{number}"]
