@@ -148,6 +148,7 @@ class JenkinsClient:
         # Before python-jenkins turns an outage into "job does not exist", and reads bodies of any size.
         session.hooks["response"].append(self._refuse)
         self.requests = 0
+        self._last: tuple[bytes, list[Job]] | None = None
 
     def close(self) -> None:
         """Close the connection."""
@@ -172,11 +173,19 @@ class JenkinsClient:
         return About(headers.get("X-Jenkins"), who.name, who.anonymous)
 
     def snapshot(self) -> Snapshot:
-        """Every visible job with its ``nextBuildNumber``: one request, which loads no build on the controller."""
-        tree = _nested_tree(NESTING)
-        body, headers = self._get("api/json", tree)
-        found = list(self._jobs(self._decode(body, _Items).jobs, depth=1, in_multibranch=False))
-        return Snapshot(found, _server_time(headers.get("Date")))
+        """Every visible job with its ``nextBuildNumber``: one request, which loads no build on the controller.
+
+        As long as the answer is the same, so is the list of jobs: the very same object.
+        """
+        before = self.requests
+        body, headers = self._get("api/json", _nested_tree(NESTING))
+        if self._last is None or self._last[0] != body:
+            jobs = list(self._jobs(self._decode(body, _Items).jobs, depth=1, in_multibranch=False))
+            told_everything = self.requests == before + 1  # deeper folders have answers of their own
+            self._last = (body, jobs) if told_everything else None
+        else:
+            jobs = self._last[1]
+        return Snapshot(jobs, _server_time(headers.get("Date")))
 
     def builds(self, job: Job, first: int, last: int) -> Listing:
         """The builds at places ``first`` to ``last`` (not included) of the job, newest first.

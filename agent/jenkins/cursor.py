@@ -87,6 +87,14 @@ class Cursors:
         ).fetchall()
         return {row[0]: JobCursor(*row) for row in found}
 
+    def job(self, full_name: str) -> JobCursor | None:
+        """One job; None: it was never seen."""
+        found = self._outbox.connection.execute(
+            f"SELECT {_JOB} FROM jobs WHERE controller = ? AND full_name = ?",  # noqa: S608
+            (self._controller, full_name),
+        ).fetchone()
+        return None if found is None else JobCursor(*found)
+
     def save_jobs(self, cursors: Iterable[JobCursor]) -> None:
         """Insert or replace."""
         with self._outbox.transaction() as connection:

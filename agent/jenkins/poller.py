@@ -118,6 +118,7 @@ class Poller:
         self._clock = outbox.clock
         self._cursors = Cursors(outbox, settings.name)
         self._pause = Pause(settings.poll_interval_ms / 1000, outbox.clock)
+        self._settled: list[Job] | None = None  # the list of jobs up to which everything was read
         self._stopping = False
 
     def stop(self) -> None:
@@ -160,14 +161,30 @@ class Poller:
             report_from = self._settings.report_from(server_time)
             self._begin(report_from)
             nothing_ended_since = report_from >= server_time
-        known = _Known(self._cursors.jobs(), self._cursors.open_builds())
-        deploying = self._deploying(snapshot.jobs, known, server_time, nothing_ended_since=nothing_ended_since)
+        jobs, known = self._to_compare(snapshot.jobs)
+        deploying = self._deploying(jobs, known, server_time, nothing_ended_since=nothing_ended_since)
         if deploying:
             reader = JobReader(self._client, self._clock, self._settings.name, report_from)
-            under_way = _Pass(reader, known, known.lost(snapshot.jobs), report)
+            under_way = _Pass(reader, known, known.lost(jobs), report)
             for each, answer in self._ask_all(reader, deploying):
                 self._look(under_way, each, answer)
+        if not report.problems and not self._stopping:
+            self._settled = snapshot.jobs
         return report_from
+
+    def _to_compare(self, jobs: list[Job]) -> tuple[list[Job], _Known]:
+        """The jobs that can have changed, and what is known of them.
+
+        When Jenkins gave the same answer as before, and everything in it was read, only open builds are of interest:
+        no time is spent on ten thousand jobs that stand still.
+        """
+        open_builds = self._cursors.open_builds()
+        settled, self._settled = self._settled, None  # until this poll has read everything too
+        if jobs is not settled:
+            return jobs, _Known(self._cursors.jobs(), open_builds)
+        followed = [job for job in jobs if job.full_name in open_builds] if open_builds else []
+        cursors = {job.full_name: cursor for job in followed if (cursor := self._cursors.job(job.full_name))}
+        return followed, _Known(cursors, open_builds)
 
     def _begin(self, report_from: int) -> None:
         """Remember from when on builds are reported, before anything else: a crash must not move it."""
