@@ -56,7 +56,7 @@ class _Jenkins(msgspec.Struct, forbid_unknown_fields=True):
     poll_interval: str = "15s"
     since: Any = "now"  # text, or a date or time of TOML's own
     timeout: str = "30s"
-    concurrency: int = 4
+    concurrency: int = 8
     requests_per_minute: int = 1200
 
 
@@ -128,7 +128,7 @@ class JenkinsSettings:
     poll_interval_ms: int
     since: str | date
     timeout_ms: int
-    concurrency: int = 4
+    concurrency: int = 8
     requests_per_minute: int = 0  # 0: any number
 
     def report_from(self, now_ms: int) -> int:
@@ -354,15 +354,19 @@ def _options(check: _Checker, raw: _File) -> Options:
         if status not in list(Status):
             raise check.error(f"status.{result}", f"{status!r} is no status; there are {', '.join(Status)}")
         statuses[result] = Status(status)
+    environments: dict[str, str] = {}
     for name, environment in raw.environments.items():
         if not environment.strip():
             raise check.error(f"environments.{name}", "is empty; write the environment's name")
+        if name.strip().lower() in environments:
+            raise check.error(f"environments.{name}", "is there already; upper and lower case are the same here")
+        environments[name.strip().lower()] = environment.strip()
     libraries = [
         check.pattern(f"repositories.libraries[{i}]", text) for i, text in enumerate(raw.repositories.libraries)
     ]
     return Options(
         status_map=statuses,
-        environment_map={name.strip().lower(): text.strip() for name, text in raw.environments.items()},
+        environment_map=environments,
         libraries=tuple(pattern for pattern in libraries if pattern is not None),
         url_form=raw.repositories.url_form,
     )

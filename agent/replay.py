@@ -55,11 +55,11 @@ def _derive_again(settings: Settings, row: Row, source: str) -> DeploymentEvent 
     if match is None:
         return f"no [[deployment]] rule matches job {build.job} any more"
     derivations = derive.derive(build, match, settings.options)
-    for found in derivations:
-        # The id may be one of a reused number; a stage's id changes when its environment can be told at last.
-        ids = [name for name in (found.deployment_id, found.other_id) if name is not None]
-        ids += [events.reused_number_id(name, build.started_at) for name in ids]
-        if row.deployment_id in ids:
+    # A stage's id is another one as long as its environment cannot be told; the row keeps the one that it has.
+    names = [(each.deployment_id, each) for each in derivations]
+    names += [(each.other_id, each) for each in derivations if each.other_id is not None]
+    for name, found in names:
+        if row.deployment_id in (name, events.reused_number_id(name, build.started_at)):
             if found.event is None:
                 return found.reason or "no event can be made"
             return msgspec.structs.replace(found.event, deployment_id=row.deployment_id)

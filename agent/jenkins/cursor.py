@@ -103,19 +103,23 @@ class Cursors:
                 [(self._controller, *astuple(cursor)) for cursor in cursors],
             )
 
-    def rename(self, former: str, full_name: str) -> None:
-        """The job ``former`` has another name now: its cursor goes, its events are known under the old one."""
+    def rename(self, former: JobCursor, full_name: str) -> None:
+        """The job of that cursor has another name now: the cursor goes, its events are known under the old name."""
         with self._outbox.transaction() as connection:
-            for table in ("jobs", "open_builds"):
+            gone = connection.execute(
+                "DELETE FROM jobs WHERE controller = ? AND full_name = ? AND newest_started_at IS ?",
+                (self._controller, former.full_name, former.newest_started_at),
+            )
+            if gone.rowcount:  # else another job took the name, and was stored already
                 connection.execute(
-                    f"DELETE FROM {table} WHERE controller = ? AND full_name = ?",  # noqa: S608
-                    (self._controller, former),
+                    "DELETE FROM open_builds WHERE controller = ? AND full_name = ?",
+                    (self._controller, former.full_name),
                 )
             connection.execute(
                 "INSERT OR IGNORE INTO former_names (controller, full_name, former_name)"
                 " SELECT ?1, ?2, ?3 UNION SELECT ?1, ?2, former_name FROM former_names"
                 " WHERE controller = ?1 AND full_name = ?3",
-                (self._controller, full_name, former),
+                (self._controller, full_name, former.full_name),
             )
 
     def former_names(self, full_name: str) -> list[str]:

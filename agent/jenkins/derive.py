@@ -73,9 +73,9 @@ def derive(build: Build, match: Match, options: Options) -> list[Derivation]:
     sources = scm.sources(build, repository=rule.repository, libraries=options.libraries, each=rule.checkouts == "each")
     pulled = _pulls(build, sources)
     names = _names(sources)
-    ids = _Ids(deployment_id(build))
+    ids, others = _Ids(deployment_id(build)), _Ids(deployment_id(build))
     return [
-        _derivation(_draft(build, match, options, unit, source), unit, name, pulled, ids)
+        _derivation(_draft(build, match, options, unit, source), unit, name, pulled, (ids, others))
         for unit in units
         for source, name in zip(sources, names, strict=True)
     ]
@@ -368,11 +368,9 @@ def _pulls(build: Build, sources: list[Source]) -> Pulls:
     return pulls.Pulls(above.number, above.numbers, f"{above.origin} of upstream build {holder.job}#{holder.number}")
 
 
-def _derivation(draft: _Draft, unit: _Unit, repository: str, pulled: Pulls, ids: _Ids) -> Derivation:
-    name = ids.give(unit, draft.environment, repository)
-    other = None
-    if unit.stage is not None and draft.environment is not None:
-        other = ids.give(unit, None, repository)
+def _derivation(draft: _Draft, unit: _Unit, repository: str, pulled: Pulls, ids: tuple[_Ids, _Ids]) -> Derivation:
+    name = ids[0].give(unit, draft.environment, repository)
+    other = None if unit.stage is None else ids[1].give(unit, None, repository)
     origins = draft.origins
     if pulled.origin:
         origins |= dict.fromkeys(("pr_number", "pr_numbers"), pulled.origin)

@@ -30,7 +30,8 @@ GRACE_MS = 60_000
 UNREADABLE_MS = 24 * 3_600_000
 # At most so many missing numbers of a job are asked for one by one before they count as missed.
 ASK_FOR_MISSING = 5
-# A build below the cursor that started so long after the cursor was set belongs to another job of that name.
+# A build below the cursor that started so long after it was set, or one above it that started so long before, belongs
+# to another job of that name.
 CLOCK_TOLERANCE_MS = 2_000
 
 
@@ -265,12 +266,17 @@ def first_look(candidate: Candidate) -> Look:
 
 
 def _contradicts(cursor: JobCursor, builds: list[RawBuild]) -> bool:
-    """Whether these builds cannot be of the job that the cursor knows: numbers that it knew started later now."""
+    """Whether these builds cannot be of the job that the cursor knows.
+
+    A number that was given away before started after the cursor was set, or a later one before it.
+    """
     latest = max(cursor.looked_at, cursor.newest_started_at or 0) + CLOCK_TOLERANCE_MS
     for raw in builds:
         if raw.number == cursor.newest_number and raw.timestamp != cursor.newest_started_at:
             return True
         if raw.number < cursor.next_build_number and raw.timestamp > latest:
+            return True
+        if raw.number >= cursor.next_build_number and raw.timestamp < cursor.looked_at - CLOCK_TOLERANCE_MS:
             return True
     return False
 

@@ -25,7 +25,7 @@ from agent.jenkins.client import (
 from agent.jenkins.cursor import ControllerState, Cursors, JobCursor, OpenBuild
 from agent.jenkins.derive import Options, derive, to_json
 from agent.jenkins.enrich import Enricher
-from agent.jenkins.look import AnotherJobError, Candidate, FirstAnswer, JobReader, Look, first_look
+from agent.jenkins.look import PAGE, AnotherJobError, Candidate, FirstAnswer, JobReader, Look, first_look
 from agent.jenkins.pace import Pause
 from agent.jenkins.rules import Match, first_match
 from agent.outbox.store import Entry
@@ -76,15 +76,12 @@ class _Known:
     cursors: dict[str, JobCursor]
     open_builds: dict[str, list[OpenBuild]]
 
-    def lost(self, jobs: list[Job]) -> dict[tuple[int, int], JobCursor]:
-        """Jobs that are not there any more under their name, by number and start of their newest build."""
-        now = {job.full_name: job.next_build_number for job in jobs}
+    def by_newest(self) -> dict[tuple[int, int], JobCursor]:
+        """The cursors by number and start of their newest builds, by which a job is known under any name."""
         return {
             (cursor.newest_number, cursor.newest_started_at): cursor
-            for name, cursor in self.cursors.items()
-            if cursor.newest_number is not None
-            and cursor.newest_started_at is not None
-            and now.get(name, 0) < cursor.next_build_number
+            for cursor in self.cursors.values()
+            if cursor.newest_number is not None and cursor.newest_started_at is not None
         }
 
 
@@ -93,8 +90,9 @@ class _Pass:
     """One poll under way."""
 
     reader: JobReader
+    jobs: dict[str, Job]
     known: _Known
-    lost: dict[tuple[int, int], JobCursor]
+    by_newest: dict[tuple[int, int], JobCursor]
     report: PollReport
 
 
@@ -165,7 +163,7 @@ class Poller:
         deploying = self._deploying(jobs, known, server_time, nothing_ended_since=nothing_ended_since)
         if deploying:
             reader = JobReader(self._client, self._clock, self._settings.name, report_from)
-            under_way = _Pass(reader, known, known.lost(jobs), report)
+            under_way = _Pass(reader, {job.full_name: job for job in jobs}, known, known.by_newest(), report)
             for each, answer in self._ask_all(reader, deploying):
                 self._look(under_way, each, answer)
         if not report.problems and not self._stopping:
@@ -279,7 +277,7 @@ class Poller:
                 self._read(under_way.reader, replace(deploying, candidate=candidate), first, report)
             except AnotherJobError:
                 candidate = candidate.as_another_job()
-                first = under_way.reader.ask(candidate)
+                candidate, first = self._recognise(under_way, candidate, under_way.reader.ask(candidate))
                 self._read(under_way.reader, replace(deploying, candidate=candidate), first, report)
         except UnreachableError:
             raise
@@ -290,13 +288,25 @@ class Poller:
         """A job under a new name is the job that it was: its newest known build tells."""
         if candidate.cursor is not None:
             return candidate, first
-        builds = first.listing.builds
-        former = next((c for raw in builds if (c := under_way.lost.get((raw.number, raw.timestamp)))), None)
+        former = next((c for raw in first.listing.builds if (c := self._formerly(under_way, candidate, raw))), None)
         if former is None:
             return candidate, first
         opened = tuple(under_way.known.open_builds.get(former.full_name, ()))
         candidate = replace(candidate, cursor=former, open_builds=opened)
         return candidate, under_way.reader.ask(candidate)
+
+    def _formerly(self, under_way: _Pass, candidate: Candidate, raw: RawBuild) -> JobCursor | None:
+        """The cursor of the job that this build made known under another name, if it is not there any more."""
+        cursor = under_way.by_newest.get((raw.number, raw.timestamp))
+        if cursor is None or cursor.full_name == candidate.job.full_name:
+            return None
+        job = under_way.jobs.get(cursor.full_name)
+        if job is None or job.next_build_number < cursor.next_build_number:
+            return cursor
+        # Two jobs started at the same moment, or two that changed their names: the other one has the build, or not.
+        builds = self._client.builds(job, 0, min(job.next_build_number - raw.number + 1, PAGE)).builds
+        stayed = any((other.number, other.timestamp) == (raw.number, raw.timestamp) for other in builds)
+        return None if stayed else cursor
 
     def _read(self, reader: JobReader, deploying: _Deploying, first: FirstAnswer, report: PollReport) -> None:
         candidate = deploying.candidate
@@ -330,7 +340,7 @@ class Poller:
         with self._outbox.transaction():
             added = self._outbox.enqueue(entries)
             if former is not None and former.full_name != name:
-                self._cursors.rename(former.full_name, name)
+                self._cursors.rename(former, name)
             self._cursors.save_jobs([look.cursor])
             self._cursors.save_open_builds(name, look.open_builds)
             missed = len(look.missed) + look.missed_unlisted

@@ -453,7 +453,7 @@ def test_half_a_surrogate_pair_in_a_parameter_does_not_hide_the_build(
     broken = (
         b'{"builds":[{"number":4,"result":"SUCCESS","building":false,"timestamp":%d,"duration":5,"actions":['
         b'{"parameters":[{"name":"N","value":"\\ud800"},{"name":"ENVIRONMENT","value":"qa"}]},'
-        b'{"remoteUrls":["%s"],"lastBuiltRevision":{"branch":[{"name":"main"}]}}]}]}' % (NOON, REPO.encode())
+        b'{"remoteUrls":["%s"],"lastBuiltRevision":{"branch":[{"name":"main"}]}}]}]}' % (clock.now_ms(), REPO.encode())
     )
     watched.break_with(lambda path, _: Response(broken, media_type="application/json") if "/job/" in path else None)
     poll(controller, outbox)
@@ -581,6 +581,45 @@ def test_a_job_renamed_while_another_takes_its_name_is_told_from_it(
     finish_one(watched, clock)
     poll(controller, outbox)
     assert ids(outbox) == ["main:deploy/shop#4", "main:deploy/shop#1"]
+
+
+def test_two_jobs_that_exchange_their_names_are_told_apart(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    watched.add_job("deploy/api")
+    for _ in range(2):
+        finish_one(watched, clock, "deploy/api")
+    finish_one(watched, clock)
+    poll(controller, outbox)
+    before = ids(outbox)
+    watched.rename_job("deploy/api", "deploy/x")
+    watched.rename_job("deploy/shop", "deploy/api")
+    watched.rename_job("deploy/x", "deploy/shop")
+    assert poll(controller, outbox).enqueued == []
+    finish_one(watched, clock, "deploy/api")
+    finish_one(watched, clock, "deploy/shop")
+    poll(controller, outbox)
+    assert sorted(ids(outbox)) == sorted([*before, "main:deploy/api#5", "main:deploy/shop#3"])
+
+
+def test_a_job_that_takes_the_name_of_another_brings_none_of_its_history(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    watched.add_job("deploy/new")
+    poll(controller, outbox)
+    watched.delete_job("deploy/new")
+    watched.rename_job("deploy/shop", "deploy/new")  # with three builds from before the first start
+    assert poll(controller, outbox).enqueued == []
+
+
+def test_jobs_whose_builds_started_at_the_same_moment_are_not_taken_for_one(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    for name in ("deploy/one", "deploy/two"):
+        watched.add_job(name)
+        watched.add_builds(name, 1, repo=REPO)
+        poll(controller, outbox)
+    assert ids(outbox) == ["main:deploy/one#1", "main:deploy/two#1"]
 
 
 def test_a_job_created_again_and_built_exactly_as_often_is_told_by_the_next_build(

@@ -14,7 +14,7 @@ import pytest
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from agent.sandbox.jenkins import LocalJenkins
+from agent.sandbox.jenkins import LocalJenkins, Phase
 from agent.sandbox.server import LocalServer, reset_connection
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
@@ -305,6 +305,154 @@ def test_what_a_story_makes_has_the_properties_of_recorded_jobs_and_builds(
         assert answer["_class"] == known["_class"]
 
 
+# -- what a story shows has the shape of what was recorded -------------------------------------------------------
+
+TRACES = {"freestyle": ["trace-freestyle"], "pipeline": ["trace-pipeline", "trace-pipeline-early-unstable"],
+          "matrix": ["trace-matrix"]}  # fmt: skip
+RUNS = {
+    "freestyle": "hudson.model.FreeStyleBuild",
+    "pipeline": "org.jenkinsci.plugins.workflow.job.WorkflowRun",
+    "matrix": "hudson.matrix.MatrixBuild",
+}
+KINDS = list(RUNS)
+
+
+def shapes(value: Any) -> set[Any]:
+    """The JSON types of a value: of an object its class and keys, of a list those of its elements."""
+    if isinstance(value, dict):
+        return {("object", value.get("_class"), *sorted(value))}
+    if isinstance(value, list):
+        return {"list"}.union(*(shapes(element) for element in value))
+    return {type(value).__name__}
+
+
+def shapes_by_key(objects: list[dict[str, Any]]) -> dict[str, set[Any]]:
+    known: dict[str, set[Any]] = {}
+    for one in objects:
+        for key, value in one.items():
+            known.setdefault(key, set()).update(shapes(value))
+    return known
+
+
+def recorded_builds(kind: str, *, building: bool) -> list[dict[str, Any]]:
+    builds = [recorded(name) for name in names("builds")]
+    return [build for build in builds if build["_class"] == RUNS[kind] and build["building"] is building]
+
+
+def moments(kind: str, part: str) -> list[dict[str, Any]]:
+    """What the job or the build of a kind looked like at each moment of the recorded traces."""
+    answers = [moment[part] for name in TRACES[kind] for moment in recorded(f"{name}.json")]
+    return [answer for answer in answers if isinstance(answer, dict)]
+
+
+def combination(build: dict[str, Any]) -> tuple[bool, ...]:
+    return build["building"], build["inProgress"], build["result"] is not None, build["duration"] > 0
+
+
+def seen_combinations(kind: str) -> set[tuple[bool, ...]]:
+    counted = [state["example"] for states in recorded("trace-state-combinations.json").values() for state in states]
+    builds = [build for build in counted if build["_class"] == RUNS[kind]]
+    return {combination(build) for build in [*builds, *moments(kind, "build")]}
+
+
+def build_in(jenkins: LocalJenkins, clock: Clock, kind: str, phase: Phase) -> str:
+    """A job with three builds, the newest of which is in a phase; the URL of the job."""
+    jenkins.add_job("shop", kind)
+    jenkins.add_builds("shop", 2, repo="https://github.example.test/acme/shop.git")
+    parameters = {"ENVIRONMENT": "production", "DRY_RUN": True}
+    number = jenkins.start_build("shop", repo="https://github.example.test/acme/shop.git", parameters=parameters)
+    clock.ms += 1_500
+    jenkins.set_phase("shop", number, phase, "UNSTABLE")
+    return "/job/shop"
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_build_has_the_shape_of_recorded_ones_in_every_phase(
+    jenkins: LocalJenkins, client: httpx.Client, clock: Clock, kind: str, phase: Phase
+) -> None:
+    build = get(client, f"{build_in(jenkins, clock, kind, phase)}/3/api/json")
+    final = recorded_builds(kind, building=False)
+    alike = [*final, *(recorded_builds(kind, building=True) if build["building"] else [])]
+    known = shapes_by_key(alike)
+    assert build.keys() == final[0].keys()
+    # An action is one whatever kind of build it belongs to, and so is what a running build's executor says.
+    known["actions"] |= shapes_by_key([recorded(name) for name in names("builds")])["actions"]
+    if build["building"] and kind == "matrix":  # none was recorded in full while it ran
+        known["result"] |= {"NoneType"}
+        known["executor"] |= shapes_by_key(recorded_builds("pipeline", building=True))["executor"]
+    if phase is Phase.ENDING:
+        known["executor"] |= shapes_by_key(recorded_builds("pipeline", building=True))["executor"] | {("object", None)}
+    strange = {key: shapes(value) - known[key] for key, value in build.items() if shapes(value) - known[key]}
+    assert strange == {}
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_phase_was_seen_on_a_real_jenkins(
+    jenkins: LocalJenkins, client: httpx.Client, clock: Clock, kind: str, phase: Phase
+) -> None:
+    url = build_in(jenkins, clock, kind, phase)
+    for part, where in (("build", f"{url}/3/api/json"), ("job", f"{url}/api/json")):
+        known = moments(kind, part)
+        tree = ",".join(f"{key}[number]" if "ast" in key or key in {"builds", "nextBuild"} else key for key in known[0])
+        answer = get(client, where, tree=f"{tree}{{0,1}}" if tree.endswith("builds[number]") else tree)
+        assert answer.keys() == known[0].keys()
+        strange = {k: shapes(v) - shapes_by_key(known)[k] for k, v in answer.items() if k not in {"result"}}
+        assert {key: found for key, found in strange.items() if found - {"NoneType"}} == {}
+        if part == "build":
+            # Matrix builds were traced once; they are hudson.model.AbstractBuild as freestyle builds are.
+            seen = seen_combinations(kind) | (seen_combinations("freestyle") if kind == "matrix" else set())
+            assert combination(answer) in seen
+
+
+@pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
+def test_there_is_a_phase_for_everything_that_was_seen(jenkins: LocalJenkins, clock: Clock, kind: str) -> None:
+    jenkins.add_job("shop", kind)
+    shown = set()
+    for phase in Phase:
+        number = jenkins.start_build("shop")
+        clock.ms += 1_500
+        jenkins.set_phase("shop", number, phase, "SUCCESS")
+        shown.add(combination(jenkins.builds("shop")[-1][1]))
+    assert shown == seen_combinations(kind)
+
+
+def test_a_build_is_listed_before_it_can_be_read_as_recorded(jenkins: LocalJenkins, client: httpx.Client) -> None:
+    first = recorded("trace-freestyle.json")[0]
+    jenkins.add_job("free-app", "freestyle")
+    jenkins.add_builds("free-app", 5)
+    jenkins.reveal_build("free-app", jenkins.start_build("free-app"), found=False)
+    tree = "builds[number]{0,1},color,inQueue,lastBuild[number],lastCompletedBuild[number],lastSuccessfulBuild[number]"
+    assert status(client, "/job/free-app/6/api/json") == first["build"] == 404
+    assert get(client, "/job/free-app/api/json", tree=f"{tree},queueItem") == first["job"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("disabled-job", "freestyle"), ("never-built", "freestyle"), ("long-free", "freestyle"), ("pipe-deploy", "pipeline"),
+     ("long-pipe", "pipeline"), ("matrix-app", "matrix")],
+)  # fmt: skip
+def test_a_job_has_the_shape_of_a_recorded_one(
+    jenkins: LocalJenkins, client: httpx.Client, name: str, kind: str
+) -> None:
+    expected = recorded(f"jobs/{name}.json")
+    jenkins.add_job(name, kind)
+    if expected["builds"]:
+        jenkins.add_builds(name, 3)
+    if name.startswith("long"):
+        jenkins.start_build(name)
+    jenkins.disable_job(name, disabled=name == "disabled-job")
+    answer = get(client, f"/job/{name}/api/json")
+    jobs = [job for job in map(recorded, names("jobs")) if job["_class"] == expected["_class"]]
+    known = shapes_by_key(jobs)
+    assert answer.keys() == expected.keys()
+    assert {key: shapes(value) - known[key] for key, value in answer.items() if shapes(value) - known[key]} == {}
+    for key in ("disabled", "buildable", "inQueue", "queueItem"):
+        assert answer[key] == expected[key]
+    assert answer["color"].endswith("_anime") == expected["color"].endswith("_anime")
+
+
 # -- stories -----------------------------------------------------------------------------------------------------
 
 
@@ -489,6 +637,128 @@ def test_the_demo_plays_by_itself(jenkins: LocalJenkins, client: httpx.Client, c
     builds = get(client, "/job/deploy/job/shop/api/json", tree=tree)["builds"]
     environments = [build["actions"][0]["parameters"][0]["value"] for build in builds]
     assert environments == ["production", "staging", "production", "staging", "production"]
+
+
+# -- a Jenkins that lives ----------------------------------------------------------------------------------------
+
+
+def numbers_listed(client: httpx.Client, job: str) -> list[int]:
+    return [build["number"] for build in get(client, f"/job/{job}/api/json", tree="builds[number,result]")["builds"]]
+
+
+def test_a_build_waits_in_the_queue_without_a_number(jenkins: LocalJenkins, client: httpx.Client) -> None:
+    jenkins.add_job("shop")
+    jenkins.queue_build("shop")
+    job = get(client, "/job/shop/api/json")
+    assert (job["inQueue"], job["nextBuildNumber"], job["builds"]) == (True, 1, [])
+    waiting = recorded("queue.json")["items"][0]
+    assert job["queueItem"].keys() == waiting.keys()
+    assert jenkins.start_build("shop") == 1
+    job = get(client, "/job/shop/api/json")
+    assert (job["inQueue"], job["queueItem"], job["nextBuildNumber"]) == (False, None, 2)
+
+
+def test_a_number_can_be_given_away_before_its_build_is_there(jenkins: LocalJenkins, client: httpx.Client) -> None:
+    jenkins.add_job("shop")
+    jenkins.reveal_build("shop", jenkins.start_build("shop"), listed=False, found=False)
+    assert get(client, "/job/shop/api/json", tree="nextBuildNumber")["nextBuildNumber"] == 2
+    assert numbers_listed(client, "shop") == []
+    assert status(client, "/job/shop/1/api/json") == 404
+    jenkins.finish_build("shop", 1)
+    assert numbers_listed(client, "shop") == [1]
+    assert status(client, "/job/shop/1/api/json") == 200
+
+
+def test_builds_are_discarded_but_not_the_last_good_and_the_running_ones(
+    jenkins: LocalJenkins, client: httpx.Client
+) -> None:
+    jenkins.add_job("keep", "freestyle")
+    jenkins.add_builds("keep", 3)
+    jenkins.start_build("keep")
+    jenkins.keep_builds("keep", 2)
+    jenkins.add_builds("keep", 4, result="FAILURE")
+    assert jenkins.numbers("keep") == [3, 4, 7, 8]
+    jenkins.keep_builds("keep", None)
+    jenkins.finish_build("keep", 4)
+    assert numbers_listed(client, "keep") == [8, 7, 4, 3]
+
+
+def test_what_may_not_be_seen_is_not_listed_not_found_and_on_no_executor(
+    jenkins: LocalJenkins, client: httpx.Client
+) -> None:
+    jenkins.add_job("secret/team/shop")
+    jenkins.start_build("secret/team/shop")
+    for hidden in ("secret", "secret/team/shop"):
+        assert len(running(client)) == 1
+        jenkins.hide(hidden)
+        listed = [job["fullName"] for job in jobs_below(get(client, "/api/json", tree="jobs[fullName,jobs[fullName]]"))]
+        assert hidden not in listed
+        assert status(client, "/job/secret/job/team/job/shop/1/api/json") == 404
+        assert running(client) == []
+        jenkins.show(hidden)
+    assert status(client, "/job/secret/job/team/job/shop/1/api/json") == 200
+
+
+def test_a_corrupt_build_is_left_out_of_lists_and_an_error_by_itself(
+    jenkins: LocalJenkins, client: httpx.Client
+) -> None:
+    jenkins.add_job("shop")
+    jenkins.add_builds("shop", 4)
+    jenkins.corrupt_build("shop", 3)
+    assert numbers_listed(client, "shop") == [4, 2, 1]
+    ranged = get(client, "/job/shop/api/json", tree="builds[number,result]{0,2}")["builds"]
+    assert [build["number"] for build in ranged] == [4]
+    assert status(client, "/job/shop/3/api/json") == 500
+    assert [build["number"] for build in get(client, "/job/shop/api/json")["builds"]] == [4, 3, 2, 1]
+    jenkins.corrupt_build("shop", 3, corrupt=False)
+    assert status(client, "/job/shop/3/api/json") == 200
+
+
+def test_a_restart_refuses_then_answers_503_then_is_another_session(
+    jenkins: LocalJenkins, client: httpx.Client
+) -> None:
+    session = client.get("/api/json").headers["x-jenkins-session"]
+    jenkins.stop()
+    with pytest.raises(httpx.TransportError):
+        client.get("/api/json")
+    jenkins.boot()
+    answer = client.get("/api/json")
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "text/html;charset=UTF-8")
+    assert "x-jenkins" not in answer.headers
+    jenkins.restart()
+    assert client.get("/api/json").headers["x-jenkins-session"] != session
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "expected"),
+    [("goes on", [("RUNNING", 1)] * 3), ("aborted", [("ABORTED", 1), ("RUNNING", 1), ("ABORTED", 1)]),
+     ("vanished", [None, ("RUNNING", 1), None])],
+)  # fmt: skip
+def test_pipelines_survive_a_restart_and_others_as_told(
+    jenkins: LocalJenkins, interrupted: str, expected: list[Any]
+) -> None:
+    found: list[Any] = []
+    for kind in KINDS:
+        jenkins.add_job(kind, kind)
+        jenkins.start_build(kind)
+    jenkins.restart(interrupted)
+    for kind in KINDS:
+        builds = [build for _, build in jenkins.builds(kind)]
+        found.append((builds[0]["result"] or "RUNNING", builds[0]["number"]) if builds else None)
+        assert jenkins.next_build_number(kind) == 2
+    assert found == expected
+
+
+def test_its_clock_may_be_off(jenkins: LocalJenkins, client: httpx.Client, clock: Clock) -> None:
+    jenkins.skew_ms = -300_000
+    jenkins.add_job("shop")
+    jenkins.start_build("shop")
+    clock.ms += 2_000
+    jenkins.finish_build("shop", 1)
+    build = get(client, "/job/shop/1/api/json")
+    assert (build["timestamp"], build["duration"]) == (NOW - 300_000, 2_000)
+    date = client.get("/api/json").headers["date"]
+    assert parsedate_to_datetime(date).timestamp() * 1000 == jenkins.now_ms == clock.ms - 300_000
 
 
 # -- the way it is served ----------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -27,6 +26,7 @@ from agent.outbox.store import Outbox, Row
 from tests.integration.support import FakeClock, rule
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Mapping
 
     from starlette.types import ASGIApp, Message

@@ -198,7 +198,8 @@ def test_a_job_is_deleted_and_created_again(story: Story) -> None:
     assert story.poll() == ["main:deploy/shop#2"]
 
 
-@pytest.mark.parametrize("builds", [3, 4, 5, 20, 150], ids="{} builds".format)
+# Exactly back at the old next number, it is told by the next build: see tests/integration/test_poller.py.
+@pytest.mark.parametrize("builds", [3, 5, 20, 150], ids="{} builds".format)
 def test_a_job_is_created_again_and_catches_up_with_its_old_number_between_two_polls(story: Story, builds: int) -> None:
     story.build()
     assert story.poll() == ["main:deploy/shop#4"]

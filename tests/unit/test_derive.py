@@ -39,23 +39,30 @@ def derivations(build: Build, by: Rule, options: Options | None = None) -> list[
     return derive(build, match, options or Options())
 
 
+def derivations(build: Build, by: Rule, options: Options | None = None) -> list[Derivation]:
+    match = first_match([by], build.job)
+    assert match is not None
+    return derive(build, match, options or Options())
+
+
 def derived(build: Build, by: Rule, options: Options | None = None) -> Derivation:
-    [derivation] = derivations(build, by, options)
-    return derivation
+    (found,) = derivations(build, by, options)
+    assert (found.event is None) == (found.reason is not None)
+    return found
 
 
-def payload(build: Build, by: Rule) -> dict[str, Any]:
-    event = derived(build, by).event
-    assert event is not None
-    decoded = json.loads(encode(event))
+def payload(build: Build, by: Rule, options: Options | None = None) -> dict[str, Any]:
+    found = derived(build, by, options)
+    assert found.event is not None, found.reason
+    decoded = json.loads(encode(found.event))
     assert isinstance(decoded, dict)
     return decoded
 
 
 def reason(build: Build, by: Rule) -> str:
-    outcome = derived(build, by)
-    assert outcome.event is None and outcome.reason, outcome
-    return outcome.reason
+    found = derived(build, by)
+    assert found.reason is not None
+    return found.reason
 
 
 def made(**fields: Any) -> Build:

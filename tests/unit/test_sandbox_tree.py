@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sandbox.jenkins.tree import MAX_DEPTH, TreeError, parse
+from agent.sandbox.jenkins.tree import MAX_DEPTH, Exported, ExportError, TreeError, parse
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
 BUILD_FIELDS = "number,url,result,building,inProgress,timestamp,duration,displayName"
@@ -169,3 +169,20 @@ def test_what_is_left_is_what_both_have(asked: dict[str, Any], there: dict[str, 
         return {name: common(below, there[name]) for name, below in asked.items() if name in there}
 
     assert parse(spelled(asked)).apply(there) == common(asked, there)
+
+
+class Unreadable(Exported):
+    json_class = "Unreadable"
+
+    def names(self) -> list[str]:
+        return ["number"]
+
+    def value(self, name: str) -> Any:
+        raise ExportError(name)
+
+
+def test_what_cannot_be_exported_is_left_out_of_lists_and_counted_by_ranges() -> None:
+    builds = {"builds": [Unreadable(), {"number": 2}, {"number": 1}]}
+    assert parse("builds[number]{0,2}").apply(builds) == {"builds": [{"number": 2}]}
+    with pytest.raises(ExportError):
+        parse("build[number]").apply({"build": Unreadable()})

@@ -141,6 +141,11 @@ class LocalJenkins:
         with self._lock:
             return [(full_name, build.whole()) for build in self._job(full_name).builds.values()]
 
+    def numbers(self, full_name: str) -> list[int]:
+        """The numbers of a job's builds, ascending, whether or not they can be seen."""
+        with self._lock:
+            return list(self._job(full_name).builds)
+
     def all_builds(self) -> list[tuple[str, JsonObject]]:
         """The builds of all jobs (those of matrix configurations too), job by job."""
         with self._lock:
