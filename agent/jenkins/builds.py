@@ -194,7 +194,7 @@ def build_of(
                 parameters[parameter.name] = text
         if checkout := _checkout(action):
             checkouts.append(checkout)
-        upstream += [started for started in _upstream(action) if started not in upstream]
+        upstream += _upstream(action)
     return Build(
         controller=controller,
         job=job,
@@ -207,7 +207,7 @@ def build_of(
         parameters=parameters,
         masked_parameters=tuple(masked),
         checkouts=tuple(checkouts),
-        upstream=tuple(upstream),
+        upstream=tuple(dict.fromkeys(upstream)),
         change_messages=tuple(islice(_messages(raw), CHANGES)),
         pull_request_url=without_credentials(pull_request_url) if pull_request_url else None,
     )

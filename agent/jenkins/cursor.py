@@ -30,13 +30,15 @@ class JobCursor:
 class OpenBuild:
     """A build that is not final yet. ``seen`` False: Jenkins gave the number away but shows no build.
 
-    ``waiting_since`` (UTC ms): since when it is neither running nor final; None while it runs.
+    ``waiting_since`` (UTC ms): since when it is neither running nor final; None while it runs. ``started_at`` (UTC ms)
+    by Jenkins' clock; None as long as no build was shown.
     """
 
     number: int
     seen: bool
     first_seen_at: int
     waiting_since: int | None = None
+    started_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,8 @@ class Cursors:
             (self._controller,),
         ).fetchall()
         builds: dict[str, list[OpenBuild]] = {}
-        for full_name, number, seen, first_seen_at, waiting_since in found:
-            build = OpenBuild(number, bool(seen), first_seen_at, waiting_since)
+        for full_name, number, seen, *times in found:
+            build = OpenBuild(number, bool(seen), *times)
             builds.setdefault(full_name, []).append(build)
         return builds
 
@@ -149,7 +151,7 @@ class Cursors:
                 "DELETE FROM open_builds WHERE controller = ? AND full_name = ?", (self._controller, full_name)
             )
             connection.executemany(
-                f"INSERT INTO open_builds (controller, full_name, {_OPEN}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+                f"INSERT INTO open_builds (controller, full_name, {_OPEN}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 [(self._controller, full_name, *astuple(build)) for build in builds],
             )
 

@@ -30,8 +30,7 @@ GRACE_MS = 60_000
 UNREADABLE_MS = 24 * 3_600_000
 # At most so many missing numbers of a job are asked for one by one before they count as missed.
 ASK_FOR_MISSING = 5
-# A build below the cursor that started so long after it was set, or one above it that started so long before, belongs
-# to another job of that name.
+# A build below the cursor that started so long after the cursor was set belongs to another job of that name.
 CLOCK_TOLERANCE_MS = 2_000
 
 
@@ -129,7 +128,7 @@ class JobReader:
         look.pull_request_url = first.listing.pull_request_url
         followed = {build.number: build for build in candidate.open_builds}
         for page in self._pages(candidate, first.listing):
-            if candidate.cursor is not None and _contradicts(candidate.cursor, page):
+            if candidate.cursor is not None and _contradicts(candidate.cursor, candidate.open_builds, page):
                 raise AnotherJobError
             fresh = [raw for raw in page if raw.number not in look.numbers]
             look.numbers.update(raw.number for raw in fresh)
@@ -175,9 +174,9 @@ class JobReader:
     def _sort(self, look: Look, final: list[RawBuild], build: OpenBuild, raw: RawBuild) -> None:
         """Running: follow it. Final: report it. In between: wait, but not for ever."""
         if raw.phase is Phase.RUNNING:
-            look.open_builds.append(replace(build, seen=True, waiting_since=None))
+            look.open_builds.append(replace(build, seen=True, waiting_since=None, started_at=raw.timestamp))
         elif raw.phase is Phase.SETTLING and (waiting := self._still_waiting(build)):
-            look.open_builds.append(replace(waiting, seen=True))
+            look.open_builds.append(replace(waiting, seen=True, started_at=raw.timestamp))
         elif raw.phase is Phase.FINAL or raw.ended_at >= self._report_from:  # else it was odd long before
             final.append(raw)
 
@@ -265,18 +264,19 @@ def first_look(candidate: Candidate) -> Look:
     return Look(advanced)
 
 
-def _contradicts(cursor: JobCursor, builds: list[RawBuild]) -> bool:
-    """Whether these builds cannot be of the job that the cursor knows.
+def _contradicts(cursor: JobCursor, followed: tuple[OpenBuild, ...], builds: list[RawBuild]) -> bool:
+    """Whether these builds cannot be of the job that the cursor knows: numbers that it knew started later now.
 
-    A number that was given away before started after the cursor was set, or a later one before it.
+    Not the other way round: a new number that started before belongs to a controller whose clock was set back.
     """
     latest = max(cursor.looked_at, cursor.newest_started_at or 0) + CLOCK_TOLERANCE_MS
+    known = {(build.number, build.started_at) for build in followed}
     for raw in builds:
+        if (raw.number, raw.timestamp) in known:
+            continue
         if raw.number == cursor.newest_number and raw.timestamp != cursor.newest_started_at:
             return True
         if raw.number < cursor.next_build_number and raw.timestamp > latest:
-            return True
-        if raw.number >= cursor.next_build_number and raw.timestamp < cursor.looked_at - CLOCK_TOLERANCE_MS:
             return True
     return False
 

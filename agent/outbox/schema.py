@@ -95,6 +95,7 @@ CREATE TABLE open_builds (
     seen INTEGER NOT NULL,             -- 0: Jenkins gave the number away but shows no build yet
     waiting_since INTEGER,             -- since when it is neither running nor final
     first_seen_at INTEGER NOT NULL,
+    started_at INTEGER,                -- NULL as long as Jenkins shows no build
     PRIMARY KEY (controller, full_name, number)
 ) WITHOUT ROWID;
 -- Numbers that were given away and whose builds could not be read: discarded, deleted, or never used.

@@ -602,16 +602,6 @@ def test_two_jobs_that_exchange_their_names_are_told_apart(
     assert sorted(ids(outbox)) == sorted([*before, "main:deploy/api#5", "main:deploy/shop#3"])
 
 
-def test_a_job_that_takes_the_name_of_another_brings_none_of_its_history(
-    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
-) -> None:
-    watched.add_job("deploy/new")
-    poll(controller, outbox)
-    watched.delete_job("deploy/new")
-    watched.rename_job("deploy/shop", "deploy/new")  # with three builds from before the first start
-    assert poll(controller, outbox).enqueued == []
-
-
 def test_jobs_whose_builds_started_at_the_same_moment_are_not_taken_for_one(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
 ) -> None:

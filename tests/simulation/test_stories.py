@@ -186,6 +186,37 @@ def test_a_whole_folder_moves(story: Story) -> None:
     assert story.poll() == ["main:deploy/team-b/web#2"]
 
 
+def test_a_job_takes_the_name_of_another(story: Story) -> None:
+    story.jenkins.add_job("deploy/shop-new")
+    for _ in range(7):
+        story.build("deploy/shop-new")
+    story.build()
+    assert len(story.poll()) == 8
+    story.jenkins.rename_job(SHOP, "deploy/shop-old")
+    story.jenkins.rename_job("deploy/shop-new", SHOP)
+    assert story.poll_for(minutes=2) == []
+    story.build()
+    story.build("deploy/shop-old")
+    assert sorted(e.number for e in story.agent.reported()) == [1, 2, 3, 4, 4, 5, 6, 7]
+    story.poll_for(minutes=2)
+    assert sorted(e.number for e in story.agent.reported()) == [1, 2, 3, 4, 4, 5, 5, 6, 7, 8]
+
+
+def test_two_jobs_swap_their_names(story: Story) -> None:
+    story.jenkins.add_job("deploy/api")
+    for _ in range(2):
+        story.build("deploy/api")
+    story.build()
+    assert len(story.poll()) == 3
+    for old, new in ((SHOP, "deploy/aside"), ("deploy/api", SHOP), ("deploy/aside", "deploy/api")):
+        story.jenkins.rename_job(old, new)
+    assert story.poll_for(minutes=2) == []
+    story.build()
+    story.build("deploy/api")
+    story.poll_for(minutes=2)
+    assert sorted(event.number for event in story.agent.reported()) == [1, 2, 3, 4, 5]
+
+
 def test_a_job_is_deleted_and_created_again(story: Story) -> None:
     story.build()
     story.poll()
@@ -303,6 +334,19 @@ def test_the_controllers_clock_is_off(new_story: Story, skew: int) -> None:
     story.jenkins.add_job("deploy/api")
     story.build("deploy/api")
     assert story.poll() == ["main:deploy/api#1"]
+
+
+@pytest.mark.parametrize("step", [-15 * MINUTE, 15 * MINUTE], ids=["back", "ahead"])
+def test_the_controllers_clock_is_set(story: Story, step: int) -> None:
+    story.build()
+    story.poll()
+    running = story.start()
+    story.jenkins.skew_ms = step
+    story.poll()
+    story.build()
+    assert story.poll() == ["main:deploy/shop#6"]
+    story.jenkins.update_build(SHOP, running, building=False, inProgress=False)  # and it stays so, without a result
+    assert story.poll_for(minutes=2) == ["main:deploy/shop#5"]
 
 
 @pytest.mark.parametrize("step", [-40 * MINUTE, 40 * MINUTE], ids=["back", "ahead"])

@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.jenkins.builds import BUILD_TREE, Build, Checkout, Phase, RawBuild, build_of
+from agent.jenkins.builds import (
+    BUILD_TREE,
+    CHANGES,
+    MESSAGE_LENGTH,
+    Build,
+    Checkout,
+    Phase,
+    RawBuild,
+    UpstreamBuild,
+    build_of,
+)
 from agent.sandbox.jenkins.tree import parse
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
@@ -186,3 +196,98 @@ def test_credentials_in_a_text_parameter_are_not_kept() -> None:
     }
     build = build_of(msgspec.convert(answer, RawBuild), controller="main", job="x", branch_job=False)
     assert build.parameters == {"URL": "see https://h/x and git@h:y"}
+
+
+# ---- who started it, and what was committed
+
+
+def recorded(name: str) -> Build:
+    raw = msgspec.json.decode((RECORDED / f"builds/{name}.json").read_bytes(), type=RawBuild)
+    return build_of(raw, controller="main", job="x", branch_job=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "upstream"),
+    [
+        ("downstream-10", (UpstreamBuild("free-app", 13),)),
+        ("deploy-param-7", (UpstreamBuild("caller", 1),)),
+        ("caller-1", ()),
+        ("pipe-timeout-1", ()),
+    ],
+    ids=["trigger", "build step", "by a user", "interrupted"],
+)
+def test_the_upstream_build_of_a_recorded_build(name: str, upstream: tuple[UpstreamBuild, ...]) -> None:
+    assert recorded(name).upstream == upstream
+
+
+CAUSE = {"_class": "hudson.model.Cause$UpstreamCause", "upstreamProject": "team/app", "upstreamBuild": 3}
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"_class": "jenkins.model.InterruptedBuildAction", "causes": [CAUSE]},
+        {"_class": "hudson.model.CauseAction", "causes": [CAUSE | {"upstreamBuild": "3"}]},
+        {"_class": "hudson.model.CauseAction", "causes": [CAUSE | {"upstreamProject": ""}]},
+        {"_class": "hudson.model.CauseAction", "causes": [CAUSE | {"_class": "hudson.model.Cause$UserIdCause"}]},
+        {"_class": "hudson.model.CauseAction", "causes": CAUSE},
+    ],
+)
+def test_other_causes_name_no_upstream_build(action: object) -> None:
+    assert build(action).upstream == ()
+
+
+def test_an_upstream_build_counts_once() -> None:
+    action = {"_class": "hudson.model.CauseAction", "causes": [CAUSE, CAUSE]}
+    assert build(action, action).upstream == (UpstreamBuild("team/app", 3),)
+
+
+def test_the_messages_of_a_recorded_build_come_newest_first() -> None:
+    messages = recorded("shop-mb-main-2").change_messages
+    assert len(messages) == 8
+    assert (messages[0], messages[-1]) == ("SHOP-12 main moves", "SHOP-4 breaks the build")
+    assert recorded("matrix-app-4").change_messages == ("SHOP-12 main moves",)
+    assert recorded("free-app-12").change_messages == ()
+
+
+def test_freestyle_and_pipeline_builds_name_their_changes_differently() -> None:
+    change_set = {"items": [{"comment": "old\n"}, {"comment": "new\n\nwith a body\n"}]}
+    assert build(changeSet=change_set).change_messages == ("new\n\nwith a body", "old")
+    other = {"items": [{"comment": "of the library"}]}
+    assert build(changeSets=[change_set, other]).change_messages == ("new\n\nwith a body", "old", "of the library")
+
+
+def test_messages_are_bounded_and_the_newest_are_kept() -> None:
+    items = [{"comment": f"number {number}"} for number in range(CHANGES + 50)]
+    messages = build(changeSet={"items": items}).change_messages
+    assert len(messages) == CHANGES
+    assert messages[0] == f"number {CHANGES + 49}"
+
+
+def test_a_long_message_keeps_its_beginning_and_its_end() -> None:
+    text = f"Merge branch 'x'\n\n{'long ' * 500}\nSee merge request acme/shop!71"
+    (message,) = build(changeSet={"items": [{"comment": text}]}).change_messages
+    assert len(message) == MESSAGE_LENGTH == 500
+    assert message.startswith("Merge branch 'x'\n")
+    assert message.endswith("\nSee merge request acme/shop!71")
+
+
+def test_no_credentials_of_a_message_or_of_the_pull_requests_page_are_kept() -> None:
+    raw = raw_build(changeSet={"items": [{"comment": "clone https://bot:s3cr3t@h/x"}]})
+    kept = build_of(
+        raw, controller="main", job="shop", branch_job=True, pull_request_url="https://bot:s3cr3t@h/acme/shop/pull/7"
+    )
+    assert kept.change_messages == ("clone https://h/x",)
+    assert kept.pull_request_url == "https://h/acme/shop/pull/7"
+
+
+@pytest.mark.parametrize("odd", [None, 7, "x", [], [7, None], {"items": 7}, {"items": [7, None, {"comment": 7}]}])
+def test_odd_change_sets_are_passed_over(odd: object) -> None:
+    assert build(changeSet=odd, changeSets=[odd]).change_messages == ()
+    assert build(changeSets=odd).change_messages == ()
+
+
+def test_a_build_kept_before_there_were_stages_still_reads() -> None:
+    kept = b'{"controller":"main","job":"shop","number":7,"started_at":1,"ended_at":2,"checkouts":[]}'
+    read = msgspec.json.decode(kept, type=Build)
+    assert (read.stages, read.inherited, read.upstream, read.change_messages) == (None, None, (), ())

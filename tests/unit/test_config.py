@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from agent.config import DEFAULT_PATH, ConfigError, DeliverySettings, Settings, find_file, load
-from agent.jenkins.rules import DEFAULT_ENVIRONMENT, DEFAULT_JOBS
+from agent.jenkins.derive import Options
+from agent.jenkins.rules import DEFAULT_ENVIRONMENT, DEFAULT_JOBS, STAGE_ENVIRONMENT
+from agent.status import Status
 
 SECRET = "s3cr3t-0123456789"
 HIVEL = '[hivel]\nurl = "https://app.hivel.ai"\ntoken_file = "hivel"\n'
@@ -136,6 +138,65 @@ def test_every_key_is_read(settings: Load, tmp_path: Path) -> None:
     assert read.delivery == DeliverySettings(32, 5_000, 250, 100, 3_600_000, "cancelled")
 
 
+def test_the_keys_for_stages_repositories_environments_and_statuses_are_read(settings: Load) -> None:
+    read = settings(
+        HIVEL
+        + JENKINS
+        + """
+        [[deployment]]
+        job = "re:^(?P<team>[^/]+)/"
+        stage = "re:^Deploy (to )?(?P<environment>.+)$"
+        without_stages = "none"
+        repository = "**/shop"
+        checkouts = "each"
+        image = "{team}/{stage}"
+
+        [repositories]
+        libraries = ["**/deploy-lib", "re:-tools$"]
+        url_form = "https"
+
+        [environments]
+        PROD = " production "
+
+        [status]
+        UNSTABLE = "success"
+        NOT_BUILT = "canceled"
+        """
+    )
+    (rule,) = read.rules
+    assert rule.stage is not None
+    assert rule.stage.match("Deploy to qa") == {"environment": "qa"}
+    assert rule.environment.text == STAGE_ENVIRONMENT
+    assert rule.repository is not None
+    assert (rule.repository.text, rule.checkouts, rule.without_stages) == ("**/shop", "each", "none")
+    assert [pattern.text for pattern in read.options.libraries] == ["**/deploy-lib", "re:-tools$"]
+    assert read.options.url_form == "https"
+    assert read.options.environment_map == {"prod": "production"}
+    assert read.options.status_map == {"UNSTABLE": Status.SUCCESS, "NOT_BUILT": Status.CANCELED}
+
+
+def test_without_those_keys_everything_is_as_it_was(settings: Load) -> None:
+    read = settings(f"{HIVEL}{JENKINS}[[deployment]]\njob = 'x'\n")
+    (rule,) = read.rules
+    assert (rule.repository, rule.stage, rule.checkouts, rule.without_stages) == (None, None, "one", "build")
+    assert read.options == Options()
+
+
+@pytest.mark.parametrize(
+    ("stage", "environment"),
+    [
+        ("Deploy*", DEFAULT_ENVIRONMENT),
+        ("re:^Deploy (?P<where>.+)$", DEFAULT_ENVIRONMENT),
+        ("re:^Deploy (?P<environment>.+)$", STAGE_ENVIRONMENT),
+    ],
+)
+def test_the_pattern_of_a_stage_may_name_the_environment(settings: Load, stage: str, environment: str) -> None:
+    (rule,) = settings(f"{HIVEL}{JENKINS}[[deployment]]\njob = '**'\nstage = '{stage}'\n").rules
+    assert rule.environment.text == environment
+    (rule,) = settings(f"{HIVEL}{JENKINS}[[deployment]]\njob = '**'\nstage = '{stage}'\nenvironment = 'x'\n").rules
+    assert rule.environment.text == "x"
+
+
 @pytest.mark.parametrize(
     ("url", "name", "asked"),
     [
@@ -228,6 +289,10 @@ def with_delivery(line: str) -> str:
     return f"{HIVEL}{JENKINS}[delivery]\n{line}\n"
 
 
+def with_table(text: str) -> str:
+    return f"{HIVEL}{JENKINS}{text}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "key"),
     [
@@ -318,6 +383,22 @@ def test_a_wrong_type_names_its_key(settings: Load, text: str, key: str) -> None
         (with_deployment('job = "a"\nrepo_url = "{job"'), "deployment[0].repo_url: '{job': a brace"),
         (with_deployment('job = "a"\nbranch = "a|"'), "deployment[0].branch: 'a|': there is nothing"),
         (with_deployment('job = "a"\nimage = "{app}"'), "deployment[0].image: '{app}': there is no field {app}"),
+        (with_deployment('job = "a"\nstage = ""'), "deployment[0].stage: is empty"),
+        (with_deployment('job = "a"\nstage = "re:("'), "deployment[0].stage: 're:(' is no regular expression"),
+        (with_deployment('job = "a"\nenvironment = "{stage}"'), "deployment[0].environment: '{stage}': there is no"),
+        (with_deployment('job = "a"\nrepository = "re:["'), "deployment[0].repository: 're:[' is no regular"),
+        (with_deployment('job = "a"\ncheckouts = "all"'), "deployment[0].checkouts: Invalid enum value 'all'"),
+        (with_deployment('job = "a"\nwithout_stages = ""'), "deployment[0].without_stages: Invalid enum value ''"),
+        (with_table('[repositories]\nlibraries = ["a", "re:("]'), "repositories.libraries[1]: 're:(' is no regular"),
+        (with_table('[repositories]\nlibraries = ["a", ""]'), "repositories.libraries[1]: is empty"),
+        (with_table('[repositories]\nlibraries = ["a", 1]'), "repositories.libraries[1]: Expected"),
+        (with_table('[repositories]\nurl_form = "ssh"'), "repositories.url_form: Invalid enum value 'ssh'"),
+        (with_table('[repositories]\nlibrary = "x"'), "repositories.library: unknown key"),
+        (with_table('[status]\nUNSTABEL = "success"'), "status.UNSTABEL: is no result of Jenkins; there are SUCCESS"),
+        (with_table('[status]\nUNSTABLE = "ok"'), "status.UNSTABLE: 'ok' is no status; there are success"),
+        (with_table('[environments]\nprod = " "'), "environments.prod: is empty"),
+        (with_table('[environments]\nprod = "a"\nPROD = "b"'), "environments.PROD: is there already"),
+        (with_table("[environments]\nprod = 1"), "environments"),
         (HIVEL + JENKINS + '[outbox]\npath = ""\n', "outbox.path: is empty"),
         (with_delivery("concurrency = 0"), "delivery.concurrency: 0 is not between"),
         (with_delivery("concurrency = 257"), "delivery.concurrency: 257 is not between"),

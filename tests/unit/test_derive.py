@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from agent.event import encode
 from agent.jenkins.builds import Build, Checkout, RawBuild, build_of
 from agent.jenkins.derive import Derivation, Options, deployment_id, derive, from_json, to_json
 from agent.jenkins.rules import DEFAULT_ENVIRONMENT, Pattern, Rule, Template, default_rules, first_match
+from agent.status import Status
 
 BUILDS = Path(__file__).parents[1] / "data" / "recorded-jenkins" / "builds"
 JENKINS = "http://127.0.0.1:8080"
@@ -29,14 +31,8 @@ def recorded(name: str, job: str, *, branch_job: bool = False, **changes: Any) -
 def rule(job: str = "**", environment: str = DEFAULT_ENVIRONMENT, **templates: str) -> Rule:
     pattern = Pattern.parse(job)
     groups = tuple(pattern.expression.groupindex)
-    parsed = {field: Template.parse(text, groups) for field, text in templates.items()}
+    parsed: dict[str, Any] = {field: Template.parse(text, groups) for field, text in templates.items()}
     return Rule(pattern, Template.parse(environment, groups), **parsed)
-
-
-def derivations(build: Build, by: Rule, options: Options | None = None) -> list[Derivation]:
-    match = first_match([by], build.job)
-    assert match is not None
-    return derive(build, match, options or Options())
 
 
 def derivations(build: Build, by: Rule, options: Options | None = None) -> list[Derivation]:
@@ -63,6 +59,10 @@ def reason(build: Build, by: Rule) -> str:
     found = derived(build, by)
     assert found.reason is not None
     return found.reason
+
+
+def rule_with(**fields: Any) -> Rule:
+    return dataclasses.replace(rule(), **fields)
 
 
 def made(**fields: Any) -> Build:
@@ -446,6 +446,176 @@ def test_without_rules_the_environment_is_the_parameter_or_what_the_name_says(
 ) -> None:
     build = made(job=job, parameters=parameters, checkouts=(checkout(SHOP),))
     assert payload(build, DEFAULT)["environment"] == environment
+
+
+# ---- where it all came from
+
+
+def test_the_origins_name_checkout_parameter_literal_and_job() -> None:
+    by = rule("re:^(?P<tier>deploy)", image="acme/{params.VERSION}:{commit}", branch="release")
+    origins = derived(recorded("deploy-free-2", "deploy-free"), by).origins
+    assert origins == {
+        "deployment_id": "controller, job and number",
+        "event_type": "the API's only one",
+        "status": "result SUCCESS -> success",
+        "repo_url": "checkout 1 of 1 (origin)",
+        "commit_hash": "checkout 1 of 1 (origin)",
+        "environment": "parameter ENVIRONMENT",
+        "start_time": "the build's timestamp",
+        "end_time": "the build's timestamp and duration",
+        "branch": "the rule's literal",
+        "build_number": "build number",
+        "image": 'the rule\'s "acme/{params.VERSION}:{commit}": parameter VERSION, checkout 1 of 1 (origin)',
+        "logs_url": "the build's page",
+    }
+
+
+def test_the_origins_name_the_group_of_the_jobs_name_and_the_tag() -> None:
+    by = rule("re:^pipe-(?P<kind>.+)$", "{kind}")
+    origins = derived(recorded("pipe-tag-1", "pipe-tag"), by).origins
+    assert origins["environment"] == "job name (kind of the rule's pattern)"
+    assert origins["branch"] == "tag of checkout 1 of 1"
+
+
+@pytest.mark.parametrize(
+    ("recording", "job", "origin"),
+    [
+        ("pipe-lib-scm-1", "pipe-lib-scm", "checkout 2 of 2 (origin)"),
+        ("pipe-lib-1", "pipe-lib", "checkout 1 of 1; nothing but a library was checked out"),
+        ("multi-remote-1", "multi-remote", "checkout 1 of 1 (origin)"),
+        (
+            *("pipe-two-repos-1", "pipe-two-repos"),
+            "checkout 1 of 2 (origin); 2 checkouts could be the application's: git@github.example.test:acme/shop.git, "
+            "https://github.example.test/acme/infra.git; the first was taken; set repository in the rule",
+        ),
+    ],
+)
+def test_the_origins_say_which_checkout_was_taken_and_what_else_could_be(recording: str, job: str, origin: str) -> None:
+    assert derived(recorded(recording, job), rule()).origins["repo_url"].startswith(origin)
+
+
+# ---- several repositories, and the one that is chosen
+
+
+def test_each_repository_of_a_build_is_an_event_with_its_own_id() -> None:
+    by = rule_with(checkouts="each")
+    found = derivations(recorded("pipe-two-repos-1", "pipe-two-repos"), by, Options(url_form="https"))
+    assert [(each.deployment_id, each.event and each.event.repo_url) for each in found] == [
+        ("main:pipe-two-repos#1:acme/shop", "https://github.example.test/acme/shop"),
+        ("main:pipe-two-repos#1:acme/infra", "https://github.example.test/acme/infra"),
+    ]
+    assert [each.event and each.event.commit_hash for each in found] == [
+        "f95b91056489d8c02e4ef910367506a785e7c393",
+        "5f99d1b04630ae85c53b61445eab296bc8b05846",
+    ]
+
+
+def test_each_of_one_repository_beside_a_library_is_the_event_of_the_build() -> None:
+    found = derived(recorded("pipe-lib-scm-1", "pipe-lib-scm"), rule_with(checkouts="each"))
+    assert (found.deployment_id, found.event and found.event.repo_url) == ("main:pipe-lib-scm#1", SHOP)
+
+
+def test_repositories_of_one_path_on_two_hosts_have_different_ids() -> None:
+    build = made(checkouts=(checkout("https://a.example/x/y"), checkout("https://b.example/x/y")))
+    assert [each.deployment_id for each in derivations(build, rule_with(checkouts="each"))] == [
+        "main:shop#7:a.example/x/y",
+        "main:shop#7:b.example/x/y",
+    ]
+
+
+def test_pull_requests_are_given_to_no_repository_when_there_are_several() -> None:
+    build = made(checkouts=(checkout(SHOP), checkout("https://x/y")), change_messages=("Mend it (#71)",))
+    for found in derivations(build, rule_with(checkouts="each")):
+        assert found.event is not None
+        assert (found.event.pr_number, found.event.pr_numbers) == (None, None)
+        assert found.origins["pr_numbers"].startswith("left out")
+
+
+def test_the_rule_chooses_the_repository_and_the_reason_names_those_that_do_not_match() -> None:
+    build = recorded("pipe-two-repos-1", "pipe-two-repos")
+    infra = rule_with(repository=Pattern.parse("**/infra"))
+    assert payload(build, infra)["repo_url"] == "https://github.example.test/acme/infra.git"
+    other = reason(build, rule_with(repository=Pattern.parse("**/other")))
+    assert "no checkout matches repository = '**/other': git@github.example.test:acme/shop.git, " in other
+
+
+def test_two_remotes_are_told_apart_by_the_rule() -> None:
+    mirror = rule_with(repository=Pattern.parse("gitlab.*/**"))
+    assert payload(recorded("multi-remote-1", "multi-remote"), mirror)["repo_url"].startswith("https://gitlab.")
+
+
+def test_patterns_of_the_configuration_name_libraries() -> None:
+    options = Options(libraries=(Pattern.parse("**/acme/shop"),))
+    event = payload(recorded("pipe-two-repos-1", "pipe-two-repos"), rule(), options)
+    assert event["repo_url"] == "https://github.example.test/acme/infra.git"
+
+
+# ---- downstream builds and pull requests
+
+
+def test_a_downstream_build_takes_commit_and_pull_requests_of_the_build_above() -> None:
+    build = recorded("downstream-10", "downstream")
+    above = recorded("free-app-13", "free-app", changeSet={"items": [{"comment": "Mend the cart (#71)"}]})
+    assert [(up.job, up.number) for up in build.upstream] == [("free-app", 13)]
+    found = derived(msgspec.structs.replace(build, inherited=above), rule())
+    assert found.event is not None
+    assert (found.event.repo_url, found.event.branch) == (SHOP, "main")
+    assert found.event.commit_hash == above.checkouts[0].commit
+    assert found.event.pr_numbers == (71,)
+    for key in ("repo_url", "branch", "commit_hash", "pr_numbers"):
+        assert found.origins[key].endswith(
+            (" of upstream build free-app#13", " of upstream build free-app#13 (origin)")
+        ), key
+
+
+def test_pull_requests_are_the_merges_newest_first() -> None:
+    messages = ("Merge pull request #71 from acme/x", "fixes #12", "Mend it (#35)")
+    event = payload(made(checkouts=(checkout(SHOP),), change_messages=messages), rule())
+    assert (event["pr_number"], event["pr_numbers"]) == ("71", [71, 35])
+
+
+# ---- statuses and environments of the configuration
+
+
+def test_a_result_means_what_the_configuration_says() -> None:
+    found = derived(recorded("free-tests-16", "free-tests"), NO_CHECKOUT, Options({"UNSTABLE": Status.SUCCESS}))
+    assert found.event is not None
+    assert found.event.status is Status.SUCCESS
+    assert found.origins["status"] == "mapped by [status]: UNSTABLE -> success"
+
+
+def test_the_name_of_an_environment_is_mapped_after_the_template() -> None:
+    options = Options(environment_map={"production": "live"})
+    found = derived(recorded("deploy-free-2", "deploy-free"), rule(environment="{params.ENVIRONMENT}"), options)
+    assert found.event is not None
+    assert found.event.environment == "live"
+    assert found.origins["environment"] == "parameter ENVIRONMENT; by [environments]: production -> live"
+
+
+# ---- what is too long
+
+
+@pytest.mark.parametrize("field", ["environment", "branch", "repo_url"])
+def test_a_required_field_that_is_too_long_makes_no_event(field: str) -> None:
+    templates = {"repo_url": SHOP, "branch": "main", "environment": "qa"} | {field: "{params.LONG}"}
+    told = reason(made(parameters={"LONG": "x" * 256}), rule(**templates))
+    assert told == f'{field} is 256 characters long, more than 255; set {field} in the rule for job = "**", then replay'
+
+
+def test_an_optional_field_that_is_too_long_is_left_out_and_said_to_be() -> None:
+    build = made(url="http://ci/" + "x" * 300, parameters={"TAG": "x" * 300}, checkouts=(checkout(SHOP),))
+    found = derived(build, rule(image="{params.TAG}"))
+    assert found.event is not None
+    assert (found.event.image, found.event.logs_url) == (None, None)
+    assert found.origins["image"] == "left out: image is 300 characters long, more than 255"
+    assert found.origins["logs_url"].startswith("left out: ")
+
+
+def test_ids_that_are_too_long_stay_apart() -> None:
+    builds = [made(job="folder/" * 60 + name, checkouts=(checkout(SHOP),)) for name in ("a", "b")]
+    ids = {payload(build, rule())["deployment_id"] for build in builds}
+    assert len(ids) == 2
+    assert {len(name) for name in ids} == {255}
 
 
 # ---- no event, and why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -15,6 +16,8 @@ from agent.event import (
     completed,
     decode,
     encode,
+    limited_id,
+    part_deployment_id,
     reused_number_id,
     wire,
 )
@@ -148,3 +151,41 @@ def test_the_id_of_a_build_names_controller_job_and_number() -> None:
 def test_the_id_of_a_number_used_again_differs_by_the_moment_of_the_build() -> None:
     first, second = (reused_number_id("main:deploy/shop#1", at) for at in (START, END))
     assert (first, second) == (f"main:deploy/shop#1@{START}", f"main:deploy/shop#1@{END}")
+
+
+def test_the_id_of_a_part_names_the_environment_and_the_repository() -> None:
+    assert part_deployment_id("main:shop#7", "qa", "acme/shop") == "main:shop#7:qa:acme/shop"
+
+
+@pytest.mark.parametrize("length", [1, 254, 255])
+def test_an_id_that_is_short_enough_stays(length: int) -> None:
+    assert limited_id("x" * length) == "x" * length
+
+
+def test_an_id_that_is_too_long_is_cut_and_keeps_apart_from_others() -> None:
+    first, second = limited_id("x" * 256), limited_id("x" * 255 + "y")
+    assert first == "x" * 238 + "~" + hashlib.sha256(b"x" * 256).hexdigest()[:16]
+    assert len(first) == len(second) == 255
+    assert first != second
+    assert limited_id(first) == first
+    assert build_deployment_id("main", "x" * 300, 1) != build_deployment_id("main", "x" * 300, 2)
+
+
+def test_pull_requests_are_in_the_event_and_at_most_fifty() -> None:
+    made = event(pr_number="71", pr_numbers=[71, 35])
+    assert (made.pr_number, made.pr_numbers) == ("71", (71, 35))
+    assert event(pr_numbers=range(1, 100)).pr_numbers == tuple(range(1, 51))
+    assert event(pr_numbers=[]).pr_numbers is None
+
+
+@pytest.mark.parametrize("field", ["repo_url", "environment", "branch"])
+def test_a_required_field_that_is_too_long_is_named(field: str) -> None:
+    assert event(**{field: "x" * 255})
+    with pytest.raises(InvalidEventError, match=f"^{field} is 256 characters long, more than 255$"):
+        event(**{field: "x" * 256})
+
+
+@pytest.mark.parametrize("field", ["commit_hash", "image", "logs_url"])
+def test_an_optional_field_that_is_too_long_is_left_out(field: str) -> None:
+    assert getattr(event(**{field: "x" * 256}), field) is None
+    assert getattr(event(**{field: "x" * 255}), field) == "x" * 255

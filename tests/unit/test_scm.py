@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.jenkins.builds import Build, Checkout
 from agent.jenkins.rules import Pattern
-from agent.jenkins.scm import https_form, plain, sources
+from agent.jenkins.scm import https_form, path_of, plain, sources
 
 SHOP = "https://github.com/acme/shop.git"
 INFRA = "https://github.com/acme/infra.git"
@@ -107,6 +107,14 @@ def test_a_detached_head_takes_the_branch_from_the_job_or_the_parameters(
         ("https://git.example.com:8443/acme/shop.git", "https://git.example.com:8443/acme/shop"),
         ("git://github.com/acme/shop.git", "https://github.com/acme/shop"),
         ("git@ssh.dev.azure.com:v3/org/project/repo", "https://dev.azure.com/org/project/_git/repo"),
+        ("org@vs-ssh.visualstudio.com:v3/org/project/repo", "https://dev.azure.com/org/project/_git/repo"),
+        ("https://u:p@dev.azure.com/org/project/_git/repo", "https://dev.azure.com/org/project/_git/repo"),
+        ("git@github.com:/acme/shop.git", "https://github.com/acme/shop"),
+        ("ssh://git@[::1]:22/acme/shop.git", "https://[::1]/acme/shop"),
+        ("http://bot:secret@git.example.com/acme/shop.git", "http://git.example.com/acme/shop.git"),
+        ("svn://h/trunk", "svn://h/trunk"),
+        ("https://h/.git", "https://h/.git"),
+        ("shop", "shop"),
         ("/srv/git/shop.git", "/srv/git/shop.git"),
         ("C:/git/shop.git", "C:/git/shop.git"),
         ("file:///srv/git/shop.git", "file:///srv/git/shop.git"),
@@ -126,7 +134,29 @@ _URLS = st.from_regex(
 )
 
 
-@given(_URLS | st.text())
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        (SHOP, "acme/shop"),
+        ("git@github.com:acme/shop.git", "acme/shop"),
+        ("/srv/git/shop.git", "/srv/git/shop"),
+        ("http://h/acme/shop", "acme/shop"),
+    ],
+)
+def test_a_repository_is_named_by_its_path(url: str, path: str) -> None:
+    assert path_of(url) == path
+
+
+def test_two_remotes_without_an_origin_are_an_ambiguity_that_is_said_aloud() -> None:
+    [source] = sources(build(checkout(INFRA, SHOP, branches=("detached",))))
+    assert source.repo_url == INFRA
+    assert f"2 remotes: {INFRA}, {SHOP}; the first was taken" in source.origins["repo_url"]
+
+
+_SCP = st.from_regex(r"((u|u:s3cr3t)@)?h\.example:[a-z/.]{1,12}(\.git)?", fullmatch=True)
+
+
+@given(_URLS | _SCP | st.text())
 def test_the_canonical_form_is_final_and_shows_no_password(url: str) -> None:
     written = https_form(url)
     assert https_form(written) == written

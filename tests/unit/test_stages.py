@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -12,10 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.jenkins.builds import Build, Checkout, Stage
-from agent.jenkins.derive import Derivation, Options, derive
+from agent.jenkins.derive import Derivation, Options, derive, to_json
 from agent.jenkins.rules import STAGE_ENVIRONMENT, Pattern, Rule, Template, first_match
 from agent.jenkins.stages import stages_of_overview, stages_of_wfapi
+from agent.outbox.store import Entry, Outbox, Selection
+from agent.replay import Outcome, replay
 from agent.status import Status
+from agent.times import Clock
+
+if TYPE_CHECKING:
+    from agent.config import Settings
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
 STAGE = "re:^Deploy (to )?(?P<environment>.+)$"
@@ -38,7 +45,7 @@ def staged(stages: tuple[Stage, ...] | None, **changes: Any) -> Build:
 
 def derivations(build: Build, stage: str = STAGE, **options: Any) -> list[Derivation]:
     pattern = Pattern.parse(stage)
-    rule_options = {key: options.pop(key) for key in ("without_stages",) if key in options}
+    rule_options = {key: options.pop(key) for key in ("without_stages", "checkouts") if key in options}
     environment = Template.parse(STAGE_ENVIRONMENT, ("environment", "stage"))
     rule = Rule(Pattern.parse("**"), environment, stage=pattern, **rule_options)
     match = first_match([rule], build.job)
@@ -121,6 +128,181 @@ def test_the_environment_map_is_applied_in_any_case() -> None:
     assert "PROD -> production" in found.origins["environment"]
 
 
+RECORDED_BUILDS = sorted(
+    file.name.removesuffix("-describe.json")
+    for file in (RECORDED / "wfapi").glob("*-describe.json")
+    if (RECORDED / "pipeline-overview" / file.name.replace("-describe", "-tree")).exists()
+)
+
+
+@pytest.mark.parametrize("name", RECORDED_BUILDS)
+def test_whichever_plugin_is_asked_the_events_are_the_same(name: str) -> None:
+    """But for the end: one plugin counts the block's last step and the other does not."""
+    outcomes = [
+        [(each.deployment_id, each.event and (each.event.status, each.event.start_time)) for each in found]
+        for found in (derivations(staged(read(name))) for read in (wfapi, overview))
+    ]
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("shop-mb-feature_2Fx-1", [("main:shop#7:staging", "success")]),  # production is skipped by `when`
+        ("pipe-unstable-stage-1", [("main:shop#7:production", "failed")]),  # the build went on: it is UNSTABLE
+        ("pipe-fail-prod-1", [("main:shop#7:staging", "success"), ("main:shop#7:production", "failed")]),
+        ("pipe-timeout-1", [("main:shop#7:production", "canceled")]),
+        ("deploy-param-4", [("main:shop#7:staging", "failed")]),
+        ("pipe-waiting-1", [("main:shop#7:production", "unknown")]),
+        ("pipe-syntax-error-1", []),
+        ("pipe-input-1", []),
+    ],
+)
+def test_the_events_of_recorded_stages(name: str, outcome: list[tuple[str, str]]) -> None:
+    for read in (wfapi, overview):
+        assert shown(derivations(staged(read(name)))) == outcome
+
+
+def test_a_stage_that_waits_for_input_is_unfinished() -> None:
+    for read in (wfapi, overview):
+        [(name, status)] = shown(derivations(staged(read("pipe-input-1")), "re:(?P<environment>Approve)"))
+        assert (name, status) == ("main:shop#7:Approve", "unknown")
+
+
+def failed(name: str, start: int, took: int, message: str = "exit code 1") -> dict[str, Any]:
+    error = {"message": message, "type": "hudson.AbortException"}
+    return {"name": name, "status": "FAILED", "startTimeMillis": start, "durationMillis": took, "error": error}
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [
+        (failed("Deploy qa", 6_000, 80), "SKIPPED_FOR_FAILURE"),
+        (failed("Deploy qa", 6_000, 2_500), "FAILED"),  # it took its time
+        (failed("Deploy qa", 6_000, 80, "exit code 2"), "FAILED"),  # it failed in its own way
+        (failed("Deploy qa", 3_000, 80), "FAILED"),  # it is within the other or beside it
+    ],
+    ids=["skipped", "long", "another error", "parallel"],
+)
+def test_a_stage_skipped_after_a_failure_did_not_run(second: dict[str, Any], status: str) -> None:
+    stages = stages_of_wfapi({"stages": [failed("Build", 1_000, 4_000), second]})
+    assert [stage.status for stage in stages] == ["FAILED", status]
+    events = derivations(staged(stages))
+    assert [each.deployment_id for each in events] == (["main:shop#7:qa"] if status == "FAILED" else [])
+
+
+def test_the_stages_within_parallel_branches_are_found_and_blocks_are_none() -> None:
+    assert [stage.name for stage in wfapi("pipe-scripted-1")] == [
+        *("Checkout", "Build", "Unit tests", "Integration tests", "Deploy")
+    ]
+    names = [stage.name for stage in overview("pipe-scripted-1")]
+    assert names == ["Checkout", "Build", "unit", "Unit tests", "integration", "Integration tests", "Deploy"]
+
+
+def test_a_branch_of_the_same_name_as_its_stage_counts_once() -> None:
+    child = {"name": "Deploy eu", "state": "success", "type": "STAGE", "children": []}
+    branch = {"name": "Deploy eu", "state": "success", "type": "PARALLEL", "children": [child]}
+    assert len(stages_of_overview({"stages": [branch]})) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "page", "logs_url"),
+    [
+        ("http://ci/job/shop/7/", "/job/shop/7/p?n=6", "http://ci/job/shop/7/p?n=6"),
+        ("http://ci/jenkins/job/shop/7/", "/job/shop/7/p?n=6", "http://ci/jenkins/job/shop/7/p?n=6"),
+        ("http://ci/job/shop/7/", "https://other/p", "https://other/p"),
+        ("http://ci/job/shop/7/", "", "http://ci/job/shop/7/"),
+        ("http://ci/job/renamed/7/", "/job/shop/7/p", "http://ci/job/renamed/7/"),
+        ("http://ci/job/shop/7/", "javascript:alert(1)", "http://ci/job/shop/7/"),
+    ],
+)
+def test_the_logs_are_the_stages_page_or_the_builds(url: str, page: str, logs_url: str) -> None:
+    [found] = derivations(staged((Stage("Deploy qa", "SUCCESS", 1, 2, page),), url=url))
+    assert found.event is not None
+    assert found.event.logs_url == logs_url
+
+
+def test_stages_of_one_name_are_numbered() -> None:
+    stages = tuple(Stage("Deploy qa", "SUCCESS", at, at + 1) for at in (1, 2, 3, 4))
+    assert [name for name, _ in shown(derivations(staged(stages)))] == [
+        *("main:shop#7:qa", "main:shop#7:qa:Deploy qa", "main:shop#7:qa:Deploy qa:2", "main:shop#7:qa:Deploy qa:3")
+    ]
+
+
+def test_stages_and_repositories_multiply() -> None:
+    checkouts = tuple(Checkout((f"https://h/acme/{name}",), ("origin/main",), "c") for name in ("shop", "infra"))
+    build = staged((Stage("Deploy qa", "SUCCESS", 1, 2),), checkouts=checkouts)
+    found = derivations(build, checkouts="each")
+    assert [each.deployment_id for each in found] == ["main:shop#7:qa:acme/shop", "main:shop#7:qa:acme/infra"]
+
+
+def test_the_environment_of_a_stage_without_one_is_that_of_the_build() -> None:
+    build = staged((Stage("Deploy", "SUCCESS", 1, 2),), parameters={"ENVIRONMENT": "canary"})
+    [found] = derivations(build, "re:^Deploy( (?P<environment>.+))?$")
+    assert found.deployment_id == "main:shop#7:canary"
+    assert found.origins["environment"] == "parameter ENVIRONMENT"
+
+
+def test_the_origins_of_a_stages_event_name_the_stage() -> None:
+    [found] = derivations(staged((Stage("Deploy qa", "FAILED", 1, 0),)))
+    assert found.origins["environment"] == "stage Deploy qa"
+    assert found.origins["status"] == "stage Deploy qa: FAILED -> failed"
+    assert found.origins["end_time"] == "the build's end; stage Deploy qa tells none"
+
+
+# ---- again
+
+
+def replayed(tmp_path: Path, build: Build, entry: Entry, rule: Rule) -> tuple[Outcome, str | None]:
+    with Outbox(tmp_path / "outbox.db", Clock()) as outbox:
+        outbox.enqueue([entry])
+        settings = cast("Settings", SimpleNamespace(rules=(rule,), options=Options()))
+        [outcome] = replay(outbox, settings, Selection())
+        row = outbox.find(entry.deployment_id)
+        assert row is not None
+        return outcome, row.payload
+
+
+def stage_rule(environment: str) -> Rule:
+    groups = ("environment", "stage")
+    return Rule(Pattern.parse("**"), Template.parse(environment, groups), stage=Pattern.parse(STAGE))
+
+
+def test_a_stages_event_that_had_no_environment_is_mended_by_the_rule_under_the_same_id(tmp_path: Path) -> None:
+    stages = (Stage("Deploy qa", "SUCCESS", 1, 2), Stage("Deploy prod", "SUCCESS", 3, 4))
+    build = staged(stages)
+    match = first_match([stage_rule("{params.NONE}")], build.job)
+    assert match is not None
+    broken = derive(build, match, Options())[1]
+    assert (broken.deployment_id, broken.event) == ("main:shop#7:Deploy prod", None)
+    entry = Entry(broken.deployment_id, build.started_at, to_json(build), reason=broken.reason)
+    outcome, payload = replayed(tmp_path, build, entry, stage_rule("{environment}"))
+    assert outcome.replayed
+    assert payload is not None
+    assert json.loads(payload)["deployment_id"] == "main:shop#7:Deploy prod"
+    assert json.loads(payload)["environment"] == "prod"
+
+
+def test_a_number_used_again_keeps_its_suffix(tmp_path: Path) -> None:
+    build = staged((Stage("Deploy qa", "SUCCESS", 1, 2),))
+    entry = Entry("main:shop#7:qa@0", build.started_at, to_json(build), reason="mend it")
+    outcome, payload = replayed(tmp_path, build, entry, stage_rule("{environment}"))
+    assert outcome.replayed
+    assert payload is not None
+    assert json.loads(payload)["deployment_id"] == "main:shop#7:qa@0"
+
+
+def test_an_event_that_the_rule_gives_no_more_says_what_it_gives(tmp_path: Path) -> None:
+    build = staged((Stage("Deploy qa", "SUCCESS", 1, 2),))
+    entry = Entry("main:shop#7", build.started_at, to_json(build), reason="mend it")
+    outcome, payload = replayed(tmp_path, build, entry, stage_rule("{environment}"))
+    assert (outcome.replayed, payload) == (False, None)
+    assert outcome.reason == "the rule gives no event with this id any more; it gives: main:shop#7:qa"
+
+
+# ---- odd answers
+
+
 @pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"stages": 1}', b"<html>", b'{"data": 1}'])
 def test_what_is_no_answer_of_a_plugin_is_a_value_error(answer: bytes) -> None:
     for parse in (stages_of_wfapi, stages_of_overview):
@@ -146,3 +328,22 @@ def test_odd_entries_break_nothing(entries: list[Any]) -> None:
         for stage in parse({"stages": json.loads(json.dumps(entries))}):
             assert stage.name.strip()
             assert msgspec.json.decode(msgspec.json.encode(stage), type=Stage) == stage
+
+
+_STAGES = st.lists(st.builds(Stage, st.text(max_size=5) | st.just("Deploy qa"), st.text(max_size=5), st.integers()))
+
+
+@given(_STAGES, st.text(), st.sampled_from(["one", "each"]))
+def test_whatever_stages_there_are_no_two_events_have_the_same_id(stages: list[Stage], url: str, each: str) -> None:
+    found = derivations(staged(tuple(stages), url=url), "re:(?s)^(?P<environment>.*)$", checkouts=each)
+    assert len({each.deployment_id for each in found}) == len(found)
+    assert all((each.event is None) == (each.reason is not None) for each in found)
+
+
+def test_nesting_beyond_all_depths_is_a_value_error_or_read() -> None:
+    text = '{"stages": [' + '{"name": "a", "children": [' * 5_000 + "]}" * 5_000 + "]}"
+    for parse in (stages_of_wfapi, stages_of_overview):
+        try:
+            parse(text)
+        except ValueError as error:
+            assert "no JSON" in str(error)

@@ -259,7 +259,7 @@ class LocalJenkins:
         with self._lock:
             build = self._build(full_name, number)
             took = self._took(build) if duration is None else duration
-            build.fields |= {**fields(build, Phase.FINAL, result, took), "executor": None}
+            build.fields |= fields(build, Phase.FINAL, result, took)
             build.listed = build.found = True
             build.job.discard()
 

@@ -38,9 +38,10 @@ def fields(build: Build, phase: Phase, result: str | None, took_ms: int) -> Json
     ended = phase in {Phase.ENDING, Phase.FINAL}
     in_progress = {Phase.STARTING: False, Phase.ENDING: not pipeline, Phase.FINAL: False}.get(phase, True)
     has_duration = phase is Phase.FINAL or (phase is Phase.ENDING and not pipeline)
-    return {
+    shown: JsonObject = {
         "building": not ended,
         "inProgress": in_progress,
         "result": None if phase in {Phase.STARTING, Phase.RUNNING} else result,
         "duration": took_ms if has_duration else 0,
     }
+    return shown if shown["building"] or in_progress else {**shown, "executor": None}

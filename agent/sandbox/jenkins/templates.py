@@ -61,7 +61,8 @@ _JOB: Final[JsonObject] = {
 _JOB_EXTRAS: Final[dict[JobKind, JsonObject]] = {
     JobKind.PIPELINE: {"concurrentBuild": True, "resumeBlocked": False},
     JobKind.FREESTYLE: {
-        "downstreamProjects": [], "labelExpression": None, "scm": {"_class": "hudson.plugins.git.GitSCM"},
+        "description": "", "downstreamProjects": [], "labelExpression": None,
+        "scm": {"_class": "hudson.plugins.git.GitSCM"},
         "upstreamProjects": [],
     },
     JobKind.MATRIX: {
