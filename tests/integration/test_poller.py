@@ -472,6 +472,17 @@ def test_an_absurd_timestamp_is_recorded_as_failed_and_blocks_nothing(
     assert outbox.counts().pending == 1
 
 
+def test_a_body_beyond_all_measure_is_not_read_to_its_end(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agent.jenkins import client
+
+    monkeypatch.setattr(client, "BODY_LIMIT", 200_000)
+    huge = Response(b'{"jobs":[' + b" " * 1_000_000 + b"]}", media_type="application/json")
+    watched.break_with(lambda *_: huge)
+    assert "answers with more than 200000 bytes" in poll(controller, outbox).problems[0]
+
+
 def test_credentials_do_not_follow_a_redirect(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, jenkins_server: object
 ) -> None:

@@ -83,6 +83,12 @@ def test_a_downstream_build_takes_all_from_the_one_that_had_a_checkout() -> None
     assert "upstream build build/shop#12" in source.origins["repo_url"]
 
 
+def test_a_detached_head_above_takes_the_branch_from_the_parameters_of_the_deployment() -> None:
+    upstream = build(checkout(SHOP, branches=("detached",)), job="build/shop", number=12)
+    [source] = sources(build(inherited=upstream, parameters={"BRANCH": "release"}))
+    assert (source.repo_url, source.branch, source.origins["branch"]) == (SHOP, "release", "parameter BRANCH")
+
+
 @pytest.mark.parametrize(
     ("fields", "branch"),
     [

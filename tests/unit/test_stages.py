@@ -214,6 +214,7 @@ def test_a_branch_of_the_same_name_as_its_stage_counts_once() -> None:
         ("http://ci/job/shop/7/", "", "http://ci/job/shop/7/"),
         ("http://ci/job/renamed/7/", "/job/shop/7/p", "http://ci/job/renamed/7/"),
         ("http://ci/job/shop/7/", "javascript:alert(1)", "http://ci/job/shop/7/"),
+        ("http://ci/job/shop/7/", "http://[::1", "http://ci/job/shop/7/"),
     ],
 )
 def test_the_logs_are_the_stages_page_or_the_builds(url: str, page: str, logs_url: str) -> None:
