@@ -49,15 +49,15 @@ def test_no_limit_waits_for_nothing(time: FakeTime) -> None:
 
 
 def test_pauses_double_up_to_five_minutes_and_end_with_an_answer() -> None:
-    time = FakeTime()
-    pause = Pause(15, time, random.Random(1))
+    clock = FakeTime()
+    pause = Pause(15, clock, random.Random(1))
     lengths = []
     for _ in range(10):
         pause.failed()
-        before = time.now
+        before = clock.now
         while not pause.over():
-            time.sleep(0.5)
-        lengths.append(time.now - before)
+            clock.sleep(0.5)
+        lengths.append(clock.now - before)
     assert 7.5 <= lengths[0] <= 15.5
     assert all(LONGEST_PAUSE_S / 2 <= length <= LONGEST_PAUSE_S + 0.5 for length in lengths[-4:])
     pause.failed()
