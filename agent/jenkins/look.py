@@ -30,6 +30,8 @@ GRACE_MS = 60_000
 UNREADABLE_MS = 24 * 3_600_000
 # At most so many missing numbers of a job are asked for one by one before they count as missed.
 ASK_FOR_MISSING = 5
+# Of a job that was never seen and has no past, so many numbers may belong to builds that appear in a moment.
+EXPECTED_OF_NEW = 10
 # A build below the cursor that started so long after the cursor was set belongs to another job of that name.
 CLOCK_TOLERANCE_MS = 2_000
 
@@ -95,6 +97,7 @@ class Look:
     missed: list[int] = field(default_factory=list)
     missed_unlisted: int = 0
     pull_request_url: str | None = None
+    has_past: bool = False
     numbers: set[int] = field(default_factory=set)
 
 
@@ -136,7 +139,9 @@ class JobReader:
             for raw in fresh:
                 if raw.number in followed:
                     self._sort(look, final, followed[raw.number], raw)
-                elif raw.number >= candidate.first_new and not (candidate.cursor is None and self._is_history(raw)):
+                elif candidate.cursor is None and self._is_history(raw):
+                    look.has_past = True
+                elif raw.number >= candidate.first_new:
                     self._sort(look, final, self._first_seen(raw.number), raw)
             if newest := max(fresh, key=lambda raw: raw.number, default=None):
                 look.cursor = _advanced(look.cursor, newest)
@@ -239,8 +244,9 @@ class JobReader:
     def _expect(self, candidate: Candidate, look: Look) -> None:
         """Numbers that were given away and show no build: some appear a moment later, others are gone."""
         last = candidate.job.next_build_number - 1
-        # What is missing from a new job's past is history.
-        first = last if candidate.cursor is None else candidate.first_new
+        first = candidate.first_new
+        if candidate.cursor is None:  # what is missing from a job's past is history; a new job has none
+            first = last if look.has_past else max(last - EXPECTED_OF_NEW + 1, 1)
         known = {build.number for build in candidate.open_builds} | look.numbers
         near = range(max(first, last - PAGE + 1, 1), last + 1)
         now = self._clock.now_ms()

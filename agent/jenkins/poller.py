@@ -286,7 +286,7 @@ class Poller:
 
     def _recognise(self, under_way: _Pass, candidate: Candidate, first: FirstAnswer) -> tuple[Candidate, FirstAnswer]:
         """A job under a new name is the job that it was: its newest known build tells."""
-        if candidate.cursor is not None:
+        if not candidate.moved:
             return candidate, first
         former = next((c for raw in first.listing.builds if (c := self._formerly(under_way, candidate, raw))), None)
         if former is None:

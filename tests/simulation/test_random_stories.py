@@ -592,7 +592,7 @@ class World(RuleBasedStateMachine):
         assert not missing, f"not reported: {[(build.job.name, build.key) for build in missing]}"
 
 
-def test_random_stories(monkeypatch: Any) -> None:
+def test_random_stories() -> None:
     run_state_machine_as_test(
         World,
         settings=settings(

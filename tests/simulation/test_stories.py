@@ -99,6 +99,18 @@ def test_a_number_was_given_away_and_its_build_is_not_there_yet(story: Story, li
     assert story.poll() == [f"main:deploy/shop#{number}"]
 
 
+def test_the_first_builds_of_a_new_job_begin_at_once_and_are_not_there_yet(story: Story) -> None:
+    story.jenkins.add_job("deploy/api")
+    numbers = [story.start("deploy/api") for _ in range(3)]
+    for number in numbers:
+        story.jenkins.reveal_build("deploy/api", number, listed=False, found=False)
+    assert story.poll() == []
+    story.later(seconds=5)
+    for number in numbers:
+        story.jenkins.finish_build("deploy/api", number)
+    assert story.poll_for(minutes=2) == [f"main:deploy/api#{number}" for number in numbers]
+
+
 def test_a_build_ends_that_was_never_seen_while_it_ran(story: Story) -> None:
     number = story.start()
     story.jenkins.reveal_build(SHOP, number, listed=False, found=False)
@@ -215,6 +227,20 @@ def test_two_jobs_swap_their_names(story: Story) -> None:
     story.build("deploy/api")
     story.poll_for(minutes=2)
     assert sorted(event.number for event in story.agent.reported()) == [1, 2, 3, 4, 5]
+
+
+def test_a_job_takes_the_name_of_one_that_is_gone_and_was_never_built(story: Story) -> None:
+    story.jenkins.add_job("deploy/empty")
+    story.poll()
+    story.later(minutes=5)
+    story.build()
+    story.jenkins.delete_job("deploy/empty")
+    assert story.poll() == ["main:deploy/shop#4"]
+    story.jenkins.rename_job(SHOP, "deploy/empty")
+    story.poll()
+    story.build("deploy/empty")
+    story.poll()
+    assert [event.number for event in story.agent.reported()] == [4, 5]
 
 
 def test_a_job_is_deleted_and_created_again(story: Story) -> None:
