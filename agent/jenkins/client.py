@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +15,8 @@ import requests
 from agent import __version__
 from agent.jenkins.builds import BUILD_TREE, BuildNumber, RawBuild
 from agent.jenkins.names import build_of_url, job_path
-from agent.jenkins.pace import RateLimit
+from agent.pace import RateLimit
+from agent.times import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,7 +143,7 @@ class JenkinsClient:
         self._username = settings.username
         self._jenkins = jenkins.Jenkins(settings.url, timeout=settings.timeout_ms / 1000)
         self._authenticate()
-        self._limit = RateLimit(settings.requests_per_minute)
+        self._limit = RateLimit(settings.requests_per_minute, Clock())
         session: requests.Session = self._jenkins._session
         session.max_redirects = 0  # credentials go to the configured address and nowhere else
         session.headers["User-Agent"] = f"hivel-jenkins-agent/{__version__}"
@@ -240,7 +242,8 @@ class JenkinsClient:
     # ---- one request
 
     def _get(self, path: str, tree: str | None) -> tuple[bytes, requests.structures.CaseInsensitiveDict[str]]:
-        self._limit.wait()
+        if (wait_s := self._limit.reserve()) > 0:
+            time.sleep(wait_s)
         self.requests += 1
         request = requests.Request("GET", self.url + path, params={"tree": tree} if tree else None)
         try:

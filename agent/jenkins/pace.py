@@ -1,39 +1,14 @@
-"""Being gentle to a controller: so many requests a minute, and longer pauses while it is down."""
+"""Being gentle to a controller: longer and longer pauses while it is down."""
 
 from __future__ import annotations
 
 import random
-import threading
-import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agent.times import Clock
 
 LONGEST_PAUSE_S = 300.0
-
-
-class RateLimit:
-    """Lets ``per_minute`` requests through in any minute, in bursts if need be; 0: any number. Thread-safe."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._capacity = float(per_minute)
-        self._left = self._capacity
-        self._at = time.monotonic()
-        self._lock = threading.Lock()
-
-    def wait(self) -> None:
-        """Return when one more request may be made."""
-        if not self._capacity:
-            return
-        with self._lock:
-            now = time.monotonic()
-            self._left = min(self._capacity, self._left + (now - self._at) * self._capacity / 60)
-            self._at = now
-            self._left -= 1
-            debt = -self._left
-        if debt > 0:
-            time.sleep(debt * 60 / self._capacity)
 
 
 class Pause:

@@ -1,4 +1,4 @@
-"""Being gentle to a controller: requests per minute, and pauses that grow."""
+"""Being gentle: requests per minute, and pauses that grow."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from agent.jenkins import pace
-from agent.jenkins.pace import LONGEST_PAUSE_S, Pause, RateLimit
+from agent.jenkins.pace import LONGEST_PAUSE_S, Pause
+from agent.pace import RateLimit
 from agent.times import Clock
 
 
@@ -24,28 +24,35 @@ class FakeTime(Clock):
         self.now += seconds
 
 
-@pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+def test_a_burst_goes_through_and_then_no_more_than_so_many_a_minute() -> None:
     time = FakeTime()
-    monkeypatch.setattr(pace, "time", time)
-    return time
-
-
-def test_a_burst_goes_through_and_then_no_more_than_so_many_a_minute(time: FakeTime) -> None:
-    limit = RateLimit(60)
+    limit = RateLimit(60, time)
     for _ in range(60):
-        limit.wait()
+        time.sleep(limit.reserve())
     assert time.now == 100.0
     for _ in range(120):
-        limit.wait()
+        time.sleep(limit.reserve())
     assert time.now == pytest.approx(220.0)
 
 
-def test_no_limit_waits_for_nothing(time: FakeTime) -> None:
-    limit = RateLimit(0)
-    for _ in range(10_000):
-        limit.wait()
-    assert time.now == 100.0
+def test_a_smaller_burst_spreads_the_requests_evenly() -> None:
+    time = FakeTime()
+    limit = RateLimit(120, time, burst=1)
+    moments = []
+    for _ in range(5):
+        time.sleep(limit.reserve())
+        moments.append(time.now)
+    assert moments == pytest.approx([100.0, 100.5, 101.0, 101.5, 102.0])
+
+
+def test_those_who_wait_at_the_same_time_wait_behind_each_other() -> None:
+    limit = RateLimit(60, FakeTime(), burst=1)
+    assert [limit.reserve() for _ in range(4)] == pytest.approx([0.0, 1.0, 2.0, 3.0])
+
+
+def test_no_limit_waits_for_nothing() -> None:
+    limit = RateLimit(0, FakeTime())
+    assert {limit.reserve() for _ in range(10_000)} == {0.0}
 
 
 def test_pauses_double_up_to_five_minutes_and_end_with_an_answer() -> None:
