@@ -24,6 +24,10 @@ class OutboxError(Exception):
     """The outbox cannot be used right now; the message names the file, what happened and what to do."""
 
 
+class DamagedError(OutboxError):
+    """The file holds no database, or a broken one. The agent that holds the run lock repairs it: see ``repair``."""
+
+
 class AlreadyRunningError(Exception):
     """Another agent works on this outbox; the message names its process."""
 
@@ -43,7 +47,7 @@ def connect(path: Path) -> sqlite3.Connection:
         version = _set_up(connection)
     except sqlite3.Error as error:
         connection.close()
-        raise OutboxError(f"the outbox {path} cannot be used: {error}") from error
+        raise in_words(error, path) from error
     if version > schema.VERSION:
         connection.close()
         raise OutboxError(
@@ -51,6 +55,21 @@ def connect(path: Path) -> sqlite3.Connection:
             f"known here: {schema.VERSION}); install that one again"
         )
     return connection
+
+
+def in_words(error: sqlite3.Error, path: Path) -> OutboxError:
+    """SQLite's error as one for people, and as :class:`DamagedError` where the file itself is broken."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the extended codes have the plain one in their low byte
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return DamagedError(
+            f"the outbox {path} is damaged ({error}); when hivel-agent run or once starts, it moves the file aside "
+            "and recovers what can be read"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return OutboxError(f"there is no room for the outbox {path} ({error}); make room on its disk")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return OutboxError(f"the outbox {path} cannot be written ({error}); check its owner, its folder and the disk")
+    return OutboxError(f"the outbox {path} cannot be used: {error}")
 
 
 def _create(path: Path) -> None:
@@ -100,7 +119,7 @@ def write_transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sq
             _roll_back(connection)
             raise
     except sqlite3.Error as error:
-        raise OutboxError(f"the outbox {path} cannot be written: {error}") from error
+        raise in_words(error, path) from error
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
 
 # The number of migrations below; a file with a higher one was written by a newer agent.
-VERSION = 1
+VERSION = 2
 
 _V1 = """
 CREATE TABLE events (
@@ -128,6 +128,24 @@ CREATE TABLE backfilled_jobs (
 ) WITHOUT ROWID;
 """
 
+_V2 = """
+-- What is left of events that retention deleted: enough to know their ids again, in some 35 bytes each.
+CREATE TABLE pruned (
+    id_hash BLOB PRIMARY KEY,          -- of the deployment_id, see store.id_hash
+    started_at INTEGER NOT NULL,
+    day INTEGER NOT NULL               -- when it was delivered, in days since 1970
+) WITHOUT ROWID;
+
+-- A damaged file was moved aside and what could be read of it is here.
+CREATE TABLE repairs (
+    at INTEGER PRIMARY KEY,
+    moved_to TEXT NOT NULL,            -- the damaged file
+    problem TEXT NOT NULL,
+    events INTEGER NOT NULL,           -- how many were read
+    reread_from INTEGER NOT NULL       -- builds that ended since then are read again: their events may be lost
+);
+"""
+
 
 def prepare_new_file(connection: sqlite3.Connection) -> None:
     """What has to be said before the first table exists, or silently has no effect."""
@@ -158,10 +176,18 @@ def _migrations() -> Migrations:
 
     @migrations()
     def v1_events_and_cursors(db: Database) -> None:
-        for statement in _statements(_V1):
-            db.execute(statement)
+        _run(db, _V1)
+
+    @migrations()
+    def v2_retention_and_repairs(db: Database) -> None:
+        _run(db, _V2)
 
     return migrations
+
+
+def _run(db: Database, script: str) -> None:
+    for statement in _statements(script):
+        db.execute(statement)
 
 
 def _statements(script: str) -> list[str]:

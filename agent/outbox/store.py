@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -162,15 +163,19 @@ class Outbox:
         added = []
         with self.transaction():
             for entry in entries:
-                if self._insert(entry):
+                started_at = self._insert(entry)
+                if started_at is None:
                     added.append(entry)
-                elif self._started_at(entry.deployment_id) != entry.started_at:
+                elif started_at != entry.started_at:
                     other = _as_reused_number(entry)
-                    if self._insert(other):
+                    if self._insert(other) is None:
                         added.append(other)
         return added
 
-    def _insert(self, entry: Entry) -> bool:
+    def _insert(self, entry: Entry) -> int | None:
+        """Store it, or return the start of the build that has this id already."""
+        if (pruned := self._pruned(entry.deployment_id)) is not None:
+            return pruned
         now = self.clock.now_ms()
         payload = None if entry.event is None else events.encode(entry.event).decode()
         state = State.FAILED if payload is None else State.PENDING
@@ -189,19 +194,28 @@ class Outbox:
                 entry.reason,
             ),
         )
-        return cursor.rowcount == 1
+        return None if cursor.rowcount == 1 else self._started_at(entry.deployment_id)
 
     def knows(self, deployment_id: str, started_at: int) -> bool:
-        """Whether the build of that id and start (UTC ms) is there, be it under the id of a reused number."""
-        found = self.connection.execute(
-            "SELECT 1 FROM events WHERE (deployment_id = ? AND started_at = ?) OR deployment_id = ?",
-            (deployment_id, started_at, events.reused_number_id(deployment_id, started_at)),
-        )
-        return found.fetchone() is not None
+        """Whether the build of that id and start (UTC ms) is or was there, be it under the id of a reused number."""
+        if self.last_known_start(deployment_id) == started_at:
+            return True
+        return self.last_known_start(events.reused_number_id(deployment_id, started_at)) is not None
 
-    def _started_at(self, deployment_id: str) -> int:
+    def last_known_start(self, deployment_id: str) -> int | None:
+        """When the build of this id started (UTC ms), also when retention deleted its event; None: not known."""
+        started_at = self._started_at(deployment_id)
+        return self._pruned(deployment_id) if started_at is None else started_at
+
+    def _started_at(self, deployment_id: str) -> int | None:
         found = self.connection.execute("SELECT started_at FROM events WHERE deployment_id = ?", (deployment_id,))
-        return int(found.fetchone()[0])
+        row = found.fetchone()
+        return None if row is None else int(row[0])
+
+    def _pruned(self, deployment_id: str) -> int | None:
+        found = self.connection.execute("SELECT started_at FROM pruned WHERE id_hash = ?", (id_hash(deployment_id),))
+        row = found.fetchone()
+        return None if row is None else int(row[0])
 
     # ---- out
 
@@ -248,6 +262,7 @@ class Outbox:
         """Let pending events that wait beyond ``later_than`` (UTC ms) be due now; returns how many.
 
         After an outage nobody has to wait out a backoff, and a clock that jumped back makes nobody wait for years.
+        They are due since they were enqueued, so that the oldest goes first.
         """
         waiting = "INDEXED BY events_due {} WHERE state = 'pending' AND next_attempt_at > ?"
         some = self.connection.execute(f"SELECT 1 FROM events {waiting.format('')} LIMIT 1", (later_than,))  # noqa: S608
@@ -255,7 +270,7 @@ class Outbox:
             return 0
         with self.transaction() as connection:
             return connection.execute(
-                f"UPDATE events {waiting.format('SET next_attempt_at = ?')}",
+                f"UPDATE events {waiting.format('SET next_attempt_at = min(created_at, ?)')}",
                 (self.clock.now_ms(), later_than),
             ).rowcount
 
@@ -356,6 +371,11 @@ class Outbox:
         """What the delivery last said; None: it never ran."""
         found = self.connection.execute("SELECT state, since, reason, next_probe_at FROM delivery").fetchone()
         return None if found is None else DeliveryState(*found)
+
+
+def id_hash(deployment_id: str) -> bytes:
+    """What is kept of the id of a deleted event: 12 bytes, enough to tell a hundred million apart."""
+    return hashlib.blake2b(deployment_id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
 def _as_reused_number(entry: Entry) -> Entry:

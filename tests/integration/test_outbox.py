@@ -168,7 +168,7 @@ def test_a_file_of_a_newer_agent_is_refused(tmp_path: Path, clock: FakeClock) ->
 
 def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path, clock: FakeClock) -> None:
     (tmp_path / "o.db").write_text("not a database, but long enough to look like one " * 40)
-    with pytest.raises(OutboxError, match=r"o\.db cannot be used: file is not a database"):
+    with pytest.raises(OutboxError, match=r"o\.db is damaged \(file is not a database\)"):
         Outbox(tmp_path / "o.db", clock)
 
 
