@@ -14,7 +14,7 @@ from agent.delivery.hivel import HivelClient
 from agent.delivery.policy import Answer, Verdict, judge
 from agent.jenkins.client import JenkinsClient, JenkinsError
 from agent.jenkins.rules import first_match
-from agent.outbox.connection import OutboxError
+from agent.outbox.connection import DamagedError, OutboxError
 from agent.outbox.store import Outbox
 
 if TYPE_CHECKING:
@@ -40,11 +40,13 @@ class Finding(msgspec.Struct, frozen=True):
     message: str
 
 
-def check(settings: Settings, clock: Clock) -> list[Finding]:
-    """Look at everything; what is wrong is a finding with its remedy, never an exception."""
+def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Finding]:
+    """Look at everything; what is wrong is a finding with its remedy, never an exception. ``offline``: no network."""
     findings = [Finding(Level.OK, "configuration", f"{settings.file} is complete; {len(settings.rules)} rule(s)")]
     findings += [finding for path in _token_files(settings) if (finding := _permissions(path))]
-    findings.append(_outbox(settings, clock))
+    findings.append(_outbox(settings, clock, thoroughly=not offline))
+    if offline:
+        return findings
     for controller in settings.controllers:
         findings += _controller(settings, controller)
     findings.append(asyncio.run(_hivel(settings, clock)))
@@ -64,14 +66,21 @@ def _permissions(path: Path) -> Finding | None:
     return None
 
 
-def _outbox(settings: Settings, clock: Clock) -> Finding:
+def _outbox(settings: Settings, clock: Clock, *, thoroughly: bool) -> Finding:
     if not settings.outbox.exists():
         return _missing_outbox(settings.outbox)
     try:
-        with Outbox(settings.outbox, clock) as outbox, outbox.transaction():
+        with Outbox(settings.outbox, clock) as outbox:
             counts = outbox.counts()
+            problem = outbox.find_damage() if thoroughly else None
+            with outbox.transaction():
+                pass
+    except DamagedError as error:  # no reason not to start: the start mends it
+        return Finding(Level.WARNING, "outbox", str(error))
     except OutboxError as error:
         return Finding(Level.ERROR, "outbox", str(error))
+    if problem is not None:
+        return Finding(Level.ERROR, "outbox", f"{settings.outbox} is damaged ({problem}); restart the agent")
     told = f"{settings.outbox} can be written; {counts.pending} pending, {counts.failed} failed"
     return Finding(Level.WARNING if counts.failed else Level.OK, "outbox", told)
 

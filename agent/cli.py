@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something failed or (`once`, `check`) needs a person, 2 co
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from functools import wraps
 from pathlib import Path
@@ -14,12 +15,13 @@ import click
 
 from agent import __version__
 from agent.config import DEFAULT_PATH, ConfigError, Settings, find_file, load
-from agent.outbox.connection import AlreadyRunningError, OutboxError
+from agent.outbox.connection import AlreadyRunningError, OutboxError, in_words
 from agent.times import Clock, parse_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.jenkins.rules import Pattern
     from agent.outbox.store import Outbox, Selection
 
 # Jenkins' clock may be ahead of this one: a preview shows what just ended there all the same.
@@ -41,6 +43,9 @@ def main() -> NoReturn:
         code = 2
     except (OutboxError, AlreadyRunningError) as error:
         click.echo(f"hivel-agent: {error}", err=True)
+        code = 1
+    except sqlite3.Error as error:
+        click.echo(f"hivel-agent: {in_words(error, 'of this configuration')}", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -82,16 +87,23 @@ def cli(context: click.Context, config: Path | None) -> None:
 
 
 @cli.command()
+@click.option(
+    "--log-format",
+    type=click.Choice(["logfmt", "json"]),
+    default="logfmt",
+    show_default=True,
+    help="One line for each thing that matters: key=value for people and journald, or JSON.",
+)
 @verb_with_settings
-def run(settings: Settings) -> None:
-    """Poll and deliver until SIGTERM or SIGINT: the daemon.
+def run(settings: Settings, *, log_format: str) -> None:
+    """Poll and deliver until SIGTERM or SIGINT: the daemon. SIGHUP makes it read the configuration anew.
 
     \b
     Example: hivel-agent run --config /etc/hivel-agent/config.toml
     """
     from agent import logs, service  # noqa: PLC0415 - heavy, and not needed by the other verbs
 
-    logs.configure()
+    logs.configure(as_json=log_format == "json")
     service.run(settings, Clock())
 
 
@@ -181,57 +193,98 @@ def queue_show(settings: Settings, *, id: str, as_json: bool) -> None:  # noqa: 
 
 @cli.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--failed", is_flag=True, help="Every failed event.")
+@click.option("--failed", is_flag=True, help="Failed events.")
 @click.option("--all-delivered", is_flag=True, help="Delivered events too; needs --since.")
 @click.option("--since", help="Only events enqueued since then: 24h, 2026-01-31, 2026-01-31T18:00:00Z.")
+@click.option("--until", help="Only events enqueued before then.")
+@click.option("--job", help='Only events of jobs that match: "deploy/**" or "re:…".')
+@click.option("--environment", help="Only events of this environment.")
+@click.option("--error", help="Only events whose reason contains this text.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @verb_with_settings
 def replay(
-    settings: Settings, *, ids: tuple[str, ...], failed: bool, all_delivered: bool, since: str | None, as_json: bool
+    settings: Settings, *, ids: tuple[str, ...], yes: bool, as_json: bool, job: str | None, **filters: Any
 ) -> None:
     """Send events again that failed, or delivered ones that are asked for.
 
     A failed event is derived anew by today's rules from what is kept with it: mend the rule, then replay.
-    The daemon, or the next `once`, sends what is pending again. Exits with 1 when one could not be replayed.
+    What --failed and --all-delivered choose is counted first, and sent after a yes. The daemon, or the next
+    `once`, sends what is pending again. Exits with 1 when one could not be replayed.
 
     \b
-    Examples: hivel-agent replay --failed
+    Examples: hivel-agent replay --failed --yes
               hivel-agent replay 17 'main:deploy/shop#12'
-              hivel-agent replay --all-delivered --since 2026-01-31
+              hivel-agent replay --failed --job 'deploy/**' --error 'no branch'
+              hivel-agent replay --all-delivered --since 2026-01-31 --environment production
     """
+    from agent import replay as replaying  # noqa: PLC0415
     from agent import show  # noqa: PLC0415
-    from agent.replay import replay as send_again  # noqa: PLC0415
 
     with _existing_outbox(settings) as outbox:
-        selection = _selection(outbox, ids, since, failed=failed, all_delivered=all_delivered)
-        outcomes = send_again(outbox, settings, selection)
+        if ids:
+            if job or any(filters.values()):
+                raise click.UsageError("either IDs or --failed / --all-delivered with filters, not both")
+            chosen = _numbers(outbox, ids)
+        else:
+            chosen = replaying.choose(outbox, _selection(outbox.clock.now_ms(), **filters), _pattern("--job", job))
+            _confirm(len(chosen), yes=yes)
+        outcomes = replaying.replay(outbox, settings, chosen)
     show.as_json(outcomes) if as_json else show.outcomes(outcomes)
     sys.exit(0 if all(outcome.replayed for outcome in outcomes) else 1)
 
 
-def _selection(
-    outbox: Outbox, ids: tuple[str, ...], since: str | None, *, failed: bool, all_delivered: bool
-) -> Selection:
-    from agent.outbox.store import Selection, State  # noqa: PLC0415
-
-    if not ids and not failed and not all_delivered:
-        raise click.UsageError("say what to replay: IDs, --failed, or --all-delivered --since …")
-    if ids and (failed or all_delivered or since):
-        raise click.UsageError("either IDs or --failed / --all-delivered / --since, not both")
-    if all_delivered and since is None:
-        raise click.UsageError("--all-delivered needs --since: everything that was ever sent is rarely meant")
-    unknown = [name for name in ids if outbox.find(name) is None]
+def _numbers(outbox: Outbox, ids: tuple[str, ...]) -> list[int]:
+    rows = {name: outbox.find(name) for name in ids}
+    unknown = [name for name, row in rows.items() if row is None]
     if unknown:
         raise click.ClickException(f"there is no event {', '.join(map(repr, unknown))}; nothing was replayed")
-    moment = None if since is None else _moment("--since", since, outbox.clock.now_ms())
-    states = (*([State.FAILED] if failed else []), *([State.DELIVERED] if all_delivered else []))
-    return Selection(names=ids, states=states, since=moment)
+    return list(dict.fromkeys(row.id for row in rows.values() if row is not None))
+
+
+def _selection(
+    now_ms: int, *, failed: bool, all_delivered: bool, since: str | None, until: str | None,
+    environment: str | None, error: str | None,
+) -> Selection:  # fmt: skip
+    from agent.outbox.store import Selection, State  # noqa: PLC0415
+
+    if not failed and not all_delivered:
+        raise click.UsageError("say what to replay: IDs, --failed, or --all-delivered --since …")
+    if all_delivered and since is None:
+        raise click.UsageError("--all-delivered needs --since: everything that was ever sent is rarely meant")
+    return Selection(
+        states=(*([State.FAILED] if failed else []), *([State.DELIVERED] if all_delivered else [])),
+        since=None if since is None else _moment("--since", since, now_ms),
+        until=None if until is None else _moment("--until", until, now_ms),
+        environment=environment,
+        error=error,
+    )
+
+
+def _pattern(option: str, text: str | None) -> Pattern | None:
+    from agent.jenkins.rules import Pattern, RuleError  # noqa: PLC0415
+
+    try:
+        return None if text is None else Pattern.parse(text)
+    except RuleError as error:
+        raise click.UsageError(f"{option}: {error}") from None
+
+
+def _confirm(count: int, *, yes: bool) -> None:
+    """Say how many it would be; go on only after a yes."""
+    if yes or count == 0:
+        return
+    told = f"{count} event(s) would be sent again"
+    if not sys.stdin.isatty():
+        raise click.ClickException(f"{told}; repeat the command with --yes to do it")
+    click.confirm(f"{told}. Do it?", abort=True, err=True)
 
 
 @cli.command()
+@click.option("--offline", is_flag=True, help="Only configuration, tokens and outbox: no network.")
 @json_option
 @verb_with_settings
-def check(settings: Settings, *, as_json: bool) -> None:
+def check(settings: Settings, *, offline: bool, as_json: bool) -> None:
     """Check the configuration, each Jenkins, and Hivel, and say what to mend. No event is sent.
 
     \b
@@ -242,7 +295,7 @@ def check(settings: Settings, *, as_json: bool) -> None:
     from agent.check import check as look  # noqa: PLC0415
 
     logs.configure(quiet=True)
-    findings = look(settings, Clock())
+    findings = look(settings, Clock(), offline=offline)
     show.as_json(findings) if as_json else show.findings(findings)
     sys.exit(1 if any(finding.level is Level.ERROR for finding in findings) else 0)
 
@@ -322,16 +375,12 @@ def backfill(
     from agent.jenkins import backfill as filling  # noqa: PLC0415
     from agent.jenkins.client import JenkinsClient  # noqa: PLC0415
     from agent.jenkins.history import Span  # noqa: PLC0415
-    from agent.jenkins.rules import Pattern, RuleError  # noqa: PLC0415
     from agent.outbox.store import Outbox  # noqa: PLC0415
 
     logs.configure(quiet=True)
     clock = Clock()
     now = clock.now_ms()
-    try:
-        pattern = None if job is None else Pattern.parse(job)
-    except RuleError as error:
-        raise click.UsageError(f"--job: {error}") from None
+    pattern = _pattern("--job", job)
     span = Span(_moment("--since", since, now), _moment("--until", until, now) if until else now + FUTURE_MS)
     words = f"since {since}, until {until or 'now'}, job {job or '**'}"
     request = filling.Request(span, words, pattern, dry_run)

@@ -6,8 +6,10 @@ names the file and the key.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import ssl
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -46,6 +48,9 @@ class ConfigError(Exception):
 class _Hivel(msgspec.Struct, forbid_unknown_fields=True):
     url: str
     token_file: str | None = None
+    ca_file: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
 
 
 class _Jenkins(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,6 +63,9 @@ class _Jenkins(msgspec.Struct, forbid_unknown_fields=True):
     timeout: str = "30s"
     concurrency: int = 8
     requests_per_minute: int = 1200
+    ca_file: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
 
 
 class _Deployment(msgspec.Struct, forbid_unknown_fields=True):
@@ -79,6 +87,8 @@ class _Repositories(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Outbox(msgspec.Struct, forbid_unknown_fields=True):
     path: str = "/var/lib/hivel-agent/outbox.db"
+    keep_delivered: str = "30d"
+    keep_ids: str = "400d"
 
 
 class _Delivery(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,7 +97,14 @@ class _Delivery(msgspec.Struct, forbid_unknown_fields=True):
     interval: str = "1s"
     backoff_initial: str = "5s"
     backoff_max: str = "15m"
+    per_minute: int = 0
+    max_attempts: int = 0
+    max_age: str | None = None
     canceled_spelling: Literal["canceled", "cancelled"] = "canceled"
+
+
+class _Monitoring(msgspec.Struct, forbid_unknown_fields=True):
+    listen: str = "127.0.0.1:9469"
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -99,9 +116,26 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     repositories: _Repositories = msgspec.field(default_factory=_Repositories)
     outbox: _Outbox = msgspec.field(default_factory=_Outbox)
     delivery: _Delivery = msgspec.field(default_factory=_Delivery)
+    monitoring: _Monitoring = msgspec.field(default_factory=_Monitoring)
 
 
 # ---- The settings as the agent uses them. All durations are milliseconds.
+
+
+@dataclass(frozen=True)
+class TlsSettings:
+    """Whom to trust, and how to be known: PEM files. None: the system's authorities, and no client certificate."""
+
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None  # None: it is in the file of the certificate
+
+    def context(self) -> ssl.SSLContext:
+        """What a connection needs. Raises :class:`ssl.SSLError` and :class:`OSError` for files that are no PEM."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.client_certificate is not None:
+            context.load_cert_chain(self.client_certificate, self.client_key)
+        return context
 
 
 @dataclass(frozen=True)
@@ -110,6 +144,7 @@ class HivelSettings:
 
     url: str
     token: Token
+    tls: TlsSettings = TlsSettings()
 
     @property
     def deployment_url(self) -> str:
@@ -130,6 +165,7 @@ class JenkinsSettings:
     timeout_ms: int
     concurrency: int = 8
     requests_per_minute: int = 0  # 0: any number
+    tls: TlsSettings = TlsSettings()
 
     def report_from(self, now_ms: int) -> int:
         """The moment (UTC ms) from which a first start reports builds."""
@@ -145,7 +181,31 @@ class DeliverySettings:
     interval_ms: int = 1_000
     backoff_initial_ms: int = 5_000
     backoff_max_ms: int = 900_000
+    per_minute: int = 0  # 0: any number
+    max_attempts: int = 0  # 0: any number
+    max_age_ms: int = 0  # 0: for ever
     canceled_spelling: CanceledSpelling = "canceled"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -159,6 +219,9 @@ class Settings:
     options: Options
     outbox: Path
     delivery: DeliverySettings
+    keep_delivered_ms: int = 30 * 86_400_000
+    keep_ids_ms: int = 400 * 86_400_000
+    monitoring: Address | None = None  # None: off
 
 
 def find_file(given: Path | None) -> Path:
@@ -184,6 +247,7 @@ def load(path: Path) -> Settings:
         hivel=HivelSettings(
             url=check.url("hivel.url", raw.hivel.url).rstrip("/"),
             token=check.token("hivel", raw.hivel.token_file, "HIVEL_API_TOKEN", "hivel-token"),
+            tls=_tls(check, "hivel", raw.hivel),
         ),
         controllers=controllers,
         rules=tuple(_rule(check, f"deployment[{i}]", table) for i, table in enumerate(raw.deployment))
@@ -191,6 +255,9 @@ def load(path: Path) -> Settings:
         options=_options(check, raw),
         outbox=check.path("outbox.path", raw.outbox.path),
         delivery=_delivery(check, raw.delivery),
+        keep_delivered_ms=check.duration("outbox.keep_delivered", raw.outbox.keep_delivered),
+        keep_ids_ms=check.duration("outbox.keep_ids", raw.outbox.keep_ids),
+        monitoring=check.address("monitoring.listen", raw.monitoring.listen),
     )
 
 
@@ -273,6 +340,27 @@ class _Checker:
             raise self.error(key, f"{text!r} must end with the path: no ? and no #")
         return text
 
+    def address(self, key: str, text: str) -> Address | None:
+        """``127.0.0.1:9469``, ``[::1]:9469``; None for an empty text, which turns the listener off."""
+        if not text:
+            return None
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            raise self.error(key, f'{text!r} is no address; write it like 127.0.0.1:9469, or "" for none')
+        return Address(host, int(port))
+
+    def file(self, key: str, text: str | None) -> Path | None:
+        """A file that can be read, or None where none is named."""
+        if text is None:
+            return None
+        path = self.path(key, text)
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise self.error(key, f"cannot read {path}: {error.strerror}") from error
+        return path
+
     def token(self, table: str, token_file: str | None, variable: str, credential: str) -> Token:
         token = self.optional_token(table, token_file, variable, credential)
         if token is None:
@@ -320,7 +408,25 @@ def _controller(check: _Checker, key: str, raw: _Jenkins) -> JenkinsSettings:
         timeout_ms=check.duration(f"{key}.timeout", raw.timeout),
         concurrency=check.number(f"{key}.concurrency", raw.concurrency, 1, 64),
         requests_per_minute=check.number(f"{key}.requests_per_minute", raw.requests_per_minute, 0, 1_000_000),
+        tls=_tls(check, key, raw),
     )
+
+
+def _tls(check: _Checker, key: str, raw: _Hivel | _Jenkins) -> TlsSettings:
+    settings = TlsSettings(
+        ca_file=check.file(f"{key}.ca_file", raw.ca_file),
+        client_certificate=check.file(f"{key}.client_certificate", raw.client_certificate),
+        client_key=check.file(f"{key}.client_key", raw.client_key),
+    )
+    if settings.client_key is not None and settings.client_certificate is None:
+        raise check.error(f"{key}.client_certificate", "is missing; the key belongs to a certificate")
+    named = [name for name in ("ca_file", "client_certificate", "client_key") if getattr(raw, name) is not None]
+    if named:
+        try:
+            settings.context()
+        except (ssl.SSLError, OSError) as error:
+            raise check.error(f"{key}.{', '.join(named)}", f"not usable as PEM: {error}") from error
+    return settings
 
 
 def _rule(check: _Checker, key: str, raw: _Deployment) -> Rule:
@@ -379,6 +485,9 @@ def _delivery(check: _Checker, raw: _Delivery) -> DeliverySettings:
         interval_ms=check.duration("delivery.interval", raw.interval),
         backoff_initial_ms=check.duration("delivery.backoff_initial", raw.backoff_initial),
         backoff_max_ms=check.duration("delivery.backoff_max", raw.backoff_max),
+        per_minute=check.number("delivery.per_minute", raw.per_minute, 0, 1_000_000),
+        max_attempts=check.number("delivery.max_attempts", raw.max_attempts, 0, 1_000_000),
+        max_age_ms=0 if raw.max_age is None else check.duration("delivery.max_age", raw.max_age),
         canceled_spelling=raw.canceled_spelling,
     )
     if settings.backoff_max_ms < settings.backoff_initial_ms:

@@ -8,7 +8,7 @@ import sys
 import structlog
 
 
-def configure(*, quiet: bool = False) -> None:
+def configure(*, quiet: bool = False, as_json: bool = False) -> None:
     """Set up structlog and, for the libraries, the standard logging. ``quiet``: warnings and errors only."""
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(
@@ -22,7 +22,9 @@ def configure(*, quiet: bool = False) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.LogfmtRenderer(key_order=("timestamp", "level", "event"), drop_missing=True),
+            structlog.processors.JSONRenderer(ensure_ascii=False)
+            if as_json
+            else structlog.processors.LogfmtRenderer(key_order=("timestamp", "level", "event"), drop_missing=True),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),

@@ -12,9 +12,15 @@ from agent.jenkins.rules import first_match
 from agent.outbox.store import State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.config import Settings
     from agent.event import DeploymentEvent
+    from agent.jenkins.rules import Pattern
     from agent.outbox.store import Outbox, Row, Selection
+
+# One commit for so many: the daemon and others get their turn in between.
+_BATCH = 200
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -26,13 +32,32 @@ class Outcome(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-def replay(outbox: Outbox, settings: Settings, selection: Selection) -> list[Outcome]:
-    """Make the selected rows pending again with fresh attempts.
+def choose(outbox: Outbox, selection: Selection, job: Pattern | None) -> list[int]:
+    """The numbers of the selected events; with ``job`` only those of jobs that match."""
+    return [
+        row_id
+        for row_id, deployment_id in outbox.select(selection)
+        if job is None or job.match(_job_of(deployment_id)) is not None
+    ]
+
+
+def _job_of(deployment_id: str) -> str:
+    """``main:deploy/shop#12:production`` -> ``deploy/shop``."""
+    return deployment_id.partition(":")[2].partition("#")[0]
+
+
+def replay(outbox: Outbox, settings: Settings, ids: Sequence[int]) -> list[Outcome]:
+    """Make events pending again with fresh attempts; the daemon sends them at its own pace.
 
     The event of a failed row is derived anew from what is kept with it, by today's rules: a mended rule is enough,
     Jenkins need not have the build any more.
     """
-    return [_replay_row(outbox, settings, row) for row in outbox.select(selection)]
+    outcomes = []
+    for first in range(0, len(ids), _BATCH):
+        with outbox.transaction():
+            rows = [outbox.row(row_id) for row_id in ids[first : first + _BATCH]]
+            outcomes += [_replay_row(outbox, settings, row) for row in rows if row is not None]
+    return outcomes
 
 
 def _replay_row(outbox: Outbox, settings: Settings, row: Row) -> Outcome:

@@ -50,6 +50,15 @@ class MissedStatus(msgspec.Struct, frozen=True):
     noted_at: str
 
 
+class RepairStatus(msgspec.Struct, frozen=True):
+    """The outbox was found damaged ``at`` (RFC 3339); ``events`` could be read from the file ``moved_to``."""
+
+    at: str
+    moved_to: str
+    problem: str
+    events: int
+
+
 class Status(msgspec.Struct, frozen=True):
     """Everything at a glance; ``daemon_pid`` None: no daemon is at work."""
 
@@ -60,6 +69,7 @@ class Status(msgspec.Struct, frozen=True):
     delivery: DeliveryStatus
     missed: list[MissedStatus]
     controllers: list[ControllerStatus]
+    repaired: RepairStatus | None = None
 
 
 def status(settings: Settings, outbox: Outbox) -> Status:
@@ -85,6 +95,9 @@ def status(settings: Settings, outbox: Outbox) -> Status:
             )
             for controller in settings.controllers
         ],
+        repaired=None
+        if (last := outbox.last_repair()) is None
+        else RepairStatus(rfc3339(last.at), last.moved_to, last.problem, last.events),
     )
 
 

@@ -174,6 +174,9 @@ def status(value: Status) -> None:
         f"{counts.delivered} delivered, {counts.failed} {failed}"
     )
     out.print(_delivery(value.delivery))
+    if value.repaired is not None:
+        told = f"{value.repaired.problem}; {value.repaired.events} events were recovered from {value.repaired.moved_to}"
+        out.print(f"repaired  [red]the outbox was damaged[/], found {value.repaired.at}: {escape(told)}")
     for controller in value.controllers:
         since = "" if controller.since is None else f" since {controller.since}"
         polled = "" if controller.polled_at is None else f", polled {controller.polled_at}"

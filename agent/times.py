@@ -26,6 +26,21 @@ class Clock:
         return time.monotonic()
 
 
+class Drift:
+    """How far the wall clock was set since this was made: it moves against the steady one only when it is set."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._apart_ms = self._now_apart_ms()
+
+    def ms(self) -> int:
+        """Milliseconds; negative when the clock was set back."""
+        return round(self._now_apart_ms() - self._apart_ms)
+
+    def _now_apart_ms(self) -> float:
+        return self._clock.now_ms() - self._clock.monotonic() * 1000
+
+
 def rfc3339(ms: int) -> str:
     """``1700385632846`` -> ``2023-11-19T09:20:32.846Z``. Raises :class:`OverflowError` beyond year 1 to 9999."""
     moment = _EPOCH + timedelta(milliseconds=ms)

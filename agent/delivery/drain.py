@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -11,8 +13,10 @@ import structlog
 from agent import event as events
 from agent.delivery.gate import Gate, GateState
 from agent.delivery.policy import Answer, Backoff, Judgement, Verdict, judge
-from agent.outbox.connection import OutboxError
+from agent.outbox.connection import DamagedError, OutboxError
 from agent.outbox.store import DueEvent, Outbox, Settlement, State
+from agent.pace import RateLimit
+from agent.times import Drift, describe_duration
 
 if TYPE_CHECKING:
     import random
@@ -25,6 +29,9 @@ log = structlog.get_logger("delivery")
 SETTLE_EVERY_S = 0.05
 SETTLE_AT_MOST = 200
 CLAIM = 200
+# While outcomes cannot be stored, delivery goes on until so many of them wait in memory.
+UNSETTLED_AT_MOST = 5_000
+CLOCK_WAS_SET_MS = 1_000
 
 
 class Sender(Protocol):
@@ -34,9 +41,18 @@ class Sender(Protocol):
         """POST one event."""
         ...
 
-    def reload_token(self) -> None:
+    def reload_token(self) -> bool:
         """Look whether there is another token now."""
         ...
+
+
+@dataclass
+class Tally:
+    """What this process has delivered so far; ``retries`` by what came instead: ``http_503``, ``timeout``, …"""
+
+    delivered: int = 0
+    failed: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
 
 
 class Drain:
@@ -50,33 +66,50 @@ class Drain:
         self._settings = settings
         self._backoff = Backoff(settings.backoff_initial_ms, settings.backoff_max_ms)
         self._rng = rng
-        self._stopping = False
+        self._rate = RateLimit(settings.per_minute, outbox.clock, burst=settings.concurrency)
+        self._drift: Drift | None = None
+        self._stopping = asyncio.Event()
         self._ready: deque[DueEvent] = deque()
         self._unsettled: set[int] = set()  # claimed: waiting, in flight, or answered and not yet stored
         self._settlements: list[Settlement] = []
-        self._gate_moved = True  # a new process starts with an open gate and says so
-        self.gate = Gate(self._backoff, outbox.clock, rng)
+        self._gate_moved = True  # a new process says what it found
+        self.gate = Gate(self._backoff, outbox.clock, rng, before=outbox.delivery_state())
+        self.tally = Tally()
+        # Why outcomes cannot be stored right now. They are kept, and not sent again as long as this process lives.
+        self.trouble: OutboxError | None = None
+
+    @property
+    def progress(self) -> int:
+        """Grows with every answer: it tells one who waits whether anything goes on."""
+        return self.tally.delivered + self.tally.failed + self.tally.retries.total()
 
     def stop(self) -> None:
         """Send nothing more; what is in flight is waited for and settled by the :meth:`run` that sent it."""
-        self._stopping = True
+        self._stopping.set()
 
     async def run(self) -> None:
         """Deliver until nothing is due, the gate shuts or :meth:`stop` was called.
 
-        Raises :class:`agent.outbox.connection.OutboxError` when outcomes cannot be stored; the next run tries again.
+        That outcomes cannot be stored is in ``trouble`` and stops nothing. Raises
+        :class:`agent.outbox.connection.OutboxError` and :class:`sqlite3.Error` when the outbox cannot be read.
         """
-        self._settle()  # what a full disk kept from being stored last time
-        now = self._outbox.clock.now_ms()
-        self._outbox.make_due(later_than=now + self._settings.backoff_max_ms)
+        self._settle()
+        self._mind_the_clock()
         if self.gate.state is GateState.OPEN or await self._probe():
             await self._drain()
 
+    def _mind_the_clock(self) -> None:
+        """At the start, and whenever the clock was set: no event waits longer than the longest backoff."""
+        if self._drift is None or abs(self._drift.ms()) > CLOCK_WAS_SET_MS:
+            self._drift = Drift(self._outbox.clock)
+            self._make_due(self._outbox.clock.now_ms() + self._settings.backoff_max_ms)
+
     async def _probe(self) -> bool:
         """Send one event to see whether Hivel is back; True when it is."""
+        if self._sender.reload_token():
+            self.gate.probe_now()
         if not self.gate.may_probe():
             return False
-        self._sender.reload_token()
         due = self._next()
         if due is None:
             return False
@@ -86,8 +119,14 @@ class Drain:
         if self.gate.state is not GateState.OPEN:
             return False
         # Hivel is back: nobody waits out a backoff that the outage caused.
-        self._outbox.make_due(later_than=self._outbox.clock.now_ms())
+        self._make_due(self._outbox.clock.now_ms())
         return True
+
+    def _make_due(self, later_than: int) -> None:
+        try:
+            self._outbox.make_due(later_than=later_than)
+        except OutboxError as error:
+            self.trouble = error
 
     async def _drain(self) -> None:
         settling = asyncio.create_task(self._settle_regularly())
@@ -102,8 +141,16 @@ class Drain:
             self._settle()
 
     async def _send_from(self, lane: int) -> None:
-        while not self._stopping and self.gate.state is GateState.OPEN and (due := self._next()):
+        while (due := await self._next_in_its_turn()) is not None:
             await self._deliver(due, lane)
+
+    async def _next_in_its_turn(self) -> DueEvent | None:
+        """The next event as soon as the rate allows it; None when there is none, or none may go."""
+        if (wait_s := self._rate.reserve()) > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
+        may_go = not self._stopping.is_set() and self.gate.state is GateState.OPEN
+        return self._next() if may_go and len(self._settlements) < UNSETTLED_AT_MOST else None
 
     def _next(self) -> DueEvent | None:
         if not self._ready:
@@ -124,11 +171,35 @@ class Drain:
         answer = await self._sender.post(body, lane=lane)
         judgement = judge(answer, due.deployment_id, clock.now_ms())
         duration_ms = round((clock.monotonic() - started) * 1000)
-        self._settlements.append(self._settlement(due, at, duration_ms, answer, judgement))
         before = self.gate.state
         if self.gate.record(due.id, judgement):
             self._gate_moved = True
+        judgement = self._given_up(due, judgement)
+        self._settlements.append(self._settlement(due, at, duration_ms, answer, judgement))
+        self._count(judgement, answer)
         self._report(due, judgement, before)
+
+    def _given_up(self, due: DueEvent, judgement: Judgement) -> Judgement:
+        """The judgement, or that the event failed because it was tried often or long enough (off by default)."""
+        if judgement.verdict is not Verdict.RETRY:
+            return judgement
+        settings, age_ms = self._settings, self._outbox.clock.now_ms() - due.created_at
+        if settings.max_attempts and due.attempts + 1 >= settings.max_attempts:
+            limit = f"tried {due.attempts + 1} times, [delivery] max_attempts"
+        elif settings.max_age_ms and age_ms > settings.max_age_ms:
+            limit = f"waited {describe_duration(age_ms)}, longer than [delivery] max_age"
+        else:
+            return judgement
+        return replace(judgement, verdict=Verdict.FAILED, reason=f"given up: {limit}; at last {judgement.reason}")
+
+    def _count(self, judgement: Judgement, answer: Answer) -> None:
+        match judgement.verdict:
+            case Verdict.DELIVERED:
+                self.tally.delivered += 1
+            case Verdict.FAILED:
+                self.tally.failed += 1
+            case Verdict.RETRY | Verdict.PAUSED:
+                self.tally.retries[answer.kind] += 1
 
     def _settlement(self, due: DueEvent, at: int, duration_ms: int, answer: Answer, judgement: Judgement) -> Settlement:
         verdict = judgement.verdict
@@ -165,22 +236,25 @@ class Drain:
     async def _settle_regularly(self) -> None:
         while True:
             await asyncio.sleep(SETTLE_EVERY_S)
-            try:
-                self._settle()
-            except OutboxError as error:
-                # What was answered stays in memory and is not sent again while this process lives.
-                log.error("outcomes cannot be stored yet", reason=str(error), outcomes=len(self._settlements))
-                return
+            self._settle()
 
     def _settle(self) -> None:
-        while self._settlements:
-            batch = self._settlements[:SETTLE_AT_MOST]
-            self._outbox.settle(batch)
-            del self._settlements[: len(batch)]
-            self._unsettled.difference_update(settlement.id for settlement in batch)
-        if self._gate_moved:
-            self._outbox.save_delivery_state(self.gate.snapshot())
-            self._gate_moved = False
+        """Store what came of the attempts so far, or keep it for the next time."""
+        try:
+            while self._settlements:
+                batch = self._settlements[:SETTLE_AT_MOST]
+                self._outbox.settle(batch)
+                del self._settlements[: len(batch)]
+                self._unsettled.difference_update(settlement.id for settlement in batch)
+            if self._gate_moved:
+                self._outbox.save_delivery_state(self.gate.snapshot())
+                self._gate_moved = False
+        except DamagedError:
+            raise
+        except OutboxError as error:
+            self.trouble = error
+        else:
+            self.trouble = None
 
 
 _STATES = {

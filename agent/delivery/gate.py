@@ -28,13 +28,17 @@ class GateState(enum.StrEnum):
 class Gate:
     """Decides from the answers so far whether events may go, or one probe, or nothing for now."""
 
-    def __init__(self, backoff: Backoff, clock: Clock, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, backoff: Backoff, clock: Clock, rng: random.Random | None = None, *, before: DeliveryState | None = None
+    ) -> None:
+        """``before``: what an earlier process left. A gate that it shut stays shut, and may be probed at once."""
         self._backoff = backoff
         self._clock = clock
         self._rng = rng
-        self.state = GateState.OPEN
-        self.since = clock.now_ms()
-        self.reason: str | None = None
+        self.state = GateState.OPEN if before is None else GateState(before.state)
+        self.since = clock.now_ms() if before is None else before.since
+        self.reason = None if before is None else before.reason
+        self.next_probe_at: int | None = None
         self._failed_in_a_row: set[int] = set()
         self._probes = 0
         self._probe_at = 0.0
@@ -42,6 +46,10 @@ class Gate:
     def may_probe(self) -> bool:
         """Whether the time for the next probe has come; meaningful while the gate is shut."""
         return self._clock.monotonic() >= self._probe_at
+
+    def probe_now(self) -> None:
+        """Something that may have kept the gate shut was changed: do not wait for the next probe's time."""
+        self._probe_at = self._clock.monotonic()
 
     def record(self, row_id: int, judgement: Judgement) -> bool:
         """Take note of an attempt's outcome; True when the gate's state changed or a probe failed."""
@@ -77,8 +85,6 @@ class Gate:
         self._probes = 0
         self.next_probe_at = None
         return True
-
-    next_probe_at: int | None = None
 
     def snapshot(self) -> DeliveryState:
         """What ``status`` shows of it."""

@@ -26,7 +26,7 @@ class HivelClient:
         self._url = settings.deployment_url
         self._token: Token = settings.token
         self._timeout_s = timeout_ms / 1000
-        context = ssl.create_default_context()
+        context = settings.tls.context()
         limits = httpx.Limits(
             max_connections=CONNECTIONS_PER_CLIENT,
             max_keepalive_connections=CONNECTIONS_PER_CLIENT,
@@ -50,9 +50,9 @@ class HivelClient:
         for client in self._clients:
             await client.aclose()
 
-    def reload_token(self) -> None:
-        """Look whether the token's file holds another token now."""
-        self._token.reload()
+    def reload_token(self) -> bool:
+        """Look whether the token's file holds another token now; True when it does."""
+        return self._token.reload()
 
     async def post(self, body: bytes, *, lane: int = 0) -> Answer:
         """POST one event. ``lane`` (0 … concurrency - 1) is the sender's number: no two share a connection."""
@@ -65,9 +65,9 @@ class HivelClient:
             ):
                 return await _answer(response)
         except TimeoutError:
-            return Answer(None, f"no answer within {self._timeout_s:g} s")
+            return Answer(None, f"no answer within {self._timeout_s:g} s", timed_out=True)
         except httpx.TimeoutException as error:
-            return Answer(None, f"no answer within {self._timeout_s:g} s ({type(error).__name__})")
+            return Answer(None, f"no answer within {self._timeout_s:g} s ({type(error).__name__})", timed_out=True)
         except httpx.HTTPError as error:
             return Answer(None, _network_error(error), untrusted_certificate=_is_certificate_error(error))
 

@@ -33,6 +33,14 @@ class Answer:
     retry_after: str | None = None
     location: str | None = None
     untrusted_certificate: bool = False
+    timed_out: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What came, in a word for counting: ``http_503``, ``timeout`` or ``network``."""
+        if self.status is not None:
+            return f"http_{self.status}"
+        return "timeout" if self.timed_out else "network"
 
 
 @dataclass(frozen=True)

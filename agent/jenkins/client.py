@@ -146,6 +146,13 @@ class JenkinsClient:
         self._limit = RateLimit(settings.requests_per_minute, Clock())
         session: requests.Session = self._jenkins._session
         session.max_redirects = 0  # credentials go to the configured address and nowhere else
+        if settings.tls.ca_file is not None:
+            session.verify = str(settings.tls.ca_file)
+        if settings.tls.client_certificate is not None:
+            session.cert = (
+                str(settings.tls.client_certificate),
+                str(settings.tls.client_key or settings.tls.client_certificate),
+            )
         session.headers["User-Agent"] = f"hivel-jenkins-agent/{__version__}"
         # Before python-jenkins turns an outage into "job does not exist", and reads bodies of any size.
         session.hooks["response"].append(self._refuse)

@@ -59,6 +59,7 @@ class PollReport:
     missed: int = 0
     problems: list[str] = field(default_factory=list)
     requests: int = 0
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ class Poller:
         """Let a poll under way end after the job that it looks at; the next one goes on from there."""
         self._stopping = True
 
+    @property
+    def requests(self) -> int:
+        """How many questions were asked so far: it tells one who waits whether a poll goes on."""
+        return self._client.requests
+
     def due(self) -> bool:
         """False while a controller that does not answer is left in peace."""
         return self._pause.over()
@@ -144,6 +150,7 @@ class Poller:
             self._save_state(_state_of(error), report, None)
         else:
             self._pause.answered()
+            report.complete = not self._stopping
             self._save_state("error" if report.problems else "ok", report, report_from)
         report.requests = self._client.requests - before
         return report

@@ -57,7 +57,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def in_words(error: sqlite3.Error, path: Path) -> OutboxError:
+def in_words(error: sqlite3.Error, path: Path | str) -> OutboxError:
     """SQLite's error as one for people, and as :class:`DamagedError` where the file itself is broken."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the extended codes have the plain one in their low byte
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

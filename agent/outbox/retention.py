@@ -6,6 +6,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from agent.outbox.store import id_hash
+from agent.times import Drift
 
 if TYPE_CHECKING:
     from agent.outbox.store import Outbox
@@ -29,20 +30,17 @@ class Retention:
         self._outbox = outbox
         self._keep_delivered_ms = keep_delivered_ms
         self._keep_ids_ms = keep_ids_ms
-        self._clocks_apart = self._clock_difference()
+        self._drift = Drift(outbox.clock)
         self._forgot_on = 0
 
     def step(self) -> bool:
         """Delete a little; True when there may be more. Raises :class:`agent.outbox.connection.OutboxError`."""
-        if abs(self._clock_difference() - self._clocks_apart) > TRUSTED_DRIFT_MS:
+        if abs(self._drift.ms()) > TRUSTED_DRIFT_MS:
             return False  # the clock was set: what looks old may have been delivered a minute ago
         pruned = self._prune()
         forgotten = self._forget()
         freed = self._give_back()
         return CHUNK in (pruned, forgotten) or freed
-
-    def _clock_difference(self) -> float:
-        return self._outbox.clock.now_ms() - self._outbox.clock.monotonic() * 1000
 
     def _prune(self) -> int:
         """In the order of the rows: an old one that was delivered late is waited for with those behind it."""

@@ -129,6 +129,10 @@ CREATE TABLE backfilled_jobs (
 """
 
 _V2 = """
+-- A claim takes the oldest event that is due, not the one that is due for longest: after an outage, order is kept.
+DROP INDEX events_due;
+CREATE INDEX events_due ON events (id, next_attempt_at) WHERE state = 'pending';
+
 -- What is left of events that retention deleted: enough to know their ids again, in some 35 bytes each.
 CREATE TABLE pruned (
     id_hash BLOB PRIMARY KEY,          -- of the deployment_id, see store.id_hash
@@ -179,7 +183,7 @@ def _migrations() -> Migrations:
         _run(db, _V1)
 
     @migrations()
-    def v2_retention_and_repairs(db: Database) -> None:
+    def v2_order_retention_repairs(db: Database) -> None:
         _run(db, _V2)
 
     return migrations

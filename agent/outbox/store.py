@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -13,7 +14,6 @@ from agent import event as events
 from agent.outbox import connection as outbox_connection
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Collection, Iterable, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
@@ -46,12 +46,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class DueEvent:
-    """A claimed row: what to send, and how often it was tried before."""
+    """A claimed row: what to send, how often it was tried before, and since when it is known (UTC ms)."""
 
     id: int
     deployment_id: str
     payload: str
     attempts: int
+    created_at: int
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,33 @@ class DeliveryState(msgspec.Struct, frozen=True):
     next_probe_at: int | None
 
 
+class LastRepair(msgspec.Struct, frozen=True):
+    """The outbox was found damaged ``at`` (UTC ms); ``events`` could be read from the file that was ``moved_to``."""
+
+    at: int
+    moved_to: str
+    problem: str
+    events: int
+
+
 @dataclass(frozen=True)
 class Selection:
-    """Which events to replay; conditions add up. By names: ids (the number or the deployment_id)."""
+    """Which events to replay; conditions add up. Times (UTC ms) are those of enqueueing, ``until`` not included.
 
-    names: tuple[str, ...] = ()
+    ``error``: the reason contains this text, in any case.
+    """
+
     states: tuple[State, ...] = (State.FAILED,)
     since: int | None = None
+    until: int | None = None
+    environment: str | None = None
+    error: str | None = None
 
 
-# Without the hint SQLite may prefer the index on state, and sort a million rows.
+# Without the hint SQLite may prefer the index on state, and read every row that waits for a later attempt.
 CLAIM = (
-    "SELECT id, deployment_id, payload, attempts FROM events INDEXED BY events_due"
-    " WHERE state = 'pending' AND next_attempt_at <= ? ORDER BY next_attempt_at, id LIMIT ?"
+    "SELECT id, deployment_id, payload, attempts, created_at FROM events INDEXED BY events_due"
+    " WHERE state = 'pending' AND next_attempt_at <= ? ORDER BY id LIMIT ?"
 )
 _ROW = ", ".join(Row.__struct_fields__)
 
@@ -220,7 +235,7 @@ class Outbox:
     # ---- out
 
     def claim(self, limit: int, *, besides: Collection[int] = ()) -> list[DueEvent]:
-        """The events that are due, longest due first, without those in flight (``besides``: their row ids).
+        """The events that are due, oldest first, without those in flight (``besides``: their row ids).
 
         Only the holder of the run lock claims, so nothing has to be written: see ``RunLock``.
         """
@@ -262,30 +277,35 @@ class Outbox:
         """Let pending events that wait beyond ``later_than`` (UTC ms) be due now; returns how many.
 
         After an outage nobody has to wait out a backoff, and a clock that jumped back makes nobody wait for years.
-        They are due since they were enqueued, so that the oldest goes first.
+        It looks at every pending event.
         """
-        waiting = "INDEXED BY events_due {} WHERE state = 'pending' AND next_attempt_at > ?"
-        some = self.connection.execute(f"SELECT 1 FROM events {waiting.format('')} LIMIT 1", (later_than,))  # noqa: S608
-        if some.fetchone() is None:
-            return 0
         with self.transaction() as connection:
             return connection.execute(
-                f"UPDATE events {waiting.format('SET next_attempt_at = min(created_at, ?)')}",
+                "UPDATE events INDEXED BY events_due SET next_attempt_at = ?"
+                " WHERE state = 'pending' AND next_attempt_at > ?",
                 (self.clock.now_ms(), later_than),
             ).rowcount
 
     # ---- again
 
-    def select(self, selection: Selection) -> list[Row]:
-        """The events that a replay would send again, oldest first."""
-        if selection.names:
-            found = {row.id: row for name in selection.names if (row := self.find(name)) is not None}
-            return list(found.values())
-        states = ", ".join("?" for _ in selection.states)
-        return self._rows(
-            f"state IN ({states}) AND created_at >= ? ORDER BY id",
-            (*selection.states, selection.since if selection.since is not None else -(2**62)),
-        )
+    def select(self, selection: Selection) -> list[tuple[int, str]]:
+        """Number and deployment_id of the events that a replay would send again, oldest first."""
+        conditions: list[tuple[str, Sequence[object]]] = [
+            (f"state IN ({', '.join('?' for _ in selection.states)})", selection.states)
+        ]
+        if selection.since is not None:
+            conditions.append(("created_at >= ?", [selection.since]))
+        if selection.until is not None:
+            conditions.append(("created_at < ?", [selection.until]))
+        if selection.environment is not None:
+            conditions.append(("json_extract(payload, '$.environment') = ?", [selection.environment]))
+        if selection.error is not None:
+            conditions.append(("instr(lower(reason), lower(?)) > 0", [selection.error]))
+        where = " AND ".join(condition for condition, _ in conditions)
+        return self.connection.execute(
+            f"SELECT id, deployment_id FROM events WHERE {where} ORDER BY id",  # noqa: S608
+            [value for _, values in conditions for value in values],
+        ).fetchall()
 
     def replay(self, row: Row, event: DeploymentEvent | None = None) -> bool:
         """Make a settled row pending with fresh attempts, with the event derived anew if there is one.
@@ -331,7 +351,12 @@ class Outbox:
         """The event with this deployment_id, or with this number in ``queue list``."""
         found = self._rows("deployment_id = ?", (name,))
         if not found and name.isascii() and name.isdigit() and len(name) < 19:
-            found = self._rows("id = ?", (int(name),))
+            return self.row(int(name))
+        return found[0] if found else None
+
+    def row(self, row_id: int) -> Row | None:
+        """The event with this number."""
+        found = self._rows("id = ?", (row_id,))
         return found[0] if found else None
 
     def of_build(self, deployment_id: str) -> list[Row]:
@@ -354,6 +379,24 @@ class Outbox:
     def _rows(self, condition: str, values: Sequence[object]) -> list[Row]:
         found = self.connection.execute(f"SELECT {_ROW} FROM events WHERE {condition}", values).fetchall()  # noqa: S608
         return [msgspec.convert(dict(zip(Row.__struct_fields__, row, strict=True)), Row) for row in found]
+
+    def find_damage(self) -> str | None:
+        """What is broken in the file, None for a sound one. Reads all of it: a second for each few hundred megabytes.
+
+        Raises :class:`agent.outbox.connection.DamagedError`.
+        """
+        try:
+            said = self.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.Error as error:
+            raise outbox_connection.in_words(error, self.path) from error
+        return None if said == "ok" else str(said)
+
+    def last_repair(self) -> LastRepair | None:
+        """When the file was last found damaged; None: never."""
+        found = self.connection.execute(
+            "SELECT at, moved_to, problem, events FROM repairs ORDER BY at DESC LIMIT 1"
+        ).fetchone()
+        return None if found is None else LastRepair(*found)
 
     # ---- the delivery's state
 

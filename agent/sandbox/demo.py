@@ -56,6 +56,9 @@ job = "**"
 [outbox]
 path = "outbox.db"
 
+[monitoring]
+listen = ""
+
 [delivery]
 interval = "200ms"
 backoff_initial = "200ms"

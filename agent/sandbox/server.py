@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from agent.listener import bind
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -46,20 +48,6 @@ def cut_connection(scope: Scope) -> None:
     transport.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sets TCP_NODELAY; without it every kept-alive request waits 40 ms.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-        sock.listen(256)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
 def _uvicorn(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
@@ -90,7 +78,7 @@ class LocalServer:
 
     def start(self) -> Self:
         """Listen. Raises :class:`OSError` when the port is taken."""
-        sock = _listen(self.host, self.port)
+        sock = bind(self.host, self.port)
         self.port = sock.getsockname()[1]
         self._server = _uvicorn(self._app)
         # The socket listens already: who connects before the thread runs waits in the backlog.
@@ -121,7 +109,7 @@ def serve(app: ASGIApp, host: str, port: int, *, announce: Callable[[str], None]
 
     Raises :class:`OSError` when the address cannot be had.
     """
-    sock = _listen(host, port)
+    sock = bind(host, port)
     shown = f"[{host}]" if ":" in host else host
     announce(f"http://{shown}:{sock.getsockname()[1]}")
     _uvicorn(app).run([sock])

@@ -111,7 +111,7 @@ class Agent:
             f'[hivel]\nurl = "{hivel_url}"\ntoken_file = "hivel.token"\n\n'
             f'[[jenkins]]\nname = "main"\nurl = "{jenkins_url}"\nusername = "hivel-agent"\n'
             f'token_file = "jenkins.token"\npoll_interval = "200ms"\nsince = "2020-01-01"\n\n'
-            f'[outbox]\npath = "outbox.db"\n\n[delivery]\n{lines}\n\n{extra}'
+            f'[outbox]\npath = "outbox.db"\n\n[monitoring]\nlisten = "127.0.0.1:0"\n\n[delivery]\n{lines}\n\n{extra}'
         )
         for name in ("hivel.token", "jenkins.token"):
             (folder / name).write_text("sandbox-token\n")

@@ -92,10 +92,10 @@ def test_a_mended_rule_and_replay_deliver_a_build_that_jenkins_has_discarded(
     jenkins.add_builds("deploy/shop", 1, parameters={"ENVIRONMENT": "qa"})
     agent.run("once")
     jenkins.delete_build("deploy/shop", 1)
-    still_wrong = agent.run("replay", "--failed")
+    still_wrong = agent.run("replay", "--failed", "--yes")
     assert (still_wrong.returncode, "not replayed" in still_wrong.stdout) == (1, True)
     agent.config.write_text(agent.config.read_text() + f'repo_url = "{REPO}"\nbranch = "main"\n')
-    assert agent.run("replay", "--failed").returncode == 0
+    assert agent.run("replay", "--failed", "--yes").returncode == 0
     assert agent.run("once").returncode == 0
     [arrived] = hivel.deployments()
     assert (arrived.event.environment, arrived.event.repo_url, arrived.event.branch) == ("qa", REPO, "main")
@@ -120,12 +120,12 @@ def test_delivered_events_are_sent_again_only_when_asked_for(
 ) -> None:
     jenkins.add_builds("deploy/shop", 2, repo=REPO)
     agent.run("once")
-    assert agent.json("replay", "--failed") == []
+    assert agent.json("replay", "--failed", "--yes") == []
     assert agent.run("replay", "--all-delivered").returncode == 2
     assert [o["replayed"] for o in agent.json("replay", "1")] == [True]
     assert agent.run("once").returncode == 0
     assert sorted(d.times_posted for d in hivel.deployments()) == [1, 2]
-    assert len(agent.json("replay", "--all-delivered", "--since", "1h")) == 2
+    assert len(agent.json("replay", "--all-delivered", "--since", "1h", "--yes")) == 2
 
 
 def test_replaying_what_is_not_there_replays_nothing(agent: Agent, jenkins: LocalJenkins) -> None:
@@ -169,7 +169,7 @@ def test_replay_while_the_daemon_runs_is_taken_up_by_it(agent: Agent, jenkins: L
     hivel.fault(Fault(kind="status", status=400, times=1))
     jenkins.add_builds("deploy/shop", 1, repo=REPO)
     wait_until(lambda: agent.json("status")["events"]["failed"] == 1, "the event has failed")
-    assert agent.run("replay", "--failed").returncode == 0
+    assert agent.run("replay", "--failed", "--yes").returncode == 0
     wait_until(lambda: len(hivel.deployments()) == 1, "the event has arrived")
 
 

@@ -46,6 +46,7 @@ def test_after_20_kills_200_builds_are_at_hivel_exactly_once(
     before_the_last = len(hivel.deployments())
     process = agent.start()
     wait_until(lambda: len(hivel.deployments()) == BUILDS, "every build has arrived")
+    wait_until(lambda: agent.log().count("event=started") == KILLS + 1, "the daemon has started")
     process.terminate()
     assert process.wait(20) == 0
     arrived = [deployment.event.deployment_id for deployment in hivel.deployments()]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from agent.config import HivelSettings
 from agent.credentials import Token
+from agent.delivery import drain as draining
 from agent.delivery.drain import Drain
 from agent.delivery.hivel import HivelClient
 from agent.outbox.store import State
@@ -20,6 +21,7 @@ from tests.integration.support import NOON
 from tests.integration.test_outbox import entry
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from pathlib import Path
 
     from agent.config import DeliverySettings
@@ -37,6 +39,11 @@ class Delivery:
         self._hivel, self._settings = hivel, settings
         self.outbox = outbox
         self._drain: Drain | None = None
+
+    @property
+    def drain(self) -> Drain:
+        assert self._drain is not None
+        return self._drain
 
     def passes(self, count: int = 1) -> Gate:
         """Run the drain, each time with connections of its own; the gate lives on between passes."""
@@ -270,20 +277,126 @@ def test_the_spelling_of_canceled_is_applied_when_sending(
     assert ['"status":"cancelled"' in d.raw for d in hivel.deployments()] == [False, True]
 
 
-def test_outcomes_that_cannot_be_stored_are_kept_and_their_events_not_sent_again(
+def test_delivery_goes_on_while_outcomes_cannot_be_stored_and_nothing_is_sent_again(
     outbox: Outbox, hivel: LocalHivel, delivery: Delivery
 ) -> None:
-    from agent.outbox.connection import OutboxError
-
-    outbox.enqueue(entry(number) for number in range(5))
+    outbox.enqueue(entry(number) for number in range(500))
     outbox.connection.execute("PRAGMA query_only = ON")
-    for _ in range(3):
-        with pytest.raises(OutboxError):
-            delivery.passes()
+    delivery.passes(3)
+    assert len(hivel.requests()) == 500
+    assert "cannot be written" in str(delivery.drain.trouble)
+    assert states(outbox) == {"pending": 500}
     outbox.connection.execute("PRAGMA query_only = OFF")
     delivery.passes()
-    assert states(outbox) == {"delivered": 5}
-    assert len(hivel.requests()) == 5
+    assert delivery.drain.trouble is None
+    assert states(outbox) == {"delivered": 500}
+    assert len(hivel.requests()) == 500
+
+
+def test_no_more_outcomes_are_kept_in_memory_than_there_is_room_for(
+    outbox: Outbox, hivel: LocalHivel, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "UNSETTLED_AT_MOST", 20)
+    outbox.enqueue(entry(number) for number in range(100))
+    outbox.connection.execute("PRAGMA query_only = ON")
+    delivery.passes(3)
+    assert 20 <= len(hivel.requests()) <= 20 + 4
+    outbox.connection.execute("PRAGMA query_only = OFF")
+    delivery.passes(20)
+    assert states(outbox) == {"delivered": 100}
+    assert len(hivel.requests()) == 100
+
+
+def test_after_an_outage_the_oldest_event_goes_first(
+    outbox: Outbox, hivel: LocalHivel, hivel_settings: HivelSettings, delivery_settings: DeliverySettings,
+    clock: FakeClock,
+) -> None:  # fmt: skip
+    one_at_a_time = Delivery(outbox, hivel_settings, replace(delivery_settings, concurrency=1))
+    hivel.fault(Fault(kind="status", status=503))
+    outbox.enqueue([entry(1), entry(2), entry(3)])
+    one_at_a_time.passes(3)
+    for number in range(4, 8):
+        clock.advance(s=10)
+        outbox.enqueue([entry(number)])
+        one_at_a_time.passes()
+    hivel.clear_faults()
+    while one_at_a_time.passes().state != "open":
+        clock.advance(s=60)
+    probe, *others = [int(d.event.deployment_id.rpartition("#")[2]) for d in hivel.deployments()]
+    assert others == sorted({1, 2, 3, 4, 5, 6, 7} - {probe})
+
+
+def test_no_more_events_go_out_in_a_minute_than_the_rate_allows(
+    outbox: Outbox, hivel: LocalHivel, hivel_settings: HivelSettings, delivery_settings: DeliverySettings,
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    waited = []
+
+    async def wait_for(awaitable: Coroutine[Any, Any, Any], seconds: float) -> None:
+        awaitable.close()
+        waited.append(seconds)
+        clock.advance(s=seconds)
+
+    monkeypatch.setattr(draining.asyncio, "wait_for", wait_for)
+    slowly = Delivery(outbox, hivel_settings, replace(delivery_settings, concurrency=1, per_minute=60))
+    outbox.enqueue(entry(number) for number in range(10))
+    slowly.passes()
+    assert states(outbox) == {"delivered": 10}
+    assert sum(waited) == pytest.approx(10.0, abs=1.0)
+
+
+def test_an_event_is_given_up_only_where_the_settings_say_so(
+    outbox: Outbox, hivel: LocalHivel, hivel_settings: HivelSettings, delivery_settings: DeliverySettings,
+    clock: FakeClock,
+) -> None:  # fmt: skip
+    hivel.fault(Fault(kind="status", status=500, match="#1"))
+    outbox.enqueue([entry(1)])
+    for settings, reason in [
+        (delivery_settings, None),
+        (replace(delivery_settings, max_attempts=40), "times, [delivery] max_attempts; at last HTTP 500"),
+        (replace(delivery_settings, max_age_ms=3_600_000), "longer than [delivery] max_age; at last HTTP 500"),
+    ]:
+        delivery = Delivery(outbox, hivel_settings, settings)
+        for _ in range(40):
+            outbox.enqueue([entry(clock.now_ms() % 10_000_000 + 100)])
+            delivery.passes()
+            clock.advance(s=900)
+        [row] = [row for row in outbox.rows(None, 1000) if row.deployment_id.endswith("#1")]
+        assert row.state == ("pending" if reason is None else "failed")
+        if reason is not None:
+            assert reason in (row.reason or "")
+            assert outbox.replay(row)
+
+
+@pytest.mark.parametrize("fault", [Fault(kind="status", status=401), Fault(kind="status", status=503)])
+def test_a_process_that_starts_during_an_outage_sends_one_probe_first(
+    outbox: Outbox, hivel: LocalHivel, hivel_settings: HivelSettings, delivery_settings: DeliverySettings,
+    delivery: Delivery, fault: Fault,
+) -> None:  # fmt: skip
+    hivel.fault(fault)
+    outbox.enqueue(entry(number) for number in range(50))
+    delivery.passes(3)
+    before, since = len(hivel.requests()), delivery.drain.gate.since
+    restarted = Delivery(outbox, hivel_settings, delivery_settings)
+    assert restarted.passes(3).state == delivery.drain.gate.state
+    assert len(hivel.requests()) == before + 1
+    assert restarted.drain.gate.since == since
+
+
+def test_a_new_token_in_the_file_is_tried_at_once(
+    outbox: Outbox, hivel: LocalHivel, hivel_server: LocalServer, delivery_settings: DeliverySettings, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("an-old-one\n")
+    delivery = Delivery(outbox, HivelSettings(hivel_server.url, Token.from_file(file)), delivery_settings)
+    outbox.enqueue(entry(number) for number in range(20))
+    delivery.passes(5)
+    assert states(outbox) == {"pending": 20}
+    refused = len(hivel.requests())
+    file.write_text("sandbox-token\n")
+    assert delivery.passes().state == "open"
+    assert states(outbox) == {"delivered": 20}
+    assert len(hivel.requests()) == refused + 20
 
 
 def test_a_stop_sends_nothing_more_and_settles_what_was_sent(

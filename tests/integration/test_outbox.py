@@ -5,14 +5,16 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from agent import event as events
+from agent.jenkins.rules import Pattern
 from agent.outbox.connection import AlreadyRunningError, OutboxError, RunLock
 from agent.outbox.store import CLAIM, Entry, Outbox, Selection, Settlement, State
+from agent.replay import choose
 from agent.status import Status
 from tests.integration.support import NOON
 
@@ -137,16 +139,26 @@ def test_counts_follow_every_move(outbox: Outbox) -> None:
     assert counted == {"pending": 2, "delivered": 1}
 
 
-def test_replay_selects_by_name_or_by_state_and_time(outbox: Outbox, clock: FakeClock) -> None:
-    outbox.enqueue([entry(1, reason="why")])
+def test_a_replay_is_of_what_meets_every_condition(outbox: Outbox, clock: FakeClock) -> None:
+    outbox.enqueue([entry(1, reason="no branch in the build")])
     clock.advance(s=60)
-    outbox.enqueue([entry(2, reason="why"), entry(3)])
+    outbox.enqueue([entry(2, reason="No Repo_URL in the build"), entry(3)])
     outbox.settle([settlement(3, State.DELIVERED)])
-    names = [row.deployment_id[-1] for row in outbox.select(Selection(names=("main:deploy/shop#3", "1")))]
-    assert names == ["3", "1"]
-    assert [row.id for row in outbox.select(Selection())] == [1, 2]
-    assert [row.id for row in outbox.select(Selection(since=NOON + 1))] == [2]
-    assert [row.id for row in outbox.select(Selection(states=(State.DELIVERED,)))] == [3]
+
+    def chosen(job: str | None = None, **conditions: Any) -> list[int]:
+        return choose(outbox, Selection(**conditions), None if job is None else Pattern.parse(job))
+
+    everything = (State.FAILED, State.DELIVERED)
+    assert chosen() == [1, 2]
+    assert chosen(since=NOON + 1) == [2]
+    assert chosen(until=NOON + 1) == [1]
+    assert chosen(states=(State.DELIVERED,)) == [3]
+    assert chosen(states=everything, environment="production") == [3]
+    assert chosen(states=everything, environment="staging") == []
+    assert chosen(error="repo_url") == [2]
+    assert chosen(error="100%") == []
+    assert chosen("deploy/*", states=everything) == [1, 2, 3]
+    assert chosen("other/**", states=everything) == []
 
 
 def test_commits_are_on_the_disk_before_they_return(outbox: Outbox) -> None:
@@ -234,7 +246,7 @@ def test_the_run_lock_has_one_holder_and_ends_with_it(tmp_path: Path) -> None:
 
 def test_a_claim_uses_the_index_of_what_is_due(outbox: Outbox) -> None:
     plan = outbox.connection.execute(f"EXPLAIN QUERY PLAN {CLAIM}", (NOON, 5)).fetchall()
-    assert [row[3] for row in plan] == ["SEARCH events USING INDEX events_due (next_attempt_at<?)"]
+    assert [row[3] for row in plan] == ["SCAN events USING INDEX events_due"]
 
 
 def test_the_schema_refuses_a_state_that_does_not_exist(outbox: Outbox) -> None:

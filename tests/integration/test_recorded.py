@@ -367,7 +367,7 @@ def test_failed_builds_are_mended_by_a_rule_and_replay(
     )
     agent.config.write_text(agent.config.read_text().replace(RULES, mended))
     jenkins.break_with(lambda *_: Response(status_code=503))  # Jenkins is not needed for it
-    assert agent.run("replay", "--failed").returncode == 0
+    assert agent.run("replay", "--failed", "--yes").returncode == 0
     agent.run("once")
     jenkins.break_with(None)
     assert agent.json("status")["events"] == {"pending": 0, "held": 0, "delivered": 92, "failed": 0}

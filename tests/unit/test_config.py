@@ -135,7 +135,7 @@ def test_every_key_is_read(settings: Load, tmp_path: Path) -> None:
     ]
     assert (release.job.text, release.environment.text) == ("release-*", "production")
     assert read.outbox == tmp_path / "state" / "outbox.db"
-    assert read.delivery == DeliverySettings(32, 5_000, 250, 100, 3_600_000, "cancelled")
+    assert read.delivery == DeliverySettings(32, 5_000, 250, 100, 3_600_000, canceled_spelling="cancelled")
 
 
 def test_the_keys_for_stages_repositories_environments_and_statuses_are_read(settings: Load) -> None:

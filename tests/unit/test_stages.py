@@ -17,7 +17,7 @@ from agent.jenkins.derive import Derivation, Options, derive, to_json
 from agent.jenkins.rules import STAGE_ENVIRONMENT, Pattern, Rule, Template, first_match
 from agent.jenkins.stages import stages_of_overview, stages_of_wfapi
 from agent.outbox.store import Entry, Outbox, Selection
-from agent.replay import Outcome, replay
+from agent.replay import Outcome, choose, replay
 from agent.status import Status
 from agent.times import Clock
 
@@ -258,7 +258,7 @@ def replayed(tmp_path: Path, build: Build, entry: Entry, rule: Rule) -> tuple[Ou
     with Outbox(tmp_path / "outbox.db", Clock()) as outbox:
         outbox.enqueue([entry])
         settings = cast("Settings", SimpleNamespace(rules=(rule,), options=Options()))
-        [outcome] = replay(outbox, settings, Selection())
+        [outcome] = replay(outbox, settings, choose(outbox, Selection(), None))
         row = outbox.find(entry.deployment_id)
         assert row is not None
         return outcome, row.payload
