@@ -98,6 +98,7 @@ TABLES = {
     "### `[repositories]`": config._Repositories,
     "### `[outbox]`": config._Outbox,
     "### `[delivery]`": config._Delivery,
+    "### `[monitoring]`": config._Monitoring,
 }
 KEYS = [
     pytest.param(heading, field, id=f"{heading.strip('# `')}-{field.name}")
@@ -150,11 +151,14 @@ def test_every_rule_in_the_readme_loads(tmp_path: Path) -> None:
         assert len(load(tmp_path, HEAD + block).rules) == max(block.count("[[deployment]]"), 1)  # the default rule
 
 
-def test_the_complete_example_sets_every_key_but_the_token_files() -> None:
+FILES = {"token_file", "ca_file", "client_certificate", "client_key"}  # they have to be there
+
+
+def test_the_complete_example_sets_every_key_but_those_of_files() -> None:
     complete = max((block for block in toml_blocks() if "[hivel]" in block), key=len)
     written = set(re.findall(r"(?m)^(\w+) = ", complete))
     known = {field.name for struct in TABLES.values() for field in msgspec.structs.fields(struct)}
-    assert written - {"prod", "UNSTABLE"} == known - {"token_file"}
+    assert written - {"prod", "UNSTABLE"} == known - FILES
 
 
 def test_the_example_configuration_loads() -> None:
@@ -170,7 +174,7 @@ def test_the_example_configuration_names_every_key_and_true_defaults(tmp_path: P
     for struct in TABLES.values():
         for field in msgspec.structs.fields(struct):
             assert re.search(rf"(?m)^(# )?{field.name} = ", text), field.name
-    defaults = re.sub(r"(?m)^# (?=(?!token_file)\w+ = )", "", text)
+    defaults = re.sub(rf"(?m)^# (?=(?!{'|'.join(FILES)}|max_age)\w+ = )", "", text)
     assert defaults != text
     as_it_is, spelled_out = config.load(EXAMPLE), load(tmp_path, defaults)
     assert spelled_out.delivery == as_it_is.delivery
