@@ -124,13 +124,30 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     url: str = ""
 
 
+class Reported(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a build said of itself through the hook: from inside it knows more than its JSON tells.
+
+    ``stage``: it is of that stage alone.
+    """
+
+    stage: str | None = None
+    environment: str | None = None
+    repo_url: str | None = None
+    branch: str | None = None
+    commit_hash: str | None = None
+    image: str | None = None
+    logs_url: str | None = None
+    pr_number: str | None = None
+    pr_numbers: tuple[int, ...] = ()
+
+
 class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A final build with everything from which its events can be derived, now or again later.
 
     Kept as JSON with an event that could not be derived or delivered. What a single answer of Jenkins does not tell
     is filled in later (``msgspec.structs.replace``): ``inherited``, the upstream build that had the checkout;
     ``stages`` (None: not read) or, in words, why they could not be read; ``pull_request_url``, the page that a
-    branch job's metadata names.
+    branch job's metadata names; ``reported``, what the build said of itself.
     """
 
     controller: str
@@ -150,6 +167,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stages_missing: str | None = None
     change_messages: tuple[str, ...] = ()  # newest first
     pull_request_url: str | None = None
+    reported: Reported | None = None
 
 
 class _Parameter(msgspec.Struct):

@@ -7,27 +7,32 @@ build and rule give the same events at any time.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from agent import event as events
 from agent.event import DeploymentEvent, InvalidEventError
 from agent.jenkins import pulls, scm, stages
-from agent.jenkins.builds import Build
+from agent.jenkins.builds import Build, Reported
 from agent.jenkins.names import branch_name, environment_of_name, without_credentials
 from agent.jenkins.rules import MaskedParameterError, fields_of
 from agent.status import Provider, Status, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from agent.jenkins.builds import Stage
     from agent.jenkins.pulls import Pulls
     from agent.jenkins.rules import Match, Pattern, Rule, Template
     from agent.jenkins.scm import Source, UrlForm
+
+# Where a field came from that the build itself reported.
+SAID = "the build's own report"
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def derive(build: Build, match: Match, options: Options) -> list[Derivation]:
     units = _units(build, rule, options)
     if isinstance(units, str):
         return [Derivation(deployment_id(build), None, units, {})]
-    sources = scm.sources(build, repository=rule.repository, libraries=options.libraries, each=rule.checkouts == "each")
+    each = rule.checkouts == "each" and not (build.reported and build.reported.repo_url)
+    sources = scm.sources(build, repository=rule.repository, libraries=options.libraries, each=each)
     pulled = _pulls(build, sources)
     names = _names(sources)
     ids, others = _Ids(deployment_id(build)), _Ids(deployment_id(build))
@@ -79,6 +85,22 @@ def derive(build: Build, match: Match, options: Options) -> list[Derivation]:
         for unit in units
         for source, name in zip(sources, names, strict=True)
     ]
+
+
+def derive_reported(build: Build, match: Match, options: Options, reports: Sequence[Reported]) -> list[Derivation]:
+    """The events of a build that reported itself: one, or one for each environment that it reported."""
+    several = len(reports) > 1
+    return [
+        _of_environment(each, said.environment or "") if several else each
+        for said in reports
+        for each in derive(replace(build, reported=said), match, options)
+    ]
+
+
+def _of_environment(derivation: Derivation, environment: str) -> Derivation:
+    name = events.part_deployment_id(derivation.deployment_id, environment)
+    event = derivation.event and replace(derivation.event, deployment_id=name)
+    return dataclasses.replace(derivation, deployment_id=name, event=event)
 
 
 def to_json(build: Build) -> str:
@@ -109,7 +131,9 @@ class _Unit:
 
 def _units(build: Build, rule: Rule, options: Options) -> list[_Unit] | str:
     """The units of a build; or the reason why the rule wants no event of a build whose stages could not be read."""
-    if rule.stage is None:
+    if build.reported is not None and build.reported.stage is not None:
+        return [_reported_stage(build, build.reported.stage, options)]
+    if rule.stage is None or build.reported is not None:
         return [_whole(build, options, "controller, job and number")]
     if build.stages is None:
         missing = f"the stages of the build could not be read: {build.stages_missing or 'nobody asked for them'}"
@@ -137,6 +161,13 @@ def _whole(build: Build, options: Options, identity: str) -> _Unit:
         "logs_url": "the build's page",
     }
     return _Unit(status, build.started_at, build.ended_at, build.url, origins)
+
+
+def _reported_stage(build: Build, stage: str, options: Options) -> _Unit:
+    """A stage that reported itself; ``build`` has the stage's times and result then."""
+    whole = _whole(build, options, f"controller, job and number; stage {stage}")
+    origins = whole.origins | dict.fromkeys(("start_time", "end_time"), SAID)
+    return dataclasses.replace(whole, origins=origins, stage=stage)
 
 
 def _staged(build: Build, stage: Stage, result: str, groups: dict[str, str], options: Options) -> _Unit:
@@ -269,15 +300,46 @@ def _draft(build: Build, match: Match, options: Options, unit: _Unit, source: So
     }
     if source.commit:
         draft.origins["commit_hash"] = source.origins["commit"]
+    said = build.reported or Reported()
     try:
-        _fill_branch(draft, fields, match, unit, source)
-        _fill_repository(draft, fields, options, source)
-        _fill_environment(draft, fields, options)
-        if rule.image is not None:
+        if said.branch:
+            fields.values["branch"] = said.branch
+        else:
+            _fill_branch(draft, fields, match, unit, source)
+        if not said.repo_url:
+            _fill_repository(draft, fields, options, source)
+        if not said.environment:
+            _fill_environment(draft, fields, options)
+        if rule.image is not None and not said.image:
             draft.fields["image"], draft.origins["image"] = fields.render(rule.image)
     except MaskedParameterError as error:
         draft.reason = str(error)
+    _fill_reported(draft, said, options)
     return draft
+
+
+def _fill_reported(draft: _Draft, said: Reported, options: Options) -> None:
+    """What the build said of itself goes before what a rule or its JSON tells."""
+    for name in ("branch", "repo_url", "environment", "commit_hash", "image", "logs_url"):
+        if value := getattr(said, name):
+            draft.fields[name], draft.origins[name] = value, SAID
+    if said.branch:
+        draft.fields["branch"] = branch_name(said.branch)
+    if said.repo_url:
+        draft.fields["repo_url"] = written_repo_url(said.repo_url, options)
+    if said.environment:
+        draft.fields["environment"] = written_environment(said.environment, options)
+
+
+def written_repo_url(repo_url: str, options: Options) -> str:
+    """The URL as it is sent: without credentials, in the form that ``[repositories]`` wants."""
+    bare = without_credentials(repo_url)
+    return scm.https_form(bare) if options.url_form == "https" else bare
+
+
+def written_environment(environment: str, options: Options) -> str:
+    """The name as it is sent: by ``[environments]``."""
+    return options.environment_map.get(environment.strip().lower(), environment)
 
 
 def _fill_branch(draft: _Draft, fields: _Fields, match: Match, unit: _Unit, source: Source) -> None:
@@ -295,17 +357,17 @@ def _fill_branch(draft: _Draft, fields: _Fields, match: Match, unit: _Unit, sour
 def _fill_repository(draft: _Draft, fields: _Fields, options: Options, source: Source) -> None:
     repo_url, origin = source.repo_url, source.origins.get("repo_url", "")
     if draft.rule.repo_url is not None:
-        rendered, origin = fields.render(draft.rule.repo_url)
-        repo_url = without_credentials(rendered) if rendered else None
-    if repo_url and options.url_form == "https" and (written := scm.https_form(repo_url)) != repo_url:
-        repo_url, origin = written, f"{origin}; in https form"
+        repo_url, origin = fields.render(draft.rule.repo_url)
+    if repo_url:
+        bare, written = without_credentials(repo_url), written_repo_url(repo_url, options)
+        repo_url, origin = written, origin if written == bare else f"{origin}; in https form"
     draft.fields["repo_url"], draft.origins["repo_url"] = repo_url, origin
 
 
 def _fill_environment(draft: _Draft, fields: _Fields, options: Options) -> None:
     environment, origin = fields.render(draft.rule.environment)
-    if environment and (mapped := options.environment_map.get(environment.strip().lower())) is not None:
-        environment, origin = mapped, f"{origin}; by [environments]: {environment} -> {mapped}"
+    if environment and (written := written_environment(environment, options)) != environment:
+        environment, origin = written, f"{origin}; by [environments]: {environment} -> {written}"
     draft.fields["environment"], draft.origins["environment"] = environment, origin
 
 
@@ -356,6 +418,8 @@ def _names(sources: list[Source]) -> list[str]:
 
 def _pulls(build: Build, sources: list[Source]) -> Pulls:
     """Pull requests of the build, else of the upstream build that it deploys; change sets name no repository."""
+    if (said := build.reported) is not None and (said.pr_number or said.pr_numbers):
+        return pulls.Pulls(said.pr_number or str(said.pr_numbers[0]), said.pr_numbers, SAID)
     if len(sources) > 1:
         return pulls.Pulls(origin="left out: the build does not tell which repository they belong to")
     found = pulls.of_build(build)

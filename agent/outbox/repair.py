@@ -32,7 +32,7 @@ REREAD_MS = 7 * 86_400_000
 _GAP = 20_000
 _BATCH = 500
 # Tables that are taken over; cursors and interrupted backfills are not.
-_TABLES = ("pruned", "former_names", "missed", "repairs", "controllers")
+_TABLES = ("reports", "pruned", "former_names", "missed", "repairs", "controllers")
 
 
 @dataclass(frozen=True)

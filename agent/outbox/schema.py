@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
 
 # The number of migrations below; a file with a higher one was written by a newer agent.
-VERSION = 2
+VERSION = 3
 
 _V1 = """
 CREATE TABLE events (
@@ -150,6 +150,19 @@ CREATE TABLE repairs (
 );
 """
 
+_V3 = """
+-- Reports of builds as `emit` stores them, until the agent makes events of them.
+CREATE TABLE reports (
+    id INTEGER PRIMARY KEY,
+    received_at INTEGER NOT NULL,
+    body TEXT NOT NULL                 -- JSON
+);
+-- NULL: found by the poller. Else the build reported it itself: the stage, or nothing for the whole build.
+ALTER TABLE events ADD COLUMN reported TEXT;
+-- When held events go out without the poller's word.
+CREATE INDEX events_held ON events (next_attempt_at) WHERE state = 'held';
+"""
+
 
 def prepare_new_file(connection: sqlite3.Connection) -> None:
     """What has to be said before the first table exists, or silently has no effect."""
@@ -185,6 +198,10 @@ def _migrations() -> Migrations:
     @migrations()
     def v2_order_retention_repairs(db: Database) -> None:
         _run(db, _V2)
+
+    @migrations()
+    def v3_reports(db: Database) -> None:
+        _run(db, _V3)
 
     return migrations
 

@@ -35,13 +35,21 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """Something to enqueue: an event, or the reason why it could not be derived (exactly one of them)."""
+    """Something to enqueue: an event, or the reason why it could not be derived (exactly one of them).
+
+    ``reported``: the build reported it itself, the stage of that name or, with an empty name, as a whole.
+    ``hold_until`` (UTC ms): it waits so long for the poller's word. ``build``: the id of the build whose held events
+    this one takes the place of.
+    """
 
     deployment_id: str
     started_at: int
     source: str | None
     event: DeploymentEvent | None = None
     reason: str | None = None
+    reported: str | None = None
+    hold_until: int | None = None
+    build: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     payload: str | None
     source: str | None
+    started_at: int
+    reported: str | None
+
+
+@dataclass(frozen=True)
+class StoredReport:
+    """A report as it was stored; ``received_at`` in UTC milliseconds."""
+
+    id: int
+    received_at: int
+    body: str
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -178,6 +197,8 @@ class Outbox:
         added = []
         with self.transaction():
             for entry in entries:
+                if entry.build is not None:
+                    self._let_go(entry.build)
                 started_at = self._insert(entry)
                 if started_at is None:
                     added.append(entry)
@@ -194,9 +215,12 @@ class Outbox:
         now = self.clock.now_ms()
         payload = None if entry.event is None else events.encode(entry.event).decode()
         state = State.FAILED if payload is None else State.PENDING
+        if entry.hold_until is not None:
+            state = State.HELD
         cursor = self.connection.execute(
             "INSERT INTO events (deployment_id, state, payload, source, started_at, created_at, next_attempt_at,"
-            " settled_at, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (deployment_id) DO NOTHING",
+            " settled_at, reason, reported) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (deployment_id) DO NOTHING",
             (
                 entry.deployment_id,
                 state,
@@ -204,9 +228,10 @@ class Outbox:
                 entry.source,
                 entry.started_at,
                 now,
-                now,
+                now if entry.hold_until is None else entry.hold_until,
                 now if state is State.FAILED else None,
                 entry.reason,
+                entry.reported,
             ),
         )
         return None if cursor.rowcount == 1 else self._started_at(entry.deployment_id)
@@ -231,6 +256,56 @@ class Outbox:
         found = self.connection.execute("SELECT started_at FROM pruned WHERE id_hash = ?", (id_hash(deployment_id),))
         row = found.fetchone()
         return None if row is None else int(row[0])
+
+    # ---- reports of builds, and what is held for the poller
+
+    def add_report(self, body: str) -> None:
+        """Store a report as it is; durable when this returns."""
+        with self.transaction() as connection:
+            connection.execute("INSERT INTO reports (received_at, body) VALUES (?, ?)", (self.clock.now_ms(), body))
+
+    def reports(self, limit: int) -> list[StoredReport]:
+        """Reports that no event was made of yet, oldest first."""
+        found = self.connection.execute("SELECT id, received_at, body FROM reports ORDER BY id LIMIT ?", (limit,))
+        return [StoredReport(*row) for row in found.fetchall()]
+
+    def remove_report(self, report: StoredReport) -> None:
+        """There is an event of it now."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM reports WHERE id = ?", (report.id,))
+
+    def all_held(self) -> list[Row]:
+        """The events that wait for the poller's word, those that wait longest first."""
+        return self._rows("state = 'held' ORDER BY next_attempt_at", ())
+
+    def replace_held(self, row: Row, entry: Entry) -> None:
+        """Put something else into the place of a held event, or of one that failed."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM events WHERE id = ? AND state IN ('held', 'failed')", (row.id,))
+            self._insert(entry)
+
+    def release_overdue(self, hold_for_ms: int) -> list[str]:
+        """Let held events go out alone that waited long enough; returns their ids.
+
+        One that would wait longer than ``hold_for_ms`` from now was held by a clock that was set back since.
+        """
+        now = self.clock.now_ms()
+        overdue = "state = 'held' AND (next_attempt_at <= :now OR next_attempt_at > :latest)"
+        moments = {"now": now, "latest": now + hold_for_ms}
+        found = self.connection.execute(f"SELECT deployment_id FROM events WHERE {overdue}", moments).fetchall()  # noqa: S608
+        if found:
+            with self.transaction() as connection:
+                connection.execute(
+                    "UPDATE events SET state = CASE WHEN payload IS NULL THEN 'failed' ELSE 'pending' END,"  # noqa: S608
+                    f" settled_at = CASE WHEN payload IS NULL THEN :now END, next_attempt_at = :now WHERE {overdue}",
+                    moments,
+                )
+        return [row[0] for row in found]
+
+    def _let_go(self, build: str) -> None:
+        """The poller's word is there: what was held for it is not needed any more."""
+        for row in self.of_build(build):
+            self.connection.execute("DELETE FROM events WHERE id = ? AND state = 'held'", (row.id,))
 
     # ---- out
 

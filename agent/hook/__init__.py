@@ -1,0 +1,1 @@
+"""The post-stage hook: builds that report their own deployments, here or on any other CI system."""

@@ -1,0 +1,83 @@
+"""The shape of a report: what a build says of its own deployment, through whichever door.
+
+A report is a JSON object with the fields of Hivel's API (v2), all of them optional, and with what says which build it
+is: for Jenkins ``job``, ``build_number`` and ``build_url``, for other systems ``run`` or ``deployment_id``.
+
+This module is imported by ``emit``, which has to start like a shell tool: nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+
+# Larger ones are refused: no report has a reason to be.
+MOST_BYTES = 64 * 1024
+MOST_PULL_REQUESTS = 1_000
+
+TEXTS = (
+    "provider", "controller", "job", "build_url", "run", "stage", "deployment_id", "event_type", "status", "repo_url",
+    "branch", "commit_hash", "environment", "image", "logs_url",
+)  # fmt: skip
+TEXTS_OR_NUMBERS = ("build_number", "pr_number", "start_time", "end_time")
+FIELDS = (*TEXTS, *TEXTS_OR_NUMBERS, "pr_numbers")
+
+
+class ReportError(Exception):
+    """The report is wrong; the message names the field and says what belongs there."""
+
+
+def decode(body: bytes) -> dict[str, object]:
+    """The report of a JSON document. Raises :class:`ReportError`."""
+    if len(body) > MOST_BYTES:
+        raise ReportError(f"the report has {len(body)} bytes, more than {MOST_BYTES}")
+    try:
+        value = json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ReportError(f"the report is no UTF-8: {error.reason} at byte {error.start}") from None
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"the report is no JSON: {error}") from None
+    return checked(value)
+
+
+def checked(value: object) -> dict[str, object]:
+    """The report without empty fields, its text stripped. Raises :class:`ReportError` for anything of another shape."""
+    if not isinstance(value, dict):
+        raise ReportError(f"the report is {_kind(value)}; an object with the fields of the event is expected")
+    report: dict[str, object] = {}
+    for name, content in value.items():
+        if name not in FIELDS:
+            raise ReportError(f"{name!r:.100}: there is no such field; there are {', '.join(FIELDS)}")
+        field = _field(name, content)
+        if field not in (None, "", []):
+            report[name] = field
+    if report.get("event_type", "completed") != "completed":
+        raise ReportError("event_type: only completed deployments are reported")
+    return report
+
+
+def _field(name: str, content: object) -> object:
+    if content is None:
+        return None
+    if name == "pr_numbers":
+        return _numbers(content)
+    if isinstance(content, str):
+        # Half a surrogate pair can be stored nowhere; it comes from bytes that are no UTF-8.
+        return content.strip().encode("utf-8", "replace").decode()
+    if name in TEXTS_OR_NUMBERS and isinstance(content, int | float) and not isinstance(content, bool):
+        if isinstance(content, float) and not content.is_integer():
+            return repr(content)
+        return str(int(content)) if abs(content) < 2**62 else repr(content)
+    raise ReportError(f"{name}: {'text or a number' if name in TEXTS_OR_NUMBERS else 'text'} is expected, "
+                      f"not {_kind(content)}")  # fmt: skip
+
+
+def _numbers(content: object) -> list[int]:
+    if isinstance(content, list) and all(type(n) is int and 0 < n < 2**31 for n in content):
+        return list(dict.fromkeys(content))[:MOST_PULL_REQUESTS]
+    raise ReportError("pr_numbers: a list of whole numbers above 0 is expected")
+
+
+def _kind(value: object) -> str:
+    """What a JSON value is, in JSON's words."""
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")

@@ -1,0 +1,321 @@
+"""From a report to its event: what a build said of itself becomes a row of the outbox, once.
+
+A report of a whole Jenkins build is early: the build still runs and can get worse. Its event is *held* until the
+poller has the final word, or until ``hold_for`` is over. A stage's event is final at once, and so is that of
+any other CI system, and of a controller that nobody polls.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import structlog
+
+from agent import event as events
+from agent.event import InvalidEventError
+from agent.hook.report import ReportError, checked, decode
+from agent.jenkins.builds import Build, Reported
+from agent.jenkins.derive import (
+    Derivation,
+    derive,
+    derive_reported,
+    from_json,
+    to_json,
+    written_environment,
+    written_repo_url,
+)
+from agent.jenkins.names import branch_name, build_of_url
+from agent.jenkins.rules import Match, first_match, implied_rule
+from agent.outbox.store import Entry, State
+from agent.status import Provider, normalise
+from agent.times import parse_moment
+
+if TYPE_CHECKING:
+    from agent.config import JenkinsSettings, Settings
+    from agent.outbox.store import Outbox, Row, StoredReport
+
+log = structlog.get_logger("hook")
+
+# Starts of one build, as its hook and as Jenkins' API tell them, are not further apart.
+SAME_BUILD_MS = 600_000
+AT_ONCE = 100
+_SAID = ("stage", "environment", "repo_url", "branch", "commit_hash", "image", "logs_url", "pr_number")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a report. ``state``: that of its event; ``controller``: whose poller should look now."""
+
+    deployment_id: str
+    state: State
+    controller: str | None = None
+
+
+class TakeUp:
+    """Makes events of reports. Every method raises :class:`agent.outbox.connection.OutboxError`."""
+
+    def __init__(self, settings: Settings, outbox: Outbox) -> None:
+        self._settings = settings
+        self._outbox = outbox
+
+    def take_stored(self) -> list[Taken]:
+        """Make events of the reports that ``emit`` stored, some at a time; a wrong one becomes a failed event."""
+        taken = []
+        stored = self._outbox.reports(AT_ONCE)
+        if stored:
+            with self._outbox.transaction():
+                for report in stored:
+                    taken.append(self._take_one(report))
+                    self._outbox.remove_report(report)
+        return taken
+
+    def _take_one(self, stored: StoredReport) -> Taken:
+        try:
+            return self.take(decode(stored.body.encode("utf-8", "replace")), stored.received_at)
+        except ReportError as error:
+            log.error("report is wrong", reason=str(error))
+            name = f"unreadable-report:{stored.received_at}:{stored.id}"
+            self._outbox.enqueue([Entry(name, stored.received_at, None, reason=str(error), reported="")])
+            return Taken(name, State.FAILED)
+
+    def take(self, report: dict[str, object], received_at: int) -> Taken:
+        """Store the event of a report that was checked for its shape; ``received_at`` in UTC milliseconds.
+
+        Raises :class:`agent.hook.report.ReportError` when the report does not say what it is about.
+        """
+        said = _Fields(checked(report))
+        started_at, ended_at = said.moment("start_time"), said.moment("end_time")
+        ended_at = received_at if ended_at is None else ended_at
+        provider = said.provider()
+        if provider is Provider.JENKINS and not said.text("deployment_id"):
+            taken = self._build(said, started_at, ended_at, received_at)
+        else:
+            taken = self._run(said, provider, ended_at if started_at is None else started_at, ended_at)
+        log.info("reported", deployment_id=taken.deployment_id, state=taken.state.value)
+        return taken
+
+    # ---- builds of Jenkins
+
+    def _build(self, said: _Fields, started_at: int | None, ended_at: int, received_at: int) -> Taken:
+        job, number = said.job_and_number()
+        polled = self._controller(said)
+        controller = polled.name if polled else said.text("controller") or urlsplit(said.text("build_url")).netloc
+        build = Build(
+            controller=controller or "jenkins",
+            job=job,
+            number=number,
+            url=said.text("build_url"),
+            result=said.text("status").upper() or None,
+            started_at=ended_at if started_at is None else started_at,
+            ended_at=ended_at,
+            reported=said.reported(),
+        )
+        hold_until = received_at + self._settings.hold_for_ms if polled else None
+        name = polled.name if polled else None
+        if build.reported is not None and build.reported.stage:
+            return self._stage(build, build.reported.stage, name)
+        return self._whole(build, hold_until, name, dated=started_at is not None)
+
+    def _controller(self, said: _Fields) -> JenkinsSettings | None:
+        """The controller that polls this build, if any does."""
+        controllers = self._settings.controllers
+        if name := said.text("controller"):
+            return next((controller for controller in controllers if controller.name == name), None)
+        url = said.text("build_url")
+        return controller_of(controllers, url) or (controllers[0] if len(controllers) == 1 and not url else None)
+
+    def _match(self, job: str) -> Match:
+        return first_match(self._settings.rules, job) or Match(implied_rule(job), {})
+
+    def _stage(self, build: Build, stage: str, controller: str | None) -> Taken:
+        [derived] = derive(build, self._match(build.job), self._settings.options)
+        for name in (derived.deployment_id, events.part_deployment_id(derived.deployment_id, stage)):
+            row = self._outbox.find_exactly(name)
+            if row is None or row.reported in (None, stage):  # free, or the same deployment
+                entry = _entry(build, _renamed(derived, name), reported=stage)
+                return self._store(entry, row, controller)
+        return Taken(name, State.DELIVERED, controller)
+
+    def _whole(self, build: Build, hold_until: int | None, controller: str | None, *, dated: bool) -> Taken:
+        """Alone under the build's id; with others of the same build under its environment."""
+        base = events.build_deployment_id(build.controller, build.job, build.number)
+        first = self._outbox.find_exactly(base)
+        if first is not None and dated and abs(first.started_at - build.started_at) > SAME_BUILD_MS:
+            # An earlier job of this name had this number: its build has the plain id.
+            base = events.reused_number_id(base, build.started_at)
+            first = self._outbox.find_exactly(base)
+        match, options = self._match(build.job), self._settings.options
+        said = build.reported or Reported()
+        earlier = [row for row in self._outbox.of_build(base) if row.state is State.HELD]
+        held = {_environment(row): row for row in earlier}
+        if hold_until is None or not held or said.environment in held:
+            [derived] = derive(build, match, options)
+            name = base if len(held) < 2 else events.part_deployment_id(base, said.environment or "")
+            entry = _entry(build, _renamed(derived, name), reported="", hold_until=hold_until)
+            return self._store(entry, self._outbox.find_exactly(name), controller)
+        for row in earlier:
+            self._rename_held(row, base)
+        derived = derive_reported(build, match, options, [said, said])[0]
+        name = events.part_deployment_id(base, said.environment or "")
+        entry = _entry(build, _renamed(derived, name), reported="", hold_until=hold_until)
+        return self._store(entry, self._outbox.find_exactly(name), controller)
+
+    def _rename_held(self, row: Row, base: str) -> None:
+        """The build reports a second environment: the first event's id names its environment too."""
+        environment = _environment(row)
+        if row.deployment_id != base or row.source is None:
+            return
+        build = from_json(row.source)
+        [derived] = derive(build, self._match(build.job), self._settings.options)
+        name = events.part_deployment_id(base, environment or "")
+        entry = _entry(build, _renamed(derived, name), reported="", hold_until=row.next_attempt_at)
+        self._outbox.replace_held(row, entry)
+
+    def _store(self, entry: Entry, row: Row | None, controller: str | None) -> Taken:
+        if row is None:
+            added = self._outbox.enqueue([entry])
+            state = State.PENDING if added and entry.event else State.FAILED
+            if not added:  # known, and deleted by retention
+                return Taken(entry.deployment_id, State.DELIVERED, controller)
+            return Taken(added[0].deployment_id, State.HELD if entry.hold_until is not None else state, controller)
+        if row.state is State.HELD or (row.state is State.FAILED and entry.event is not None):
+            self._outbox.replace_held(row, entry)
+            held = entry.hold_until is not None and row.state is State.HELD
+            return Taken(entry.deployment_id, State.HELD if held else State.PENDING, controller)
+        return Taken(row.deployment_id, row.state, controller)
+
+    # ---- other systems
+
+    def _run(self, said: _Fields, provider: Provider, started_at: int, ended_at: int) -> Taken:
+        options = self._settings.options
+        environment, repo_url = said.text("environment"), said.text("repo_url")
+        name = said.text("deployment_id")
+        if not name:
+            if not said.text("run"):
+                raise ReportError(
+                    "deployment_id: nothing says which deployment this is; send deployment_id or run, or for Jenkins "
+                    "job and build_number"
+                )
+            parts = [part for part in (environment, said.text("stage")) if part]
+            name = events.part_deployment_id(said.text("run"), *parts)
+        branch = said.text("branch")
+        numbers = said.pull_requests()
+        try:
+            event, reason = events.completed(
+                deployment_id=name,
+                status=normalise(provider, said.text("status")),
+                started_at=started_at,
+                ended_at=ended_at,
+                repo_url=written_repo_url(repo_url, options) if repo_url else None,
+                environment=written_environment(environment, options) if environment else None,
+                branch=branch_name(branch) if branch else None,
+                commit_hash=said.text("commit_hash") or None,
+                build_number=said.text("build_number") or None,
+                pr_number=said.text("pr_number") or (str(numbers[0]) if numbers else None),
+                pr_numbers=numbers,
+                image=said.text("image") or None,
+                logs_url=said.text("logs_url") or said.text("build_url") or None,
+            ), None  # fmt: skip
+        except InvalidEventError as error:
+            raise ReportError(f"{error} in the report") from None
+        entry = Entry(events.limited_id(name), started_at, None, event, reason, reported=said.text("stage"))
+        row = self._outbox.find_exactly(entry.deployment_id)
+        return self._store(entry, row, None)
+
+
+class _Fields:
+    """A report's fields by name."""
+
+    def __init__(self, report: dict[str, object]) -> None:
+        self._report = report
+
+    def text(self, name: str) -> str:
+        value = self._report.get(name, "")
+        return value if isinstance(value, str) else ""
+
+    def moment(self, name: str) -> int | None:
+        """UTC milliseconds, in every form that Hivel's page lists (section 5)."""
+        text = self.text(name)
+        if not text:
+            return None
+        if re.fullmatch(r"-?\d+(\.\d+)?", text):
+            number = float(text)
+            return round(number if abs(number) >= 100_000_000_000 else number * 1000)
+        try:
+            return parse_moment(text)
+        except (ValueError, OverflowError):
+            pass
+        try:
+            return round(email.utils.parsedate_to_datetime(text).timestamp() * 1000)
+        except (ValueError, OverflowError, TypeError):
+            raise ReportError(
+                f"{name}: {text!r:.60} is no time; write it like 2026-01-31T18:00:00Z, or as epoch (ms)"
+            ) from None
+
+    def provider(self) -> Provider:
+        word = self.text("provider")
+        if not word:
+            about_jenkins = self.text("job") or build_of_url(self.text("build_url")) is not None
+            return Provider.JENKINS if about_jenkins else Provider.OTHER
+        try:
+            return Provider(word.lower())
+        except ValueError:
+            raise ReportError(f"provider: {word!r:.60} is not known; there are {', '.join(Provider)}") from None
+
+    def job_and_number(self) -> tuple[str, int]:
+        """Of a Jenkins build; its URL tells both."""
+        told = build_of_url(self.text("build_url"))
+        job = self.text("job") or (told[0] if told else "")
+        number = self.text("build_number") or (str(told[1]) if told else "")
+        if not job:
+            raise ReportError("job: nothing says which build this is; send job and build_number, or build_url")
+        if not number.isascii() or not number.isdigit() or len(number) > 10:
+            raise ReportError(f"build_number: {number!r:.60} is no number of a build")
+        return job, int(number)
+
+    def pull_requests(self) -> tuple[int, ...]:
+        numbers = self._report.get("pr_numbers", [])
+        return tuple(numbers) if isinstance(numbers, list) else ()
+
+    def reported(self) -> Reported:
+        """What the build said of itself, but for what says which build it is."""
+        texts: dict[str, Any] = {name: self.text(name) or None for name in _SAID}
+        return Reported(**texts, pr_numbers=self.pull_requests())
+
+
+def controller_of(controllers: tuple[JenkinsSettings, ...], url: str) -> JenkinsSettings | None:
+    """The controller that is polled at this address; Jenkins may name itself differently, then by the host alone."""
+    for controller in controllers:
+        if url.startswith(controller.url):
+            return controller
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:  # half an IPv6 address
+        return None
+    named = [controller for controller in controllers if urlsplit(controller.url).hostname == host]
+    if len(named) == 1:
+        return named[0]
+    return controllers[0] if len(controllers) == 1 and url else None
+
+
+def _environment(row: Row) -> str | None:
+    if row.source is None:
+        return None
+    said = from_json(row.source).reported
+    return said.environment if said else None
+
+
+def _renamed(derived: Derivation, name: str) -> Derivation:
+    event = derived.event and events.renamed(derived.event, name)
+    return Derivation(name, event, derived.reason, derived.origins)
+
+
+def _entry(build: Build, derived: Derivation, *, reported: str, hold_until: int | None = None) -> Entry:
+    return Entry(
+        events.limited_id(derived.deployment_id), build.started_at, to_json(build), derived.event, derived.reason,
+        reported=reported, hold_until=hold_until,
+    )  # fmt: skip
