@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
-from agent.jenkins.names import without_credentials
+from agent.git import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,10 @@ import msgspec
 
 from agent import event as events
 from agent.event import DeploymentEvent, InvalidEventError
+from agent.git import branch_name, without_credentials
 from agent.jenkins import pulls, scm, stages
 from agent.jenkins.builds import Build
-from agent.jenkins.names import branch_name, environment_of_name, without_credentials
+from agent.jenkins.names import environment_of_name
 from agent.jenkins.rules import MaskedParameterError, fields_of
 from agent.status import Provider, Status, normalise
 
