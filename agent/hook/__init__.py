@@ -1,0 +1,1 @@
+"""The hook as a source of deployment events: what a pipeline reports of itself."""
