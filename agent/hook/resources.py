@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from types import NoneType
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ _PARAMETERS = {
     "image": ("image",),
     "pr_number": ("pr_number", "pull_request"),
 }
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false", NoneType: "null"}
 
 
 def read(system: str, text: str) -> dict[str, str]:
@@ -35,81 +37,147 @@ def read(system: str, text: str) -> dict[str, str]:
     return fields_of(_resource(kind, text))
 
 
-def _application(resource: object) -> dict[str, str]:
-    """Argo CD's Application: what its last sync deployed."""
-    phase, health = _text(resource, "status.operationState.phase"), _text(resource, "status.health.status")
-    started = _text(resource, "status.operationState.startedAt")
-    name, namespace = _text(resource, "metadata.name"), _text(resource, "metadata.namespace")
-    cluster = _text(resource, "spec.destination.name")
-    images = _list(resource, "status.summary.images")
+@dataclass(frozen=True)
+class _Part:
+    """A value within the JSON and the path to it, for messages. Nothing is within nothing."""
+
+    value: object
+    where: str
+
+    def at(self, path: str) -> _Part:
+        part = self
+        for name in path.split("."):
+            part = part.member(name)
+        return part
+
+    def member(self, name: str) -> _Part:
+        where = f"{self.where}.{name}" if self.where else name
+        if self.value is None:
+            return _Part(None, where)
+        if not isinstance(self.value, dict):
+            raise self._is_not("an object")
+        return _Part(self.value.get(name), where)
+
+    def text(self, path: str) -> str:
+        part = self.at(path)
+        if part.value is None or isinstance(part.value, str):
+            return part.value or ""
+        raise part._is_not("a text")
+
+    def items(self, path: str) -> list[_Part]:
+        part = self.at(path)
+        if part.value is None:
+            return []
+        if not isinstance(part.value, list):
+            raise part._is_not("a list")
+        return [_Part(value, f"{part.where}[{index}]") for index, value in enumerate(part.value)]
+
+    def scalar(self) -> str:
+        """Argo takes numbers and booleans where it wants a text."""
+        if isinstance(self.value, bool):
+            return str(self.value).lower()
+        if self.value is None or isinstance(self.value, str | int | float):
+            return "" if self.value is None else str(self.value)
+        raise self._is_not("a text")
+
+    def _is_not(self, wanted: str) -> ValueError:
+        return ValueError(f"{self.where or 'the JSON'} is {_KINDS.get(type(self.value), 'a number')}, not {wanted}")
+
+
+def _resource(kind: str, text: str) -> _Part:
+    try:
+        resource = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"this is no {kind}: the JSON is nested too deeply") from None
+    except ValueError as error:
+        hint = "it is empty" if not text.strip() else str(error)
+        raise ValueError(f"this is not the JSON of one {kind}: {hint}") from None
+    whole = _Part(resource, "")
+    # Argo's own command lines leave out the kind.
+    found = whole.text("kind") or kind
+    if found != kind:
+        raise ValueError(f"this is no {kind}: its kind is {found!r}; give the JSON of one {kind}")
+    if not whole.text("metadata.name"):
+        raise ValueError(f"this is no {kind}: it has no metadata.name")
+    return whole
+
+
+def _full_name(resource: _Part) -> str:
+    return "/".join(filter(None, [resource.text("metadata.namespace"), resource.text("metadata.name")]))
+
+
+# ---- Argo CD
+
+
+def _application(resource: _Part) -> dict[str, str]:
+    """What the last sync deployed."""
+    sync, health = resource.at("status.operationState"), resource.text("status.health.status")
+    phase, started = sync.text("phase"), sync.text("startedAt")
+    cluster = resource.text("spec.destination.name")
+    images = resource.items("status.summary.images")
     return {
-        "job": name,
+        "job": resource.text("metadata.name"),
         # A sync is known by its start: an Application has one at a time, and often several of one revision.
-        "run": run_name("argocd", _path(namespace, name), started),
+        "run": run_name("argocd", _full_name(resource), started),
         "status": normalise_argocd(phase, health).value if phase or health else "",
         # in-cluster is how Argo CD calls the cluster that it runs in itself, whatever is deployed there.
-        "environment": (cluster if cluster != "in-cluster" else "") or _text(resource, "spec.destination.namespace"),
-        "image": images[0] if len(images) == 1 and isinstance(images[0], str) else "",
+        "environment": (cluster if cluster != "in-cluster" else "") or resource.text("spec.destination.namespace"),
+        "image": images[0].scalar() if len(images) == 1 else "",
         "start_time": started,
-        "end_time": _text(resource, "status.operationState.finishedAt"),
-        **_application_source(resource),
+        "end_time": sync.text("finishedAt"),
+        **_source_and_revision(resource),
     }
 
 
-def _application_source(resource: object) -> dict[str, str]:
-    sources = _list(resource, "spec.sources")
-    revisions: list[object] = []
-    index = 0
-    if sources:
+def _source_and_revision(resource: _Part) -> dict[str, str]:
+    """Repository, branch and commit. What was deployed counts: the revision of status.sync may still wait to be."""
+    deployed, newest = resource.at("status.operationState.syncResult"), resource.at("status.sync")
+    if sources := resource.items("spec.sources"):
         # A chart is in a registry and not in git; a source with a "ref" only lends its files to the others.
-        told = [(bool(_text(source, "chart")), bool(_text(source, "ref"))) for source in sources]
-        index = told.index(min(told))
-        revisions = _list(resource, "status.operationState.syncResult.revisions") or _list(
-            resource, "status.sync.revisions"
+        index, source = min(
+            enumerate(sources), key=lambda each: (bool(each[1].text("chart")), bool(each[1].text("ref")))
         )
-    source = sources[index] if sources else _member_of(resource, "spec.source")
-    # What was deployed; the revision of status.sync may be a newer one that waits.
-    revision = (
-        _as_text(revisions[index], "a revision")
-        if len(revisions) > index
-        else _text(resource, "status.operationState.syncResult.revision") or _text(resource, "status.sync.revision")
-    )
-    is_chart = bool(_text(source, "chart"))
+        revisions = deployed.items("revisions") or newest.items("revisions")
+        revision = revisions[index].scalar() if index < len(revisions) else ""
+    else:
+        source = resource.at("spec.source")
+        revision = deployed.text("revision") or newest.text("revision")
+    if source.text("chart"):  # its revision is a version
+        return {"repo_url": source.text("repoURL")}
     return {
-        "repo_url": _text(source, "repoURL"),
-        "branch": "" if is_chart else branch_of_target(_text(source, "targetRevision")),
-        "commit_hash": "" if is_chart else revision,
+        "repo_url": source.text("repoURL"),
+        "branch": branch_of_target(source.text("targetRevision")),
+        "commit_hash": revision,
     }
 
 
-def _workflow(resource: object) -> dict[str, str]:
-    """Argo Workflows' Workflow; repository, branch and the like are parameters, if it has them."""
-    name, namespace = _text(resource, "metadata.name"), _text(resource, "metadata.namespace")
-    uid, started = _text(resource, "metadata.uid"), _text(resource, "status.startedAt")
-    labels = _member_of(resource, "metadata.labels")
-    template = _labelled(labels, "workflows.argoproj.io/cron-workflow", "workflows.argoproj.io/workflow-template")
+# ---- Argo Workflows
+
+
+def _workflow(resource: _Part) -> dict[str, str]:
+    """The whole workflow; repository, branch and the like are parameters, if it has them."""
+    uid, started = resource.text("metadata.uid"), resource.text("status.startedAt")
+    labels = resource.at("metadata.labels")
     return {
-        "job": template or name,
+        "job": labels.member("workflows.argoproj.io/cron-workflow").scalar()
+        or labels.member("workflows.argoproj.io/workflow-template").scalar()
+        or resource.text("metadata.name"),
         # A workflow that is tried again keeps its uid, and has a new start.
-        "run": run_name(
-            "argo_workflows",
-            _path(namespace, name),
-            f"{uid}@{started}" if uid and started else "",
-        ),
-        "status": _text(resource, "status.phase"),
+        "run": run_name("argo_workflows", _full_name(resource), f"{uid}@{started}" if uid and started else ""),
+        "status": resource.text("status.phase"),
         "start_time": started,
-        "end_time": _text(resource, "status.finishedAt"),
+        "end_time": resource.text("status.finishedAt"),
         **_parameters(resource),
     }
 
 
-def _parameters(resource: object) -> dict[str, str]:
-    values: dict[str, str] = {}
+def _parameters(resource: _Part) -> dict[str, str]:
     # A workflow made of a template has the template's own values in its status, and in its spec what was given.
-    template = _list(resource, "status.storedWorkflowTemplateSpec.arguments.parameters")
-    for parameter in template + _list(resource, "spec.arguments.parameters"):
-        name = _text(parameter, "name").lower().replace("-", "_")
-        values[name] = _as_text(_member_of(parameter, "value"), f"the value of the parameter {name}")
+    template = resource.items("status.storedWorkflowTemplateSpec.arguments.parameters")
+    values: dict[str, str] = {}
+    for parameter in template + resource.items("spec.arguments.parameters"):
+        if value := parameter.at("value").scalar():
+            values[parameter.text("name").lower().replace("-", "_")] = value
     told = {field: first(values, *names) for field, names in _PARAMETERS.items()}
     revision = first(values, "revision", "git_revision")
     if is_commit(revision):
@@ -118,84 +186,7 @@ def _parameters(resource: object) -> dict[str, str]:
     return told
 
 
-def _resource(kind: str, text: str) -> object:
-    try:
-        resource = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"this is no {kind}: the JSON is nested too deeply") from None
-    except ValueError as error:
-        hint = "it is empty" if not text.strip() else str(error)
-        raise ValueError(f"this is not the JSON of one {kind}: {hint}") from None
-    if not isinstance(resource, dict):
-        raise _wrong(f"this is no {kind}: the JSON", resource, "an object")
-    # Argo's own command lines leave out the kind.
-    found = _text(resource, "kind") or kind
-    if found != kind:
-        raise ValueError(f"this is no {kind}: its kind is {found!r}; give the JSON of one {kind}")
-    if not _text(resource, "metadata.name"):
-        raise ValueError(f"this is no {kind}: it has no metadata.name")
-    return resource
-
-
-def _path(namespace: str, name: str) -> str:
-    return f"{namespace}/{name}" if namespace else name
-
-
-def _member_of(value: object, path: str) -> object:
-    """What is at a path of names in nested objects; None where there is nothing."""
-    for name in path.split("."):
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise _wrong(f"what holds {name} in {path}", value, "an object")
-        value = value.get(name)
-    return value
-
-
-def _text(value: object, path: str) -> str:
-    found = _member_of(value, path)
-    if found is None or isinstance(found, str):
-        return found or ""
-    raise _wrong(path, found, "a text")
-
-
-def _list(value: object, path: str) -> list[object]:
-    found = _member_of(value, path)
-    if found is None or isinstance(found, list):
-        return found or []
-    raise _wrong(path, found, "a list")
-
-
-def _labelled(labels: object, *names: str) -> str:
-    """The first label that there is. Their names have dots in them."""
-    if labels is None:
-        return ""
-    if not isinstance(labels, dict):
-        raise _wrong("metadata.labels", labels, "an object")
-    return next((_as_text(labels[name], f"the label {name}") for name in names if labels.get(name)), "")
-
-
-def _as_text(value: object, what: str) -> str:
-    """A scalar as text: Argo takes numbers and booleans where it wants a text."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None or isinstance(value, str | int | float):
-        return "" if value is None else str(value)
-    raise _wrong(what, value, "a text")
-
-
-def _wrong(what: str, found: object, wanted: str) -> ValueError:
-    kinds: dict[type, str] = {
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        bool: "true or false",
-        NoneType: "null",
-    }
-    return ValueError(f"{what} is {kinds.get(type(found), 'a number')}, not {wanted}")
-
-
-_RESOURCES: dict[str, tuple[str, Callable[[object], dict[str, str]]]] = {
+_RESOURCES: dict[str, tuple[str, Callable[[_Part], dict[str, str]]]] = {
     "argocd": ("Application", _application),
     "argo_workflows": ("Workflow", _workflow),
 }

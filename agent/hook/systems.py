@@ -15,7 +15,7 @@ from agent.git import branch_name, without_credentials
 
 TYPE_CHECKING = False  # the one of typing costs the import of typing
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
 # What people call a variable for the environment where their system has none.
 _ENVIRONMENTS = ("ENVIRONMENT", "DEPLOY_ENV", "DEPLOY_ENVIRONMENT")
@@ -91,7 +91,7 @@ def _github_actions(environment: Mapping[str, str]) -> dict[str, str]:
         "job": first(environment, "GITHUB_JOB"),
         "build_number": first(environment, "GITHUB_RUN_NUMBER"),
         # The job is part of it: several jobs of a run can deploy to one environment, an application each.
-        "run": run_name("github_actions", repository, run_id, first(environment, "GITHUB_JOB"), attempts=[attempt]),
+        "run": run_name("github_actions", repository, run_id, first(environment, "GITHUB_JOB"), attempt=attempt),
         "repo_url": repo_url,
         "branch": first(environment, "GITHUB_HEAD_REF")
         or _member(event, "pull_request", "head", "ref")
@@ -168,7 +168,7 @@ def _azure_build(environment: Mapping[str, str]) -> dict[str, str]:
     build_id = first(environment, "BUILD_BUILDID")
     # Stage and job are part of the run: several of them can deploy to one environment, an application each.
     names = [first(environment, name) for name in ("SYSTEM_STAGENAME", "SYSTEM_PHASENAME")]
-    attempts = [first(environment, name) for name in ("SYSTEM_STAGEATTEMPT", "SYSTEM_JOBATTEMPT")]
+    stage_attempt, job_attempt = first(environment, "SYSTEM_STAGEATTEMPT"), first(environment, "SYSTEM_JOBATTEMPT")
     known = collection and project and build_id
     return {
         "job": first(environment, "BUILD_DEFINITIONNAME"),
@@ -178,7 +178,7 @@ def _azure_build(environment: Mapping[str, str]) -> dict[str, str]:
             _azure_path(collection, project),
             build_id,
             *(name for name in names if name != "__default"),
-            attempts=attempts,
+            attempt=f"{stage_attempt or 1}.{job_attempt}" if _is_retry(job_attempt) else stage_attempt,
         ),
         "environment": first(environment, "ENVIRONMENT_NAME", *_ENVIRONMENTS),
         "logs_url": f"{collection}/{_quoted(project)}/_build/results?buildId={_quoted(build_id)}" if known else "",
@@ -198,7 +198,7 @@ def _azure_release(environment: Mapping[str, str]) -> dict[str, str]:
             _azure_path(*_azure_project(environment)),
             f"release-{release_id}",
             stage,
-            attempts=[first(environment, "RELEASE_ATTEMPTNUMBER")],
+            attempt=first(environment, "RELEASE_ATTEMPTNUMBER"),
         ),
         "environment": stage or first(environment, *_ENVIRONMENTS),
         "logs_url": first(environment, "RELEASE_RELEASEWEBURL"),
@@ -326,12 +326,12 @@ def _says_yes(environment: Mapping[str, str], name: str) -> bool:
     return first(environment, name).strip().lower() == "true"
 
 
-def run_name(system: str, project: str, run: str, *names: str, attempts: Iterable[str] = ()) -> str:
-    """``system:project#run``, with names within the run and attempts after the first; "" without project or run."""
+def run_name(system: str, project: str, run: str, *names: str, attempt: str = "") -> str:
+    """``system:project#run``, with names within the run and any attempt after the first; "" without project or run."""
     if not project or not run:
         return ""
     within = "".join(f"/{name}" for name in names if name)
-    return f"{system}:{project}#{run}{within}{''.join(f'.{attempt}' for attempt in attempts if _is_retry(attempt))}"
+    return f"{system}:{project}#{run}{within}{f'.{attempt}' if _is_retry(attempt) else ''}"
 
 
 def _is_retry(attempt: str) -> bool:
