@@ -1,6 +1,6 @@
 """``python -m agent`` is ``hivel-agent``."""
 
-from agent.cli import main
+from agent.main import main
 
 if __name__ == "__main__":
     main()

@@ -20,7 +20,7 @@ from agent.outbox.store import Outbox
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.config import JenkinsSettings, Settings
+    from agent.settings import JenkinsSettings, Settings
     from agent.times import Clock
 
 

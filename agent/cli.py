@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from agent import __version__
-from agent.config import DEFAULT_PATH, ConfigError, Settings, find_file, load
+from agent.config import DEFAULT_PATH, ConfigError, find_file, load
 from agent.outbox.connection import AlreadyRunningError, OutboxError, in_words
 from agent.times import Clock, parse_since
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from agent.jenkins.rules import Pattern
     from agent.outbox.store import Outbox, Selection
+    from agent.settings import Settings
 
 # Jenkins' clock may be ahead of this one: a preview shows what just ended there all the same.
 FUTURE_MS = 24 * 3_600_000
@@ -125,6 +126,19 @@ def once(settings: Settings, *, as_json: bool) -> None:
     report = service.once(settings, Clock())
     show.as_json(report) if as_json else show.once(report)
     sys.exit(1 if report.needs_attention else 0)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def emit(arguments: tuple[str, ...]) -> None:
+    """Report the deployment of the build that runs this command. See: hivel-agent emit --help
+
+    \b
+    Example: hivel-agent emit --status "$RESULT" --environment production
+    """
+    from agent.hook.emit import main as report  # noqa: PLC0415
+
+    report(list(arguments))
 
 
 @cli.command()

@@ -6,11 +6,9 @@ names the file and the key.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import ssl
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -23,17 +21,24 @@ from agent.credentials import Token, TokenError, find_token
 from agent.jenkins.derive import Options
 from agent.jenkins.rules import DEFAULT_ENVIRONMENT, STAGE_ENVIRONMENT, Pattern, Rule, Template, default_rules
 from agent.jenkins.scm import UrlForm  # noqa: TC001 - msgspec reads it
+from agent.settings import (
+    Address,
+    DeliverySettings,
+    HivelSettings,
+    IntakeSettings,
+    JenkinsSettings,
+    Settings,
+    TlsSettings,
+)
 from agent.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.event import CanceledSpelling
 
 DEFAULT_PATH = Path("/etc/hivel-agent/config.toml")
 # What Jenkins calls the results of builds; the keys of [status].
 JENKINS_RESULTS = ("SUCCESS", "UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED")
-DEPLOYMENT_PATH = "/api/hooks/v2/deployment"
 
 T = TypeVar("T")
 
@@ -107,6 +112,18 @@ class _Monitoring(msgspec.Struct, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:9469"
 
 
+class _Hook(msgspec.Struct, forbid_unknown_fields=True):
+    hold_for: str = "1h"
+    spool: str = "/var/spool/hivel-agent"
+
+
+class _Intake(msgspec.Struct, forbid_unknown_fields=True):
+    listen: str = "127.0.0.1:9470"
+    token_file: str | None = None
+    require_token: bool = True
+    teams: dict[str, str] = {}
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     hivel: _Hivel
     jenkins: list[_Jenkins] = []
@@ -117,111 +134,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     outbox: _Outbox = msgspec.field(default_factory=_Outbox)
     delivery: _Delivery = msgspec.field(default_factory=_Delivery)
     monitoring: _Monitoring = msgspec.field(default_factory=_Monitoring)
-
-
-# ---- The settings as the agent uses them. All durations are milliseconds.
-
-
-@dataclass(frozen=True)
-class TlsSettings:
-    """Whom to trust, and how to be known: PEM files. None: the system's authorities, and no client certificate."""
-
-    ca_file: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None  # None: it is in the file of the certificate
-
-    def context(self) -> ssl.SSLContext:
-        """What a connection needs. Raises :class:`ssl.SSLError` and :class:`OSError` for files that are no PEM."""
-        context = ssl.create_default_context(cafile=self.ca_file)
-        if self.client_certificate is not None:
-            context.load_cert_chain(self.client_certificate, self.client_key)
-        return context
-
-
-@dataclass(frozen=True)
-class HivelSettings:
-    """Where events go."""
-
-    url: str
-    token: Token
-    tls: TlsSettings = TlsSettings()
-
-    @property
-    def deployment_url(self) -> str:
-        """The endpoint of the Deployment Events API v2 (Hivel's page, section 3)."""
-        return self.url + DEPLOYMENT_PATH
-
-
-@dataclass(frozen=True)
-class JenkinsSettings:
-    """One controller. ``url`` ends with a slash; without ``username`` it is asked anonymously."""
-
-    name: str
-    url: str
-    username: str | None
-    token: Token | None
-    poll_interval_ms: int
-    since: str | date
-    timeout_ms: int
-    concurrency: int = 8
-    requests_per_minute: int = 0  # 0: any number
-    tls: TlsSettings = TlsSettings()
-
-    def report_from(self, now_ms: int) -> int:
-        """The moment (UTC ms) from which a first start reports builds."""
-        return times.parse_since(self.since, now_ms)
-
-
-@dataclass(frozen=True)
-class DeliverySettings:
-    """How events are sent and sent again."""
-
-    concurrency: int = 8
-    timeout_ms: int = 10_000
-    interval_ms: int = 1_000
-    backoff_initial_ms: int = 5_000
-    backoff_max_ms: int = 900_000
-    per_minute: int = 0  # 0: any number
-    max_attempts: int = 0  # 0: any number
-    max_age_ms: int = 0  # 0: for ever
-    canceled_spelling: CanceledSpelling = "canceled"
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where to listen."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that the agent was told."""
-
-    file: Path
-    hivel: HivelSettings
-    controllers: tuple[JenkinsSettings, ...]
-    rules: tuple[Rule, ...]
-    options: Options
-    outbox: Path
-    delivery: DeliverySettings
-    keep_delivered_ms: int = 30 * 86_400_000
-    keep_ids_ms: int = 400 * 86_400_000
-    monitoring: Address | None = None  # None: off
+    hook: _Hook = msgspec.field(default_factory=_Hook)
+    intake: _Intake | None = None
 
 
 def find_file(given: Path | None) -> Path:
@@ -258,6 +172,9 @@ def load(path: Path) -> Settings:
         keep_delivered_ms=check.duration("outbox.keep_delivered", raw.outbox.keep_delivered),
         keep_ids_ms=check.duration("outbox.keep_ids", raw.outbox.keep_ids),
         monitoring=check.address("monitoring.listen", raw.monitoring.listen),
+        hold_for_ms=check.duration("hook.hold_for", raw.hook.hold_for),
+        spool=check.path("hook.spool", raw.hook.spool) if raw.hook.spool else None,
+        intake=None if raw.intake is None else _intake(check, raw.intake),
     )
 
 
@@ -370,6 +287,10 @@ class _Checker:
             )
         return token
 
+    def token_file(self, key: str, text: str) -> Token:
+        path = self.path(key, text)
+        return self.parse(key, lambda: Token.from_file(path))
+
     def optional_token(self, table: str, token_file: str | None, variable: str, credential: str) -> Token | None:
         key = f"{table}.token_file"
         path = None if token_file is None else self.path(key, token_file)
@@ -476,6 +397,25 @@ def _options(check: _Checker, raw: _File) -> Options:
         libraries=tuple(pattern for pattern in libraries if pattern is not None),
         url_form=raw.repositories.url_form,
     )
+
+
+def _intake(check: _Checker, raw: _Intake) -> IntakeSettings:
+    address = check.address("intake.listen", raw.listen)
+    if address is None:
+        raise check.error("intake.listen", "is empty; take the whole table [intake] away to have no intake")
+    if not raw.require_token:
+        if not address.is_loopback:
+            raise check.error("intake.require_token", f"only a loopback address may do without; {address} is none")
+        return IntakeSettings(address, ())
+    tokens = [(team, check.token_file(f"intake.teams.{team}", file)) for team, file in raw.teams.items()]
+    own = check.optional_token("intake", raw.token_file, "HIVEL_AGENT_INTAKE_TOKEN", "intake-token")
+    if own is None and not tokens:
+        raise check.error(
+            "intake.token_file",
+            "no token: name a file here or in [intake.teams], or set HIVEL_AGENT_INTAKE_TOKEN, or give systemd the "
+            "credential intake-token",
+        )
+    return IntakeSettings(address, (*((("", own),) if own else ()), *tokens))
 
 
 def _delivery(check: _Checker, raw: _Delivery) -> DeliverySettings:

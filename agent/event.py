@@ -109,6 +109,11 @@ def _optional(value: str | None) -> str | None:
     return None if not value or len(value) > LONGEST else value
 
 
+def renamed(event: DeploymentEvent, deployment_id: str) -> DeploymentEvent:
+    """The same event under another id."""
+    return msgspec.structs.replace(event, deployment_id=limited_id(deployment_id))
+
+
 def encode(event: DeploymentEvent) -> bytes:
     """The event as JSON."""
     return msgspec.json.encode(event)

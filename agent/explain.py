@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -14,16 +13,17 @@ from agent.jenkins.cursor import Cursors
 from agent.jenkins.history import History, Span
 from agent.jenkins.names import build_of_url
 from agent.jenkins.rules import Match, first_match
+from agent.settings import controller_of
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.config import JenkinsSettings, Settings
     from agent.jenkins.builds import RawBuild
     from agent.jenkins.client import JenkinsClient
     from agent.jenkins.derive import Derivation
     from agent.outbox.store import Outbox, Row
+    from agent.settings import JenkinsSettings, Settings
 
 
 class ExplainError(Exception):
@@ -110,28 +110,16 @@ def explain(
     if found is None:
         raise ExplainError(f"{url!r} is no URL of a build; it ends with /job/NAME/NUMBER/")
     full_name, number = found
-    controller = _controller_of(settings, url)
+    controller = controller_of(settings.controllers, url)
+    if controller is None:
+        urls = ", ".join(each.url for each in settings.controllers)
+        raise ExplainError(f"{url} is on none of the controllers of the configuration: {urls}")
     match = first_match(settings.rules, full_name)
     client = client_of(controller)
     try:
         return _Question(settings, outbox, client, controller, full_name, number).answer(match)
     finally:
         client.close()
-
-
-def _controller_of(settings: Settings, url: str) -> JenkinsSettings:
-    """The controller that is polled at this address; Jenkins may name itself differently, then the only one."""
-    for controller in settings.controllers:
-        if url.startswith(controller.url):
-            return controller
-    host = urlsplit(url).hostname
-    named = [c for c in settings.controllers if urlsplit(c.url).hostname == host]
-    if len(named) == 1:
-        return named[0]
-    if len(settings.controllers) == 1:
-        return settings.controllers[0]
-    urls = ", ".join(controller.url for controller in settings.controllers)
-    raise ExplainError(f"{url} is on none of the controllers of the configuration: {urls}")
 
 
 @dataclass(frozen=True)

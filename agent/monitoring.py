@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -19,26 +18,16 @@ from agent.jenkins.cursor import controller_states, missed_builds
 from agent.outbox.store import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
 
     from prometheus_client.core import Metric
     from starlette.requests import Request
 
     from agent.delivery.drain import Drain
     from agent.outbox.store import Outbox
+    from agent.polling import PollRecord, Polls
     from agent.times import Clock
     from agent.trouble import Trouble
-
-
-@dataclass
-class PollRecord:
-    """The polls of one controller so far. Monotonic seconds; ``finished_at`` None: none went through yet."""
-
-    started_at: float
-    ready_within_s: float
-    polls: int = 0
-    seconds: float = 0.0
-    finished_at: float | None = None
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -61,12 +50,16 @@ class Source(Protocol):
 
     outbox: Outbox
     drain: Drain
-    storing: Trouble
+    polls: Sequence[Polls]
     clock: Clock
 
     @property
-    def polls(self) -> Mapping[str, PollRecord]:
-        """By controller."""
+    def storing(self) -> Trouble:
+        """Whether the outbox can be written."""
+
+
+def _records(source: Source) -> dict[str, PollRecord]:
+    return {polls.name: polls.record for polls in source.polls}
 
 
 def readiness(source: Source) -> Readiness:
@@ -81,7 +74,7 @@ def readiness(source: Source) -> Readiness:
         states = {state.name: state for state in controller_states(source.outbox)}
     except sqlite3.Error as error:
         return Readiness(ready=False, checks=[*checks, Check("outbox", ok=False, reason=f"cannot be read: {error}")])
-    for name, record in source.polls.items():
+    for name, record in _records(source).items():
         last = record.started_at if record.finished_at is None else record.finished_at
         age_s = source.clock.monotonic() - last
         problem = states[name].last_error if name in states else None
@@ -146,22 +139,23 @@ def _polls(source: Source) -> Iterator[Metric]:
     ages = GaugeMetricFamily(
         "hivel_agent_poll_age_seconds", "Since when no poll of this controller went through.", labels=["controller"]
     )
-    for name, record in source.polls.items():
+    for name, record in _records(source).items():
         durations.add_metric([name], count_value=record.polls, sum_value=record.seconds)
         last = record.started_at if record.finished_at is None else record.finished_at
         ages.add_metric([name], source.clock.monotonic() - last)
     yield durations
     yield ages
     up = GaugeMetricFamily("hivel_agent_controller_up", "1 when the last poll worked.", labels=["controller"])
+    known = _records(source)
     for state in controller_states(source.outbox):
-        if state.name in source.polls:
+        if state.name in known:
             up.add_metric([state.name], float(state.state == "ok"))
     yield up
     yield _missed(source)
 
 
 def _missed(source: Source) -> Metric:
-    by_controller = dict.fromkeys(source.polls, 0)
+    by_controller = dict.fromkeys(_records(source), 0)
     for job in missed_builds(source.outbox):
         if job.controller in by_controller:
             by_controller[job.controller] += job.builds

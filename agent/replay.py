@@ -14,10 +14,10 @@ from agent.outbox.store import State
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent.config import Settings
     from agent.event import DeploymentEvent
     from agent.jenkins.rules import Pattern
     from agent.outbox.store import Outbox, Row, Selection
+    from agent.settings import Settings
 
 # One commit for so many: the daemon and others get their turn in between.
 _BATCH = 200

@@ -12,9 +12,9 @@ from agent.outbox.store import Counts  # noqa: TC001 - a field of a struct
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
-    from agent.config import JenkinsSettings, Settings
     from agent.jenkins.cursor import ControllerState
     from agent.outbox.store import DeliveryState, Outbox
+    from agent.settings import JenkinsSettings, Settings
 
 
 class ControllerStatus(msgspec.Struct, frozen=True):

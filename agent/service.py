@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sqlite3
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,26 +17,33 @@ from agent import __version__
 from agent.config import ConfigError, load
 from agent.delivery.drain import Drain
 from agent.delivery.hivel import HivelClient
+from agent.hook.intake import Intake
+from agent.hook.spool import Spool
+from agent.hook.takeup import TakeUp
 from agent.jenkins.client import JenkinsClient
 from agent.jenkins.poller import Poller
-from agent.monitoring import PollRecord, application
+from agent.monitoring import application
 from agent.notify import notify, notify_reloading, watchdog_s
-from agent.outbox.connection import DamagedError, OutboxError, RunLock, in_words
+from agent.outbox.connection import DamagedError, RunLock
 from agent.outbox.repair import repair, unfinished
 from agent.outbox.retention import Retention
 from agent.outbox.store import Outbox
+from agent.polling import Polls
 from agent.report import delivery_status
-from agent.trouble import Trouble
-from agent.watchdog import Watchdog, Watched, patience_of_drain, patience_of_poll
+from agent.watchdog import Watchdog, Watched, patience_of_drain
+from agent.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from agent.config import Address, Settings
+    from starlette.types import ASGIApp
+
     from agent.jenkins.poller import PollReport
     from agent.outbox.store import Counts
     from agent.report import DeliveryStatus
+    from agent.settings import Address, Settings
     from agent.times import Clock
+    from agent.trouble import Trouble
 
 log = structlog.get_logger("service")
 
@@ -110,7 +115,10 @@ def _mend(settings: Settings, clock: Clock, problem: str | None) -> None:
 
 async def _once(settings: Settings, clock: Clock) -> OnceReport:
     with _pollers(settings, clock) as pollers, Outbox(settings.outbox, clock) as outbox:
+        takeup = TakeUp(settings, outbox)
+        take_reports(takeup, None if settings.spool is None else Spool(settings.spool, outbox, takeup))
         polls = await asyncio.gather(*(asyncio.to_thread(poller.poll) for poller in pollers))
+        outbox.release_overdue(settings.hold_for_ms)
         async with _hivel(settings) as hivel:
             drain = Drain(outbox, hivel, settings.delivery)
             await drain.run()
@@ -143,20 +151,19 @@ class _Daemon:
 
     outbox: Outbox
     drain: Drain
+    polls: Sequence[Polls]
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self.clock = clock
-        self._over = asyncio.Event()
+        self._work = Work(settings.outbox, clock)
         self._next: Settings | None = None
-        self._damage: DamagedError | None = None
-        self._under_way: set[asyncio.Task[object]] = set()
-        self.storing = Trouble("storing events", clock)
-        self.polls = {
-            controller.name: PollRecord(clock.monotonic(), 5 * controller.poll_interval_ms / 1000 + 120)
-            for controller in settings.controllers
-        }
         self._watchdog = Watchdog(clock)
+
+    @property
+    def storing(self) -> Trouble:
+        """Whether the outbox can be written."""
+        return self._work.storing
 
     async def run(self) -> Settings | None:
         """Returns when it was told to stop, or with the settings to go on with. Raises :class:`DamagedError`."""
@@ -164,36 +171,43 @@ class _Daemon:
         settings, clock = self._settings, self.clock
         async with AsyncExitStack() as stack:
             pollers = stack.enter_context(_pollers(settings, clock))
+            self.polls = [
+                Polls(controller, poller, self._work, clock)
+                for controller, poller in zip(settings.controllers, pollers, strict=True)
+            ]
             self.outbox = stack.enter_context(Outbox(settings.outbox, clock))
             self.drain = Drain(self.outbox, await stack.enter_async_context(_hivel(settings)), settings.delivery)
-            await stack.enter_async_context(_monitoring(settings.monitoring, self))
-            scheduler = self._schedule(pollers)
+            takeup = TakeUp(settings, self.outbox)
+            await stack.enter_async_context(_listening("monitoring", settings.monitoring, application(self)))
+            if settings.intake is not None:
+                intake = Intake(settings.intake, takeup, clock, self._wake)
+                await stack.enter_async_context(_listening("intake", settings.intake.address, intake.app))
+            scheduler = self._schedule(takeup)
             log.info("started", version=__version__, outbox=str(settings.outbox), controllers=len(pollers))
             notify("READY=1")
-            await self._over.wait()
-            await self._end(scheduler, pollers)
-            pending = None if self._damage else self.outbox.counts().pending
-        if self._damage is not None:
-            raise self._damage
+            await self._work.over.wait()
+            await self._end(scheduler)
+            pending = None if self._work.damage else self.outbox.counts().pending
+        if self._work.damage is not None:
+            raise self._work.damage
         if self._next is None:
             log.info("stopped", pending=pending)
         return self._next
 
-    async def _end(self, scheduler: AsyncIOScheduler, pollers: list[Poller]) -> None:
+    async def _end(self, scheduler: AsyncIOScheduler) -> None:
         """APScheduler would cancel running jobs; here they come to their end, within bounds."""
-        if self._next is None and self._damage is None:
+        stopping = self._next is None and self._work.damage is None
+        if stopping:
             log.info("stopping")
             notify("STOPPING=1")
         scheduler.pause()
         self.drain.stop()
-        for poller in pollers:
-            poller.stop()
-        if self._under_way:
-            _, late = await asyncio.wait(self._under_way, timeout=STOP_S)
-            if late:
-                # Nothing is lost by it: what was not committed will be read again, what was not settled sent again.
-                log.warning("stopped in the middle of something", late=len(late))
-                os._exit(0 if self._next is None and self._damage is None else 1)
+        for polls in self.polls:
+            polls.stop()
+        if late := await self._work.finish(STOP_S):
+            # Nothing is lost by it: what was not committed will be read again, what was not settled sent again.
+            log.warning("stopped in the middle of something", late=late)
+            os._exit(0 if stopping else 1)
         scheduler.shutdown(wait=False)
 
     # ---- signals
@@ -201,7 +215,7 @@ class _Daemon:
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._over.set)
+            loop.add_signal_handler(number, self._work.over.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
@@ -217,96 +231,72 @@ class _Daemon:
             fresh = replace(fresh, outbox=self._settings.outbox)
         log.info("configuration read anew", file=str(fresh.file))
         self._next = fresh
-        self._over.set()
+        self._work.over.set()
+
+    def _wake(self, controller: str | None) -> list[str]:
+        """Let the poller of this controller, or all of them, look now; returns the names of those."""
+        woken = [polls for polls in self.polls if controller in (None, polls.name)]
+        for polls in woken:
+            polls.wake()
+        return [polls.name for polls in woken]
 
     # ---- what is done again and again
 
-    def _schedule(self, pollers: list[Poller]) -> AsyncIOScheduler:
+    def _schedule(self, takeup: TakeUp) -> AsyncIOScheduler:
         # A stalled machine must not skip a run (misfire), nor make up for it many times over (coalesce).
         scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         )
         now = datetime.now(UTC)
-        for settings, poller in zip(self._settings.controllers, pollers, strict=True):
-            name, seconds = f"polls of {settings.name}", settings.poll_interval_ms / 1000
-            watched = self._watchdog.watch(Watched(name, patience_of_poll(settings), partial(_requests, poller)))
-            scheduler.add_job(self._poll, "interval", [poller, watched], seconds=seconds, next_run_time=now, name=name)
-        drain = Watched("delivery", patience_of_drain(self._settings.delivery), lambda: self.drain.progress)
-        seconds = self._settings.delivery.interval_ms / 1000
-        scheduler.add_job(
-            self._drain, "interval", [self._watchdog.watch(drain)], seconds=seconds, next_run_time=now, name="drain"
-        )
-        retention = Retention(self.outbox, self._settings.keep_delivered_ms, self._settings.keep_ids_ms)
+        for polls in self.polls:
+            self._watchdog.watch(polls.watched)
+            polls.schedule(scheduler, now, self._note_storing)
+        settings = self._settings
+        seconds = settings.delivery.interval_ms / 1000
+        drain = Watched("delivery", patience_of_drain(settings.delivery), lambda: self.drain.progress)
+        self._watchdog.watch(drain)
+        scheduler.add_job(self._drain, "interval", [drain], seconds=seconds, next_run_time=now, name="drain")
+        spool = None if settings.spool is None else Spool(settings.spool, self.outbox, takeup)
+        scheduler.add_job(self._take, "interval", [takeup, spool], seconds=seconds, next_run_time=now, name="reports")
+        retention = Retention(self.outbox, settings.keep_delivered_ms, settings.keep_ids_ms)
         scheduler.add_job(self._retain, "interval", [retention], seconds=RETENTION_S, name="retention")
         if (every := watchdog_s()) is not None:
             scheduler.add_job(self._watchdog.feed, "interval", seconds=every / 3, next_run_time=now, name="watchdog")
         scheduler.start()
         return scheduler
 
-    async def _poll(self, poller: Poller, watched: Watched) -> None:
-        with self._working(watched):
-            if not poller.due():
-                return
-            started = self.clock.monotonic()
-            report = await asyncio.to_thread(poller.poll)
-            self.storing.note(None if self.drain.trouble is None else str(self.drain.trouble))
-            finished = self.clock.monotonic()
-            record = self.polls[report.controller]
-            record.polls += 1
-            record.seconds += finished - started
-            if report.complete:
-                record.finished_at = finished
+    def _note_storing(self) -> None:
+        self.storing.note(None if self.drain.trouble is None else str(self.drain.trouble))
 
     async def _drain(self, watched: Watched) -> None:
-        with self._working(watched):
+        with self._work.doing(watched):
             await self.drain.run()
             if self.drain.trouble is not None:
-                self.storing.note(str(self.drain.trouble))
+                self._note_storing()
+
+    async def _take(self, takeup: TakeUp, spool: Spool | None) -> None:
+        with self._work.doing():
+            for controller in take_reports(takeup, spool):
+                self._wake(controller)
+            for deployment_id in self.outbox.release_overdue(self._settings.hold_for_ms):
+                log.warning("goes out without the poller's word", deployment_id=deployment_id)
 
     async def _retain(self, retention: Retention) -> None:
-        with self._working(None):
+        with self._work.doing():
             for _ in range(RETENTION_STEPS):
-                if self._over.is_set() or not retention.step():
+                if self._work.over.is_set() or not retention.step():
                     return
                 await asyncio.sleep(0.01)
 
-    @contextmanager
-    def _working(self, watched: Watched | None) -> Iterator[None]:
-        """Something is under way; what the outbox does wrong is noted, and met again the next time."""
-        task = asyncio.current_task()
-        if task is not None:
-            self._under_way.add(task)
-        try:
-            yield
-        except DamagedError as error:
-            self._damaged(error)
-        except OutboxError as error:
-            self.storing.note(str(error))
-        except sqlite3.Error as error:
-            in_our_words = in_words(error, self._settings.outbox)
-            if isinstance(in_our_words, DamagedError):
-                in_our_words.__cause__ = error
-                self._damaged(in_our_words)
-            else:
-                self.storing.note(str(in_our_words))
-        finally:
-            if watched is not None:
-                watched.runs += 1
-            if task is not None:
-                self._under_way.discard(task)
 
-    def _damaged(self, error: DamagedError) -> None:
-        if self._damage is None:
-            self._damage = error
-            self._over.set()
-
-
-def _requests(poller: Poller) -> int:
-    return poller.requests
+def take_reports(takeup: TakeUp, spool: Spool | None) -> set[str]:
+    """Make events of the reports that wait; returns the names of the controllers whose builds reported themselves."""
+    taken = takeup.take_stored() + (spool.take() if spool is not None else [])
+    return {each.controller for each in taken if each.controller is not None}
 
 
 @asynccontextmanager
-async def _monitoring(address: Address | None, daemon: _Daemon) -> AsyncIterator[None]:
+async def _listening(what: str, address: Address | None, app: ASGIApp) -> AsyncIterator[None]:
     """A port that is taken must not keep events from being delivered."""
     from agent.listener import Listener  # noqa: PLC0415 - `once` listens to nobody
 
@@ -314,14 +304,12 @@ async def _monitoring(address: Address | None, daemon: _Daemon) -> AsyncIterator
         yield
         return
     try:
-        listener = Listener(application(daemon), address.host, address.port)
+        listener = Listener(app, address.host, address.port)
     except OSError as error:
-        log.error(
-            "monitoring is off", address=str(address),
-            reason=f'{error.strerror}; set [monitoring] listen to another address, or to "" for none',
-        )  # fmt: skip
+        reason = f"{error.strerror}; set [{what}] listen to another address"
+        log.error("cannot listen", what=what, address=str(address), reason=reason)
         yield
         return
     async with listener:
-        log.info("monitoring", url=f"http://{replace(address, port=listener.port)}/metrics")
+        log.info("listening", what=what, url=f"http://{replace(address, port=listener.port)}")
         yield

@@ -12,7 +12,7 @@ from agent.notify import notify
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.config import DeliverySettings, JenkinsSettings
+    from agent.settings import DeliverySettings, JenkinsSettings
     from agent.times import Clock
 
 log = structlog.get_logger("service")

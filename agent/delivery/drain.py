@@ -21,7 +21,7 @@ from agent.times import Drift, describe_duration
 if TYPE_CHECKING:
     import random
 
-    from agent.config import DeliverySettings
+    from agent.settings import DeliverySettings
 
 log = structlog.get_logger("delivery")
 

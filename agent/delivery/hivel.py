@@ -12,8 +12,8 @@ from agent import __version__
 from agent.delivery.policy import BODY_LIMIT, Answer
 
 if TYPE_CHECKING:
-    from agent.config import HivelSettings
     from agent.credentials import Token
+    from agent.settings import HivelSettings
 
 # httpcore's pool does work for every connection it holds, at every request: small pools, and more of them.
 CONNECTIONS_PER_CLIENT = 8

@@ -14,34 +14,35 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import structlog
+from msgspec.structs import replace
 
 from agent import event as events
 from agent.event import InvalidEventError
+from agent.git import branch_name
 from agent.hook.report import ReportError, checked, decode
-from agent.jenkins.builds import Build, Reported
+from agent.jenkins.builds import SAME_BUILD_MS, Build, Reported
 from agent.jenkins.derive import (
     Derivation,
     derive,
-    derive_reported,
     from_json,
+    reported_in,
     to_json,
     written_environment,
     written_repo_url,
 )
-from agent.jenkins.names import branch_name, build_of_url
+from agent.jenkins.names import build_of_url
 from agent.jenkins.rules import Match, first_match, implied_rule
 from agent.outbox.store import Entry, State
-from agent.status import Provider, normalise
+from agent.settings import controller_of
+from agent.status import Provider, Status, normalise, normalise_any
 from agent.times import parse_moment
 
 if TYPE_CHECKING:
-    from agent.config import JenkinsSettings, Settings
     from agent.outbox.store import Outbox, Row, StoredReport
+    from agent.settings import JenkinsSettings, Settings
 
 log = structlog.get_logger("hook")
 
-# Starts of one build, as its hook and as Jenkins' API tell them, are not further apart.
-SAME_BUILD_MS = 600_000
 AT_ONCE = 100
 _SAID = ("stage", "environment", "repo_url", "branch", "commit_hash", "image", "logs_url", "pr_number")
 
@@ -132,61 +133,60 @@ class TakeUp:
         return first_match(self._settings.rules, job) or Match(implied_rule(job), {})
 
     def _stage(self, build: Build, stage: str, controller: str | None) -> Taken:
+        """Under the environment's name, or with the stage's behind it where another stage has that."""
         [derived] = derive(build, self._match(build.job), self._settings.options)
-        for name in (derived.deployment_id, events.part_deployment_id(derived.deployment_id, stage)):
+        name = derived.deployment_id
+        row = self._outbox.find_exactly(name)
+        if row is not None and row.reported not in (None, stage):
+            name = events.part_deployment_id(name, stage)
             row = self._outbox.find_exactly(name)
-            if row is None or row.reported in (None, stage):  # free, or the same deployment
-                entry = _entry(build, _renamed(derived, name), reported=stage)
-                return self._store(entry, row, controller)
-        return Taken(name, State.DELIVERED, controller)
+        if row is not None and row.reported is None and row.state is not State.FAILED:
+            return _taken(row, controller)  # the poller found this stage before
+        return self._store(_entry(build, _renamed(derived, name), reported=stage), row, controller)
 
     def _whole(self, build: Build, hold_until: int | None, controller: str | None, *, dated: bool) -> Taken:
-        """Alone under the build's id; with others of the same build under its environment."""
+        """Under the build's id; where the build reports several environments, with the environment behind it."""
         base = events.build_deployment_id(build.controller, build.job, build.number)
         first = self._outbox.find_exactly(base)
         if first is not None and dated and abs(first.started_at - build.started_at) > SAME_BUILD_MS:
             # An earlier job of this name had this number: its build has the plain id.
             base = events.reused_number_id(base, build.started_at)
             first = self._outbox.find_exactly(base)
-        match, options = self._match(build.job), self._settings.options
-        said = build.reported or Reported()
-        earlier = [row for row in self._outbox.of_build(base) if row.state is State.HELD]
-        held = {_environment(row): row for row in earlier}
-        if hold_until is None or not held or said.environment in held:
-            [derived] = derive(build, match, options)
-            name = base if len(held) < 2 else events.part_deployment_id(base, said.environment or "")
-            entry = _entry(build, _renamed(derived, name), reported="", hold_until=hold_until)
-            return self._store(entry, self._outbox.find_exactly(name), controller)
-        for row in earlier:
-            self._rename_held(row, base)
-        derived = derive_reported(build, match, options, [said, said])[0]
-        name = events.part_deployment_id(base, said.environment or "")
+        if first is not None and first.state is not State.HELD:
+            hold_until = None  # the poller was faster, or it was waited for long enough
+            if first.reported is None and first.source is not None:
+                build = replace(from_json(first.source), reported=build.reported)  # its word is the final one
+        environment = build.reported.environment if build.reported else None
+        held = {_environment(row): row for row in self._outbox.of_build(base) if row.state is State.HELD}
+        if held and environment not in held:
+            for row in held.values():
+                self._name_its_environment(row, base)
+        several = bool(held.keys() - {environment})
+        name = events.part_deployment_id(base, environment or "") if several else base
+        [derived] = derive(build, self._match(build.job), self._settings.options)
         entry = _entry(build, _renamed(derived, name), reported="", hold_until=hold_until)
         return self._store(entry, self._outbox.find_exactly(name), controller)
 
-    def _rename_held(self, row: Row, base: str) -> None:
-        """The build reports a second environment: the first event's id names its environment too."""
-        environment = _environment(row)
+    def _name_its_environment(self, row: Row, base: str) -> None:
+        """The build reports a second environment: the first event's id gets its environment, too."""
         if row.deployment_id != base or row.source is None:
             return
         build = from_json(row.source)
         [derived] = derive(build, self._match(build.job), self._settings.options)
-        name = events.part_deployment_id(base, environment or "")
+        name = events.part_deployment_id(base, _environment(row) or "")
         entry = _entry(build, _renamed(derived, name), reported="", hold_until=row.next_attempt_at)
-        self._outbox.replace_held(row, entry)
+        self._outbox.rewrite(row, entry)
 
     def _store(self, entry: Entry, row: Row | None, controller: str | None) -> Taken:
         if row is None:
             added = self._outbox.enqueue([entry])
-            state = State.PENDING if added and entry.event else State.FAILED
-            if not added:  # known, and deleted by retention
+            if not added:  # it was delivered, and deleted by retention
                 return Taken(entry.deployment_id, State.DELIVERED, controller)
-            return Taken(added[0].deployment_id, State.HELD if entry.hold_until is not None else state, controller)
-        if row.state is State.HELD or (row.state is State.FAILED and entry.event is not None):
-            self._outbox.replace_held(row, entry)
-            held = entry.hold_until is not None and row.state is State.HELD
-            return Taken(entry.deployment_id, State.HELD if held else State.PENDING, controller)
-        return Taken(row.deployment_id, row.state, controller)
+            row = self._outbox.find_exactly(added[0].deployment_id)
+        elif entry.event is not None or row.state is not State.PENDING:
+            self._outbox.rewrite(row, entry)
+            row = self._outbox.row(row.id)
+        return Taken(entry.deployment_id, State.DELIVERED, controller) if row is None else _taken(row, controller)
 
     # ---- other systems
 
@@ -205,9 +205,9 @@ class TakeUp:
         branch = said.text("branch")
         numbers = said.pull_requests()
         try:
-            event, reason = events.completed(
+            event = events.completed(
                 deployment_id=name,
-                status=normalise(provider, said.text("status")),
+                status=_status(provider, said.text("status")),
                 started_at=started_at,
                 ended_at=ended_at,
                 repo_url=written_repo_url(repo_url, options) if repo_url else None,
@@ -219,10 +219,10 @@ class TakeUp:
                 pr_numbers=numbers,
                 image=said.text("image") or None,
                 logs_url=said.text("logs_url") or said.text("build_url") or None,
-            ), None  # fmt: skip
+            )
         except InvalidEventError as error:
             raise ReportError(f"{error} in the report") from None
-        entry = Entry(events.limited_id(name), started_at, None, event, reason, reported=said.text("stage"))
+        entry = Entry(event.deployment_id, started_at, None, event, reported=said.text("stage"))
         row = self._outbox.find_exactly(entry.deployment_id)
         return self._store(entry, row, None)
 
@@ -287,26 +287,20 @@ class _Fields:
         return Reported(**texts, pr_numbers=self.pull_requests())
 
 
-def controller_of(controllers: tuple[JenkinsSettings, ...], url: str) -> JenkinsSettings | None:
-    """The controller that is polled at this address; Jenkins may name itself differently, then by the host alone."""
-    for controller in controllers:
-        if url.startswith(controller.url):
-            return controller
-    try:
-        host = urlsplit(url).hostname
-    except ValueError:  # half an IPv6 address
-        return None
-    named = [controller for controller in controllers if urlsplit(controller.url).hostname == host]
-    if len(named) == 1:
-        return named[0]
-    return controllers[0] if len(controllers) == 1 and url else None
+def _status(provider: Provider, word: str) -> Status:
+    """The system's word, or one of Hivel's own four."""
+    if word.lower() in list(Status):
+        return Status(word.lower())
+    return normalise_any(word) if provider is Provider.OTHER else normalise(provider, word)
 
 
 def _environment(row: Row) -> str | None:
-    if row.source is None:
-        return None
-    said = from_json(row.source).reported
+    said = reported_in(row.source)
     return said.environment if said else None
+
+
+def _taken(row: Row, controller: str | None) -> Taken:
+    return Taken(row.deployment_id, row.state, controller)
 
 
 def _renamed(derived: Derivation, name: str) -> Derivation:

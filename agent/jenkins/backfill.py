@@ -13,10 +13,10 @@ from agent.outbox.store import Entry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.config import JenkinsSettings, Settings
     from agent.jenkins.client import JenkinsClient, Job
     from agent.jenkins.rules import Match, Pattern
     from agent.outbox.store import Outbox
+    from agent.settings import JenkinsSettings, Settings
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
-from agent.jenkins.names import without_credentials
+from agent.git import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +39,9 @@ MESSAGE_LENGTH = _MESSAGE_HEAD + _MESSAGE_TAIL + len("…\n…")
 
 # What some people put into a text parameter; it must not be kept in the outbox.
 _URL_CREDENTIALS = re.compile(r"(\w://)[^\s/@:]*:[^\s/@]*@")
+
+# What a build reports of itself and what Jenkins' API tells differ in time by no more: clocks, and a queue.
+SAME_BUILD_MS = 600_000
 
 T = TypeVar("T")
 

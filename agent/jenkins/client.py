@@ -21,7 +21,7 @@ from agent.times import Clock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agent.config import JenkinsSettings
+    from agent.settings import JenkinsSettings
 
 # So deep the tree of folders is asked for in one request; deeper folders cost a request each.
 NESTING = 8

@@ -17,9 +17,10 @@ from msgspec.structs import replace
 
 from agent import event as events
 from agent.event import DeploymentEvent, InvalidEventError
+from agent.git import branch_name, without_credentials
 from agent.jenkins import pulls, scm, stages
 from agent.jenkins.builds import Build, Reported
-from agent.jenkins.names import branch_name, environment_of_name, without_credentials
+from agent.jenkins.names import environment_of_name
 from agent.jenkins.rules import MaskedParameterError, fields_of
 from agent.status import Provider, Status, normalise
 
@@ -87,11 +88,13 @@ def derive(build: Build, match: Match, options: Options) -> list[Derivation]:
     ]
 
 
-def derive_reported(build: Build, match: Match, options: Options, reports: Sequence[Reported]) -> list[Derivation]:
-    """The events of a build that reported itself: one, or one for each environment that it reported."""
+def derive_reported(
+    build: Build, match: Match, options: Options, reports: Sequence[Reported]
+) -> list[tuple[Reported, Derivation]]:
+    """The events of a build that reported itself, with the report that each is of: one for each environment."""
     several = len(reports) > 1
     return [
-        _of_environment(each, said.environment or "") if several else each
+        (said, _of_environment(each, said.environment or "") if several else each)
         for said in reports
         for each in derive(replace(build, reported=said), match, options)
     ]
@@ -111,6 +114,11 @@ def to_json(build: Build) -> str:
 def from_json(source: str) -> Build:
     """The build of :func:`to_json`. Raises :class:`msgspec.MsgspecError` for anything else."""
     return msgspec.json.decode(source, type=Build)
+
+
+def reported_in(source: str | None) -> Reported | None:
+    """What the build of a row reported of itself, as it was kept with the row."""
+    return None if source is None else from_json(source).reported
 
 
 # ---- what there is an event of: the whole build, or each of some stages

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from agent.jenkins.builds import build_of
+from agent.jenkins.builds import SAME_BUILD_MS, Phase, build_of
 from agent.jenkins.client import (
     BadAnswerError,
     JenkinsError,
@@ -23,22 +23,23 @@ from agent.jenkins.client import (
     UnreachableError,
 )
 from agent.jenkins.cursor import ControllerState, Cursors, JobCursor, OpenBuild
-from agent.jenkins.derive import Options, derive, to_json
+from agent.jenkins.derive import Options, deployment_id, derive, derive_reported, from_json, reported_in, to_json
 from agent.jenkins.enrich import Enricher
 from agent.jenkins.look import PAGE, AnotherJobError, Candidate, FirstAnswer, JobReader, Look, first_look
 from agent.jenkins.pace import Pause
-from agent.jenkins.rules import Match, first_match
-from agent.outbox.store import Entry
+from agent.jenkins.rules import Match, first_match, implied_rule
+from agent.outbox.store import Entry, State
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from agent.config import JenkinsSettings
-    from agent.jenkins.builds import RawBuild
+    from agent.jenkins.builds import Build, RawBuild
     from agent.jenkins.client import JenkinsClient, Job
+    from agent.jenkins.derive import Derivation
     from agent.jenkins.rules import Rule
-    from agent.outbox.store import Outbox
+    from agent.outbox.store import Outbox, Row
+    from agent.settings import JenkinsSettings
 
 log = structlog.get_logger("poller")
 
@@ -173,6 +174,7 @@ class Poller:
             under_way = _Pass(reader, {job.full_name: job for job in jobs}, known, known.by_newest(), report)
             for each, answer in self._ask_all(reader, deploying):
                 self._look(under_way, each, answer)
+        self._confirm_held(snapshot.jobs, report)
         if not report.problems and not self._stopping:
             self._settled = snapshot.jobs
         return report_from
@@ -332,12 +334,43 @@ class Poller:
         build = build_of(raw, controller=self._settings.name, job=job.full_name, branch_job=job.branch_job)
         if look.pull_request_url:
             build = msgspec.structs.replace(build, pull_request_url=look.pull_request_url)
-        build = self._enricher.enrich(build, deploying.match)
-        source = to_json(build)
-        return [
-            Entry(found.deployment_id, build.started_at, source, found.event, found.reason)
-            for found in derive(build, deploying.match, self._options)
-        ]
+        return self._entries_of(build, deploying.match)
+
+    def _entries_of(self, build: Build, match: Match) -> list[Entry]:
+        """The events of a final build; none if it reported itself and that went out already."""
+        name = deployment_id(build)
+        told = [row for row in self._outbox.of_build(name) if row.reported is not None and _is_of(row, build)]
+        held = [said for row in told if row.state is State.HELD and (said := reported_in(row.source))]
+        if told and not held:
+            return []
+        build = self._enricher.enrich(build, match)
+        if held:
+            return [
+                replace(_entry(msgspec.structs.replace(build, reported=said), found), reported="", build=name)
+                for said, found in derive_reported(build, match, self._options, held)
+            ]
+        return [_entry(build, found) for found in derive(build, match, self._options)]
+
+    def _confirm_held(self, jobs: list[Job], report: PollReport) -> None:
+        """Ask for the builds of held events that are not followed anyway, as those of jobs that match no rule."""
+        held = [from_json(row.source) for row in self._outbox.all_held() if row.source is not None]
+        wanted = dict.fromkeys((build.job, build.number) for build in held if build.controller == self._settings.name)
+        if not wanted:
+            return
+        followed = {(job, build.number) for job, builds in self._cursors.open_builds().items() for build in builds}
+        branch_jobs = {job.full_name for job in jobs if job.branch_job}
+        for job, number in wanted:
+            if self._stopping or (job, number) in followed:
+                continue
+            try:
+                raw = self._client.build(job, number)
+            except (NotFoundError, UnauthorizedError, BadAnswerError) as error:
+                log.info("held build cannot be read", build=f"{job}#{number}", reason=str(error))
+                continue
+            if raw.phase is Phase.FINAL:
+                match = first_match(self._rules, job) or Match(implied_rule(job), {})
+                build = build_of(raw, controller=self._settings.name, job=job, branch_job=job in branch_jobs)
+                self._tell(self._outbox.enqueue(self._entries_of(build, match)), report)
 
     # ---- what is kept
 
@@ -389,6 +422,15 @@ class Poller:
         if changed:
             write = log.info if name == "ok" else log.error
             write("controller", controller=self._settings.name, state=name, reason=problem)
+
+
+def _entry(build: Build, found: Derivation) -> Entry:
+    return Entry(found.deployment_id, build.started_at, to_json(build), found.event, found.reason)
+
+
+def _is_of(row: Row, build: Build) -> bool:
+    """Whether the event that a build reported is of this one, and not of another that had its number before."""
+    return build.started_at - SAME_BUILD_MS <= row.started_at <= build.ended_at + SAME_BUILD_MS
 
 
 def _state_of(error: JenkinsError) -> str:

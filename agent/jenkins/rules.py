@@ -144,6 +144,11 @@ def default_rules() -> tuple[Rule, ...]:
     return (Rule(Pattern.parse(DEFAULT_JOBS), Template.parse(DEFAULT_ENVIRONMENT)),)
 
 
+def implied_rule(job: str) -> Rule:
+    """For a build that reports itself although no rule matches its job."""
+    return Rule(Pattern(job, re.compile(re.escape(job))), Template.parse(DEFAULT_ENVIRONMENT))
+
+
 def first_match(rules: Iterable[Rule], full_name: str) -> Match | None:
     """The first rule whose pattern matches the job's full name; None: builds of this job are no deployments."""
     for rule in rules:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote
 
-from agent.jenkins.names import branch_name, without_credentials
+from agent.git import branch_name, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -213,10 +213,7 @@ class Outbox:
         if (pruned := self._pruned(entry.deployment_id)) is not None:
             return pruned
         now = self.clock.now_ms()
-        payload = None if entry.event is None else events.encode(entry.event).decode()
-        state = State.FAILED if payload is None else State.PENDING
-        if entry.hold_until is not None:
-            state = State.HELD
+        payload, state = _payload_and_state(entry)
         cursor = self.connection.execute(
             "INSERT INTO events (deployment_id, state, payload, source, started_at, created_at, next_attempt_at,"
             " settled_at, reason, reported) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -278,11 +275,19 @@ class Outbox:
         """The events that wait for the poller's word, those that wait longest first."""
         return self._rows("state = 'held' ORDER BY next_attempt_at", ())
 
-    def replace_held(self, row: Row, entry: Entry) -> None:
-        """Put something else into the place of a held event, or of one that failed."""
+    def rewrite(self, row: Row, entry: Entry) -> bool:
+        """Give an event that was not delivered yet another content, and id; False when it was delivered meanwhile."""
+        payload, state = _payload_and_state(entry)
         with self.transaction() as connection:
-            connection.execute("DELETE FROM events WHERE id = ? AND state IN ('held', 'failed')", (row.id,))
-            self._insert(entry)
+            changed = connection.execute(
+                "UPDATE events SET deployment_id = ?, state = ?, payload = ?, source = ?, started_at = ?, reason = ?,"
+                " reported = ?, next_attempt_at = ?, settled_at = NULL WHERE id = ? AND state != 'delivered'",
+                (
+                    entry.deployment_id, state, payload, entry.source, entry.started_at, entry.reason, entry.reported,
+                    self.clock.now_ms() if entry.hold_until is None else entry.hold_until, row.id,
+                ),
+            )  # fmt: skip
+        return changed.rowcount == 1
 
     def release_overdue(self, hold_for_ms: int) -> list[str]:
         """Let held events go out alone that waited long enough; returns their ids.
@@ -424,9 +429,14 @@ class Outbox:
 
     def find(self, name: str) -> Row | None:
         """The event with this deployment_id, or with this number in ``queue list``."""
-        found = self._rows("deployment_id = ?", (name,))
-        if not found and name.isascii() and name.isdigit() and len(name) < 19:
+        found = self.find_exactly(name)
+        if found is None and name.isascii() and name.isdigit() and len(name) < 19:
             return self.row(int(name))
+        return found
+
+    def find_exactly(self, deployment_id: str) -> Row | None:
+        """The event with this deployment_id."""
+        found = self._rows("deployment_id = ?", (deployment_id,))
         return found[0] if found else None
 
     def row(self, row_id: int) -> Row | None:
@@ -496,7 +506,13 @@ def id_hash(deployment_id: str) -> bytes:
     return hashlib.blake2b(deployment_id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
+def _payload_and_state(entry: Entry) -> tuple[str | None, State]:
+    payload = None if entry.event is None else events.encode(entry.event).decode()
+    if entry.hold_until is not None:
+        return payload, State.HELD
+    return payload, State.FAILED if payload is None else State.PENDING
+
+
 def _as_reused_number(entry: Entry) -> Entry:
     name = events.reused_number_id(entry.deployment_id, entry.started_at)
-    event = None if entry.event is None else msgspec.structs.replace(entry.event, deployment_id=name)
-    return Entry(name, entry.started_at, entry.source, event, entry.reason)
+    return replace(entry, deployment_id=name, event=entry.event and events.renamed(entry.event, name))

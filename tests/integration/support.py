@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agent.config import JenkinsSettings
     from agent.outbox.store import Outbox
     from agent.sandbox.server import LocalServer
+    from agent.settings import JenkinsSettings
 
 NOON = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 REPO = "https://github.example.test/acme/shop.git"

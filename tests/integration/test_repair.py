@@ -20,8 +20,8 @@ from tests.integration.test_outbox import entry, settlement
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.config import JenkinsSettings
     from agent.sandbox.jenkins import LocalJenkins
+    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 PAGE = 4096

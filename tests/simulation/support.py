@@ -18,11 +18,11 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3._collections import HTTPHeaderDict
 
-from agent.config import JenkinsSettings
 from agent.credentials import Token
 from agent.jenkins.client import JenkinsClient
 from agent.jenkins.poller import Poller, PollReport
 from agent.outbox.store import Outbox, Row
+from agent.settings import JenkinsSettings
 from tests.integration.support import FakeClock, rule
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import DEFAULT_PATH, ConfigError, DeliverySettings, Settings, find_file, load
+from agent.config import DEFAULT_PATH, ConfigError, find_file, load
 from agent.jenkins.derive import Options
 from agent.jenkins.rules import DEFAULT_ENVIRONMENT, DEFAULT_JOBS, STAGE_ENVIRONMENT
+from agent.settings import DeliverySettings, Settings
 from agent.status import Status
 
 SECRET = "s3cr3t-0123456789"

@@ -27,7 +27,7 @@ from agent.status import WORDS, Provider
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agent.config import Settings
+    from agent.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ from agent.status import Status
 from agent.times import Clock
 
 if TYPE_CHECKING:
-    from agent.config import Settings
+    from agent.settings import Settings
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
 STAGE = "re:^Deploy (to )?(?P<environment>.+)$"

@@ -1,0 +1,55 @@
+"""Storing a report from another process, fast: what ``emit`` needs of the outbox, and nothing more.
+
+It opens an outbox that is there. Making or migrating one is the agent's business: it would belong to whoever ran the
+build, and takes libraries that take time to load.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+
+BUSY_DEADLINE_S = 5.0
+# The table came with this version of the schema.
+REPORTS_SINCE = 3
+
+
+class NoPlaceError(Exception):
+    """The outbox takes no reports; the message says why."""
+
+
+def add_report(path: str, body: str) -> None:
+    """Durable when it returns. Raises :class:`NoPlaceError` and :class:`sqlite3.Error`."""
+    for _ in range(3):
+        identity = os.stat(path).st_ino  # noqa: PTH116 - pathlib takes time to import
+        _add(path, body)
+        if os.stat(path).st_ino == identity:  # noqa: PTH116
+            return
+        # The file was found damaged and moved aside meanwhile; the report may be in the old one alone.
+    raise NoPlaceError(f"{path} is replaced again and again")
+
+
+def _add(path: str, body: str) -> None:
+    connection = sqlite3.connect(f"file:{path.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=rw",
+                                 uri=True, isolation_level=None, timeout=0)  # fmt: skip
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version < REPORTS_SINCE:
+            raise NoPlaceError(f"{path} is of an older version; start the agent once")
+        connection.execute("PRAGMA synchronous = FULL")
+        deadline = time.monotonic() + BUSY_DEADLINE_S
+        while True:
+            try:
+                connection.execute(
+                    "INSERT INTO reports (received_at, body) VALUES (?, ?)", (time.time_ns() // 1_000_000, body)
+                )
+            except sqlite3.OperationalError as error:
+                # Small even steps: SQLite's own waiting grows, and loses against a process that commits in a loop.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.001)
+            else:
+                return
+    finally:
+        connection.close()

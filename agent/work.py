@@ -1,0 +1,63 @@
+"""What the daemon does again and again: how it is tracked, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from agent.outbox.connection import DamagedError, OutboxError, in_words
+from agent.trouble import Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from agent.times import Clock
+    from agent.watchdog import Watched
+
+
+class Work:
+    """Everything that is under way, whether the outbox can be written, and the end of it all."""
+
+    def __init__(self, outbox: Path, clock: Clock) -> None:
+        self._outbox = outbox
+        self._under_way: set[asyncio.Task[object]] = set()
+        self.over = asyncio.Event()
+        self.storing = Trouble("storing events", clock)
+        self.damage: DamagedError | None = None
+
+    @contextmanager
+    def doing(self, watched: Watched | None = None) -> Iterator[None]:
+        """Something is under way; what the outbox does wrong is noted, and met again the next time."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._under_way.add(task)
+        try:
+            yield
+        except OutboxError as error:
+            self._note(error)
+        except sqlite3.Error as error:
+            in_our_words = in_words(error, self._outbox)
+            in_our_words.__cause__ = error
+            self._note(in_our_words)
+        finally:
+            if watched is not None:
+                watched.runs += 1
+            if task is not None:
+                self._under_way.discard(task)
+
+    def _note(self, error: OutboxError) -> None:
+        if not isinstance(error, DamagedError):
+            self.storing.note(str(error))
+        elif self.damage is None:  # the file has to be repaired before anything goes on
+            self.damage = error
+            self.over.set()
+
+    async def finish(self, seconds: float) -> int:
+        """Wait for what is under way; returns how much of it did not end in time."""
+        if not self._under_way:
+            return 0
+        _, late = await asyncio.wait(self._under_way, timeout=seconds)
+        return len(late)

@@ -1,0 +1,372 @@
+"""Builds that report themselves: hook and poller agree, in whatever order they come, and Hivel gets one event."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent.credentials import Token
+from agent.hook.report import ReportError
+from agent.hook.takeup import TakeUp
+from agent.jenkins.client import JenkinsClient
+from agent.jenkins.derive import Options
+from agent.jenkins.poller import Poller
+from agent.outbox.store import State
+from agent.settings import DeliverySettings, HivelSettings, Settings
+from tests.integration.support import REPO, event, ids, rule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.jenkins.rules import Rule
+    from agent.outbox.store import Outbox
+    from agent.sandbox.jenkins import LocalJenkins
+    from agent.settings import JenkinsSettings
+    from tests.integration.support import FakeClock
+
+HOUR = 3_600_000
+
+
+class Hook:
+    """A daemon without its loop: it takes reports up, polls, and lets go of what was held too long."""
+
+    def __init__(self, controller: JenkinsSettings, outbox: Outbox, rules: tuple[Rule, ...]) -> None:
+        self.settings = Settings(
+            file=outbox.path, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(controller,),
+            rules=rules, options=Options(environment_map={"prod": "production"}), outbox=outbox.path,
+            delivery=DeliverySettings(), hold_for_ms=HOUR,
+        )  # fmt: skip
+        self.outbox = outbox
+        self.takeup = TakeUp(self.settings, outbox)
+
+    def report(self, **fields: Any) -> str:
+        """Report as a build does; returns the state of its event."""
+        return self.takeup.take(fields, self.outbox.clock.now_ms()).state.value
+
+    def build_reports(self, job: str, number: int, **fields: Any) -> str:
+        url = f"{self.settings.controllers[0].url}job/{job.replace('/', '/job/')}/{number}/"
+        return self.report(job=job, build_number=str(number), build_url=url, **fields)
+
+    def poll(self) -> list[str]:
+        settings = self.settings
+        client = JenkinsClient(settings.controllers[0])
+        try:
+            poller = Poller(settings.controllers[0], settings.rules, client, self.outbox, settings.options)
+            return poller.poll().enqueued
+        finally:
+            client.close()
+
+    def release(self) -> None:
+        self.outbox.release_overdue(HOUR)
+
+    def states(self) -> dict[str, str]:
+        return {row.deployment_id: row.state.value for row in reversed(self.outbox.rows(None, 1000))}
+
+
+@pytest.fixture
+def hook(controller: JenkinsSettings, outbox: Outbox, jenkins: LocalJenkins, clock: FakeClock) -> Hook:
+    jenkins.add_job("deploy/shop")
+    jenkins.add_job("build/shop")
+    hook = Hook(controller, outbox, (rule("deploy/**"),))
+    hook.poll()
+    clock.advance(s=30)
+    return hook
+
+
+def start(jenkins: LocalJenkins, clock: FakeClock, job: str = "deploy/shop") -> int:
+    number = jenkins.start_build(job, repo=REPO)
+    clock.advance(s=60)
+    return number
+
+
+def test_a_report_of_a_running_build_is_held_until_the_poller_has_the_final_word(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    assert hook.build_reports("deploy/shop", number, status="SUCCESS", environment="prod", image="shop:7") == "held"
+    assert hook.poll() == []
+    clock.advance(s=15)
+    jenkins.finish_build("deploy/shop", number, "UNSTABLE")  # a later post condition made it worse
+    assert hook.poll() == [f"main:deploy/shop#{number}"]
+    sent = event(outbox, f"main:deploy/shop#{number}")
+    assert (sent["status"], sent["environment"], sent["image"]) == ("failed", "production", "shop:7")
+    assert sent["repo_url"] == REPO
+    assert hook.states() == {f"main:deploy/shop#{number}": "pending"}
+
+
+def test_a_report_of_a_job_without_a_rule_is_confirmed_by_asking_for_that_build(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock, "build/shop")
+    hook.build_reports("build/shop", number, environment="staging", status="SUCCESS")
+    assert hook.poll() == []
+    jenkins.finish_build("build/shop", number, "FAILURE")
+    assert hook.poll() == [f"main:build/shop#{number}"]
+    assert event(outbox, f"main:build/shop#{number}")["status"] == "failed"
+    assert event(outbox, f"main:build/shop#{number}")["environment"] == "staging"
+    another = start(jenkins, clock, "build/shop")
+    jenkins.finish_build("build/shop", another)
+    assert hook.poll() == [], "a job without a rule deploys only when its builds say so"
+
+
+def test_without_the_pollers_word_it_goes_out_alone_when_its_time_is_over(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    hook.build_reports(
+        "deploy/shop", number, status="SUCCESS", repo_url=REPO, branch="origin/main", environment="production",
+        start_time=clock.now_ms() - 50_000,
+    )  # fmt: skip
+    clock.advance(ms=HOUR - 1)
+    hook.release()
+    assert set(hook.states().values()) == {"held"}
+    clock.advance(ms=1)
+    hook.release()
+    assert hook.states() == {f"main:deploy/shop#{number}": "pending"}
+    sent = event(outbox, f"main:deploy/shop#{number}")
+    assert (sent["status"], sent["branch"]) == ("success", "main")
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    assert hook.poll() == [], "it went out already"
+
+
+def test_what_goes_out_alone_and_lacks_a_field_says_so(hook: Hook, jenkins: LocalJenkins, clock: FakeClock) -> None:
+    number = start(jenkins, clock)
+    hook.build_reports("deploy/shop", number, status="SUCCESS")
+    clock.advance(ms=HOUR)
+    hook.release()
+    [row] = hook.outbox.rows(State.FAILED, 10)
+    assert "no repo_url, no branch" in (row.reason or "")
+
+
+def test_a_clock_that_is_set_back_holds_nothing_for_years(hook: Hook, jenkins: LocalJenkins, clock: FakeClock) -> None:
+    hook.build_reports("deploy/shop", start(jenkins, clock), status="SUCCESS", repo_url=REPO, branch="main")
+    clock.jump(ms=-5 * 365 * 24 * HOUR)
+    hook.release()
+    assert set(hook.states().values()) == {"pending"}
+
+
+def test_a_report_that_comes_after_the_poller_adds_what_only_the_build_knew(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    assert hook.poll() == [f"main:deploy/shop#{number}"]
+    assert hook.build_reports("deploy/shop", number, status="SUCCESS", image="shop:8", pr_numbers=[7, 9]) == "pending"
+    sent = event(outbox, f"main:deploy/shop#{number}")
+    assert (sent["status"], sent["image"], sent["pr_number"], sent["pr_numbers"]) == ("failed", "shop:8", "7", [7, 9])
+    assert len(ids(outbox)) == 1
+
+
+def test_a_report_mends_an_event_that_the_poller_could_not_make(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = jenkins.start_build("deploy/shop")  # checks nothing out
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    assert set(hook.states().values()) == {"failed"}
+    hook.build_reports("deploy/shop", number, repo_url=REPO, branch="main")
+    assert set(hook.states().values()) == {"pending"}
+
+
+def test_stages_that_report_themselves_are_final_and_the_build_is_not_reported_again(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    common = {"repo_url": REPO, "branch": "main", "start_time": clock.now_ms() - 5_000}
+    for environment, status in (("staging", "SUCCESS"), ("prod", "FAILURE")):
+        told = hook.build_reports(
+            "deploy/shop", number, stage=f"Deploy {environment}", environment=environment, status=status, **common
+        )
+        assert told == "pending"
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    assert hook.poll() == []
+    assert ids(outbox) == [f"main:deploy/shop#{number}:staging", f"main:deploy/shop#{number}:production"]
+    assert event(outbox, f"main:deploy/shop#{number}:production")["status"] == "failed"
+
+
+def test_two_stages_of_one_environment_are_two_events_and_a_repeated_report_is_one(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    for stage in ("Deploy api", "Deploy web", "Deploy api", "Deploy web"):
+        hook.build_reports(
+            "deploy/shop", number, stage=stage, environment="production", status="SUCCESS", repo_url=REPO, branch="main"
+        )
+    base = f"main:deploy/shop#{number}:production"
+    assert ids(outbox) == [base, f"{base}:Deploy web"]
+
+
+@pytest.mark.parametrize("order", list(permutations(["eu", "us", "apac"])), ids="-".join)
+def test_a_build_that_reports_several_environments_has_an_event_for_each(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, order: tuple[str, ...]
+) -> None:
+    number = start(jenkins, clock)
+    for environment in (*order, order[0]):
+        assert hook.build_reports("deploy/shop", number, environment=environment, status="SUCCESS") == "held"
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    base = f"main:deploy/shop#{number}"
+    assert sorted(ids(outbox)) == [f"{base}:apac", f"{base}:eu", f"{base}:us"]
+    assert set(hook.states().values()) == {"pending"}
+
+
+def test_a_number_that_an_earlier_job_had_is_another_build(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    first = start(jenkins, clock)
+    jenkins.finish_build("deploy/shop", first)
+    hook.poll()
+    jenkins.delete_job("deploy/shop")
+    hook.poll()
+    clock.advance(ms=30 * 24 * HOUR)
+    jenkins.add_job("deploy/shop")
+    again = start(jenkins, clock)
+    assert again == first
+    told = hook.build_reports("deploy/shop", again, status="SUCCESS", image="x:2", start_time=clock.now_ms() - 60_000)
+    assert told == "held"
+    jenkins.finish_build("deploy/shop", again, "UNSTABLE")
+    [second] = hook.poll()
+    assert second.startswith(f"main:deploy/shop#{first}@")
+    assert (event(outbox, second)["status"], event(outbox, second)["image"]) == ("failed", "x:2")
+    assert len(ids(outbox)) == 2
+
+
+def test_builds_of_a_controller_that_nobody_polls_are_final_at_once(hook: Hook, outbox: Outbox) -> None:
+    told = hook.report(
+        job="deploy/shop", build_number=7, controller="far-away", status="ABORTED", environment="production",
+        repo_url=REPO, branch="main",
+    )  # fmt: skip
+    assert told == "pending"
+    assert event(outbox, "far-away:deploy/shop#7")["status"] == "canceled"
+
+
+def test_other_systems_are_final_at_once_and_once_only(hook: Hook, outbox: Outbox) -> None:
+    report = {
+        "provider": "gitlab_ci", "run": "gitlab_ci:acme/shop#77", "status": "success", "environment": "prod",
+        "repo_url": "https://user:secret@gitlab.example.com/acme/shop.git", "branch": "main",
+        "start_time": "2026-11-23T11:59:00Z",
+    }  # fmt: skip
+    assert [hook.report(**report) for _ in range(3)] == ["pending"] * 3
+    [name] = ids(outbox)
+    assert name == "gitlab_ci:acme/shop#77:prod"
+    sent = event(outbox, name)
+    assert (sent["status"], sent["environment"]) == ("success", "production")
+    assert sent["repo_url"] == "https://gitlab.example.com/acme/shop.git"
+
+
+@pytest.mark.parametrize(
+    ("report", "complaint"),
+    [
+        ({}, "deployment_id: nothing says which deployment this is"),
+        ({"job": "a", "build_number": "x"}, "build_number: 'x' is no number of a build"),
+        ({"job": "a", "build_number": "1", "start_time": "yesterday"}, "start_time: 'yesterday' is no time"),
+        ({"provider": "cvs", "run": "x"}, "provider: 'cvs' is not known; there are jenkins, github_actions"),
+        ({"run": "x", "status": "success"}, "no repo_url, no environment, no branch in the report"),
+        ({"deployment_id": "x", "repo_url": "r", "branch": "b", "environment": "e" * 300}, "environment is 300"),
+        ({"job": "a", "build_number": "1", "colour": "red"}, "'colour': there is no such field"),
+        ({"job": ["a"]}, "job: text is expected, not a list"),
+        ({"pr_numbers": ["1"]}, "pr_numbers: a list of whole numbers"),
+        ({"build_number": True}, "build_number: text or a number is expected, not true or false"),
+        ({"job": "a", "build_number": "1", "event_type": "started"}, "event_type: only completed"),
+    ],
+)
+def test_a_wrong_report_is_refused_with_the_field_that_is_wrong(
+    hook: Hook, report: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ReportError, match=complaint.replace("(", r"\(")):
+        hook.report(**report)
+    assert hook.states() == {}
+
+
+def test_a_stored_report_that_is_wrong_becomes_a_failed_event_and_holds_nobody_back(hook: Hook, outbox: Outbox) -> None:
+    outbox.add_report("{nonsense")
+    outbox.add_report('{"deployment_id": "x", "repo_url": "r", "branch": "b", "environment": "e", "status": "success"}')
+    taken = hook.takeup.take_stored()
+    assert [each.state.value for each in taken] == ["failed", "pending"]
+    assert outbox.reports(10) == []
+    [failed] = outbox.rows(State.FAILED, 10)
+    assert "the report is no JSON" in (failed.reason or "")
+
+
+# ---- every order of arrival, with crashes between
+
+
+ORDERS = [
+    pytest.param("report finish poll", id="report, then poll"),
+    pytest.param("finish report poll", id="report after the end, then poll"),
+    pytest.param("finish poll report", id="poll, then report"),
+    pytest.param("poll report poll finish poll", id="followed, report, poll"),
+    pytest.param("report report finish poll", id="reported twice"),
+    pytest.param("report finish poll report poll", id="reported again after the poll"),
+    pytest.param("report finish release", id="poller never"),
+    pytest.param("report release finish poll", id="poller too late"),
+    pytest.param("report finish release poll report", id="everything late"),
+    pytest.param("finish poll", id="no report"),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("job", ["deploy/shop", "build/shop"])
+def test_in_every_order_of_report_and_poll_there_is_one_event(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, order: str, job: str
+) -> None:
+    number = start(jenkins, clock, job)
+    for step in order.split():
+        match step:
+            case "report":
+                hook.build_reports(
+                    job, number, status="SUCCESS", repo_url=REPO, branch="main", environment="production", image="i:1"
+                )
+            case "finish":
+                jenkins.finish_build(job, number)
+            case "poll":
+                hook.poll()
+            case "release":
+                clock.advance(ms=HOUR)
+                hook.release()
+        hook = Hook(hook.settings.controllers[0], outbox, hook.settings.rules)  # a crash after every step
+        clock.advance(s=5)
+    hook.poll()
+    expected = [] if job == "build/shop" and "report" not in order else [f"main:{job}#{number}"]
+    assert ids(outbox) == expected
+    if expected:
+        assert hook.states()[expected[0]] == "pending"
+        assert event(outbox, expected[0]).get("image") == ("i:1" if "report" in order else None)
+
+
+def test_a_crash_between_report_and_event_repeats_the_report_and_not_the_event(
+    hook: Hook, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox.add_report('{"deployment_id": "x", "repo_url": "r", "branch": "b", "environment": "e", "status": "success"}')
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(outbox), "remove_report", killed)
+        with pytest.raises(KilledError):
+            hook.takeup.take_stored()
+    assert len(outbox.reports(10)) == 1
+    assert ids(outbox) == []
+    hook.takeup.take_stored()
+    assert ids(outbox) == ["x"]
+
+
+def test_two_controllers_are_told_apart_by_the_address_of_the_build(
+    hook: Hook, controller: JenkinsSettings, outbox: Outbox, tmp_path: Path
+) -> None:
+    west = replace(controller, name="west", url="https://west.example.com/jenkins/")
+    settings = replace(hook.settings, controllers=(controller, west))
+    takeup = TakeUp(settings, outbox)
+    for url in (f"{controller.url}job/deploy/1/", "https://west.example.com/jenkins/job/deploy/1/"):
+        takeup.take({"build_url": url, "status": "SUCCESS"}, outbox.clock.now_ms())
+    taken = takeup.take({"build_url": "https://else.example.com/job/deploy/1/"}, outbox.clock.now_ms())
+    assert taken.controller is None
+    assert ids(outbox) == ["main:deploy#1", "west:deploy#1", "else.example.com:deploy#1"]
