@@ -21,6 +21,7 @@ from agent.times import Clock, parse_since
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.explain import Preview
     from agent.jenkins.rules import Pattern
     from agent.outbox.store import Outbox, Selection
     from agent.settings import Settings
@@ -315,6 +316,74 @@ def check(settings: Settings, *, offline: bool, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--folder", type=click.Path(path_type=Path), default=DEFAULT_PATH.parent, show_default=True,
+              help="Where the files are written.")  # fmt: skip
+@click.option("--hivel-url", help="Hivel's address: https://app.hivel.ai or https://app.hivel.in.")
+@click.option("--hivel-token-file", type=click.Path(path_type=Path), help="File with Hivel's API key.")
+@click.option("--jenkins-url", help="Address of Jenkins.")
+@click.option("--jenkins-name", help="Name of this Jenkins in every deployment_id.")
+@click.option("--username", help="User in Jenkins; an empty one asks anonymously.")
+@click.option("--jenkins-token-file", type=click.Path(path_type=Path), help="File with its API token.")
+@click.option("--since", help="What the first poll reports: now, 7d, 2026-01-31.")
+@click.option("--job", "jobs", multiple=True, help="Pattern of jobs that deploy; may be given several times.")
+@click.option("--no-test", is_flag=True, help="Ask neither Jenkins nor Hivel.")
+@click.option("--force", is_flag=True, help="Write over a configuration that is there.")
+def init(folder: Path, *, no_test: bool, force: bool, **given: Any) -> None:
+    """Write a configuration: ask for what it needs, test it live, and show what would be sent.
+
+    What no option says is asked for on a terminal. Tokens are read from files, from HIVEL_API_TOKEN and
+    JENKINS_API_TOKEN, or typed in hidden; they are written with mode 0600.
+
+    \b
+    Example: hivel-agent init
+             hivel-agent init --folder ~/agent --jenkins-url https://jenkins.example.com --username hivel-agent \\
+               --jenkins-token-file jenkins.token --hivel-token-file hivel.token --job 'deploy/**'
+    """
+    from agent import init as beginning  # noqa: PLC0415
+    from agent import logs, show  # noqa: PLC0415
+
+    logs.configure(quiet=True)
+    interactive = sys.stdin.isatty()
+    try:
+        answers = beginning.ask(beginning.Given(**given), interactive=interactive)
+        settings, findings = beginning.try_out(answers, Clock(), offline=no_test)
+        show.findings(findings)
+        if not beginning.usable(findings) and not (interactive and click.confirm("Write it all the same?", err=True)):
+            raise click.ClickException("nothing was written; mend it, or write it with --no-test")
+        written = beginning.write(answers, folder, force=force)
+    except beginning.InitError as error:
+        raise click.ClickException(str(error)) from None
+    if not no_test:
+        show.preview(_preview(settings, "7d"))
+    show.written(written)
+
+
+def _preview(settings: Settings, since: str) -> Preview:
+    from agent import explain as explaining  # noqa: PLC0415
+    from agent.jenkins.client import JenkinsClient  # noqa: PLC0415
+    from agent.jenkins.history import Span  # noqa: PLC0415
+
+    now = Clock().now_ms()
+    return explaining.preview(settings, JenkinsClient, Span(_moment("--since", since, now), now + FUTURE_MS))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that lets a shell complete verbs and options.
+
+    \b
+    Example: hivel-agent completion bash > /etc/bash_completion.d/hivel-agent
+    """
+    from click.shell_completion import get_completion_class  # noqa: PLC0415
+
+    complete = get_completion_class(shell)
+    if complete is None:
+        raise click.ClickException(f"no completion for {shell}")
+    click.echo(complete(cli, {}, "hivel-agent", "_HIVEL_AGENT_COMPLETE").source())
+
+
+@cli.command()
 @click.option("--since", default="7d", show_default=True, help="Builds that ended since then: 7d, 2026-01-31.")
 @json_option
 @verb_with_settings
@@ -326,14 +395,10 @@ def preview(settings: Settings, *, since: str, as_json: bool) -> None:
     \b
     Example: hivel-agent preview --since 24h
     """
-    from agent import explain as explaining  # noqa: PLC0415
     from agent import logs, show  # noqa: PLC0415
-    from agent.jenkins.client import JenkinsClient  # noqa: PLC0415
-    from agent.jenkins.history import Span  # noqa: PLC0415
 
     logs.configure(quiet=True)
-    now = Clock().now_ms()
-    result = explaining.preview(settings, JenkinsClient, Span(_moment("--since", since, now), now + FUTURE_MS))
+    result = _preview(settings, since)
     show.as_json(result) if as_json else show.preview(result)
     sys.exit(1 if result.problems else 0)
 

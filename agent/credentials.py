@@ -22,6 +22,11 @@ class Token:
         """Raises :class:`TokenError` when the file cannot be read or holds no usable token."""
         return cls(_read(path), path)
 
+    @classmethod
+    def checked(cls, text: str, place: str) -> Token:
+        """A token that somebody typed. Raises :class:`TokenError`, which names ``place``."""
+        return cls(_usable(text, place))
+
     def reveal(self) -> str:
         """The secret, for the header of a request and nothing else."""
         return self._value

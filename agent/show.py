@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -209,6 +210,21 @@ def findings(values: list[Finding]) -> None:
     for finding in values:
         padding = " " * (len("warning") - len(finding.level))
         out.print(f"{_styled(finding.level)}{padding}  {escape(finding.subject)}: {escape(finding.message)}")
+
+
+def written(files: list[Path]) -> None:
+    """``init`` for people: what was written, and what comes next."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    out = console()
+    for file in files:
+        out.print(f"[green]written[/]  {escape(str(file))}  (mode {file.stat().st_mode & 0o777:04o})")
+    config = files[0]
+    out.print(f"look at the rules in {escape(str(config))}, then:")
+    if config.parent == Path("/etc/hivel-agent"):
+        out.print("  systemctl enable --now hivel-agent")
+    else:
+        out.print(f"  hivel-agent run --config {escape(str(config))}")
 
 
 def outcomes(values: list[Outcome]) -> None:
