@@ -143,8 +143,7 @@ class JobReader:
                     look.has_past = True
                 elif raw.number >= candidate.first_new:
                     self._sort(look, final, self._first_seen(raw.number), raw)
-            if newest := max(fresh, key=lambda raw: raw.number, default=None):
-                look.cursor = _advanced(look.cursor, newest)
+            look.cursor = _advanced(look.cursor, fresh)
             yield sorted(final, key=lambda raw: raw.number)
         yield self._read_unlisted(candidate, look, first.trouble)
         if candidate.moved:
@@ -265,7 +264,7 @@ def first_look(candidate: Candidate) -> Look:
         cursor,
         full_name=job.full_name,
         next_build_number=job.next_build_number,
-        looked_at=candidate.server_time if candidate.moved else cursor.looked_at,
+        looked_at=max(cursor.looked_at, candidate.server_time) if candidate.moved else cursor.looked_at,
     )
     return Look(advanced)
 
@@ -275,7 +274,7 @@ def _contradicts(cursor: JobCursor, followed: tuple[OpenBuild, ...], builds: lis
 
     Not the other way round: a new number that started before belongs to a controller whose clock was set back.
     """
-    latest = max(cursor.looked_at, cursor.newest_started_at or 0) + CLOCK_TOLERANCE_MS
+    latest = cursor.looked_at + CLOCK_TOLERANCE_MS
     known = {(build.number, build.started_at) for build in followed}
     for raw in builds:
         if (raw.number, raw.timestamp) in known:
@@ -292,7 +291,12 @@ def _below(builds: list[RawBuild], next_build_number: int) -> list[RawBuild]:
     return [raw for raw in builds if raw.number < next_build_number]
 
 
-def _advanced(cursor: JobCursor, newest: RawBuild) -> JobCursor:
+def _advanced(cursor: JobCursor, read: list[RawBuild]) -> JobCursor:
+    """The cursor after these builds, which a clock that is set back must not make look like builds of later."""
+    if not read:
+        return cursor
+    cursor = replace(cursor, looked_at=max(cursor.looked_at, *(raw.timestamp for raw in read)))
+    newest = max(read, key=lambda raw: raw.number)
     if cursor.newest_number is not None and newest.number < cursor.newest_number:
         return cursor
     return replace(cursor, newest_number=newest.number, newest_started_at=newest.timestamp)

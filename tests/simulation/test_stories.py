@@ -375,6 +375,36 @@ def test_the_controllers_clock_is_set(story: Story, step: int) -> None:
     assert story.poll_for(minutes=2) == ["main:deploy/shop#5"]
 
 
+def test_a_clock_that_is_set_back_makes_no_job_another_one(story: Story) -> None:
+    """Builds that were read when the clock was ahead seem to start after the last look."""
+    story.build()
+    odd = story.start()
+    story.jenkins.update_build(SHOP, odd, building=False, inProgress=False)  # and it stays so, without a result
+    story.jenkins.skew_ms = -15 * MINUTE
+    story.start()
+    assert story.poll_for(minutes=2) == ["main:deploy/shop#4", "main:deploy/shop#5"]
+
+
+def test_a_clock_that_is_set_back_forgets_no_build_of_long_ago(new_story: Story) -> None:
+    story = new_story
+    story.jenkins.add_job(SHOP)
+    slow = story.start()
+    story.later(minutes=300)
+    story.jenkins.add_builds(SHOP, 150, repo=REPO)
+    story.later()
+    story.poll()
+    story.build()
+    assert story.poll() == ["main:deploy/shop#152"]
+    story.jenkins.skew_ms = -15 * MINUTE
+    running = story.start()
+    assert story.poll() == []
+    story.jenkins.finish_build(SHOP, running)
+    story.start()
+    assert story.poll() == [f"main:deploy/shop#{running}"]
+    story.jenkins.finish_build(SHOP, slow)
+    assert story.poll() == [f"main:deploy/shop#{slow}"]
+
+
 @pytest.mark.parametrize("step", [-40 * MINUTE, 40 * MINUTE], ids=["back", "ahead"])
 def test_the_agents_clock_is_set(story: Story, step: int) -> None:
     running = story.start()
