@@ -149,6 +149,7 @@ class JenkinsClient:
         session.hooks["response"].append(self._refuse)
         self.requests = 0
         self._last: tuple[bytes, list[Job]] | None = None
+        self._branch_jobs: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """Close the connection."""
@@ -183,9 +184,14 @@ class JenkinsClient:
             jobs = list(self._jobs(self._decode(body, _Items).jobs, depth=1, in_multibranch=False))
             told_everything = self.requests == before + 1  # deeper folders have answers of their own
             self._last = (body, jobs) if told_everything else None
+            self._branch_jobs = frozenset(job.full_name for job in jobs if job.branch_job)
         else:
             jobs = self._last[1]
         return Snapshot(jobs, _server_time(headers.get("Date")))
+
+    def is_branch_job(self, full_name: str) -> bool:
+        """Whether the job is a branch of a multibranch project, by the last snapshot: no request is made."""
+        return full_name in self._branch_jobs
 
     def builds(self, job: Job, first: int, last: int) -> Listing:
         """The builds at places ``first`` to ``last`` (not included) of the job, newest first.

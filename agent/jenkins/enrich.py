@@ -67,7 +67,8 @@ class Enricher:
             except (NotFoundError, UnauthorizedError, BadAnswerError) as error:
                 log.info("upstream build cannot be read", build=f"{job}#{number}", reason=str(error))
                 return None
-            self._upstream[job, number] = build_of(raw, controller=self._controller, job=job, branch_job=False)
+            branch_job = self._client.is_branch_job(job)
+            self._upstream[job, number] = build_of(raw, controller=self._controller, job=job, branch_job=branch_job)
         return self._upstream[job, number]
 
     def _with_stages(self, build: Build) -> Build:
