@@ -130,7 +130,7 @@ class JobReader:
         """
         look.pull_request_url = first.listing.pull_request_url
         followed = {build.number: build for build in candidate.open_builds}
-        for page in self._pages(candidate, first.listing):
+        for page in self.pages(candidate, first.listing):
             if candidate.cursor is not None and _contradicts(candidate.cursor, candidate.open_builds, page):
                 raise AnotherJobError
             fresh = [raw for raw in page if raw.number not in look.numbers]
@@ -149,8 +149,11 @@ class JobReader:
         if candidate.moved:
             self._expect(candidate, look)
 
-    def _pages(self, candidate: Candidate, first: Listing) -> Iterator[list[RawBuild]]:
-        """The listing, and the pages behind it while there may be new builds on them."""
+    def pages(self, candidate: Candidate, first: Listing) -> Iterator[list[RawBuild]]:
+        """The listing, and the pages behind it up to one build that is known: it tells whose job this is.
+
+        Raises :class:`agent.jenkins.client.JenkinsError`.
+        """
         job, first_new = candidate.job, candidate.first_new
         page = first.builds
         yield _below(page, job.next_build_number)
@@ -158,7 +161,8 @@ class JobReader:
         if not candidate.moved or end < PAGE:
             return
         # Lists can be a little short: Jenkins leaves out what it cannot read.
-        while len(page) >= PAGE - OVERLAP and (oldest := min(page, key=lambda raw: raw.number)).number > first_new:
+        furthest = max(first_new, 2)
+        while len(page) >= PAGE - OVERLAP and (oldest := min(page, key=lambda raw: raw.number)).number >= furthest:
             if candidate.cursor is None and oldest.ended_at < self._report_from:
                 return
             begin = max(end - OVERLAP, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from agent.config import JenkinsSettings
     from agent.jenkins.builds import RawBuild
-    from agent.jenkins.client import JenkinsClient, Job
+    from agent.jenkins.client import JenkinsClient, Job, Listing
     from agent.jenkins.rules import Rule
     from agent.outbox.store import Outbox
 
@@ -95,6 +96,11 @@ class _Pass:
     by_newest: dict[tuple[int, int], JobCursor]
     report: PollReport
 
+    @cached_property
+    def some_are_gone(self) -> bool:
+        """Whether a job that is known is not there, or not under its name."""
+        return any(cursor.full_name not in self.jobs for cursor in self.by_newest.values())
+
 
 class Poller:
     """Polls one controller. Only one at a time for an outbox: see ``RunLock``."""
@@ -152,6 +158,7 @@ class Poller:
         snapshot = self._client.snapshot()
         server_time = snapshot.server_time or self._clock.now_ms()
         report.jobs = len(snapshot.jobs)
+        report.problems += snapshot.problems
         state = self._cursors.state()
         report_from = state.report_from if state else None
         nothing_ended_since = False
@@ -288,12 +295,20 @@ class Poller:
         """A job under a new name is the job that it was: its newest known build tells."""
         if not candidate.moved:
             return candidate, first
-        former = next((c for raw in first.listing.builds if (c := self._formerly(under_way, candidate, raw))), None)
+        former = self._former(under_way, candidate, first.listing)
         if former is None:
             return candidate, first
         opened = tuple(under_way.known.open_builds.get(former.full_name, ()))
         candidate = replace(candidate, cursor=former, open_builds=opened)
         return candidate, under_way.reader.ask(candidate)
+
+    def _former(self, under_way: _Pass, candidate: Candidate, first: Listing) -> JobCursor | None:
+        """The cursor of the job under its former name; beyond the first page only where some job is gone."""
+        for page in under_way.reader.pages(candidate, first):
+            former = next((cursor for raw in page if (cursor := self._formerly(under_way, candidate, raw))), None)
+            if former is not None or not under_way.some_are_gone:
+                return former
+        return None
 
     def _formerly(self, under_way: _Pass, candidate: Candidate, raw: RawBuild) -> JobCursor | None:
         """The cursor of the job that this build made known under another name, if it is not there any more."""

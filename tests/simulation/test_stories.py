@@ -179,6 +179,17 @@ def test_a_job_gets_another_name_while_its_builds_were_not_read_yet(story: Story
     assert story.poll() == ["main:deploy/store#5", "main:deploy/store#6"]
 
 
+@pytest.mark.parametrize("builds", [99, 100, 350], ids="{} builds".format)
+def test_a_job_gets_another_name_while_the_agent_is_down_for_days(story: Story, builds: int) -> None:
+    story.build()
+    assert story.poll() == ["main:deploy/shop#4"]
+    story.jenkins.rename_job(SHOP, "deploy/store")
+    story.later(minutes=3 * 24 * 60)
+    story.jenkins.add_builds("deploy/store", builds, every=MINUTE, repo=REPO)
+    story.poll_for(minutes=1)
+    assert sorted(event.number for event in story.agent.reported()) == list(range(4, 4 + builds + 1))
+
+
 def test_a_job_moves_to_another_folder(story: Story) -> None:
     story.build()
     story.poll()
@@ -256,7 +267,7 @@ def test_a_job_is_deleted_and_created_again(story: Story) -> None:
 
 
 # Exactly back at the old next number, it is told by the next build: see tests/integration/test_poller.py.
-@pytest.mark.parametrize("builds", [3, 5, 20, 150], ids="{} builds".format)
+@pytest.mark.parametrize("builds", [3, 5, 20, 103, 104, 105, 150], ids="{} builds".format)
 def test_a_job_is_created_again_and_catches_up_with_its_old_number_between_two_polls(story: Story, builds: int) -> None:
     story.build()
     assert story.poll() == ["main:deploy/shop#4"]
