@@ -756,31 +756,3 @@ def test_a_downstream_deployment_gets_its_commit_from_the_build_that_caused_it(
     poll(controller, outbox, rule("deploy/**"))
     seen = event(outbox, f"main:deploy/shop#{deployed}")
     assert (seen["repo_url"], seen["branch"], seen["commit_hash"]) == (REPO, "release", "c" * 40)
-
-
-@pytest.mark.parametrize(
-    ("branch", "checked_out", "expected"),
-    [("feature%2Fx", "detached", ("feature/x", None)), ("PR-71", "detached", ("PR-71", "71"))],
-    ids=["detached head", "pull request"],
-)
-def test_a_downstream_deployment_of_a_branch_job_takes_branch_and_pull_request_from_the_jobs_name(
-    watched: LocalJenkins,
-    controller: JenkinsSettings,
-    outbox: Outbox,
-    branch: str,
-    checked_out: str,
-    expected: tuple[str, str | None],
-) -> None:
-    watched.add_folder("build/mb", "multibranch")
-    watched.add_job(f"build/mb/{branch}")
-    built = watched.start_build(f"build/mb/{branch}", repo=REPO, branch=checked_out)
-    watched.finish_build(f"build/mb/{branch}", built)
-    name = f"build/mb/{branch}"
-    cause = {"_class": "hudson.model.Cause$UpstreamCause", "upstreamProject": name, "upstreamBuild": built}
-    deployed = watched.start_build("deploy/shop", causes=[cause])
-    watched.finish_build("deploy/shop", deployed)
-    watched.clear_requests()
-    poll(controller, outbox, rule("deploy/**"))
-    seen = event(outbox, f"main:deploy/shop#{deployed}")
-    assert (seen["branch"], seen.get("pr_number")) == expected
-    assert len(watched.requests) == 3  # the jobs, the builds of the one that moved, the upstream build
