@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -154,7 +155,10 @@ class JenkinsClient:
         self._jenkins = jenkins.Jenkins(settings.url, timeout=settings.timeout_ms / 1000)
         self._authenticate()
         self._limit = RateLimit(settings.requests_per_minute)
+        self._at_once = threading.BoundedSemaphore(settings.concurrency)
         session: requests.Session = self._jenkins._session
+        for scheme in ("http://", "https://"):  # as many connections as questions at once, and all of them kept alive
+            session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=settings.concurrency))
         session.max_redirects = 0  # credentials go to the configured address and nowhere else
         session.headers["User-Agent"] = f"hivel-jenkins-agent/{__version__}"
         # Before python-jenkins turns an outage into "job does not exist", and reads bodies of any size.
@@ -271,8 +275,9 @@ class JenkinsClient:
         self.requests += 1
         request = requests.Request("GET", self.url + path, params={"tree": tree} if tree else None)
         try:
-            response = self._jenkins.jenkins_request(request, add_crumb=False, resolve_auth=False, stream=True)
-            return self._body(response), response.headers
+            with self._at_once:
+                response = self._jenkins.jenkins_request(request, add_crumb=False, resolve_auth=False, stream=True)
+                return self._body(response), response.headers
         except requests.TooManyRedirects as error:
             target = error.response.headers.get("Location") if error.response is not None else None
             raise BadAnswerError(
