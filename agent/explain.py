@@ -86,9 +86,10 @@ def preview(settings: Settings, client_of: Callable[[JenkinsSettings], JenkinsCl
         client = client_of(controller)
         try:
             history = History(client, controller.name, settings.rules, settings.options)
-            deploying, others = history.jobs()
-            unmatched += [f"{controller.name}:{job.full_name}" for job in others]
-            for job, match in deploying:
+            jobs = history.jobs()
+            problems += [f"{controller.name}: {problem}" for problem in jobs.problems]
+            unmatched += [f"{controller.name}:{job.full_name}" for job in jobs.others]
+            for job, match in jobs.deploying:
                 for page in history.builds(job, match, span):
                     found = [derivation for past in page for derivation in past.derivations]
                     rows += [PreviewRow(controller.name, job.full_name, _derived(each)) for each in found]

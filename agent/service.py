@@ -8,6 +8,7 @@ import signal
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -115,8 +116,7 @@ def _mend(settings: Settings, clock: Clock, problem: str | None) -> None:
 
 async def _once(settings: Settings, clock: Clock) -> OnceReport:
     with _pollers(settings, clock) as pollers, Outbox(settings.outbox, clock) as outbox:
-        takeup = TakeUp(settings, outbox)
-        take_reports(takeup, None if settings.spool is None else Spool(settings.spool, outbox, takeup))
+        take_reports(*_reports_of(settings, outbox))
         polls = await asyncio.gather(*(asyncio.to_thread(poller.poll) for poller in pollers))
         outbox.release_overdue(settings.hold_for_ms)
         async with _hivel(settings) as hivel:
@@ -136,8 +136,14 @@ def _pollers(settings: Settings, clock: Clock) -> Iterator[list[Poller]]:
             outbox = stack.enter_context(Outbox(settings.outbox, clock))
             client = JenkinsClient(controller)
             stack.callback(client.close)
-            pollers.append(Poller(controller, settings.rules, client, outbox, settings.options))
+            take = partial(take_reports, *_reports_of(settings, outbox))
+            pollers.append(Poller(controller, settings.rules, client, outbox, settings.options, take_reports=take))
         yield pollers
+
+
+def _reports_of(settings: Settings, outbox: Outbox) -> tuple[TakeUp, Spool | None]:
+    takeup = TakeUp(settings, outbox)
+    return takeup, None if settings.spool is None else Spool(settings.spool, outbox, takeup)
 
 
 def _hivel(settings: Settings) -> HivelClient:
@@ -177,12 +183,12 @@ class _Daemon:
             ]
             self.outbox = stack.enter_context(Outbox(settings.outbox, clock))
             self.drain = Drain(self.outbox, await stack.enter_async_context(_hivel(settings)), settings.delivery)
-            takeup = TakeUp(settings, self.outbox)
+            takeup, spool = _reports_of(settings, self.outbox)
             await stack.enter_async_context(_listening("monitoring", settings.monitoring, application(self)))
             if settings.intake is not None:
                 intake = Intake(settings.intake, takeup, clock, self._wake)
                 await stack.enter_async_context(_listening("intake", settings.intake.address, intake.app))
-            scheduler = self._schedule(takeup)
+            scheduler = self._schedule(takeup, spool)
             log.info("started", version=__version__, outbox=str(settings.outbox), controllers=len(pollers))
             notify("READY=1")
             await self._work.over.wait()
@@ -242,7 +248,7 @@ class _Daemon:
 
     # ---- what is done again and again
 
-    def _schedule(self, takeup: TakeUp) -> AsyncIOScheduler:
+    def _schedule(self, takeup: TakeUp, spool: Spool | None) -> AsyncIOScheduler:
         # A stalled machine must not skip a run (misfire), nor make up for it many times over (coalesce).
         scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
@@ -256,7 +262,6 @@ class _Daemon:
         drain = Watched("delivery", patience_of_drain(settings.delivery), lambda: self.drain.progress)
         self._watchdog.watch(drain)
         scheduler.add_job(self._drain, "interval", [drain], seconds=seconds, next_run_time=now, name="drain")
-        spool = None if settings.spool is None else Spool(settings.spool, self.outbox, takeup)
         scheduler.add_job(self._take, "interval", [takeup, spool], seconds=seconds, next_run_time=now, name="reports")
         retention = Retention(self.outbox, settings.keep_delivered_ms, settings.keep_ids_ms)
         scheduler.add_job(self._retain, "interval", [retention], seconds=RETENTION_S, name="retention")

@@ -65,13 +65,13 @@ class TakeUp:
 
     def take_stored(self) -> list[Taken]:
         """Make events of the reports that ``emit`` stored, some at a time; a wrong one becomes a failed event."""
+        if not self._outbox.has_reports():
+            return []
         taken = []
-        stored = self._outbox.reports(AT_ONCE)
-        if stored:
-            with self._outbox.transaction():
-                for report in stored:
-                    taken.append(self._take_one(report))
-                    self._outbox.remove_report(report)
+        with self._outbox.transaction():  # another thread may take them up at the same moment
+            for report in self._outbox.reports(AT_ONCE):
+                taken.append(self._take_one(report))
+                self._outbox.remove_report(report)
         return taken
 
     def _take_one(self, stored: StoredReport) -> Taken:
@@ -92,12 +92,17 @@ class TakeUp:
         started_at, ended_at = said.moment("start_time"), said.moment("end_time")
         ended_at = received_at if ended_at is None else ended_at
         provider = said.provider()
-        if provider is Provider.JENKINS and not said.text("deployment_id"):
-            taken = self._build(said, started_at, ended_at, received_at)
-        else:
-            taken = self._run(said, provider, ended_at if started_at is None else started_at, ended_at)
+        with self._outbox.transaction():  # the poller may store the same build at the same moment
+            taken = self._taken(said, provider, started_at, ended_at, received_at)
         log.info("reported", deployment_id=taken.deployment_id, state=taken.state.value)
         return taken
+
+    def _taken(
+        self, said: _Fields, provider: Provider, started_at: int | None, ended_at: int, received_at: int
+    ) -> Taken:
+        if provider is Provider.JENKINS and not said.text("deployment_id"):
+            return self._build(said, started_at, ended_at, received_at)
+        return self._run(said, provider, ended_at if started_at is None else started_at, ended_at)
 
     # ---- builds of Jenkins
 

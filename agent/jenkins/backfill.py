@@ -123,9 +123,12 @@ class _Work:
 
 
 def _controller(work: _Work, progress: Callable[[int, int, str], None]) -> None:
-    deploying, _ = work.history.jobs()
+    jobs = work.history.jobs()
+    work.report.problems += [f"{work.controller}: {problem}" for problem in jobs.problems]
     pattern = work.request.job
-    wanted = [(job, match) for job, match in deploying if pattern is None or pattern.match(job.full_name) is not None]
+    wanted = [
+        (job, match) for job, match in jobs.deploying if pattern is None or pattern.match(job.full_name) is not None
+    ]
     done = set() if work.request.dry_run else work.resumable.done(work.controller)
     for index, (job, match) in enumerate(wanted):
         progress(index, len(wanted), job.full_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,12 +45,20 @@ class UnauthorizedError(JenkinsError):
     """Jenkins knows the user or the token not, or does not let the user see this."""
 
 
+class ForbiddenError(UnauthorizedError):
+    """403: the user may not see this one page, or nobody who is not known."""
+
+
 class NotFoundError(JenkinsError):
     """404: not there, or not visible to this user."""
 
 
 class BadAnswerError(JenkinsError):
     """An answer, but not one of Jenkins' API: a login page, a redirect, cut or wrong JSON."""
+
+
+class PageError(BadAnswerError):
+    """A failure or another shape: this one page has nothing to tell, others may be fine."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All jobs that the user may see, and what Jenkins' clock said (UTC ms; None without a Date header)."""
+    """All jobs that the user may see, and what Jenkins' clock said (UTC ms; None without a Date header).
+
+    ``problems``: folders that could not be read, in words; their jobs are missing.
+    """
 
     jobs: list[Job]
     server_time: int | None
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,10 @@ class JenkinsClient:
         self._jenkins = jenkins.Jenkins(settings.url, timeout=settings.timeout_ms / 1000)
         self._authenticate()
         self._limit = RateLimit(settings.requests_per_minute, Clock())
+        self._at_once = threading.BoundedSemaphore(settings.concurrency)
         session: requests.Session = self._jenkins._session
+        for scheme in ("http://", "https://"):  # as many connections as questions at once, and all of them kept alive
+            session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=settings.concurrency))
         session.max_redirects = 0  # credentials go to the configured address and nowhere else
         if settings.tls.ca_file is not None:
             session.verify = str(settings.tls.ca_file)
@@ -158,6 +174,7 @@ class JenkinsClient:
         session.hooks["response"].append(self._refuse)
         self.requests = 0
         self._last: tuple[bytes, list[Job]] | None = None
+        self._branch_jobs: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """Close the connection."""
@@ -188,13 +205,19 @@ class JenkinsClient:
         """
         before = self.requests
         body, headers = self._get("api/json", _nested_tree(NESTING))
+        problems: list[str] = []
         if self._last is None or self._last[0] != body:
-            jobs = list(self._jobs(self._decode(body, _Items).jobs, depth=1, in_multibranch=False))
+            jobs = list(self._jobs(self._decode(body, _Items).jobs, problems, depth=1, in_multibranch=False))
             told_everything = self.requests == before + 1  # deeper folders have answers of their own
             self._last = (body, jobs) if told_everything else None
+            self._branch_jobs = frozenset(job.full_name for job in jobs if job.branch_job)
         else:
             jobs = self._last[1]
-        return Snapshot(jobs, _server_time(headers.get("Date")))
+        return Snapshot(jobs, _server_time(headers.get("Date")), tuple(problems))
+
+    def is_branch_job(self, full_name: str) -> bool:
+        """Whether the job is a branch of a multibranch project, by the last snapshot: no request is made."""
+        return full_name in self._branch_jobs
 
     def builds(self, job: Job, first: int, last: int) -> Listing:
         """The builds at places ``first`` to ``last`` (not included) of the job, newest first.
@@ -217,10 +240,10 @@ class JenkinsClient:
         body, _ = self._get(f"{job_path(job)}/{number}/api/json", BUILD_TREE)
         return self._decode(body, RawBuild)
 
-    def page(self, job: str, number: int, page: str) -> bytes:
-        """The JSON of a page that a plugin adds to a build, such as ``wfapi/describe``; 404 without the plugin."""
+    def page(self, job: str, number: int, page: str) -> dict[str, Any]:
+        """A page that a plugin adds to a build, such as ``wfapi/describe``; :class:`NotFoundError` without it."""
         body, _ = self._get(f"{job_path(job)}/{number}/{page}", None)
-        return body
+        return self._decode(body, dict[str, Any])
 
     def running(self) -> set[tuple[str, int]]:
         """Job and number of everything that occupies an executor, in one request."""
@@ -232,19 +255,27 @@ class JenkinsClient:
                     found.add(build)
         return found
 
-    def _jobs(self, items: list[_Item], *, depth: int, in_multibranch: bool) -> Iterator[Job]:
+    def _jobs(self, items: list[_Item], problems: list[str], *, depth: int, in_multibranch: bool) -> Iterator[Job]:
         for item in items:
             if item.next_build_number is not None:
                 yield Job(item.full_name, item.next_build_number, in_multibranch)
             children = item.jobs
             if children is None and item.next_build_number is None and depth == NESTING:
-                body, _ = self._get(f"{job_path(item.full_name)}/api/json", _nested_tree(NESTING))
-                children, depth_below = self._decode(body, _Items).jobs, 1
+                children, depth_below = self._deeper(item, problems), 1
             else:
                 depth_below = depth + 1
             if children:
                 multibranch = "MultiBranch" in item.cls
-                yield from self._jobs(children, depth=depth_below, in_multibranch=multibranch)
+                yield from self._jobs(children, problems, depth=depth_below, in_multibranch=multibranch)
+
+    def _deeper(self, folder: _Item, problems: list[str]) -> list[_Item]:
+        """What is in a folder below the nested question; nothing, and a problem, if just this one cannot be read."""
+        try:
+            body, _ = self._get(f"{job_path(folder.full_name)}/api/json", _nested_tree(NESTING))
+            return self._decode(body, _Items).jobs
+        except (NotFoundError, ForbiddenError, PageError) as error:
+            problems.append(f"folder {folder.full_name}: {error}")
+            return []
 
     # ---- one request
 
@@ -254,8 +285,9 @@ class JenkinsClient:
         self.requests += 1
         request = requests.Request("GET", self.url + path, params={"tree": tree} if tree else None)
         try:
-            response = self._jenkins.jenkins_request(request, add_crumb=False, resolve_auth=False, stream=True)
-            return self._body(response), response.headers
+            with self._at_once:
+                response = self._jenkins.jenkins_request(request, add_crumb=False, resolve_auth=False, stream=True)
+                return self._body(response), response.headers
         except requests.TooManyRedirects as error:
             target = error.response.headers.get("Location") if error.response is not None else None
             raise BadAnswerError(
@@ -297,22 +329,22 @@ class JenkinsClient:
                     f"{where}: user or API token are wrong; check [[jenkins]] username and token_file"
                 )
             case 403 if missing:
-                raise UnauthorizedError(f"{where}: user {user} lacks the permission {missing}; grant it in Jenkins")
+                raise ForbiddenError(f"{where}: user {user} lacks the permission {missing}; grant it in Jenkins")
             case 403:
-                raise UnauthorizedError(f"{where}: credentials are needed; set [[jenkins]] username and token_file")
+                raise ForbiddenError(f"{where}: credentials are needed; set [[jenkins]] username and token_file")
             case 404:
                 raise NotFoundError(f"{where}: not there, or not visible to this user")
             case 408 | 425 | 429 | 502 | 503 | 504:
                 raise UnreachableError(f"{where}: Jenkins is starting, stopping or overloaded")
             case _:
-                raise BadAnswerError(f"{where}: not an answer of Jenkins' API; see Jenkins' own log")
+                raise PageError(f"{where}: not an answer of Jenkins' API; see Jenkins' own log")
 
     def _decode(self, body: bytes, type_: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=type_)
         except msgspec.ValidationError as error:
-            raise BadAnswerError(f"an answer of another shape than Jenkins' API has: {error}") from error
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise PageError(f"an answer of another shape than Jenkins' API has: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._decode_leniently(body, type_)
 
     def _decode_leniently(self, body: bytes, type_: type[T]) -> T:
@@ -321,7 +353,9 @@ class JenkinsClient:
             content = json.loads(body.decode("utf-8", "replace"))
             clean = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
             return msgspec.json.decode(clean, type=type_)
-        except (ValueError, RecursionError) as error:
+        except RecursionError as error:
+            raise PageError(f"the JSON of {self.url} is nested beyond all depths ({len(body)} bytes)") from error
+        except ValueError as error:
             raise BadAnswerError(
                 f"the JSON of {self.url} is cut off or damaged ({len(body)} bytes): {error}"
             ) from error

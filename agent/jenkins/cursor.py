@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class JobCursor:
     """Numbers below ``next_build_number`` were read, but for the job's open builds.
 
-    ``looked_at`` is Jenkins' clock when that number was seen; ``newest_number`` and ``newest_started_at`` name the
-    newest build that was seen. Times are UTC milliseconds.
+    ``looked_at`` is the latest that Jenkins' clock has shown, in its answers or as the start of a build that was read:
+    no build below started later. ``newest_number`` and ``newest_started_at`` name the newest build that was seen.
+    Times are UTC milliseconds.
     """
 
     full_name: str

@@ -8,7 +8,7 @@ import structlog
 from msgspec.structs import replace
 
 from agent.jenkins.builds import build_of
-from agent.jenkins.client import BadAnswerError, NotFoundError, UnauthorizedError
+from agent.jenkins.client import ForbiddenError, NotFoundError, PageError
 from agent.jenkins.stages import stages_of_overview, stages_of_wfapi
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Enricher:
     def enrich(self, build: Build, match: Match) -> Build:
         """The build with ``inherited`` and ``stages`` where they matter.
 
-        Raises :class:`agent.jenkins.client.UnreachableError`: then it is to be tried again, not to be left out.
+        Raises :class:`agent.jenkins.client.JenkinsError` when Jenkins did not answer that there is nothing to tell (an
+        outage, a login page, a token that was revoked): then it is to be tried again, not to be left out.
         """
         if not build.checkouts and build.upstream:
             build = replace(build, inherited=self._with_checkout(build))
@@ -64,10 +65,11 @@ class Enricher:
                 self._upstream.clear()
             try:
                 raw = self._client.build(job, number)
-            except (NotFoundError, UnauthorizedError, BadAnswerError) as error:
+            except (NotFoundError, ForbiddenError, PageError) as error:
                 log.info("upstream build cannot be read", build=f"{job}#{number}", reason=str(error))
                 return None
-            self._upstream[job, number] = build_of(raw, controller=self._controller, job=job, branch_job=False)
+            branch_job = self._client.is_branch_job(job)
+            self._upstream[job, number] = build_of(raw, controller=self._controller, job=job, branch_job=branch_job)
         return self._upstream[job, number]
 
     def _with_stages(self, build: Build) -> Build:
@@ -75,7 +77,7 @@ class Enricher:
         for page, parse in _STAGE_PAGES:
             try:
                 return replace(build, stages=parse(self._client.page(build.job, build.number, page)))
-            except (NotFoundError, UnauthorizedError, BadAnswerError, ValueError) as error:
+            except (NotFoundError, ForbiddenError, PageError, ValueError) as error:
                 reasons.append(f"{page}: {error}")
         missing = "; ".join(reasons)
         if build.job not in self._told:

@@ -39,6 +39,15 @@ class PastBuild:
     derivations: list[Derivation]
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs that deploy by the rules, with their rules; those that match none; and what could not be read."""
+
+    deploying: list[tuple[Job, Match]]
+    others: list[Job]
+    problems: tuple[str, ...]
+
+
 class History:
     """Reads the past of one controller. Every method raises :class:`agent.jenkins.client.JenkinsError`."""
 
@@ -49,16 +58,17 @@ class History:
         self._options = options
         self._enricher = Enricher(client, controller)
 
-    def jobs(self) -> tuple[list[tuple[Job, Match]], list[Job]]:
-        """The visible jobs that deploy by the rules, with their rules, and those that match none."""
+    def jobs(self) -> Jobs:
+        """The visible jobs."""
         deploying, others = [], []
-        for job in self._client.snapshot().jobs:
+        snapshot = self._client.snapshot()
+        for job in snapshot.jobs:
             match = first_match(self._rules, job.full_name)
             if match is None:
                 others.append(job)
             else:
                 deploying.append((job, match))
-        return deploying, others
+        return Jobs(deploying, others, snapshot.problems)
 
     def builds(self, job: Job, match: Match, span: Span) -> Iterator[list[PastBuild]]:
         """The final builds of the span, newest first, page by page."""

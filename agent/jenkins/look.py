@@ -130,7 +130,7 @@ class JobReader:
         """
         look.pull_request_url = first.listing.pull_request_url
         followed = {build.number: build for build in candidate.open_builds}
-        for page in self._pages(candidate, first.listing):
+        for page in self.pages(candidate, first.listing):
             if candidate.cursor is not None and _contradicts(candidate.cursor, candidate.open_builds, page):
                 raise AnotherJobError
             fresh = [raw for raw in page if raw.number not in look.numbers]
@@ -143,15 +143,17 @@ class JobReader:
                     look.has_past = True
                 elif raw.number >= candidate.first_new:
                     self._sort(look, final, self._first_seen(raw.number), raw)
-            if newest := max(fresh, key=lambda raw: raw.number, default=None):
-                look.cursor = _advanced(look.cursor, newest)
+            look.cursor = _advanced(look.cursor, fresh)
             yield sorted(final, key=lambda raw: raw.number)
         yield self._read_unlisted(candidate, look, first.trouble)
         if candidate.moved:
             self._expect(candidate, look)
 
-    def _pages(self, candidate: Candidate, first: Listing) -> Iterator[list[RawBuild]]:
-        """The listing, and the pages behind it while there may be new builds on them."""
+    def pages(self, candidate: Candidate, first: Listing) -> Iterator[list[RawBuild]]:
+        """The listing, and the pages behind it up to one build that is known: it tells whose job this is.
+
+        Raises :class:`agent.jenkins.client.JenkinsError`.
+        """
         job, first_new = candidate.job, candidate.first_new
         page = first.builds
         yield _below(page, job.next_build_number)
@@ -159,7 +161,8 @@ class JobReader:
         if not candidate.moved or end < PAGE:
             return
         # Lists can be a little short: Jenkins leaves out what it cannot read.
-        while len(page) >= PAGE - OVERLAP and (oldest := min(page, key=lambda raw: raw.number)).number > first_new:
+        furthest = max(first_new, 2)
+        while len(page) >= PAGE - OVERLAP and (oldest := min(page, key=lambda raw: raw.number)).number >= furthest:
             if candidate.cursor is None and oldest.ended_at < self._report_from:
                 return
             begin = max(end - OVERLAP, 0)
@@ -265,7 +268,7 @@ def first_look(candidate: Candidate) -> Look:
         cursor,
         full_name=job.full_name,
         next_build_number=job.next_build_number,
-        looked_at=candidate.server_time if candidate.moved else cursor.looked_at,
+        looked_at=max(cursor.looked_at, candidate.server_time) if candidate.moved else cursor.looked_at,
     )
     return Look(advanced)
 
@@ -275,7 +278,7 @@ def _contradicts(cursor: JobCursor, followed: tuple[OpenBuild, ...], builds: lis
 
     Not the other way round: a new number that started before belongs to a controller whose clock was set back.
     """
-    latest = max(cursor.looked_at, cursor.newest_started_at or 0) + CLOCK_TOLERANCE_MS
+    latest = cursor.looked_at + CLOCK_TOLERANCE_MS
     known = {(build.number, build.started_at) for build in followed}
     for raw in builds:
         if (raw.number, raw.timestamp) in known:
@@ -292,7 +295,12 @@ def _below(builds: list[RawBuild], next_build_number: int) -> list[RawBuild]:
     return [raw for raw in builds if raw.number < next_build_number]
 
 
-def _advanced(cursor: JobCursor, newest: RawBuild) -> JobCursor:
+def _advanced(cursor: JobCursor, read: list[RawBuild]) -> JobCursor:
+    """The cursor after these builds, which a clock that is set back must not make look like builds of later."""
+    if not read:
+        return cursor
+    cursor = replace(cursor, looked_at=max(cursor.looked_at, *(raw.timestamp for raw in read)))
+    newest = max(read, key=lambda raw: raw.number)
     if cursor.newest_number is not None and newest.number < cursor.newest_number:
         return cursor
     return replace(cursor, newest_number=newest.number, newest_started_at=newest.timestamp)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,10 +33,10 @@ from agent.outbox.store import Entry, State
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from agent.jenkins.builds import Build, RawBuild
-    from agent.jenkins.client import JenkinsClient, Job
+    from agent.jenkins.client import JenkinsClient, Job, Listing
     from agent.jenkins.derive import Derivation
     from agent.jenkins.rules import Rule
     from agent.outbox.store import Outbox, Row
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("poller")
 
+# So many jobs are stored in one transaction; each by itself would wait for the disk.
+JOBS_TOGETHER = 20
 # More events than this are stored before the cursor moves: catching up takes no more memory for longer absences.
 STORE_AT = 500
 
@@ -88,14 +91,40 @@ class _Known:
 
 
 @dataclass(frozen=True)
+class _Looked:
+    """A job that was looked at, and what is to be stored of it."""
+
+    candidate: Candidate
+    look: Look
+    entries: list[Entry]
+
+    @property
+    def former_name(self) -> str | None:
+        """The name under which the job was known, if that was another one."""
+        former, name = self.candidate.cursor, self.candidate.job.full_name
+        return None if former is None or former.full_name == name else former.full_name
+
+    @property
+    def missed(self) -> int:
+        """How many builds were gone."""
+        return len(self.look.missed) + self.look.missed_unlisted
+
+
+@dataclass(frozen=True)
 class _Pass:
-    """One poll under way."""
+    """One poll under way; ``looked``: what is not stored yet."""
 
     reader: JobReader
     jobs: dict[str, Job]
     known: _Known
     by_newest: dict[tuple[int, int], JobCursor]
     report: PollReport
+    looked: list[_Looked] = field(default_factory=list)
+
+    @cached_property
+    def some_are_gone(self) -> bool:
+        """Whether a job that is known is not there, or not under its name."""
+        return any(cursor.full_name not in self.jobs for cursor in self.by_newest.values())
 
 
 class Poller:
@@ -108,7 +137,11 @@ class Poller:
         client: JenkinsClient,
         outbox: Outbox,
         options: Options | None = None,
+        *,
+        take_reports: Callable[[], object] = lambda: None,
     ) -> None:
+        """``take_reports`` makes events of what builds reported; it is called before final builds are looked at."""
+        self._take_reports = take_reports
         self._settings = settings
         self._rules = rules
         self._options = options or Options()
@@ -160,6 +193,7 @@ class Poller:
         snapshot = self._client.snapshot()
         server_time = snapshot.server_time or self._clock.now_ms()
         report.jobs = len(snapshot.jobs)
+        report.problems += snapshot.problems
         state = self._cursors.state()
         report_from = state.report_from if state else None
         nothing_ended_since = False
@@ -172,8 +206,13 @@ class Poller:
         if deploying:
             reader = JobReader(self._client, self._clock, self._settings.name, report_from)
             under_way = _Pass(reader, {job.full_name: job for job in jobs}, known, known.by_newest(), report)
-            for each, answer in self._ask_all(reader, deploying):
-                self._look(under_way, each, answer)
+            try:
+                for each, answer in self._ask_all(reader, deploying):
+                    self._look(under_way, each, answer)
+            except UnreachableError:
+                self._commit(under_way)  # what was read before
+                raise
+            self._commit(under_way)
         self._confirm_held(snapshot.jobs, report)
         if not report.problems and not self._stopping:
             self._settled = snapshot.jobs
@@ -283,11 +322,11 @@ class Poller:
         try:
             candidate, first = self._recognise(under_way, deploying.candidate, answer.result())
             try:
-                self._read(under_way.reader, replace(deploying, candidate=candidate), first, report)
+                self._read(under_way, replace(deploying, candidate=candidate), first)
             except AnotherJobError:
                 candidate = candidate.as_another_job()
                 candidate, first = self._recognise(under_way, candidate, under_way.reader.ask(candidate))
-                self._read(under_way.reader, replace(deploying, candidate=candidate), first, report)
+                self._read(under_way, replace(deploying, candidate=candidate), first)
         except UnreachableError:
             raise
         except JenkinsError as error:
@@ -297,12 +336,20 @@ class Poller:
         """A job under a new name is the job that it was: its newest known build tells."""
         if not candidate.moved:
             return candidate, first
-        former = next((c for raw in first.listing.builds if (c := self._formerly(under_way, candidate, raw))), None)
+        former = self._former(under_way, candidate, first.listing)
         if former is None:
             return candidate, first
         opened = tuple(under_way.known.open_builds.get(former.full_name, ()))
         candidate = replace(candidate, cursor=former, open_builds=opened)
         return candidate, under_way.reader.ask(candidate)
+
+    def _former(self, under_way: _Pass, candidate: Candidate, first: Listing) -> JobCursor | None:
+        """The cursor of the job under its former name; beyond the first page only where some job is gone."""
+        for page in under_way.reader.pages(candidate, first):
+            former = next((cursor for raw in page if (cursor := self._formerly(under_way, candidate, raw))), None)
+            if former is not None or not under_way.some_are_gone:
+                return former
+        return None
 
     def _formerly(self, under_way: _Pass, candidate: Candidate, raw: RawBuild) -> JobCursor | None:
         """The cursor of the job that this build made known under another name, if it is not there any more."""
@@ -317,17 +364,21 @@ class Poller:
         stayed = any((other.number, other.timestamp) == (raw.number, raw.timestamp) for other in builds)
         return None if stayed else cursor
 
-    def _read(self, reader: JobReader, deploying: _Deploying, first: FirstAnswer, report: PollReport) -> None:
+    def _read(self, under_way: _Pass, deploying: _Deploying, first: FirstAnswer) -> None:
         candidate = deploying.candidate
         look = first_look(candidate)
         entries: list[Entry] = []
-        for final in reader.read(candidate, first, look):
+        for final in under_way.reader.read(candidate, first, look):
             if len(entries) >= STORE_AT:
-                self._tell(self._outbox.enqueue(entries), report)
+                self._tell(self._outbox.enqueue(entries), under_way.report)
                 entries = []
+            if final:
+                self._take_reports()  # a build that is final has reported whatever it will
             for raw in final:
                 entries += self._entries(deploying, raw, look)
-        self._commit(candidate, look, entries, report)
+        under_way.looked.append(_Looked(candidate, look, entries))
+        if len(under_way.looked) >= JOBS_TOGETHER or sum(len(job.entries) for job in under_way.looked) >= STORE_AT:
+            self._commit(under_way)
 
     def _entries(self, deploying: _Deploying, raw: RawBuild, look: Look) -> list[Entry]:
         job = deploying.candidate.job
@@ -374,27 +425,40 @@ class Poller:
 
     # ---- what is kept
 
-    def _commit(self, candidate: Candidate, look: Look, entries: list[Entry], report: PollReport) -> None:
-        """Events and cursor together: a crash before has read nothing, a crash after loses nothing."""
-        former, name = candidate.cursor, candidate.job.full_name
-        with self._outbox.transaction():
-            added = self._outbox.enqueue(entries)
-            if former is not None and former.full_name != name:
-                self._cursors.rename(former, name)
-            self._cursors.save_jobs([look.cursor])
-            self._cursors.save_open_builds(name, look.open_builds)
-            missed = len(look.missed) + look.missed_unlisted
-            if missed:
-                self._cursors.add_missed(name, missed, max(look.missed, default=candidate.job.next_build_number - 1))
-        if former is not None and former.full_name != name:
-            log.info("job has another name", controller=self._settings.name, job=name, before=former.full_name)
-        if missed:
-            log.warning(
-                "builds were gone before they could be read", controller=self._settings.name, job=name, builds=missed
-            )
-            report.missed += missed
-        report.followed += len(look.open_builds)
-        self._tell(added, report)
+    def _commit(self, under_way: _Pass) -> None:
+        """Events and cursors together: a crash before has read nothing, a crash after loses nothing."""
+        looked = list(under_way.looked)
+        under_way.looked.clear()
+        added: list[Entry] = []
+        if looked:
+            with self._outbox.transaction():
+                for job in looked:
+                    added += self._store(job)
+        for job in looked:
+            self._tell_of_job(job, under_way.report)
+        self._tell(added, under_way.report)
+
+    def _store(self, looked: _Looked) -> list[Entry]:
+        candidate, look = looked.candidate, looked.look
+        name = candidate.job.full_name
+        added = self._outbox.enqueue(looked.entries)
+        if candidate.cursor is not None and looked.former_name is not None:
+            self._cursors.rename(candidate.cursor, name)
+        self._cursors.save_jobs([look.cursor])
+        self._cursors.save_open_builds(name, look.open_builds)
+        if looked.missed:
+            newest = max(look.missed, default=candidate.job.next_build_number - 1)
+            self._cursors.add_missed(name, looked.missed, newest)
+        return added
+
+    def _tell_of_job(self, looked: _Looked, report: PollReport) -> None:
+        told = log.bind(controller=self._settings.name, job=looked.candidate.job.full_name)
+        if looked.former_name is not None:
+            told.info("job has another name", before=looked.former_name)
+        if looked.missed:
+            told.warning("builds were gone before they could be read", builds=looked.missed)
+            report.missed += looked.missed
+        report.followed += len(looked.look.open_builds)
 
     def _tell(self, added: Iterable[Entry], report: PollReport) -> None:
         for entry in added:

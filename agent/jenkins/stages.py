@@ -57,14 +57,14 @@ def result_of(stage: Stage) -> str | None:
     return RESULTS.get(stage.status.lower(), UNFINISHED)
 
 
-def stages_of_wfapi(answer: bytes | str | dict[str, Any]) -> tuple[Stage, ...]:
+def stages_of_wfapi(answer: dict[str, Any]) -> tuple[Stage, ...]:
     """The stages of a ``/wfapi/describe``. Raises :class:`ValueError` for anything else.
 
     The plugin does not tell a stage that Declarative skipped because an earlier one had failed from one that failed:
     both are FAILED with the earlier one's error. A stage that began after another had ended with the very same error
     and that took no time itself is taken for skipped, and its status is ``SKIPPED_FOR_FAILURE``.
     """
-    listed = _stages_in(_object(answer), "/wfapi/describe")
+    listed = _stages_in(answer, "/wfapi/describe")
     stages, failures = list[Stage](), list[tuple[object, int]]()
     for entry in listed:
         stage = _stage(entry, "status", "durationMillis")
@@ -81,13 +81,12 @@ def stages_of_wfapi(answer: bytes | str | dict[str, Any]) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def stages_of_overview(answer: bytes | str | dict[str, Any]) -> tuple[Stage, ...]:
+def stages_of_overview(answer: dict[str, Any]) -> tuple[Stage, ...]:
     """The stages and parallel branches of a ``/pipeline-overview/tree``, outer ones before those within.
 
     Raises :class:`ValueError` for anything else. A branch of the same name as its only stage counts once.
     """
-    whole = _object(answer)
-    data = whole.get("data", whole)
+    data = answer.get("data", answer)
     listed = _stages_in(data if isinstance(data, dict) else {}, "/pipeline-overview/tree")
     return tuple(_flattened(listed))
 
@@ -102,18 +101,6 @@ def _flattened(listed: list[dict[str, Any]]) -> Iterator[Stage]:
             yield stage
         name = stage.name if stage is not None and counts else around
         waiting += [(child, name) for child in reversed(_objects(entry.get("children")))]
-
-
-def _object(answer: bytes | str | dict[str, Any]) -> dict[str, Any]:
-    if isinstance(answer, dict):
-        return answer
-    try:
-        decoded = msgspec.json.decode(answer)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise ValueError(f"no JSON: {error}") from None
-    if not isinstance(decoded, dict):
-        raise ValueError(f"a JSON object was expected, not {type(decoded).__name__}")  # noqa: TRY004
-    return decoded
 
 
 def _stages_in(answer: dict[str, Any], where: str) -> list[dict[str, Any]]:

@@ -261,6 +261,10 @@ class Outbox:
         with self.transaction() as connection:
             connection.execute("INSERT INTO reports (received_at, body) VALUES (?, ?)", (self.clock.now_ms(), body))
 
+    def has_reports(self) -> bool:
+        """Whether there are reports that no event was made of yet."""
+        return self.connection.execute("SELECT 1 FROM reports LIMIT 1").fetchone() is not None
+
     def reports(self, limit: int) -> list[StoredReport]:
         """Reports that no event was made of yet, oldest first."""
         found = self.connection.execute("SELECT id, received_at, body FROM reports ORDER BY id LIMIT ?", (limit,))

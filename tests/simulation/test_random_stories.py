@@ -12,7 +12,12 @@ At the edges of it:
 * A disturbed poll (killed, or Jenkins went away or changed in the middle) may have seen what was there before or
   after, but owes only what was there both before and after.
 * What ended while its job matched no rule is neither owed nor wrong once the job has a name that matches.
-* A job created again that is exactly where its predecessor was is told by its next build, and owes nothing before.
+* A job created again that has passed the number of its predecessor is told by the newest of those of its builds that
+  have a number of the predecessor's: that was known with another start, or it started after the predecessor was last
+  met. Where neither is so (because the clock was set back and what was known is gone), or while it is exactly where its
+  predecessor was, the builds with the predecessor's numbers are not owed. Those beyond are.
+* A job under another name is told by the newest of its builds that a poll met. Where that is gone, these stories do not
+  rename the job: for the agent it would be a new one.
 * A job with a past that takes the name of one that was never built may bring its past: by their numbers these are new
   builds, and that they started before may be the work of a clock that was set back.
 * A build that stays odd (not building, no result) is owed when the grace period is over, with an unknown result.
@@ -25,7 +30,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
 STORIES = int(os.environ.get("HIVEL_STORIES", "250"))
 STEPS = 35
 HOUR = 3_600_000
+TOLERANCE = 3_000  # of the comparison of Jenkins' times: the agent's own, and a Date header's whole second
 RULE = "deploy/**"
 NAMES = (
     "deploy/a", "deploy/b", "deploy/team/c", "deploy/crew/c", "deploy/mb/main", "deploy/mb/feature%2Fx",
@@ -71,6 +77,7 @@ class Build:
     final: bool = False
     odd: bool = False  # not building, and it will never have a result
     settling: bool = False  # not to be seen, or between two states; only for a moment
+    listed: bool = True
     ended_matching: bool = False
     ended_after_first_start: bool = False
 
@@ -91,10 +98,37 @@ class Job:
     kind: str
     builds: list[Build] = field(default_factory=list)
     renamed: bool = False
+    not_owed_below: int = 0  # its predecessor's numbers, if the agent cannot know that it is another job
+
+    @property
+    def listed(self) -> list[Build]:
+        return [build for build in self.builds if build.listed]
 
     @property
     def matches(self) -> bool:
         return self.name.startswith("deploy/")
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What a poll may have met last under a name, and what it can know of it: never more than this.
+
+    ``newest``: the highest number of a build that it read, 0 for none. ``latest``: the highest time of Jenkins that it
+    saw.
+    """
+
+    job: Job
+    next_number: int
+    newest: int
+    latest: int
+
+    def tells(self, job: Job, next_number: int) -> bool:
+        """Whether another job that is met under the name can be known as another one."""
+        if next_number <= self.next_number:
+            return next_number < self.next_number
+        shared = [build for build in job.listed if build.number < self.next_number]
+        newest = max(shared, key=lambda build: build.number, default=None)
+        return newest is None or newest.number == self.newest or newest.started_at > self.latest + TOLERANCE
 
 
 class World(RuleBasedStateMachine):
@@ -113,11 +147,12 @@ class World(RuleBasedStateMachine):
         self.allowed: set[Build] = set()
         self.owed: set[Build] = set()
         self.everything: dict[tuple[int, int], Build] = {}
-        # What ended before `oldest` is history; from `newest` on it is not. Between them lie attempts that failed.
+        # What ended before `oldest` is history; from `newest` on it is not. They differ when first polls failed, each
+        # of which may have set the limit, and the clock went on or was set between them.
         self.oldest: int | None = None
-        # Which job with which next number the agent may have met last under a name.
-        self.met: dict[str, set[tuple[Job, int]]] = {}
         self.newest: int | None = None
+        self.started = False
+        self.met: dict[str, set[Meeting]] = {}
 
     @initialize(since_hours=st.sampled_from([0, 0, 1]), skew=st.sampled_from([0, 0, -300_000, 300_000]), past=st.data())
     def once(self, since_hours: int, skew: int, past: Any) -> None:
@@ -151,29 +186,77 @@ class World(RuleBasedStateMachine):
             if build.final or build.odd
         }
 
-    def _meeting(self) -> set[tuple[str, Job, int]]:
-        """What a poll could meet now: the jobs under their names, with their next numbers."""
-        if not self.up:
-            return set()
-        return {(job.name, job, self.jenkins.next_build_number(job.name)) for job in self.jobs if self._visible(job)}
+    def _meeting(self) -> dict[str, Meeting]:
+        """What a poll could meet now, by name."""
+        return {job.name: self._meeting_of(job) for job in self.jobs if self._visible(job)} if self.up else {}
 
-    def _looks_like_its_predecessor(self, meeting: set[tuple[str, Job, int]]) -> set[Job]:
-        return {
-            job
-            for name, job, number in meeting
-            if any(met is not job and met_number == number for met, met_number in self.met.get(name, ()))
+    def _meeting_of(self, job: Job) -> Meeting:
+        newest = max((build.number for build in job.listed), default=0) if job.matches else 0
+        latest = max((build.started_at for build in job.listed), default=0)
+        return Meeting(job, self.jenkins.next_build_number(job.name), newest, max(latest, self.jenkins.now_ms))
+
+    def _note_meeting(self, before: dict[str, Meeting], after: dict[str, Meeting], *, for_sure: bool) -> None:
+        for name, meeting in (*before.items(), *after.items()):
+            known = self.met.get(name, set())
+            untold = {met for met in known if met.job is not meeting.job and not self._tells(met, meeting)}
+            for met in untold:
+                if meeting.next_number > met.next_number:
+                    meeting.job.not_owed_below = max(meeting.job.not_owed_below, met.next_number)
+            former = {met for meetings in self.met.values() for met in meetings if met.job is meeting.job}
+            if for_sure and not untold and meeting.job.matches:
+                self._forget_names(meeting.job)
+            self.met[name] = (untold if for_sure else known) | self._after(former, meeting)
+
+    def _forget_names(self, job: Job) -> None:
+        """A job is known under one name, once it was recognised."""
+        for name, meetings in self.met.items():
+            self.met[name] = {met for met in meetings if met.job is not job}
+
+    @staticmethod
+    def _tells(met: Meeting, meeting: Meeting) -> bool:
+        return met.tells(meeting.job, meeting.next_number)
+
+    def _after(self, former: set[Meeting], meeting: Meeting) -> set[Meeting]:
+        """What may be known of a job after a meeting.
+
+        The newest build that was known stays known when it is gone. Where no build was started since, none may have
+        been read.
+        """
+        newest = max(meeting.newest, *(met.newest for met in former), 0)
+        latest = max(meeting.latest, *(met.latest for met in former), 0)
+        unread = {met.newest for met in former if met.next_number == meeting.next_number}
+        if self.since_ms == 0 and not self.started:
+            unread.add(0)
+        return {replace(meeting, newest=number, latest=latest) for number in {newest} | unread}
+
+    def _told(self, job: Job) -> bool:
+        """Whether a job can get another name and be known."""
+        numbers = {build.number for build in job.builds}
+        known = {met.newest for meetings in self.met.values() for met in meetings if met.job is job}
+        return known <= numbers | {0}
+
+    def _not_owed(self, meeting: dict[str, Meeting]) -> set[Build]:
+        """The builds that have a number of a predecessor of their job, where the agent cannot tell them apart."""
+        below = {
+            met.job: max(
+                (m.next_number for m in self.met.get(name, ()) if m.job is not met.job and not self._tells(m, met)),
+                default=0,
+            )
+            for name, met in meeting.items()
         }
-
-    def _note_meeting(self, meeting: set[tuple[str, Job, int]], mistaken: set[Job], *, for_sure: bool) -> None:
-        for name, job, number in meeting:
-            if for_sure and job not in mistaken:
-                self.met[name] = set()
-            self.met.setdefault(name, set()).add((job, number))
+        return {
+            build
+            for job in self.jobs
+            for build in job.builds
+            if build.number < max(below.get(job, 0), job.not_owed_below)
+        }
 
     def _visible(self, job: Job) -> bool:
         return not any(job.name == hidden or job.name.startswith(f"{hidden}/") for hidden in self.hidden)
 
-    def _note(self, before: dict[Build, str], after: dict[Build, str], mistaken: set[Job], *, disturbed: bool) -> None:
+    def _note(
+        self, before: dict[Build, str], after: dict[Build, str], not_owed: set[Build], *, disturbed: bool
+    ) -> None:
         """What a poll may have enqueued and what it must have."""
         for build in before.keys() | after.keys():
             if build.ended_after_first_start or build.job.renamed or self._end(build) >= (self.oldest or 0):
@@ -181,7 +264,7 @@ class World(RuleBasedStateMachine):
         if disturbed:
             return
         for build in before.keys() & after.keys():
-            same = build.final and before[build] == after[build] and build.job not in mistaken
+            same = build.final and before[build] == after[build] and build not in not_owed
             if same and self._is_owed(build):
                 self.owed.add(build)
 
@@ -198,17 +281,17 @@ class World(RuleBasedStateMachine):
     def _polling(self, poll: Callable[[], bool]) -> None:
         """``poll`` tells whether it went through undisturbed."""
         played.polls += 1
-        report_from = self.jenkins.now_ms - self.since_ms
         before, meeting, up = self._matching_finals(), self._meeting(), self.up
-        if self.oldest is None and up:
-            self.oldest = report_from // 1000 * 1000
+        if up and not self.started:
+            report_from = self.jenkins.now_ms - self.since_ms
+            self.oldest = min(self.oldest or report_from, report_from // 1000 * 1000)
+            self.newest = max(self.newest or 0, report_from)
         undisturbed = poll() and up and self.up
-        if self.newest is None and undisturbed:
-            self.newest = report_from
-        met = meeting | self._meeting()
-        mistaken = self._looks_like_its_predecessor(met)
-        self._note(before, self._matching_finals(), mistaken, disturbed=not undisturbed)
-        self._note_meeting(met, mistaken, for_sure=undisturbed and met == meeting)
+        after = self._meeting()
+        not_owed = self._not_owed(meeting) | self._not_owed(after)
+        self._note(before, self._matching_finals(), not_owed, disturbed=not undisturbed)
+        self._note_meeting(meeting, after, for_sure=undisturbed and meeting == after)
+        self.started = self.started or undisturbed
 
     @rule()
     def poll(self) -> None:
@@ -264,7 +347,7 @@ class World(RuleBasedStateMachine):
                 self._settle(build)
 
     def _settle(self, build: Build) -> None:
-        build.settling = False
+        build.settling, build.listed = False, True
         if build.ended_at is not None:
             duration = build.ended_at - build.started_at
             self.jenkins.finish_build(build.job.name, build.number, build.result, duration=duration)
@@ -272,6 +355,10 @@ class World(RuleBasedStateMachine):
         else:
             self.jenkins.reveal_build(build.job.name, build.number)
             self.jenkins.set_phase(build.job.name, build.number, Phase.RUNNING)
+
+    def _reveal(self, build: Build) -> None:
+        self.jenkins.reveal_build(build.job.name, build.number)
+        build.listed = True
 
     @rule(seconds=st.sampled_from([1, 20, 70, 400, 90_000]))
     def time_goes_by(self, seconds: int) -> None:
@@ -320,9 +407,10 @@ class World(RuleBasedStateMachine):
     def _note_final(self, build: Build) -> None:
         build.final = True
         build.ended_matching = build.job.matches
-        build.ended_after_first_start = self.newest is not None
-        kept = self.jenkins.numbers(build.job.name)  # others may have been discarded
-        build.job.builds = [build for build in build.job.builds if build.number in kept]
+        build.ended_after_first_start = self.started
+        kept = self.jenkins.numbers(build.job.name)
+        for discarded in [build for build in build.job.builds if build.number not in kept]:
+            build.job.builds.remove(discarded)
 
     def _delete(self, build: Build) -> None:
         self.jenkins.delete_build(build.job.name, build.number)
@@ -336,7 +424,7 @@ class World(RuleBasedStateMachine):
                 self.jenkins.set_phase(job.name, build.number, Phase.STARTING)
             elif moment:
                 self.jenkins.reveal_build(job.name, build.number, listed=moment == "listed", found=False)
-            build.settling = moment is not None
+            build.settling, build.listed = moment is not None, moment != "given"
 
         self._each_job(pick, start)
 
@@ -354,7 +442,7 @@ class World(RuleBasedStateMachine):
             if not slowly:
                 self._finish(build, result)
                 return
-            self.jenkins.reveal_build(build.job.name, build.number)
+            self._reveal(build)
             self.jenkins.set_phase(build.job.name, build.number, Phase.ENDING, result)
             build.result, build.settling = result, True
             build.ended_at = max(self.jenkins.now_ms, build.started_at + 1)
@@ -373,12 +461,12 @@ class World(RuleBasedStateMachine):
     @rule(pick=picks)
     def a_build_stays_odd(self, pick: int) -> None:
         def leave(build: Build) -> None:
-            self.jenkins.reveal_build(build.job.name, build.number)
+            self._reveal(build)
             self.jenkins.update_build(
                 build.job.name, build.number, building=False, inProgress=False, result=None, duration=0
             )
             build.odd, build.settling = True, False
-            build.ended_matching, build.ended_after_first_start = build.job.matches, self.newest is not None
+            build.ended_matching, build.ended_after_first_start = build.job.matches, self.started
 
         self._each_running(pick, leave)
 
@@ -394,9 +482,7 @@ class World(RuleBasedStateMachine):
     def numbers_jump(self, pick: int, by: int) -> None:
         def jump(job: Job) -> None:
             self._pass(seconds=1)
-            newest = max((build.number for build in job.builds), default=0)
-            next_number = self.jenkins.next_build_number(job.name)
-            self.jenkins.set_next_build_number(job.name, max(newest, next_number) + by)
+            self.jenkins.set_next_build_number(job.name, self.jenkins.next_build_number(job.name) + by)
 
         self._each_job(pick, jump)
 
@@ -457,7 +543,7 @@ class World(RuleBasedStateMachine):
 
     def _rename(self, job: Job, name: str) -> None:
         branch = "/mb/" in job.name or "/mb/" in name
-        if self._free(name) and not branch and job.name not in self.hidden:
+        if self._free(name) and not branch and self._told(job):
             self.jenkins.rename_job(job.name, name)
             job.name, job.renamed = name, True
 
@@ -477,10 +563,10 @@ class World(RuleBasedStateMachine):
         teams = ["deploy/team", "deploy/crew", "lab/team"]
         moving = next((job for job in self.jobs if job.name.rpartition("/")[0] in teams), None)
         free = next((name for name in teams if all(not job.name.startswith(f"{name}/") for job in self.jobs)), None)
-        if moving is None or free is None:
+        if moving is None or free is None or not self._told(moving):
             return
         before = moving.name.rpartition("/")[0]
-        if before in self.hidden or moving.name in self.hidden:
+        if before in self.hidden:
             return
         self.jenkins.delete_job(free)
         self.hidden.discard(free)
@@ -522,7 +608,7 @@ class World(RuleBasedStateMachine):
             if not build.running or self._kind(job) == "pipeline":
                 continue
             if interrupted is Interrupted.VANISHED:
-                job.builds.remove(build)
+                build.job.builds.remove(build)
             elif interrupted is Interrupted.ABORTED:
                 build.result, build.ended_at = "ABORTED", max(self.jenkins.now_ms, build.started_at + 1)
                 self._note_final(build)

@@ -179,6 +179,17 @@ def test_a_job_gets_another_name_while_its_builds_were_not_read_yet(story: Story
     assert story.poll() == ["main:deploy/store#5", "main:deploy/store#6"]
 
 
+@pytest.mark.parametrize("builds", [99, 100, 350], ids="{} builds".format)
+def test_a_job_gets_another_name_while_the_agent_is_down_for_days(story: Story, builds: int) -> None:
+    story.build()
+    assert story.poll() == ["main:deploy/shop#4"]
+    story.jenkins.rename_job(SHOP, "deploy/store")
+    story.later(minutes=3 * 24 * 60)
+    story.jenkins.add_builds("deploy/store", builds, every=MINUTE, repo=REPO)
+    story.poll_for(minutes=1)
+    assert sorted(event.number for event in story.agent.reported()) == list(range(4, 4 + builds + 1))
+
+
 def test_a_job_moves_to_another_folder(story: Story) -> None:
     story.build()
     story.poll()
@@ -256,7 +267,7 @@ def test_a_job_is_deleted_and_created_again(story: Story) -> None:
 
 
 # Exactly back at the old next number, it is told by the next build: see tests/integration/test_poller.py.
-@pytest.mark.parametrize("builds", [3, 5, 20, 150], ids="{} builds".format)
+@pytest.mark.parametrize("builds", [3, 5, 20, 103, 104, 105, 150], ids="{} builds".format)
 def test_a_job_is_created_again_and_catches_up_with_its_old_number_between_two_polls(story: Story, builds: int) -> None:
     story.build()
     assert story.poll() == ["main:deploy/shop#4"]
@@ -373,6 +384,36 @@ def test_the_controllers_clock_is_set(story: Story, step: int) -> None:
     assert story.poll() == ["main:deploy/shop#6"]
     story.jenkins.update_build(SHOP, running, building=False, inProgress=False)  # and it stays so, without a result
     assert story.poll_for(minutes=2) == ["main:deploy/shop#5"]
+
+
+def test_a_clock_that_is_set_back_makes_no_job_another_one(story: Story) -> None:
+    """Builds that were read when the clock was ahead seem to start after the last look."""
+    story.build()
+    odd = story.start()
+    story.jenkins.update_build(SHOP, odd, building=False, inProgress=False)  # and it stays so, without a result
+    story.jenkins.skew_ms = -15 * MINUTE
+    story.start()
+    assert story.poll_for(minutes=2) == ["main:deploy/shop#4", "main:deploy/shop#5"]
+
+
+def test_a_clock_that_is_set_back_forgets_no_build_of_long_ago(new_story: Story) -> None:
+    story = new_story
+    story.jenkins.add_job(SHOP)
+    slow = story.start()
+    story.later(minutes=300)
+    story.jenkins.add_builds(SHOP, 150, repo=REPO)
+    story.later()
+    story.poll()
+    story.build()
+    assert story.poll() == ["main:deploy/shop#152"]
+    story.jenkins.skew_ms = -15 * MINUTE
+    running = story.start()
+    assert story.poll() == []
+    story.jenkins.finish_build(SHOP, running)
+    story.start()
+    assert story.poll() == [f"main:deploy/shop#{running}"]
+    story.jenkins.finish_build(SHOP, slow)
+    assert story.poll() == [f"main:deploy/shop#{slow}"]
 
 
 @pytest.mark.parametrize("step", [-40 * MINUTE, 40 * MINUTE], ids=["back", "ahead"])

@@ -29,11 +29,11 @@ STAGE = "re:^Deploy (to )?(?P<environment>.+)$"
 
 
 def wfapi(name: str) -> tuple[Stage, ...]:
-    return stages_of_wfapi((RECORDED / "wfapi" / f"{name}-describe.json").read_bytes())
+    return stages_of_wfapi(json.loads((RECORDED / "wfapi" / f"{name}-describe.json").read_bytes()))
 
 
 def overview(name: str) -> tuple[Stage, ...]:
-    return stages_of_overview((RECORDED / "pipeline-overview" / f"{name}-tree.json").read_bytes())
+    return stages_of_overview(json.loads((RECORDED / "pipeline-overview" / f"{name}-tree.json").read_bytes()))
 
 
 def staged(stages: tuple[Stage, ...] | None, **changes: Any) -> Build:
@@ -304,8 +304,8 @@ def test_an_event_that_the_rule_gives_no_more_says_what_it_gives(tmp_path: Path)
 # ---- odd answers
 
 
-@pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"stages": 1}', b"<html>", b'{"data": 1}'])
-def test_what_is_no_answer_of_a_plugin_is_a_value_error(answer: bytes) -> None:
+@pytest.mark.parametrize("answer", [{}, {"stages": 1}, {"data": 1}, {"data": {"stages": {}}}])
+def test_what_is_no_answer_of_a_plugin_is_a_value_error(answer: dict[str, Any]) -> None:
     for parse in (stages_of_wfapi, stages_of_overview):
         with pytest.raises(ValueError, match=r"."):
             parse(answer)
@@ -341,10 +341,8 @@ def test_whatever_stages_there_are_no_two_events_have_the_same_id(stages: list[S
     assert all((each.event is None) == (each.reason is not None) for each in found)
 
 
-def test_nesting_beyond_all_depths_is_a_value_error_or_read() -> None:
-    text = '{"stages": [' + '{"name": "a", "children": [' * 5_000 + "]}" * 5_000 + "]}"
-    for parse in (stages_of_wfapi, stages_of_overview):
-        try:
-            parse(text)
-        except ValueError as error:
-            assert "no JSON" in str(error)
+def test_stages_nested_beyond_all_depths_are_read() -> None:
+    inner: dict[str, Any] = {"name": "a", "state": "success"}
+    for level in range(5_000):
+        inner = {"name": f"a{level}", "state": "success", "children": [inner]}
+    assert len(stages_of_overview({"stages": [inner]})) == 5_001

@@ -1,0 +1,165 @@
+"""What is asked beyond a build's own JSON, stages and upstream builds, and what becomes of answers that lie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from agent.jenkins.rules import STAGE_ENVIRONMENT, Pattern, Template
+from tests.integration.support import NOON, REPO, event, ids, poll, rule
+
+if TYPE_CHECKING:
+    from agent.config import JenkinsSettings
+    from agent.jenkins.rules import Rule
+    from agent.outbox.store import Outbox
+    from agent.sandbox.jenkins import LocalJenkins
+    from tests.integration.support import FakeClock
+
+SHOP = "deploy/shop"
+WFAPI: dict[str, Any] = {
+    "stages": [
+        {"name": "Build", "status": "SUCCESS", "startTimeMillis": NOON, "durationMillis": 1_000},
+        {"name": "Deploy qa", "status": "FAILED", "startTimeMillis": NOON + 1_000, "durationMillis": 2_000},
+        {"name": "Deploy live", "status": "NOT_EXECUTED", "startTimeMillis": NOON + 3_000, "durationMillis": 0},
+    ]
+}
+OVERVIEW: dict[str, Any] = {
+    "status": "ok",
+    "data": {
+        "complete": True,
+        "stages": [
+            {"name": "Build", "state": "success", "startTimeMillis": NOON, "totalDurationMillis": 1_000},
+            {"name": "Deploy qa", "state": "failure", "startTimeMillis": NOON + 1_000, "totalDurationMillis": 2_000},
+            {"name": "Deploy live", "state": "skipped", "startTimeMillis": NOON + 3_000, "totalDurationMillis": 0},
+        ],
+    },
+}
+LIES = {
+    "an outage": HTMLResponse("<html>starting</html>", 503),
+    "a login page": HTMLResponse("<html>login</html>", 200),
+    "a redirect": RedirectResponse("http://127.0.0.1:9/", 302),
+    "a revoked token": Response(b"", 401),
+    "cut": Response(b'{"stages": [{"na', media_type="application/json"),
+}
+NOTHING_TO_TELL = {
+    "no plugin": Response(b"", 404),
+    "not allowed": Response(b"", 403, headers={"X-You-Are-Authenticated-As": "bot", "X-Required-Permission": "Read"}),
+    "a failure": HTMLResponse("<html>oops</html>", 500),
+    "another shape": Response(b"[]", media_type="application/json"),
+    "nested beyond all depths": Response(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, media_type="application/json"),
+}
+
+
+def stage_rule(**changes: Any) -> Rule:
+    stage = Pattern.parse(r"re:^Deploy (to )?(?P<environment>.+)$")
+    environment = Template.parse(STAGE_ENVIRONMENT, ("environment", "stage"))
+    return replace(rule("deploy/**"), stage=stage, environment=environment, **changes)
+
+
+@pytest.fixture
+def watched(jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock) -> LocalJenkins:
+    """A Jenkins with a job that had its first poll, and has a build since."""
+    jenkins.add_job(SHOP)
+    poll(controller, outbox)
+    clock.advance(s=15)
+    number = jenkins.start_build(SHOP, repo=REPO)
+    clock.advance(s=30)
+    jenkins.finish_build(SHOP, number)
+    return jenkins
+
+
+@pytest.mark.parametrize("pages", [{"wfapi": WFAPI}, {"overview": OVERVIEW}], ids=["wfapi", "overview"])
+def test_the_stages_come_from_whichever_plugin_is_there(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, pages: dict[str, Any]
+) -> None:
+    watched.set_stages(SHOP, 1, **pages)
+    poll(controller, outbox, stage_rule())
+    assert ids(outbox) == ["main:deploy/shop#1:qa"]
+    seen = event(outbox, "main:deploy/shop#1:qa")
+    assert (seen["status"], seen["environment"]) == ("failed", "qa")
+    assert (seen["start_time"], seen["end_time"]) == ("2026-11-23T12:00:01.000Z", "2026-11-23T12:00:03.000Z")
+
+
+@pytest.mark.parametrize("answer", NOTHING_TO_TELL.values(), ids=NOTHING_TO_TELL)
+@pytest.mark.parametrize("without_stages", ["build", "none"])
+def test_when_no_plugin_tells_the_stages_the_rule_says_what_is_reported(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, answer: Response, without_stages: str
+) -> None:
+    watched.break_with(lambda path, _: answer if path.endswith(("/describe", "/tree")) else None)
+    report = poll(controller, outbox, stage_rule(without_stages=without_stages))
+    reported = report.enqueued if without_stages == "build" else report.underivable
+    assert (reported, report.problems) == (["main:deploy/shop#1"], [])
+
+
+@pytest.mark.parametrize("answer", LIES.values(), ids=LIES)
+@pytest.mark.parametrize("page", ["wfapi/describe", "pipeline-overview/tree"])
+def test_a_lie_about_stages_is_no_event_of_the_whole_build(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, answer: Response, page: str
+) -> None:
+    watched.set_stages(SHOP, 1, overview=OVERVIEW)
+    watched.break_with(lambda path, _: answer if path.endswith(page) else None)
+    report = poll(controller, outbox, stage_rule())
+    assert (ids(outbox), len(report.problems)) == ([], 1)
+    watched.break_with(None)
+    assert poll(controller, outbox, stage_rule()).enqueued == ["main:deploy/shop#1:qa"]
+
+
+@pytest.mark.parametrize("answer", LIES.values(), ids=LIES)
+def test_a_lie_about_the_upstream_build_is_no_event_without_its_commit(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, answer: Response
+) -> None:
+    deployed = _caused_by_a_build(watched)
+    watched.break_with(lambda path, _: answer if path == "/job/build/job/shop/1/api/json" else None)
+    report = poll(controller, outbox, rule("deploy/**"))
+    assert (ids(outbox), len(report.problems)) == ([], 1)
+    watched.break_with(None)
+    poll(controller, outbox, rule("deploy/**"))
+    assert event(outbox, f"main:deploy/shop#{deployed}")["commit_hash"] == "c" * 40
+
+
+@pytest.mark.parametrize("answer", NOTHING_TO_TELL.values(), ids=NOTHING_TO_TELL)
+def test_an_upstream_build_that_cannot_be_read_blocks_nothing(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, answer: Response
+) -> None:
+    deployed = _caused_by_a_build(watched)
+    watched.break_with(lambda path, _: answer if path == "/job/build/job/shop/1/api/json" else None)
+    report = poll(controller, outbox, rule("deploy/**"))
+    assert report.enqueued == ["main:deploy/shop#1"]
+    assert (report.underivable, report.problems) == ([f"main:deploy/shop#{deployed}"], [])
+
+
+@pytest.mark.parametrize(
+    ("branch", "expected"),
+    [("feature%2Fx", ("feature/x", None)), ("PR-71", ("PR-71", "71"))],
+    ids=["detached head", "pull request"],
+)
+def test_a_deployment_of_a_branch_job_takes_branch_and_pull_request_from_the_jobs_name_at_no_cost(
+    watched: LocalJenkins,
+    controller: JenkinsSettings,
+    outbox: Outbox,
+    branch: str,
+    expected: tuple[str, str | None],
+) -> None:
+    watched.add_folder("build/mb", "multibranch")
+    watched.add_job(f"build/mb/{branch}")
+    deployed = _caused_by_a_build(watched, f"build/mb/{branch}", "detached")
+    watched.clear_requests()
+    poll(controller, outbox, rule("deploy/**"))
+    seen = event(outbox, f"main:deploy/shop#{deployed}")
+    assert (seen["branch"], seen.get("pr_number")) == expected
+    assert len(watched.requests) == 3  # the jobs, the builds of the one that moved, the upstream build
+
+
+def _caused_by_a_build(jenkins: LocalJenkins, job: str = "build/shop", branch: str = "refs/remotes/origin/main") -> int:
+    """Build, and deploy what was built; returns the number of the deployment."""
+    if job == "build/shop":
+        jenkins.add_job(job)
+    built = jenkins.start_build(job, repo=REPO, branch=branch, commit="c" * 40)
+    jenkins.finish_build(job, built)
+    cause = {"_class": "hudson.model.Cause$UpstreamCause", "upstreamProject": job, "upstreamBuild": built}
+    deployed = jenkins.start_build(SHOP, causes=[cause])
+    jenkins.finish_build(SHOP, deployed)
+    return deployed

@@ -1,0 +1,162 @@
+"""Being gentle to a controller: how it is asked, how often, over how many connections."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from starlette.responses import Response
+
+from agent.jenkins.client import JenkinsClient
+from agent.jenkins.cursor import ControllerState, controller_states
+from agent.jenkins.poller import Poller
+from tests.integration.support import NOON, REPO, poll, rule
+
+if TYPE_CHECKING:
+    import requests
+
+    from agent.config import JenkinsSettings
+    from agent.outbox.store import Outbox
+    from agent.sandbox.jenkins import LocalJenkins
+    from tests.integration.support import FakeClock
+
+# What makes a controller load builds that nobody asked for, or all builds of a job.
+HEAVY = ("depth", "color", "lastBuild", "lastCompletedBuild", "buildsByBranchName", "allBuilds", "queueItem")
+
+
+def busy(jenkins: LocalJenkins, clock: FakeClock, jobs: int) -> None:
+    """Each job runs a build to its end, and another one that goes on."""
+    for index in range(jobs):
+        name = f"deploy/app-{index}"
+        if clock.now_ms() == NOON:
+            jenkins.add_job(name)
+        else:
+            jenkins.finish_build(name, jenkins.start_build(name, repo=REPO), duration=1_000)
+            jenkins.start_build(name, repo=REPO)
+
+
+def test_every_question_names_what_it_wants_and_loads_nothing_else(
+    jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    jenkins.add_folder("deploy/mb", "multibranch")
+    jenkins.add_job("deploy/mb/main")
+    busy(jenkins, clock, 3)
+    for _ in range(3):
+        poll(controller, outbox)
+        clock.advance(s=30)
+        busy(jenkins, clock, 3)
+        jenkins.start_build("deploy/mb/main", repo=REPO)
+    assert len(jenkins.requests) > 10
+    for request in jenkins.requests:
+        assert request.query.startswith("tree="), request
+        assert not [word for word in HEAVY if word in request.query], request
+
+
+def test_one_poll_after_another_goes_over_one_connection_and_is_compressed(
+    jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    answers: list[requests.Response] = []
+    one_at_once = replace(controller, concurrency=1)
+    client = JenkinsClient(one_at_once)
+    session = client._jenkins._session
+    session.hooks["response"].append(lambda answer, *_, **__: answers.append(answer))
+    poller = Poller(one_at_once, (rule(),), client, outbox)
+    for _ in range(3):
+        busy(jenkins, clock, 3)
+        poller.poll()
+        clock.advance(s=30)
+    assert len(answers) > 6
+    assert all("gzip" in answer.request.headers["Accept-Encoding"] for answer in answers)
+    assert "gzip" in {answer.headers.get("Content-Encoding") for answer in answers}
+    assert _connections(session) == 1
+    client.close()
+
+
+@pytest.mark.parametrize("width", [1, 3, 20])
+def test_there_are_no_more_connections_than_questions_at_once(
+    jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, width: int
+) -> None:
+    settings = replace(controller, concurrency=width)
+    client = JenkinsClient(settings)
+    poller = Poller(settings, (rule(),), client, outbox)
+    for _ in range(3):
+        busy(jenkins, clock, 60)
+        poller.poll()
+        clock.advance(s=30)
+    assert outbox.counts().pending == 120
+    assert _connections(client._jenkins._session) <= width
+    client.close()
+
+
+def _connections(session: requests.Session) -> int:
+    """How many connections were opened so far."""
+    manager = session.adapters["http://"].poolmanager  # type: ignore[attr-defined]
+    return sum(manager.pools[key].num_connections for key in manager.pools.keys())  # noqa: SIM118 - it is no dict
+
+
+def test_no_more_requests_are_made_in_a_minute_than_the_setting_says(
+    jenkins: LocalJenkins,
+    controller: JenkinsSettings,
+    outbox: Outbox,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    busy(jenkins, clock, 10)
+    poll(controller, outbox)
+    clock.advance(s=30)
+    busy(jenkins, clock, 10)
+    report = poll(replace(controller, requests_per_minute=6), outbox)
+    assert (report.requests, len(report.enqueued)) == (11, 10)
+    # After a burst of six each one has to wait ten seconds longer than the one before.
+    assert sorted(waited) == pytest.approx([10, 20, 30, 40, 50], abs=2)
+    waited.clear()
+    clock.advance(s=30)
+    poll(controller, outbox)
+    assert waited == []
+
+
+def test_a_small_answer_that_unpacks_beyond_all_measure_is_not_read_to_its_end(
+    jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.jenkins.client.BODY_LIMIT", 200_000)
+    packed = gzip.compress(b'{"jobs":[' + b" " * 50_000_000 + b"]}")
+    assert len(packed) < 200_000
+    bomb = Response(packed, media_type="application/json", headers={"Content-Encoding": "gzip"})
+    jenkins.break_with(lambda *_: bomb)
+    assert "answers with more than 200000 bytes" in poll(controller, outbox).problems[0]
+
+
+def test_the_state_of_a_controller_says_in_words_what_is_wrong_and_since_when(
+    jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    def state() -> ControllerState:
+        [found] = controller_states(outbox)
+        return found
+
+    jenkins.add_job("deploy/shop")
+    poll(controller, outbox)
+    assert (state().state, state().last_error, state().polled_at) == ("ok", None, NOON)
+    forbidden = {"X-You-Are-Authenticated-As": "bot", "X-Required-Permission": "hudson.model.Hudson.Read"}
+    answers = [
+        (Response(b"", 503), "unreachable", "HTTP 503 from /api/json: Jenkins is starting, stopping or overloaded"),
+        (Response(b"", 401), "unauthorized", "check [[jenkins]] username and token_file"),
+        (Response(b"", 403, forbidden), "unauthorized", "user bot lacks the permission hudson.model.Hudson.Read"),
+        (Response(b"<html>", 200, media_type="text/html"), "error", "a login page or a proxy in front of it?"),
+    ]
+    since = NOON
+    for answer, word, reason in answers:
+        jenkins.break_with(lambda *_, answer=answer: answer)  # type: ignore[misc]
+        for _ in range(2):
+            clock.advance(s=15)
+            poll(controller, outbox)
+            since = since if state().state == word and state().since < clock.now_ms() else clock.now_ms()
+            assert (state().state, state().since, state().polled_at) == (word, since, NOON)
+            assert reason in (state().last_error or "")
+    jenkins.break_with(None)
+    clock.advance(s=15)
+    poll(controller, outbox)
+    assert (state().state, state().since, state().last_error) == ("ok", clock.now_ms(), None)
