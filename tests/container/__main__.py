@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +32,14 @@ PATIENCE_S = 600.0
 def main() -> int:
     """Everything, and the exit code."""
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the folders are removed then, too
     readme = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "README.md"
     try:
         require_tools()
-        with _folder() as folder:
+        with _folder() as folder, ThreadPoolExecutor() as pool:
+            share = pool.submit(_share, folder / "share")  # both wait for the network much of the time
             step("Debian by debootstrap", lambda: archive(CACHE).name)
-            step("what is to be installed", lambda: _share(folder / "share"))
+            step("what is to be installed", share.result)
             code = _tell(folder, readme)
     except CannotBootError as error:
         say(f"\nSKIPPED: {error}")

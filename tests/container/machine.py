@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +51,7 @@ class Machine:
             "--register=no", "--keep-unit", "--console=pipe", "--link-journal=no",
             f"--bind-ro={self._share}:{SHARE}",
         ]  # fmt: skip
+        self._init = 0
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
         try:
@@ -64,8 +67,8 @@ class Machine:
         """
         enter = ["nsenter", f"--target={self._init}", "--all", "--root", "--wd", "--", *command]
         done = subprocess.run(
-            enter, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=CLEAN,
-            timeout=COMMAND_S, check=False,
+            enter, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=CLEAN,
+            encoding="utf-8", errors="replace", timeout=COMMAND_S, check=False,
         )  # fmt: skip
         if ok and done.returncode:
             raise StoryError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}")
@@ -94,10 +97,11 @@ class Machine:
         """Every process ends at once, and none hears of it."""
         if self._nspawn is None:
             return
-        self._nspawn.kill()
-        self._nspawn.wait()
+        with suppress(ProcessLookupError):
+            # Process 1 of its namespace: the others end with it. Without one, nothing has begun.
+            os.kill(self._init or self._nspawn.pid, signal.SIGKILL)
+        self._nspawn.wait(BOOT_S)
         self._nspawn = None
-        os.waitpid(self._init, 0)  # it is the heir of systemd-nspawn's children: process 1 of its namespace
 
     def _end(self, verb: str) -> None:
         assert self._nspawn is not None

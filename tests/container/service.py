@@ -58,6 +58,18 @@ class Service:
         """What one run of the agent wrote to the journal."""
         return self._machine.read("journalctl", "--output=cat", f"_PID={pid}").splitlines()
 
+    def signal(self, name: str) -> None:
+        """Send a signal to the agent itself."""
+        self._machine.run("systemctl", "kill", "--kill-whom=main", f"--signal={name}", UNIT)
+
+    def reload(self, config: str, says: str) -> None:
+        """Give it another configuration, and wait until it says so."""
+        pid = self.pid
+        before = "\n".join(self.log(pid)).count(says)
+        self._machine.write(f"{FOLDER}/config.toml", config)
+        self._machine.run("systemctl", "reload", UNIT)
+        wait(f"the agent says {says!r}", lambda: "\n".join(self.log(pid)).count(says) > before)
+
     def restarted(self, before: int, restarts: int) -> float:
         """Wait until systemd has started it anew; the seconds that it took."""
         took = wait(

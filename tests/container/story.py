@@ -15,6 +15,7 @@ from tests.container.deb_story import DebStory
 from tests.container.debian import unpack
 from tests.container.log import say, step
 from tests.container.machine import Machine, StoryError
+from tests.container.service import UNIT
 from tests.container.wheel_story import WheelStory
 from tests.container.world import world
 
@@ -52,7 +53,7 @@ def _tell(name: str, machine: Machine, story: WheelStory | DebStory) -> int:
             step(title, run)
     except StoryError as error:
         say(f"\nFAILED: {error}\n")
-        say(machine.run("journalctl", "--no-pager", "--lines=60", ok=False).stdout)
+        say(machine.run("journalctl", "--no-pager", "--lines=60", f"--unit={UNIT}", ok=False).stdout)
         return EXIT_FAILED
     return 0
 

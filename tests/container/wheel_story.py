@@ -114,20 +114,17 @@ class WheelStory:
 
     def reload(self) -> str:
         pid = self._service.pid
-        self._machine.write(f"{FOLDER}/config.toml", self._world.config.replace("# prod =", "production ="))
-        self._machine.run("systemctl", "reload", UNIT)
+        live = self._world.config.replace("# prod =", "production =")
+        self._service.reload(live, "configuration read anew")
         self._world.builds(1)
         self._world.arrived()
         if (environment := self._world.environment_of_newest()) != "live":
             raise StoryError(f"after the reload the environment is {environment}, not live")
-        self._machine.write(f"{FOLDER}/config.toml", "[hivel]\nurl = 7\n")
-        if self._machine.run("systemctl", "reload", UNIT, ok=False).returncode == 0:
-            raise StoryError("a configuration that is wrong was taken")
+        self._service.reload("[hivel]\nurl = 7\n", "the new configuration is wrong")
         self._world.builds(1)
         self._world.arrived()
-        self._service.configure(self._world)
-        self._machine.run("systemctl", "reload", UNIT)
-        if self._service.pid != pid:
+        self._service.reload(self._world.config, "configuration read anew")
+        if not self._service.active or self._service.pid != pid:
             raise StoryError("the agent was restarted by the reload")
         return "the same process before and after"
 
@@ -136,7 +133,7 @@ class WheelStory:
         with self._world.answers_get_lost():
             self._world.builds(4)
             wait("Hivel has stored them", self._world.is_stored)
-            self._machine.run("kill", "-9", str(pid))
+            self._service.signal("KILL")
             self._world.builds(2)
         took = self._service.restarted(pid, restarts)
         seen = self._world.arrived()
@@ -146,7 +143,7 @@ class WheelStory:
 
     def hang(self) -> str:
         pid, restarts = self._service.pid, int(self._service.show("NRestarts"))
-        self._machine.run("kill", "-STOP", str(pid))
+        self._service.signal("STOP")
         self._world.builds(2)
         took = self._service.restarted(pid, restarts)
         if "Watchdog timeout" not in self._machine.read("journalctl", "--boot", f"--unit={UNIT}"):

@@ -72,8 +72,10 @@ class World:
     def answers_get_lost(self) -> Iterator[None]:
         """Hivel stores what it gets, and nobody hears of it."""
         self._received.fault(Fault(kind="silent", stored=True))
-        yield
-        self._received.clear_faults()
+        try:
+            yield
+        finally:
+            self._received.clear_faults()
 
     def is_stored(self) -> bool:
         """Whether every build is at Hivel, as Hivel sees it."""
