@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test lint types check lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # One environment with the locked versions; it is made anew when a lock file changes.
 $(VENV)/.ready: requirements-dev.txt pyproject.toml
@@ -47,6 +47,18 @@ types: $(VENV)/.ready ## mypy --strict
 	@$(BIN)/mypy --strict agent
 
 check: lint types test ## lint, types and tests
+
+.PHONY: wheel deb container-test
+wheel: $(VENV)/.ready ## dist/: the wheel
+	@rm -f dist/*.whl
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	@ls dist/*.whl
+
+deb: wheel ## dist/: the Debian package, for the release of Debian or Ubuntu that this is
+	@packaging/deb/build dist/*.whl dist
+
+container-test: $(VENV)/.ready ## the service in a real systemd: a Debian in a container (root; debootstrap, systemd-container)
+	@$(BIN)/python -m tests.container
 
 lock: ## write the lock files anew (needs uv)
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.txt

@@ -1,0 +1,192 @@
+"""A machine on which the wheel was installed: what its administrator relies on, seen in this order."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from typing import TYPE_CHECKING
+
+from tests.container.machine import SHARE, StoryError, wait
+from tests.container.readme import commands
+from tests.container.service import FOLDER, LOGFMT, UNIT, Service
+from tests.container.world import HIVEL_TOKEN, JENKINS_TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.container.machine import Machine
+    from tests.container.world import World
+
+# Ways to a token that have to be shut for everybody else. `%s` is the process of the agent.
+WAYS_TO_THE_TOKENS = (
+    f"cat {FOLDER}/hivel.token",
+    f"cat {FOLDER}/jenkins.token",
+    "ls /run/credentials/hivel-agent.service",
+    "cat /run/credentials/hivel-agent.service/hivel-token",
+    "cat /proc/%s/environ",
+    "cat /proc/%s/root/run/credentials/hivel-agent.service/hivel-token",
+    "cat /var/lib/hivel-agent/outbox.db",
+)
+
+
+class WheelStory:
+    """Its steps build on each other; each returns what was seen, or raises :class:`StoryError`."""
+
+    def __init__(self, machine: Machine, world: World, readme: Path) -> None:
+        self._machine = machine
+        self._service = Service(machine)
+        self._world = world
+        self._readme = readme
+
+    def steps(self) -> list[tuple[str, Callable[[], str]]]:
+        return [
+            ("the wheel is installed as the README says", self.install),
+            ("systemd-analyze verify and security", self.analyze),
+            ("hivel-agent check, as root", self.check),
+            ("started: the events arrive", self.start),
+            ("the journal: one line for each thing, key=value", self.journal),
+            ("the tokens can be read by nobody else", self.tokens),
+            ("reload: a new rule counts, a wrong one is refused", self.reload),
+            ("kill -9 while answers get lost", self.kill),
+            ("a hang: the watchdog notices", self.hang),
+            ("a clean stop during an outage of Hivel", self.stop),
+            ("a reboot with events in the outbox", self.reboot),
+            ("every process killed at once, and booted again", self.cut_power),
+            ("in the end", self.balance),
+        ]
+
+    def install(self) -> str:
+        # The container has no network: pip takes the locked packages from a folder. Nobody needs sudo: it is root.
+        script = ['sudo() { "$@"; }', f"export PIP_NO_INDEX=1 PIP_FIND_LINKS={SHARE}/wheels", f"cd {SHARE}"]
+        script += [commands(self._readme, heading) for heading in ("A wheel in /opt", "The service")]
+        self._machine.shell("\n".join(script))
+        return self._machine.read("hivel-agent", "--version")
+
+    def analyze(self) -> str:
+        said = self._machine.read("systemd-analyze", "verify", f"/etc/systemd/system/{UNIT}")
+        if said:
+            raise StoryError(said)
+        self._machine.run("systemd-analyze", "security", "--offline=true", "--threshold=10", UNIT)
+        return self._machine.read("systemd-analyze", "security", "--offline=true", UNIT).splitlines()[-1].strip("→ ")
+
+    def check(self) -> str:
+        empty = self._machine.run("hivel-agent", "check", ok=False)
+        if empty.returncode != 2 or "token" not in empty.stdout:
+            raise StoryError(f"without a token `check` exits with {empty.returncode}:\n{empty.stdout}")
+        self._service.configure(self._world)
+        self._world.builds(3)
+        self._machine.run("hivel-agent", "check")
+        self._service.be_impatient()
+        return "exit code 2 without a token, 0 with both"
+
+    def start(self) -> str:
+        self._machine.run("systemctl", "enable", "--now", UNIT)
+        return self._world.arrived()
+
+    def journal(self) -> str:
+        lines = self._service.log(self._service.pid)
+        if len(lines) < 1 + 2 * self._world.expected:
+            raise StoryError(f"the journal has only {len(lines)} lines of the agent")
+        for line in lines:
+            if not LOGFMT.fullmatch(line):
+                raise StoryError(f"no key=value: {line}")
+        everything = self._machine.read("journalctl", "--boot")
+        if HIVEL_TOKEN in everything or JENKINS_TOKEN in everything:
+            raise StoryError("a token is in the journal")
+        return f"{len(lines)} lines, no token in them"
+
+    def tokens(self) -> str:
+        pid = self._service.pid
+        self._machine.run("useradd", "--create-home", "mallory")
+        for way in WAYS_TO_THE_TOKENS:
+            command = shlex.split(way.replace("%s", str(pid)))
+            # root gets there: so the way exists, and only the permission is missing.
+            self._machine.run(*command)
+            tried = self._machine.run("runuser", "-u", "mallory", "--", *command, ok=False)
+            if tried.returncode == 0:
+                raise StoryError(f"another user may {shlex.join(command)}")
+        # Not even root finds them where programs tell everybody how they were started.
+        told = self._machine.read("cat", f"/proc/{pid}/environ", f"/proc/{pid}/cmdline")
+        if HIVEL_TOKEN in told or JENKINS_TOKEN in told:
+            raise StoryError("a token is in the environment or on the command line of the agent")
+        return f"{len(WAYS_TO_THE_TOKENS)} ways tried as another user, none in the environment"
+
+    def reload(self) -> str:
+        pid = self._service.pid
+        live = self._world.config.replace("# prod =", "production =")
+        self._service.reload(live, "configuration read anew")
+        self._world.builds(1)
+        self._world.arrived()
+        if (environment := self._world.environment_of_newest()) != "live":
+            raise StoryError(f"after the reload the environment is {environment}, not live")
+        self._service.reload("[hivel]\nurl = 7\n", "the new configuration is wrong")
+        self._world.builds(1)
+        self._world.arrived()
+        self._service.reload(self._world.config, "configuration read anew")
+        if not self._service.active or self._service.pid != pid:
+            raise StoryError("the agent was restarted by the reload")
+        return "the same process before and after"
+
+    def kill(self) -> str:
+        pid, restarts = self._service.pid, int(self._service.show("NRestarts"))
+        with self._world.answers_get_lost():
+            self._world.builds(4)
+            wait("Hivel has stored them", self._world.is_stored)
+            self._service.signal("KILL")
+            self._world.builds(2)
+        took = self._service.restarted(pid, restarts)
+        seen = self._world.arrived()
+        if not self._world.sent_twice():
+            raise StoryError("nothing was sent again: the answers were not lost, and this showed nothing")
+        return f"started again after {took:.1f} s; {seen}, {self._world.sent_twice()} of them sent twice, stored once"
+
+    def hang(self) -> str:
+        pid, restarts = self._service.pid, int(self._service.show("NRestarts"))
+        self._service.signal("STOP")
+        self._world.builds(2)
+        took = self._service.restarted(pid, restarts)
+        if "Watchdog timeout" not in self._machine.read("journalctl", "--boot", f"--unit={UNIT}"):
+            raise StoryError("it was not the watchdog that restarted it")
+        return f"started again after {took:.1f} s (WatchdogSec=6s); {self._world.arrived()}"
+
+    def stop(self) -> str:
+        self._world.hivel.stop()
+        self._world.builds(2)
+        wait("they are in the outbox", lambda: self._service.events()["pending"] == 2)
+        begun = time.monotonic()
+        self._machine.run("systemctl", "stop", UNIT)
+        took = time.monotonic() - begun
+        result = {name: self._service.show(name) for name in ("Result", "ExecMainStatus", "ExecMainCode")}
+        if result != {"Result": "success", "ExecMainStatus": "0", "ExecMainCode": "1"}:
+            raise StoryError(f"the stop was not clean: {result}")
+        self._machine.run("systemctl", "start", UNIT)
+        self._world.hivel.start()
+        return f"exit code 0 after {took:.1f} s; started again: {self._world.arrived()}"
+
+    def reboot(self) -> str:
+        self._world.hivel.stop()
+        self._world.builds(2)
+        wait("they are in the outbox", lambda: self._service.events()["pending"] == 2)
+        begun = time.monotonic()
+        self._machine.reboot()
+        self._world.builds(2)
+        self._machine.boot()
+        took = time.monotonic() - begun
+        self._world.hivel.start()
+        return f"{took:.1f} s, 2 events waited and 2 builds ended meanwhile; {self._world.arrived()}"
+
+    def cut_power(self) -> str:
+        self._world.hivel.stop()
+        self._world.builds(2)
+        wait("they are in the outbox", lambda: self._service.events()["pending"] == 2)
+        self._machine.cut_power()
+        self._world.builds(2)
+        self._machine.boot()
+        self._world.hivel.start()
+        return self._world.arrived()
+
+    def balance(self) -> str:
+        wait("everything is settled", lambda: self._service.events()["delivered"] == self._world.expected)
+        self._machine.power_off()
+        return f"{self._world.expected} builds, {self._world.expected} events at Hivel, each stored once"
