@@ -2,6 +2,7 @@ import org.codehaus.groovy.ast.AnnotatedNode
 import org.codehaus.groovy.ast.ClassCodeVisitorSupport
 import org.codehaus.groovy.ast.ClassNode
 import org.codehaus.groovy.ast.CodeVisitorSupport
+import org.codehaus.groovy.ast.MethodNode
 import org.codehaus.groovy.ast.expr.ClassExpression
 import org.codehaus.groovy.ast.expr.ConstructorCallExpression
 import org.codehaus.groovy.ast.expr.Expression
@@ -38,7 +39,15 @@ class Calls extends CompilationCustomizer {
         }
 
         @Override
-        void visitAnnotations(AnnotatedNode node) { annotations.addAll(node.annotations*.classNode*.name) }
+        void visitMethod(MethodNode node) {
+            if (node.name != 'main') { super.visitMethod(node) }  // which Groovy adds
+        }
+
+        @Override
+        void visitAnnotations(AnnotatedNode node) {
+            // The base class of a script comes by an annotation.
+            annotations.addAll(node.annotations*.classNode*.name - 'groovy.transform.BaseScript')
+        }
 
         @Override
         void visitMethodCallExpression(MethodCallExpression call) {

@@ -14,8 +14,8 @@ def asked = new JsonSlurper().parse(new File(args[0]), 'UTF-8')
 
 def compile(String text, String name, Calls calls) {
     def configuration = new CompilerConfiguration(scriptBaseClass: 'Steps', sourceEncoding: 'UTF-8')
-    configuration.addCompilationCustomizers(new ImportCustomizer().addStarImports('org.jenkinsci.plugins.workflow.libs'))
-    configuration.addCompilationCustomizers(calls)
+    def imports = new ImportCustomizer().addStarImports('org.jenkinsci.plugins.workflow.libs')
+    configuration.addCompilationCustomizers(imports, calls)
     return new GroovyClassLoader(getClass().classLoader, configuration).parseClass(text, name)
 }
 

@@ -35,7 +35,9 @@ abstract class Steps extends Script {
     }
 
     def withCredentials(List bindings, Closure body) {
-        if (world.given.no_credentials_plugin) { throw new NoSuchMethodError("No such DSL method 'withCredentials' found") }
+        if (world.given.no_credentials_plugin) {
+            throw new NoSuchMethodError("No such DSL method 'withCredentials' found")
+        }
         def more = bindings.collectEntries { binding ->
             def secret = world.given.credentials[binding.credentialsId]
             if (secret == null) {

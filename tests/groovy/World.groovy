@@ -20,14 +20,6 @@ class World {
         this.given = given
         workspace = new File((String) given.workspace)
         variables = new LinkedHashMap((Map) given.variables)
-        program('build.sh', given.build == 'failure' ? 1 : 0)
-        program('deploy.sh', given.deploy == 'failure' ? 1 : 0)
-    }
-
-    private void program(String name, int exit) {
-        def file = new File(workspace, name)
-        file.setText("#!/bin/sh\nprintf '%s\\n' \"\$*\" >> ${name}.calls\nexit ${exit}\n", 'UTF-8')
-        file.executable = true
     }
 
     /** Runs a script as Jenkins does: written to a file, with `-xe`, standard error in the log too. */
@@ -44,7 +36,9 @@ class World {
         if (stopped(script)) { throw new FlowInterruptedException('ABORTED') }
         unrunnable << [shell: shell, script: script, variables: new LinkedHashMap(variables)]
         if (shell == 'powershell' && given.pwsh) { run([given.pwsh, '-NoProfile', '-NonInteractive', '-File'], script) }
-        if (script.contains('deploy.cmd') && given.deploy == 'failure') { throw new AbortException('script returned exit code 1') }
+        if (script.contains('deploy.cmd') && given.deploy == 'failure') {
+            throw new AbortException('script returned exit code 1')
+        }
         settle(script)
     }
 

@@ -1,4 +1,4 @@
-"""Pipelines that run without Jenkins: the snippets' Groovy with stand-ins for the steps, real shells, a real HTTP server.
+"""Pipelines without Jenkins: the snippets' Groovy with stand-ins for the steps, real shells, a real HTTP server.
 
 ``python -m tests.integration.snippets`` prints the table of the snippets' README.
 """
@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "jenkinsfile-snippets"
@@ -45,6 +46,7 @@ AT_ONCE = 24
 
 # First in the PATH: it notes the command lines of all processes, and hands on to the real curl.
 CURL = '#!/bin/sh\ncat /proc/[0-9]*/cmdline >> "$HOME/processes" 2>/dev/null\nexec {curl} "$@"\n'
+WORK = '#!/bin/sh\nprintf \'%s\\n\' "$*" >> "$0.calls"\nexit {code}\n'
 EMIT = '#!/bin/sh\n{ printf \'%s\\n\' "$*"; env; } > "$HOME/emitted"\n'
 
 
@@ -152,11 +154,12 @@ def play(cases: dict[str, Case], scripts: dict[str, str]) -> tuple[dict[str, Pla
         given = {case_id: stage.given(case_id, case) for case_id, case in cases.items()}
         sources = {name: (FOLDER / name).read_text(encoding="utf-8") for name in SNIPPETS if not name.endswith(".sh")}
         pipelines = {case_id: values for case_id, values in given.items() if not cases[case_id].freestyle}
-        answers = stage.run_groovy(sources | scripts, pipelines)
-        for case_id in given.keys() - pipelines.keys():
-            answers["cases"][case_id] = stage.run_freestyle(given[case_id])
-        played = {case_id: stage.played(case_id, answers["cases"][case_id]) for case_id in cases}
-        return played, answers["calls"]
+        others = given.keys() - pipelines
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # they wait more than they work
+            freestyle = {case_id: pool.submit(stage.run_freestyle, given[case_id]) for case_id in others}
+            answers = stage.run_groovy(sources | scripts, pipelines)
+        ran = answers["cases"] | {case_id: future.result() for case_id, future in freestyle.items()}
+        return {case_id: stage.played(case_id, ran[case_id]) for case_id in cases}, answers["calls"]
 
 
 class _Stage:
@@ -170,8 +173,8 @@ class _Stage:
         self._tools.mkdir()
         curl = shutil.which("curl")
         assert curl is not None
-        self._program("curl", CURL.format(curl=curl))
-        self._program("hivel-agent", EMIT)
+        self._program(self._tools / "curl", CURL.format(curl=curl))
+        self._program(self._tools / "hivel-agent", EMIT)
         # For a node without curl, or with one that hangs: only what a shell needs.
         for name in ("without", "hanging"):
             (folder / name).mkdir()
@@ -179,13 +182,11 @@ class _Stage:
             target = shutil.which(program)
             assert target is not None
             (folder / "without" / program).symlink_to(target)
-        hanging = folder / "hanging" / "curl"
-        hanging.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
-        hanging.chmod(0o755)
+        self._program(folder / "hanging" / "curl", "#!/bin/sh\nexec sleep 60\n")
 
-    def _program(self, name: str, text: str) -> None:
-        (self._tools / name).write_text(text, encoding="utf-8")
-        (self._tools / name).chmod(0o755)
+    def _program(self, path: Path, text: str) -> None:
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
 
     def _path(self, without: str) -> str:
         if without == "curl":
@@ -197,6 +198,8 @@ class _Stage:
         home = self._folder / case_id
         workspace = home / "workspace"
         workspace.mkdir(parents=True)
+        for name, word in (("build.sh", case.build), ("deploy.sh", case.deploy)):
+            self._program(workspace / name, WORK.format(code=int(word == "failure")))
         url = f"http://127.0.0.1:{self._closed}" if case.fault == "down" else self._intake.url(case_id)
         variables = BUILD | ({} if case.snippet == "scripted.Jenkinsfile" else SOURCE)
         variables |= {"PATH": self._path(case.without), "HOME": str(home), "HIVEL_AGENT_URL": url}
@@ -244,7 +247,7 @@ class _Stage:
             "error": None,
             "log": done.stdout.decode("utf-8", "replace"),
             "seconds": time.monotonic() - began,
-            "files": os.listdir(given["workspace"]),
+            "files": [path.name for path in Path(given["workspace"]).iterdir()],
             "unrunnable": [],
         }
 
@@ -329,10 +332,6 @@ def table(played: dict[str, Played]) -> str:
 def _cell(report: dict[str, Any]) -> str:
     what = f"stage `{report['stage']}`" if "stage" in report else "whole build"
     return f"`{report['status']}`, {report['environment']}, {what}"
-
-
-def pick(cases: Iterable[str], start: str) -> list[str]:
-    return [case for case in cases if case.startswith(start)]
 
 
 if __name__ == "__main__":
