@@ -42,5 +42,8 @@ END
 ) || :
 case $answer in
     *' HTTP 202') ;;
-    *) printf 'WARNING: the deployment was not reported to Hivel: HTTP %s: %.300s\n' "${answer##* HTTP }" "$answer" ;;
+    *' HTTP '???)
+        printf 'WARNING: the deployment was not reported to Hivel: HTTP %s: %.300s\n' \
+            "${answer##* HTTP }" "${answer% HTTP *}" ;;
+    *) printf 'WARNING: the deployment was not reported to Hivel: %.300s\n' "$answer" ;;
 esac
