@@ -1,0 +1,49 @@
+# Freestyle job: a shell step that reports the build.
+#
+# Where to put it:
+# - With the PostBuildScript plugin (2.1 or newer): "Post build task", any result. The plugin tells the result.
+# - Without a plugin: "Execute shell" as the FIRST build step, since no step runs after one that failed. The report has
+#   no result then; the agent holds it until it has seen the build's.
+#
+# Needs: curl and awk. Under "Build Environment" bind a "Secret text" with the intake's token to the variable
+# HIVEL_TOKEN. Change the two lines below, or set the variables in Jenkins.
+set +x
+: "${HIVEL_AGENT_URL:=http://hivel-agent.example.com:9470}"
+: "${ENVIRONMENT:=production}"
+export ENVIRONMENT
+
+# awk reads the variables itself, and writes them as JSON byte by byte: no value can break it or run anything.
+report=$(LC_ALL=C awk '
+    function json(text,    at, byte, out) {
+        for (at = 1; at <= length(text); at++) {
+            byte = substr(text, at, 1)
+            out = out (byte in escaped ? escaped[byte] : byte)
+        }
+        return "\"" out "\""
+    }
+    function field(name, variable) {
+        if (ENVIRON[variable] != "") printf ",\"%s\":%s", name, json(ENVIRON[variable])
+    }
+    BEGIN {
+        for (code = 1; code < 32; code++) escaped[sprintf("%c", code)] = sprintf("\\u%04x", code)
+        escaped["\""] = "\\\""; escaped["\\"] = "\\\\"
+        printf "{\"provider\":\"jenkins\""
+        field("job", "JOB_NAME"); field("build_number", "BUILD_NUMBER"); field("build_url", "BUILD_URL")
+        field("status", "BUILD_RESULT"); field("environment", "ENVIRONMENT")
+        field("repo_url", "GIT_URL"); field("branch", "GIT_BRANCH"); field("commit_hash", "GIT_COMMIT")
+        printf "}"
+    }') || :
+
+answer=$(curl --silent --show-error --connect-timeout 2 --max-time 5 --config - \
+    --header 'Content-Type: application/json' --data-binary "$report" \
+    --write-out ' HTTP %{http_code}' --url "$HIVEL_AGENT_URL/v1/events" 2>&1 <<END
+header = "Authorization: Bearer $HIVEL_TOKEN"
+END
+) || :
+case $answer in
+    *' HTTP 202') ;;
+    *' HTTP '???)
+        printf 'WARNING: the deployment was not reported to Hivel: HTTP %s: %.300s\n' \
+            "${answer##* HTTP }" "${answer% HTTP *}" ;;
+    *) printf 'WARNING: the deployment was not reported to Hivel: %.300s\n' "$answer" ;;
+esac
