@@ -9,10 +9,17 @@ import json
 import os
 import re
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
+from agent.credentials import Token
+from agent.hook.intake import Intake
+from agent.hook.takeup import TakeUp
+from agent.jenkins.derive import Options
+from agent.sandbox.server import LocalServer
+from agent.settings import Address, DeliverySettings, HivelSettings, IntakeSettings, Settings
 from tests.integration.snippets import (
     BUILD,
     FOLDER,
@@ -29,6 +36,9 @@ from tests.integration.snippets import (
     reports,
     table,
 )
+
+if TYPE_CHECKING:
+    from agent.outbox.store import Outbox
 
 WARNING = "WARNING: the deployment was not reported to Hivel"
 PASTED = [name for name in SNIPPETS if "def reportToHivel(" in (FOLDER / name).read_text(encoding="utf-8")]
@@ -182,6 +192,26 @@ def test_a_deployment_is_reported_with_its_result(everything: Everything, snippe
     assert ("stage" in report) == (snippet in STAGES)
     assert all(value not in (None, "") for value in report.values())
     assert WARNING not in played.log
+
+
+def test_the_real_intake_takes_every_request_that_was_made(everything: Everything, outbox: Outbox) -> None:
+    """The same bytes and headers once more, but for those that belong to the connection."""
+    requests = [request for played in everything.played.values() for request in played.requests]
+    bearers = {request.headers["authorization"] for request in requests}
+    tokens = tuple(("", Token(bearer.removeprefix("Bearer "))) for bearer in bearers)
+    settings = Settings(
+        file=outbox.path, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(), rules=(),
+        options=Options(), outbox=outbox.path, delivery=DeliverySettings(),
+    )  # fmt: skip
+    intake = Intake(
+        IntakeSettings(Address("127.0.0.1", 0), tokens), TakeUp(settings, outbox), outbox.clock, lambda _: []
+    )
+    with LocalServer(intake.app) as server, httpx.Client(base_url=server.url) as client:
+        for request in requests:
+            kept = {name: request.headers[name] for name in ("authorization", "content-type")}
+            answer = client.post(request.path, content=request.body, headers=kept)
+            assert answer.status_code == 202, (answer.text, request.body)
+    assert len(requests) > 100
 
 
 @pytest.mark.parametrize("deploy", RESULTS)
