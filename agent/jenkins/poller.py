@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 
 from agent.jenkins.builds import build_of
@@ -367,9 +366,13 @@ class Poller:
 
     def _entries(self, deploying: _Deploying, raw: RawBuild, look: Look) -> list[Entry]:
         job = deploying.candidate.job
-        build = build_of(raw, controller=self._settings.name, job=job.full_name, branch_job=job.branch_job)
-        if look.pull_request_url:
-            build = msgspec.structs.replace(build, pull_request_url=look.pull_request_url)
+        build = build_of(
+            raw,
+            controller=self._settings.name,
+            job=job.full_name,
+            branch_job=job.branch_job,
+            pull_request_url=look.pull_request_url,
+        )
         build = self._enricher.enrich(build, deploying.match)
         source = to_json(build)
         return [

@@ -153,6 +153,26 @@ def test_a_deployment_of_a_branch_job_takes_branch_and_pull_request_from_the_job
     assert len(watched.requests) == 3  # the jobs, the builds of the one that moved, the upstream build
 
 
+@pytest.mark.parametrize("polled_meanwhile", [False, True], ids=["ended", "followed"])
+def test_the_pull_request_of_a_branch_job_is_that_of_its_page(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, polled_meanwhile: bool
+) -> None:
+    job = "deploy/mb/contribution"
+    watched.add_folder("deploy/mb", "multibranch")
+    watched.add_job(job)
+    watched.set_page(job, "https://bot:s3cr3t@github.example.test/acme/shop/pull/71")
+    number = watched.start_build(job, repo=REPO)
+    if polled_meanwhile:
+        poll(controller, outbox)
+    clock.advance(s=30)
+    watched.finish_build(job, number)
+    watched.clear_requests()
+    poll(controller, outbox)
+    assert event(outbox, f"main:{job}#{number}")["pr_number"] == "71"
+    assert "s3cr3t" not in str(outbox.find(f"main:{job}#{number}"))
+    assert sum("/contribution/" in request.path for request in watched.requests) == 1
+
+
 def _caused_by_a_build(jenkins: LocalJenkins, job: str = "build/shop", branch: str = "refs/remotes/origin/main") -> int:
     """Build, and deploy what was built; returns the number of the deployment."""
     if job == "build/shop":
