@@ -18,8 +18,9 @@ At the edges of it:
   predecessor was, the builds with the predecessor's numbers are not owed. Those beyond are.
 * A job under another name is told by the newest of its builds that a poll met. Where that is gone, these stories do not
   rename the job: for the agent it would be a new one.
-* A job with a past that takes the name of one that was never built may bring its past: by their numbers these are new
-  builds, and that they started before may be the work of a clock that was set back.
+* A job with a past that takes the name of one that the agent knows may bring its past, if no poll read a build of it:
+  by their numbers these are new builds, and that they started before may be the work of a clock that was set back.
+* For the same reason a build of a job that the agent knew when it started is owed whenever it ended by Jenkins' clock.
 * A build that stays odd (not building, no result) is owed when the grace period is over, with an unknown result.
 * Jenkins' times are whole seconds in its ``Date`` header: what ended in the second of the first start is neither.
 
@@ -212,9 +213,9 @@ class World(RuleBasedStateMachine):
                 meeting.job.known = True
 
     def _forget_names(self, job: Job) -> None:
-        """A job is known under one name, once it was recognised."""
+        """A job is known under one name, once it was recognised; what was met of it without a build stays behind."""
         for name, meetings in self.met.items():
-            self.met[name] = {met for met in meetings if met.job is not job}
+            self.met[name] = {met for met in meetings if met.job is not job or not met.newest}
 
     @staticmethod
     def _tells(met: Meeting, meeting: Meeting) -> bool:
