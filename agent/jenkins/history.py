@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from agent.jenkins.builds import Phase, build_of
 from agent.jenkins.derive import derive, to_json
 from agent.jenkins.enrich import Enricher
@@ -91,11 +89,16 @@ class History:
     def build(self, job: Job, match: Match, number: int) -> tuple[RawBuild, PastBuild]:
         """One build, final or not, and what comes of it as it is now."""
         raw = self._client.build(job.full_name, number)
-        return raw, self._derived(job, match, raw, None)
+        page = self._client.builds(job, 0, 1).pull_request_url if job.branch_job else None
+        return raw, self._derived(job, match, raw, page)
 
     def _derived(self, job: Job, match: Match, raw: RawBuild, pull_request_url: str | None) -> PastBuild:
-        build = build_of(raw, controller=self._controller, job=job.full_name, branch_job=job.branch_job)
-        if pull_request_url:
-            build = msgspec.structs.replace(build, pull_request_url=pull_request_url)
+        build = build_of(
+            raw,
+            controller=self._controller,
+            job=job.full_name,
+            branch_job=job.branch_job,
+            pull_request_url=pull_request_url,
+        )
         build = self._enricher.enrich(build, match)
         return PastBuild(build, to_json(build), derive(build, match, self._options))

@@ -63,8 +63,11 @@ class Candidate:
 
     @property
     def only_open(self) -> OpenBuild | None:
-        """The one open build of a job where nothing else is to be read: it is cheaper asked for by its number."""
-        if self.moved or len(self.open_builds) != 1 or not self.open_builds[0].seen:
+        """The one open build of a job where nothing else is to be read: it is cheaper asked for by its number.
+
+        But not of a branch job, whose list also tells of which pull request it is.
+        """
+        if self.moved or self.job.branch_job or len(self.open_builds) != 1 or not self.open_builds[0].seen:
             return None
         return self.open_builds[0]
 

@@ -382,9 +382,13 @@ class Poller:
 
     def _entries(self, deploying: _Deploying, raw: RawBuild, look: Look) -> list[Entry]:
         job = deploying.candidate.job
-        build = build_of(raw, controller=self._settings.name, job=job.full_name, branch_job=job.branch_job)
-        if look.pull_request_url:
-            build = msgspec.structs.replace(build, pull_request_url=look.pull_request_url)
+        build = build_of(
+            raw,
+            controller=self._settings.name,
+            job=job.full_name,
+            branch_job=job.branch_job,
+            pull_request_url=look.pull_request_url,
+        )
         return self._entries_of(build, deploying.match)
 
     def _entries_of(self, build: Build, match: Match) -> list[Entry]:

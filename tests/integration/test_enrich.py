@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from agent.jenkins.client import JenkinsClient
+from agent.jenkins.derive import Options
+from agent.jenkins.history import History
 from agent.jenkins.rules import STAGE_ENVIRONMENT, Pattern, Template
 from tests.integration.support import NOON, REPO, event, ids, poll, rule
 
@@ -151,6 +154,43 @@ def test_a_deployment_of_a_branch_job_takes_branch_and_pull_request_from_the_job
     seen = event(outbox, f"main:deploy/shop#{deployed}")
     assert (seen["branch"], seen.get("pr_number")) == expected
     assert len(watched.requests) == 3  # the jobs, the builds of the one that moved, the upstream build
+
+
+@pytest.mark.parametrize("polled_meanwhile", [False, True], ids=["ended", "followed"])
+def test_the_pull_request_of_a_branch_job_is_that_of_its_page(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, polled_meanwhile: bool
+) -> None:
+    job = "deploy/mb/contribution"
+    watched.add_folder("deploy/mb", "multibranch")
+    watched.add_job(job)
+    watched.set_page(job, "https://bot:s3cr3t@github.example.test/acme/shop/pull/71")
+    number = watched.start_build(job, repo=REPO)
+    if polled_meanwhile:
+        poll(controller, outbox)
+    clock.advance(s=30)
+    watched.finish_build(job, number)
+    watched.clear_requests()
+    poll(controller, outbox)
+    assert event(outbox, f"main:{job}#{number}")["pr_number"] == "71"
+    assert "s3cr3t" not in str(outbox.find(f"main:{job}#{number}"))
+    assert sum("/contribution/" in request.path for request in watched.requests) == 1
+
+
+def test_explaining_a_build_of_a_branch_job_knows_the_pull_request_of_its_page(
+    watched: LocalJenkins, controller: JenkinsSettings
+) -> None:
+    job = "deploy/mb/contribution"
+    watched.add_folder("deploy/mb", "multibranch")
+    watched.add_job(job)
+    watched.set_page(job, "https://github.example.test/acme/shop/pull/71")
+    watched.finish_build(job, watched.start_build(job, repo=REPO))
+    client = JenkinsClient(controller)
+    history = History(client, "main", (rule("deploy/mb/*"),), Options())
+    [(branch, match)] = history.jobs().deploying
+    _, past = history.build(branch, match, 1)
+    client.close()
+    [found] = past.derivations
+    assert found.event is not None and found.event.pr_number == "71"
 
 
 def _caused_by_a_build(jenkins: LocalJenkins, job: str = "build/shop", branch: str = "refs/remotes/origin/main") -> int:

@@ -18,8 +18,9 @@ At the edges of it:
   predecessor was, the builds with the predecessor's numbers are not owed. Those beyond are.
 * A job under another name is told by the newest of its builds that a poll met. Where that is gone, these stories do not
   rename the job: for the agent it would be a new one.
-* A job with a past that takes the name of one that was never built may bring its past: by their numbers these are new
-  builds, and that they started before may be the work of a clock that was set back.
+* A job with a past that takes the name of one that the agent knows may bring its past, if no poll read a build of it:
+  by their numbers these are new builds, and that they started before may be the work of a clock that was set back.
+* For the same reason a build of a job that the agent knew when it started is owed whenever it ended by Jenkins' clock.
 * A build that stays odd (not building, no result) is owed when the grace period is over, with an unknown result.
 * Jenkins' times are whole seconds in its ``Date`` header: what ended in the second of the first start is neither.
 
@@ -78,6 +79,7 @@ class Build:
     odd: bool = False  # not building, and it will never have a result
     settling: bool = False  # not to be seen, or between two states; only for a moment
     listed: bool = True
+    of_known_job: bool = False  # the agent knew the job when it started
     ended_matching: bool = False
     ended_after_first_start: bool = False
 
@@ -98,6 +100,7 @@ class Job:
     kind: str
     builds: list[Build] = field(default_factory=list)
     renamed: bool = False
+    known: bool = False  # by a build that a poll read
     not_owed_below: int = 0  # its predecessor's numbers, if the agent cannot know that it is another job
 
     @property
@@ -206,11 +209,13 @@ class World(RuleBasedStateMachine):
             if for_sure and not untold and meeting.job.matches:
                 self._forget_names(meeting.job)
             self.met[name] = (untold if for_sure else known) | self._after(former, meeting)
+            if for_sure and not untold and all(met.newest for met in self.met[name]):
+                meeting.job.known = True
 
     def _forget_names(self, job: Job) -> None:
-        """A job is known under one name, once it was recognised."""
+        """A job is known under one name, once it was recognised; what was met of it without a build stays behind."""
         for name, meetings in self.met.items():
-            self.met[name] = {met for met in meetings if met.job is not job}
+            self.met[name] = {met for met in meetings if met.job is not job or not met.newest}
 
     @staticmethod
     def _tells(met: Meeting, meeting: Meeting) -> bool:
@@ -259,7 +264,8 @@ class World(RuleBasedStateMachine):
     ) -> None:
         """What a poll may have enqueued and what it must have."""
         for build in before.keys() | after.keys():
-            if build.ended_after_first_start or build.job.renamed or self._end(build) >= (self.oldest or 0):
+            after_first_start = build.ended_after_first_start or self._end(build) >= (self.oldest or 0)
+            if after_first_start or self._may_bring_its_past(build.job):
                 self.allowed.add(build)
         if disturbed:
             return
@@ -268,9 +274,15 @@ class World(RuleBasedStateMachine):
             if same and self._is_owed(build):
                 self.owed.add(build)
 
+    def _may_bring_its_past(self, job: Job) -> bool:
+        """It has the name of one that the agent knows."""
+        return job.renamed and any(met.job is not job for met in self.met.get(job.name, ()))
+
     def _is_owed(self, build: Build) -> bool:
+        """Whatever the time of its end, if the agent knew the job before: the clock may have been set back."""
         after_first_start = build.ended_after_first_start or self.since_ms > 0
-        return build.ended_matching and after_first_start and self._end(build) > (self.newest or 0)
+        in_time = self._end(build) > (self.newest or 0) or build.of_known_job
+        return build.ended_matching and after_first_start and in_time
 
     @staticmethod
     def _end(build: Build) -> int:
@@ -393,7 +405,7 @@ class World(RuleBasedStateMachine):
         self.time.advance(ms=1)
         while (number, self.jenkins.now_ms - ago_ms) in self.everything:
             self.time.advance(ms=1)  # the controller's clock was set back
-        build = Build(job, number, self.jenkins.now_ms - ago_ms)
+        build = Build(job, number, self.jenkins.now_ms - ago_ms, of_known_job=job.known)
         self.jenkins.start_build(job.name, repo=REPO, timestamp=build.started_at)
         self.everything[build.key] = build
         job.builds.append(build)

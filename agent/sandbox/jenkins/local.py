@@ -195,6 +195,13 @@ class LocalJenkins:
         with self._lock:
             self._job(full_name).fields |= {"disabled": disabled, "buildable": not disabled}
 
+    def set_page(self, full_name: str, url: str) -> None:
+        """Say of what page a branch job is, such as that of a pull request, as branch sources do."""
+        with self._lock:
+            page = {"_class": "jenkins.scm.api.metadata.ObjectMetadataAction", "objectUrl": url}
+            job = self._job(full_name)
+            job.fields["actions"] = [*job.fields.get("actions", []), page]
+
     def keep_builds(self, full_name: str, newest: int | None) -> None:
         """Discard from now on what is older than the newest so many, whenever a build ends; None: keep all.
 
