@@ -7,6 +7,7 @@ same moments.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sys
@@ -39,6 +40,7 @@ def main() -> int:
     """Play, then count; returns the exit code."""
     minutes = float(os.environ.get("SOAK_MINUTES", "20"))
     seed = int(os.environ.get("SOAK_SEED", str(int(time.time()))))
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # the faults are on purpose
     say(f"{minutes:g} minutes, SOAK_SEED={seed}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hivel-soak-")))

@@ -59,6 +59,7 @@ def look_at(
         counts["events deleted by retention"] = outbox.connection.execute("SELECT count(*) FROM pruned").fetchone()[0]
     waits = sorted(d.received_at_ms - expected[name][1] for name, d in arrived.items() if name in expected)
     counts.update({
+        "builds finished": len(expected),
         "events at Hivel": len(deployments),
         "POSTs at Hivel": len(hivel.requests()),
         "sent again under the same id": sum(d.times_posted - 1 for d in deployments),
