@@ -178,6 +178,9 @@ class World(RuleBasedStateMachine):
 
     def _kill(self) -> None:
         if self.daemon is not None:
+            # As the next process would; cursors in the frames of the exception may keep the connection from closing.
+            if self.daemon.real.in_transaction:
+                self.daemon.real.execute("ROLLBACK")
             self.daemon.real.close()
             self.daemon = None
 
