@@ -67,3 +67,8 @@ lock: ## write the lock files anew (needs uv)
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(BENCH_VENV) dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: soak
+SOAK_MINUTES ?= 20
+soak: $(VENV)/.ready ## a long run with troubles and kills at random (SOAK_MINUTES=20)
+	@SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m tests.soak

@@ -75,7 +75,10 @@ def run(settings: Settings, clock: Clock) -> None:
     A damaged outbox is repaired, at the start and later. Raises :class:`agent.outbox.connection.AlreadyRunningError`
     or :class:`agent.outbox.connection.OutboxError` when it cannot start.
     """
-    with RunLock(settings.outbox):
+    # Until the event loop listens: what it would be told to read was just read.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # One event loop for all lives: it keeps the signals that come between two of them.
+    with RunLock(settings.outbox), asyncio.Runner() as runner:
         problem = None
         next_settings: Settings | None = settings
         while next_settings is not None:
@@ -84,7 +87,7 @@ def run(settings: Settings, clock: Clock) -> None:
             problem = None
             daemon = _Daemon(settings, clock)
             try:
-                next_settings = asyncio.run(daemon.run())
+                next_settings = runner.run(daemon.run())
             except DamagedError as error:
                 problem = str(error.__cause__ or error)
 

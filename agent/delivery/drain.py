@@ -99,10 +99,14 @@ class Drain:
             await self._drain()
 
     def _mind_the_clock(self) -> None:
-        """At the start, and whenever the clock was set: no event waits longer than the longest backoff."""
+        """At the start, and whenever the clock was set: no event waits longer than the longest backoff.
+
+        Again and again until that is stored, and until no outcome waits in memory that has the time of before.
+        """
         if self._drift is None or abs(self._drift.ms()) > CLOCK_WAS_SET_MS:
-            self._drift = Drift(self._outbox.clock)
-            self._make_due(self._outbox.clock.now_ms() + self._settings.backoff_max_ms)
+            drift = Drift(self._outbox.clock)
+            if self._make_due(self._outbox.clock.now_ms() + self._settings.backoff_max_ms) and not self._settlements:
+                self._drift = drift
 
     async def _probe(self) -> bool:
         """Send one event to see whether Hivel is back; True when it is."""
@@ -113,20 +117,26 @@ class Drain:
         due = self._next()
         if due is None:
             return False
-        self._unclaim()
-        await self._deliver(due, lane=0)
-        self._settle()
+        try:
+            await self._deliver(due, lane=0)
+        finally:
+            self._unclaim()
+            self._settle()
         if self.gate.state is not GateState.OPEN:
             return False
         # Hivel is back: nobody waits out a backoff that the outage caused.
         self._make_due(self._outbox.clock.now_ms())
         return True
 
-    def _make_due(self, later_than: int) -> None:
+    def _make_due(self, later_than: int) -> bool:
         try:
             self._outbox.make_due(later_than=later_than)
+        except DamagedError:
+            raise
         except OutboxError as error:
             self.trouble = error
+            return False
+        return True
 
     async def _drain(self) -> None:
         settling = asyncio.create_task(self._settle_regularly())
@@ -134,6 +144,8 @@ class Drain:
             async with asyncio.TaskGroup() as senders:
                 for lane in range(self._settings.concurrency):
                     senders.create_task(self._send_from(lane))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None  # the others are consequences of it, or the same
         finally:
             settling.cancel()
             await asyncio.gather(settling, return_exceptions=True)
@@ -160,8 +172,8 @@ class Drain:
         return self._ready.popleft() if self._ready else None
 
     def _unclaim(self) -> None:
-        """Let go of what was claimed and not sent."""
-        self._unsettled.difference_update(due.id for due in self._ready)
+        """Let go of what was claimed and has no outcome; nothing is in flight any more."""
+        self._unsettled = {settlement.id for settlement in self._settlements}
         self._ready.clear()
 
     async def _deliver(self, due: DueEvent, lane: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from agent.outbox import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 BUSY_DEADLINE_S = 10.0
@@ -87,18 +87,27 @@ def _create(path: Path) -> None:
 
 
 def _set_up(connection: sqlite3.Connection) -> int:
-    """Set what holds for one connection, migrate an older file; returns the version that the file had."""
+    """Set what holds for one connection, migrate an older file; returns the version that the file has now."""
     connection.execute(_BUSY_TIMEOUT)
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    version = schema.version(connection)
     if version == 0:
-        schema.prepare_new_file(connection)
+        # Two that switch the journal at once get an error from SQLite at once, whatever its busy_timeout says.
+        _patiently(connection, lambda: schema.prepare_new_file(connection))
     # Not stored in the file: a commit is on the disk before it returns.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA journal_size_limit = 33554432")
-    if version < schema.VERSION:
+    if version >= schema.VERSION:
+        return version
+    # All of it in one transaction: a second process waits for it and then finds nothing to do.
+    _begin(connection)
+    try:
         schema.migrate(connection)
-    return version
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+    return schema.version(connection)
 
 
 @contextmanager
@@ -128,7 +137,12 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 
 
 def _begin(connection: sqlite3.Connection) -> None:
-    """Take the write lock from the start, and wait for it in small random steps.
+    """Take the write lock from the start."""
+    _patiently(connection, lambda: connection.execute("BEGIN IMMEDIATE"))
+
+
+def _patiently(connection: sqlite3.Connection, do: Callable[[], object]) -> None:
+    """Do it again in small random steps as long as the file is locked.
 
     SQLite's own waiting is unfair: its sleeps grow, and a process that commits in a tight loop wins every race.
     """
@@ -137,7 +151,7 @@ def _begin(connection: sqlite3.Connection) -> None:
     try:
         while True:
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                do()
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise

@@ -20,7 +20,7 @@ TRUSTED_DRIFT_MS = 3_600_000
 
 
 class Retention:
-    """Deletes events ``keep_delivered_ms`` after their delivery and forgets their ids ``keep_ids_ms`` after it.
+    """Deletes events ``keep_delivered_ms`` after their delivery and forgets their ids ``keep_ids_ms`` after that.
 
     Failed events stay until somebody decides. Only what was delivered is deleted; its id stays known, so that
     a backfill or a file that was read anew reports nothing twice.
@@ -44,24 +44,35 @@ class Retention:
 
     def _prune(self) -> int:
         """In the order of the rows: an old one that was delivered late is waited for with those behind it."""
-        cutoff = self._outbox.clock.now_ms() - self._keep_delivered_ms
+        now = self._outbox.clock.now_ms()
+        cutoff = now - self._keep_delivered_ms
         found = self._outbox.connection.execute(
             "SELECT id, deployment_id, started_at, settled_at FROM events INDEXED BY events_by_state"
             " WHERE state = 'delivered' ORDER BY id LIMIT ?",
             (CHUNK,),
         ).fetchall()
+        if ahead := [row_id for row_id, _, _, settled_at in found if settled_at > now]:
+            self._delivered_now(ahead, now)
         old = list(takewhile(lambda row: row[3] < cutoff, found))
         if not old:
             return 0
         with self._outbox.transaction() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO pruned (id_hash, started_at, day) VALUES (?, ?, ?)",
-                [(id_hash(name), started_at, settled_at // DAY_MS) for _, name, started_at, settled_at in old],
+                [(id_hash(name), started_at, now // DAY_MS) for _, name, started_at, _ in old],
             )
             connection.executemany(
                 "DELETE FROM events WHERE id = ? AND state = 'delivered'", [(row_id,) for row_id, *_ in old]
             )
         return len(old)
+
+    def _delivered_now(self, row_ids: list[int], now: int) -> None:
+        """The clock was ahead when they were delivered: let them keep nothing waiting for that time to come."""
+        with self._outbox.transaction() as connection:
+            connection.executemany(
+                "UPDATE events SET settled_at = ? WHERE id = ? AND state = 'delivered'",
+                [(now, row_id) for row_id in row_ids],
+            )
 
     def _forget(self) -> int:
         """Once a day: there is no index on the day, it would be as large as the table."""
@@ -81,6 +92,7 @@ class Retention:
         free = int(self._outbox.connection.execute("PRAGMA freelist_count").fetchone()[0])
         if free <= PAGES:  # a few are kept, the next events need them
             return False
-        # Through execute() it would free a single page.
-        self._outbox.connection.executescript(f"PRAGMA incremental_vacuum({PAGES})")
+        with self._outbox.transaction() as connection:
+            for _ in range(PAGES):
+                connection.execute("PRAGMA incremental_vacuum(1)")  # a larger number frees a single page as well
         return free > 2 * PAGES

@@ -137,7 +137,7 @@ CREATE INDEX events_due ON events (id, next_attempt_at) WHERE state = 'pending';
 CREATE TABLE pruned (
     id_hash BLOB PRIMARY KEY,          -- of the deployment_id, see store.id_hash
     started_at INTEGER NOT NULL,
-    day INTEGER NOT NULL               -- when it was delivered, in days since 1970
+    day INTEGER NOT NULL               -- when it was deleted, in days since 1970
 ) WITHOUT ROWID;
 
 -- A damaged file was moved aside and what could be read of it is here.
@@ -164,6 +164,11 @@ CREATE INDEX events_held ON events (next_attempt_at) WHERE state = 'held';
 """
 
 
+def version(connection: sqlite3.Connection) -> int:
+    """The version of the file, 0 for a new one."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
 def prepare_new_file(connection: sqlite3.Connection) -> None:
     """What has to be said before the first table exists, or silently has no effect."""
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -171,19 +176,14 @@ def prepare_new_file(connection: sqlite3.Connection) -> None:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to date; safe when several processes do it at once."""
+    """Bring the schema up to date, within the write transaction of the caller; nothing to do is fine."""
+    if version(connection) >= VERSION:
+        return  # another process was faster, perhaps one that is newer
     # Imported here: it takes longer than everything else, and is needed once in the life of a file.
     import sqlite_utils  # noqa: PLC0415
 
-    # One write transaction around all of it: the second process waits, and then finds nothing to do.
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        _migrations().apply(sqlite_utils.Database(connection))
-        connection.execute(f"PRAGMA user_version = {VERSION}")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+    _migrations().apply(sqlite_utils.Database(connection))
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _migrations() -> Migrations:

@@ -66,3 +66,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
     if played.stories:
         terminalreporter.write_line(f"random stories: {played.stories}, with {played.polls} polls")
+    if played.outbox_stories:
+        terminalreporter.write_line(
+            f"random stories of the outbox: {played.outbox_stories}, with {played.kills} kills and {played.posts} POSTs"
+        )

@@ -2,3 +2,7 @@
 
 stories = 0
 polls = 0
+
+outbox_stories = 0
+kills = 0
+posts = 0

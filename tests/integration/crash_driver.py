@@ -1,0 +1,122 @@
+"""The agent's work in a process that kills itself at a chosen point; started by ``test_crash_points``.
+
+It reads how many points to live through from its input, one number a line (0: all of them), and does the whole work in
+a child process each time. A point is the moment before or after a COMMIT, or before or after a POST to Hivel. The end
+is a real SIGKILL: nothing is rolled back, nothing is closed, nobody is told.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlite_utils  # noqa: F401 - imported once, and not by every child
+import structlog
+
+from agent import replay as replaying
+from agent import service
+from agent.config import load
+from agent.delivery.hivel import HivelClient
+from agent.outbox.retention import Retention
+from agent.outbox.store import Outbox, Selection
+from agent.times import Clock
+
+if TYPE_CHECKING:
+    from agent.config import Settings
+    from agent.delivery.policy import Answer
+
+# A child that lives through the whole work ends with the number of its points.
+MOST_POINTS = 250
+
+
+class Seam:
+    """Counts the points that the process comes to, and ends it at one of them."""
+
+    def __init__(self) -> None:
+        self.last: int | None = None
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+        if self.count == self.last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+seam = Seam()
+
+
+class Connection(sqlite3.Connection):
+    """May be killed at every commit."""
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        """The statement; a COMMIT between two points."""
+        if statement != "COMMIT":
+            return super().execute(statement, *values)
+        seam()
+        done = super().execute(statement, *values)
+        seam()
+        return done
+
+
+def install_seam() -> None:
+    """Let all commits and POSTs of this process pass through the seam."""
+    connect, post = sqlite3.connect, HivelClient.post
+
+    def connect_with_seam(*args: Any, **options: Any) -> sqlite3.Connection:
+        return connect(*args, factory=Connection, **options)
+
+    async def post_with_seam(self: HivelClient, body: bytes, *, lane: int = 0) -> Answer:
+        seam()
+        answer = await post(self, body, lane=lane)
+        seam()
+        return answer
+
+    sqlite3.connect = connect_with_seam  # type: ignore[assignment]
+    HivelClient.post = post_with_seam  # type: ignore[method-assign]
+
+
+def work(settings: Settings) -> None:
+    """What is done between an empty folder and deleted events: poll, deliver, replay, deliver, clean up."""
+    clock = Clock()
+    poll_and_deliver(settings)
+    with Outbox(settings.outbox, clock) as outbox:
+        replaying.replay(outbox, settings, replaying.choose(outbox, Selection(), None))
+    poll_and_deliver(settings)
+    with Outbox(settings.outbox, clock) as outbox:
+        retention = Retention(outbox, keep_delivered_ms=0, keep_ids_ms=settings.keep_ids_ms)
+        while retention.step():
+            pass
+
+
+def poll_and_deliver(settings: Settings) -> None:
+    """Passes until nothing is pending: what was refused for a moment is due a millisecond later."""
+    for _ in range(50):
+        if service.once(settings, Clock()).counts.pending == 0:
+            return
+    raise AssertionError("events are pending that ought to have been delivered")
+
+
+def main() -> None:
+    """Serve numbers until there are no more."""
+    settings = load(Path(sys.argv[1]))
+    settings = replace(settings, delivery=replace(settings.delivery, concurrency=1))
+    install_seam()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            seam.last = int(line) or None
+            work(settings)
+            os._exit(seam.count if 0 < seam.count < MOST_POINTS else 255)
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

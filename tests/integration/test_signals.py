@@ -1,0 +1,54 @@
+"""Signals that come when the daemon is between two readings of its configuration are neither lost nor its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from tests.integration.support import Agent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.sandbox.server import LocalServer
+
+# The daemon looks at its outbox before each of its lives, while no event loop runs.
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from agent import service
+from agent.config import load
+from agent.times import Clock
+
+def tell(number):
+    os.kill(os.getpid(), number)
+
+def before_the_first_life():
+    tell(signal.SIGHUP)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)  # and once more when it lives
+
+actions = iter([before_the_first_life, lambda: tell(signal.SIGHUP), lambda: tell(signal.SIGTERM)])
+mend = service._mend
+
+def mend_and_be_told(*args):
+    mend(*args)
+    next(actions)()
+
+signal.signal(signal.SIGALRM, lambda *_: tell(signal.SIGHUP))
+service._mend = mend_and_be_told
+service.run(load(Path(sys.argv[1])), Clock())
+assert next(actions, None) is None
+"""
+
+
+def test_a_signal_between_two_lives_of_the_daemon_reaches_the_next_one(
+    jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path
+) -> None:
+    agent = Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(agent.config)],
+        capture_output=True, text=True, timeout=60, env=agent.environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("configuration read anew") == 2
