@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+import sys
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,11 +29,13 @@ from agent.outbox.repair import repair, unfinished
 from agent.outbox.retention import Retention
 from agent.outbox.store import Outbox
 from agent.report import delivery_status
+from agent.times import Drift
 from agent.trouble import Trouble
 from agent.watchdog import Watchdog, Watched, patience_of_drain, patience_of_poll
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from agent.config import Address, Settings
     from agent.jenkins.poller import PollReport
@@ -45,6 +48,8 @@ log = structlog.get_logger("service")
 # How long a stop waits for polls and deliveries that are under way. systemd's own patience is 90 seconds.
 STOP_S = 25.0
 RETENTION_S = 60
+CLOCK_LOOK_S = 5.0
+CLOCK_WAS_SET_MS = 1_000
 # So many steps of retention at a time, with deliveries in between.
 RETENTION_STEPS = 100
 
@@ -69,6 +74,7 @@ def run(settings: Settings, clock: Clock) -> None:
     A damaged outbox is repaired, at the start and later. Raises :class:`agent.outbox.connection.AlreadyRunningError`
     or :class:`agent.outbox.connection.OutboxError` when it cannot start.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until somebody listens
     with RunLock(settings.outbox):
         problem = None
         next_settings: Settings | None = settings
@@ -79,15 +85,26 @@ def run(settings: Settings, clock: Clock) -> None:
             daemon = _Daemon(settings, clock)
             try:
                 next_settings = asyncio.run(daemon.run())
-            except DamagedError as error:
-                problem = str(error.__cause__ or error)
+            except (DamagedError, sqlite3.Error) as error:
+                problem = _damage(error, settings.outbox)
 
 
 def once(settings: Settings, clock: Clock) -> OnceReport:
     """One poll of each controller and one drain of what is due. Raises like :func:`run`."""
     with RunLock(settings.outbox):
         _mend(settings, clock, None)
+        try:
+            return asyncio.run(_once(settings, clock))
+        except (DamagedError, sqlite3.Error) as error:  # damage in the depth of the file shows when it is read
+            _mend(settings, clock, _damage(error, settings.outbox))
         return asyncio.run(_once(settings, clock))
+
+
+def _damage(error: DamagedError | sqlite3.Error, path: Path) -> str:
+    """What is broken in the file, in SQLite's words. Raises the error in ours when it is something else."""
+    if isinstance(error, sqlite3.Error) and not isinstance(in_our_words := in_words(error, path), DamagedError):
+        raise in_our_words from error
+    return str(error.__cause__ or error)
 
 
 def _mend(settings: Settings, clock: Clock, problem: str | None) -> None:
@@ -149,6 +166,7 @@ class _Daemon:
         self.clock = clock
         self._over = asyncio.Event()
         self._next: Settings | None = None
+        self._stopped = False
         self._damage: DamagedError | None = None
         self._under_way: set[asyncio.Task[object]] = set()
         self.storing = Trouble("storing events", clock)
@@ -160,28 +178,31 @@ class _Daemon:
 
     async def run(self) -> Settings | None:
         """Returns when it was told to stop, or with the settings to go on with. Raises :class:`DamagedError`."""
-        self._listen_to_signals()
         settings, clock = self._settings, self.clock
         async with AsyncExitStack() as stack:
+            self._listen_to_signals(stack)
             pollers = stack.enter_context(_pollers(settings, clock))
             self.outbox = stack.enter_context(Outbox(settings.outbox, clock))
             self.drain = Drain(self.outbox, await stack.enter_async_context(_hivel(settings)), settings.delivery)
             await stack.enter_async_context(_monitoring(settings.monitoring, self))
             scheduler = self._schedule(pollers)
+            minding = asyncio.create_task(self._mind_the_clock(scheduler))
+            stack.callback(minding.cancel)
             log.info("started", version=__version__, outbox=str(settings.outbox), controllers=len(pollers))
             notify("READY=1")
             await self._over.wait()
             await self._end(scheduler, pollers)
             pending = None if self._damage else self.outbox.counts().pending
+        if self._stopped:
+            log.info("stopped", pending=pending)
+            return None
         if self._damage is not None:
             raise self._damage
-        if self._next is None:
-            log.info("stopped", pending=pending)
         return self._next
 
     async def _end(self, scheduler: AsyncIOScheduler, pollers: list[Poller]) -> None:
         """APScheduler would cancel running jobs; here they come to their end, within bounds."""
-        if self._next is None and self._damage is None:
+        if self._stopped:
             log.info("stopping")
             notify("STOPPING=1")
         scheduler.pause()
@@ -193,16 +214,25 @@ class _Daemon:
             if late:
                 # Nothing is lost by it: what was not committed will be read again, what was not settled sent again.
                 log.warning("stopped in the middle of something", late=len(late))
-                os._exit(0 if self._next is None and self._damage is None else 1)
+                if self._stopped:
+                    os._exit(0)
+                os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this very program, anew
         scheduler.shutdown(wait=False)
 
     # ---- signals
 
-    def _listen_to_signals(self) -> None:
+    def _listen_to_signals(self, stack: AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._over.set)
+            loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        # Between two lives of the daemon nobody listens: a SIGHUP waits for the next instead of killing the process.
+        stack.callback(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGHUP})
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self._over.set()
 
     def _reload(self) -> None:
         notify_reloading()
@@ -243,13 +273,24 @@ class _Daemon:
         scheduler.start()
         return scheduler
 
+    async def _mind_the_clock(self, scheduler: AsyncIOScheduler) -> None:
+        """APScheduler goes by the wall clock: were it set back a year, nothing would be done for a year."""
+        drift = Drift(self.clock)
+        while True:
+            await asyncio.sleep(CLOCK_LOOK_S)
+            if abs(set_by := drift.ms()) > CLOCK_WAS_SET_MS:
+                log.warning("the clock was set", by_seconds=set_by // 1000)
+                drift = Drift(self.clock)
+                for job in scheduler.get_jobs():
+                    job.modify(next_run_time=datetime.now(UTC))
+
     async def _poll(self, poller: Poller, watched: Watched) -> None:
-        with self._working(watched):
+        with self._working(watched.name, watched):
             if not poller.due():
                 return
             started = self.clock.monotonic()
             report = await asyncio.to_thread(poller.poll)
-            self.storing.note(None if self.drain.trouble is None else str(self.drain.trouble))
+            self.storing.note(watched.name, None)
             finished = self.clock.monotonic()
             record = self.polls[report.controller]
             record.polls += 1
@@ -258,20 +299,20 @@ class _Daemon:
                 record.finished_at = finished
 
     async def _drain(self, watched: Watched) -> None:
-        with self._working(watched):
+        with self._working(watched.name, watched):
             await self.drain.run()
-            if self.drain.trouble is not None:
-                self.storing.note(str(self.drain.trouble))
+            self.storing.note(watched.name, None if self.drain.trouble is None else str(self.drain.trouble))
 
     async def _retain(self, retention: Retention) -> None:
-        with self._working(None):
+        with self._working("retention"):
             for _ in range(RETENTION_STEPS):
                 if self._over.is_set() or not retention.step():
-                    return
+                    break
                 await asyncio.sleep(0.01)
+            self.storing.note("retention", None)
 
     @contextmanager
-    def _working(self, watched: Watched | None) -> Iterator[None]:
+    def _working(self, who: str, watched: Watched | None = None) -> Iterator[None]:
         """Something is under way; what the outbox does wrong is noted, and met again the next time."""
         task = asyncio.current_task()
         if task is not None:
@@ -281,14 +322,14 @@ class _Daemon:
         except DamagedError as error:
             self._damaged(error)
         except OutboxError as error:
-            self.storing.note(str(error))
+            self.storing.note(who, str(error))
         except sqlite3.Error as error:
             in_our_words = in_words(error, self._settings.outbox)
             if isinstance(in_our_words, DamagedError):
                 in_our_words.__cause__ = error
                 self._damaged(in_our_words)
             else:
-                self.storing.note(str(in_our_words))
+                self.storing.note(who, str(in_our_words))
         finally:
             if watched is not None:
                 watched.runs += 1
