@@ -48,6 +48,8 @@ def _configure_libraries(before: list[Processor], renderer: Processor) -> None:
             ],
         )
     )
+    # python-jenkins would tell the headers that this variable holds, and those may be credentials.
+    handler.addFilter(lambda record: "JENKINS_API_EXTRA_HEADERS" not in str(record.msg))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # What they warn of is told in the agent's own words (a failed connection) or is as it should be (a poll that
     # takes longer than its interval).
@@ -55,8 +57,9 @@ def _configure_libraries(before: list[Processor], renderer: Processor) -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-def _on_one_line(_logger: Any, _method: str, line: str) -> str:
+def _on_one_line(_logger: Any, _method: str, rendered: Any) -> str:
     """No name of a job breaks the line or colours the terminal of whoever reads it."""
+    line = str(rendered)
     if line.isprintable():
         return line
     return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)
