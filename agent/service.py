@@ -87,6 +87,8 @@ def run(settings: Settings, clock: Clock) -> None:
                 next_settings = asyncio.run(daemon.run())
             except (DamagedError, sqlite3.Error) as error:
                 problem = _damage(error, settings.outbox)
+                if daemon.stopped:  # the next start will meet it again, and has the time to mend it
+                    return
 
 
 def once(settings: Settings, clock: Clock) -> OnceReport:
@@ -166,7 +168,7 @@ class _Daemon:
         self.clock = clock
         self._over = asyncio.Event()
         self._next: Settings | None = None
-        self._stopped = False
+        self.stopped = False
         self._damage: DamagedError | None = None
         self._under_way: set[asyncio.Task[object]] = set()
         self.storing = Trouble("storing events", clock)
@@ -193,7 +195,7 @@ class _Daemon:
             await self._over.wait()
             await self._end(scheduler, pollers)
             pending = None if self._damage else self.outbox.counts().pending
-        if self._stopped:
+        if self.stopped:
             log.info("stopped", pending=pending)
             return None
         if self._damage is not None:
@@ -202,19 +204,22 @@ class _Daemon:
 
     async def _end(self, scheduler: AsyncIOScheduler, pollers: list[Poller]) -> None:
         """APScheduler would cancel running jobs; here they come to their end, within bounds."""
-        if self._stopped:
+        if self.stopped:
             log.info("stopping")
             notify("STOPPING=1")
         scheduler.pause()
         self.drain.stop()
         for poller in pollers:
             poller.stop()
-        if self._under_way:
-            _, late = await asyncio.wait(self._under_way, timeout=STOP_S)
-            if late:
+        await asyncio.sleep(0)  # a job that was just submitted shows only when it begins
+        deadline = self.clock.monotonic() + STOP_S
+        while self._under_way:
+            left_s = deadline - self.clock.monotonic()
+            await asyncio.wait(self._under_way, timeout=max(left_s, 0))
+            if left_s <= 0 and self._under_way:
                 # Nothing is lost by it: what was not committed will be read again, what was not settled sent again.
-                log.warning("stopped in the middle of something", late=len(late))
-                if self._stopped:
+                log.warning("stopped in the middle of something", late=len(self._under_way))
+                if self.stopped:
                     os._exit(0)
                 os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this very program, anew
         scheduler.shutdown(wait=False)
@@ -231,7 +236,7 @@ class _Daemon:
         stack.callback(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGHUP})
 
     def _stop(self) -> None:
-        self._stopped = True
+        self.stopped = True
         self._over.set()
 
     def _reload(self) -> None:
@@ -286,7 +291,7 @@ class _Daemon:
 
     async def _poll(self, poller: Poller, watched: Watched) -> None:
         with self._working(watched.name, watched):
-            if not poller.due():
+            if self._over.is_set() or not poller.due():
                 return
             started = self.clock.monotonic()
             report = await asyncio.to_thread(poller.poll)

@@ -94,6 +94,8 @@ class Drain:
         :class:`agent.outbox.connection.OutboxError` and :class:`sqlite3.Error` when the outbox cannot be read.
         """
         self._settle()
+        if self._stopping.is_set():
+            return
         self._mind_the_clock()
         if self.gate.state is GateState.OPEN or await self._probe():
             await self._drain()
