@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
+import sqlite3
 import stat
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from agent.delivery.hivel import HivelClient
 from agent.delivery.policy import Answer, Verdict, judge
 from agent.jenkins.client import JenkinsClient, JenkinsError
 from agent.jenkins.rules import first_match
-from agent.outbox.connection import DamagedError, OutboxError
+from agent.outbox.connection import DamagedError, OutboxError, in_words
 from agent.outbox.store import Outbox
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     from agent.settings import JenkinsSettings, Settings
     from agent.times import Clock
+
+
+# With less than this, storing what a poll finds is a matter of luck.
+LEAST_FREE = 1024 * 1024
 
 
 class Level(enum.StrEnum):
@@ -73,16 +78,24 @@ def _outbox(settings: Settings, clock: Clock, *, thoroughly: bool) -> Finding:
         with Outbox(settings.outbox, clock) as outbox:
             counts = outbox.counts()
             problem = outbox.find_damage() if thoroughly else None
-            with outbox.transaction():
-                pass
-    except DamagedError as error:  # no reason not to start: the start mends it
-        return Finding(Level.WARNING, "outbox", str(error))
-    except OutboxError as error:
-        return Finding(Level.ERROR, "outbox", str(error))
+            outbox.try_writing()
+    except (OutboxError, sqlite3.Error) as error:
+        in_our_words = in_words(error, settings.outbox) if isinstance(error, sqlite3.Error) else error
+        # Damage is no reason not to start: the start mends it.
+        damaged = isinstance(in_our_words, DamagedError)
+        return Finding(Level.WARNING if damaged else Level.ERROR, "outbox", str(in_our_words))
     if problem is not None:
         return Finding(Level.ERROR, "outbox", f"{settings.outbox} is damaged ({problem}); restart the agent")
+    if (free := _free_bytes(settings.outbox)) < LEAST_FREE:
+        room = f"only {free // 1024} KB are free on the disk of {settings.outbox}; make room"
+        return Finding(Level.ERROR, "outbox", room)
     told = f"{settings.outbox} can be written; {counts.pending} pending, {counts.failed} failed"
     return Finding(Level.WARNING if counts.failed else Level.OK, "outbox", told)
+
+
+def _free_bytes(path: Path) -> int:
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _missing_outbox(path: Path) -> Finding:

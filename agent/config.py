@@ -346,7 +346,8 @@ def _tls(check: _Checker, key: str, raw: _Hivel | _Jenkins) -> TlsSettings:
         try:
             settings.context()
         except (ssl.SSLError, OSError) as error:
-            raise check.error(f"{key}.{', '.join(named)}", f"not usable as PEM: {error}") from error
+            files = ", ".join(str(getattr(settings, name)) for name in named)
+            raise check.error(f"{key}.{', '.join(named)}", f"not usable as PEM ({files}): {error}") from error
     return settings
 
 

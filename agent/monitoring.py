@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from agent import __version__
 from agent.jenkins.cursor import controller_states, missed_builds
+from agent.outbox.connection import in_words
 from agent.outbox.store import State
 
 if TYPE_CHECKING:
@@ -66,14 +67,15 @@ def readiness(source: Source) -> Readiness:
     """Can events be stored, was every Jenkins read lately, may events go to Hivel?"""
     gate = source.drain.gate
     paused = gate.state == "paused"
-    checks = [
-        Check("outbox", source.storing.reason is None, source.storing.reason),
-        Check("delivery", not paused, gate.reason if gate.state != "open" else None),
-    ]
+    trouble = source.storing.reason
     try:
         states = {state.name: state for state in controller_states(source.outbox)}
     except sqlite3.Error as error:
-        return Readiness(ready=False, checks=[*checks, Check("outbox", ok=False, reason=f"cannot be read: {error}")])
+        states, trouble = {}, str(in_words(error, source.outbox.path))
+    checks = [
+        Check("outbox", trouble is None, trouble),
+        Check("delivery", not paused, gate.reason if gate.state != "open" else None),
+    ]
     for name, record in _records(source).items():
         last = record.started_at if record.finished_at is None else record.finished_at
         age_s = source.clock.monotonic() - last
@@ -176,7 +178,7 @@ def application(source: Source) -> Starlette:
         try:
             return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
         except sqlite3.Error as error:
-            return Response(f"the outbox cannot be read: {error}\n", 503, media_type="text/plain")
+            return Response(f"{in_words(error, source.outbox.path)}\n", 503, media_type="text/plain")
 
     async def healthz(_: Request) -> Response:
         return _json({"alive": True, "version": __version__}, 200)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from agent.watchdog import Watched, patience_of_poll
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from apscheduler.job import Job
     from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
@@ -51,10 +49,10 @@ class Polls:
         self.record = PollRecord(clock.monotonic(), 5 * settings.poll_interval_ms / 1000 + 120)
         self.watched = Watched(f"polls of {self.name}", patience_of_poll(settings), lambda: poller.requests)
 
-    def schedule(self, scheduler: AsyncIOScheduler, now: datetime, stored: Callable[[], None]) -> None:
-        """Poll from now on. ``stored`` is called after each poll that could store what it found."""
+    def schedule(self, scheduler: AsyncIOScheduler, now: datetime) -> None:
+        """Poll from now on."""
         self._job = scheduler.add_job(
-            self._run, "interval", [stored], seconds=self._settings.poll_interval_ms / 1000, next_run_time=now,
+            self._run, "interval", seconds=self._settings.poll_interval_ms / 1000, next_run_time=now,
             name=self.watched.name,
         )  # fmt: skip
 
@@ -70,15 +68,15 @@ class Polls:
         """End the poll under way after the job that it looks at."""
         self._poller.stop()
 
-    async def _run(self, stored: Callable[[], None]) -> None:
-        with self._work.doing(self.watched):
-            if not self._poller.due():
+    async def _run(self) -> None:
+        with self._work.doing(self.name, self.watched):
+            if self._work.over.is_set() or not self._poller.due():
                 return
             self._running, self._news = True, False
             self._began_at = self._clock.monotonic()
             try:
                 self._note(await asyncio.to_thread(self._poller.poll))
-                stored()
+                self._work.storing.note(self.name, None)
             finally:
                 self._running = False
             if self._news:

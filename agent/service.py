@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
+import sys
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,17 +27,19 @@ from agent.jenkins.client import JenkinsClient
 from agent.jenkins.poller import Poller
 from agent.monitoring import application
 from agent.notify import notify, notify_reloading, watchdog_s
-from agent.outbox.connection import DamagedError, RunLock
+from agent.outbox.connection import DamagedError, RunLock, in_words
 from agent.outbox.repair import repair, unfinished
 from agent.outbox.retention import Retention
 from agent.outbox.store import Outbox
 from agent.polling import Polls
 from agent.report import delivery_status
+from agent.times import Drift
 from agent.watchdog import Watchdog, Watched, patience_of_drain
 from agent.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
 
     from starlette.types import ASGIApp
 
@@ -51,6 +55,8 @@ log = structlog.get_logger("service")
 # How long a stop waits for polls and deliveries that are under way. systemd's own patience is 90 seconds.
 STOP_S = 25.0
 RETENTION_S = 60
+CLOCK_LOOK_S = 5.0
+CLOCK_WAS_SET_MS = 1_000
 # So many steps of retention at a time, with deliveries in between.
 RETENTION_STEPS = 100
 
@@ -88,15 +94,28 @@ def run(settings: Settings, clock: Clock) -> None:
             daemon = _Daemon(settings, clock)
             try:
                 next_settings = runner.run(daemon.run())
-            except DamagedError as error:
-                problem = str(error.__cause__ or error)
+            except (DamagedError, sqlite3.Error) as error:
+                problem = _damage(error, settings.outbox)
+                if daemon.stopped:  # the next start will meet it again, and has the time to mend it
+                    return
 
 
 def once(settings: Settings, clock: Clock) -> OnceReport:
     """One poll of each controller and one drain of what is due. Raises like :func:`run`."""
     with RunLock(settings.outbox):
         _mend(settings, clock, None)
+        try:
+            return asyncio.run(_once(settings, clock))
+        except (DamagedError, sqlite3.Error) as error:  # damage in the depth of the file shows when it is read
+            _mend(settings, clock, _damage(error, settings.outbox))
         return asyncio.run(_once(settings, clock))
+
+
+def _damage(error: DamagedError | sqlite3.Error, path: Path) -> str:
+    """What is broken in the file, in SQLite's words. Raises the error in ours when it is something else."""
+    if isinstance(error, sqlite3.Error) and not isinstance(in_our_words := in_words(error, path), DamagedError):
+        raise in_our_words from error
+    return str(error.__cause__ or error)
 
 
 def _mend(settings: Settings, clock: Clock, problem: str | None) -> None:
@@ -167,6 +186,7 @@ class _Daemon:
         self.clock = clock
         self._work = Work(settings.outbox, clock)
         self._next: Settings | None = None
+        self.stopped = False
         self._watchdog = Watchdog(clock)
 
     @property
@@ -176,9 +196,9 @@ class _Daemon:
 
     async def run(self) -> Settings | None:
         """Returns when it was told to stop, or with the settings to go on with. Raises :class:`DamagedError`."""
-        self._listen_to_signals()
         settings, clock = self._settings, self.clock
         async with AsyncExitStack() as stack:
+            self._listen_to_signals(stack)
             pollers = stack.enter_context(_pollers(settings, clock))
             self.polls = [
                 Polls(controller, poller, self._work, clock)
@@ -192,21 +212,23 @@ class _Daemon:
                 intake = Intake(settings.intake, takeup, clock, self._wake)
                 await stack.enter_async_context(_listening("intake", settings.intake.address, intake.app))
             scheduler = self._schedule(takeup, spool)
+            minding = asyncio.create_task(self._mind_the_clock(scheduler))
+            stack.callback(minding.cancel)
             log.info("started", version=__version__, outbox=str(settings.outbox), controllers=len(pollers))
             notify("READY=1")
             await self._work.over.wait()
             await self._end(scheduler)
             pending = None if self._work.damage else self.outbox.counts().pending
+        if self.stopped:
+            log.info("stopped", pending=pending)
+            return None
         if self._work.damage is not None:
             raise self._work.damage
-        if self._next is None:
-            log.info("stopped", pending=pending)
         return self._next
 
     async def _end(self, scheduler: AsyncIOScheduler) -> None:
         """APScheduler would cancel running jobs; here they come to their end, within bounds."""
-        stopping = self._next is None and self._work.damage is None
-        if stopping:
+        if self.stopped:
             log.info("stopping")
             notify("STOPPING=1")
         scheduler.pause()
@@ -216,16 +238,25 @@ class _Daemon:
         if late := await self._work.finish(STOP_S):
             # Nothing is lost by it: what was not committed will be read again, what was not settled sent again.
             log.warning("stopped in the middle of something", late=late)
-            os._exit(0 if stopping else 1)
+            if self.stopped:
+                os._exit(0)
+            os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this very program, anew
         scheduler.shutdown(wait=False)
 
     # ---- signals
 
-    def _listen_to_signals(self) -> None:
+    def _listen_to_signals(self, stack: AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._work.over.set)
+            loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        # Between two lives of the daemon nobody listens: a SIGHUP waits for the next instead of killing the process.
+        stack.callback(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGHUP})
+
+    def _stop(self) -> None:
+        self.stopped = True
+        self._work.over.set()
 
     def _reload(self) -> None:
         notify_reloading()
@@ -259,7 +290,7 @@ class _Daemon:
         now = datetime.now(UTC)
         for polls in self.polls:
             self._watchdog.watch(polls.watched)
-            polls.schedule(scheduler, now, self._note_storing)
+            polls.schedule(scheduler, now)
         settings = self._settings
         seconds = settings.delivery.interval_ms / 1000
         drain = Watched("delivery", patience_of_drain(settings.delivery), lambda: self.drain.progress)
@@ -273,28 +304,37 @@ class _Daemon:
         scheduler.start()
         return scheduler
 
-    def _note_storing(self) -> None:
-        self.storing.note(None if self.drain.trouble is None else str(self.drain.trouble))
+    async def _mind_the_clock(self, scheduler: AsyncIOScheduler) -> None:
+        """APScheduler goes by the wall clock: were it set back a year, nothing would be done for a year."""
+        drift = Drift(self.clock)
+        while True:
+            await asyncio.sleep(CLOCK_LOOK_S)
+            if abs(set_by := drift.ms()) > CLOCK_WAS_SET_MS:
+                log.warning("the clock was set", by_seconds=set_by // 1000)
+                drift = Drift(self.clock)
+                for job in scheduler.get_jobs():
+                    job.modify(next_run_time=datetime.now(UTC))
 
     async def _drain(self, watched: Watched) -> None:
-        with self._work.doing(watched):
+        with self._work.doing(watched.name, watched):
             await self.drain.run()
-            if self.drain.trouble is not None:
-                self._note_storing()
+            self.storing.note(watched.name, None if self.drain.trouble is None else str(self.drain.trouble))
 
     async def _take(self, takeup: TakeUp, spool: Spool | None) -> None:
-        with self._work.doing():
+        with self._work.doing("reports"):
             for controller in take_reports(takeup, spool):
                 self._wake(controller)
             for deployment_id in self.outbox.release_overdue(self._settings.hold_for_ms):
                 log.warning("goes out without the poller's word", deployment_id=deployment_id)
+            self.storing.note("reports", None)
 
     async def _retain(self, retention: Retention) -> None:
-        with self._work.doing():
+        with self._work.doing("retention"):
             for _ in range(RETENTION_STEPS):
                 if self._work.over.is_set() or not retention.step():
-                    return
+                    break
                 await asyncio.sleep(0.01)
+            self.storing.note("retention", None)
 
 
 def take_reports(takeup: TakeUp, spool: Spool | None) -> set[str]:

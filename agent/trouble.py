@@ -15,21 +15,28 @@ REPEAT_S = 3600.0
 
 
 class Trouble:
-    """One thing that can be wrong, such as the storing of events. ``reason`` None: it is all right."""
+    """One thing that can be wrong for several who do it, such as the storing of events."""
 
     def __init__(self, what: str, clock: Clock) -> None:
         self._what = what
         self._clock = clock
-        self._said_at = 0.0
-        self.reason: str | None = None
+        self._reasons: dict[str, str] = {}  # by who met it
+        self._said_at: dict[str, float] = {}  # by reason
 
-    def note(self, reason: str | None) -> None:
-        """It is wrong for this reason, or with None all right again."""
-        now = self._clock.monotonic()
+    @property
+    def reason(self) -> str | None:
+        """Why it does not work; None: it works for everybody."""
+        return next(iter(self._reasons.values()), None)
+
+    def note(self, who: str, reason: str | None) -> None:
+        """It is wrong for ``who`` for this reason, or with None all right again."""
         if reason is None:
-            if self.reason is not None:
+            if self._reasons.pop(who, None) is not None and not self._reasons:
+                self._said_at.clear()
                 log.info("works again", what=self._what)
-        elif reason != self.reason or now - self._said_at >= REPEAT_S:
+            return
+        self._reasons[who] = reason
+        now = self._clock.monotonic()
+        if reason not in self._said_at or now - self._said_at[reason] >= REPEAT_S:
+            self._said_at[reason] = now
             log.error("does not work", what=self._what, reason=reason)
-            self._said_at = now
-        self.reason = reason

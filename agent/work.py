@@ -23,13 +23,14 @@ class Work:
 
     def __init__(self, outbox: Path, clock: Clock) -> None:
         self._outbox = outbox
+        self._clock = clock
         self._under_way: set[asyncio.Task[object]] = set()
         self.over = asyncio.Event()
         self.storing = Trouble("storing events", clock)
         self.damage: DamagedError | None = None
 
     @contextmanager
-    def doing(self, watched: Watched | None = None) -> Iterator[None]:
+    def doing(self, who: str, watched: Watched | None = None) -> Iterator[None]:
         """Something is under way; what the outbox does wrong is noted, and met again the next time."""
         task = asyncio.current_task()
         if task is not None:
@@ -37,27 +38,31 @@ class Work:
         try:
             yield
         except OutboxError as error:
-            self._note(error)
+            self._note(who, error)
         except sqlite3.Error as error:
             in_our_words = in_words(error, self._outbox)
             in_our_words.__cause__ = error
-            self._note(in_our_words)
+            self._note(who, in_our_words)
         finally:
             if watched is not None:
                 watched.runs += 1
             if task is not None:
                 self._under_way.discard(task)
 
-    def _note(self, error: OutboxError) -> None:
+    def _note(self, who: str, error: OutboxError) -> None:
         if not isinstance(error, DamagedError):
-            self.storing.note(str(error))
+            self.storing.note(who, str(error))
         elif self.damage is None:  # the file has to be repaired before anything goes on
             self.damage = error
             self.over.set()
 
     async def finish(self, seconds: float) -> int:
-        """Wait for what is under way; returns how much of it did not end in time."""
-        if not self._under_way:
-            return 0
-        _, late = await asyncio.wait(self._under_way, timeout=seconds)
-        return len(late)
+        """Wait for what is under way, also what begins meanwhile; returns how much of it did not end in time."""
+        await asyncio.sleep(0)  # a job that was just submitted shows only when it begins
+        deadline = self._clock.monotonic() + seconds
+        while self._under_way:
+            left_s = deadline - self._clock.monotonic()
+            await asyncio.wait(self._under_way, timeout=max(left_s, 0))
+            if left_s <= 0:
+                break
+        return len(self._under_way)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,6 @@ from agent.pace import RateLimit
 from agent.times import Drift, describe_duration
 
 if TYPE_CHECKING:
-    import random
-
     from agent.settings import DeliverySettings
 
 log = structlog.get_logger("delivery")
@@ -65,13 +64,14 @@ class Drain:
         self._sender = sender
         self._settings = settings
         self._backoff = Backoff(settings.backoff_initial_ms, settings.backoff_max_ms)
-        self._rng = rng
+        self._rng = rng or random.Random()
         self._rate = RateLimit(settings.per_minute, outbox.clock, burst=settings.concurrency)
         self._drift: Drift | None = None
         self._stopping = asyncio.Event()
         self._ready: deque[DueEvent] = deque()
-        self._unsettled: set[int] = set()  # claimed: waiting, in flight, or answered and not yet stored
+        self._claimed: set[int] = set()  # in ``_ready`` or in flight
         self._settlements: list[Settlement] = []
+        self._answered: dict[int, Settlement] = {}  # the last of ``_settlements`` of each event
         self._gate_moved = True  # a new process says what it found
         self.gate = Gate(self._backoff, outbox.clock, rng, before=outbox.delivery_state())
         self.tally = Tally()
@@ -94,6 +94,8 @@ class Drain:
         :class:`agent.outbox.connection.OutboxError` and :class:`sqlite3.Error` when the outbox cannot be read.
         """
         self._settle()
+        if self._stopping.is_set():
+            return
         self._mind_the_clock()
         if self.gate.state is GateState.OPEN or await self._probe():
             await self._drain()
@@ -114,14 +116,11 @@ class Drain:
             self.gate.probe_now()
         if not self.gate.may_probe():
             return False
-        due = self._next()
+        due = self._least_tried()
         if due is None:
             return False
-        try:
-            await self._deliver(due, lane=0)
-        finally:
-            self._unclaim()
-            self._settle()
+        await self._deliver(due, lane=0)
+        self._settle()
         if self.gate.state is not GateState.OPEN:
             return False
         # Hivel is back: nobody waits out a backoff that the outage caused.
@@ -144,8 +143,8 @@ class Drain:
             async with asyncio.TaskGroup() as senders:
                 for lane in range(self._settings.concurrency):
                     senders.create_task(self._send_from(lane))
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None  # the others are consequences of it, or the same
+        except BaseExceptionGroup as group:  # the first of them ended the others
+            raise group.exceptions[0] from None
         finally:
             settling.cancel()
             await asyncio.gather(settling, return_exceptions=True)
@@ -166,30 +165,61 @@ class Drain:
 
     def _next(self) -> DueEvent | None:
         if not self._ready:
-            claimed = self._outbox.claim(CLAIM, besides=self._unsettled)
-            self._ready.extend(claimed)
-            self._unsettled.update(due.id for due in claimed)
+            self._claim()
         return self._ready.popleft() if self._ready else None
 
+    def _least_tried(self) -> DueEvent | None:
+        """Any one of those: the oldest may be events that Hivel always stumbles over, and speak for no others."""
+        self._claim()
+        least = min((due.attempts for due in self._ready), default=0)
+        candidates = [due for due in self._ready if due.attempts == least]
+        due = self._rng.choice(candidates) if candidates else None
+        self._unclaim()
+        if due is not None:
+            self._claimed.add(due.id)
+        return due
+
+    def _claim(self) -> None:
+        """What was answered and is not stored yet is claimed again only when it has to be sent again."""
+        now = self._outbox.clock.now_ms()
+        settled = {
+            row_id
+            for row_id, last in self._answered.items()
+            if last.state is not State.PENDING or (last.next_attempt_at or now) > now
+        }
+        for due in self._outbox.claim(CLAIM, besides=self._claimed | settled):
+            if due.id in self._answered:
+                tried = sum(s.id == due.id and s.counts_as_attempt for s in self._settlements)
+                due = replace(due, attempts=due.attempts + tried)  # noqa: PLW2901
+            self._ready.append(due)
+            self._claimed.add(due.id)
+
     def _unclaim(self) -> None:
-        """Let go of what was claimed and has no outcome; nothing is in flight any more."""
-        self._unsettled = {settlement.id for settlement in self._settlements}
+        """Let go of what was claimed; nothing is in flight."""
+        self._claimed.clear()
         self._ready.clear()
 
     async def _deliver(self, due: DueEvent, lane: int) -> None:
         clock = self._outbox.clock
         at, started = clock.now_ms(), clock.monotonic()
         body = events.wire(due.payload, self._settings.canceled_spelling)
-        answer = await self._sender.post(body, lane=lane)
+        try:
+            answer = await self._sender.post(body, lane=lane)
+        finally:
+            self._claimed.discard(due.id)
         judgement = judge(answer, due.deployment_id, clock.now_ms())
         duration_ms = round((clock.monotonic() - started) * 1000)
         before = self.gate.state
-        if self.gate.record(due.id, judgement):
+        if self.gate.record(due.id, judgement, tried_before=due.attempts):
             self._gate_moved = True
         judgement = self._given_up(due, judgement)
-        self._settlements.append(self._settlement(due, at, duration_ms, answer, judgement))
+        self._note(self._settlement(due, at, duration_ms, answer, judgement))
         self._count(judgement, answer)
         self._report(due, judgement, before)
+
+    def _note(self, settlement: Settlement) -> None:
+        self._settlements.append(settlement)
+        self._answered[settlement.id] = settlement
 
     def _given_up(self, due: DueEvent, judgement: Judgement) -> Judgement:
         """The judgement, or that the event failed because it was tried often or long enough (off by default)."""
@@ -233,17 +263,21 @@ class Drain:
         )
 
     def _report(self, due: DueEvent, judgement: Judgement, before: GateState) -> None:
-        """A line for each event that got somewhere, and for each change of the gate; none for failed probes."""
+        """A line for each event that got somewhere, and for each change of the gate; none for failed probes.
+
+        An event that does not get anywhere has a line after 1, 2, 4, 8, … tries.
+        """
         if self.gate.state is not before:
             write = log.info if self.gate.state is GateState.OPEN else log.error
             write("delivery", state=self.gate.state.value, reason=judgement.reason)
+        tries = due.attempts + 1
         match judgement.verdict:
             case Verdict.DELIVERED:
                 log.info("delivered", deployment_id=due.deployment_id, remark=judgement.reason or "new")
             case Verdict.FAILED:
                 log.error("failed", deployment_id=due.deployment_id, reason=judgement.reason)
-            case Verdict.RETRY | Verdict.PAUSED if self.gate.state is GateState.OPEN:
-                log.warning("not delivered yet", deployment_id=due.deployment_id, reason=judgement.reason)
+            case Verdict.RETRY | Verdict.PAUSED if self.gate.state is GateState.OPEN and _is_power_of_two(tries):
+                log.warning("not delivered yet", deployment_id=due.deployment_id, tries=tries, reason=judgement.reason)
 
     async def _settle_regularly(self) -> None:
         while True:
@@ -257,7 +291,9 @@ class Drain:
                 batch = self._settlements[:SETTLE_AT_MOST]
                 self._outbox.settle(batch)
                 del self._settlements[: len(batch)]
-                self._unsettled.difference_update(settlement.id for settlement in batch)
+                for settlement in batch:
+                    if self._answered.get(settlement.id) is settlement:
+                        del self._answered[settlement.id]
             if self._gate_moved:
                 self._outbox.save_delivery_state(self.gate.snapshot())
                 self._gate_moved = False
@@ -267,6 +303,10 @@ class Drain:
             self.trouble = error
         else:
             self.trouble = None
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
 
 
 _STATES = {

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # So many different events in a row without a success are an outage, one event is not.
 OUTAGE_AFTER = 3
+# An event that failed so often while others were delivered says nothing about Hivel any more.
+ODD_AFTER = 2
 
 
 class GateState(enum.StrEnum):
@@ -51,7 +53,7 @@ class Gate:
         """Something that may have kept the gate shut was changed: do not wait for the next probe's time."""
         self._probe_at = self._clock.monotonic()
 
-    def record(self, row_id: int, judgement: Judgement) -> bool:
+    def record(self, row_id: int, judgement: Judgement, *, tried_before: int = 0) -> bool:
         """Take note of an attempt's outcome; True when the gate's state changed or a probe failed."""
         match judgement.verdict:
             case Verdict.DELIVERED | Verdict.FAILED:  # Hivel is there and reads what it gets
@@ -60,7 +62,8 @@ class Gate:
             case Verdict.PAUSED:
                 return self._shut(GateState.PAUSED, judgement)
             case Verdict.RETRY:
-                self._failed_in_a_row.add(row_id)
+                if tried_before < ODD_AFTER:
+                    self._failed_in_a_row.add(row_id)
                 waiting = judgement.retry_after_ms is not None
                 if self.state is not GateState.OPEN or waiting or len(self._failed_in_a_row) >= OUTAGE_AFTER:
                     return self._shut(GateState.OUTAGE, judgement)

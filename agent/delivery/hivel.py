@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from agent import __version__
+from agent.config import ConfigError
 from agent.delivery.policy import BODY_LIMIT, Answer
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class HivelClient:
     """Posts events; every outcome is an :class:`Answer`, nothing is raised for what network or server do."""
 
     def __init__(self, settings: HivelSettings, *, timeout_ms: int, concurrency: int) -> None:
+        """Raises :class:`agent.config.ConfigError` when the environment names a proxy that cannot be used."""
         self._url = settings.deployment_url
         self._token: Token = settings.token
         self._timeout_s = timeout_ms / 1000
@@ -32,16 +34,21 @@ class HivelClient:
             max_keepalive_connections=CONNECTIONS_PER_CLIENT,
             keepalive_expiry=30,
         )
-        self._clients = [
-            httpx.AsyncClient(
-                verify=context,
-                limits=limits,
-                timeout=httpx.Timeout(self._timeout_s, pool=None),
-                headers={"User-Agent": f"hivel-jenkins-agent/{__version__}", "Accept-Encoding": "identity"},
-                follow_redirects=False,
-            )
-            for _ in range(-(-concurrency // CONNECTIONS_PER_CLIENT))
-        ]
+        try:
+            self._clients = [
+                httpx.AsyncClient(
+                    verify=context,
+                    limits=limits,
+                    timeout=httpx.Timeout(self._timeout_s, pool=None),
+                    headers={"User-Agent": f"hivel-jenkins-agent/{__version__}", "Accept-Encoding": "identity"},
+                    follow_redirects=False,
+                )
+                for _ in range(-(-concurrency // CONNECTIONS_PER_CLIENT))
+            ]
+        except (ValueError, ImportError) as error:
+            raise ConfigError(
+                f"the proxy of the environment (HTTPS_PROXY, ALL_PROXY, …) is not usable: {error}"
+            ) from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,6 +75,8 @@ class HivelClient:
             return Answer(None, f"no answer within {self._timeout_s:g} s", timed_out=True)
         except httpx.TimeoutException as error:
             return Answer(None, f"no answer within {self._timeout_s:g} s ({type(error).__name__})", timed_out=True)
+        except httpx.ProxyError as error:
+            return _proxy_refuses(str(error))
         except httpx.HTTPError as error:
             return Answer(None, _network_error(error), untrusted_certificate=_is_certificate_error(error))
 
@@ -85,6 +94,13 @@ async def _answer(response: httpx.Response) -> Answer:
         retry_after=response.headers.get("retry-after"),
         location=response.headers.get("location"),
     )
+
+
+def _proxy_refuses(words: str) -> Answer:
+    """``407 Proxy Authentication Required`` or the like is what a proxy answers instead of opening a tunnel."""
+    if words.startswith("407"):
+        return Answer(407, words)
+    return Answer(None, f"the proxy opens no connection: {words}")
 
 
 def _network_error(error: httpx.HTTPError) -> str:

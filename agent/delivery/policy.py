@@ -57,7 +57,11 @@ def judge(answer: Answer, deployment_id: str, now_ms: int) -> Judgement:  # noqa
     status = answer.status
     if status is None:
         if answer.untrusted_certificate:
-            return Judgement(Verdict.PAUSED, f"{answer.body}: the certificate of [hivel] url is not trusted here")
+            return Judgement(
+                Verdict.PAUSED,
+                f"{answer.body}: the certificate of [hivel] url is not trusted here; if it comes from an authority of "
+                "your own, name that in [hivel] ca_file",
+            )
         return Judgement(Verdict.RETRY, answer.body)
     if 200 <= status < 300:
         return _judge_success(answer, deployment_id)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email.utils
 import json
+import os
+import ssl
 import threading
 import time
 from dataclasses import dataclass
@@ -162,8 +164,7 @@ class JenkinsClient:
         for scheme in ("http://", "https://"):  # as many connections as questions at once, and all of them kept alive
             session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=settings.concurrency))
         session.max_redirects = 0  # credentials go to the configured address and nowhere else
-        if settings.tls.ca_file is not None:
-            session.verify = str(settings.tls.ca_file)
+        session.verify = _authorities(settings)
         if settings.tls.client_certificate is not None:
             session.cert = (
                 str(settings.tls.client_certificate),
@@ -180,10 +181,12 @@ class JenkinsClient:
         """Close the connection."""
         self._jenkins._session.close()
 
-    def reload_token(self) -> None:
-        """Look whether the token's file holds another token now."""
-        if self._token is not None and self._token.reload():
-            self._authenticate()
+    def reload_token(self) -> bool:
+        """Look whether the token's file holds another token now; True when it does."""
+        if self._token is None or not self._token.reload():
+            return False
+        self._authenticate()
+        return True
 
     def _authenticate(self) -> None:
         if self._username is not None and self._token is not None:
@@ -295,6 +298,11 @@ class JenkinsClient:
             ) from error
         except jenkins.TimeoutException as error:
             raise UnreachableError(f"no answer from {self.url} in time: {error}") from error
+        except requests.exceptions.SSLError as error:
+            raise UnreachableError(
+                f"no answer from {self.url}: {_root_cause(error)}; if its certificate comes from an authority of your "
+                "own, name that in [[jenkins]] ca_file"
+            ) from error
         except requests.RequestException as error:
             raise UnreachableError(f"no answer from {self.url}: {_root_cause(error)}") from error
         except jenkins.JenkinsException as error:
@@ -359,6 +367,16 @@ class JenkinsClient:
             raise BadAnswerError(
                 f"the JSON of {self.url} is cut off or damaged ({len(body)} bytes): {error}"
             ) from error
+
+
+def _authorities(settings: JenkinsSettings) -> str | bool:
+    """Whom to trust: the system's authorities as for Hivel, where requests would take a list of its own."""
+    if settings.tls.ca_file is not None:
+        return str(settings.tls.ca_file)
+    if "REQUESTS_CA_BUNDLE" in os.environ or "CURL_CA_BUNDLE" in os.environ:
+        return True  # requests looks there itself
+    system = ssl.get_default_verify_paths()
+    return system.cafile or system.capath or True
 
 
 def _nested_tree(levels: int) -> str:

@@ -164,8 +164,8 @@ class Poller:
         return self._client.requests
 
     def due(self) -> bool:
-        """False while a controller that does not answer is left in peace."""
-        return self._pause.over()
+        """False while a controller that does not answer is left in peace; a new token is tried at once."""
+        return self._pause.over() or self._client.reload_token()
 
     def poll(self) -> PollReport:
         """Look once. What Jenkins does wrong is in the report and in ``status``, and nothing is skipped for it.
@@ -179,8 +179,6 @@ class Poller:
         except JenkinsError as error:
             report.problems.insert(0, str(error))
             self._pause.failed()
-            if isinstance(error, UnauthorizedError):
-                self._client.reload_token()
             self._save_state(_state_of(error), report, None)
         else:
             self._pause.answered()

@@ -7,7 +7,7 @@ import os
 import random
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from agent.outbox import schema
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BUSY_DEADLINE_S = 10.0
 _BUSY_TIMEOUT = "PRAGMA busy_timeout = 10000"
+# Python's own words, without a code, for bytes in a column of text that were never written as text.
+_NO_TEXT = "Could not decode to UTF-8"
 
 
 class OutboxError(Exception):
@@ -60,7 +62,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def in_words(error: sqlite3.Error, path: Path | str) -> OutboxError:
     """SQLite's error as one for people, and as :class:`DamagedError` where the file itself is broken."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the extended codes have the plain one in their low byte
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _NO_TEXT in str(error):
         return DamagedError(
             f"the outbox {path} is damaged ({error}); when hivel-agent run or once starts, it moves the file aside "
             "and recovers what can be read"
@@ -69,6 +71,10 @@ def in_words(error: sqlite3.Error, path: Path | str) -> OutboxError:
         return OutboxError(f"there is no room for the outbox {path} ({error}); make room on its disk")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return OutboxError(f"the outbox {path} cannot be written ({error}); check its owner, its folder and the disk")
+    if code == sqlite3.SQLITE_IOERR:
+        return OutboxError(
+            f"the outbox {path} cannot be read or written ({error}); is its disk full, read-only or broken?"
+        )
     return OutboxError(f"the outbox {path} cannot be used: {error}")
 
 
@@ -188,14 +194,13 @@ class RunLock:
                 f"another hivel-agent (process {holder or 'unknown'}) already works on the outbox {self._outbox}; "
                 "stop it first, or give this one its own [outbox] path"
             )
-        os.ftruncate(fd, 0)
-        os.write(fd, str(os.getpid()).encode())
+        _write_down(fd, str(os.getpid()))
         self._fd = fd
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._fd is not None:
-            os.ftruncate(self._fd, 0)
+            _write_down(self._fd, "")
             os.close(self._fd)
             self._fd = None
 
@@ -211,6 +216,13 @@ class RunLock:
         except OSError:
             return None  # no lock file: no agent ever ran here
         return None
+
+
+def _write_down(fd: int, holder: str) -> None:
+    """For others to read; where there is no room for it, the lock holds all the same."""
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.write(fd, holder.encode())
 
 
 def _try_lock(fd: int) -> bool:

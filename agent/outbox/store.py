@@ -480,6 +480,12 @@ class Outbox:
             raise outbox_connection.in_words(error, self.path) from error
         return None if said == "ok" else str(said)
 
+    def try_writing(self) -> None:
+        """Write something that changes nothing. Raises :class:`agent.outbox.connection.OutboxError`."""
+        with self.transaction() as connection:
+            version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            connection.execute(f"PRAGMA user_version = {version}")
+
     def last_repair(self) -> LastRepair | None:
         """When the file was last found damaged; None: never."""
         found = self.connection.execute(

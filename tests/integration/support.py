@@ -131,7 +131,8 @@ class Agent:
 
     def environment(self) -> dict[str, str]:
         """The tests' environment without what would configure the agent."""
-        mine = ("HIVEL_", "JENKINS_", "CREDENTIALS_DIRECTORY")
+        mine = ("HIVEL_", "JENKINS_", "CREDENTIALS_DIRECTORY", "NOTIFY_", "WATCHDOG_")
+        mine += ("SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
         return {k: v for k, v in os.environ.items() if not k.startswith(mine) and not k.lower().endswith("_proxy")}
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
