@@ -226,7 +226,7 @@ class Drain:
             at=at,
             duration_ms=duration_ms,
             http_status=answer.status,
-            verdict=verdict,
+            verdict=verdict.value,
             answer=answer.body,
             reason=judgement.reason,
             next_attempt_at=next_attempt_at,

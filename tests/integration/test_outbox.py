@@ -5,23 +5,24 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent import event as events
 from agent.jenkins.rules import Pattern
 from agent.outbox.connection import AlreadyRunningError, OutboxError, RunLock
-from agent.outbox.store import CLAIM, Entry, Outbox, Selection, Settlement, State
+from agent.outbox.store import CLAIM, Counts, Entry, Outbox, Selection, Settlement, State
 from agent.replay import choose
 from agent.status import Status
-from tests.integration.support import NOON
+from tests.integration.support import NOON, FakeClock
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.integration.support import FakeClock
 
 
 def entry(number: int, *, started_at: int = NOON, reason: str | None = None) -> Entry:
@@ -246,7 +247,38 @@ def test_the_run_lock_has_one_holder_and_ends_with_it(tmp_path: Path) -> None:
 
 def test_a_claim_uses_the_index_of_what_is_due(outbox: Outbox) -> None:
     plan = outbox.connection.execute(f"EXPLAIN QUERY PLAN {CLAIM}", (NOON, 5)).fetchall()
-    assert [row[3] for row in plan] == ["SCAN events USING INDEX events_due"]
+    assert [row[3] for row in plan] == ["SEARCH events USING INDEX events_by_state (state=?)"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("enqueue"), st.sampled_from(["pending", "held", "failed"])),
+            st.tuples(st.just("settle"), st.sampled_from([State.DELIVERED, State.FAILED, State.PENDING])),
+            st.tuples(st.sampled_from(["delete", "replay"]), st.floats(0, 1, exclude_max=True)),
+        ),
+        max_size=30,
+    )
+)
+def test_the_counts_are_those_of_the_rows(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]]
+) -> None:
+    """Also when the newest rows are deleted and their ids are given away again."""
+    with Outbox(tmp_path_factory.mktemp("counts") / "o.db", FakeClock()) as outbox:
+        for number, (step, how) in enumerate(steps):
+            rows = outbox.rows(None, 100)
+            if step == "enqueue":
+                new = entry(number, reason="why" if how == "failed" else None)
+                outbox.enqueue([replace(new, hold_until=NOON + 1_000) if how == "held" else new])
+            elif step == "settle":
+                outbox.settle([settlement(due.id, how) for due in outbox.claim(1)])
+            elif rows and step == "delete":
+                outbox.connection.execute("DELETE FROM events WHERE id = ?", (rows[int(how * len(rows))].id,))
+            elif rows:
+                outbox.replay(rows[int(how * len(rows))])
+            found = outbox.connection.execute("SELECT state, count(*) FROM events GROUP BY state").fetchall()
+            assert outbox.counts() == Counts(**({state.value: 0 for state in State} | dict(found)))
 
 
 def test_the_schema_refuses_a_state_that_does_not_exist(outbox: Outbox) -> None:
