@@ -95,7 +95,7 @@ class Drain:
         """
         self._settle()
         self._mind_the_clock()
-        if self.gate.state is GateState.OPEN or await self._probe():
+        if (self.gate.state is GateState.OPEN or await self._probe()) and self._is_anything_due():
             await self._drain()
 
     def _mind_the_clock(self) -> None:
@@ -137,6 +137,13 @@ class Drain:
             self.trouble = error
             return False
         return True
+
+    def _is_anything_due(self) -> bool:
+        """Mostly nothing is, and this is asked every second: no senders are started to find that out."""
+        due = self._next()
+        if due is not None:
+            self._ready.appendleft(due)
+        return due is not None
 
     async def _drain(self) -> None:
         settling = asyncio.create_task(self._settle_regularly())
