@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from agent import event as events
 from agent.jenkins.rules import Pattern
 from agent.outbox.connection import AlreadyRunningError, OutboxError, RunLock
+from agent.outbox.retention import DAY_MS, Retention
 from agent.outbox.store import CLAIM, Counts, Entry, Outbox, Selection, Settlement, State
 from agent.replay import choose
 from agent.status import Status
@@ -73,6 +74,21 @@ def test_a_number_used_again_by_another_build_gets_an_id_of_its_own(outbox: Outb
     [second] = outbox.enqueue([entry(1, started_at=NOON + 5)])
     assert second.deployment_id == f"main:deploy/shop#1@{NOON + 5}"
     assert outbox.enqueue([entry(1, started_at=NOON + 5)]) == []
+
+
+def test_of_a_large_batch_only_what_is_new_is_stored(outbox: Outbox, clock: FakeClock) -> None:
+    """Some are there, some were there until retention deleted them, one comes twice, and one number is used again."""
+    outbox.enqueue(entry(number) for number in range(0, 900, 300))
+    outbox.settle([settlement(due.id, State.DELIVERED) for due in outbox.claim(2)])
+    clock.advance(ms=DAY_MS)
+    assert Retention(outbox, DAY_MS // 2, 400 * DAY_MS).step() is False
+    assert outbox.counts() == Counts(pending=1, held=0, delivered=0, failed=0)
+    batch = [entry(number) for number in range(1_200)]
+    added = outbox.enqueue([*batch, entry(5), entry(300, started_at=NOON + 5)])
+    expected = {f"main:deploy/shop#{number}" for number in range(1_200) if number not in (0, 300, 600)}
+    assert {each.deployment_id for each in added} == {*expected, f"main:deploy/shop#300@{NOON + 5}"}
+    assert len(added) == 1_198
+    assert outbox.counts().pending == 1_199
 
 
 def test_an_event_that_could_not_be_derived_is_failed_with_its_reason(outbox: Outbox) -> None:
