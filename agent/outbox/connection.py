@@ -31,7 +31,7 @@ class AlreadyRunningError(Exception):
     """Another agent works on this outbox; the message names its process."""
 
 
-class _Connection(sqlite3.Connection):
+class PatientConnection(sqlite3.Connection):
     """Waits for a file that is locked in small random steps.
 
     SQLite's own waiting is unfair: its sleeps grow, and a process that commits in a tight loop wins every race. Two
@@ -68,7 +68,7 @@ def connect(path: Path) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         _create(path)
         connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=0, factory=_Connection
+            path, isolation_level=None, check_same_thread=False, timeout=0, factory=PatientConnection
         )
     except (OSError, sqlite3.Error) as error:
         raise OutboxError(f"cannot open the outbox {path}: {error}; is [outbox] path right and writable?") from error

@@ -162,6 +162,15 @@ INSERT = (
 )
 # Ids that are looked up at once: some builds of SQLite take no more than 999 values in a statement.
 LOOKUP = 500
+# In the order of ``Counts``. Those that are held or failed are few; for the others see the fourth migration.
+COUNTS = (
+    "SELECT ids - no_row - held - delivered - failed, held, delivered, failed FROM"
+    " (SELECT coalesce(max(id), 0) AS ids FROM events),"
+    " (SELECT n AS no_row FROM counts WHERE state = 'no row'),"
+    " (SELECT n AS delivered FROM counts WHERE state = 'delivered'),"
+    " (SELECT count(*) AS held FROM events WHERE state = 'held'),"
+    " (SELECT count(*) AS failed FROM events WHERE state = 'failed')"
+)
 # The hint: SQLite must not go by next_attempt_at, nor read rows of which the index says that they wait.
 CLAIM = (
     "SELECT id, deployment_id, payload, attempts, created_at FROM events INDEXED BY events_by_state"
@@ -421,12 +430,7 @@ class Outbox:
 
     def counts(self) -> Counts:
         """How many events are in each state; as fast for a million pending or delivered ones as for none."""
-        delivered, no_row, held, failed, ids = self.connection.execute(
-            "SELECT (SELECT n FROM counts WHERE state = 'delivered'), (SELECT n FROM counts WHERE state = 'no row'),"
-            " (SELECT count(*) FROM events WHERE state = 'held'), (SELECT count(*) FROM events WHERE state = 'failed'),"
-            " (SELECT coalesce(max(id), 0) FROM events)"
-        ).fetchone()
-        return Counts(ids - no_row - held - delivered - failed, held, delivered, failed)
+        return Counts(*self.connection.execute(COUNTS).fetchone())
 
     def oldest_pending(self) -> int | None:
         """When the pending event that waits longest was enqueued (UTC ms)."""
