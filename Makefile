@@ -27,7 +27,9 @@ test: $(VENV)/.ready ## all tests, with branch coverage
 
 BENCH_VENV := .venv-bench
 
-# Other clients for Jenkins to compare with, in an environment of their own. `make bench BENCH=--quick` takes two minutes.
+# What the benchmarks compare with, in an environment of its own. One of them: `make bench BENCH=enqueue`; polling takes
+# most of the time, `make bench BENCH="polling --quick"` less of it.
+BENCHMARKS := polling enqueue drain sizes
 $(BENCH_VENV)/.ready: requirements-bench.txt
 	@echo "setting up $(BENCH_VENV) (once) …"
 	@$(PYTHON) -m venv $(BENCH_VENV)
@@ -36,8 +38,9 @@ $(BENCH_VENV)/.ready: requirements-bench.txt
 	@touch $@
 
 .PHONY: bench
-bench: $(BENCH_VENV)/.ready ## how long polling takes, beside other clients for Jenkins (about 7 minutes)
-	@$(BENCH_VENV)/bin/python -m tests.benchmarks.polling $(BENCH)
+bench: $(BENCH_VENV)/.ready ## speed, beside others that do the same (about 15 minutes; BENCH=polling|enqueue|drain|sizes)
+	@set -e; for name in $(if $(BENCH),"$(BENCH)",$(BENCHMARKS)); do \
+	  echo "== $$name"; $(BENCH_VENV)/bin/python -m tests.benchmarks.$$name; echo; done
 
 lint: $(VENV)/.ready ## ruff: rules and format
 	@$(BIN)/ruff check .

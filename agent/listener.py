@@ -32,7 +32,16 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Signals are the daemon's business."""
+    """Signals are the daemon's business, and so is when to stop."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopping = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """uvicorn looks ten times a second whether it should stop, which is most of what an idle daemon does."""
+        await self.stopping.wait()
+        self.should_exit = True
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()
@@ -47,7 +56,7 @@ class Listener:
         self.port = int(self._socket.getsockname()[1])
         config = uvicorn.Config(
             app, ws="none", lifespan="off", log_config=None, access_log=False, limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=2, timeout_keep_alive=30, server_header=False,
+            timeout_graceful_shutdown=2, timeout_keep_alive=30, server_header=False, date_header=False,
         )  # fmt: skip
         self._server = _Server(config)
 
@@ -56,5 +65,5 @@ class Listener:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.should_exit = True
+        self._server.stopping.set()
         await self._serving

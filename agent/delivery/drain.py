@@ -97,7 +97,7 @@ class Drain:
         if self._stopping.is_set():
             return
         self._mind_the_clock()
-        if self.gate.state is GateState.OPEN or await self._probe():
+        if (self.gate.state is GateState.OPEN or await self._probe()) and self._is_anything_due():
             await self._drain()
 
     def _mind_the_clock(self) -> None:
@@ -136,6 +136,13 @@ class Drain:
             self.trouble = error
             return False
         return True
+
+    def _is_anything_due(self) -> bool:
+        """Mostly nothing is, and this is asked every second: no senders are started to find that out."""
+        due = self._next()
+        if due is not None:
+            self._ready.appendleft(due)
+        return due is not None
 
     async def _drain(self) -> None:
         settling = asyncio.create_task(self._settle_regularly())
@@ -256,7 +263,7 @@ class Drain:
             at=at,
             duration_ms=duration_ms,
             http_status=answer.status,
-            verdict=verdict,
+            verdict=verdict.value,
             answer=answer.body,
             reason=judgement.reason,
             next_attempt_at=next_attempt_at,

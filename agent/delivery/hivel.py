@@ -25,7 +25,13 @@ class HivelClient:
 
     def __init__(self, settings: HivelSettings, *, timeout_ms: int, concurrency: int) -> None:
         """Raises :class:`agent.config.ConfigError` when the environment names a proxy that cannot be used."""
-        self._url = settings.deployment_url
+        self._url = httpx.URL(settings.deployment_url)
+        self._headers = [
+            ("User-Agent", f"hivel-jenkins-agent/{__version__}"),
+            ("Accept", "application/json"),
+            ("Accept-Encoding", "identity"),
+            ("Content-Type", "application/json"),
+        ]
         self._token: Token = settings.token
         self._timeout_s = timeout_ms / 1000
         context = settings.tls.context()
@@ -40,7 +46,6 @@ class HivelClient:
                     verify=context,
                     limits=limits,
                     timeout=httpx.Timeout(self._timeout_s, pool=None),
-                    headers={"User-Agent": f"hivel-jenkins-agent/{__version__}", "Accept-Encoding": "identity"},
                     follow_redirects=False,
                 )
                 for _ in range(-(-concurrency // CONNECTIONS_PER_CLIENT))
@@ -64,13 +69,16 @@ class HivelClient:
     async def post(self, body: bytes, *, lane: int = 0) -> Answer:
         """POST one event. ``lane`` (0 … concurrency - 1) is the sender's number: no two share a connection."""
         client = self._clients[lane % len(self._clients)]
-        headers = {"X-API-Token": self._token.reveal(), "Content-Type": "application/json"}
+        # What AsyncClient.post does anew for each request (URL, headers, cookies, query) is the same for all of these.
+        headers = [*self._headers, ("X-API-Token", self._token.reveal())]
+        request = httpx.Request("POST", self._url, headers=headers, content=body)
         try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                client.stream("POST", self._url, content=body, headers=headers) as response,
-            ):
-                return await _answer(response)
+            async with asyncio.timeout(self._timeout_s):
+                response = await client.send(request, stream=True)
+                try:
+                    return await _answer(response)
+                finally:
+                    await response.aclose()
         except TimeoutError:
             return Answer(None, f"no answer within {self._timeout_s:g} s", timed_out=True)
         except httpx.TimeoutException as error:

@@ -8,16 +8,15 @@ import random
 import sqlite3
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from agent.outbox import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 BUSY_DEADLINE_S = 10.0
-_BUSY_TIMEOUT = "PRAGMA busy_timeout = 10000"
 # Python's own words, without a code, for bytes in a column of text that were never written as text.
 _NO_TEXT = "Could not decode to UTF-8"
 
@@ -34,6 +33,34 @@ class AlreadyRunningError(Exception):
     """Another agent works on this outbox; the message names its process."""
 
 
+class PatientConnection(sqlite3.Connection):
+    """Waits for a file that is locked in small random steps.
+
+    SQLite's own waiting is unfair: its sleeps grow, and a process that commits in a tight loop wins every race. Two
+    that switch the journal at once it does not let wait at all.
+    """
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        try:
+            return super().execute(sql, parameters)
+        except sqlite3.OperationalError as error:
+            if self.in_transaction or not _is_busy(error):
+                raise
+        deadline = time.monotonic() + BUSY_DEADLINE_S
+        while True:
+            time.sleep(random.uniform(0.0002, 0.001))
+            try:
+                return super().execute(sql, parameters)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    # Some errors are Python's own and have no code.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file, make or migrate it where needed. Raises :class:`OutboxError`.
 
@@ -42,7 +69,9 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         _create(path)
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=0, factory=PatientConnection
+        )
     except (OSError, sqlite3.Error) as error:
         raise OutboxError(f"cannot open the outbox {path}: {error}; is [outbox] path right and writable?") from error
     try:
@@ -94,11 +123,9 @@ def _create(path: Path) -> None:
 
 def _set_up(connection: sqlite3.Connection) -> int:
     """Set what holds for one connection, migrate an older file; returns the version that the file has now."""
-    connection.execute(_BUSY_TIMEOUT)
     version = schema.version(connection)
     if version == 0:
-        # Two that switch the journal at once get an error from SQLite at once, whatever its busy_timeout says.
-        _patiently(connection, lambda: schema.prepare_new_file(connection))
+        schema.prepare_new_file(connection)
     # Not stored in the file: a commit is on the disk before it returns.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -106,7 +133,7 @@ def _set_up(connection: sqlite3.Connection) -> int:
     if version >= schema.VERSION:
         return version
     # All of it in one transaction: a second process waits for it and then finds nothing to do.
-    _begin(connection)
+    connection.execute("BEGIN IMMEDIATE")
     try:
         schema.migrate(connection)
         connection.execute("COMMIT")
@@ -126,7 +153,7 @@ def write_transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sq
         yield connection
         return
     try:
-        _begin(connection)
+        connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
             connection.execute("COMMIT")
@@ -140,32 +167,6 @@ def write_transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sq
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:  # a full disk may have rolled it back already
         connection.execute("ROLLBACK")
-
-
-def _begin(connection: sqlite3.Connection) -> None:
-    """Take the write lock from the start."""
-    _patiently(connection, lambda: connection.execute("BEGIN IMMEDIATE"))
-
-
-def _patiently(connection: sqlite3.Connection, do: Callable[[], object]) -> None:
-    """Do it again in small random steps as long as the file is locked.
-
-    SQLite's own waiting is unfair: its sleeps grow, and a process that commits in a tight loop wins every race.
-    """
-    deadline = time.monotonic() + BUSY_DEADLINE_S
-    connection.execute("PRAGMA busy_timeout = 0")
-    try:
-        while True:
-            try:
-                do()
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(random.uniform(0.0002, 0.001))
-            else:
-                return
-    finally:
-        connection.execute(_BUSY_TIMEOUT)
 
 
 class RunLock:

@@ -18,6 +18,7 @@ import msgspec
 
 from agent import event as events
 from agent.outbox import connection as outbox_connection
+from agent.outbox import schema
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def _build(path: Path, clock: Clock, moved_to: Path, problem: str, controllers: 
     with closing(outbox_connection.connect(building)) as new:
         new.execute("BEGIN IMMEDIATE")
         _take_over(path, new)
+        schema.count(new)
         taken = int(new.execute("SELECT count(*) FROM events").fetchone()[0])
         waiting = "SELECT min(started_at) FROM events WHERE state IN ('pending', 'held')"
         oldest = new.execute(waiting).fetchone()[0]

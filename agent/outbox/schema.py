@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
 
 # The number of migrations below; a file with a higher one was written by a newer agent.
-VERSION = 3
+VERSION = 4
 
 _V1 = """
 CREATE TABLE events (
@@ -163,6 +163,29 @@ ALTER TABLE events ADD COLUMN reported TEXT;
 CREATE INDEX events_held ON events (next_attempt_at) WHERE state = 'held';
 """
 
+_V4 = """
+-- One index for claims and for lists: each index costs each enqueue a page.
+DROP INDEX events_due;
+DROP INDEX events_by_state;
+CREATE INDEX events_by_state ON events (state, id, next_attempt_at);
+
+-- An insert counts nothing, for the same reason. What is counted are the delivered events and the ids below the highest
+-- that no row has (any more); those that are held or failed are few. All others are pending.
+DELETE FROM counts WHERE state != 'delivered';
+INSERT INTO counts SELECT 'no row', coalesce(max(id), 0) - count(*) FROM events;
+DROP TRIGGER events_inserted;
+DROP TRIGGER events_moved;
+CREATE TRIGGER events_moved AFTER UPDATE OF state ON events WHEN 'delivered' IN (old.state, new.state) BEGIN
+    UPDATE counts SET n = n + (new.state = 'delivered') - (old.state = 'delivered') WHERE state = 'delivered';
+END;
+DROP TRIGGER events_deleted;
+CREATE TRIGGER events_deleted AFTER DELETE ON events BEGIN
+    UPDATE counts SET n = n - 1 WHERE state = 'delivered' AND old.state = 'delivered';
+    -- With the last row go the ids that were free below it: the next row gets the first of them.
+    UPDATE counts SET n = n + 1 - max(0, old.id - (SELECT coalesce(max(id), 0) FROM events)) WHERE state = 'no row';
+END;
+"""
+
 
 def version(connection: sqlite3.Connection) -> int:
     """The version of the file, 0 for a new one."""
@@ -173,6 +196,16 @@ def prepare_new_file(connection: sqlite3.Connection) -> None:
     """What has to be said before the first table exists, or silently has no effect."""
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
+
+
+def count(connection: sqlite3.Connection) -> None:
+    """Set the counts right where rows were not inserted one after another, as pending, held or failed."""
+    connection.execute(
+        "UPDATE counts SET n = (SELECT count(*) FROM events WHERE state = 'delivered') WHERE state = 'delivered'"
+    )
+    connection.execute(
+        "UPDATE counts SET n = (SELECT coalesce(max(id), 0) - count(*) FROM events) WHERE state = 'no row'"
+    )
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -202,6 +235,10 @@ def _migrations() -> Migrations:
     @migrations()
     def v3_reports(db: Database) -> None:
         _run(db, _V3)
+
+    @migrations()
+    def v4_cheaper_enqueue(db: Database) -> None:
+        _run(db, _V4)
 
     return migrations
 

@@ -156,9 +156,24 @@ class Selection:
     error: str | None = None
 
 
-# Without the hint SQLite may prefer the index on state, and read every row that waits for a later attempt.
+INSERT = (
+    "INSERT INTO events (deployment_id, state, payload, source, started_at, created_at, next_attempt_at,"
+    " settled_at, reason, reported) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (deployment_id) DO NOTHING"
+)
+# Ids that are looked up at once: some builds of SQLite take no more than 999 values in a statement.
+LOOKUP = 500
+# In the order of ``Counts``. Those that are held or failed are few; for the others see the fourth migration.
+COUNTS = (
+    "SELECT ids - no_row - held - delivered - failed, held, delivered, failed FROM"
+    " (SELECT coalesce(max(id), 0) AS ids FROM events),"
+    " (SELECT n AS no_row FROM counts WHERE state = 'no row'),"
+    " (SELECT n AS delivered FROM counts WHERE state = 'delivered'),"
+    " (SELECT count(*) AS held FROM events WHERE state = 'held'),"
+    " (SELECT count(*) AS failed FROM events WHERE state = 'failed')"
+)
+# The hint: SQLite must not go by next_attempt_at, nor read rows of which the index says that they wait.
 CLAIM = (
-    "SELECT id, deployment_id, payload, attempts, created_at FROM events INDEXED BY events_due"
+    "SELECT id, deployment_id, payload, attempts, created_at FROM events INDEXED BY events_by_state"
     " WHERE state = 'pending' AND next_attempt_at <= ? ORDER BY id LIMIT ?"
 )
 _ROW = ", ".join(Row.__struct_fields__)
@@ -194,44 +209,35 @@ class Outbox:
 
         An entry whose id is taken by a build that started at another time gets the id of a reused number.
         """
-        added = []
+        entries = list(entries)
         with self.transaction():
             for entry in entries:
                 if entry.build is not None:
                     self._let_go(entry.build)
-                started_at = self._insert(entry)
-                if started_at is None:
-                    added.append(entry)
-                elif started_at != entry.started_at:
-                    other = _as_reused_number(entry)
-                    if self._insert(other) is None:
-                        added.append(other)
+            added, there = self._insert(entries)
+            if there:
+                others = [entry for entry in there if self.last_known_start(entry.deployment_id) != entry.started_at]
+                added += self._insert([_as_reused_number(entry) for entry in others])[0]
         return added
 
-    def _insert(self, entry: Entry) -> int | None:
-        """Store it, or return the start of the build that has this id already."""
-        if (pruned := self._pruned(entry.deployment_id)) is not None:
-            return pruned
+    def _insert(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """Store them; returns which were stored, and which were not because their ids are or were there."""
+        pruned = self._pruned([entry.deployment_id for entry in entries])
         now = self.clock.now_ms()
-        payload, state = _payload_and_state(entry)
-        cursor = self.connection.execute(
-            "INSERT INTO events (deployment_id, state, payload, source, started_at, created_at, next_attempt_at,"
-            " settled_at, reason, reported) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (deployment_id) DO NOTHING",
-            (
-                entry.deployment_id,
-                state,
-                payload,
-                entry.source,
-                entry.started_at,
-                now,
-                now if entry.hold_until is None else entry.hold_until,
-                now if state is State.FAILED else None,
-                entry.reason,
-                entry.reported,
-            ),
-        )
-        return None if cursor.rowcount == 1 else self._started_at(entry.deployment_id)
+        rows = [_new_row(entry, now) for entry in entries if entry.deployment_id not in pruned]
+        stored = self.connection.executemany(INSERT, rows).rowcount
+        if stored == len(entries):
+            return list(entries), []
+        newest = self.connection.execute("SELECT deployment_id FROM events ORDER BY id DESC LIMIT ?", (stored,))
+        new = {name for (name,) in newest.fetchall()}
+        added, there = [], []
+        for entry in entries:
+            if entry.deployment_id in new:
+                new.remove(entry.deployment_id)  # another one of the same id comes too late
+                added.append(entry)
+            else:
+                there.append(entry)
+        return added, there
 
     def knows(self, deployment_id: str, started_at: int) -> bool:
         """Whether the build of that id and start (UTC ms) is or was there, be it under the id of a reused number."""
@@ -242,17 +248,25 @@ class Outbox:
     def last_known_start(self, deployment_id: str) -> int | None:
         """When the build of this id started (UTC ms), also when retention deleted its event; None: not known."""
         started_at = self._started_at(deployment_id)
-        return self._pruned(deployment_id) if started_at is None else started_at
+        return self._pruned([deployment_id]).get(deployment_id) if started_at is None else started_at
 
     def _started_at(self, deployment_id: str) -> int | None:
         found = self.connection.execute("SELECT started_at FROM events WHERE deployment_id = ?", (deployment_id,))
         row = found.fetchone()
         return None if row is None else int(row[0])
 
-    def _pruned(self, deployment_id: str) -> int | None:
-        found = self.connection.execute("SELECT started_at FROM pruned WHERE id_hash = ?", (id_hash(deployment_id),))
-        row = found.fetchone()
-        return None if row is None else int(row[0])
+    def _pruned(self, deployment_ids: Sequence[str]) -> dict[str, int]:
+        """Those of which retention deleted the events, with the starts of their builds (UTC ms)."""
+        pruned: dict[str, int] = {}
+        for first in range(0, len(deployment_ids), LOOKUP):
+            names = {id_hash(name): name for name in deployment_ids[first : first + LOOKUP]}
+            marks = ", ".join("?" * len(names))
+            found = self.connection.execute(
+                f"SELECT id_hash, started_at FROM pruned WHERE id_hash IN ({marks})",  # noqa: S608
+                tuple(names),
+            )
+            pruned.update((names[digest], started_at) for digest, started_at in found.fetchall())
+        return pruned
 
     # ---- reports of builds, and what is held for the poller
 
@@ -347,7 +361,7 @@ class Outbox:
                 [
                     {
                         "id": s.id,
-                        "state": s.state,
+                        "state": s.state.value,
                         "counts": int(s.counts_as_attempt),
                         "reason": s.reason,
                         "next": s.next_attempt_at,
@@ -365,7 +379,7 @@ class Outbox:
         """
         with self.transaction() as connection:
             return connection.execute(
-                "UPDATE events INDEXED BY events_due SET next_attempt_at = ?"
+                "UPDATE events INDEXED BY events_by_state SET next_attempt_at = ?"
                 " WHERE state = 'pending' AND next_attempt_at > ?",
                 (self.clock.now_ms(), later_than),
             ).rowcount
@@ -415,9 +429,8 @@ class Outbox:
     # ---- for people
 
     def counts(self) -> Counts:
-        """How many events are in each state; as fast for a million rows as for none."""
-        found = dict(self.connection.execute("SELECT state, n FROM counts").fetchall())
-        return Counts(**{state: found[state] for state in State})
+        """How many events are in each state; as fast for a million pending or delivered ones as for none."""
+        return Counts(*self.connection.execute(COUNTS).fetchone())
 
     def oldest_pending(self) -> int | None:
         """When the pending event that waits longest was enqueued (UTC ms)."""
@@ -509,6 +522,23 @@ class Outbox:
         """What the delivery last said; None: it never ran."""
         found = self.connection.execute("SELECT state, since, reason, next_probe_at FROM delivery").fetchone()
         return None if found is None else DeliveryState(*found)
+
+
+def _new_row(entry: Entry, now: int) -> tuple[object, ...]:
+    """The values of ``INSERT``."""
+    payload, state = _payload_and_state(entry)
+    return (
+        entry.deployment_id,
+        state.value,  # sqlite3 takes much longer to find out that a member of an enum is a string
+        payload,
+        entry.source,
+        entry.started_at,
+        now,
+        now if entry.hold_until is None else entry.hold_until,
+        now if state is State.FAILED else None,
+        entry.reason,
+        entry.reported,
+    )
 
 
 def id_hash(deployment_id: str) -> bytes:

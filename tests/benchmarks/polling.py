@@ -1,6 +1,6 @@
 """How long it takes to find new builds: the agent beside other clients, against one server, in one run.
 
-``make bench`` runs it; see README.md beside this file.
+``make bench BENCH=polling`` runs it; see README.md beside this file.
 """
 
 from __future__ import annotations
@@ -9,21 +9,19 @@ import argparse
 import http.client
 import json
 import os
-import platform
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.benchmarks.controller import BUILDS, FRESH
+from tests.benchmarks.output import machine, say, target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -184,12 +182,6 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def say(text: str = "") -> None:
-    """A line, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 def row(*cells: object) -> str:
     """Text to the left, numbers to the right."""
     shown = [f"{c:>{w}}" if name != "client" else f" {c:<{w - 1}}" for c, (name, w) in zip(cells, COLUMNS, strict=True)]
@@ -217,26 +209,13 @@ def show(jobs: int, latency: str, found: dict[str, list[Measured]]) -> None:
             say(f"        ~ scaled from the {min(run.share for run in runs):.0%} of the jobs that were looked at")
 
 
-def verdict(*, reached: bool) -> str:
-    """How a target was met."""
-    return "pass" if reached else "MISS"
-
-
-def machine() -> None:
-    """Where this was measured."""
-    versions = ", ".join(f"{name} {version(name)}" for name in SHOWN_VERSIONS)
-    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    say(f"{os.cpu_count()} cores, load {load}, {platform.system()} {platform.machine()}")
-    say(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {versions}")
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="How long it takes to find new builds, beside other clients.")
     parser.add_argument("--quick", action="store_true", help="1,000 jobs only in the comparison with others")
     quick = parser.parse_args().quick
     began = time.monotonic()
-    machine()
+    machine(*SHOWN_VERSIONS)
     with ExitStack() as stack:
         server = Server(stack)
         say(f"\nFinding {FRESH} newly finished builds (every job has {BUILDS} older ones):")
@@ -252,21 +231,26 @@ def main() -> None:
         say(heading + "\n" + "-" * len(heading))
         show(10_000, "0 ms", nothing)
 
-    say(f"\n{'10,000 jobs, 20 ms:' if not quick else '1,000 jobs, 20 ms (there are targets for 10,000 only):'}")
+    if quick:
+        say("\n(there are targets for 10,000 jobs only)")
+    say()
     own = middle(found["agent"], "scaled")
-    for name, target in TARGETS.items():
+    for name, times in TARGETS.items():
         ratio = middle(found[name], "scaled") / own
-        judged = "" if quick else f"; target {target:.0f}: {verdict(reached=ratio >= target)}"
-        say(f"  {name} takes {ratio:.1f} times as long{judged}")
-    say("10,000 jobs, nothing new:")
+        if quick:
+            say(f"1,000 jobs, 20 ms: {name} takes {ratio:.1f} times as long")
+        else:
+            target(f"10,000 jobs, 20 ms: {name}, times the agent", ratio, at_least=times)
     for name in ("bare-msgspec", "bare-json"):
         pairs = zip(nothing["agent"], nothing[name], strict=True)
         ratio = median(product.seconds / bare.seconds for product, bare in pairs)
-        judged = f"; target under {IDLE_TARGET}: {verdict(reached=ratio < IDLE_TARGET)}" if "msgspec" in name else ""
-        say(f"  a poll takes {ratio:.2f} times {name} (median of {IDLE_ROUNDS} pairs){judged}")
+        what = f"10,000 jobs, nothing new: a poll, of {name} (median of {IDLE_ROUNDS} pairs)"
+        if name == "bare-msgspec":
+            target(what, ratio, below=IDLE_TARGET)
+        else:
+            say(f"{what}: {ratio:.2f}")
     peak = max(run.peak for run in nothing["agent"]) / 1e6
-    reached = verdict(reached=peak < PEAK_TARGET_MB)
-    say(f"  the agent's process had at most {peak:.0f} MB resident; target under {PEAK_TARGET_MB}: {reached}")
+    target("peak of the agent's memory, MB", peak, below=PEAK_TARGET_MB)
     say(f"\nmeasured in {time.monotonic() - began:.0f} s; load now {os.getloadavg()[0]:.1f}")
 
 

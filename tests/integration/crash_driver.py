@@ -22,6 +22,7 @@ from agent import replay as replaying
 from agent import service
 from agent.config import load
 from agent.delivery.hivel import HivelClient
+from agent.outbox.connection import PatientConnection
 from agent.outbox.retention import Retention
 from agent.outbox.store import Outbox, Selection
 from agent.times import Clock
@@ -50,7 +51,7 @@ class Seam:
 seam = Seam()
 
 
-class Connection(sqlite3.Connection):
+class Connection(PatientConnection):
     """May be killed at every commit."""
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
@@ -68,7 +69,7 @@ def install_seam() -> None:
     connect, post = sqlite3.connect, HivelClient.post
 
     def connect_with_seam(*args: Any, **options: Any) -> sqlite3.Connection:
-        return connect(*args, factory=Connection, **options)
+        return connect(*args, **(options | {"factory": Connection}))
 
     async def post_with_seam(self: HivelClient, body: bytes, *, lane: int = 0) -> Answer:
         seam()

@@ -5,23 +5,25 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent import event as events
 from agent.jenkins.rules import Pattern
 from agent.outbox.connection import AlreadyRunningError, OutboxError, RunLock
-from agent.outbox.store import CLAIM, Entry, Outbox, Selection, Settlement, State
+from agent.outbox.retention import DAY_MS, Retention
+from agent.outbox.store import CLAIM, Counts, Entry, Outbox, Selection, Settlement, State
 from agent.replay import choose
 from agent.status import Status
-from tests.integration.support import NOON
+from tests.integration.support import NOON, FakeClock
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.integration.support import FakeClock
 
 
 def entry(number: int, *, started_at: int = NOON, reason: str | None = None) -> Entry:
@@ -72,6 +74,21 @@ def test_a_number_used_again_by_another_build_gets_an_id_of_its_own(outbox: Outb
     [second] = outbox.enqueue([entry(1, started_at=NOON + 5)])
     assert second.deployment_id == f"main:deploy/shop#1@{NOON + 5}"
     assert outbox.enqueue([entry(1, started_at=NOON + 5)]) == []
+
+
+def test_of_a_large_batch_only_what_is_new_is_stored(outbox: Outbox, clock: FakeClock) -> None:
+    """Some are there, some were there until retention deleted them, one comes twice, and one number is used again."""
+    outbox.enqueue(entry(number) for number in range(0, 900, 300))
+    outbox.settle([settlement(due.id, State.DELIVERED) for due in outbox.claim(2)])
+    clock.advance(ms=DAY_MS)
+    assert Retention(outbox, DAY_MS // 2, 400 * DAY_MS).step() is False
+    assert outbox.counts() == Counts(pending=1, held=0, delivered=0, failed=0)
+    batch = [entry(number) for number in range(1_200)]
+    added = outbox.enqueue([*batch, entry(5), entry(300, started_at=NOON + 5)])
+    expected = {f"main:deploy/shop#{number}" for number in range(1_200) if number not in (0, 300, 600)}
+    assert {each.deployment_id for each in added} == {*expected, f"main:deploy/shop#300@{NOON + 5}"}
+    assert len(added) == 1_198
+    assert outbox.counts().pending == 1_199
 
 
 def test_an_event_that_could_not_be_derived_is_failed_with_its_reason(outbox: Outbox) -> None:
@@ -246,7 +263,38 @@ def test_the_run_lock_has_one_holder_and_ends_with_it(tmp_path: Path) -> None:
 
 def test_a_claim_uses_the_index_of_what_is_due(outbox: Outbox) -> None:
     plan = outbox.connection.execute(f"EXPLAIN QUERY PLAN {CLAIM}", (NOON, 5)).fetchall()
-    assert [row[3] for row in plan] == ["SCAN events USING INDEX events_due"]
+    assert [row[3] for row in plan] == ["SEARCH events USING INDEX events_by_state (state=?)"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("enqueue"), st.sampled_from(["pending", "held", "failed"])),
+            st.tuples(st.just("settle"), st.sampled_from([State.DELIVERED, State.FAILED, State.PENDING])),
+            st.tuples(st.sampled_from(["delete", "replay"]), st.floats(0, 1, exclude_max=True)),
+        ),
+        max_size=30,
+    )
+)
+def test_the_counts_are_those_of_the_rows(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]]
+) -> None:
+    """Also when the newest rows are deleted and their ids are given away again."""
+    with Outbox(tmp_path_factory.mktemp("counts") / "o.db", FakeClock()) as outbox:
+        for number, (step, how) in enumerate(steps):
+            rows = outbox.rows(None, 100)
+            if step == "enqueue":
+                new = entry(number, reason="why" if how == "failed" else None)
+                outbox.enqueue([replace(new, hold_until=NOON + 1_000) if how == "held" else new])
+            elif step == "settle":
+                outbox.settle([settlement(due.id, how) for due in outbox.claim(1)])
+            elif rows and step == "delete":
+                outbox.connection.execute("DELETE FROM events WHERE id = ?", (rows[int(how * len(rows))].id,))
+            elif rows:
+                outbox.replay(rows[int(how * len(rows))])
+            found = outbox.connection.execute("SELECT state, count(*) FROM events GROUP BY state").fetchall()
+            assert outbox.counts() == Counts(**({state.value: 0 for state in State} | dict(found)))
 
 
 def test_the_schema_refuses_a_state_that_does_not_exist(outbox: Outbox) -> None:
