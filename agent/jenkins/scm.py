@@ -225,7 +225,7 @@ def https_form(url: str) -> str:
     Anything else (a path, http, an unknown scheme) stays as it is but for its credentials. Azure DevOps' ssh URLs
     name the repository otherwise than its web pages and are translated.
     """
-    clean = without_credentials(url.strip())
+    clean = without_credentials(url.strip()).strip()
     found = _WITH_SCHEME.fullmatch(clean) or (None if "://" in clean else _SCP_LIKE.fullmatch(clean))
     if found is None:
         return clean

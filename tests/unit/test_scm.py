@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.jenkins.builds import Build, Checkout
@@ -162,6 +162,7 @@ def test_two_remotes_without_an_origin_are_an_ambiguity_that_is_said_aloud() -> 
 _SCP = st.from_regex(r"((u|u:s3cr3t)@)?h\.example:[a-z/.]{1,12}(\.git)?", fullmatch=True)
 
 
+@example("@\r0")  # white space behind what was taken away
 @given(_URLS | _SCP | st.text())
 def test_the_canonical_form_is_final_and_shows_no_password(url: str) -> None:
     written = https_form(url)
