@@ -64,6 +64,7 @@ class WheelStory:
             ("the journal: one line for each thing, key=value", self.journal),
             ("the tokens can be read by nobody else", self.tokens),
             ("the agent's view of the machine has bounds", self.bounds),
+            ("another user's build reports itself through the spool folder", self.report),
             ("reload: a new rule counts, a wrong one is refused", self.reload),
             ("kill -9 while answers get lost", self.kill),
             ("a hang: the watchdog notices", self.hang),
@@ -137,6 +138,22 @@ class WheelStory:
             if said.returncode == 0 or reason not in said.stdout:
                 raise StoryError(f"{command}: exit code {said.returncode}, {said.stdout}")
         return f"{len(OUT_OF_BOUNDS)} ways out tried"
+
+    def report(self) -> str:
+        report = [
+            "hivel-agent", "emit", "--strict", "--deployment-id", "reported-by-a-build", "--status", "success",
+            "--environment", "production", "--repo-url", "https://git.example.test/acme/shop.git", "--branch", "main",
+        ]  # fmt: skip
+        self._machine.run("useradd", "--groups=hivel-agent", "builder")
+        if self._machine.run("runuser", "-u", "mallory", "--", *report, ok=False).returncode == 0:
+            raise StoryError("a user outside of the group may report builds")
+        said = self._machine.read("runuser", "-u", "builder", "--", *report)
+        if "/var/spool/hivel-agent/" not in said:
+            raise StoryError(said)
+        self._world.expect("reported-by-a-build")
+        seen = self._world.arrived()
+        wait("the report was taken away", lambda: not self._machine.read("ls", "/var/spool/hivel-agent"))
+        return seen
 
     def reload(self) -> str:
         pid = self._service.pid
@@ -217,4 +234,4 @@ class WheelStory:
     def balance(self) -> str:
         wait("everything is settled", lambda: self._service.events()["delivered"] == self._world.expected)
         self._machine.power_off()
-        return f"{self._world.expected} builds, {self._world.expected} events at Hivel, each stored once"
+        return f"{self._world.expected} events at Hivel, each stored once, and no other"
