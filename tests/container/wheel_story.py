@@ -167,7 +167,8 @@ class WheelStory:
         self._world.builds(1)
         self._world.arrived()
         self._service.reload(self._world.config, "configuration read anew")
-        if not self._service.active or self._service.pid != pid:
+        wait("systemd hears that it was read", lambda: self._service.active)
+        if self._service.pid != pid:
             raise StoryError("the agent was restarted by the reload")
         return "the same process before and after"
 
