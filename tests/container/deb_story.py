@@ -89,7 +89,9 @@ class DebStory:
         return "no file and no user is left"
 
     def _dpkg_install(self) -> None:
-        self._machine.shell(f"DEBIAN_FRONTEND=noninteractive dpkg --install {SHARE}/deb/{PACKAGE}_*.deb")
+        self._machine.shell(
+            f"DEBIAN_FRONTEND=noninteractive dpkg --force-unsafe-io --install {SHARE}/deb/{PACKAGE}_*.deb"
+        )
 
     def _exists(self, path: str) -> bool:
         return self._machine.run("test", "-e", path, ok=False).returncode == 0

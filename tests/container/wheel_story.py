@@ -30,6 +30,22 @@ WAYS_TO_THE_TOKENS = (
 )
 
 
+# What the agent must not be able to do, even as root: run in its view of the file system, with the reason it gets.
+OUT_OF_BOUNDS = (
+    ("touch /etc/hivel-agent/x", "Read-only file system"),
+    ("touch /opt/hivel-agent/x", "Read-only file system"),
+    ("touch /usr/local/bin/x", "Read-only file system"),
+    ("cp /usr/bin/true /var/lib/hivel-agent/x; /var/lib/hivel-agent/x", "Permission denied"),
+    ("cp /usr/bin/true /tmp/x; /tmp/x", "Permission denied"),
+    ("cp /usr/bin/true /var/tmp/x; /var/tmp/x", "Permission denied"),
+    ("cp /usr/bin/true /dev/shm/x; /dev/shm/x", "Permission denied"),
+    ("touch /run/x", "Read-only file system"),
+    ("touch /var/lib/x", "Read-only file system"),
+    ("ls /home/mallory", "No such file or directory"),
+    ("cat /proc/meminfo", "No such file or directory"),
+)
+
+
 class WheelStory:
     """Its steps build on each other; each returns what was seen, or raises :class:`StoryError`."""
 
@@ -47,6 +63,8 @@ class WheelStory:
             ("started: the events arrive", self.start),
             ("the journal: one line for each thing, key=value", self.journal),
             ("the tokens can be read by nobody else", self.tokens),
+            ("the agent's view of the machine has bounds", self.bounds),
+            ("another user's build reports itself through the spool folder", self.report),
             ("reload: a new rule counts, a wrong one is refused", self.reload),
             ("kill -9 while answers get lost", self.kill),
             ("a hang: the watchdog notices", self.hang),
@@ -112,6 +130,31 @@ class WheelStory:
             raise StoryError("a token is in the environment or on the command line of the agent")
         return f"{len(WAYS_TO_THE_TOKENS)} ways tried as another user, none in the environment"
 
+    def bounds(self) -> str:
+        view = ("nsenter", f"--target={self._service.pid}", "--mount", "--", "sh", "-c")
+        self._machine.run(*view, "touch /var/lib/hivel-agent/x && rm /var/lib/hivel-agent/x && /usr/bin/true")
+        for command, reason in OUT_OF_BOUNDS:
+            said = self._machine.run(*view, command, ok=False)
+            if said.returncode == 0 or reason not in said.stdout:
+                raise StoryError(f"{command}: exit code {said.returncode}, {said.stdout}")
+        return f"{len(OUT_OF_BOUNDS)} ways out tried"
+
+    def report(self) -> str:
+        report = [
+            "hivel-agent", "emit", "--strict", "--deployment-id", "reported-by-a-build", "--status", "success",
+            "--environment", "production", "--repo-url", "https://git.example.test/acme/shop.git", "--branch", "main",
+        ]  # fmt: skip
+        self._machine.run("useradd", "--groups=hivel-agent", "builder")
+        if self._machine.run("runuser", "-u", "mallory", "--", *report, ok=False).returncode == 0:
+            raise StoryError("a user outside of the group may report builds")
+        said = self._machine.read("runuser", "-u", "builder", "--", *report)
+        if "/var/spool/hivel-agent/" not in said:
+            raise StoryError(said)
+        self._world.expect("reported-by-a-build")
+        seen = self._world.arrived()
+        wait("the report was taken away", lambda: not self._machine.read("ls", "/var/spool/hivel-agent"))
+        return seen
+
     def reload(self) -> str:
         pid = self._service.pid
         live = self._world.config.replace("# prod =", "production =")
@@ -124,7 +167,8 @@ class WheelStory:
         self._world.builds(1)
         self._world.arrived()
         self._service.reload(self._world.config, "configuration read anew")
-        if not self._service.active or self._service.pid != pid:
+        wait("systemd hears that it was read", lambda: self._service.active)
+        if self._service.pid != pid:
             raise StoryError("the agent was restarted by the reload")
         return "the same process before and after"
 
@@ -146,8 +190,10 @@ class WheelStory:
         self._service.signal("STOP")
         self._world.builds(2)
         took = self._service.restarted(pid, restarts)
-        if "Watchdog timeout" not in self._machine.read("journalctl", "--boot", f"--unit={UNIT}"):
-            raise StoryError("it was not the watchdog that restarted it")
+        told = self._machine.read("journalctl", "--boot", f"--unit={UNIT}")
+        for sign in ("Watchdog timeout", "Fatal Python error: Aborted", "most recent call first"):
+            if sign not in told:
+                raise StoryError(f"the journal does not say {sign!r}")
         return f"started again after {took:.1f} s (WatchdogSec=6s); {self._world.arrived()}"
 
     def stop(self) -> str:
@@ -189,4 +235,4 @@ class WheelStory:
     def balance(self) -> str:
         wait("everything is settled", lambda: self._service.events()["delivered"] == self._world.expected)
         self._machine.power_off()
-        return f"{self._world.expected} builds, {self._world.expected} events at Hivel, each stored once"
+        return f"{self._world.expected} events at Hivel, each stored once, and no other"

@@ -52,7 +52,11 @@ class World:
     def builds(self, count: int) -> None:
         """So many builds end in Jenkins."""
         for number in self._local.add_builds(JOB, count, repo="https://git.example.test/acme/shop.git"):
-            self._expected.add(f"main:{JOB}#{number}")
+            self.expect(f"main:{JOB}#{number}")
+
+    def expect(self, deployment_id: str) -> None:
+        """An event that has to arrive, too."""
+        self._expected.add(deployment_id)
 
     @property
     def expected(self) -> int:
