@@ -57,9 +57,13 @@ def find_token(token_file: Path | None, variable: str, credential: str) -> Token
     if variable in os.environ:
         return Token(_usable(os.environ[variable], f"the environment variable {variable}"))
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if directory and (path := Path(directory) / credential).exists():
-        return Token.from_file(path)
-    return None
+    if not directory:
+        return None
+    path = Path(directory) / credential
+    try:
+        return Token.from_file(path) if path.exists() else None
+    except OSError as error:
+        raise TokenError(f"cannot look for {path}: {error.strerror}") from error
 
 
 def _read(path: Path) -> str:

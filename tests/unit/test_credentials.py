@@ -150,3 +150,16 @@ def test_a_token_of_the_environment_has_nothing_to_reload(monkeypatch: pytest.Mo
     monkeypatch.setenv(VARIABLE, "fresh")
     assert token.reload() is False
     assert token.reveal() == SECRET
+
+
+def test_a_folder_of_credentials_that_cannot_be_read_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+
+    def exists(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", exists)
+    with pytest.raises(TokenError, match="cannot look for .*hivel-token: Permission denied"):
+        find_token(None, "NO_SUCH_VARIABLE", "hivel-token")
