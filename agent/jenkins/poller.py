@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from agent.jenkins.builds import SAME_BUILD_MS, Phase, build_of
+from agent.jenkins.builds import Phase, build_of
 from agent.jenkins.client import (
     BadAnswerError,
     JenkinsError,
@@ -23,12 +23,13 @@ from agent.jenkins.client import (
     UnreachableError,
 )
 from agent.jenkins.cursor import ControllerState, Cursors, JobCursor, OpenBuild
-from agent.jenkins.derive import Options, deployment_id, derive, derive_reported, from_json, reported_in, to_json
+from agent.jenkins.derive import Options, derive, derive_reported, from_json, reported_in, to_json
 from agent.jenkins.enrich import Enricher
 from agent.jenkins.look import PAGE, AnotherJobError, Candidate, FirstAnswer, JobReader, Look, first_look
 from agent.jenkins.pace import Pause
 from agent.jenkins.rules import Match, first_match, implied_rule
-from agent.outbox.store import Entry, State
+from agent.jenkins.told import environment_of, is_of, told_by, waits
+from agent.outbox.store import Entry
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
@@ -320,46 +321,62 @@ class Poller:
     def _read(self, reader: JobReader, deploying: _Deploying, first: FirstAnswer, report: PollReport) -> None:
         candidate = deploying.candidate
         look = first_look(candidate)
-        entries: list[Entry] = []
+        builds: list[Build] = []
         for final in reader.read(candidate, first, look):
-            if len(entries) >= STORE_AT:
-                self._tell(self._outbox.enqueue(entries), report)
-                entries = []
-            for raw in final:
-                entries += self._entries(deploying, raw, look)
-        self._commit(candidate, look, entries, report)
+            if len(builds) >= STORE_AT:
+                self._tell(self._enqueue(builds, deploying.match), report)
+                builds = []
+            builds += [self._final(deploying, raw, look) for raw in final]
+        self._commit(candidate, look, builds, deploying.match, report)
 
-    def _entries(self, deploying: _Deploying, raw: RawBuild, look: Look) -> list[Entry]:
+    def _final(self, deploying: _Deploying, raw: RawBuild, look: Look) -> Build:
         job = deploying.candidate.job
         build = build_of(raw, controller=self._settings.name, job=job.full_name, branch_job=job.branch_job)
         if look.pull_request_url:
             build = msgspec.structs.replace(build, pull_request_url=look.pull_request_url)
-        return self._entries_of(build, deploying.match)
+        told = self._told_by(build)
+        if told and not any(waits(row) for row in told):
+            return build  # it needs no event any more
+        return self._enricher.enrich(build, deploying.match)
 
-    def _entries_of(self, build: Build, match: Match) -> list[Entry]:
-        """The events of a final build; none if it reported itself and that went out already."""
-        name = deployment_id(build)
-        told = [row for row in self._outbox.of_build(name) if row.reported is not None and _is_of(row, build)]
-        held = [said for row in told if row.state is State.HELD and (said := reported_in(row.source))]
-        if told and not held:
-            return []
-        build = self._enricher.enrich(build, match)
-        if held:
-            return [
-                replace(_entry(msgspec.structs.replace(build, reported=said), found), reported="", build=name)
-                for said, found in derive_reported(build, match, self._options, held)
-            ]
-        return [_entry(build, found) for found in derive(build, match, self._options)]
+    def _told_by(self, build: Build) -> list[Row]:
+        return told_by(self._outbox, build, self._cursors.former_names(build.job))
+
+    def _enqueue(self, builds: Iterable[Build], match: Match) -> list[Entry]:
+        """Store the events of final builds.
+
+        What a build reported of itself is looked at in the same transaction: it may report at any moment.
+        """
+        with self._outbox.transaction():
+            return [entry for build in builds for entry in self._enqueue_one(build, match)]
+
+    def _enqueue_one(self, build: Build, match: Match) -> list[Entry]:
+        told = self._told_by(build)
+        if not told:
+            return self._outbox.enqueue([_entry(build, found) for found in derive(build, match, self._options)])
+        waiting = [row for row in told if waits(row)]
+        gone = {environment_of(row) for row in told if not row.reported and not waits(row)}
+        reports = {environment_of(row): said for row in waiting if (said := reported_in(row.source))}
+        entries = [
+            replace(_entry(msgspec.structs.replace(build, reported=said), found), reported="")
+            for said, found in derive_reported(
+                build, match, self._options, list(reports.values()), several=bool(gone) or len(reports) > 1
+            )
+            if found.event is None or found.event.environment not in gone
+        ]
+        return self._outbox.enqueue(entries, instead_of=waiting)
 
     def _confirm_held(self, jobs: list[Job], report: PollReport) -> None:
         """Ask for the builds of held events that are not followed anyway, as those of jobs that match no rule."""
-        held = [from_json(row.source) for row in self._outbox.all_held() if row.source is not None]
-        wanted = dict.fromkeys((build.job, build.number) for build in held if build.controller == self._settings.name)
+        wanted: dict[tuple[str, int], list[Row]] = {}
+        for row in self._outbox.all_held():
+            if row.source is not None and (build := from_json(row.source)).controller == self._settings.name:
+                wanted.setdefault((build.job, build.number), []).append(row)
         if not wanted:
             return
         followed = {(job, build.number) for job, builds in self._cursors.open_builds().items() for build in builds}
         branch_jobs = {job.full_name for job in jobs if job.branch_job}
-        for job, number in wanted:
+        for (job, number), rows in wanted.items():
             if self._stopping or (job, number) in followed:
                 continue
             try:
@@ -367,20 +384,21 @@ class Poller:
             except (NotFoundError, UnauthorizedError, BadAnswerError) as error:
                 log.info("held build cannot be read", build=f"{job}#{number}", reason=str(error))
                 continue
-            if raw.phase is Phase.FINAL:
+            build = build_of(raw, controller=self._settings.name, job=job, branch_job=job in branch_jobs)
+            # With another time it is a build of a job that was created again, which may not have reported anything.
+            if raw.phase is Phase.FINAL and any(is_of(row, build) for row in rows):
                 match = first_match(self._rules, job) or Match(implied_rule(job), {})
-                build = build_of(raw, controller=self._settings.name, job=job, branch_job=job in branch_jobs)
-                self._tell(self._outbox.enqueue(self._entries_of(build, match)), report)
+                self._tell(self._enqueue([self._enricher.enrich(build, match)], match), report)
 
     # ---- what is kept
 
-    def _commit(self, candidate: Candidate, look: Look, entries: list[Entry], report: PollReport) -> None:
+    def _commit(self, candidate: Candidate, look: Look, builds: list[Build], match: Match, report: PollReport) -> None:
         """Events and cursor together: a crash before has read nothing, a crash after loses nothing."""
         former, name = candidate.cursor, candidate.job.full_name
         with self._outbox.transaction():
-            added = self._outbox.enqueue(entries)
             if former is not None and former.full_name != name:
                 self._cursors.rename(former, name)
+            added = self._enqueue(builds, match)
             self._cursors.save_jobs([look.cursor])
             self._cursors.save_open_builds(name, look.open_builds)
             missed = len(look.missed) + look.missed_unlisted
@@ -426,11 +444,6 @@ class Poller:
 
 def _entry(build: Build, found: Derivation) -> Entry:
     return Entry(found.deployment_id, build.started_at, to_json(build), found.event, found.reason)
-
-
-def _is_of(row: Row, build: Build) -> bool:
-    """Whether the event that a build reported is of this one, and not of another that had its number before."""
-    return build.started_at - SAME_BUILD_MS <= row.started_at <= build.ended_at + SAME_BUILD_MS
 
 
 def _state_of(error: JenkinsError) -> str:
