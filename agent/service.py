@@ -136,7 +136,10 @@ def _pollers(settings: Settings, clock: Clock) -> Iterator[list[Poller]]:
             outbox = stack.enter_context(Outbox(settings.outbox, clock))
             client = JenkinsClient(controller)
             stack.callback(client.close)
-            pollers.append(Poller(controller, settings.rules, client, outbox, settings.options))
+            take_reports = TakeUp(settings, outbox).take_all_stored
+            pollers.append(
+                Poller(controller, settings.rules, client, outbox, settings.options, take_reports=take_reports)
+            )
         yield pollers
 
 

@@ -69,14 +69,18 @@ class TakeUp:
 
     def take_stored(self) -> list[Taken]:
         """Make events of the reports that ``emit`` stored, some at a time; a wrong one becomes a failed event."""
-        taken = []
-        stored = self._outbox.reports(AT_ONCE)
-        if stored:
-            with self._outbox.transaction():
-                for report in stored:
+        taken: list[Taken] = []
+        if self._outbox.reports(1):
+            with self._outbox.transaction():  # the poller takes them, too
+                for report in self._outbox.reports(AT_ONCE):
                     taken.append(self._take_one(report))
                     self._outbox.remove_report(report)
         return taken
+
+    def take_all_stored(self) -> None:
+        """Until none is left."""
+        while self.take_stored():
+            pass
 
     def _take_one(self, stored: StoredReport) -> Taken:
         report: dict[str, object] = {}
@@ -145,12 +149,24 @@ class TakeUp:
     def _stage(self, build: Build, stage: str, controller: str | None) -> Taken:
         """Under the environment's name, or with the stage's behind it where another stage has that."""
         derived = self._derived(build)
+        whole = self._polled_whole(build)
+        if whole is not None and whole.payload is None:
+            return self._store(_entry(build, derived, reported=stage), whole, controller)
+        environment = derived.event.environment if derived.event else None
+        if whole is not None and environment in (environment_of(whole), None):
+            return _taken(whole, controller)
         name, row = self._place(derived.deployment_id, build)
         if row is not None and row.reported not in (None, stage):
             name, row = self._place(events.part_deployment_id(derived.deployment_id, stage), build)
         if row is not None and row.reported is None and row.state is not State.FAILED:
             return _taken(row, controller)  # the poller found this stage before
         return self._store(_entry(build, _renamed(derived, name), reported=stage), row, controller)
+
+    def _polled_whole(self, build: Build) -> Row | None:
+        """The event that the poller made of the whole build because the report came too late."""
+        base = events.build_deployment_id(build.controller, build.job, build.number)
+        rows = [row for row in self._outbox.of_build(base) if row.reported is None and _is_of(row, build)]
+        return next((row for row in rows if row.deployment_id in (base, _reused(base, row))), None)
 
     def _place(self, name: str, build: Build) -> tuple[str, Row | None]:
         """The id of an event and its row if it has one; a job of the same name may have had the number before."""
@@ -335,12 +351,12 @@ def _mail_date(text: str) -> int:
 def _is_of(row: Row, build: Build) -> bool:
     """Whether the event is of the build that reports now, and not of one that had its number before.
 
-    Two of them never ran at the same time. Of one whose event is held nobody knows yet when it ends.
+    Two of them never ran at the same time. In doubt it is another one: the poller puts together what belongs together.
     """
     if row.started_at > max(build.started_at, build.ended_at) + SAME_BUILD_MS:
         return False
-    end, undated = ended_at(row), build.started_at == build.ended_at
-    return end is None or (undated and row.state is State.HELD) or build.started_at <= end + SAME_BUILD_MS
+    end = ended_at(row)
+    return end is None or build.started_at <= end + SAME_BUILD_MS
 
 
 def _names_environment(row: Row) -> bool:

@@ -33,7 +33,7 @@ from agent.outbox.store import Entry
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from agent.jenkins.builds import Build, RawBuild
     from agent.jenkins.client import JenkinsClient, Job
@@ -109,8 +109,12 @@ class Poller:
         client: JenkinsClient,
         outbox: Outbox,
         options: Options | None = None,
+        *,
+        take_reports: Callable[[], object] = lambda: None,
     ) -> None:
+        """``take_reports``: make events of what builds reported, before it is asked what they reported."""
         self._settings = settings
+        self._take_reports = take_reports
         self._rules = rules
         self._options = options or Options()
         self._client = client
@@ -342,12 +346,14 @@ class Poller:
     def _told_by(self, build: Build) -> list[Row]:
         return told_by(self._outbox, build, self._cursors.former_names(build.job))
 
-    def _enqueue(self, builds: Iterable[Build], match: Match) -> list[Entry]:
+    def _enqueue(self, builds: list[Build], match: Match) -> list[Entry]:
         """Store the events of final builds.
 
         What a build reported of itself is looked at in the same transaction: it may report at any moment.
         """
         with self._outbox.transaction():
+            if builds:
+                self._take_reports()
             return [entry for build in builds for entry in self._enqueue_one(build, match)]
 
     def _enqueue_one(self, build: Build, match: Match) -> list[Entry]:

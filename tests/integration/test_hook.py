@@ -60,7 +60,10 @@ class Hook:
         settings = self.settings
         client = JenkinsClient(settings.controllers[0])
         try:
-            poller = Poller(settings.controllers[0], settings.rules, client, self.outbox, settings.options)
+            poller = Poller(
+                settings.controllers[0], settings.rules, client, self.outbox, settings.options,
+                take_reports=self.takeup.take_all_stored,
+            )  # fmt: skip
             return poller.poll().enqueued
         finally:
             client.close()
@@ -526,6 +529,48 @@ def test_a_report_without_an_environment_is_of_the_event_that_there_is(
     assert ids(outbox) == [f"main:deploy/shop#{number}"]
     sent = event(outbox, f"main:deploy/shop#{number}")
     assert (sent["environment"], sent["image"], sent["pr_number"]) == ("eu", "i:1", "7")
+
+
+def test_what_is_stored_but_not_taken_up_yet_is_known_to_the_poller(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    """The daemon was down; when it starts, the poller may be the first."""
+    number = start(jenkins, clock)
+    for stage in ("eu", "us"):
+        said = {"job": "deploy/shop", "build_number": str(number), "stage": stage, "environment": stage}
+        outbox.add_report(msgspec.json.encode(said | {"status": "SUCCESS", "repo_url": REPO, "branch": "m"}).decode())
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    assert ids(outbox) == [f"main:deploy/shop#{number}:{stage}" for stage in ("eu", "us")]
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_stage_that_reports_itself_after_the_poller_made_an_event_of_the_build_is_not_counted_twice(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, delivered: bool
+) -> None:
+    number = start(jenkins, clock)
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    if delivered:
+        deliver(outbox)
+    before = outbox.rows(None, 10)
+    hook.build_reports(
+        "deploy/shop", number, stage="Deploy", environment="prod", status="SUCCESS", repo_url=REPO, branch="main"
+    )
+    assert outbox.rows(None, 10) == before
+
+
+def test_a_stage_that_reports_itself_mends_what_the_poller_could_not_make(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = jenkins.start_build("deploy/shop")
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    hook.build_reports(
+        "deploy/shop", number, stage="Deploy", environment="eu", status="SUCCESS", repo_url=REPO, branch="main"
+    )
+    assert hook.states() == {f"main:deploy/shop#{number}:eu": "pending"}
 
 
 def test_a_build_that_the_poller_found_in_stages_stays_as_it_is(

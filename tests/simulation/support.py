@@ -182,7 +182,7 @@ class Agent:
         self._since = since
         self._before_statement, self._after_statement, self._at_request = Fuse(), Fuse(), Fuse()
         self.at_request: Callable[[], None] = lambda: None
-        self._path.write_bytes(_empty_outbox())
+        self._path.write_bytes(empty_outbox())
         self._outbox: Outbox | None = None
 
     # ---- its life
@@ -297,7 +297,7 @@ def _settings(name: str, jenkins: LocalJenkins, since: str) -> JenkinsSettings:
 
 
 @cache
-def _empty_outbox() -> bytes:
+def empty_outbox() -> bytes:
     """A new outbox to be copied: making its tables takes longer than a story."""
     with memory_folder() as folder:
         path = Path(folder) / "outbox.db"
