@@ -7,13 +7,17 @@ import socket
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Self
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 # How many connections may be open at once; more are answered 503.
 MOST_CONNECTIONS = 200
+# So long a connection may be open without a whole question.
+PATIENCE_S = 30
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -47,6 +51,27 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
+class _Protocol(H11Protocol):
+    """Who connects and asks nothing, or never ends asking or sending, does not keep others out for ever.
+
+    uvicorn's own timer begins with its first answer, and ends with the first byte of the next question.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._hang_up_at(self.loop.time() + self.timeout_keep_alive)
+
+    def data_received(self, data: bytes) -> None:
+        timer = self.timeout_keep_alive_task
+        super().data_received(data)
+        nothing_to_do = self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
+        if timer is not None and self.timeout_keep_alive_task is None and nothing_to_do:
+            self._hang_up_at(timer.when())
+
+    def _hang_up_at(self, moment: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_at(moment, self.timeout_keep_alive_handler)
+
+
 class Listener:
     """An application on one address: ``async with Listener(app, host, port) as listener``."""
 
@@ -55,8 +80,9 @@ class Listener:
         self._socket = bind(host, port)
         self.port = int(self._socket.getsockname()[1])
         config = uvicorn.Config(
-            app, ws="none", lifespan="off", log_config=None, access_log=False, limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=2, timeout_keep_alive=30, server_header=False, date_header=False,
+            app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
+            limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=2, timeout_keep_alive=PATIENCE_S,
+            server_header=False, date_header=False,
         )  # fmt: skip
         self._server = _Server(config)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from agent import event as events
 from agent.jenkins import derive
-from agent.jenkins.rules import first_match
+from agent.jenkins.rules import Match, first_match, implied_rule
 from agent.outbox.store import State
 
 if TYPE_CHECKING:
@@ -77,9 +78,13 @@ def _derive_again(settings: Settings, row: Row, source: str) -> DeploymentEvent 
     """The row's event by today's rules, or the reason why there is none."""
     build = derive.from_json(source)
     match = first_match(settings.rules, build.job)
+    if match is None and build.reported is not None:
+        match = Match(implied_rule(build.job), {})
     if match is None:
         return f"no [[deployment]] rule matches job {build.job} any more"
     derivations = derive.derive(build, match, settings.options)
+    if build.reported is not None and len(derivations) == 1:  # its id is of all that the build reported
+        derivations = [dataclasses.replace(derivations[0], deployment_id=row.deployment_id)]
     # A stage's id is another one as long as its environment cannot be told; the row keeps the one that it has.
     names = [(each.deployment_id, each) for each in derivations]
     names += [(each.other_id, each) for each in derivations if each.other_id is not None]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -66,7 +67,7 @@ class Intake:
             team = self._team(request)
             taken = self._takeup.take(decode(await _body(request)), self._clock.now_ms())
         except _Refused as error:
-            return _error(error.status, str(error))
+            return _refusal(error)
         except ReportError as error:
             log.warning("report is wrong", reason=str(error), client=_client(request))
             return _error(400, str(error))
@@ -84,7 +85,7 @@ class Intake:
             self._team(request)
             await _body(request)  # notification plugins send something
         except _Refused as error:
-            return _error(error.status, str(error))
+            return _refusal(error)
         return _json(202, {"woken": self._wake(request.query_params.get("controller"))})
 
     def _team(self, request: Request) -> str:
@@ -109,6 +110,8 @@ async def _body(request: Request) -> bytes:
                     raise _Refused(413, f"the body has more than {MOST_BYTES} bytes")
     except TimeoutError:
         raise _Refused(408, f"the body did not come within {PATIENCE_S:g} s") from None
+    except ClientDisconnect:
+        raise _Refused(400, "the body ended too early") from None  # nobody reads it
     return bytes(body)
 
 
@@ -121,6 +124,11 @@ async def _http_error(request: Request, _: Exception) -> Response:
     if known:
         return _error(405, "only POST is understood here", {"Allow": "POST"})
     return _error(404, "there are /v1/events and /v1/wake")
+
+
+def _refusal(refused: _Refused) -> Response:
+    # Whoever did not send a whole body in time is not waited for.
+    return _error(refused.status, str(refused), {"Connection": "close"} if refused.status == 408 else None)
 
 
 def _error(status: int, words: str, headers: dict[str, str] | None = None) -> Response:

@@ -246,6 +246,7 @@ _READERS: dict[str, Callable[[Mapping[str, str]], dict[str, str]]] = {
     "argo_workflows": _argo_workflows,
     "argocd": _argocd,
 }
+SYSTEMS = (*_READERS, "other")
 
 
 def _is_jenkins(environment: Mapping[str, str]) -> bool:

@@ -32,10 +32,11 @@ from agent.jenkins.derive import (
 )
 from agent.jenkins.names import build_of_url
 from agent.jenkins.rules import Match, first_match, implied_rule
+from agent.jenkins.told import ended_at, environment_of
 from agent.outbox.store import Entry, State
 from agent.settings import controller_of
 from agent.status import Provider, Status, normalise, normalise_any
-from agent.times import parse_moment
+from agent.times import parse_moment, rfc3339
 
 if TYPE_CHECKING:
     from agent.outbox.store import Outbox, Row, StoredReport
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("hook")
 
 AT_ONCE = 100
+_SAYS_WHICH = ("deployment_id", "run", "controller", "job", "build_number", "stage")
+# Hivel's own words for a result, in Jenkins'.
+_RESULTS = {"FAILED": "FAILURE", "CANCELED": "ABORTED", "CANCELLED": "ABORTED", "UNKNOWN": ""}
 _SAID = ("stage", "environment", "repo_url", "branch", "commit_hash", "image", "logs_url", "pr_number")
 
 
@@ -64,23 +68,26 @@ class TakeUp:
         self._outbox = outbox
 
     def take_stored(self) -> list[Taken]:
-        """Make events of the reports that ``emit`` stored, some at a time; a wrong one becomes a failed event."""
-        if not self._outbox.has_reports():
-            return []
-        taken = []
-        with self._outbox.transaction():  # another thread may take them up at the same moment
-            for report in self._outbox.reports(AT_ONCE):
-                taken.append(self._take_one(report))
-                self._outbox.remove_report(report)
+        """Make events of the reports that ``emit`` stored; a wrong one becomes a failed event."""
+        taken: list[Taken] = []
+        while self._outbox.has_reports():
+            with self._outbox.transaction():  # a poller takes them, too
+                for report in self._outbox.reports(AT_ONCE):
+                    taken.append(self._take_one(report))
+                    self._outbox.remove_report(report)
         return taken
 
     def _take_one(self, stored: StoredReport) -> Taken:
+        report: dict[str, object] = {}
         try:
-            return self.take(decode(stored.body.encode("utf-8", "replace")), stored.received_at)
+            report = decode(stored.body.encode("utf-8", "replace"))
+            return self.take(report, stored.received_at)
         except ReportError as error:
-            log.error("report is wrong", reason=str(error))
+            said = ", ".join(f"{name} {report[name]}" for name in _SAYS_WHICH if name in report)
+            reason = f"{error}; the report is of {said}" if said else str(error)
+            log.error("report is wrong", reason=reason)
             name = f"unreadable-report:{stored.received_at}:{stored.id}"
-            self._outbox.enqueue([Entry(name, stored.received_at, None, reason=str(error), reported="")])
+            self._outbox.enqueue([Entry(name, stored.received_at, None, reason=reason, reported="")])
             return Taken(name, State.FAILED)
 
     def take(self, report: dict[str, object], received_at: int) -> Taken:
@@ -92,17 +99,13 @@ class TakeUp:
         started_at, ended_at = said.moment("start_time"), said.moment("end_time")
         ended_at = received_at if ended_at is None else ended_at
         provider = said.provider()
-        with self._outbox.transaction():  # the poller may store the same build at the same moment
-            taken = self._taken(said, provider, started_at, ended_at, received_at)
+        with self._outbox.transaction():  # a poller may be about to store the same build
+            if provider is Provider.JENKINS and not said.text("deployment_id"):
+                taken = self._build(said, started_at, ended_at, received_at)
+            else:
+                taken = self._run(said, provider, ended_at if started_at is None else started_at, ended_at)
         log.info("reported", deployment_id=taken.deployment_id, state=taken.state.value)
         return taken
-
-    def _taken(
-        self, said: _Fields, provider: Provider, started_at: int | None, ended_at: int, received_at: int
-    ) -> Taken:
-        if provider is Provider.JENKINS and not said.text("deployment_id"):
-            return self._build(said, started_at, ended_at, received_at)
-        return self._run(said, provider, ended_at if started_at is None else started_at, ended_at)
 
     # ---- builds of Jenkins
 
@@ -115,16 +118,17 @@ class TakeUp:
             job=job,
             number=number,
             url=said.text("build_url"),
-            result=said.text("status").upper() or None,
+            result=_RESULTS.get(said.text("status").upper(), said.text("status").upper()) or None,
             started_at=ended_at if started_at is None else started_at,
             ended_at=ended_at,
             reported=said.reported(),
+            early=not said.text("stage"),
         )
         hold_until = received_at + self._settings.hold_for_ms if polled else None
         name = polled.name if polled else None
         if build.reported is not None and build.reported.stage:
             return self._stage(build, build.reported.stage, name)
-        return self._whole(build, hold_until, name, dated=started_at is not None)
+        return self._whole(build, build.reported or Reported(), hold_until, name)
 
     def _controller(self, said: _Fields) -> JenkinsSettings | None:
         """The controller that polls this build, if any does."""
@@ -139,48 +143,82 @@ class TakeUp:
 
     def _stage(self, build: Build, stage: str, controller: str | None) -> Taken:
         """Under the environment's name, or with the stage's behind it where another stage has that."""
-        [derived] = derive(build, self._match(build.job), self._settings.options)
-        name = derived.deployment_id
-        row = self._outbox.find_exactly(name)
+        derived = self._derived(build)
+        whole = self._polled_whole(build)
+        if whole is not None and whole.payload is None:
+            return self._store(_entry(build, derived, reported=stage), whole, controller)
+        environment = derived.event.environment if derived.event else None
+        if whole is not None and environment in (environment_of(whole), None):
+            return _taken(whole, controller)
+        name, row = self._place(derived.deployment_id, build)
         if row is not None and row.reported not in (None, stage):
-            name = events.part_deployment_id(name, stage)
-            row = self._outbox.find_exactly(name)
+            name, row = self._place(events.part_deployment_id(derived.deployment_id, stage), build)
         if row is not None and row.reported is None and row.state is not State.FAILED:
             return _taken(row, controller)  # the poller found this stage before
         return self._store(_entry(build, _renamed(derived, name), reported=stage), row, controller)
 
-    def _whole(self, build: Build, hold_until: int | None, controller: str | None, *, dated: bool) -> Taken:
+    def _polled_whole(self, build: Build) -> Row | None:
+        """The event that the poller made of the whole build because the report came too late."""
+        base = events.build_deployment_id(build.controller, build.job, build.number)
+        rows = [row for row in self._outbox.of_build(base) if row.reported is None and _is_of(row, build)]
+        return next((row for row in rows if row.deployment_id in (base, _reused(base, row))), None)
+
+    def _place(self, name: str, build: Build) -> tuple[str, Row | None]:
+        """The id of an event and its row if it has one; a job of the same name may have had the number before."""
+        rows = [row for row in self._outbox.of_build(name) if row.deployment_id.removeprefix(name)[:1] in ("", "@")]
+        row = next((row for row in rows if _is_of(row, build)), None)
+        if row is not None:
+            return row.deployment_id, row
+        return (events.reused_number_id(name, build.started_at) if rows else name), None
+
+    def _whole(self, build: Build, said: Reported, hold_until: int | None, controller: str | None) -> Taken:
         """Under the build's id; where the build reports several environments, with the environment behind it."""
         base = events.build_deployment_id(build.controller, build.job, build.number)
-        first = self._outbox.find_exactly(base)
-        if first is not None and dated and abs(first.started_at - build.started_at) > SAME_BUILD_MS:
-            # An earlier job of this name had this number: its build has the plain id.
-            base = events.reused_number_id(base, build.started_at)
-            first = self._outbox.find_exactly(base)
-        if first is not None and first.state is not State.HELD:
-            hold_until = None  # the poller was faster, or it was waited for long enough
-            if first.reported is None and first.source is not None:
-                build = replace(from_json(first.source), reported=build.reported)  # its word is the final one
+        rows = [row for row in self._outbox.of_build(base) if not row.reported and _is_of(row, build)]
+        row = self._same_environment(rows, said)
+        if row is not None and row.reported is None and row.deployment_id not in (base, _reused(base, row)):
+            return _taken(row, controller)  # one of several that the poller made of this build
+        if row is not None and row.source is not None:
+            before = from_json(row.source)
+            # The poller's word is the final one; what was reported earlier and is not said again still holds.
+            build = replace(build if before.early else before, reported=_merged(before.reported, said))
+        if row is not None and row.state is not State.HELD:
+            # It may be on its way to Hivel under this id; the poller was faster, or it was waited for long enough.
+            return self._store(_entry(build, _renamed(self._derived(build), row.deployment_id), reported=""), row,
+                               controller)  # fmt: skip
+        taken = self._outbox.find_exactly(base)
+        if taken is not None and not _is_of(taken, build):
+            base = events.reused_number_id(base, min((row.started_at for row in rows), default=build.started_at))
+        others = [other for other in rows if row is None or other.id != row.id]
+        for other in others:
+            self._name_its_environment(other, base)
         environment = build.reported.environment if build.reported else None
-        held = {_environment(row): row for row in self._outbox.of_build(base) if row.state is State.HELD}
-        if held and environment not in held:
-            for row in held.values():
-                self._name_its_environment(row, base)
-        several = bool(held.keys() - {environment})
-        name = events.part_deployment_id(base, environment or "") if several else base
-        [derived] = derive(build, self._match(build.job), self._settings.options)
-        entry = _entry(build, _renamed(derived, name), reported="", hold_until=hold_until)
-        return self._store(entry, self._outbox.find_exactly(name), controller)
+        name = events.part_deployment_id(base, environment or "") if others else base
+        entry = _entry(build, _renamed(self._derived(build), name), reported="", hold_until=hold_until)
+        return self._store(entry, row, controller)
+
+    def _same_environment(self, rows: list[Row], said: Reported) -> Row | None:
+        """The event that this report is of. Where one of the two names no environment, there is only one."""
+        if said.environment is None:
+            return rows[0] if rows else None
+        names = {said.environment, written_environment(said.environment, self._settings.options)}
+        for row in rows:
+            if environment_of(row) in names:
+                return row
+        return next((row for row in rows if not _names_environment(row)), None)
 
     def _name_its_environment(self, row: Row, base: str) -> None:
-        """The build reports a second environment: the first event's id gets its environment, too."""
-        if row.deployment_id != base or row.source is None:
+        """The build reports a second environment: the id of the first one's event gets its environment, too."""
+        if row.deployment_id != base or row.source is None or row.state is not State.HELD:
             return
         build = from_json(row.source)
-        [derived] = derive(build, self._match(build.job), self._settings.options)
-        name = events.part_deployment_id(base, _environment(row) or "")
-        entry = _entry(build, _renamed(derived, name), reported="", hold_until=row.next_attempt_at)
+        name = events.part_deployment_id(base, environment_of(row) or "")
+        entry = _entry(build, _renamed(self._derived(build), name), reported="", hold_until=row.next_attempt_at)
         self._outbox.rewrite(row, entry)
+
+    def _derived(self, build: Build) -> Derivation:
+        """The event; the first one where the poller knows of several repositories."""
+        return derive(build, self._match(build.job), self._settings.options)[0]
 
     def _store(self, entry: Entry, row: Row | None, controller: str | None) -> Taken:
         if row is None:
@@ -247,19 +285,14 @@ class _Fields:
         text = self.text(name)
         if not text:
             return None
-        if re.fullmatch(r"-?\d+(\.\d+)?", text):
-            number = float(text)
-            return round(number if abs(number) >= 100_000_000_000 else number * 1000)
-        try:
-            return parse_moment(text)
-        except (ValueError, OverflowError):
-            pass
-        try:
-            return round(email.utils.parsedate_to_datetime(text).timestamp() * 1000)
-        except (ValueError, OverflowError, TypeError):
-            raise ReportError(
-                f"{name}: {text!r:.60} is no time; write it like 2026-01-31T18:00:00Z, or as epoch (ms)"
-            ) from None
+        for parse in (_epoch, parse_moment, _mail_date):
+            try:
+                moment = parse(text)
+                rfc3339(moment)  # that far into past and future
+            except (ValueError, OverflowError, TypeError, IndexError):
+                continue
+            return moment
+        raise ReportError(f"{name}: {text!r:.60} is no time; write it like 2026-01-31T18:00:00Z, or as epoch (ms)")
 
     def provider(self) -> Provider:
         word = self.text("provider")
@@ -299,9 +332,41 @@ def _status(provider: Provider, word: str) -> Status:
     return normalise_any(word) if provider is Provider.OTHER else normalise(provider, word)
 
 
-def _environment(row: Row) -> str | None:
+def _epoch(text: str) -> int:
+    if not re.fullmatch(r"-?\d+(\.\d+)?", text):
+        raise ValueError
+    number = float(text)
+    return round(number if abs(number) >= 100_000_000_000 else number * 1000)
+
+
+def _mail_date(text: str) -> int:
+    return round(email.utils.parsedate_to_datetime(text).timestamp() * 1000)
+
+
+def _is_of(row: Row, build: Build) -> bool:
+    """Whether the event is of the build that reports now, and not of one that had its number before.
+
+    Two of them never ran at the same time. In doubt it is another one: the poller puts together what belongs together.
+    """
+    if row.started_at > max(build.started_at, build.ended_at) + SAME_BUILD_MS:
+        return False
+    end = ended_at(row)
+    return end is None or build.started_at <= end + SAME_BUILD_MS
+
+
+def _names_environment(row: Row) -> bool:
+    """Whether the build itself named it."""
     said = reported_in(row.source)
-    return said.environment if said else None
+    return row.reported is not None and (said is None or said.environment is not None)
+
+
+def _reused(base: str, row: Row) -> str:
+    return events.reused_number_id(base, row.started_at)
+
+
+def _merged(before: Reported | None, said: Reported) -> Reported:
+    told = {name: value for name in said.__struct_fields__ if (value := getattr(said, name))}
+    return replace(before or Reported(), **told)
 
 
 def _taken(row: Row, controller: str | None) -> Taken:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from agent.jenkins.client import JenkinsError
 from agent.jenkins.cursor import Cursors
 from agent.jenkins.history import History, PastBuild, Span
+from agent.jenkins.told import told_by
 from agent.outbox.store import Entry
 
 if TYPE_CHECKING:
@@ -147,7 +148,9 @@ def _job(work: _Work, job: Job, match: Match) -> None:
     former_names = Cursors(work.outbox, work.controller).former_names(job.full_name)
     for page in work.history.builds(job, match, work.resumable.span):
         work.report.builds += len(page)
-        entries = [entry for past in page for entry in _entries(past)]
+        unsaid = [past for past in page if not told_by(work.outbox, past.build, former_names)]
+        work.report.known += len(page) - len(unsaid)
+        entries = [entry for past in unsaid for entry in _entries(past)]
         _enqueue(work, [e for e in entries if not _known(work, job.full_name, e, former_names)], len(entries))
     if not work.request.dry_run:
         work.resumable.note(work.controller, job.full_name)

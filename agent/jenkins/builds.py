@@ -150,7 +150,8 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Kept as JSON with an event that could not be derived or delivered. What a single answer of Jenkins does not tell
     is filled in later (``msgspec.structs.replace``): ``inherited``, the upstream build that had the checkout;
     ``stages`` (None: not read) or, in words, why they could not be read; ``pull_request_url``, the page that a
-    branch job's metadata names; ``reported``, what the build said of itself.
+    branch job's metadata names; ``reported``, what the build said of itself. ``early``: result and times are what the
+    build itself said while it still ran, and not the poller's final word.
     """
 
     controller: str
@@ -171,6 +172,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     change_messages: tuple[str, ...] = ()  # newest first
     pull_request_url: str | None = None
     reported: Reported | None = None
+    early: bool = False
 
 
 class _Parameter(msgspec.Struct):

@@ -89,10 +89,12 @@ def derive(build: Build, match: Match, options: Options) -> list[Derivation]:
 
 
 def derive_reported(
-    build: Build, match: Match, options: Options, reports: Sequence[Reported]
+    build: Build, match: Match, options: Options, reports: Sequence[Reported], *, several: bool
 ) -> list[tuple[Reported, Derivation]]:
-    """The events of a build that reported itself, with the report that each is of: one for each environment."""
-    several = len(reports) > 1
+    """The events of a build that reported itself, with the report that each is of.
+
+    ``several``: it deployed to several environments, which are part of the ids then.
+    """
     return [
         (said, _of_environment(each, said.environment or "") if several else each)
         for said in reports

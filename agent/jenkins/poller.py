@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from agent.jenkins.builds import SAME_BUILD_MS, Phase, build_of
+from agent.jenkins.builds import Phase, build_of
 from agent.jenkins.client import (
     BadAnswerError,
     JenkinsError,
@@ -24,12 +24,13 @@ from agent.jenkins.client import (
     UnreachableError,
 )
 from agent.jenkins.cursor import ControllerState, Cursors, JobCursor, OpenBuild
-from agent.jenkins.derive import Options, deployment_id, derive, derive_reported, from_json, reported_in, to_json
+from agent.jenkins.derive import Options, derive, derive_reported, from_json, reported_in, to_json
 from agent.jenkins.enrich import Enricher
 from agent.jenkins.look import PAGE, AnotherJobError, Candidate, FirstAnswer, JobReader, Look, first_look
 from agent.jenkins.pace import Pause
 from agent.jenkins.rules import Match, first_match, implied_rule
-from agent.outbox.store import Entry, State
+from agent.jenkins.told import environment_of, is_of, told_by, waits
+from agent.outbox.store import Entry
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
@@ -95,8 +96,9 @@ class _Looked:
     """A job that was looked at, and what is to be stored of it."""
 
     candidate: Candidate
+    match: Match
     look: Look
-    entries: list[Entry]
+    builds: list[Build]
 
     @property
     def former_name(self) -> str | None:
@@ -140,9 +142,9 @@ class Poller:
         *,
         take_reports: Callable[[], object] = lambda: None,
     ) -> None:
-        """``take_reports`` makes events of what builds reported; it is called before final builds are looked at."""
-        self._take_reports = take_reports
+        """``take_reports`` makes events of what builds reported, before it is asked what a final build reported."""
         self._settings = settings
+        self._take_reports = take_reports
         self._rules = rules
         self._options = options or Options()
         self._client = client
@@ -365,20 +367,18 @@ class Poller:
     def _read(self, under_way: _Pass, deploying: _Deploying, first: FirstAnswer) -> None:
         candidate = deploying.candidate
         look = first_look(candidate)
-        entries: list[Entry] = []
+        builds: list[Build] = []
         for final in under_way.reader.read(candidate, first, look):
-            if len(entries) >= STORE_AT:
-                self._tell(self._outbox.enqueue(entries), under_way.report)
-                entries = []
-            if final:
-                self._take_reports()  # a build that is final has reported whatever it will
-            for raw in final:
-                entries += self._entries(deploying, raw, look)
-        under_way.looked.append(_Looked(candidate, look, entries))
-        if len(under_way.looked) >= JOBS_TOGETHER or sum(len(job.entries) for job in under_way.looked) >= STORE_AT:
+            if len(builds) >= STORE_AT:
+                self._take_reports()
+                self._tell(self._enqueue(builds, deploying.match), under_way.report)
+                builds = []
+            builds += [self._final(deploying, raw, look) for raw in final]
+        under_way.looked.append(_Looked(candidate, deploying.match, look, builds))
+        if len(under_way.looked) >= JOBS_TOGETHER or sum(len(job.builds) for job in under_way.looked) >= STORE_AT:
             self._commit(under_way)
 
-    def _entries(self, deploying: _Deploying, raw: RawBuild, look: Look) -> list[Entry]:
+    def _final(self, deploying: _Deploying, raw: RawBuild, look: Look) -> Build:
         job = deploying.candidate.job
         build = build_of(
             raw,
@@ -387,32 +387,53 @@ class Poller:
             branch_job=job.branch_job,
             pull_request_url=look.pull_request_url,
         )
-        return self._entries_of(build, deploying.match)
+        told = self._told_by(build)
+        if told and not any(waits(row) for row in told):
+            return build  # it needs no event any more
+        return self._enricher.enrich(build, deploying.match)
 
-    def _entries_of(self, build: Build, match: Match) -> list[Entry]:
-        """The events of a final build; none if it reported itself and that went out already."""
-        name = deployment_id(build)
-        told = [row for row in self._outbox.of_build(name) if row.reported is not None and _is_of(row, build)]
-        held = [said for row in told if row.state is State.HELD and (said := reported_in(row.source))]
-        if told and not held:
-            return []
-        build = self._enricher.enrich(build, match)
-        if held:
-            return [
-                replace(_entry(msgspec.structs.replace(build, reported=said), found), reported="", build=name)
-                for said, found in derive_reported(build, match, self._options, held)
-            ]
-        return [_entry(build, found) for found in derive(build, match, self._options)]
+    def _told_by(self, build: Build) -> list[Row]:
+        return told_by(self._outbox, build, self._cursors.former_names(build.job))
+
+    def _enqueue(self, builds: list[Build], match: Match) -> list[Entry]:
+        """Store the events of final builds.
+
+        What a build reported of itself is looked at in the same transaction: it may report at any moment.
+        """
+        with self._outbox.transaction():
+            told = [(build, self._told_by(build)) for build in builds]
+            silent = [build for build, rows in told if not rows]
+            entries = [_entry(build, found) for build in silent for found in derive(build, match, self._options)]
+            added = self._outbox.enqueue(entries)
+            for build, rows in told:
+                added += self._enqueue_told(build, match, rows) if rows else []
+        return added
+
+    def _enqueue_told(self, build: Build, match: Match, told: list[Row]) -> list[Entry]:
+        """The events of a build that reported itself: what waits for this word gets it, the rest is on its way."""
+        waiting = [row for row in told if waits(row)]
+        gone = {environment_of(row) for row in told if not row.reported and not waits(row)}
+        reports = {environment_of(row): said for row in waiting if (said := reported_in(row.source))}
+        entries = [
+            replace(_entry(msgspec.structs.replace(build, reported=said), found), reported="")
+            for said, found in derive_reported(
+                build, match, self._options, list(reports.values()), several=bool(gone) or len(reports) > 1
+            )
+            if found.event is None or found.event.environment not in gone
+        ]
+        return self._outbox.enqueue(entries, instead_of=waiting)
 
     def _confirm_held(self, jobs: list[Job], report: PollReport) -> None:
         """Ask for the builds of held events that are not followed anyway, as those of jobs that match no rule."""
-        held = [from_json(row.source) for row in self._outbox.all_held() if row.source is not None]
-        wanted = dict.fromkeys((build.job, build.number) for build in held if build.controller == self._settings.name)
+        wanted: dict[tuple[str, int], list[Row]] = {}
+        for row in self._outbox.all_held():
+            if row.source is not None and (build := from_json(row.source)).controller == self._settings.name:
+                wanted.setdefault((build.job, build.number), []).append(row)
         if not wanted:
             return
         followed = {(job, build.number) for job, builds in self._cursors.open_builds().items() for build in builds}
         branch_jobs = {job.full_name for job in jobs if job.branch_job}
-        for job, number in wanted:
+        for (job, number), rows in wanted.items():
             if self._stopping or (job, number) in followed:
                 continue
             try:
@@ -420,10 +441,13 @@ class Poller:
             except (NotFoundError, UnauthorizedError, BadAnswerError) as error:
                 log.info("held build cannot be read", build=f"{job}#{number}", reason=str(error))
                 continue
-            if raw.phase is Phase.FINAL:
+            build = build_of(raw, controller=self._settings.name, job=job, branch_job=job in branch_jobs)
+            # With another time it is a build of a job that was created again, which may not have reported anything.
+            if raw.phase is Phase.FINAL and any(is_of(row, build) for row in rows):
                 match = first_match(self._rules, job) or Match(implied_rule(job), {})
-                build = build_of(raw, controller=self._settings.name, job=job, branch_job=job in branch_jobs)
-                self._tell(self._outbox.enqueue(self._entries_of(build, match)), report)
+                build = self._enricher.enrich(build, match)
+                self._take_reports()
+                self._tell(self._enqueue([build], match), report)
 
     # ---- what is kept
 
@@ -432,6 +456,8 @@ class Poller:
         looked = list(under_way.looked)
         under_way.looked.clear()
         added: list[Entry] = []
+        if any(job.builds for job in looked):
+            self._take_reports()
         if looked:
             with self._outbox.transaction():
                 for job in looked:
@@ -443,9 +469,9 @@ class Poller:
     def _store(self, looked: _Looked) -> list[Entry]:
         candidate, look = looked.candidate, looked.look
         name = candidate.job.full_name
-        added = self._outbox.enqueue(looked.entries)
         if candidate.cursor is not None and looked.former_name is not None:
             self._cursors.rename(candidate.cursor, name)
+        added = self._enqueue(looked.builds, looked.match)
         self._cursors.save_jobs([look.cursor])
         self._cursors.save_open_builds(name, look.open_builds)
         if looked.missed:
@@ -492,11 +518,6 @@ class Poller:
 
 def _entry(build: Build, found: Derivation) -> Entry:
     return Entry(found.deployment_id, build.started_at, to_json(build), found.event, found.reason)
-
-
-def _is_of(row: Row, build: Build) -> bool:
-    """Whether the event that a build reported is of this one, and not of another that had its number before."""
-    return build.started_at - SAME_BUILD_MS <= row.started_at <= build.ended_at + SAME_BUILD_MS
 
 
 def _state_of(error: JenkinsError) -> str:

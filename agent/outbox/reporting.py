@@ -10,7 +10,6 @@ import os
 import sqlite3
 import time
 
-BUSY_DEADLINE_S = 5.0
 # The table came with this version of the schema.
 REPORTS_SINCE = 3
 
@@ -19,37 +18,41 @@ class NoPlaceError(Exception):
     """The outbox takes no reports; the message says why."""
 
 
-def add_report(path: str, body: str) -> None:
-    """Durable when it returns. Raises :class:`NoPlaceError` and :class:`sqlite3.Error`."""
+def add_report(path: str, body: str, patience_s: float) -> None:
+    """Durable when it returns. Raises :class:`NoPlaceError` and :class:`sqlite3.Error`.
+
+    ``patience_s``: how long it waits while others write the file, or open or close it.
+    """
+    deadline = time.monotonic() + patience_s
     for _ in range(3):
         identity = os.stat(path).st_ino  # noqa: PTH116 - pathlib takes time to import
-        _add(path, body)
+        while not _add(path, body, last_try=time.monotonic() > deadline):
+            # Small even steps: SQLite's own waiting grows, and loses against a process that commits in a loop.
+            time.sleep(0.001)
         if os.stat(path).st_ino == identity:  # noqa: PTH116
             return
         # The file was found damaged and moved aside meanwhile; the report may be in the old one alone.
     raise NoPlaceError(f"{path} is replaced again and again")
 
 
-def _add(path: str, body: str) -> None:
-    connection = sqlite3.connect(f"file:{path.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=rw",
-                                 uri=True, isolation_level=None, timeout=0)  # fmt: skip
+def _add(path: str, body: str, *, last_try: bool) -> bool:
+    """False: somebody else has the file just now."""
+    name = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    connection = sqlite3.connect(f"file:{name}?mode=rw", uri=True, isolation_level=None, timeout=0)
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version < REPORTS_SINCE:
-            raise NoPlaceError(f"{path} is of an older version; start the agent once")
+            raise NoPlaceError("is of an older version; start the agent once")
         connection.execute("PRAGMA synchronous = FULL")
-        deadline = time.monotonic() + BUSY_DEADLINE_S
-        while True:
-            try:
-                connection.execute(
-                    "INSERT INTO reports (received_at, body) VALUES (?, ?)", (time.time_ns() // 1_000_000, body)
-                )
-            except sqlite3.OperationalError as error:
-                # Small even steps: SQLite's own waiting grows, and loses against a process that commits in a loop.
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.001)
-            else:
-                return
+        connection.execute("INSERT INTO reports (received_at, body) VALUES (?, ?)", (_now_ms(), body))
+    except sqlite3.OperationalError as error:
+        if last_try or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
     finally:
         connection.close()
+    return True
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -38,8 +38,7 @@ class Entry:
     """Something to enqueue: an event, or the reason why it could not be derived (exactly one of them).
 
     ``reported``: the build reported it itself, the stage of that name or, with an empty name, as a whole.
-    ``hold_until`` (UTC ms): it waits so long for the poller's word. ``build``: the id of the build whose held events
-    this one takes the place of.
+    ``hold_until`` (UTC ms): it waits so long for the poller's word.
     """
 
     deployment_id: str
@@ -49,7 +48,6 @@ class Entry:
     reason: str | None = None
     reported: str | None = None
     hold_until: int | None = None
-    build: str | None = None
 
 
 @dataclass(frozen=True)
@@ -204,16 +202,16 @@ class Outbox:
 
     # ---- in
 
-    def enqueue(self, entries: Iterable[Entry]) -> list[Entry]:
+    def enqueue(self, entries: Iterable[Entry], *, instead_of: Iterable[Row] = ()) -> list[Entry]:
         """Store what is not there yet; returns what was stored, durable when the transaction ends.
 
         An entry whose id is taken by a build that started at another time gets the id of a reused number.
+        ``instead_of``: events that waited for the poller's word, which this is.
         """
         entries = list(entries)
         with self.transaction():
-            for entry in entries:
-                if entry.build is not None:
-                    self._let_go(entry.build)
+            for row in instead_of:
+                self._let_go(row)
             added, there = self._insert(entries)
             if there:
                 others = [entry for entry in there if self.last_known_start(entry.deployment_id) != entry.started_at]
@@ -325,10 +323,10 @@ class Outbox:
                 )
         return [row[0] for row in found]
 
-    def _let_go(self, build: str) -> None:
-        """The poller's word is there: what was held for it is not needed any more."""
-        for row in self.of_build(build):
-            self.connection.execute("DELETE FROM events WHERE id = ? AND state = 'held'", (row.id,))
+    def _let_go(self, row: Row) -> None:
+        self.connection.execute(
+            "DELETE FROM events WHERE id = ? AND (state = 'held' OR state = 'failed' AND payload IS NULL)", (row.id,)
+        )
 
     # ---- out
 

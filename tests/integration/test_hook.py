@@ -6,17 +6,23 @@ from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from agent.credentials import Token
+from agent.event import DeploymentEvent, completed
 from agent.hook.report import ReportError
 from agent.hook.takeup import TakeUp
+from agent.jenkins.backfill import Request, backfill
 from agent.jenkins.client import JenkinsClient
 from agent.jenkins.derive import Options
+from agent.jenkins.history import Span
 from agent.jenkins.poller import Poller
-from agent.outbox.store import State
+from agent.outbox.store import Entry, Settlement, State
+from agent.replay import replay
 from agent.settings import DeliverySettings, HivelSettings, Settings
-from tests.integration.support import REPO, event, ids, rule
+from agent.status import Status
+from tests.integration.support import NOON, REPO, event, ids, rule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +60,10 @@ class Hook:
         settings = self.settings
         client = JenkinsClient(settings.controllers[0])
         try:
-            poller = Poller(settings.controllers[0], settings.rules, client, self.outbox, settings.options)
+            poller = Poller(
+                settings.controllers[0], settings.rules, client, self.outbox, settings.options,
+                take_reports=self.takeup.take_stored,
+            )  # fmt: skip
             return poller.poll().enqueued
         finally:
             client.close()
@@ -290,6 +299,330 @@ def test_a_stored_report_that_is_wrong_becomes_a_failed_event_and_holds_nobody_b
     assert outbox.reports(10) == []
     [failed] = outbox.rows(State.FAILED, 10)
     assert "the report is no JSON" in (failed.reason or "")
+
+
+@pytest.mark.parametrize(
+    "moment", ["9" * 400, "99999999999999999999", "1e5", "-1", "0001-01-01T00:00:00+23:59", "Mon, 1"]
+)
+def test_no_time_is_so_absurd_that_it_stops_the_reports_behind_it(hook: Hook, outbox: Outbox, moment: str) -> None:
+    for job in ("deploy/shop", "other"):
+        outbox.add_report(msgspec.json.encode({"job": job, "build_number": "1", "start_time": moment}).decode())
+    outbox.add_report('{"deployment_id": "x", "repo_url": "r", "branch": "b", "environment": "e", "status": "success"}')
+    hook.takeup.take_stored()
+    assert outbox.reports(10) == []
+    assert "x" in ids(outbox)
+
+
+def test_a_stored_report_that_is_wrong_says_of_which_build_it_is(hook: Hook, outbox: Outbox) -> None:
+    outbox.add_report('{"job": "deploy/shop", "build_number": "7", "start_time": "yesterday"}')
+    hook.takeup.take_stored()
+    [failed] = outbox.rows(State.FAILED, 10)
+    assert (failed.reason or "").endswith("the report is of job deploy/shop, build_number 7")
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [("failed", "failed"), ("canceled", "canceled"), ("Cancelled", "canceled"), ("unknown", "unknown"),
+     ("success", "success"), ("UNSTABLE", "failed")],
+)  # fmt: skip
+def test_hivels_own_words_are_understood_of_a_jenkins_build_too(
+    hook: Hook, outbox: Outbox, word: str, status: str
+) -> None:
+    hook.build_reports(
+        "deploy/shop", 7, stage="Deploy", environment="e", status=word, repo_url=REPO, branch="main"
+    )  # fmt: skip
+    assert event(outbox, "main:deploy/shop#7:e")["status"] == status
+
+
+def test_a_report_that_is_repeated_after_the_poll_changes_the_final_word_no_more(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    hook.build_reports("deploy/shop", number, status="SUCCESS", environment="prod")
+    clock.advance(s=30)
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    hook.poll()
+    final = event(outbox, f"main:deploy/shop#{number}")
+    clock.advance(s=30)
+    hook.build_reports("deploy/shop", number, status="SUCCESS", image="i:2")
+    assert event(outbox, f"main:deploy/shop#{number}") == final | {"image": "i:2"}
+    assert (final["status"], final["environment"]) == ("failed", "production")
+
+
+@pytest.mark.parametrize("polled", [True, False], ids=["confirmed", "not confirmed"])
+@pytest.mark.parametrize("delivered", [True, False], ids=["delivered", "pending"])
+def test_an_environment_that_is_reported_after_another_went_out_has_an_event_of_its_own(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, polled: bool, delivered: bool
+) -> None:
+    number = start(jenkins, clock)
+    common: dict[str, Any] = {"status": "SUCCESS", "repo_url": REPO, "branch": "main"}
+    hook.build_reports("deploy/shop", number, environment="eu", **common)
+    if polled:
+        jenkins.finish_build("deploy/shop", number)
+        hook.poll()
+    else:
+        clock.advance(ms=HOUR)
+        hook.release()
+    if delivered:
+        deliver(outbox)
+    for _ in range(2):
+        for environment in ("us", "eu"):
+            hook.build_reports("deploy/shop", number, environment=environment, **common)
+            clock.advance(s=1)
+    if not polled:
+        jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    sent = [event(outbox, name)["environment"] for name in ids(outbox)]
+    assert sorted(sent) == ["eu", "us"]
+    assert set(hook.states().values()) <= {"pending", "delivered"}
+
+
+def example(deployment_id: str, environment: str) -> DeploymentEvent:
+    """An event as the poller makes it."""
+    return completed(
+        deployment_id=deployment_id, status=Status.SUCCESS, started_at=NOON, ended_at=NOON, repo_url=REPO,
+        environment=environment, branch="main",
+    )  # fmt: skip
+
+
+def deliver(outbox: Outbox) -> None:
+    """Settle everything that is due."""
+    now = outbox.clock.now_ms()
+    outbox.settle([Settlement(due.id, State.DELIVERED, True, now, 1, 200, "delivered", "") for due in outbox.claim(99)])
+
+
+def test_an_event_that_may_be_on_its_way_keeps_its_id(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    common: dict[str, Any] = {"status": "SUCCESS", "repo_url": REPO, "branch": "main"}
+    hook.build_reports("deploy/shop", number, environment="eu", **common)
+    clock.advance(ms=HOUR)
+    hook.release()
+    [under_way] = outbox.claim(10)
+    hook.build_reports("deploy/shop", number, environment="us", **common)
+    hook.build_reports("deploy/shop", number, environment="eu", image="i:2", **common)
+    assert under_way.deployment_id in ids(outbox)
+    assert event(outbox, under_way.deployment_id)["environment"] == "eu"
+
+
+@pytest.mark.parametrize("job", ["deploy/shop", "build/shop"])
+@pytest.mark.parametrize("dated", [True, False], ids=["with its start", "without"])
+@pytest.mark.parametrize("before", ["delivered", "failed", "pending"])
+def test_a_job_that_is_created_again_has_its_own_events(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, job: str, dated: bool, before: str
+) -> None:
+    common: dict[str, Any] = {"status": "SUCCESS", "environment": "production"}
+    for image in ("i:1", "i:2"):
+        number = start(jenkins, clock, job)
+        assert number == 1
+        when = {"start_time": clock.now_ms() - 60_000} if dated else {}
+        missing: dict[str, Any] = {} if before == "failed" else {"repo_url": REPO, "branch": "main"}
+        hook.build_reports(job, number, image=image, **when, **common, **missing)
+        if before == "failed":
+            clock.advance(ms=HOUR)
+            hook.release()
+        else:
+            jenkins.finish_build(job, number)
+            hook.poll()
+        if before == "delivered":
+            deliver(outbox)
+        jenkins.delete_job(job)
+        hook.poll()
+        clock.advance(s=700)
+        jenkins.add_job(job)
+    rows = outbox.rows(None, 10)
+    assert len(rows) == 2
+    assert {row.state.value for row in rows} == {before}
+    if before != "failed":
+        assert sorted(event(outbox, name)["image"] for name in ids(outbox)) == ["i:1", "i:2"]
+
+
+def test_a_stage_of_a_job_that_is_created_again_has_its_own_event(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    for _ in range(2):
+        for _ in range(2):
+            hook.build_reports(
+                "build/shop", 1, stage="Deploy", environment="eu", status="SUCCESS", repo_url=REPO, branch="main"
+            )
+            clock.advance(s=5)
+        deliver(outbox)
+        clock.advance(s=700)
+    assert len(ids(outbox)) == 2
+
+
+def test_a_held_event_of_an_earlier_job_is_not_confirmed_by_another_ones_build(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock, "build/shop")
+    hook.build_reports("build/shop", number, status="SUCCESS", repo_url=REPO, branch="main", environment="eu")
+    jenkins.delete_job("build/shop")
+    clock.advance(s=700)
+    jenkins.add_job("build/shop")
+    again = start(jenkins, clock, "build/shop")
+    jenkins.finish_build("build/shop", again, "FAILURE")
+    assert hook.poll() == []
+    clock.advance(ms=HOUR)
+    hook.release()
+    assert event(outbox, f"main:build/shop#{number}")["status"] == "success"
+    assert len(ids(outbox)) == 1
+
+
+def test_a_report_that_arrives_while_the_poller_reads_its_build_is_not_a_second_event(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = start(jenkins, clock)
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    commit = Poller._commit
+
+    def reported_first(*arguments: Any) -> None:
+        hook.build_reports("deploy/shop", number, status="SUCCESS", image="i:1")
+        commit(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Poller, "_commit", reported_first)
+        hook.poll()
+    assert ids(outbox) == [f"main:deploy/shop#{number}"]
+    sent = event(outbox, f"main:deploy/shop#{number}")
+    assert (sent["status"], sent["image"]) == ("failed", "i:1")
+
+
+def test_a_job_that_gets_another_name_while_its_build_runs_has_one_event(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    first = start(jenkins, clock)
+    jenkins.finish_build("deploy/shop", first)
+    hook.poll()
+    number = start(jenkins, clock)
+    hook.poll()
+    hook.build_reports("deploy/shop", number, status="SUCCESS", image="i:1")
+    jenkins.rename_job("deploy/shop", "deploy/store")
+    jenkins.finish_build("deploy/store", number, "FAILURE")
+    hook.poll()
+    assert ids(outbox)[1:] == [f"main:deploy/store#{number}"]
+    assert event(outbox, f"main:deploy/store#{number}")["image"] == "i:1"
+
+
+def test_what_went_out_of_time_without_a_repository_is_mended_by_the_poller(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    hook.build_reports("deploy/shop", number, status="SUCCESS", image="i:1")
+    clock.advance(ms=HOUR)
+    hook.release()
+    assert set(hook.states().values()) == {"failed"}
+    jenkins.finish_build("deploy/shop", number)
+    assert hook.poll() == [f"main:deploy/shop#{number}"]
+    assert hook.states() == {f"main:deploy/shop#{number}": "pending"}
+    assert event(outbox, f"main:deploy/shop#{number}")["image"] == "i:1"
+
+
+def test_a_report_without_an_environment_is_of_the_event_that_there_is(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    for fields in ({"environment": "eu"}, {"image": "i:1"}, {"environment": "eu", "pr_number": "7"}):
+        assert hook.build_reports("deploy/shop", number, status="SUCCESS", **fields) == "held"
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    assert ids(outbox) == [f"main:deploy/shop#{number}"]
+    sent = event(outbox, f"main:deploy/shop#{number}")
+    assert (sent["environment"], sent["image"], sent["pr_number"]) == ("eu", "i:1", "7")
+
+
+def test_what_is_stored_but_not_taken_up_yet_is_known_to_the_poller(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    """The daemon was down; when it starts, the poller may be the first."""
+    number = start(jenkins, clock)
+    for stage in ("eu", "us"):
+        said = {"job": "deploy/shop", "build_number": str(number), "stage": stage, "environment": stage}
+        outbox.add_report(msgspec.json.encode(said | {"status": "SUCCESS", "repo_url": REPO, "branch": "m"}).decode())
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    assert ids(outbox) == [f"main:deploy/shop#{number}:{stage}" for stage in ("eu", "us")]
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_stage_that_reports_itself_after_the_poller_made_an_event_of_the_build_is_not_counted_twice(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, delivered: bool
+) -> None:
+    number = start(jenkins, clock)
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    if delivered:
+        deliver(outbox)
+    before = outbox.rows(None, 10)
+    hook.build_reports(
+        "deploy/shop", number, stage="Deploy", environment="prod", status="SUCCESS", repo_url=REPO, branch="main"
+    )
+    assert outbox.rows(None, 10) == before
+
+
+def test_a_stage_that_reports_itself_mends_what_the_poller_could_not_make(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = jenkins.start_build("deploy/shop")
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    hook.build_reports(
+        "deploy/shop", number, stage="Deploy", environment="eu", status="SUCCESS", repo_url=REPO, branch="main"
+    )
+    assert hook.states() == {f"main:deploy/shop#{number}:eu": "pending"}
+
+
+def test_a_build_that_the_poller_found_in_stages_stays_as_it_is(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    started = clock.now_ms()
+    outbox.enqueue(
+        [
+            Entry(f"main:deploy/shop#7:{name}", started, None, example(f"main:deploy/shop#7:{name}", environment=name))
+            for name in ("eu", "us")
+        ]
+    )
+    before = outbox.rows(None, 10)
+    for fields in ({"environment": "eu"}, {}):
+        hook.build_reports("deploy/shop", 7, status="FAILURE", start_time=started, image="i:1", **fields)
+    assert outbox.rows(None, 10) == before
+
+
+def test_what_reported_itself_is_derived_again_by_replay_without_a_rule_and_with_environments(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock, "build/shop")
+    for environment in ("eu", "us"):
+        hook.build_reports("build/shop", number, environment=environment, status="SUCCESS", branch="main")
+    clock.advance(ms=HOUR)
+    hook.release()
+    assert set(hook.states().values()) == {"failed"}
+    settings = replace(hook.settings, rules=(rule("build/**", repo_url=REPO),))
+    failed = [row.id for row in outbox.rows(State.FAILED, 10)]
+    assert [outcome.replayed for outcome in replay(outbox, hook.settings, failed)] == [False, False]
+    assert "no repo_url" in (outbox.rows(State.FAILED, 10)[0].reason or "")
+    assert [outcome.reason for outcome in replay(outbox, settings, failed)] == [None, None]
+    base = f"main:build/shop#{number}"
+    assert hook.states() == {f"{base}:eu": "pending", f"{base}:us": "pending"}
+
+
+def test_a_backfill_leaves_builds_alone_that_reported_themselves(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    for environment in ("eu", "us"):
+        hook.build_reports(
+            "deploy/shop", number, environment=environment, status="SUCCESS", repo_url=REPO, branch="main"
+        )
+    clock.advance(ms=HOUR)
+    hook.release()
+    jenkins.finish_build("deploy/shop", number)
+    before = hook.states()
+    span = Span(0, clock.now_ms() + 1)
+    report = backfill(hook.settings, outbox, JenkinsClient, Request(span, "all"), lambda *_: None)
+    assert (report.enqueued, report.known) == ([], 1)
+    assert hook.states() == before
 
 
 # ---- every order of arrival, with crashes between

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from agent.credentials import Token, TokenError, find_token
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECRET = "s3cr3t-0123456789"
 VARIABLE = "HIVEL_API_TOKEN"
@@ -161,5 +158,5 @@ def test_a_folder_of_credentials_that_cannot_be_read_is_a_clear_error(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "exists", exists)
-    with pytest.raises(TokenError, match="cannot look for .*hivel-token: Permission denied"):
+    with pytest.raises(TokenError, match=r"cannot look for .*hivel-token: Permission denied"):
         find_token(None, "NO_SUCH_VARIABLE", "hivel-token")

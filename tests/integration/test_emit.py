@@ -1,0 +1,513 @@
+"""``hivel-agent emit`` as builds meet it: a process that stores a report and never stands in a build's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent.outbox.store import Outbox
+from agent.times import Clock
+from tests.integration.doors import Doors
+from tests.integration.support import REPO, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.sandbox.hivel import LocalHivel
+    from agent.sandbox.jenkins import LocalJenkins
+    from agent.sandbox.server import LocalServer
+
+PROGRAM = [sys.executable, "-c", "from agent.main import main; main()", "emit"]
+ONE = ["--job", "deploy/shop", "--build-number", "7", "--status", "SUCCESS"]
+NOBODY = 65534
+# Somebody else may not be able to run the tests' Python: everything is loaded before.
+AS_NOBODY = [
+    sys.executable, "-c",
+    "import os, json, locale, shutil, sqlite3, tomllib, agent.hook.emit, agent.outbox.reporting; "
+    f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); from agent.main import main; main()", "emit",
+]  # fmt: skip
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+
+JENKINS = {
+    "JENKINS_URL": "https://jenkins.example.test/", "JENKINS_HOME": "/var/jenkins_home", "CI": "true",
+    "BUILD_URL": "https://jenkins.example.test/job/deploy/job/shop/12/", "BUILD_TAG": "jenkins-deploy-shop-12",
+    "BUILD_ID": "12", "BUILD_NUMBER": "12", "BUILD_DISPLAY_NAME": "#12", "JOB_NAME": "deploy/shop",
+    "JOB_BASE_NAME": "shop", "JOB_URL": "https://jenkins.example.test/job/deploy/job/shop/",
+    "NODE_NAME": "agent-3", "EXECUTOR_NUMBER": "1", "WORKSPACE": "/home/jenkins/workspace/deploy/shop",
+    "GIT_URL": "https://user:secret@git.example.test/acme/shop.git", "GIT_BRANCH": "origin/main",
+    "GIT_COMMIT": "0f1e2d3c4b5a69788796a5b4c3d2e1f001234567", "ENVIRONMENT": "production",
+}  # fmt: skip
+SYSTEMS = {
+    "github_actions": {
+        "CI": "true", "GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "acme/shop", "GITHUB_RUN_ID": "9",
+        "GITHUB_RUN_ATTEMPT": "1", "GITHUB_SERVER_URL": "https://github.example.test", "GITHUB_JOB": "deploy",
+        "GITHUB_REF": "refs/heads/main", "GITHUB_SHA": "a" * 40, "GITHUB_RUN_NUMBER": "3", "DEPLOY_ENV": "production",
+    },
+    "gitlab_ci": {
+        "CI": "true", "GITLAB_CI": "true", "CI_PROJECT_PATH": "acme/shop", "CI_JOB_ID": "9", "CI_JOB_NAME": "deploy",
+        "CI_PROJECT_URL": "https://gitlab.example.test/acme/shop", "CI_COMMIT_REF_NAME": "main",
+        "CI_COMMIT_SHA": "a" * 40, "CI_ENVIRONMENT_NAME": "production", "CI_JOB_STATUS": "success",
+        "CI_JOB_STARTED_AT": "2026-11-23T12:00:00Z",
+    },
+    "circleci": {
+        "CI": "true", "CIRCLECI": "true", "CIRCLE_BUILD_NUM": "9", "CIRCLE_PROJECT_USERNAME": "acme",
+        "CIRCLE_PROJECT_REPONAME": "shop", "CIRCLE_BRANCH": "main", "CIRCLE_SHA1": "a" * 40, "CIRCLE_JOB": "deploy",
+        "CIRCLE_REPOSITORY_URL": "https://git.example.test/acme/shop", "ENVIRONMENT": "production",
+    },
+    "azure_devops": {
+        "TF_BUILD": "True", "SYSTEM_COLLECTIONURI": "https://dev.example.test/acme/", "SYSTEM_TEAMPROJECT": "shop",
+        "BUILD_BUILDID": "9", "BUILD_SOURCEBRANCH": "refs/heads/main", "BUILD_SOURCEVERSION": "a" * 40,
+        "BUILD_REPOSITORY_URI": "https://git.example.test/acme/shop", "AGENT_JOBSTATUS": "Succeeded",
+        "ENVIRONMENT_NAME": "production", "BUILD_BUILDNUMBER": "20261123.1",
+    },
+    "argo_workflows": {
+        "ARGO_WORKFLOW_NAME": "deploy-x7", "ARGO_WORKFLOW_UID": "0f1e", "ENVIRONMENT": "production",
+    },
+}  # fmt: skip
+# What the systems do not tell and a build has to say.
+SAID = {"argo_workflows": ["--repo-url", "https://git.example.test/acme/shop", "--branch", "main"]}
+
+
+class Build:
+    """A build on a node with the agent's configuration: its environment, and what it gets from ``emit``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.toml"
+        self.outbox = folder / "outbox.db"
+        self.spool = folder / "spool"
+        self.config.write_text('[outbox]\npath = "outbox.db"\n[hook]\nspool = "spool"\n')
+        Outbox(self.outbox, Clock()).close()
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """Little of the test's own, so that nobody's CI is recognised."""
+        mine = ("PATH", "PYTHONPATH", "LANG", "COVERAGE", "COV_")
+        kept = {name: value for name, value in os.environ.items() if name.startswith(mine)}
+        return kept | {"PYTHONPATH": str(Path(__file__).parents[2])} | variables
+
+    def emit(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run it with the configuration; ``variables`` is the environment of the build."""
+        variables = {"HIVEL_AGENT_CONFIG": str(self.config), **options.pop("variables", {})}
+        options = {"capture_output": True, "text": True, "timeout": 60, **options}
+        command = [*options.pop("program", PROGRAM), *arguments]
+        return subprocess.run(command, env=self.environment(**variables), check=False, **options)
+
+    def stored(self) -> list[dict[str, Any]]:
+        """The reports in the outbox."""
+        with sqlite3.connect(self.outbox) as connection:
+            found = connection.execute("SELECT body FROM reports ORDER BY id").fetchall()
+        connection.close()
+        return [json.loads(body) for (body,) in found]
+
+    def spooled(self) -> list[dict[str, Any]]:
+        """The reports in the spool folder; there is nothing else in it."""
+        return [json.loads(path.read_bytes()) for path in sorted(self.spool.iterdir())]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    return Build(tmp_path)
+
+
+# ---- what is reported
+
+
+def test_a_build_of_jenkins_says_nothing_but_its_result(build: Build) -> None:
+    done = build.emit("--status", "SUCCESS", variables=JENKINS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"hivel-agent emit: stored in {build.outbox}\n", "")
+    assert build.stored() == [
+        {
+            "provider": "jenkins", "job": "deploy/shop", "build_number": "12", "status": "SUCCESS",
+            "build_url": "https://jenkins.example.test/job/deploy/job/shop/12/",
+            "repo_url": "https://git.example.test/acme/shop.git", "branch": "main",
+            "commit_hash": "0f1e2d3c4b5a69788796a5b4c3d2e1f001234567", "environment": "production",
+        }
+    ]  # fmt: skip
+
+
+def test_options_go_before_the_environment(build: Build) -> None:
+    build.emit(
+        "--environment", "staging", "--branch=release/1", "--commit-hash", "abc", "--repo-url", "https://x.test/y",
+        "--job", "other", "--build-number", "8", "--build-url", "https://j.test/job/other/8/", "--image", "i:1",
+        "--pr-numbers", "7, 9 11", "--stage", "Deploy", "--start-time", "2026-11-23T12:00:00Z", variables=JENKINS,
+    )  # fmt: skip
+    assert build.stored() == [
+        {
+            "provider": "jenkins", "job": "other", "build_number": "8", "build_url": "https://j.test/job/other/8/",
+            "repo_url": "https://x.test/y", "branch": "release/1", "commit_hash": "abc", "environment": "staging",
+            "stage": "Deploy", "start_time": "2026-11-23T12:00:00Z", "image": "i:1", "pr_numbers": [7, 9, 11],
+        }
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_other_system_is_recognised_and_its_report_becomes_an_event(build: Build, system: str) -> None:
+    done = build.emit("--status", "success", *SAID.get(system, []), variables=SYSTEMS[system])
+    assert (done.returncode, done.stderr) == (0, "")
+    [report] = build.stored()
+    assert (report["provider"], report["environment"]) == (system, "production")
+    from agent.hook.takeup import TakeUp
+
+    with Outbox(build.outbox, Clock()) as outbox:
+        [taken] = TakeUp(settings(build), outbox).take_stored()
+    assert (taken.state.value, taken.deployment_id.split(":")[0]) == ("pending", system)
+
+
+def settings(build: Build) -> Any:
+    """What a daemon on this outbox would have."""
+    from agent.credentials import Token
+    from agent.jenkins.derive import Options
+    from agent.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
+
+    controller = JenkinsSettings("main", "https://jenkins.example.test/", None, None, 15_000, "now", 5_000)
+    return Settings(
+        file=build.config, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(controller,), rules=(),
+        options=Options(), outbox=build.outbox, delivery=DeliverySettings(),
+    )  # fmt: skip
+
+
+def test_the_resource_of_argo_cd_comes_on_standard_input_or_from_a_file(build: Build) -> None:
+    resource = {
+        "kind": "Application", "metadata": {"name": "shop", "uid": "u-1"},
+        "spec": {
+            "source": {"repoURL": "https://git.example.test/acme/shop", "targetRevision": "main"},
+            "destination": {"namespace": "production"},
+        },
+        "status": {
+            "sync": {"revision": "b" * 40}, "health": {"status": "Healthy"},
+            "operationState": {"phase": "Succeeded", "startedAt": "2026-11-23T12:00:00Z",
+                               "finishedAt": "2026-11-23T12:01:00Z"},
+        },
+    }  # fmt: skip
+    text = json.dumps(resource)
+    (build.folder / "app.json").write_text(text)
+    assert build.emit("--system", "argocd", "--resource", "-", input=text).returncode == 0
+    assert build.emit("--system", "argocd", "--resource", str(build.folder / "app.json")).returncode == 0
+    first, second = build.stored()
+    assert first == second
+    assert (first["environment"], first["commit_hash"]) == ("production", "b" * 40)
+
+
+def test_a_build_of_jenkins_can_be_reported_from_anywhere(build: Build) -> None:
+    assert build.emit(*ONE).returncode == 0
+    assert build.stored()[0]["provider"] == "jenkins"
+    assert build.emit("--run", "nightly-7", "--job", "x").returncode == 0
+    assert build.stored()[1]["provider"] == "other"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["'; rm -rf / #", '"$(id)`id`\\', "ä€😀\u202e", "-", "--strict", "a\nb\tc", " spaces ", "%s%n{0}", "x" * 10_000],
+)
+def test_hostile_values_are_stored_as_they_are(build: Build, value: str) -> None:
+    done = build.emit(f"--branch={value}", f"--environment={value}", variables={**JENKINS, "GIT_COMMIT": value})
+    assert (done.returncode, done.stderr) == (0, "")
+    [report] = build.stored()
+    assert {report["branch"], report["environment"], report["commit_hash"]} == {value.strip()}
+
+
+def test_bytes_that_are_no_text_do_not_keep_the_rest_from_being_reported(build: Build) -> None:
+    latin = "caf\udce9"
+    done = build.emit("--environment", latin, variables={**JENKINS, "GIT_BRANCH": latin, "LC_ALL": "C"})
+    assert (done.returncode, done.stderr) == (0, "")
+    [report] = build.stored()
+    assert (report["environment"], "branch" in report) == ("caf?", False)
+
+
+# ---- it never stands in a build's way
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--enviroment", "production"], "unrecognized arguments: --enviroment production"),
+        (["--env", "production"], "unrecognized arguments: --env production"),
+        (["--status"], "argument --status: expected one argument"),
+        (["--system", "cvs"], "argument --system: invalid choice: 'cvs'"),
+        (["--timeout", "soon"], "argument --timeout: 'soon' is no number of seconds up to 3600"),
+        (["--timeout", "nan"], "argument --timeout"),
+        (["--timeout", "0"], "argument --timeout"),
+        (["production"], "unrecognized arguments: production"),
+        (["--pr-numbers", "seven"], "--pr-numbers: 'seven' is no list of numbers"),
+        (["--pr-numbers", "-1"], "pr_numbers: a list of whole numbers above 0"),
+        (["--resource", "/nowhere.json"], "No such file or directory: '/nowhere.json'"),
+        (["--resource", "/dev/null"], "only argocd and argo_workflows are read from the JSON of a resource"),
+        (["--system", "argocd", "--resource", "/dev/null"], "this is not the JSON of one Application: it is empty"),
+        (["--config", "/nowhere.toml"], "cannot read /nowhere.toml: No such file or directory"),
+        (["--image", "x" * 70_000], "the report has 7"),
+    ],
+)
+@pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
+def test_wrong_options_are_a_warning_and_0_and_with_strict_1(
+    build: Build, arguments: list[str], complaint: str, strict: bool
+) -> None:
+    done = build.emit(*ONE, *arguments, *(["--strict"] if strict else []))
+    assert (done.returncode, done.stdout) == (int(strict), "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("hivel-agent emit: warning: not reported: ")
+    assert complaint in line
+    assert build.stored() == []
+
+
+def test_a_report_that_says_not_which_build_it_is_is_not_stored(build: Build) -> None:
+    for arguments in ([], ["--job", "x"], ["--build-number", "7"], ["--system", "gitlab_ci", "--job", "x"]):
+        done = build.emit(*arguments)
+        assert (done.returncode, build.stored()) == (0, [])
+        assert "nothing says which build this is: give --job and --build-number, --run, or --dep" in done.stderr
+
+
+def test_help_is_a_manual_and_needs_nothing(build: Build) -> None:
+    done = subprocess.run([*PROGRAM, "--help"], env=build.environment(), capture_output=True, text=True, check=True)
+    for words in ("exit codes:", "examples:", "files and variables:", "--environment NAME", "$HIVEL_AGENT_CONFIG"):
+        assert words in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("broken", [">&-", "2>&-", ">/dev/full", ">&- 2>&-", ">/dev/full 2>/dev/full", "<&-"])
+def test_nobody_has_to_listen(build: Build, broken: str) -> None:
+    """Python would end with 120 where it cannot write what it said."""
+    command = " ".join(f"'{part}'" for part in [*PROGRAM, *ONE])
+    environment = build.environment(HIVEL_AGENT_CONFIG=str(build.config))
+    for arguments, stored in (("", 1), ("--enviroment x", 1)):
+        done = subprocess.run(["sh", "-c", f"{command} {arguments} {broken}"], env=environment, check=False)
+        assert (done.returncode, len(build.stored())) == (0, stored)
+
+
+@pytest.mark.parametrize("content", ["[outbox\npath = 1", "outbox = 7", "[outbox]\npath = 7", 'path = "\xff"'])
+def test_a_wrong_configuration_is_a_warning(build: Build, content: str) -> None:
+    build.config.write_bytes(content.encode("latin-1"))
+    done = build.emit(*ONE)
+    assert (done.returncode, done.stdout) == (0, "")
+    if content != "outbox = 7":  # which says neither a path nor a spool
+        assert f"not reported: {build.config} is no configuration" in done.stderr
+
+
+def test_a_configuration_that_is_not_there_means_the_usual_places_and_is_named(build: Build) -> None:
+    missing = str(build.folder / "missing.toml")
+    done = build.emit(*ONE, variables={"HIVEL_AGENT_CONFIG": missing})
+    assert done.returncode == 0
+    if not Path("/var/lib/hivel-agent").exists():
+        assert "/var/lib/hivel-agent/outbox.db is not there, or not writable" in done.stderr
+        assert f"({missing} cannot be read: No such file or directory)" in done.stderr
+
+
+# ---- where it is stored
+
+
+def test_without_an_outbox_it_goes_into_the_spool_folder(build: Build) -> None:
+    build.outbox.unlink()
+    build.spool.mkdir()
+    done = build.emit(*ONE, umask=0o077)
+    assert (done.returncode, done.stdout.startswith(f"hivel-agent emit: stored in {build.spool}/")) == (0, True)
+    assert [report["job"] for report in build.spooled()] == ["deploy/shop"]
+    assert not build.outbox.exists(), "it would belong to whoever ran the build"
+    [path] = build.spool.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o644, "the agent is another user"
+
+
+def test_with_neither_outbox_nor_spool_it_is_a_warning_and_with_strict_1(build: Build) -> None:
+    build.outbox.unlink()
+    done = build.emit(*ONE)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"hivel-agent emit: warning: not reported: {build.outbox} is not there, or not writable for this user; and "
+        f"there is no folder {build.spool}\n"
+    )
+    assert build.emit(*ONE, "--strict").returncode == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all, but long enough to look at" * 100])
+def test_what_is_no_outbox_sends_it_to_the_spool_folder(build: Build, content: bytes) -> None:
+    for beside in build.folder.glob("outbox.db*"):
+        beside.unlink()
+    build.outbox.write_bytes(content)
+    done = build.emit(*ONE)
+    assert (done.returncode, "not reported" in done.stderr) == (0, True)
+    build.spool.mkdir()
+    assert build.emit(*ONE).returncode == 0
+    assert len(build.spooled()) == 1
+    assert build.outbox.read_bytes() == content
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o1777, 0o1733], ids=["usual", "nobody may look into it"])
+def test_a_user_who_may_not_write_the_outbox_uses_the_spool_folder(mode: int) -> None:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as name:
+        build = Build(Path(name))
+        build.folder.chmod(0o755)
+        build.spool.mkdir()
+        build.spool.chmod(mode)
+        done = build.emit(*ONE, program=AS_NOBODY, umask=0o077)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert build.stored() == []
+        assert len(build.spooled()) == 1
+        [path] = build.spool.iterdir()
+        assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (NOBODY, 0o644)
+        build.spool.chmod(0o755)
+        refused = build.emit(*ONE, program=AS_NOBODY)
+        assert (refused.returncode, "Permission denied" in refused.stderr) == (0, True)
+        assert len(build.spooled()) == 1
+
+
+def test_a_full_disk_leaves_nothing_half_in_the_spool_folder(build: Build) -> None:
+    build.outbox.unlink()
+    build.spool.mkdir()
+    limited = f"ulimit -f 0; exec {' '.join(repr(part) for part in [*PROGRAM, *ONE])}"
+    environment = build.environment(HIVEL_AGENT_CONFIG=str(build.config))
+    done = subprocess.run(["sh", "-c", limited], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "File too large" in done.stderr) == (0, True)
+    assert build.spooled() == []
+
+
+# ---- beside others, and bounded in time
+
+
+@pytest.fixture
+def writer(build: Build) -> Iterator[sqlite3.Connection]:
+    """Somebody else with the outbox open."""
+    connection = sqlite3.connect(build.outbox, isolation_level=None, check_same_thread=False)
+    yield connection
+    connection.close()
+
+
+def test_a_locked_outbox_is_waited_for_a_bounded_time_and_then_the_spool_is_used(
+    build: Build, writer: sqlite3.Connection
+) -> None:
+    writer.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    done = build.emit(*ONE, "--timeout", "1")
+    assert (done.returncode, "database is locked" in done.stderr) == (0, True)
+    assert time.monotonic() - began < 10
+    build.spool.mkdir()
+    assert build.emit(*ONE, "--timeout", "1").returncode == 0
+    assert len(build.spooled()) == 1
+
+
+@pytest.mark.parametrize("how", ["writing", "opening or closing"])
+def test_an_outbox_that_is_locked_for_a_moment_gets_the_report(
+    build: Build, writer: sqlite3.Connection, how: str
+) -> None:
+    """Who opens it first or closes it last keeps even readers out for a moment."""
+    if how == "writing":
+        writer.execute("BEGIN IMMEDIATE")
+    else:
+        writer.execute("PRAGMA locking_mode = EXCLUSIVE")
+        writer.execute("BEGIN EXCLUSIVE")
+    threading.Timer(0.7, writer.close).start()
+    done = build.emit(*ONE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(build.stored()) == 1
+
+
+def test_a_standard_input_that_never_ends_is_given_up(build: Build) -> None:
+    read, write = os.pipe()
+    try:
+        began = time.monotonic()
+        done = build.emit(*ONE, "--resource", "-", "--timeout", "0.5", stdin=read)
+        assert time.monotonic() - began < 10
+    finally:
+        os.close(read)
+        os.close(write)
+    assert (done.returncode, "it took longer than 0.5 s" in done.stderr) == (0, True)
+
+
+# ---- with the daemon
+
+
+@pytest.fixture
+def doors(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Doors:
+    jenkins.add_job("deploy/shop")
+    return Doors.opened(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
+
+
+def emit(doors: Doors, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *arguments, "--config", str(doors.config)],
+        env=doors.environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+STAGE = [
+    "--job", "deploy/shop", "--stage", "Deploy", "--environment", "eu", "--status", "SUCCESS", "--repo-url", REPO,
+    "--branch", "main", "--build-number",
+]  # fmt: skip
+
+
+def test_what_was_stored_while_the_daemon_was_down_and_killed_is_delivered_when_it_starts(
+    doors: Doors, hivel: LocalHivel
+) -> None:
+    process = doors.begin()
+    assert emit(doors, *STAGE, "1").returncode == 0
+    process.kill()
+    process.wait()
+    done = emit(doors, *STAGE, "2")
+    assert (done.returncode, done.stdout) == (0, f"hivel-agent emit: stored in {doors.outbox}\n")
+    process = doors.begin()
+    wait_until(lambda: len(hivel.deployments()) == 2, "both are at Hivel")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert sorted(d.event.deployment_id for d in hivel.deployments()) == [f"main:deploy/shop#{n}:eu" for n in (1, 2)]
+    assert {d.times_posted for d in hivel.deployments()} == {1}
+
+
+def test_it_is_on_the_disk_when_the_command_ends(doors: Doors, hivel: LocalHivel) -> None:
+    """Whatever is killed right after: here the daemon that had the file open, each time."""
+    for number in range(1, 6):
+        process = doors.begin()
+        assert emit(doors, *STAGE, str(number)).returncode == 0
+        process.kill()
+        process.wait()
+    process = doors.begin()
+    try:
+        wait_until(lambda: len(hivel.deployments()) == 5, "all are at Hivel")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_spool_folder_is_emptied_by_the_daemon(doors: Doors, hivel: LocalHivel) -> None:
+    assert emit(doors, *STAGE, "1").returncode == 0  # there is no outbox yet
+    assert [path.suffix for path in doors.spool.iterdir()] == [".json"]
+    process = doors.begin()
+    try:
+        wait_until(lambda: len(hivel.deployments()) == 1, "it is at Hivel")
+        wait_until(lambda: list(doors.spool.iterdir()) == [], "the folder is empty")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_ten_at_once_beside_a_busy_daemon_are_all_stored_in_time(
+    doors: Doors, jenkins: LocalJenkins, hivel: LocalHivel
+) -> None:
+    jenkins.add_builds("deploy/shop", 300, repo=REPO)
+    process = doors.begin()
+    try:
+        began = time.monotonic()
+        emits = [
+            subprocess.Popen(
+                [*PROGRAM, *STAGE, str(number), "--config", str(doors.config), "--strict"],
+                env=doors.environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            )
+            for number in range(1001, 1011)
+        ]
+        assert [each.wait(60) for each in emits] == [0] * 10
+        print(f"ten at once: {time.monotonic() - began:.2f} s")  # noqa: T201
+        assert list(doors.spool.iterdir()) == []
+        wait_until(lambda: len(hivel.deployments()) == 310, "everything is at Hivel", 60)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,481 @@
+"""The HTTP intake, over real sockets: of a daemon where processes matter, of an application where time does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from agent import listener
+from agent.config import ConfigError, load
+from agent.credentials import Token
+from agent.hook import intake as intake_module
+from agent.hook.intake import Intake
+from agent.hook.report import FIELDS, MOST_BYTES
+from agent.hook.takeup import TakeUp
+from agent.jenkins.derive import Options
+from agent.listener import Listener
+from agent.outbox import connection as outbox_connection
+from agent.outbox.store import Outbox
+from agent.settings import Address, DeliverySettings, HivelSettings, IntakeSettings, Settings
+from tests.integration.doors import INTAKE_TOKEN, TEAM_TOKEN, Doors
+from tests.integration.support import REPO, ids, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from agent.sandbox.hivel import LocalHivel
+    from agent.sandbox.jenkins import LocalJenkins
+    from agent.sandbox.server import LocalServer
+    from agent.settings import JenkinsSettings
+
+REPORT = {
+    "deployment_id": "one", "repo_url": "https://git.example.test/a", "branch": "main", "environment": "eu",
+    "status": "success",
+}  # fmt: skip
+FOR_EVER = "600s"
+
+
+# ---- the daemon
+
+
+@pytest.fixture
+def configured(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Doors:
+    jenkins.add_job("deploy/shop")
+    jenkins.add_job("build/shop")
+    teams = 'token_file = "intake.token"\nteams = { payments = "payments.token" }\n'
+    return Doors.opened(tmp_path, jenkins=jenkins_server, hivel=hivel_server, intake=teams, poll_interval=FOR_EVER)
+
+
+@pytest.fixture
+def daemon(configured: Doors) -> Iterator[Doors]:
+    process = configured.begin()
+    yield configured
+    process.kill()
+    process.wait()
+
+
+def test_a_report_is_answered_with_202_its_id_and_its_state_and_reaches_hivel(
+    daemon: Doors, hivel: LocalHivel, jenkins: LocalJenkins
+) -> None:
+    answer = daemon.post(REPORT)
+    assert (answer.status_code, answer.json()) == (202, {"deployment_id": "one", "state": "pending"})
+    wait_until(lambda: [d.event.deployment_id for d in hivel.deployments()] == ["one"], "the event has arrived")
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    held = daemon.post({"job": "deploy/shop", "build_number": number, "status": "SUCCESS"})
+    assert (held.status_code, held.json()) == (202, {"deployment_id": "main:deploy/shop#1", "state": "held"})
+
+
+def test_what_was_answered_with_202_survives_a_kill_at_once(configured: Doors, hivel_server: LocalServer) -> None:
+    hivel_server.stop()
+    for number in range(5):
+        process = configured.begin()
+        answer = configured.post({**REPORT, "deployment_id": f"kept-{number}"})
+        process.kill()
+        process.wait()
+        assert answer.status_code == 202
+        stored = [row["deployment_id"] for row in configured.json("queue", "list")]
+        assert f"kept-{number}" in stored
+
+
+@pytest.mark.parametrize("token", [None, "wrong", INTAKE_TOKEN + "x", INTAKE_TOKEN[:-1], "Bearer"])
+def test_no_token_or_a_wrong_one_is_401_on_loopback_too(daemon: Doors, token: str | None) -> None:
+    for path in ("/v1/events", "/v1/wake"):
+        answer = daemon.post(REPORT, path=path, token=token)
+        assert answer.status_code == 401
+        assert "a token is needed: Authorization: Bearer" in answer.json()["error"]
+    assert daemon.json("queue", "list") == []
+
+
+def test_another_scheme_is_401(daemon: Doors) -> None:
+    for value in (INTAKE_TOKEN, f"Basic {INTAKE_TOKEN}", f"Bearer  {INTAKE_TOKEN}", "Bearer ä"):
+        answer = httpx.post(daemon.intake + "/v1/events", json=REPORT, headers={"Authorization": value.encode()})
+        assert answer.status_code == 401, value
+
+
+def test_a_team_has_its_own_token_and_the_log_names_the_team(daemon: Doors) -> None:
+    assert daemon.post(REPORT, token=TEAM_TOKEN).status_code == 202
+    wait_until(lambda: "team=payments" in daemon.log(), "the log names the team")
+
+
+def test_no_token_is_in_the_log_or_in_the_outbox(daemon: Doors) -> None:
+    for token in (INTAKE_TOKEN, TEAM_TOKEN, "a-wrong-token"):
+        daemon.post(REPORT, token=token)
+        daemon.post(b"{nonsense", token=token)
+        daemon.post({**REPORT, "colour": 1}, token=token)
+        daemon.post(REPORT, path="/v1/nowhere", token=token)
+    wait_until(lambda: "no token, or a wrong one" in daemon.log(), "the refusal is in the log")
+    for name in ("agent.log", "outbox.db", "outbox.db-wal"):
+        content = (daemon.folder / name).read_bytes()
+        for token in (INTAKE_TOKEN, TEAM_TOKEN, "a-wrong-token"):
+            assert token.encode() not in content, name
+
+
+def test_a_wake_makes_the_poller_look_now_and_not_after_its_interval(
+    daemon: Doors, jenkins: LocalJenkins, hivel: LocalHivel
+) -> None:
+    """The interval is ten minutes; the builds are at Hivel within seconds."""
+    for number in (1, 2):
+        wait_until(lambda: polls(daemon) >= 1, "the first poll is over")
+        jenkins.add_builds("deploy/shop", 1, repo=REPO)
+        began = time.monotonic()
+        answer = daemon.post(b"whatever a plugin sends", path="/v1/wake?controller=main" if number == 1 else "/v1/wake")
+        assert (answer.status_code, answer.json()) == (202, {"woken": ["main"]})
+        wait_until(lambda number=number: len(hivel.deployments()) == number, "the event has arrived")
+        print(f"from the wake to Hivel: {time.monotonic() - began:.2f} s")  # noqa: T201
+
+
+def test_a_wake_of_a_controller_that_is_not_there_wakes_nobody(daemon: Doors) -> None:
+    assert daemon.post(b"", path="/v1/wake?controller=other").json() == {"woken": []}
+
+
+def test_a_report_of_a_whole_build_wakes_the_poller_of_its_controller(
+    daemon: Doors, jenkins: LocalJenkins, hivel: LocalHivel
+) -> None:
+    """A build that ended is confirmed at once, in a job without a rule, too."""
+    number = jenkins.start_build("build/shop", repo=REPO)
+    jenkins.finish_build("build/shop", number, "FAILURE")
+    assert daemon.post({"job": "build/shop", "build_number": number, "status": "SUCCESS"}).json()["state"] == "held"
+    wait_until(lambda: len(hivel.deployments()) == 1, "the event has arrived")
+    [arrived] = hivel.deployments()
+    assert (arrived.event.deployment_id, arrived.event.status) == (f"main:build/shop#{number}", "failed")
+
+
+def test_a_storm_of_wakes_is_a_poll_each_second_and_no_more(daemon: Doors) -> None:
+    wait_until(lambda: polls(daemon) >= 1, "the first poll is over")
+    before, began = polls(daemon), time.monotonic()
+    headers = {"Authorization": f"Bearer {INTAKE_TOKEN}"}
+    with httpx.Client() as client:
+        while time.monotonic() < began + 2.5:
+            assert client.post(daemon.intake + "/v1/wake", headers=headers).status_code == 202
+    wait_until(lambda: polls(daemon) > before, "it has polled")
+    assert 1 <= polls(daemon) - before <= (time.monotonic() - began) + 1
+    assert "level=error" not in daemon.log()
+
+
+def polls(daemon: Doors) -> int:
+    """How often the daemon has polled, as its metrics tell."""
+    url = re.findall(r"what=monitoring url=(\S+)", daemon.log())[-1]
+    text = httpx.get(url + "/metrics").text
+    return int(float(re.findall(r"(?m)^hivel_agent_poll_duration_seconds_count\S* (\S+)$", text)[0]))
+
+
+def test_more_connections_than_allowed_get_503_and_take_no_memory(daemon: Doors) -> None:
+    pid = int(daemon.json("status")["daemon_pid"])
+    assert daemon.post(REPORT).status_code == 202
+    address = urlsplit(daemon.intake)
+    before = resident_kb(pid)
+    with ExitStack() as stack:
+        for _ in range(listener.MOST_CONNECTIONS + 50):
+            stack.enter_context(socket.create_connection((address.hostname or "", address.port or 0)))
+        wait_until(lambda: daemon.post(REPORT).status_code == 503, "connections are refused")
+        for _ in range(20):
+            assert daemon.post({**REPORT, "image": "x" * 60_000}).status_code == 503
+        grown = resident_kb(pid) - before
+    assert grown < 20_000, f"{grown} kB more"
+    wait_until(lambda: daemon.post(REPORT).status_code == 202, "it answers again")
+
+
+def resident_kb(pid: int) -> int:
+    from pathlib import Path
+
+    return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
+
+
+def test_many_reports_at_once_are_all_stored(daemon: Doors) -> None:
+    answers: list[int] = []
+
+    def report(first: int) -> None:
+        with httpx.Client(headers={"Authorization": f"Bearer {INTAKE_TOKEN}"}, timeout=30) as client:
+            for number in range(first, first + 25):
+                body = {**REPORT, "deployment_id": f"n-{number}"}
+                answers.append(client.post(daemon.intake + "/v1/events", json=body).status_code)
+
+    threads = [threading.Thread(target=report, args=(100 * thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [202] * 200
+    assert len(daemon.json("queue", "list", "--limit", "1000")) == 200
+
+
+def test_a_client_that_goes_away_in_the_middle_leaves_no_traceback(daemon: Doors) -> None:
+    address = urlsplit(daemon.intake)
+    head = f"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {INTAKE_TOKEN}\r\nContent-Length: 500\r\n\r\n"
+    for sent in (head + "{", head[:40], "GARBAGE\r\n\r\n", "\x00" * 100):
+        with socket.create_connection((address.hostname or "", address.port or 0)) as client:
+            client.sendall(sent.encode())
+    assert daemon.post(REPORT).status_code == 202
+    assert "Traceback" not in daemon.log()
+
+
+# ---- which configurations are right
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9470", "192.0.2.1:9470", "[::]:9470", "ci.example.com:9470"])
+def test_only_a_loopback_listener_may_do_without_a_token(configured: Doors, listen: str) -> None:
+    text = configured.config.read_text()
+    open_to_all = re.sub(r"(?s)\[intake\].*", f'[intake]\nlisten = "{listen}"\nrequire_token = false\n', text)
+    configured.config.write_text(open_to_all)
+    with pytest.raises(ConfigError, match=r"intake\.require_token: only a loopback address may do without"):
+        load(configured.config)
+    for loopback in ("127.0.0.1:9470", "localhost:9470", "[::1]:9470"):
+        configured.config.write_text(open_to_all.replace(listen, loopback))
+        settings = load(configured.config)
+        assert settings.intake is not None and settings.intake.tokens == ()
+
+
+def test_an_intake_without_any_token_is_a_wrong_configuration(configured: Doors) -> None:
+    text = re.sub(r"(?s)\[intake\].*", "[intake]\n", configured.config.read_text())
+    configured.config.write_text(text)
+    assert configured.run("run").returncode == 2
+    with pytest.raises(ConfigError, match=r"intake\.token_file: no token"):
+        load(configured.config)
+
+
+def test_without_a_required_token_everybody_on_the_machine_reports(configured: Doors) -> None:
+    text = configured.config.read_text()
+    configured.config.write_text(
+        re.sub(r"(?s)\[intake\].*", '[intake]\nlisten = "127.0.0.1:0"\nrequire_token = false\n', text)
+    )
+    process = configured.begin()
+    try:
+        assert configured.post(REPORT, token=None).status_code == 202
+    finally:
+        process.kill()
+        process.wait()
+
+
+# ---- the application alone
+
+
+class Server:
+    """The intake in a thread of the test, as the daemon serves it."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        async with Listener(self._app, "127.0.0.1", 0) as listening:
+            self.port = listening.port
+            self._ready.set()
+            await self._stop.wait()
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        assert self._ready.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def post(self, path: str = "/v1/events", **request: Any) -> httpx.Response:
+        headers = {"Authorization": "Bearer secret"}
+        return httpx.post(f"http://127.0.0.1:{self.port}{path}", headers=headers, timeout=20, **request)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+
+@pytest.fixture
+def serve(controller: JenkinsSettings, outbox: Outbox) -> Iterator[Callable[[], Server]]:
+    """Serve the intake, with whatever was changed in its modules before."""
+    settings = Settings(
+        file=outbox.path, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(controller,), rules=(),
+        options=Options(), outbox=outbox.path, delivery=DeliverySettings(),
+    )  # fmt: skip
+    with ExitStack() as stack:
+
+        def start() -> Server:
+            address = IntakeSettings(Address("127.0.0.1", 0), (("", Token("secret")),))
+            app = Intake(address, TakeUp(settings, outbox), outbox.clock, lambda _: []).app
+            return stack.enter_context(Server(app))
+
+        yield start
+
+
+@pytest.fixture
+def server(serve: Callable[[], Server]) -> Server:
+    return serve()
+
+
+def test_a_body_of_more_than_64_kb_is_413(server: Server, outbox: Outbox) -> None:
+    whole = b'{"deployment_id": "one"}'
+    assert server.post(content=whole.ljust(MOST_BYTES)).status_code == 400  # it has no repository
+    answer = server.post(content=whole.ljust(MOST_BYTES + 1))
+    assert (answer.status_code, answer.json()["error"]) == (413, "the body has more than 65536 bytes")
+
+    def without_end() -> Iterator[bytes]:
+        for _ in range(10_000):
+            yield b" " * 10_000
+
+    assert server.post(content=without_end()).status_code == 413
+    assert ids(outbox) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b"", "the report is no JSON"),
+        (b"{", "the report is no JSON"),
+        (b"\xff", "the report is no UTF-8: invalid start byte at byte 0"),
+        (b"[" * 60_000, "the report is no JSON"),
+        (b"[]", "the report is a list; an object with the fields of the event is expected"),
+        (b"null", "the report is null"),
+        (b'{"colour": "red"}', "'colour': there is no such field; there are provider, controller, job"),
+        (b'{"job": {}}', "job: text is expected, not an object"),
+        (b'{"job": 7}', "job: text is expected, not a number"),
+        (b'{"build_number": []}', "build_number: text or a number is expected, not a list"),
+        (b'{"pr_numbers": [1, "2"]}', "pr_numbers: a list of whole numbers above 0 is expected"),
+        (b'{"job": "a", "build_number": "-1"}', "build_number: '-1' is no number of a build"),
+        (b'{"job": "a", "build_number": 1e400}', "build_number: 'inf' is no number of a build"),
+        (b'{"job": "a", "build_number": NaN}', "build_number: 'nan' is no number of a build"),
+        (b'{"job": "a", "build_number": 1, "end_time": "soon"}', "end_time: 'soon' is no time"),
+        (b'{"job": "a", "build_number": 1, "start_time": 1e300}', "start_time: '1e+300' is no time"),
+        (b'{"job": "a", "build_number": 1, "event_type": "started"}', "event_type: only completed deployments"),
+        (b'{"provider": "cvs", "run": "1"}', "provider: 'cvs' is not known"),
+        (b'{"run": "1"}', "no repo_url, no environment, no branch in the report"),
+        (b"{}", "deployment_id: nothing says which deployment this is"),
+    ],
+)
+def test_a_wrong_report_is_400_and_names_the_field(server: Server, outbox: Outbox, body: bytes, complaint: str) -> None:
+    answer = server.post(content=body)
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/json")
+    assert answer.json()["error"].startswith(complaint)
+    assert ids(outbox) == []
+
+
+@pytest.mark.parametrize("value", ["\x00", "\ud800", "'; DROP TABLE events;--", "$(id)", "é" * 10_000, -1, 2**70, 1.5])
+def test_hostile_values_are_stored_or_refused_and_never_an_error_of_the_server(server: Server, value: Any) -> None:
+    for field in FIELDS:
+        for report in ({**REPORT, field: value}, {"job": "a", "build_number": 1, "stage": "s", field: value}):
+            answer = server.post(content=json.dumps(report).encode())
+            assert answer.status_code in (202, 400), answer.text
+
+
+def test_other_paths_are_404_and_other_methods_405(server: Server) -> None:
+    url = f"http://127.0.0.1:{server.port}"
+    for path in ("/", "/v1", "/v1/event", "/v1/events/x", "/metrics"):
+        answer = httpx.post(url + path)
+        assert (answer.status_code, answer.json()) == (404, {"error": "there are /v1/events and /v1/wake"})
+    for method in ("GET", "PUT", "DELETE", "OPTIONS"):
+        for path in ("/v1/events", "/v1/wake"):
+            answer = httpx.request(method, url + path)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+            assert answer.json() == {"error": "only POST is understood here"}
+
+
+def test_a_body_that_does_not_come_is_408(serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake_module, "PATIENCE_S", 0.1)
+    with serve().connect() as client:
+        client.sendall(
+            b"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 9\r\n\r\n{"
+        )
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"the body did not come within 0.1 s" in answer
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /v1/ev", b"POST /v1/events HTTP/1.1\r\nHost: x\r\n"])
+def test_a_connection_without_a_question_is_closed(
+    serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    """So that two hundred of them do not keep everybody else out for ever."""
+    monkeypatch.setattr(listener, "PATIENCE_S", 0.2)
+    with serve().connect() as client:
+        client.sendall(begun)
+        assert client.recv(100) == b""
+
+
+def test_a_question_that_comes_byte_by_byte_gets_no_more_time_with_each_byte(
+    serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "PATIENCE_S", 0.3)
+    with serve().connect() as client:
+        client.settimeout(0.05)
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            while time.monotonic() < began + 10:
+                client.sendall(b"P")
+                try:
+                    if client.recv(100) == b"":
+                        raise ConnectionResetError
+                except TimeoutError:
+                    continue
+        assert time.monotonic() < began + 5
+
+
+def test_a_body_without_end_is_not_read_for_ever(serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "PATIENCE_S", 0.3)
+    with serve().connect() as client:
+        client.sendall(
+            b"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 1000000000\r\n\r\n"
+        )
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            while time.monotonic() < began + 10:
+                client.sendall(b" " * 10_000)
+        assert time.monotonic() < began + 5
+
+
+def test_a_connection_that_asks_again_and_again_stays_open(
+    serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "PATIENCE_S", 0.3)
+    server = serve()
+    with httpx.Client(headers={"Authorization": "Bearer secret"}) as client:
+        began = time.monotonic()
+        while time.monotonic() < began + 1:
+            assert client.post(f"http://127.0.0.1:{server.port}/v1/events", json=REPORT).status_code == 202
+
+
+def test_a_full_disk_is_503_and_says_when_to_come_back(server: Server, outbox: Outbox) -> None:
+    pages = outbox.connection.execute("PRAGMA page_count").fetchone()[0]
+    outbox.connection.execute(f"PRAGMA max_page_count = {pages}")
+    body = {**REPORT, "image": "x" * 200, "logs_url": "y" * 200}
+    answers = [server.post(json={**body, "deployment_id": f"n-{number}"}) for number in range(60)]
+    full = [answer for answer in answers if answer.status_code != 202]
+    assert full and {answer.status_code for answer in full} == {503}
+    assert full[0].headers["retry-after"] == "5"
+    assert "there is no room for the outbox" in full[0].json()["error"]
+    assert len(ids(outbox)) == len(answers) - len(full), "what was answered with 202 is there, and nothing else"
+    outbox.connection.execute("PRAGMA max_page_count = 1000000")
+    assert server.post(json={**body, "deployment_id": "last"}).status_code == 202
+
+
+def test_an_outbox_that_another_process_locks_is_503(
+    server: Server, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_connection, "BUSY_DEADLINE_S", 0.1)
+    with Outbox(outbox.path, outbox.clock) as other:
+        other.connection.execute("BEGIN IMMEDIATE")
+        answer = server.post(json=REPORT)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        other.connection.execute("ROLLBACK")
+    assert server.post(json=REPORT).status_code == 202
+
+
+def test_what_is_refused_is_in_the_log_with_the_reason(server: Server) -> None:
+    with capture_logs() as logs:
+        server.post(content=b"{}")
+        httpx.post(f"http://127.0.0.1:{server.port}/v1/events", json=REPORT)
+    assert [(line["event"], line["client"]) for line in logs] == [
+        ("report is wrong", "127.0.0.1"), ("request refused", "127.0.0.1"),
+    ]  # fmt: skip

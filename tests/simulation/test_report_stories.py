@@ -1,0 +1,497 @@
+"""Stories of builds that report themselves: reports, polls, deliveries and a process that dies at any statement.
+
+What is promised, and checked at the end of every story:
+
+* every deployment is at Hivel exactly once: each environment that a build reported, each stage, and each build that
+  reported nothing in a job that a rule makes a deployment;
+* nothing else is there: no build of a job without a rule that said nothing, no second id for the same thing;
+* what the poller confirmed has the build's result and times, whatever is reported afterwards.
+
+At the edges of it:
+
+* A report of a whole build comes while the build runs, or a little later; one of a stage while it runs.
+* A build whose event went out before the poller's word says from then on when it started: an undated report might as
+  well be of a job that was created again.
+* A job that is created again is so after more than ten minutes, which is how far two clocks may be apart.
+
+``HIVEL_STORIES=2000 pytest tests/simulation/test_report_stories.py`` plays so many stories.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hypothesis.strategies as st
+import msgspec
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from agent.credentials import Token
+from agent.hook.takeup import TakeUp
+from agent.jenkins.client import JenkinsClient
+from agent.jenkins.derive import Options
+from agent.jenkins.poller import Poller
+from agent.outbox.store import Outbox, Settlement, State
+from agent.sandbox.jenkins import LocalJenkins
+from agent.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
+from tests.integration.support import FakeClock
+from tests.integration.support import rule as deployments_in
+from tests.simulation import played
+from tests.simulation.support import (
+    REPO,
+    AgentKilledError,
+    FragileConnection,
+    Fuse,
+    InProcess,
+    empty_outbox,
+    memory_folder,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.outbox.store import Row
+
+STORIES = int(os.environ.get("HIVEL_STORIES", "150"))
+STEPS = 30
+HOUR = 3_600_000
+JOBS = ("deploy/a", "deploy/b", "lab/a", "lab/b")
+ENVIRONMENTS = ("eu", "us", "apac")
+STATUS = {"SUCCESS": "success", "UNSTABLE": "failed", "FAILURE": "failed", "ABORTED": "canceled"}
+
+picks = st.integers(0, 1_000)
+results = st.sampled_from(list(STATUS))
+statements = st.one_of(st.none(), st.integers(1, 25))
+
+
+@dataclass(eq=False)
+class Build:
+    """What really is the case with a build. ``tag``: its reports name it as the image, so that events tell it."""
+
+    tag: str
+    job: str
+    number: int
+    started_at: int
+    several: bool  # it names environments
+    deploys: bool  # by a rule
+    result: str | None = None
+    ended_at: int = 0
+    there: bool = True
+    environments: set[str] = field(default_factory=set)
+    stages: set[tuple[str, str]] = field(default_factory=set)
+    reported_whole: bool = False
+    polled_first: bool = False  # the poller had its event before it reported anything
+    went_out_early: bool = False
+
+    @property
+    def running(self) -> bool:
+        return self.there and self.result is None
+
+    def expected(self) -> int | None:
+        """How many events there have to be; None: one or none."""
+        stages = len(self.stages)
+        if self.reported_whole:
+            return stages + max(1, len(self.environments))
+        if stages:
+            return stages
+        if not self.deploys or self.result is None:
+            return 0
+        return 1 if self.there else None
+
+
+class Process:
+    """The agent without its loops: what it does is called, and may be its last."""
+
+    def __init__(self, folder: Path, clock: FakeClock, jenkins: LocalJenkins) -> None:
+        self._path = folder / "outbox.db"
+        self._path.write_bytes(empty_outbox())
+        self._clock = clock
+        self._jenkins = jenkins
+        controller = JenkinsSettings(
+            name="main", url="http://main.jenkins.test/", username=jenkins.username, token=Token(jenkins.token),
+            poll_interval_ms=15_000, since="now", timeout_ms=5_000, concurrency=1,
+        )  # fmt: skip
+        self._settings = Settings(
+            file=self._path, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(controller,),
+            rules=(deployments_in("deploy/**"),), options=Options(), outbox=self._path, delivery=DeliverySettings(),
+            hold_for_ms=HOUR,
+        )  # fmt: skip
+        self._before, self._after, self._at_request = Fuse(), Fuse(), Fuse()
+        self.at_request: Callable[[], None] = lambda: None
+        self.hivel: dict[str, dict[str, Any]] = {}
+        self._outbox: Outbox | None = None
+
+    def _start(self) -> Outbox:
+        if self._outbox is None:
+            self._outbox = Outbox(self._path, self._clock)
+            self._outbox.connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
+            fragile: Any = FragileConnection(self._outbox.connection, self._before, self._after)
+            self._outbox.connection = fragile
+            self.takeup = TakeUp(self._settings, self._outbox)
+            [controller] = self._settings.controllers
+            self._client = JenkinsClient(controller)
+            self._client._jenkins._session.mount(controller.url, InProcess(self._jenkins.app, self._before_request))
+            self._poller = Poller(
+                controller, self._settings.rules, self._client, self._outbox, take_reports=self.takeup.take_stored
+            )
+        return self._outbox
+
+    def _before_request(self) -> None:
+        self._at_request()
+        self.at_request()
+
+    def kill(self) -> None:
+        """End the process: what was not committed is gone."""
+        if self._outbox is not None:
+            self._client.close()
+            self._outbox.close()
+            self._outbox = None
+
+    def do(self, what: Callable[[], object], statement: int | None, *, after: bool) -> bool:
+        """Do something, and die before or after the n-th statement; False: it died."""
+        self._start()
+        fuse = self._after if after else self._before
+        fuse.set(statement)
+        try:
+            what()
+        except AgentKilledError:
+            self.kill()
+            return False
+        finally:
+            fuse.set(None)
+        return True
+
+    def poll(self) -> bool:
+        """Look once; whether Jenkins could be asked everything."""
+        report = self._poller.poll()
+        return report.complete and not report.problems
+
+    def deliver(self) -> None:
+        """Everything that is due; Hivel keeps what it got first under an id."""
+        outbox = self._start()
+        for due in outbox.claim(1_000):
+            self.hivel.setdefault(due.deployment_id, msgspec.json.decode(due.payload))
+            settled = Settlement(due.id, State.DELIVERED, True, self._clock.now_ms(), 1, 200, "delivered", "")
+            outbox.settle([settled])
+
+    def release(self) -> None:
+        self._start().release_overdue(HOUR)
+
+    def emit(self, report: dict[str, Any]) -> None:
+        """Another process stores a report."""
+        with Outbox(self._path, self._clock) as outbox:
+            outbox.connection.execute("PRAGMA synchronous = OFF")
+            outbox.add_report(msgspec.json.encode(report).decode())
+
+    def rows(self) -> list[Row]:
+        """As another process sees them."""
+        with Outbox(self._path, self._clock) as outbox:
+            return outbox.rows(None, 10_000)
+
+
+class World(RuleBasedStateMachine):
+    """Jenkins, the agent, Hivel, and the truth about all three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        played.stories += 1
+        self.folder = memory_folder()
+        self.clock = FakeClock()
+        self.jenkins = LocalJenkins(now_ms=self.clock.now_ms)
+        self.up = True
+        self.builds: list[Build] = []
+        self.confirmed: set[Build] = set()
+
+    @initialize()
+    def once(self) -> None:
+        for job in JOBS:
+            self.jenkins.add_job(job)
+        self.process = Process(Path(self.folder.name), self.clock, self.jenkins)
+        self._poll(None, after=False)
+        self.clock.advance(s=5)
+
+    # ---- builds
+
+    def _pick(self, pick: int, builds: list[Build]) -> Build | None:
+        return builds[pick % len(builds)] if builds else None
+
+    @rule(job=st.sampled_from(JOBS), several=st.booleans(), checkout=st.booleans())
+    def a_build_starts(self, job: str, several: bool, checkout: bool) -> None:
+        self.clock.advance(s=1)
+        number = self.jenkins.start_build(job, repo=REPO if checkout else None)
+        tag = f"build-{len(self.builds)}"
+        self.builds.append(Build(tag, job, number, self.clock.now_ms(), several, job.startswith("deploy/")))
+
+    @rule(pick=picks, result=results)
+    def a_build_ends(self, pick: int, result: str) -> None:
+        build = self._pick(pick, [build for build in self.builds if build.running])
+        if build:
+            self.clock.advance(s=2)
+            self.jenkins.finish_build(build.job, build.number, result)
+            build.result, build.ended_at = result, self.clock.now_ms()
+
+    @rule(seconds=st.sampled_from([1, 20, 400, 1_500]))
+    def time_goes_by(self, seconds: int) -> None:
+        self.clock.advance(s=seconds)
+
+    @rule(job=st.sampled_from(JOBS))
+    def a_job_is_created_again(self, job: str) -> None:
+        if not self.up:
+            return
+        self.jenkins.delete_job(job)
+        for build in self.builds:
+            build.there = build.there and build.job != job
+        self.clock.advance(s=700)
+        self.jenkins.add_job(job)
+        self._poll(None, after=False)
+
+    @rule()
+    def jenkins_stops_or_starts(self) -> None:
+        if self.up:
+            self.jenkins.stop()
+        else:
+            self.jenkins.boot()
+            self.jenkins.restart()
+        self.up = not self.up
+
+    # ---- reports
+
+    @rule(
+        pick=picks, environment=st.sampled_from(ENVIRONMENTS), stage=st.sampled_from([None, None, "one", "two"]),
+        status=results, dated=st.booleans(), repo=st.booleans(), door=st.sampled_from(["emit", "intake"]),
+        statement=statements, after=st.booleans(),
+    )  # fmt: skip
+    def a_build_reports(
+        self, pick: int, environment: str, stage: str | None, status: str, dated: bool, repo: bool, door: str,
+        statement: int | None, after: bool,
+    ) -> None:  # fmt: skip
+        now = self.clock.now_ms()
+        late = [build for build in self.builds if build.there and build.result and now - build.ended_at < 60_000]
+        build = self._pick(pick, [build for build in self.builds if build.running] + (late if stage is None else []))
+        if build is None:
+            return
+        report: dict[str, Any] = {
+            "job": build.job, "build_number": build.number, "build_url": self._url(build), "status": status,
+            "image": build.tag,
+        }  # fmt: skip
+        if repo or stage:
+            report |= {"repo_url": REPO, "branch": "main"}
+        if dated or build.went_out_early:
+            report["start_time"] = build.started_at
+        if stage:
+            report |= {"stage": stage, "environment": environment}
+            report["start_time"] = build.started_at
+        elif build.several and not self._is_too_late(build, environment):
+            report["environment"] = environment
+        if not self._through(door, report, statement, after=after):
+            return
+        if stage:
+            build.stages.add((environment, stage))
+        else:
+            build.polled_first |= bool(build.result) and not build.reported_whole and self._polled(build)
+            build.reported_whole = True
+            if "environment" in report:
+                build.environments.add(environment)
+
+    def _is_too_late(self, build: Build, environment: str) -> bool:
+        """The poller may have been first; then there is one event, and it has a name already."""
+        return build.result is not None and bool(build.environments - {environment} or self._polled(build))
+
+    def _polled(self, build: Build) -> bool:
+        return any(self._build_of(row) is build for row in self.process.rows() if row.reported is None)
+
+    def _url(self, build: Build) -> str:
+        return f"http://main.jenkins.test/job/{build.job.replace('/', '/job/')}/{build.number}/"
+
+    def _through(self, door: str, report: dict[str, Any], statement: int | None, *, after: bool) -> bool:
+        """False: it did not get through, and nobody was told that it did; the build reports again then, or not."""
+        if door == "emit":
+            self.process.emit(report)
+            return True
+        self.process._start()
+        taken = self.process.do(
+            lambda: self.process.takeup.take(dict(report), self.clock.now_ms()), statement, after=after
+        )
+        if not taken:  # whether it was stored is not known: the build tries the other door
+            self.process.emit(report)
+        return True
+
+    @rule(statement=statements, after=st.booleans())
+    def stored_reports_are_taken(self, statement: int | None, after: bool) -> None:
+        self.process._start()
+        self.process.do(self.process.takeup.take_stored, statement, after=after)
+
+    # ---- the agent
+
+    def _poll(self, statement: int | None, *, after: bool) -> None:
+        played.polls += 1
+        self.process._start()
+        undisturbed = [False]
+
+        def poll() -> None:
+            undisturbed[0] = self.process.poll()
+
+        if not self.process.do(poll, statement, after=after) or not undisturbed[0] or not self.up:
+            return
+        for build in self.builds:
+            if build.there and build.result:
+                self._check_confirmed(build)
+
+    def _check_confirmed(self, build: Build) -> None:
+        """Right after a poll: nothing of a final build waits any more."""
+        for row in self.process.rows():
+            if self._build_of(row) is not build or row.reported:
+                continue
+            assert row.state is not State.HELD, f"{row} waits although the poller saw {build}"
+            if not build.went_out_early and row.state is State.PENDING:
+                self.confirmed.add(build)
+
+    @rule(statement=statements, after=st.booleans())
+    def a_poll(self, statement: int | None, after: bool) -> None:
+        self.clock.advance(s=15)
+        self._poll(statement, after=after)
+
+    @rule(request=st.integers(1, 4), pick=picks, environment=st.sampled_from(ENVIRONMENTS))
+    def a_build_ends_and_reports_during_a_poll(self, request: int, pick: int, environment: str) -> None:
+        build = self._pick(pick, [build for build in self.builds if build.running])
+        left = [request]
+
+        def end() -> None:
+            left[0] -= 1
+            if left[0] == 0 and build is not None:
+                self.a_build_reports_whole(build, environment)
+                self.jenkins.finish_build(build.job, build.number, "FAILURE")
+                build.result, build.ended_at = "FAILURE", self.clock.now_ms()
+
+        self.process.at_request = end
+        try:
+            self.clock.advance(s=15)
+            self.process._start()
+            self.process.do(self.process.poll, None, after=False)
+        finally:
+            self.process.at_request = lambda: None
+
+    def a_build_reports_whole(self, build: Build, environment: str) -> None:
+        report = {
+            "job": build.job, "build_number": build.number, "build_url": self._url(build), "status": "SUCCESS",
+            "image": build.tag, "repo_url": REPO, "branch": "main", "start_time": build.started_at,
+        }  # fmt: skip
+        if build.several:
+            report["environment"] = environment
+            build.environments.add(environment)
+        build.reported_whole = True
+        self.process.emit(report)
+
+    @rule(statement=statements, after=st.booleans())
+    def an_hour_goes_by_and_what_waited_goes_out(self, statement: int | None, after: bool) -> None:
+        self.process._start()
+        self.process.do(self.process.takeup.take_stored, None, after=False)
+        held = {self._build_of(row) for row in self.process.rows() if row.state is State.HELD}
+        self.clock.advance(ms=HOUR)
+        self.process.do(self.process.release, statement, after=after)
+        for build in held:
+            if build is not None:
+                build.went_out_early = True
+
+    @rule(statement=statements, after=st.booleans())
+    def a_delivery(self, statement: int | None, after: bool) -> None:
+        self.process.do(self.process.deliver, statement, after=after)
+
+    @rule()
+    def a_crash(self) -> None:
+        self.process.kill()
+
+    # ---- which build an event is of
+
+    def _build_of(self, row: Row) -> Build | None:
+        if row.payload is not None:
+            return self._build_of_event(msgspec.json.decode(row.payload))
+        source = msgspec.json.decode(row.source or "{}")
+        tag = source.get("reported", {}).get("image")
+        return self._find(tag, source["number"], source["started_at"])
+
+    def _build_of_event(self, event: dict[str, Any]) -> Build | None:
+        from agent.times import parse_moment
+
+        return self._find(event.get("image"), int(event["build_number"]), parse_moment(event["start_time"]))
+
+    def _find(self, tag: str | None, number: int, started_at: int) -> Build | None:
+        for build in self.builds:
+            if build.tag == tag or (tag is None and (build.number, build.started_at) == (number, started_at)):
+                return build
+        return None
+
+    # ---- the end
+
+    def teardown(self) -> None:
+        try:
+            self._settle()
+            self._check()
+        finally:
+            self.process.kill()
+            self.folder.cleanup()
+
+    def _settle(self) -> None:
+        """Everything works again for long enough; each job starts one more build that does not end."""
+        if not self.up:
+            self.jenkins_stops_or_starts()
+        for job in JOBS:
+            self.jenkins.start_build(job, repo=REPO)
+        for _ in range(3):
+            self.clock.advance(s=400)
+            self._poll(None, after=False)
+            self.process.do(self.process.takeup.take_stored, None, after=False)
+            self.process.do(self.process.deliver, None, after=False)
+        self.clock.advance(ms=2 * HOUR)
+        self.process.do(self.process.release, None, after=False)
+        self.process.do(self.process.deliver, None, after=False)
+
+    def _check(self) -> None:
+        rows = self.process.rows()
+        assert {row.state for row in rows} <= {State.DELIVERED, State.FAILED}, rows
+        failed = [row for row in rows if row.state is State.FAILED]
+        for row in failed:
+            assert "no repo_url" in (row.reason or ""), row
+        found = Counter(self._build_of_event(event) for event in self.hivel.values())
+        found.update(self._build_of(row) for row in failed)
+        assert found[None] == 0, f"of no build that there ever was: {self.hivel} {failed}"
+        for build in self.builds:
+            expected = build.expected()
+            mine = {name: event for name, event in self.hivel.items() if self._build_of_event(event) is build}
+            assert found[build] == expected or (expected is None and found[build] < 2), f"{build}: {mine} {failed}"
+            environments = Counter(event["environment"] for event in mine.values())
+            if not build.stages:
+                assert max(environments.values(), default=1) == 1, f"{build}: {mine}"
+            if build in self.confirmed:
+                self._check_final(build, mine)
+
+    def _check_final(self, build: Build, mine: dict[str, dict[str, Any]]) -> None:
+        from agent.times import rfc3339
+
+        whole = [event for event in mine.values() if event["end_time"] == rfc3339(build.ended_at)]
+        assert whole, f"{build}: {mine}"
+        for event in whole:
+            assert event["status"] == STATUS[build.result or ""], f"{build}: {event}"
+            assert event["start_time"] == rfc3339(build.started_at), f"{build}: {event}"
+
+    @property
+    def hivel(self) -> dict[str, dict[str, Any]]:
+        return self.process.hivel
+
+
+def test_random_stories_of_reports() -> None:
+    run_state_machine_as_test(
+        World,
+        settings=settings(
+            max_examples=STORIES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            derandomize="HIVEL_STORIES" not in os.environ,  # the same stories in every run, others when asked for
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
