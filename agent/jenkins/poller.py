@@ -59,6 +59,7 @@ class PollReport:
     jobs: int = 0
     moved: int = 0
     followed: int = 0
+    renamed: int = 0
     enqueued: list[str] = field(default_factory=list)
     underivable: list[str] = field(default_factory=list)
     missed: int = 0
@@ -214,7 +215,7 @@ class Poller:
                 raise
             self._commit(under_way)
         self._confirm_held(snapshot.jobs, report)
-        if not report.problems and not self._stopping:
+        if not report.problems and not report.renamed and not self._stopping:
             self._settled = snapshot.jobs
         return report_from
 
@@ -222,7 +223,8 @@ class Poller:
         """The jobs that can have changed, and what is known of them.
 
         When Jenkins gave the same answer as before, and everything in it was read, only open builds are of interest:
-        no time is spent on ten thousand jobs that stand still.
+        no time is spent on ten thousand jobs that stand still. But after a job got another name it is not so: whatever
+        has its old name now may have been taken for it.
         """
         open_builds = self._cursors.open_builds()
         settled, self._settled = self._settled, None  # until this poll has read everything too
@@ -483,6 +485,7 @@ class Poller:
         told = log.bind(controller=self._settings.name, job=looked.candidate.job.full_name)
         if looked.former_name is not None:
             told.info("job has another name", before=looked.former_name)
+            report.renamed += 1
         if looked.missed:
             told.warning("builds were gone before they could be read", builds=looked.missed)
             report.missed += looked.missed

@@ -14,8 +14,10 @@ At the edges of it:
 * What ended while its job matched no rule is neither owed nor wrong once the job has a name that matches.
 * A job created again that has passed the number of its predecessor is told by the newest of those of its builds that
   have a number of the predecessor's: that was known with another start, or it started after the predecessor was last
-  met. Where neither is so (because the clock was set back and what was known is gone), or while it is exactly where its
-  predecessor was, the builds with the predecessor's numbers are not owed. Those beyond are.
+  met. Where neither is so (because the clock was set back and what was known is gone), where Jenkins cannot read just
+  that build (lists leave it out, and looking for another one would cost a request for each job that keeps few builds),
+  or while the job is exactly where its predecessor was, the builds with the predecessor's numbers are not owed. Those
+  beyond are.
 * A job under another name is told by the newest of its builds that a poll met. Where that is gone, these stories do not
   rename the job: for the agent it would be a new one.
 * A job with a past that takes the name of one that the agent knows may bring its past, if no poll read a build of it:
@@ -100,6 +102,7 @@ class Job:
     kind: str
     builds: list[Build] = field(default_factory=list)
     renamed: bool = False
+    corrupt: list[int] = field(default_factory=list)
     known: bool = False  # by a build that a poll read
     not_owed_below: int = 0  # its predecessor's numbers, if the agent cannot know that it is another job
 
@@ -131,6 +134,9 @@ class Meeting:
             return next_number < self.next_number
         shared = [build for build in job.listed if build.number < self.next_number]
         newest = max(shared, key=lambda build: build.number, default=None)
+        corrupt = max((number for number in job.corrupt if number < self.next_number), default=0)
+        if newest is not None and newest.number < corrupt:
+            return False
         return newest is None or newest.number == self.newest or newest.started_at > self.latest + TOLERANCE
 
 
@@ -504,6 +510,7 @@ class World(RuleBasedStateMachine):
 
         def corrupt(build: Build) -> None:
             self.jenkins.corrupt_build(build.job.name, build.number)
+            build.job.corrupt.append(build.number)
             build.job.builds.remove(build)
 
         self._each_done(pick, corrupt)

@@ -240,6 +240,20 @@ def test_two_jobs_swap_their_names(story: Story) -> None:
     assert sorted(event.number for event in story.agent.reported()) == [1, 2, 3, 4, 5]
 
 
+def test_a_job_takes_the_name_of_another_with_just_its_next_number_and_nothing_else_happens(story: Story) -> None:
+    """The old name's cursor goes with the other job; that the answer stays the same does not mean that all was read."""
+    story.jenkins.add_job("deploy/api")
+    running = story.start("deploy/api")
+    story.build()
+    assert story.poll() == ["main:deploy/shop#4"]
+    story.jenkins.set_next_build_number("deploy/api", 5)
+    story.jenkins.rename_job(SHOP, "deploy/store")
+    story.start("deploy/store")
+    story.jenkins.rename_job("deploy/api", SHOP)
+    story.jenkins.finish_build(SHOP, running)
+    assert story.poll_for(minutes=1) == ["main:deploy/shop#1"]
+
+
 def test_a_job_takes_the_name_of_one_that_is_gone_and_was_never_built(story: Story) -> None:
     story.jenkins.add_job("deploy/empty")
     story.poll()
