@@ -70,7 +70,7 @@ class Gate:
                 return False
 
     def _shut(self, state: GateState, judgement: Judgement) -> bool:
-        if state is self.state and not self.may_probe():
+        if self.state is not GateState.OPEN and not self.may_probe():
             return False  # it was under way when the gate shut: no probe
         self._move(state, judgement.reason)
         self._probes += 1
@@ -85,8 +85,9 @@ class Gate:
             return False
         self.state = state
         self.since = self._clock.now_ms()
-        self._probes = 0
         self.next_probe_at = None
+        if state is GateState.OPEN:
+            self._probes = 0
         return True
 
     def snapshot(self) -> DeliveryState:

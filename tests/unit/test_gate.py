@@ -161,7 +161,17 @@ def test_a_pause_that_becomes_an_outage_is_another_state(gate: Gate, clock: Fake
     gate.record(1, UNAUTHORIZED)
     wait_for_probe(gate, clock)
     assert gate.record(1, REFUSED) is True
-    assert gate.snapshot() == DeliveryState("outage", START + 5_000, "connection refused", START + 10_000)
+    assert gate.snapshot() == DeliveryState("outage", START + 5_000, "connection refused", START + 15_000)
+
+
+def test_probes_that_fail_now_in_one_way_and_now_in_another_come_less_and_less_often(
+    gate: Gate, clock: FakeClock
+) -> None:
+    waits = []
+    for judgement in [UNAUTHORIZED, REFUSED, UNAUTHORIZED, REFUSED, UNAUTHORIZED]:
+        gate.record(1, judgement)
+        waits.append(wait_for_probe(gate, clock))
+    assert waits == [5, 10, 20, 40, 40]
 
 
 @pytest.mark.parametrize("jump_ms", [-86_400_000, 86_400_000])
@@ -172,10 +182,10 @@ def test_a_wall_clock_that_jumps_moves_no_probe(gate: Gate, clock: FakeClock, ju
     assert wait_for_probe(gate, clock) == 5
 
 
-@pytest.mark.parametrize("judgement", [REFUSED, UNAUTHORIZED])
+@pytest.mark.parametrize("judgements", [[REFUSED], [UNAUTHORIZED], [UNAUTHORIZED, REFUSED]])
 def test_events_that_were_in_flight_when_the_gate_shut_are_no_probes(
-    gate: Gate, clock: FakeClock, judgement: Judgement
+    gate: Gate, clock: FakeClock, judgements: list[Judgement]
 ) -> None:
-    for row in range(8):  # as many as are sent at the same time
+    for row, judgement in zip(range(8), itertools.cycle(judgements), strict=False):  # as many as are sent at once
         gate.record(row, judgement)
     assert wait_for_probe(gate, clock) == 5
