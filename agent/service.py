@@ -20,6 +20,7 @@ from agent import __version__
 from agent.config import ConfigError, load
 from agent.delivery.drain import Drain
 from agent.delivery.hivel import HivelClient
+from agent.every import Every
 from agent.jenkins.client import JenkinsClient
 from agent.jenkins.poller import Poller
 from agent.monitoring import PollRecord, application
@@ -265,16 +266,14 @@ class _Daemon:
         for settings, poller in zip(self._settings.controllers, pollers, strict=True):
             name, seconds = f"polls of {settings.name}", settings.poll_interval_ms / 1000
             watched = self._watchdog.watch(Watched(name, patience_of_poll(settings), partial(_requests, poller)))
-            scheduler.add_job(self._poll, "interval", [poller, watched], seconds=seconds, next_run_time=now, name=name)
+            scheduler.add_job(self._poll, Every(seconds), [poller, watched], next_run_time=now, name=name)
         drain = Watched("delivery", patience_of_drain(self._settings.delivery), lambda: self.drain.progress)
         seconds = self._settings.delivery.interval_ms / 1000
-        scheduler.add_job(
-            self._drain, "interval", [self._watchdog.watch(drain)], seconds=seconds, next_run_time=now, name="drain"
-        )
+        scheduler.add_job(self._drain, Every(seconds), [self._watchdog.watch(drain)], next_run_time=now, name="drain")
         retention = Retention(self.outbox, self._settings.keep_delivered_ms, self._settings.keep_ids_ms)
-        scheduler.add_job(self._retain, "interval", [retention], seconds=RETENTION_S, name="retention")
+        scheduler.add_job(self._retain, Every(RETENTION_S), [retention], name="retention")
         if (every := watchdog_s()) is not None:
-            scheduler.add_job(self._watchdog.feed, "interval", seconds=every / 3, next_run_time=now, name="watchdog")
+            scheduler.add_job(self._watchdog.feed, Every(every / 3), next_run_time=now, name="watchdog")
         scheduler.start()
         return scheduler
 
