@@ -10,6 +10,9 @@ import structlog
 
 log = structlog.get_logger("service")
 
+# A systemd that does not listen for so long must not hold up the agent.
+TIMEOUT_S = 1.0
+
 
 def notify(state: str) -> None:
     """Send ``READY=1`` or the like; does nothing when systemd does not listen (``$NOTIFY_SOCKET``)."""
@@ -20,6 +23,7 @@ def notify(state: str) -> None:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.settimeout(TIMEOUT_S)
             sock.connect(address)
             sock.send(state.encode())
     except OSError as error:

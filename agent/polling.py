@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from agent.every import Every
 from agent.watchdog import Watched, patience_of_poll
 
 if TYPE_CHECKING:
@@ -51,10 +52,8 @@ class Polls:
 
     def schedule(self, scheduler: AsyncIOScheduler, now: datetime) -> None:
         """Poll from now on."""
-        self._job = scheduler.add_job(
-            self._run, "interval", seconds=self._settings.poll_interval_ms / 1000, next_run_time=now,
-            name=self.watched.name,
-        )  # fmt: skip
+        every = Every(self._settings.poll_interval_ms / 1000)
+        self._job = scheduler.add_job(self._run, every, next_run_time=now, name=self.watched.name)
 
     def wake(self) -> None:
         """Look now, or as soon as the poll under way is over."""

@@ -20,6 +20,7 @@ from agent import __version__
 from agent.config import ConfigError, load
 from agent.delivery.drain import Drain
 from agent.delivery.hivel import HivelClient
+from agent.every import Every
 from agent.hook.intake import Intake
 from agent.hook.spool import Spool
 from agent.hook.takeup import TakeUp
@@ -295,12 +296,12 @@ class _Daemon:
         seconds = settings.delivery.interval_ms / 1000
         drain = Watched("delivery", patience_of_drain(settings.delivery), lambda: self.drain.progress)
         self._watchdog.watch(drain)
-        scheduler.add_job(self._drain, "interval", [drain], seconds=seconds, next_run_time=now, name="drain")
-        scheduler.add_job(self._take, "interval", [takeup, spool], seconds=seconds, next_run_time=now, name="reports")
+        scheduler.add_job(self._drain, Every(seconds), [drain], next_run_time=now, name="drain")
+        scheduler.add_job(self._take, Every(seconds), [takeup, spool], next_run_time=now, name="reports")
         retention = Retention(self.outbox, settings.keep_delivered_ms, settings.keep_ids_ms)
-        scheduler.add_job(self._retain, "interval", [retention], seconds=RETENTION_S, name="retention")
+        scheduler.add_job(self._retain, Every(RETENTION_S), [retention], name="retention")
         if (every := watchdog_s()) is not None:
-            scheduler.add_job(self._watchdog.feed, "interval", seconds=every / 3, next_run_time=now, name="watchdog")
+            scheduler.add_job(self._watchdog.feed, Every(every / 3), next_run_time=now, name="watchdog")
         scheduler.start()
         return scheduler
 

@@ -69,14 +69,14 @@ class HivelClient:
     async def post(self, body: bytes, *, lane: int = 0) -> Answer:
         """POST one event. ``lane`` (0 … concurrency - 1) is the sender's number: no two share a connection."""
         client = self._clients[lane % len(self._clients)]
+        token = self._token.reveal()
         # What AsyncClient.post does anew for each request (URL, headers, cookies, query) is the same for all of these.
-        headers = [*self._headers, ("X-API-Token", self._token.reveal())]
-        request = httpx.Request("POST", self._url, headers=headers, content=body)
+        request = httpx.Request("POST", self._url, headers=[*self._headers, ("X-API-Token", token)], content=body)
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await client.send(request, stream=True)
                 try:
-                    return await _answer(response)
+                    return await _answer(response, token)
                 finally:
                     await response.aclose()
         except TimeoutError:
@@ -89,18 +89,20 @@ class HivelClient:
             return Answer(None, _network_error(error), untrusted_certificate=_is_certificate_error(error))
 
 
-async def _answer(response: httpx.Response) -> Answer:
+async def _answer(response: httpx.Response, token: str) -> Answer:
+    """Answers are logged and stored: one that repeats the token does so without it."""
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) >= BODY_LIMIT:
             break
+    location = response.headers.get("location")
     return Answer(
         status=response.status_code,
-        body=bytes(body[:BODY_LIMIT]).decode("utf-8", "replace"),
+        body=bytes(body[:BODY_LIMIT]).decode("utf-8", "replace").replace(token, "***"),
         content_type=response.headers.get("content-type", ""),
         retry_after=response.headers.get("retry-after"),
-        location=response.headers.get("location"),
+        location=None if location is None else location.replace(token, "***"),
     )
 
 

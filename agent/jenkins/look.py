@@ -229,8 +229,9 @@ class JobReader:
         elif now - build.first_seen_at > UNREADABLE_MS:
             look.missed.append(build.number)
         else:
-            name = f"{candidate.job.full_name}#{build.number}"
-            log.warning("build cannot be read", controller=self._controller, build=name, reason=str(error))
+            if build.waiting_since is None:  # else it was said before
+                name = f"{candidate.job.full_name}#{build.number}"
+                log.warning("build cannot be read", controller=self._controller, build=name, reason=str(error))
             look.open_builds.append(replace(build, waiting_since=now))
 
     def _wait_or_miss(self, look: Look, build: OpenBuild) -> None:

@@ -156,6 +156,7 @@ class Poller:
         self._pause = Pause(settings.poll_interval_ms / 1000, outbox.clock)
         self._settled: list[Job] | None = None  # the list of jobs up to which everything was read
         self._stopping = False
+        self._executors_hidden = False
 
     def stop(self) -> None:
         """Let a poll under way end after the job that it looks at; the next one goes on from there."""
@@ -282,8 +283,11 @@ class Poller:
         try:
             running = self._client.running()
         except (NotFoundError, UnauthorizedError, BadAnswerError) as error:
-            log.info("executors cannot be seen", controller=self._settings.name, reason=str(error))
+            if not self._executors_hidden:
+                log.info("executors cannot be seen", controller=self._settings.name, reason=str(error))
+            self._executors_hidden = True
             return None
+        self._executors_hidden = False
         numbers: dict[str, set[int]] = {}
         for full_name, number in running:
             numbers.setdefault(full_name, set()).add(number)

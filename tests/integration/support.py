@@ -148,12 +148,13 @@ class Agent:
         assert done.stdout, done.stderr
         return msgspec.json.decode(done.stdout)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a verb and leave it running; its log is in ``agent.log``."""
         with (self.folder / "agent.log").open("a") as log:
             return subprocess.Popen(
-                self.command(*(arguments or ("run",))), stdout=log, stderr=log, text=True, env=self.environment()
-            )
+                self.command(*(arguments or ("run",))),
+                stdout=log, stderr=log, text=True, env=self.environment() | environment,
+            )  # fmt: skip
 
     def log(self) -> str:
         return (self.folder / "agent.log").read_text()

@@ -1,0 +1,265 @@
+"""The daemon's life: what systemd hears, signals at any moment, stops within their time, a clock that is set."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent.sandbox.hivel import Fault
+from tests.integration.support import REPO, Agent, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from starlette.types import Receive, Scope, Send
+
+    from agent.sandbox.hivel import LocalHivel
+    from agent.sandbox.jenkins import LocalJenkins
+    from agent.sandbox.server import LocalServer
+
+JOB = "deploy/shop"
+# The agent with less patience at its end than 25 seconds.
+IMPATIENT = "import agent.service; agent.service.STOP_S = 0.5; from agent.cli import main; main()"
+# The agent on a machine whose wall clock is as many seconds off as a file says.
+SKEWED = """
+import datetime, pathlib, sys, time
+import apscheduler.schedulers.base, apscheduler.schedulers.asyncio
+import agent.service, agent.times
+offset = lambda: float(pathlib.Path({file!r}).read_text() or 0)
+class Skewed(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.datetime.now(tz) + datetime.timedelta(seconds=offset())
+for module in (apscheduler.schedulers.base, agent.service):
+    module.datetime = Skewed
+agent.times.Clock.now_ms = lambda self: int((time.time() + offset()) * 1000)
+agent.service.CLOCK_LOOK_S = 0.05
+from agent.cli import main; main()
+"""
+
+
+@pytest.fixture
+def agent(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Agent:
+    jenkins.add_job(JOB)
+    return Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server, timeout="30s")
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[str]]]:
+    """Those that a test started; none outlives it."""
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def program(agent: Agent, text: str) -> subprocess.Popen[str]:
+    """``run`` by a program around the agent's."""
+    with (agent.folder / "agent.log").open("a") as log:
+        command = [sys.executable, "-c", text, "run", "--config", str(agent.config)]
+        return subprocess.Popen(command, stdout=log, stderr=log, text=True, env=agent.environment())
+
+
+def wait_for_start(agent: Agent, count: int = 1) -> None:
+    wait_until(lambda: agent.log().count("event=started") >= count, f"the daemon has started {count} times")
+
+
+def never_answer(jenkins: LocalJenkins, seconds: float = 60) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(seconds)
+
+    jenkins.break_with(lambda *_: answer)  # type: ignore[arg-type,return-value]
+
+
+# ---- systemd
+
+
+def test_systemd_hears_of_start_life_reload_and_stop(agent: Agent, processes: list[subprocess.Popen[str]]) -> None:
+    address = f"hivel-agent-test-{uuid.uuid4()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + address)
+        systemd.settimeout(20)
+        process = agent.start(NOTIFY_SOCKET="@" + address, WATCHDOG_USEC="300000")
+        processes.append(process)
+
+        def heard(until: str) -> list[str]:
+            words = []
+            while not words or words[-1] != until:
+                words.append(systemd.recv(200).decode().split("\n")[0])
+            return words
+
+        assert "READY=1" in heard("READY=1")
+        assert set(heard("WATCHDOG=1")) == {"WATCHDOG=1"}
+        process.send_signal(signal.SIGHUP)
+        assert set(heard("RELOADING=1")) <= {"WATCHDOG=1", "RELOADING=1"}
+        assert set(heard("READY=1")) <= {"WATCHDOG=1", "READY=1"}
+        agent.config.write_text("this is no configuration")
+        process.send_signal(signal.SIGHUP)
+        heard("RELOADING=1")
+        heard("READY=1")
+        process.terminate()
+        assert set(heard("STOPPING=1")) <= {"WATCHDOG=1", "STOPPING=1"}
+        assert process.wait(20) == 0
+
+
+# ---- a stop
+
+
+def test_a_stop_during_a_slow_post_settles_it(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
+) -> None:
+    hivel.fault(Fault(kind="slow", delay=2))
+    jenkins.add_builds(JOB, 3, repo=REPO)
+    processes.append(agent.start())
+    wait_until(lambda: len(hivel.requests()) == 3, "the events are on their way")
+    processes[0].terminate()
+    assert processes[0].wait(20) == 0
+    assert agent.json("status")["events"] == {"pending": 0, "held": 0, "delivered": 3, "failed": 0}
+    assert [d.times_posted for d in hivel.deployments()] == [1, 1, 1]
+
+
+def test_a_stop_does_not_wait_longer_than_its_time_for_a_post(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
+) -> None:
+    hivel.fault(Fault(kind="silent", stored=True))
+    jenkins.add_builds(JOB, 3, repo=REPO)
+    processes.append(program(agent, IMPATIENT))
+    wait_until(lambda: len(hivel.requests()) == 3, "the events are on their way")
+    processes[0].terminate()
+    assert processes[0].wait(10) == 0
+    assert agent.json("status")["events"]["pending"] == 3
+    hivel.clear_faults()
+    assert agent.run("once").returncode == 0
+    assert agent.json("status")["events"]["delivered"] == 3
+    assert len(hivel.deployments()) == 3
+
+
+def test_a_stop_waits_for_a_slow_poll(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
+) -> None:
+    never_answer(jenkins, seconds=1)
+    processes.append(agent.start())
+    wait_for_start(agent)
+    processes[0].terminate()
+    assert processes[0].wait(20) == 0
+    assert "event=stopped" in agent.log() and "Traceback" not in agent.log()
+
+
+def test_a_stop_does_not_wait_longer_than_its_time_for_a_poll(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
+) -> None:
+    never_answer(jenkins)
+    processes.append(program(agent, IMPATIENT))
+    wait_for_start(agent)
+    jenkins.add_builds(JOB, 3, repo=REPO)
+    processes[0].terminate()
+    assert processes[0].wait(10) == 0
+    jenkins.break_with(None)
+    assert agent.run("once").returncode == 0
+    assert [d.times_posted for d in hivel.deployments()] == [1, 1, 1]
+
+
+# ---- a reload
+
+
+@pytest.mark.parametrize("wrong", ["token", "address"])
+def test_a_pause_ends_when_the_configuration_is_mended_and_read_anew(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]], wrong: str
+) -> None:
+    """A token file needs no SIGHUP; an address does. No attempt was burnt."""
+    right = agent.config.read_text()
+    if wrong == "token":
+        (agent.folder / "hivel.token").write_text("an-old-one\n")
+    else:
+        agent.config.write_text(right.replace('"\ntoken_file = "hivel', '/not/here"\ntoken_file = "hivel'))
+    jenkins.add_builds(JOB, 3, repo=REPO)
+    processes.append(agent.start())
+    wait_until(lambda: "state=paused" in agent.log(), "the delivery is paused")
+    assert hivel.deployments() == []
+    if wrong == "token":
+        (agent.folder / "hivel.token").write_text("sandbox-token\n")
+    else:
+        agent.config.write_text(right)
+        processes[0].send_signal(signal.SIGHUP)
+    wait_until(lambda: len(hivel.deployments()) == 3, "everything has arrived")
+    wait_until(lambda: agent.json("status")["events"]["delivered"] == 3, "everything is settled")
+    assert {event["attempts"] for event in agent.json("queue", "list")} == {1}
+    assert processes[0].poll() is None
+
+
+def test_a_new_token_for_jenkins_is_taken_up_by_itself(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
+) -> None:
+    (agent.folder / "jenkins.token").write_text("an-old-one\n")
+    agent.config.write_text(agent.config.read_text().replace('poll_interval = "200ms"', 'poll_interval = "2s"'))
+    jenkins.add_builds(JOB, 3, repo=REPO)
+    processes.append(agent.start())
+    wait_until(lambda: "state=unauthorized" in agent.log(), "Jenkins refuses the token")
+    (agent.folder / "jenkins.token").write_text("sandbox-token\n")
+    wait_until(lambda: len(hivel.deployments()) == 3, "everything has arrived", seconds=6)
+
+
+def test_a_reload_does_not_wait_for_ever_for_a_poll_and_takes_the_new_configuration(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
+) -> None:
+    never_answer(jenkins)
+    processes.append(program(agent, IMPATIENT))
+    wait_for_start(agent)
+    jenkins.break_with(None)
+    jenkins.add_builds(JOB, 1, repo=REPO)
+    agent.config.write_text(agent.config.read_text().replace('name = "main"', 'name = "other"'))
+    processes[0].send_signal(signal.SIGHUP)
+    wait_until(lambda: len(hivel.deployments()) == 1, "the new configuration is at work")
+    assert hivel.deployments()[0].event.deployment_id == f"other:{JOB}#1"
+    assert processes[0].poll() is None
+    processes[0].terminate()
+    assert processes[0].wait(20) == 0
+
+
+def test_signals_in_a_hurry_neither_kill_nor_are_lost(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
+) -> None:
+    processes.append(agent.start())
+    wait_for_start(agent)
+    for _ in range(200):
+        processes[0].send_signal(signal.SIGHUP)
+        # Between two signals, so that they meet every moment of a reload.
+        wait_until(iter([False, True]).__next__, "a moment is over")
+        assert processes[0].poll() is None, "a SIGHUP killed the daemon"
+    jenkins.add_builds(JOB, 3, repo=REPO)
+    wait_until(lambda: len(hivel.deployments()) == 3, "it still works")
+    processes[0].send_signal(signal.SIGHUP)
+    processes[0].terminate()
+    assert processes[0].wait(20) == 0
+    assert "Traceback" not in agent.log()
+
+
+# ---- the clock
+
+
+@pytest.mark.parametrize("years", [-3, 3])
+def test_a_clock_that_is_set_by_years_stops_neither_polls_nor_deliveries(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]], years: int
+) -> None:
+    clock = agent.folder / "clock"
+    clock.write_text("0")
+    processes.append(program(agent, SKEWED.format(file=str(clock))))
+    jenkins.add_builds(JOB, 1, repo=REPO)
+    wait_until(lambda: len(hivel.deployments()) == 1, "the first build has arrived")
+    clock.write_text(str(years * 365 * 86_400))
+    jenkins.add_builds(JOB, 1, repo=REPO)
+    wait_until(lambda: len(hivel.deployments()) == 2, "the second build has arrived too")
+    assert "the clock was set" in agent.log()
+    clock.write_text("0")
+    jenkins.add_builds(JOB, 1, repo=REPO)
+    wait_until(lambda: len(hivel.deployments()) == 3, "and the third, when the clock is right again")
+    assert "Traceback" not in agent.log()
