@@ -23,7 +23,7 @@ demo: $(VENV)/.ready ## the main job on embedded defaults: Jenkins -> outbox -> 
 	@$(BIN)/hivel-agent demo
 
 test: $(VENV)/.ready ## all tests, with branch coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term
+	@$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term
 
 BENCH_VENV := .venv-bench
 
