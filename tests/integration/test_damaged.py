@@ -27,7 +27,7 @@ PAGE = 4096
 DELIVERED = 60
 PENDING = 20
 TABLES = (
-    "events", "attempts", "counts", "delivery", "controllers", "jobs", "open_builds", "events_due",
+    "events", "attempts", "counts", "delivery", "controllers", "jobs", "open_builds", "events_by_state",
     "sqlite_autoindex_events_1",
 )  # fmt: skip
 
@@ -141,7 +141,7 @@ def test_the_daemon_starts_on_a_damaged_file_and_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize(
-    ("verb", "name"), [*(("once", name) for name in TABLES), ("run", "delivery"), ("run", "events_due")]
+    ("verb", "name"), [*(("once", name) for name in TABLES), ("run", "delivery"), ("run", "events_by_state")]
 )
 def test_whichever_table_is_broken_the_agent_goes_on(used: Agent, hivel: LocalHivel, verb: str, name: str) -> None:
     """Damage in the depth of the file does not show when it is opened, but when that table is first read."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +19,7 @@ from agent.times import Clock
 from tests.integration.support import REPO, Agent, wait_until
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
 
     from agent.sandbox.hivel import LocalHivel
@@ -88,15 +87,10 @@ def test_the_daemon_ten_reporters_lists_and_replays_share_one_outbox(
             looks.append(agent.run("queue", "list"))
             looks.append(agent.run("replay", "--all-delivered", "--since", "1h", "--yes"))
 
-    pauses_ms: list[float] = []
-
     def measure() -> None:
         log = agent.outbox.with_name("outbox.db-wal")
-        before = time.monotonic()
         while not over.wait(0.02):
             log_sizes.append(log.stat().st_size)
-            pauses_ms.append((time.monotonic() - before) * 1000)
-            before = time.monotonic()
 
     others = [threading.Thread(target=work) for work in (look, look, measure)]
     with users(REPORTERS) as reporters:
@@ -119,8 +113,8 @@ def test_the_daemon_ten_reporters_lists_and_replays_share_one_outbox(
     said = agent.log() + "".join(look.stderr for look in looks)
     assert "locked" not in said and "Traceback" not in said
     assert {look.returncode for look in looks} <= {0, 1}
-    # A machine that is busy with other things lets also those wait who want no lock.
-    assert longest_ms < 1_000 + max(pauses_ms)
+    # Nobody is starved. How long they wait is printed: on a machine that is busy with other things it says little.
+    assert longest_ms < 5_000
     assert max(log_sizes) < 16 * 1024 * 1024
     print(f"{REPORTERS} x {REPORTS} reports beside the daemon and {len(looks)} lists and replays: the longest took "  # noqa: T201
           f"{longest_ms} ms, the log had at most {max(log_sizes) // 1024} KiB")  # fmt: skip
@@ -132,27 +126,6 @@ def test_a_file_that_is_not_there_yet_is_made_by_several_processes_at_once(tmp_p
             path = tmp_path / f"new-{index}.db"
             assert all(answer.isdigit() for answer in all_at_once(openers, f"open {path}"))
             check_migrations(path)
-
-
-def test_a_lock_that_is_met_while_a_new_file_is_prepared_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SQLite does not wait in each case when several processes switch the journal: one in 500 got an error."""
-    prepare = schema.prepare_new_file
-    locked = [True, True, True]
-
-    def prepare_beside_others(connection: sqlite3.Connection) -> None:
-        if locked:
-            locked.pop()
-            error = sqlite3.OperationalError("database is locked")
-            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
-            raise error
-        prepare(connection)
-
-    monkeypatch.setattr(schema, "prepare_new_file", prepare_beside_others)
-    Outbox(tmp_path / "outbox.db", Clock()).close()
-    assert not locked
-    check_migrations(tmp_path / "outbox.db")
 
 
 def test_an_older_file_is_migrated_once_by_whoever_comes_first_and_keeps_everything(tmp_path: Path) -> None:

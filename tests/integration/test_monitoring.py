@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,7 +17,8 @@ from agent.delivery.drain import Tally
 from agent.delivery.gate import Gate, GateState
 from agent.delivery.policy import Backoff
 from agent.jenkins.cursor import ControllerState, Cursors
-from agent.monitoring import PollRecord, readiness
+from agent.monitoring import readiness
+from agent.polling import PollRecord
 from agent.sandbox.hivel import Fault
 from agent.trouble import Trouble
 from tests.integration.disks import mounted
@@ -53,7 +54,7 @@ def daemon(agent: Agent) -> Iterator[Popen[str]]:
 
 
 def address(agent: Agent) -> str:
-    found = re.search(r"event=monitoring url=(http://\S+)/metrics", agent.log())
+    found = re.search(r"what=monitoring url=(http://\S+)", agent.log())
     assert found is not None, agent.log()
     return found[1]
 
@@ -225,7 +226,7 @@ class Played:
         self.outbox = outbox
         self.clock = outbox.clock
         self.storing = Trouble("storing events", outbox.clock)
-        self.polls = {"main": PollRecord(outbox.clock.monotonic(), ready_within_s=195)}
+        self.polls = [SimpleNamespace(name="main", record=PollRecord(outbox.clock.monotonic(), ready_within_s=195))]
         self.drain = self
         self.gate = Gate(Backoff(1_000, 60_000), outbox.clock)
         self.tally = Tally()
@@ -242,7 +243,7 @@ def test_a_jenkins_that_was_not_polled_for_long_is_not_ready(outbox: Outbox, clo
     [check] = [check for check in told.checks if check.name == "jenkins main"]
     assert (told.ready, check.ok) == (False, False)
     assert check.reason == f"no poll went through for 196 s: {problem}"
-    source.polls["main"] = replace(source.polls["main"], finished_at=clock.monotonic())
+    source.polls[0].record.finished_at = clock.monotonic()
     assert readiness(source).ready
 
 
@@ -281,7 +282,7 @@ def test_a_port_that_is_taken_keeps_nothing_from_working(
             process.terminate()
             assert process.wait(20) == 0
     [line] = [line for line in agent.log().splitlines() if "monitoring" in line]
-    assert f'event="monitoring is off" address={mine}' in line and "[monitoring] listen" in line
+    assert f'event="cannot listen" what=monitoring address={mine}' in line and "[monitoring] listen" in line
 
 
 def test_without_an_address_no_port_is_open(agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel) -> None:
