@@ -693,8 +693,9 @@ class World(RuleBasedStateMachine):
         for _ in range(5):
             self._pass(seconds=45)
             self.poll()
+        not_owed = self._not_owed(self._meeting())
         for build in self._matching_finals():
-            if build.odd and self._is_owed(build):
+            if build.odd and self._is_owed(build) and build not in not_owed:
                 self.owed.add(build)
 
     def _check(self) -> None:
