@@ -20,7 +20,8 @@ At the edges of it:
   beyond are.
 * A job under another name is told by the newest of its builds that a poll met or, where that is gone, by any build that
   was reported, unless another job has its former name meanwhile: then it is a new job for the agent, and its builds may
-  be reported once more.
+  be reported once more. So may those of a job that was overlooked, because its next number is just that of the job that
+  had its new name before, while another job came under its former name.
 * A job with a past that takes the name of one that the agent knows may bring its past, if no poll read a build of it:
   by their numbers these are new builds, and that they started before may be the work of a clock that was set back.
 * For the same reason a build of a job that the agent knew when it started is owed whenever it ended by Jenkins' clock.
@@ -243,20 +244,20 @@ class World(RuleBasedStateMachine):
         return {replace(meeting, newest=number, latest=latest) for number in {newest} | unread}
 
     def _note_who_is_told(self, meeting: dict[str, Meeting]) -> None:
-        """Jobs under other names, the newest known builds of which are gone."""
+        """Jobs under other names that the agent cannot know by their newest builds, which are gone, or not yet."""
         for name, met in meeting.items():
             former = {
                 former: known
                 for former, meetings in self.met.items()
-                if (known := {m.newest for m in meetings if m.job is met.job} - {0})
+                if former != name and (known := {m.newest for m in meetings if m.job is met.job} - {0})
             }
-            numbers = {build.number for build in met.job.listed}
-            if not former or name in former or set().union(*former.values()) <= numbers:
-                continue
-            met.job.known = False
-            met.job.told = met.job.told and not former.keys() & meeting.keys()
-            for build in met.job.builds:
-                build.of_known_job = False
+            gone = not set().union(*former.values()) <= {build.number for build in met.job.listed}
+            overlooked = any(m.job is not met.job and m.next_number == met.next_number for m in self.met.get(name, ()))
+            if gone or (former and overlooked):
+                met.job.known = False
+                met.job.told = met.job.told and not former.keys() & meeting.keys()
+                for build in met.job.builds:
+                    build.of_known_job = False
 
     def _not_owed(self, meeting: dict[str, Meeting]) -> set[Build]:
         """The builds that have a number of a predecessor of their job, where the agent cannot tell them apart."""
