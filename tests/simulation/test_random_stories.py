@@ -26,7 +26,8 @@ At the edges of it:
   by their numbers these are new builds, and that they started before may be the work of a clock that was set back.
 * For the same reason a build of a job that the agent knew when it started is owed whenever it ended by Jenkins' clock.
 * A build that stays odd (not building, no result) is owed when the grace period is over, with an unknown result.
-* Jenkins' times are whole seconds in its ``Date`` header: what ended in the second of the first start is neither.
+* Jenkins' times are whole seconds in its ``Date`` header: what ended in the second of the first start is neither. Nor is
+  what was about to end when the agent first started: it may be on no executor any more, and have no end yet.
 
 ``HIVEL_STORIES=2000 pytest tests/simulation/test_random_stories.py`` plays so many stories.
 """
@@ -85,6 +86,7 @@ class Build:
     listed: bool = True
     of_known_job: bool = False  # the agent knew the job when it started
     ended_matching: bool = False
+    ending_before_first_start: bool = False
     ended_after_first_start: bool = False
 
     @property
@@ -299,7 +301,8 @@ class World(RuleBasedStateMachine):
 
     def _is_owed(self, build: Build) -> bool:
         """Whatever the time of its end, if the agent knew the job before: the clock may have been set back."""
-        after_first_start = build.ended_after_first_start or self.since_ms > 0
+        after_first_start = build.ended_after_first_start and not build.ending_before_first_start
+        after_first_start = after_first_start or self.since_ms > 0
         in_time = self._end(build) > (self.newest or 0) or build.of_known_job
         return build.ended_matching and after_first_start and in_time
 
@@ -478,6 +481,7 @@ class World(RuleBasedStateMachine):
             self._reveal(build)
             self.jenkins.set_phase(build.job.name, build.number, Phase.ENDING, result)
             build.result, build.settling = result, True
+            build.ending_before_first_start = not self.started
             build.ended_at = max(self.jenkins.now_ms, build.started_at + 1)
 
         self._each_running(pick, end)
