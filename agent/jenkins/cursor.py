@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
+from agent.event import build_deployment_id
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -72,6 +74,12 @@ class ControllerState:
 _JOB = ", ".join(field.name for field in fields(JobCursor))
 _OPEN = ", ".join(field.name for field in fields(OpenBuild))
 _STATE = ", ".join(field.name for field in fields(ControllerState))
+# The event of a build (?1), or one of several: with a part or, of a number used again, the start behind its id.
+_REPORTED = (
+    "SELECT 1 FROM events WHERE started_at = ?2 AND (deployment_id = ?1"
+    " OR (deployment_id > ?1 || ':' AND deployment_id < ?1 || ';')"
+    " OR (deployment_id > ?1 || '@' AND deployment_id < ?1 || 'A')) LIMIT 1"
+)
 _MISSED = ", ".join(field.name for field in fields(Missed))
 
 
@@ -132,6 +140,12 @@ class Cursors:
             (self._controller, full_name),
         ).fetchall()
         return [row[0] for row in found]
+
+    def reported(self, full_name: str, number: int, started_at: int) -> bool:
+        """Whether a build of this job, under this or a former name, was reported and is still in the outbox."""
+        names = (full_name, *self.former_names(full_name))
+        ids = (build_deployment_id(self._controller, name, number) for name in names)
+        return any(self._outbox.connection.execute(_REPORTED, (each, started_at)).fetchone() for each in ids)
 
     def open_builds(self) -> dict[str, list[OpenBuild]]:
         """The open builds of all jobs by full name."""

@@ -125,9 +125,9 @@ class _Pass:
     looked: list[_Looked] = field(default_factory=list)
 
     @cached_property
-    def some_are_gone(self) -> bool:
-        """Whether a job that is known is not there, or not under its name."""
-        return any(cursor.full_name not in self.jobs for cursor in self.by_newest.values())
+    def gone(self) -> list[JobCursor]:
+        """Jobs that had builds and are not there any more, or not under their names."""
+        return [cursor for cursor in self.by_newest.values() if cursor.full_name not in self.jobs]
 
 
 class Poller:
@@ -330,16 +330,23 @@ class Poller:
             try:
                 self._read(under_way, replace(deploying, candidate=candidate), first)
             except AnotherJobError:
-                candidate = candidate.as_another_job()
-                candidate, first = self._recognise(under_way, candidate, under_way.reader.ask(candidate))
-                self._read(under_way, replace(deploying, candidate=candidate), first)
+                self._read_as_another(under_way, deploying)
         except UnreachableError:
             raise
         except JenkinsError as error:
             report.problems.append(f"job {deploying.candidate.job.full_name}: {error}")
 
+    def _read_as_another(self, under_way: _Pass, deploying: _Deploying) -> None:
+        """Read a job of which the cursor is not: it may be one that had another name, else it is new."""
+        other = deploying.candidate.as_another_job()
+        candidate, first = self._recognise(under_way, other, under_way.reader.ask(other))
+        try:
+            self._read(under_way, replace(deploying, candidate=candidate), first)
+        except AnotherJobError:
+            self._read(under_way, replace(deploying, candidate=other), under_way.reader.ask(other))
+
     def _recognise(self, under_way: _Pass, candidate: Candidate, first: FirstAnswer) -> tuple[Candidate, FirstAnswer]:
-        """A job under a new name is the job that it was: its newest known build tells."""
+        """A job under a new name is the job that it was: its builds tell."""
         if not candidate.moved:
             return candidate, first
         former = self._former(under_way, candidate, first.listing)
@@ -353,9 +360,18 @@ class Poller:
         """The cursor of the job under its former name; beyond the first page only where some job is gone."""
         for page in under_way.reader.pages(candidate, first):
             former = next((cursor for raw in page if (cursor := self._formerly(under_way, candidate, raw))), None)
-            if former is not None or not under_way.some_are_gone:
+            if former is not None or not under_way.gone:
+                return former
+            new = [raw for raw in page if raw.number >= candidate.first_new]
+            if former := next((c for raw in new for c in under_way.gone if self._reported_as(c, raw)), None):
                 return former
         return None
+
+    def _reported_as(self, gone: JobCursor, raw: RawBuild) -> bool:
+        """Whether this build has an event as one of a job that is gone, whose newest build may be gone as well."""
+        if raw.number >= gone.next_build_number or raw.timestamp > gone.looked_at:
+            return False
+        return self._cursors.reported(gone.full_name, raw.number, raw.timestamp)
 
     def _formerly(self, under_way: _Pass, candidate: Candidate, raw: RawBuild) -> JobCursor | None:
         """The cursor of the job that this build made known under another name, if it is not there any more."""

@@ -18,13 +18,16 @@ At the edges of it:
   that build (lists leave it out, and looking for another one would cost a request for each job that keeps few builds),
   or while the job is exactly where its predecessor was, the builds with the predecessor's numbers are not owed. Those
   beyond are.
-* A job under another name is told by the newest of its builds that a poll met. Where that is gone, these stories do not
-  rename the job: for the agent it would be a new one.
+* A job under another name is told by the newest of its builds that a poll met or, where that is gone, by any build that
+  was reported, unless another job has its former name meanwhile: then it is a new job for the agent, and its builds may
+  be reported once more. So may those of a job that was overlooked, because its next number is just that of the job that
+  had its new name before, while another job came under its former name.
 * A job with a past that takes the name of one that the agent knows may bring its past, if no poll read a build of it:
   by their numbers these are new builds, and that they started before may be the work of a clock that was set back.
 * For the same reason a build of a job that the agent knew when it started is owed whenever it ended by Jenkins' clock.
 * A build that stays odd (not building, no result) is owed when the grace period is over, with an unknown result.
-* Jenkins' times are whole seconds in its ``Date`` header: what ended in the second of the first start is neither.
+* Jenkins' times are whole seconds in its ``Date`` header: what ended in the second of the first start is neither. Nor is
+  what was about to end when the agent first started: it may be on no executor any more, and have no end yet.
 
 ``HIVEL_STORIES=2000 pytest tests/simulation/test_random_stories.py`` plays so many stories.
 """
@@ -83,6 +86,7 @@ class Build:
     listed: bool = True
     of_known_job: bool = False  # the agent knew the job when it started
     ended_matching: bool = False
+    ending_before_first_start: bool = False
     ended_after_first_start: bool = False
 
     @property
@@ -102,6 +106,7 @@ class Job:
     kind: str
     builds: list[Build] = field(default_factory=list)
     renamed: bool = False
+    told: bool = True  # under every name that a poll met
     corrupt: list[int] = field(default_factory=list)
     known: bool = False  # by a build that a poll read
     not_owed_below: int = 0  # its predecessor's numbers, if the agent cannot know that it is another job
@@ -240,11 +245,21 @@ class World(RuleBasedStateMachine):
             unread.add(0)
         return {replace(meeting, newest=number, latest=latest) for number in {newest} | unread}
 
-    def _told(self, job: Job) -> bool:
-        """Whether a job can get another name and be known."""
-        numbers = {build.number for build in job.builds}
-        known = {met.newest for meetings in self.met.values() for met in meetings if met.job is job}
-        return known <= numbers | {0}
+    def _note_who_is_told(self, meeting: dict[str, Meeting]) -> None:
+        """Jobs under other names that the agent cannot know by their newest builds, which are gone, or not yet."""
+        for name, met in meeting.items():
+            former = {
+                former: known
+                for former, meetings in self.met.items()
+                if former != name and (known := {m.newest for m in meetings if m.job is met.job} - {0})
+            }
+            gone = not set().union(*former.values()) <= {build.number for build in met.job.listed}
+            overlooked = any(m.job is not met.job and m.next_number == met.next_number for m in self.met.get(name, ()))
+            if gone or (former and overlooked):
+                met.job.known = False
+                met.job.told = met.job.told and not former.keys() & meeting.keys()
+                for build in met.job.builds:
+                    build.of_known_job = False
 
     def _not_owed(self, meeting: dict[str, Meeting]) -> set[Build]:
         """The builds that have a number of a predecessor of their job, where the agent cannot tell them apart."""
@@ -286,7 +301,8 @@ class World(RuleBasedStateMachine):
 
     def _is_owed(self, build: Build) -> bool:
         """Whatever the time of its end, if the agent knew the job before: the clock may have been set back."""
-        after_first_start = build.ended_after_first_start or self.since_ms > 0
+        after_first_start = build.ended_after_first_start and not build.ending_before_first_start
+        after_first_start = after_first_start or self.since_ms > 0
         in_time = self._end(build) > (self.newest or 0) or build.of_known_job
         return build.ended_matching and after_first_start and in_time
 
@@ -307,6 +323,8 @@ class World(RuleBasedStateMachine):
         undisturbed = poll() and up and self.up
         after = self._meeting()
         not_owed = self._not_owed(meeting) | self._not_owed(after)
+        self._note_who_is_told(meeting)
+        self._note_who_is_told(after)
         self._note(before, self._matching_finals(), not_owed, disturbed=not undisturbed)
         self._note_meeting(meeting, after, for_sure=undisturbed and meeting == after)
         self.started = self.started or undisturbed
@@ -463,6 +481,7 @@ class World(RuleBasedStateMachine):
             self._reveal(build)
             self.jenkins.set_phase(build.job.name, build.number, Phase.ENDING, result)
             build.result, build.settling = result, True
+            build.ending_before_first_start = not self.started
             build.ended_at = max(self.jenkins.now_ms, build.started_at + 1)
 
         self._each_running(pick, end)
@@ -562,7 +581,7 @@ class World(RuleBasedStateMachine):
 
     def _rename(self, job: Job, name: str) -> None:
         branch = "/mb/" in job.name or "/mb/" in name
-        if self._free(name) and not branch and self._told(job):
+        if self._free(name) and not branch:
             self.jenkins.rename_job(job.name, name)
             job.name, job.renamed = name, True
 
@@ -582,7 +601,7 @@ class World(RuleBasedStateMachine):
         teams = ["deploy/team", "deploy/crew", "lab/team"]
         moving = next((job for job in self.jobs if job.name.rpartition("/")[0] in teams), None)
         free = next((name for name in teams if all(not job.name.startswith(f"{name}/") for job in self.jobs)), None)
-        if moving is None or free is None or not self._told(moving):
+        if moving is None or free is None:
             return
         before = moving.name.rpartition("/")[0]
         if before in self.hidden:
@@ -679,8 +698,9 @@ class World(RuleBasedStateMachine):
         for _ in range(5):
             self._pass(seconds=45)
             self.poll()
+        not_owed = self._not_owed(self._meeting())
         for build in self._matching_finals():
-            if build.odd and self._is_owed(build):
+            if build.odd and self._is_owed(build) and build not in not_owed:
                 self.owed.add(build)
 
     def _check(self) -> None:
@@ -691,7 +711,8 @@ class World(RuleBasedStateMachine):
             assert build in self.allowed, f"{event} should not be there: {build}"
             assert (event.status, event.ended_at) == (STATUS[build.result], self._end(build)), f"{event} of {build}"
         times = Counter((event.number, event.started_at) for event in reported)
-        twice = [event for event in reported if times[event.number, event.started_at] > 1]
+        told = {key for key in times if self.everything[key].job.told}
+        twice = [event for event in reported if times[key := (event.number, event.started_at)] > 1 and key in told]
         assert not twice, f"reported more than once: {twice}"
         missing = [build for build in self.owed if build.key not in times]
         assert not missing, f"not reported: {[(build.job.name, build.key) for build in missing]}"

@@ -190,6 +190,38 @@ def test_a_job_gets_another_name_while_the_agent_is_down_for_days(story: Story, 
     assert sorted(event.number for event in story.agent.reported()) == list(range(4, 4 + builds + 1))
 
 
+def test_a_job_gets_another_name_and_the_newest_build_that_was_known_is_gone(story: Story) -> None:
+    """What was reported tells as well whose job it is."""
+    for _ in range(3):
+        story.build()
+    assert len(story.poll()) == 3
+    story.jenkins.rename_job(SHOP, "deploy/store")
+    story.jenkins.delete_build("deploy/store", 6)
+    story.build("deploy/store")
+    assert story.poll() == ["main:deploy/store#7"]
+    story.jenkins.delete_build("deploy/store", 7)
+    story.jenkins.rename_job("deploy/store", "deploy/market")
+    story.jenkins.delete_build("deploy/market", 4)
+    story.build("deploy/market")
+    assert story.poll() == ["main:deploy/market#8"]
+    assert story.poll_for(minutes=1) == []
+
+
+def test_a_job_gets_another_name_while_a_number_waits_for_its_build(story: Story) -> None:
+    story.build()
+    assert story.poll() == ["main:deploy/shop#4"]
+    story.start()
+    story.jenkins.reveal_build(SHOP, 5, listed=False, found=False)
+    assert story.poll() == []
+    story.later()
+    story.jenkins.rename_job(SHOP, "deploy/store")
+    story.jenkins.update_build("deploy/store", 5, timestamp=story.clock.now_ms())
+    story.later(seconds=5)
+    story.jenkins.finish_build("deploy/store", 5)
+    story.poll_for(minutes=1)
+    assert {event.number for event in story.agent.reported()} == {4, 5}
+
+
 def test_a_job_moves_to_another_folder(story: Story) -> None:
     story.build()
     story.poll()
