@@ -543,8 +543,9 @@ def test_a_new_jenkins_token_in_the_file_is_taken_up_without_a_restart(
     client = JenkinsClient(replace(controller, token=Token.from_file(file)))
     poller = Poller(controller, (rule(),), client, outbox)
     assert "API token are wrong" in poller.poll().problems[0]
+    assert not poller.due(), "a Jenkins that refuses is left in peace for a while"
     file.write_text("sandbox-token")
-    poller.poll()
+    assert poller.due()
     assert poller.poll().problems == []
     client.close()
 
