@@ -233,6 +233,7 @@ class _Daemon:
             log.info("stopping")
             notify("STOPPING=1")
         scheduler.pause()
+        await asyncio.sleep(0)  # what the scheduler began a moment ago makes its first step, and is under way
         self.drain.stop()
         for polls in self.polls:
             polls.stop()

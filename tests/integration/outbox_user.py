@@ -1,8 +1,8 @@
 """A process that uses an outbox; started several times by ``test_many_at_once``.
 
-It announces itself, and does what each line of its input says: ``open FILE`` opens an outbox, ``report FILE NAME N``
-enqueues N events one by one. Each line is answered with how many milliseconds the longest single step
-took, or with what went wrong.
+It announces itself, and does what each line of its input says: ``open FILE`` opens an outbox, ``report FILE JOB N``
+enqueues an event as a process does that was started for it. Each line is answered with how many milliseconds it took,
+or with what went wrong.
 """
 
 from __future__ import annotations
@@ -29,29 +29,26 @@ def report(outbox: Outbox, job: str, number: int) -> None:
     outbox.enqueue([Entry(name, started_at, None, event)])
 
 
-def obey(verb: str, file: str, *rest: str) -> float:
-    """Returns the seconds of the longest step."""
-    started, longest = time.monotonic(), 0.0
+def obey(verb: str, file: str, *rest: str) -> None:
+    """One line."""
     with Outbox(Path(file), Clock()) as outbox:
-        outbox.counts()
-        longest = time.monotonic() - started
         if verb == "report":
-            job, count = rest
-            for number in range(1, int(count) + 1):
-                started = time.monotonic()
-                report(outbox, job, number)
-                longest = max(longest, time.monotonic() - started)
-    return longest
+            report(outbox, rest[0], int(rest[1]))
+        else:
+            outbox.counts()
 
 
 def main() -> None:
     """Until there is nothing more to do."""
     _answer("here")
     for line in sys.stdin:
+        started = time.monotonic()
         try:
-            _answer(f"{obey(*line.split()) * 1000:.0f}")
+            obey(*line.split())
         except OutboxError as error:
             _answer(f"{type(error).__name__}: {error}")
+        else:
+            _answer(f"{(time.monotonic() - started) * 1000:.0f}")
 
 
 def _answer(text: str) -> None:

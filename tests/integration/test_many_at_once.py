@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agent.sandbox.server import LocalServer
 
 V1 = Path(__file__).parents[1] / "data" / "outboxes" / "v1.db.gz"  # made by the agent whose schema had version 1
-REPORTERS, REPORTS = 10, 40
+REPORTERS, WAVES = 10, 40
 ROUNDS = 12
 
 
@@ -96,28 +96,29 @@ def test_the_daemon_ten_reporters_lists_and_replays_share_one_outbox(
     with users(REPORTERS) as reporters:
         for other in others:
             other.start()
-        lines = [f"report {agent.outbox} reported/job-{index} {REPORTS}" for index in range(REPORTERS)]
-        for reporter, line in zip(reporters, lines, strict=True):
-            reporter.tell(line)
+        waits_ms: list[int] = []
+        for wave in range(1, WAVES + 1):
+            lines = [f"report {agent.outbox} reported/job-{index} {wave}" for index in range(REPORTERS)]
+            waits_ms += map(int, all_at_once(reporters, *lines))
         jenkins.add_builds("deploy/shop", 20, repo=REPO)
-        longest_ms = max(int(reporter.answer()) for reporter in reporters)
     wait_until(lambda: len(looks) >= 4, "others have looked meanwhile")
     over.set()
     for other in others:
         other.join()
-    expected = {f"main:reported/job-{index}#{n}" for index in range(REPORTERS) for n in range(1, REPORTS + 1)}
+    expected = {f"main:reported/job-{index}#{n}" for index in range(REPORTERS) for n in range(1, WAVES + 1)}
     expected |= {f"main:deploy/shop#{n}" for n in range(1, 21)}
     wait_until(lambda: {d.event.deployment_id for d in hivel.deployments()} == expected, "all events have arrived")
     daemon.terminate()
     assert daemon.wait(20) == 0
     said = agent.log() + "".join(look.stderr for look in looks)
-    assert "locked" not in said and "Traceback" not in said
+    wrong = [line for line in said.splitlines() if "locked" in line or "Traceback" in line]
+    assert not wrong
     assert {look.returncode for look in looks} <= {0, 1}
     # Nobody is starved. How long they wait is printed: on a machine that is busy with other things it says little.
-    assert longest_ms < 5_000
+    assert max(waits_ms) < 5_000
     assert max(log_sizes) < 16 * 1024 * 1024
-    print(f"{REPORTERS} x {REPORTS} reports beside the daemon and {len(looks)} lists and replays: the longest took "  # noqa: T201
-          f"{longest_ms} ms, the log had at most {max(log_sizes) // 1024} KiB")  # fmt: skip
+    print(f"{WAVES} times {REPORTERS} reports at once, beside the daemon and {len(looks)} lists and replays: the "  # noqa: T201
+          f"longest took {max(waits_ms)} ms, the log had at most {max(log_sizes) // 1024} KiB")  # fmt: skip
 
 
 def test_a_file_that_is_not_there_yet_is_made_by_several_processes_at_once(tmp_path: Path) -> None:

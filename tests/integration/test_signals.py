@@ -52,3 +52,49 @@ def test_a_signal_between_two_lives_of_the_daemon_reaches_the_next_one(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("configuration read anew") == 2
+
+
+# Each job is begun by the scheduler in the moment in which the daemon stops, and has not made its first step yet.
+STOPPED_AT_A_BEGINNING = """
+import os, signal, sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from agent import service
+from agent.config import load
+from agent.times import Clock
+
+class Tomorrow(datetime):
+    @classmethod
+    def now(cls, zone):
+        return datetime.now(zone) + timedelta(days=1)
+
+service.datetime = Tomorrow  # nothing begins before the stop
+pause = service.AsyncIOScheduler.pause
+
+def begin_everything_and_pause(scheduler):
+    for job in scheduler.get_jobs():
+        job.modify(next_run_time=datetime.now(UTC))
+    scheduler._process_jobs()
+    pause(scheduler)
+
+service.AsyncIOScheduler.pause = begin_everything_and_pause
+
+def stop_when_ready(state):
+    if state == "READY=1":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+service.notify = stop_when_ready
+service.run(load(Path(sys.argv[1])), Clock())
+"""
+
+
+def test_a_poll_that_begins_when_the_daemon_stops_comes_to_its_end(
+    jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path
+) -> None:
+    agent = Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_AT_A_BEGINNING, str(agent.config)],
+        capture_output=True, text=True, timeout=60, env=agent.environment(), check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Traceback" not in done.stdout and "stopped" in done.stdout
