@@ -19,6 +19,7 @@ CanceledSpelling = Literal["canceled", "cancelled"]
 # cut so that they stay unique: a value is never shortened in silence.
 LONGEST = 255
 _HASH_LENGTH = 16
+_ENCODER = msgspec.json.Encoder()
 MOST_PULL_REQUESTS = 50
 
 
@@ -116,7 +117,7 @@ def renamed(event: DeploymentEvent, deployment_id: str) -> DeploymentEvent:
 
 def encode(event: DeploymentEvent) -> bytes:
     """The event as JSON."""
-    return msgspec.json.encode(event)
+    return _ENCODER.encode(event)
 
 
 def decode(payload: str | bytes) -> DeploymentEvent:

@@ -7,13 +7,12 @@ import os
 import random
 import sqlite3
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from agent.outbox import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 BUSY_DEADLINE_S = 10.0
@@ -138,35 +137,45 @@ def _set_up(connection: sqlite3.Connection) -> int:
         schema.migrate(connection)
         connection.execute("COMMIT")
     except BaseException:
-        _roll_back(connection)
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
     return schema.version(connection)
 
 
-@contextmanager
-def write_transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Connection]:
+class WriteTransaction:
     """All or nothing, on the disk when the block ends; inside another one it is part of that.
 
     Raises :class:`OutboxError` when the file cannot be written; nothing of the block is then stored.
     """
-    if connection.in_transaction:
-        yield connection
-        return
-    try:
-        connection.execute("BEGIN IMMEDIATE")
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._is_inner = connection.in_transaction
+
+    def __enter__(self) -> sqlite3.Connection:
+        if not self._is_inner:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise in_words(error, self._path) from error
+        return self._connection
+
+    def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
+        if self._is_inner:
+            return
         try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            _roll_back(connection)
-            raise
-    except sqlite3.Error as error:
-        raise in_words(error, path) from error
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:  # a full disk may have rolled it back already
-        connection.execute("ROLLBACK")
+            try:
+                if raised is None:
+                    self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:  # a full disk may have rolled it back already
+                    self._connection.execute("ROLLBACK")
+            if isinstance(raised, sqlite3.Error):
+                raise raised
+        except sqlite3.Error as error:
+            raise in_words(error, self._path) from error
 
 
 class RunLock:

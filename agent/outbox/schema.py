@@ -18,7 +18,8 @@ _V1 = """
 CREATE TABLE events (
     id INTEGER PRIMARY KEY,
     deployment_id TEXT NOT NULL UNIQUE,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'held', 'delivered', 'failed')),
+    -- SQLite builds a table for each row that it compares with a longer list.
+    state TEXT NOT NULL CHECK (state = 'pending' OR state = 'held' OR state = 'delivered' OR state = 'failed'),
     payload TEXT,                      -- the event's JSON; NULL while it cannot be derived
     source TEXT,                       -- what it can be derived from again; NULL once delivered
     started_at INTEGER NOT NULL,       -- the build's timestamp: tells builds with the same number apart

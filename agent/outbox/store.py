@@ -15,7 +15,6 @@ from agent.outbox import connection as outbox_connection
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from agent.event import DeploymentEvent
@@ -156,10 +155,9 @@ class Selection:
 
 INSERT = (
     "INSERT INTO events (deployment_id, state, payload, source, started_at, created_at, next_attempt_at,"
-    " settled_at, reason, reported) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (deployment_id) DO NOTHING"
+    " settled_at, reason, reported) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+    " WHERE NOT EXISTS (SELECT 1 FROM pruned WHERE id_hash = ?) ON CONFLICT (deployment_id) DO NOTHING"
 )
-# Ids that are looked up at once: some builds of SQLite take no more than 999 values in a statement.
-LOOKUP = 500
 # In the order of ``Counts``. Those that are held or failed are few; for the others see the fourth migration.
 COUNTS = (
     "SELECT ids - no_row - held - delivered - failed, held, delivered, failed FROM"
@@ -196,9 +194,9 @@ class Outbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+    def transaction(self) -> outbox_connection.WriteTransaction:
         """Several changes that are stored together or not at all."""
-        return outbox_connection.write_transaction(self.connection, self.path)
+        return outbox_connection.WriteTransaction(self.connection, self.path)
 
     # ---- in
 
@@ -220,10 +218,8 @@ class Outbox:
 
     def _insert(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
         """Store them; returns which were stored, and which were not because their ids are or were there."""
-        pruned = self._pruned([entry.deployment_id for entry in entries])
         now = self.clock.now_ms()
-        rows = [_new_row(entry, now) for entry in entries if entry.deployment_id not in pruned]
-        stored = self.connection.executemany(INSERT, rows).rowcount
+        stored = self.connection.executemany(INSERT, [_new_row(entry, now) for entry in entries]).rowcount
         if stored == len(entries):
             return list(entries), []
         newest = self.connection.execute("SELECT deployment_id FROM events ORDER BY id DESC LIMIT ?", (stored,))
@@ -246,25 +242,17 @@ class Outbox:
     def last_known_start(self, deployment_id: str) -> int | None:
         """When the build of this id started (UTC ms), also when retention deleted its event; None: not known."""
         started_at = self._started_at(deployment_id)
-        return self._pruned([deployment_id]).get(deployment_id) if started_at is None else started_at
+        return self._pruned(deployment_id) if started_at is None else started_at
 
     def _started_at(self, deployment_id: str) -> int | None:
         found = self.connection.execute("SELECT started_at FROM events WHERE deployment_id = ?", (deployment_id,))
         row = found.fetchone()
         return None if row is None else int(row[0])
 
-    def _pruned(self, deployment_ids: Sequence[str]) -> dict[str, int]:
-        """Those of which retention deleted the events, with the starts of their builds (UTC ms)."""
-        pruned: dict[str, int] = {}
-        for first in range(0, len(deployment_ids), LOOKUP):
-            names = {id_hash(name): name for name in deployment_ids[first : first + LOOKUP]}
-            marks = ", ".join("?" * len(names))
-            found = self.connection.execute(
-                f"SELECT id_hash, started_at FROM pruned WHERE id_hash IN ({marks})",  # noqa: S608
-                tuple(names),
-            )
-            pruned.update((names[digest], started_at) for digest, started_at in found.fetchall())
-        return pruned
+    def _pruned(self, deployment_id: str) -> int | None:
+        found = self.connection.execute("SELECT started_at FROM pruned WHERE id_hash = ?", (id_hash(deployment_id),))
+        row = found.fetchone()
+        return None if row is None else int(row[0])
 
     # ---- reports of builds, and what is held for the poller
 
@@ -536,6 +524,7 @@ def _new_row(entry: Entry, now: int) -> tuple[object, ...]:
         now if state is State.FAILED else None,
         entry.reason,
         entry.reported,
+        id_hash(entry.deployment_id),
     )
 
 
