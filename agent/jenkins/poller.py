@@ -281,17 +281,27 @@ class Poller:
         report = under_way.report
         report.moved += deploying.candidate.moved
         try:
-            candidate, first = self._recognise(under_way, deploying.candidate, answer.result())
             try:
-                self._read(under_way.reader, replace(deploying, candidate=candidate), first, report)
+                self._read_recognised(under_way, deploying, answer.result())
             except AnotherJobError:
-                candidate = candidate.as_another_job()
-                candidate, first = self._recognise(under_way, candidate, under_way.reader.ask(candidate))
-                self._read(under_way.reader, replace(deploying, candidate=candidate), first, report)
+                self._read_another_job(under_way, deploying)
         except UnreachableError:
             raise
         except JenkinsError as error:
             report.problems.append(f"job {deploying.candidate.job.full_name}: {error}")
+
+    def _read_recognised(self, under_way: _Pass, deploying: _Deploying, first: FirstAnswer) -> None:
+        candidate, first = self._recognise(under_way, deploying.candidate, first)
+        self._read(under_way.reader, replace(deploying, candidate=candidate), first, under_way.report)
+
+    def _read_another_job(self, under_way: _Pass, deploying: _Deploying) -> None:
+        """The job is not the one that its name had before: another one that moved here, or else a new one."""
+        anew = replace(deploying, candidate=deploying.candidate.as_another_job())
+        first = under_way.reader.ask(anew.candidate)
+        try:
+            self._read_recognised(under_way, anew, first)
+        except AnotherJobError:  # nor is it the one whose newest build it has
+            self._read(under_way.reader, anew, first, under_way.report)
 
     def _recognise(self, under_way: _Pass, candidate: Candidate, first: FirstAnswer) -> tuple[Candidate, FirstAnswer]:
         """A job under a new name is the job that it was: its newest known build tells."""
