@@ -326,7 +326,6 @@ class Poller:
         report = under_way.report
         report.moved += deploying.candidate.moved
         try:
-            candidate, first = self._recognise(under_way, deploying.candidate, answer.result())
             try:
                 self._read(under_way, replace(deploying, candidate=candidate), first)
             except AnotherJobError:

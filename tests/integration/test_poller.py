@@ -739,3 +739,21 @@ def test_a_downstream_deployment_gets_its_commit_from_the_build_that_caused_it(
     poll(controller, outbox, rule("deploy/**"))
     seen = event(outbox, f"main:deploy/shop#{deployed}")
     assert (seen["repo_url"], seen["branch"], seen["commit_hash"]) == (REPO, "release", "c" * 40)
+
+
+def test_a_renamed_job_whose_builds_contradict_its_cursor_is_read_as_a_new_one(
+    watched: LocalJenkins,
+    controller: JenkinsSettings,
+    outbox: Outbox,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its newest build says that it is the one that is known, the others that it is not: no poll may end there."""
+    finish_one(watched, clock)
+    poll(controller, outbox)
+    watched.rename_job("deploy/shop", "deploy/store")
+    watched.add_builds("deploy/store", 1, repo=REPO)
+    monkeypatch.setattr("agent.jenkins.look._contradicts", lambda *_: True)
+    report = poll(controller, outbox)
+    assert report.problems == []
+    assert any(name.startswith("main:deploy/store#") for name in report.enqueued)
