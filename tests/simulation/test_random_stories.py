@@ -26,8 +26,8 @@ At the edges of it:
   by their numbers these are new builds, and that they started before may be the work of a clock that was set back.
 * For the same reason a build of a job that the agent knew when it started is owed whenever it ended by Jenkins' clock.
 * A build that stays odd (not building, no result) is owed when the grace period is over, with an unknown result.
-* Jenkins' times are whole seconds in its ``Date`` header: what ended in the second of the first start is neither. Nor is
-  what was about to end when the agent first started: it may be on no executor any more, and have no end yet.
+* Jenkins' times are whole seconds in its ``Date`` header: what ended in the second of the first start is neither. What
+  was about to end then is not owed: it may be on no executor any more, and have no end yet.
 
 ``HIVEL_STORIES=2000 pytest tests/simulation/test_random_stories.py`` plays so many stories.
 """
