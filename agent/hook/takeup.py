@@ -33,7 +33,7 @@ from agent.jenkins.derive import (
 from agent.jenkins.names import build_of_url
 from agent.jenkins.rules import Match, first_match, implied_rule
 from agent.jenkins.told import ended_at, environment_of
-from agent.outbox.store import Entry, State
+from agent.outbox.store import Entry, State, as_reused_number
 from agent.settings import controller_of
 from agent.status import Provider, Status, normalise, normalise_any
 from agent.times import parse_moment, rfc3339
@@ -150,9 +150,9 @@ class TakeUp:
         environment = derived.event.environment if derived.event else None
         if whole is not None and environment in (environment_of(whole), None):
             return _taken(whole, controller)
-        name, row = self._place(derived.deployment_id, build)
+        name, row = self._place(derived.deployment_id, build, stage)
         if row is not None and row.reported not in (None, stage):
-            name, row = self._place(events.part_deployment_id(derived.deployment_id, stage), build)
+            name, row = self._place(events.part_deployment_id(derived.deployment_id, stage), build, stage)
         if row is not None and row.reported is None and row.state is not State.FAILED:
             return _taken(row, controller)  # the poller found this stage before
         return self._store(_entry(build, _renamed(derived, name), reported=stage), row, controller)
@@ -163,11 +163,12 @@ class TakeUp:
         rows = [row for row in self._outbox.of_build(base) if row.reported is None and _is_of(row, build)]
         return next((row for row in rows if row.deployment_id in (base, _reused(base, row))), None)
 
-    def _place(self, name: str, build: Build) -> tuple[str, Row | None]:
+    def _place(self, name: str, build: Build, stage: str) -> tuple[str, Row | None]:
         """The id of an event and its row if it has one; a job of the same name may have had the number before."""
         rows = [row for row in self._outbox.of_build(name) if row.deployment_id.removeprefix(name)[:1] in ("", "@")]
-        row = next((row for row in rows if _is_of(row, build)), None)
-        if row is not None:
+        mine = [row for row in rows if _is_of(row, build)]
+        if mine:
+            row = next((row for row in mine if row.reported == stage), mine[0])
             return row.deployment_id, row
         return (events.reused_number_id(name, build.started_at) if rows else name), None
 
@@ -214,13 +215,16 @@ class TakeUp:
         build = from_json(row.source)
         name = events.part_deployment_id(base, environment_of(row) or "")
         entry = _entry(build, _renamed(self._derived(build), name), reported="", hold_until=row.next_attempt_at)
-        self._outbox.rewrite(row, entry)
+        self._store(entry, row, None)
 
     def _derived(self, build: Build) -> Derivation:
         """The event; the first one where the poller knows of several repositories."""
         return derive(build, self._match(build.job), self._settings.options)[0]
 
     def _store(self, entry: Entry, row: Row | None, controller: str | None) -> Taken:
+        holder = self._outbox.find_exactly(entry.deployment_id)
+        if holder is not None and (row is None or holder.id != row.id):  # as a stage that has this environment
+            entry = as_reused_number(entry)
         if row is None:
             added = self._outbox.enqueue([entry])
             if not added:  # it was delivered, and deleted by retention

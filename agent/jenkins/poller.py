@@ -30,7 +30,7 @@ from agent.jenkins.look import PAGE, AnotherJobError, Candidate, FirstAnswer, Jo
 from agent.jenkins.pace import Pause
 from agent.jenkins.rules import Match, first_match, implied_rule
 from agent.jenkins.told import environment_of, is_of, told_by, waits
-from agent.outbox.store import Entry
+from agent.outbox.store import Entry, as_reused_number
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
@@ -442,10 +442,15 @@ class Poller:
             )
             if found.event is None or found.event.environment not in gone
         ]
-        return self._outbox.enqueue(entries, instead_of=waiting)
+        stages = {row.deployment_id for row in told if row.reported}
+        return self._outbox.enqueue(
+            [as_reused_number(entry) if entry.deployment_id in stages else entry for entry in entries],
+            instead_of=waiting,
+        )
 
     def _confirm_held(self, jobs: list[Job], report: PollReport) -> None:
         """Ask for the builds of held events that are not followed anyway, as those of jobs that match no rule."""
+        self._take_reports()
         wanted: dict[tuple[str, int], list[Row]] = {}
         for row in self._outbox.all_held():
             if row.source is not None and (build := from_json(row.source)).controller == self._settings.name:

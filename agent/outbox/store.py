@@ -213,7 +213,7 @@ class Outbox:
             added, there = self._insert(entries)
             if there:
                 others = [entry for entry in there if self.last_known_start(entry.deployment_id) != entry.started_at]
-                added += self._insert([_as_reused_number(entry) for entry in others])[0]
+                added += self._insert([as_reused_number(entry) for entry in others])[0]
         return added
 
     def _insert(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -280,12 +280,16 @@ class Outbox:
         return self._rows("state = 'held' ORDER BY next_attempt_at", ())
 
     def rewrite(self, row: Row, entry: Entry) -> bool:
-        """Give an event that was not delivered yet another content, and id; False when it was delivered meanwhile."""
+        """Give an event that was not delivered yet another content, and id.
+
+        False when it was delivered meanwhile, or another event has that id.
+        """
         payload, state = _payload_and_state(entry)
         with self.transaction() as connection:
             changed = connection.execute(
-                "UPDATE events SET deployment_id = ?, state = ?, payload = ?, source = ?, started_at = ?, reason = ?,"
-                " reported = ?, next_attempt_at = ?, settled_at = NULL WHERE id = ? AND state != 'delivered'",
+                "UPDATE OR IGNORE events SET deployment_id = ?, state = ?, payload = ?, source = ?, started_at = ?,"
+                " reason = ?, reported = ?, next_attempt_at = ?, settled_at = NULL"
+                " WHERE id = ? AND state != 'delivered'",
                 (
                     entry.deployment_id, state, payload, entry.source, entry.started_at, entry.reason, entry.reported,
                     self.clock.now_ms() if entry.hold_until is None else entry.hold_until, row.id,
@@ -540,6 +544,7 @@ def _payload_and_state(entry: Entry) -> tuple[str | None, State]:
     return payload, State.FAILED if payload is None else State.PENDING
 
 
-def _as_reused_number(entry: Entry) -> Entry:
+def as_reused_number(entry: Entry) -> Entry:
+    """The entry under another id than the one that something else has."""
     name = events.reused_number_id(entry.deployment_id, entry.started_at)
     return replace(entry, deployment_id=name, event=entry.event and events.renamed(entry.event, name))

@@ -531,6 +531,25 @@ def test_a_report_without_an_environment_is_of_the_event_that_there_is(
     assert (sent["environment"], sent["image"], sent["pr_number"]) == ("eu", "i:1", "7")
 
 
+@pytest.mark.parametrize("order", list(permutations(["stage", "eu", "us"])), ids="-".join)
+def test_a_stage_and_a_whole_build_with_the_same_environment_do_not_take_each_others_id(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, order: tuple[str, ...]
+) -> None:
+    started = clock.now_ms()
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    common: dict[str, Any] = {"status": "SUCCESS", "repo_url": REPO, "branch": "main", "start_time": started}
+    for said in order:
+        fields = {"stage": "Deploy", "environment": "eu"} if said == "stage" else {"environment": said}
+        hook.build_reports("deploy/shop", number, **fields, **common)
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    hook.poll()
+    sent = [event(outbox, name) for name in ids(outbox)]
+    assert sorted((each["environment"], each["status"]) for each in sent) == [
+        ("eu", "failed"), ("eu", "success"), ("us", "failed"),
+    ]  # fmt: skip
+
+
 def test_what_is_stored_but_not_taken_up_yet_is_known_to_the_poller(
     hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
 ) -> None:
