@@ -327,6 +327,7 @@ class Poller:
         report.moved += deploying.candidate.moved
         try:
             try:
+                candidate, first = self._recognise(under_way, deploying.candidate, answer.result())
                 self._read(under_way, replace(deploying, candidate=candidate), first)
             except AnotherJobError:
                 self._read_as_another(under_way, deploying)
