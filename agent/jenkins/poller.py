@@ -326,8 +326,8 @@ class Poller:
         report = under_way.report
         report.moved += deploying.candidate.moved
         try:
+            candidate, first = self._recognise(under_way, deploying.candidate, answer.result())
             try:
-                candidate, first = self._recognise(under_way, deploying.candidate, answer.result())
                 self._read(under_way, replace(deploying, candidate=candidate), first)
             except AnotherJobError:
                 self._read_as_another(under_way, deploying)
