@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from typing import TYPE_CHECKING
 
@@ -73,11 +74,16 @@ def wait_for_start(agent: Agent, count: int = 1) -> None:
     wait_until(lambda: agent.log().count("event=started") >= count, f"the daemon has started {count} times")
 
 
-def never_answer(jenkins: LocalJenkins, seconds: float = 60) -> None:
+def never_answer(jenkins: LocalJenkins, seconds: float = 60) -> threading.Event:
+    """Set when a request waits in vain."""
+    waiting = threading.Event()
+
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        waiting.set()
         await asyncio.sleep(seconds)
 
     jenkins.break_with(lambda *_: answer)  # type: ignore[arg-type,return-value]
+    return waiting
 
 
 # ---- systemd
@@ -146,9 +152,10 @@ def test_a_stop_does_not_wait_longer_than_its_time_for_a_post(
 def test_a_stop_waits_for_a_slow_poll(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
 ) -> None:
-    never_answer(jenkins, seconds=1)
+    waiting = never_answer(jenkins, seconds=1)
     processes.append(agent.start())
     wait_for_start(agent)
+    assert waiting.wait(20)
     processes[0].terminate()
     assert processes[0].wait(20) == 0
     assert "event=stopped" in agent.log() and "Traceback" not in agent.log()
@@ -157,9 +164,10 @@ def test_a_stop_waits_for_a_slow_poll(
 def test_a_stop_does_not_wait_longer_than_its_time_for_a_poll(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
 ) -> None:
-    never_answer(jenkins)
+    waiting = never_answer(jenkins)
     processes.append(program(agent, IMPATIENT))
     wait_for_start(agent)
+    assert waiting.wait(20)
     jenkins.add_builds(JOB, 3, repo=REPO)
     processes[0].terminate()
     assert processes[0].wait(10) == 0
@@ -211,9 +219,10 @@ def test_a_new_token_for_jenkins_is_taken_up_by_itself(
 def test_a_reload_does_not_wait_for_ever_for_a_poll_and_takes_the_new_configuration(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
 ) -> None:
-    never_answer(jenkins)
+    waiting = never_answer(jenkins)
     processes.append(program(agent, IMPATIENT))
     wait_for_start(agent)
+    assert waiting.wait(20)
     jenkins.break_with(None)
     jenkins.add_builds(JOB, 1, repo=REPO)
     agent.config.write_text(agent.config.read_text().replace('name = "main"', 'name = "other"'))
