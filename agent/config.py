@@ -93,7 +93,7 @@ class _Repositories(msgspec.Struct, forbid_unknown_fields=True):
 class _Outbox(msgspec.Struct, forbid_unknown_fields=True):
     path: str = "/var/lib/hivel-agent/outbox.db"
     keep_delivered: str = "30d"
-    keep_ids: str = "400d"
+    keep_ids: str = "3650d"
 
 
 class _Delivery(msgspec.Struct, forbid_unknown_fields=True):
