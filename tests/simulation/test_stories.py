@@ -327,6 +327,20 @@ def test_a_job_is_created_again_and_catches_up_with_its_old_number_between_two_p
     assert sorted(reported) == sorted([4, *range(1, builds + 1)])
 
 
+def test_a_job_is_created_again_while_the_clock_is_set_back_and_passes_the_old_number(story: Story) -> None:
+    """Its builds did not start later, but the newest that is known started at another time."""
+    story.later(minutes=60)
+    story.build()
+    assert story.poll() == ["main:deploy/shop#4"]
+    story.jenkins.delete_job(SHOP)
+    story.jenkins.add_job(SHOP)
+    story.jenkins.skew_ms = -15 * MINUTE
+    for _ in range(5):
+        story.build()
+    story.poll_for(minutes=1)
+    assert sorted(event.number for event in story.agent.reported()) == [1, 2, 3, 4, 4, 5]
+
+
 def test_a_branch_appears_and_vanishes(story: Story) -> None:
     story.jenkins.add_folder("deploy/mb", "multibranch")
     story.jenkins.add_job("deploy/mb/main")
