@@ -22,11 +22,11 @@ import httpx
 
 from agent import event as events
 from agent import logs
-from agent.config import DeliverySettings, HivelSettings, TlsSettings
 from agent.credentials import Token
 from agent.delivery.drain import Drain
 from agent.delivery.hivel import HivelClient
 from agent.outbox.store import Outbox
+from agent.settings import DeliverySettings, HivelSettings, TlsSettings
 from agent.times import Clock
 from tests.benchmarks.enqueue import make_entry
 from tests.benchmarks.output import machine, say, table, target

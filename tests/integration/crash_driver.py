@@ -28,8 +28,8 @@ from agent.outbox.store import Outbox, Selection
 from agent.times import Clock
 
 if TYPE_CHECKING:
-    from agent.config import Settings
     from agent.delivery.policy import Answer
+    from agent.settings import Settings
 
 # A child that lives through the whole work ends with the number of its points.
 MOST_POINTS = 250

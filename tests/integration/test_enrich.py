@@ -15,10 +15,10 @@ from agent.jenkins.rules import STAGE_ENVIRONMENT, Pattern, Template
 from tests.integration.support import NOON, REPO, event, ids, poll, rule
 
 if TYPE_CHECKING:
-    from agent.config import JenkinsSettings
     from agent.jenkins.rules import Rule
     from agent.outbox.store import Outbox
     from agent.sandbox.jenkins import LocalJenkins
+    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 SHOP = "deploy/shop"

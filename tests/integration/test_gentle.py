@@ -17,9 +17,9 @@ from tests.integration.support import NOON, REPO, poll, rule
 if TYPE_CHECKING:
     import requests
 
-    from agent.config import JenkinsSettings
     from agent.outbox.store import Outbox
     from agent.sandbox.jenkins import LocalJenkins
+    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 # What makes a controller load builds that nobody asked for, or all builds of a job.

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agent.config import JenkinsSettings
     from agent.outbox.store import Outbox
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
+    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 JOB = "deploy/shop"

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from agent.config import DeliverySettings, HivelSettings
     from agent.outbox.store import Outbox
+    from agent.settings import DeliverySettings, HivelSettings
     from tests.integration.support import FakeClock
 
 HOURS = 10

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.config import DeliverySettings
 from agent.delivery.drain import Drain
 from agent.delivery.policy import Answer
 from agent.outbox.connection import OutboxError
 from agent.outbox.retention import Retention
 from agent.outbox.store import Outbox, State
+from agent.settings import DeliverySettings
 from tests.integration.support import NOON
 from tests.integration.test_outbox import entry, settlement
 

@@ -16,10 +16,10 @@ from tests.integration.support import NOON, REPO, event, ids, poll, rule
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.config import JenkinsSettings
     from agent.outbox.store import Outbox
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
+    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 HOUR = 3_600_000

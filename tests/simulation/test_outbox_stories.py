@@ -33,12 +33,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from agent import event as events
-from agent.config import DeliverySettings
 from agent.delivery.drain import Drain
 from agent.delivery.policy import Answer
 from agent.outbox.connection import OutboxError
 from agent.outbox.retention import DAY_MS, Retention
 from agent.outbox.store import COUNTS, Outbox, State, id_hash
+from agent.settings import DeliverySettings
 from tests.integration.support import NOON, FakeClock
 from tests.integration.test_outbox import entry
 from tests.simulation import played

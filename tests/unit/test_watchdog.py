@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from agent.config import DeliverySettings, JenkinsSettings
 from agent.notify import notify, notify_reloading, watchdog_s
+from agent.settings import DeliverySettings, JenkinsSettings
 from agent.watchdog import STALLED_S, Watchdog, Watched, patience_of_drain, patience_of_poll
 from tests.integration.support import FakeClock
 
