@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from agent.outbox.store import Row
 
 STORIES = int(os.environ.get("HIVEL_STORIES", "150"))
-STEPS = 30
+STEPS = 40
 HOUR = 3_600_000
 JOBS = ("deploy/a", "lab/a")
 ENVIRONMENTS = ("eu", "us")
@@ -65,6 +65,11 @@ STATUS = {"SUCCESS": "success", "UNSTABLE": "failed", "FAILURE": "failed", "ABOR
 
 picks = st.sampled_from([0, 0, 0, 1, 1, 2, 3])  # the newest ones most of all
 results = st.sampled_from(list(STATUS))
+ACTS = (
+    *(("whole", environment, door) for environment in ENVIRONMENTS for door in ("emit", "intake")),
+    ("stage", "eu", "emit"), ("stage", "us", "intake"), ("end",), ("end",), ("end",), ("poll",), ("poll",), ("poll",),
+    ("release",), ("deliver",), ("create",),
+)  # fmt: skip
 statements = st.one_of(st.none(), st.none(), st.integers(1, 25))
 
 
@@ -310,19 +315,30 @@ class World(RuleBasedStateMachine):
         self._through(door, report, statement, after=after)
 
     @rule(
-        job=st.sampled_from(JOBS), several=st.booleans(), status=results, result=results, dated=st.booleans(),
-        seconds=st.sampled_from([1, 60, 1_500]), polled=st.booleans(),
+        job=st.sampled_from(JOBS), several=st.booleans(), checkout=st.sampled_from([True, True, False]), result=results,
+        acts=st.lists(st.sampled_from(ACTS), min_size=2, max_size=9), dated=st.booleans(),
     )  # fmt: skip
     def a_build_deploys(
-        self, job: str, several: bool, status: str, result: str, dated: bool, seconds: int, polled: bool
+        self, job: str, several: bool, checkout: bool, result: str, acts: list[tuple[str, ...]], dated: bool
     ) -> None:
-        """From start to end, with a report just before it."""
-        self.a_build_starts(job, several, checkout=True)
-        self.clock.advance(s=seconds)
-        self.a_build_reports(0, "eu", status, dated=dated, repo=True, door="intake", statement=None, after=False)
-        if polled:
-            self.a_poll(None, after=False)
-        self.a_build_ends(0, result)
+        """From its start, with what matters for it alone."""
+        self.a_build_starts(job, several, checkout=checkout)
+        for act in acts:
+            match act:
+                case ("whole", environment, door):
+                    self.a_build_reports(0, environment, "SUCCESS", dated, checkout, door, None, after=False)
+                case ("stage", environment, door):
+                    self.a_stage_reports(0, environment, "one", "SUCCESS", door, None, after=False)
+                case ("end",):
+                    self.a_build_ends(0, result)
+                case ("poll",):
+                    self.a_poll(None, after=False)
+                case ("release",):
+                    self.an_hour_goes_by_and_what_waited_goes_out(None, after=False)
+                case ("deliver",):
+                    self.a_delivery(None, after=False)
+                case ("create",):
+                    self.a_job_is_created_again(job)
 
     def _report(self, build: Build, status: str) -> dict[str, Any]:
         return {
