@@ -29,7 +29,7 @@ BENCH_VENV := .venv-bench
 
 # What the benchmarks compare with, in an environment of its own. One of them: `make bench BENCH=enqueue`; polling takes
 # most of the time, `make bench BENCH="polling --quick"` less of it.
-BENCHMARKS := polling enqueue drain sizes doors
+BENCHMARKS := polling enqueue drain doors sizes
 $(BENCH_VENV)/.ready: requirements-bench.txt
 	@echo "setting up $(BENCH_VENV) (once) …"
 	@$(PYTHON) -m venv $(BENCH_VENV)
@@ -38,7 +38,7 @@ $(BENCH_VENV)/.ready: requirements-bench.txt
 	@touch $@
 
 .PHONY: bench
-bench: $(BENCH_VENV)/.ready ## speed, beside others that do the same (about 15 minutes; BENCH=polling|enqueue|drain|sizes|doors)
+bench: $(BENCH_VENV)/.ready ## speed, beside others that do the same (about 15 minutes; BENCH=polling|enqueue|drain|doors|sizes)
 	@set -e; for name in $(if $(BENCH),"$(BENCH)",$(BENCHMARKS)); do \
 	  echo "== $$name"; $(BENCH_VENV)/bin/python -m tests.benchmarks.$$name; echo; done
 
