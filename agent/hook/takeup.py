@@ -33,7 +33,7 @@ from agent.jenkins.derive import (
 from agent.jenkins.names import build_of_url
 from agent.jenkins.rules import Match, first_match, implied_rule
 from agent.jenkins.told import ended_at, environment_of
-from agent.outbox.store import Entry, State, as_reused_number
+from agent.outbox.store import Entry, State
 from agent.settings import controller_of
 from agent.status import Provider, Status, normalise, normalise_any
 from agent.times import parse_moment, rfc3339
@@ -222,9 +222,7 @@ class TakeUp:
         return derive(build, self._match(build.job), self._settings.options)[0]
 
     def _store(self, entry: Entry, row: Row | None, controller: str | None) -> Taken:
-        holder = self._outbox.find_exactly(entry.deployment_id)
-        if holder is not None and (row is None or holder.id != row.id):  # as a stage that has this environment
-            entry = as_reused_number(entry)
+        entry = self._outbox.under_free_id(entry, [] if row is None else [row])
         if row is None:
             added = self._outbox.enqueue([entry])
             if not added:  # it was delivered, and deleted by retention

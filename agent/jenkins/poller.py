@@ -30,7 +30,7 @@ from agent.jenkins.look import PAGE, AnotherJobError, Candidate, FirstAnswer, Jo
 from agent.jenkins.pace import Pause
 from agent.jenkins.rules import Match, first_match, implied_rule
 from agent.jenkins.told import environment_of, is_of, told_by, waits
-from agent.outbox.store import Entry, as_reused_number
+from agent.outbox.store import Entry
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
@@ -443,10 +443,8 @@ class Poller:
             )
             if found.event is None or found.event.environment not in gone
         ]
-        stages = {row.deployment_id for row in told if row.reported}
         return self._outbox.enqueue(
-            [as_reused_number(entry) if entry.deployment_id in stages else entry for entry in entries],
-            instead_of=waiting,
+            [self._outbox.under_free_id(entry, waiting) for entry in entries], instead_of=waiting
         )
 
     def _confirm_held(self, jobs: list[Job], report: PollReport) -> None:

@@ -213,7 +213,7 @@ class Outbox:
             added, there = self._insert(entries)
             if there:
                 others = [entry for entry in there if self.last_known_start(entry.deployment_id) != entry.started_at]
-                added += self._insert([as_reused_number(entry) for entry in others])[0]
+                added += self._insert([_as_reused_number(entry) for entry in others])[0]
         return added
 
     def _insert(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -296,6 +296,13 @@ class Outbox:
                 ),
             )  # fmt: skip
         return changed.rowcount == 1
+
+    def under_free_id(self, entry: Entry, instead_of: Iterable[Row] = ()) -> Entry:
+        """The entry, under another id where something else has its own: a stage, or the build of an earlier job."""
+        free = {row.id for row in instead_of}
+        while (row := self.find_exactly(entry.deployment_id)) is not None and row.id not in free:
+            entry = _as_reused_number(entry)
+        return entry
 
     def release_overdue(self, hold_for_ms: int) -> list[str]:
         """Let held events go out alone that waited long enough; returns their ids.
@@ -544,7 +551,6 @@ def _payload_and_state(entry: Entry) -> tuple[str | None, State]:
     return payload, State.FAILED if payload is None else State.PENDING
 
 
-def as_reused_number(entry: Entry) -> Entry:
-    """The entry under another id than the one that something else has."""
+def _as_reused_number(entry: Entry) -> Entry:
     name = events.reused_number_id(entry.deployment_id, entry.started_at)
     return replace(entry, deployment_id=name, event=entry.event and events.renamed(entry.event, name))

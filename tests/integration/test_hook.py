@@ -532,9 +532,15 @@ def test_a_report_without_an_environment_is_of_the_event_that_there_is(
 
 
 @pytest.mark.parametrize("order", list(permutations(["stage", "eu", "us"])), ids="-".join)
+@pytest.mark.parametrize("before", [0, 1], ids=["", "in a job created again"])
 def test_a_stage_and_a_whole_build_with_the_same_environment_do_not_take_each_others_id(
-    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, order: tuple[str, ...]
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, order: tuple[str, ...], before: int
 ) -> None:
+    if before:
+        hook.build_reports(
+            "deploy/shop", 1, stage="Deploy", environment="eu", status="ABORTED", repo_url=REPO, branch="main"
+        )
+        clock.advance(s=700)
     started = clock.now_ms()
     number = jenkins.start_build("deploy/shop", repo=REPO)
     common: dict[str, Any] = {"status": "SUCCESS", "repo_url": REPO, "branch": "main", "start_time": started}
@@ -544,7 +550,7 @@ def test_a_stage_and_a_whole_build_with_the_same_environment_do_not_take_each_ot
     clock.advance(s=60)
     jenkins.finish_build("deploy/shop", number, "FAILURE")
     hook.poll()
-    sent = [event(outbox, name) for name in ids(outbox)]
+    sent = [event(outbox, name) for name in ids(outbox)][before:]
     assert sorted((each["environment"], each["status"]) for each in sent) == [
         ("eu", "failed"), ("eu", "success"), ("us", "failed"),
     ]  # fmt: skip
