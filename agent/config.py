@@ -21,6 +21,7 @@ from agent.credentials import Token, TokenError, find_token
 from agent.jenkins.derive import Options
 from agent.jenkins.rules import DEFAULT_ENVIRONMENT, STAGE_ENVIRONMENT, Pattern, Rule, Template, default_rules
 from agent.jenkins.scm import UrlForm  # noqa: TC001 - msgspec reads it
+from agent.places import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
 from agent.settings import (
     Address,
     DeliverySettings,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-DEFAULT_PATH = Path("/etc/hivel-agent/config.toml")
+DEFAULT_PATH = Path(DEFAULT_CONFIG)
 # What Jenkins calls the results of builds; the keys of [status].
 JENKINS_RESULTS = ("SUCCESS", "UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED")
 
@@ -91,7 +92,7 @@ class _Repositories(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Outbox(msgspec.Struct, forbid_unknown_fields=True):
-    path: str = "/var/lib/hivel-agent/outbox.db"
+    path: str = DEFAULT_OUTBOX
     keep_delivered: str = "30d"
     keep_ids: str = "3650d"
 
@@ -114,7 +115,7 @@ class _Monitoring(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Hook(msgspec.Struct, forbid_unknown_fields=True):
     hold_for: str = "1h"
-    spool: str = "/var/spool/hivel-agent"
+    spool: str = DEFAULT_SPOOL
 
 
 class _Intake(msgspec.Struct, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ import msgspec
 
 from agent import event as events
 from agent.jenkins import derive
-from agent.jenkins.rules import Match, first_match, implied_rule
+from agent.jenkins.rules import first_match, match_of_reporting
 from agent.outbox.store import State
 
 if TYPE_CHECKING:
@@ -77,9 +77,8 @@ def _replay_row(outbox: Outbox, settings: Settings, row: Row) -> Outcome:
 def _derive_again(settings: Settings, row: Row, source: str) -> DeploymentEvent | str:
     """The row's event by today's rules, or the reason why there is none."""
     build = derive.from_json(source)
-    match = first_match(settings.rules, build.job)
-    if match is None and build.reported is not None:
-        match = Match(implied_rule(build.job), {})
+    find = first_match if build.reported is None else match_of_reporting
+    match = find(settings.rules, build.job)
     if match is None:
         return f"no [[deployment]] rule matches job {build.job} any more"
     derivations = derive.derive(build, match, settings.options)

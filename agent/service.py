@@ -128,7 +128,7 @@ def _mend(settings: Settings, clock: Clock, problem: str | None) -> None:
         try:
             Outbox(path, clock).close()
         except DamagedError as error:
-            problem = str(error.__cause__ or error)
+            problem = _damage(error, path)
     if problem is not None:
         done = repair(path, clock, problem, [controller.name for controller in settings.controllers])
         log.error(
@@ -199,7 +199,7 @@ class _Daemon:
         """Returns when it was told to stop, or with the settings to go on with. Raises :class:`DamagedError`."""
         settings, clock = self._settings, self.clock
         async with AsyncExitStack() as stack:
-            self._listen_to_signals(stack)
+            self._listen_to_signals()
             pollers = stack.enter_context(_pollers(settings, clock))
             self.polls = [
                 Polls(controller, poller, self._work, clock)
@@ -233,7 +233,6 @@ class _Daemon:
             log.info("stopping")
             notify("STOPPING=1")
         scheduler.pause()
-        await asyncio.sleep(0)  # what the scheduler began a moment ago makes its first step, and is under way
         self.drain.stop()
         for polls in self.polls:
             polls.stop()
@@ -247,14 +246,11 @@ class _Daemon:
 
     # ---- signals
 
-    def _listen_to_signals(self, stack: AsyncExitStack) -> None:
+    def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        # Between two lives of the daemon nobody listens: a SIGHUP waits for the next instead of killing the process.
-        stack.callback(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGHUP})
 
     def _stop(self) -> None:
         self.stopped = True

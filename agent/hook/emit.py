@@ -14,10 +14,8 @@ import sys
 
 from agent.hook.report import MOST_BYTES, checked
 from agent.hook.systems import SYSTEMS, fields, fields_of_resource, recognise
+from agent.places import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
 
-DEFAULT_CONFIG = "/etc/hivel-agent/config.toml"
-DEFAULT_OUTBOX = "/var/lib/hivel-agent/outbox.db"
-DEFAULT_SPOOL = "/var/spool/hivel-agent"
 LONGEST_S = 10
 
 TYPE_CHECKING = False

@@ -31,7 +31,7 @@ from agent.jenkins.derive import (
     written_repo_url,
 )
 from agent.jenkins.names import build_of_url
-from agent.jenkins.rules import Match, first_match, implied_rule
+from agent.jenkins.rules import match_of_reporting
 from agent.jenkins.told import ended_at, environment_of
 from agent.outbox.store import Entry, State
 from agent.settings import controller_of
@@ -135,11 +135,7 @@ class TakeUp:
         controllers = self._settings.controllers
         if name := said.text("controller"):
             return next((controller for controller in controllers if controller.name == name), None)
-        url = said.text("build_url")
-        return controller_of(controllers, url) or (controllers[0] if len(controllers) == 1 and not url else None)
-
-    def _match(self, job: str) -> Match:
-        return first_match(self._settings.rules, job) or Match(implied_rule(job), {})
+        return controller_of(controllers, said.text("build_url"))
 
     def _stage(self, build: Build, stage: str, controller: str | None) -> Taken:
         """Under the environment's name, or with the stage's behind it where another stage has that."""
@@ -155,7 +151,7 @@ class TakeUp:
             name, row = self._place(events.part_deployment_id(derived.deployment_id, stage), build, stage)
         if row is not None and row.reported is None and row.state is not State.FAILED:
             return _taken(row, controller)  # the poller found this stage before
-        return self._store(_entry(build, _renamed(derived, name), reported=stage), row, controller)
+        return self._store(_entry(build, derived.renamed(name), reported=stage), row, controller)
 
     def _polled_whole(self, build: Build) -> Row | None:
         """The event that the poller made of the whole build because the report came too late."""
@@ -185,7 +181,7 @@ class TakeUp:
             build = replace(build if before.early else before, reported=_merged(before.reported, said))
         if row is not None and row.state is not State.HELD:
             # It may be on its way to Hivel under this id; the poller was faster, or it was waited for long enough.
-            return self._store(_entry(build, _renamed(self._derived(build), row.deployment_id), reported=""), row,
+            return self._store(_entry(build, self._derived(build).renamed(row.deployment_id), reported=""), row,
                                controller)  # fmt: skip
         taken = self._outbox.find_exactly(base)
         if taken is not None and not _is_of(taken, build):
@@ -195,7 +191,7 @@ class TakeUp:
             self._name_its_environment(other, base)
         environment = build.reported.environment if build.reported else None
         name = events.part_deployment_id(base, environment or "") if others else base
-        entry = _entry(build, _renamed(self._derived(build), name), reported="", hold_until=hold_until)
+        entry = _entry(build, self._derived(build).renamed(name), reported="", hold_until=hold_until)
         return self._store(entry, row, controller)
 
     def _same_environment(self, rows: list[Row], said: Reported) -> Row | None:
@@ -214,12 +210,12 @@ class TakeUp:
             return
         build = from_json(row.source)
         name = events.part_deployment_id(base, environment_of(row) or "")
-        entry = _entry(build, _renamed(self._derived(build), name), reported="", hold_until=row.next_attempt_at)
+        entry = _entry(build, self._derived(build).renamed(name), reported="", hold_until=row.next_attempt_at)
         self._store(entry, row, None)
 
     def _derived(self, build: Build) -> Derivation:
         """The event; the first one where the poller knows of several repositories."""
-        return derive(build, self._match(build.job), self._settings.options)[0]
+        return derive(build, match_of_reporting(self._settings.rules, build.job), self._settings.options)[0]
 
     def _store(self, entry: Entry, row: Row | None, controller: str | None) -> Taken:
         entry = self._outbox.under_free_id(entry, [] if row is None else [row])
@@ -375,13 +371,8 @@ def _taken(row: Row, controller: str | None) -> Taken:
     return Taken(row.deployment_id, row.state, controller)
 
 
-def _renamed(derived: Derivation, name: str) -> Derivation:
-    event = derived.event and events.renamed(derived.event, name)
-    return Derivation(name, event, derived.reason, derived.origins)
-
-
 def _entry(build: Build, derived: Derivation, *, reported: str, hold_until: int | None = None) -> Entry:
     return Entry(
-        events.limited_id(derived.deployment_id), build.started_at, to_json(build), derived.event, derived.reason,
+        derived.deployment_id, build.started_at, to_json(build), derived.event, derived.reason,
         reported=reported, hold_until=hold_until,
     )  # fmt: skip

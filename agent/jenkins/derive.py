@@ -64,6 +64,11 @@ class Derivation:
     origins: dict[str, str]
     other_id: str | None = None
 
+    def renamed(self, deployment_id: str) -> Derivation:
+        """The same under another id."""
+        event = self.event and events.renamed(self.event, deployment_id)
+        return dataclasses.replace(self, deployment_id=events.limited_id(deployment_id), event=event)
+
 
 def deployment_id(build: Build) -> str:
     """The id under which this build is known, whether or not its events can be derived."""
@@ -96,16 +101,10 @@ def derive_reported(
     ``several``: it deployed to several environments, which are part of the ids then.
     """
     return [
-        (said, _of_environment(each, said.environment or "") if several else each)
+        (said, each.renamed(events.part_deployment_id(each.deployment_id, said.environment or "")) if several else each)
         for said in reports
         for each in derive(replace(build, reported=said), match, options)
     ]
-
-
-def _of_environment(derivation: Derivation, environment: str) -> Derivation:
-    name = events.part_deployment_id(derivation.deployment_id, environment)
-    event = derivation.event and replace(derivation.event, deployment_id=name)
-    return dataclasses.replace(derivation, deployment_id=name, event=event)
 
 
 def to_json(build: Build) -> str:

@@ -28,7 +28,7 @@ from agent.jenkins.derive import Options, derive, derive_reported, from_json, re
 from agent.jenkins.enrich import Enricher
 from agent.jenkins.look import PAGE, AnotherJobError, Candidate, FirstAnswer, JobReader, Look, first_look
 from agent.jenkins.pace import Pause
-from agent.jenkins.rules import Match, first_match, implied_rule
+from agent.jenkins.rules import Match, first_match, match_of_reporting
 from agent.jenkins.told import environment_of, is_of, told_by, waits
 from agent.outbox.store import Entry
 from agent.times import rfc3339
@@ -469,7 +469,7 @@ class Poller:
             build = build_of(raw, controller=self._settings.name, job=job, branch_job=job in branch_jobs)
             # With another time it is a build of a job that was created again, which may not have reported anything.
             if raw.phase is Phase.FINAL and any(is_of(row, build) for row in rows):
-                match = first_match(self._rules, job) or Match(implied_rule(job), {})
+                match = match_of_reporting(self._rules, job)
                 build = self._enricher.enrich(build, match)
                 self._take_reports()
                 self._tell(self._enqueue([build], match), report)

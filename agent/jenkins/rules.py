@@ -144,11 +144,6 @@ def default_rules() -> tuple[Rule, ...]:
     return (Rule(Pattern.parse(DEFAULT_JOBS), Template.parse(DEFAULT_ENVIRONMENT)),)
 
 
-def implied_rule(job: str) -> Rule:
-    """For a build that reports itself although no rule matches its job."""
-    return Rule(Pattern(job, re.compile(re.escape(job))), Template.parse(DEFAULT_ENVIRONMENT))
-
-
 def first_match(rules: Iterable[Rule], full_name: str) -> Match | None:
     """The first rule whose pattern matches the job's full name; None: builds of this job are no deployments."""
     for rule in rules:
@@ -156,3 +151,9 @@ def first_match(rules: Iterable[Rule], full_name: str) -> Match | None:
         if groups is not None:
             return Match(rule, groups)
     return None
+
+
+def match_of_reporting(rules: Iterable[Rule], full_name: str) -> Match:
+    """The match for a build that reports itself: no rule has to match its job."""
+    implied = Rule(Pattern(full_name, re.compile(re.escape(full_name))), Template.parse(DEFAULT_ENVIRONMENT))
+    return first_match(rules, full_name) or Match(implied, {})

@@ -42,14 +42,18 @@ assert next(actions, None) is None
 """
 
 
+def run(program: str, agent: Agent) -> subprocess.CompletedProcess[str]:
+    """Run a program that is given the agent's configuration."""
+    return subprocess.run(
+        [sys.executable, "-c", program, str(agent.config)],
+        capture_output=True, text=True, timeout=60, env=agent.environment(), check=False,
+    )  # fmt: skip
+
+
 def test_a_signal_between_two_lives_of_the_daemon_reaches_the_next_one(
     jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path
 ) -> None:
-    agent = Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(agent.config)],
-        capture_output=True, text=True, timeout=60, env=agent.environment(), check=False,
-    )  # fmt: skip
+    done = run(PROGRAM, Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("configuration read anew") == 2
 
@@ -91,10 +95,6 @@ service.run(load(Path(sys.argv[1])), Clock())
 def test_a_poll_that_begins_when_the_daemon_stops_comes_to_its_end(
     jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path
 ) -> None:
-    agent = Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
-    done = subprocess.run(
-        [sys.executable, "-c", STOPPED_AT_A_BEGINNING, str(agent.config)],
-        capture_output=True, text=True, timeout=60, env=agent.environment(), check=False,
-    )  # fmt: skip
+    done = run(STOPPED_AT_A_BEGINNING, Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server))
     assert (done.returncode, done.stderr) == (0, "")
     assert "Traceback" not in done.stdout and "stopped" in done.stdout

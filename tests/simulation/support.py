@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 import requests
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3._collections import HTTPHeaderDict
@@ -324,3 +327,18 @@ def _reported(row: Row) -> Reported:
 
 def _ms(moment: str) -> int:
     return round(datetime.fromisoformat(moment).timestamp() * 1000)
+
+
+def play_random_stories(world: type[RuleBasedStateMachine], *, stories: int, steps: int) -> None:
+    """The same stories in every run; others with ``HIVEL_STORIES=2000``."""
+    run_state_machine_as_test(
+        world,
+        settings=settings(
+            max_examples=stories,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize="HIVEL_STORIES" not in os.environ,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
 import msgspec
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent import event as events
 from agent.delivery.drain import Drain
@@ -42,7 +41,14 @@ from agent.settings import DeliverySettings
 from tests.integration.support import NOON, FakeClock
 from tests.integration.test_outbox import entry
 from tests.simulation import played
-from tests.simulation.support import AgentKilledError, FragileConnection, Fuse, empty_outbox, memory_folder
+from tests.simulation.support import (
+    AgentKilledError,
+    FragileConnection,
+    Fuse,
+    empty_outbox,
+    memory_folder,
+    play_random_stories,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -507,14 +513,4 @@ def body_start(body: bytes) -> str:
 
 
 def test_random_stories_of_the_outbox() -> None:
-    run_state_machine_as_test(
-        World,
-        settings=settings(
-            max_examples=STORIES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            derandomize="HIVEL_STORIES" not in os.environ,  # the same stories in every run, others when asked for
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    play_random_stories(World, stories=STORIES, steps=STEPS)

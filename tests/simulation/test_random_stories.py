@@ -41,14 +41,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from agent.sandbox.jenkins import Interrupted, LocalJenkins, Phase
 from tests.integration.support import FakeClock
 from tests.integration.support import rule as deployments_in
 from tests.simulation import played
-from tests.simulation.support import REPO, Agent, memory_folder
+from tests.simulation.support import REPO, Agent, memory_folder, play_random_stories
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -719,14 +718,4 @@ class World(RuleBasedStateMachine):
 
 
 def test_random_stories() -> None:
-    run_state_machine_as_test(
-        World,
-        settings=settings(
-            max_examples=STORIES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            derandomize="HIVEL_STORIES" not in os.environ,  # the same stories in every run, others when asked for
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    play_random_stories(World, stories=STORIES, steps=STEPS)

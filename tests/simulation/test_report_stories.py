@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
 import msgspec
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from agent.credentials import Token
 from agent.hook.takeup import TakeUp
@@ -49,6 +48,7 @@ from tests.simulation.support import (
     InProcess,
     empty_outbox,
     memory_folder,
+    play_random_stories,
 )
 
 if TYPE_CHECKING:
@@ -517,14 +517,4 @@ class World(RuleBasedStateMachine):
 
 
 def test_random_stories_of_reports() -> None:
-    run_state_machine_as_test(
-        World,
-        settings=settings(
-            max_examples=STORIES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            derandomize="HIVEL_STORIES" not in os.environ,  # the same stories in every run, others when asked for
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    play_random_stories(World, stories=STORIES, steps=STEPS)

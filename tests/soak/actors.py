@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from agent.sandbox.hivel import Fault
@@ -24,7 +25,7 @@ JOBS = [f"deploy/app-{index}" for index in range(12)]
 RESULTS = {"SUCCESS": "success", "UNSTABLE": "failed", "FAILURE": "failed", "ABORTED": "canceled"}
 
 
-class Actor:
+class Actor(ABC):
     """Acts every so many seconds until it is over; what goes wrong in it is counted as a crash of the soak itself."""
 
     every_s = (1.0, 2.0)
@@ -40,11 +41,11 @@ class Actor:
             except Exception as error:  # noqa: BLE001 - told at the end, and the others go on
                 counts[f"failure of the soak itself: {error!r}"] += 1
 
+    @abstractmethod
     def act(self, counts: Counter[str]) -> None:
         """Do one thing."""
-        raise NotImplementedError
 
-    def calm(self) -> None:
+    def calm(self) -> None:  # noqa: B027 - most have nothing to put in order
         """Leave everything in order."""
 
 

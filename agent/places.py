@@ -1,0 +1,5 @@
+"""Where things are on a machine where the agent is a service. No imports: `emit` loads this."""
+
+DEFAULT_CONFIG = "/etc/hivel-agent/config.toml"
+DEFAULT_OUTBOX = "/var/lib/hivel-agent/outbox.db"
+DEFAULT_SPOOL = "/var/spool/hivel-agent"
