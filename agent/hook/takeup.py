@@ -21,6 +21,7 @@ from agent.event import InvalidEventError
 from agent.git import branch_name
 from agent.hook.report import ReportError, checked, decode
 from agent.jenkins.builds import SAME_BUILD_MS, Build, Reported
+from agent.jenkins.cursor import Cursors
 from agent.jenkins.derive import (
     Derivation,
     derive,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("hook")
 
 AT_ONCE = 100
+# Jenkins tells its time in whole seconds, and some time after it read its clock.
+SAME_CLOCK_MS = 60_000
 _SAYS_WHICH = ("deployment_id", "run", "controller", "job", "build_number", "stage")
 # Hivel's own words for a result, in Jenkins'.
 _RESULTS = {"FAILED": "FAILURE", "CANCELED": "ABORTED", "CANCELLED": "ABORTED", "UNKNOWN": ""}
@@ -97,21 +100,23 @@ class TakeUp:
         """
         said = _Fields(checked(report))
         started_at, ended_at = said.moment("start_time"), said.moment("end_time")
-        ended_at = received_at if ended_at is None else ended_at
         provider = said.provider()
         with self._outbox.transaction():  # a poller may be about to store the same build
             if provider is Provider.JENKINS and not said.text("deployment_id"):
                 taken = self._build(said, started_at, ended_at, received_at)
             else:
+                ended_at = received_at if ended_at is None else ended_at
                 taken = self._run(said, provider, ended_at if started_at is None else started_at, ended_at)
         log.info("reported", deployment_id=taken.deployment_id, state=taken.state.value)
         return taken
 
     # ---- builds of Jenkins
 
-    def _build(self, said: _Fields, started_at: int | None, ended_at: int, received_at: int) -> Taken:
+    def _build(self, said: _Fields, started_at: int | None, ended_at: int | None, received_at: int) -> Taken:
         job, number = said.job_and_number()
         polled = self._controller(said)
+        if ended_at is None:
+            ended_at = received_at + self._clock_ahead_ms(polled)
         controller = polled.name if polled else said.text("controller") or urlsplit(said.text("build_url")).netloc
         build = Build(
             controller=controller or "jenkins",
@@ -136,6 +141,12 @@ class TakeUp:
         if name := said.text("controller"):
             return next((controller for controller in controllers if controller.name == name), None)
         return controller_of(controllers, said.text("build_url"))
+
+    def _clock_ahead_ms(self, controller: JenkinsSettings | None) -> int:
+        """What turns this machine's time into that of the controller, by which its builds are told apart."""
+        state = None if controller is None else Cursors(self._outbox, controller.name).state()
+        ahead = (state and state.clock_ahead_ms) or 0
+        return ahead if abs(ahead) > SAME_CLOCK_MS else 0
 
     def _stage(self, build: Build, stage: str, controller: str | None) -> Taken:
         """Under the environment's name, or with the stage's behind it where another stage has that."""

@@ -60,6 +60,7 @@ class ControllerState:
     """What ``status`` shows of a controller. Times are UTC milliseconds.
 
     ``report_from``: builds that ended before are history; None until the first poll was complete.
+    ``clock_ahead_ms``: how far its clock was ahead of this machine's when it last answered; negative: behind.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ControllerState:
     polled_at: int | None = None
     jobs: int | None = None
     last_error: str | None = None
+    clock_ahead_ms: int | None = None
 
 
 _JOB = ", ".join(field.name for field in fields(JobCursor))
@@ -188,7 +190,7 @@ class Cursors:
         """Insert or replace."""
         with self._outbox.transaction() as connection:
             connection.execute(
-                f"INSERT OR REPLACE INTO controllers ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                f"INSERT OR REPLACE INTO controllers ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 astuple(state),
             )
 

@@ -24,13 +24,13 @@ from agent.jenkins.client import (
     UnreachableError,
 )
 from agent.jenkins.cursor import ControllerState, Cursors, JobCursor, OpenBuild
-from agent.jenkins.derive import Options, derive, derive_reported, from_json, reported_in, to_json
+from agent.jenkins.derive import Options, deployment_id, derive, derive_reported, from_json, reported_in, to_json
 from agent.jenkins.enrich import Enricher
 from agent.jenkins.look import PAGE, AnotherJobError, Candidate, FirstAnswer, JobReader, Look, first_look
 from agent.jenkins.pace import Pause
 from agent.jenkins.rules import Match, first_match, match_of_reporting
-from agent.jenkins.told import environment_of, is_of, told_by, waits
-from agent.outbox.store import Entry
+from agent.jenkins.told import environment_of, is_of, polled, told_by, waits
+from agent.outbox.store import Entry, State
 from agent.times import rfc3339
 
 if TYPE_CHECKING:
@@ -66,6 +66,14 @@ class PollReport:
     problems: list[str] = field(default_factory=list)
     requests: int = 0
     complete: bool = False
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What a poll learned of the controller itself; see :class:`ControllerState`."""
+
+    report_from: int
+    clock_ahead_ms: int
 
 
 @dataclass(frozen=True)
@@ -179,7 +187,7 @@ class Poller:
         report = PollReport(self._settings.name)
         before = self._client.requests
         try:
-            report_from = self._poll(report)
+            answered = self._poll(report)
         except JenkinsError as error:
             report.problems.insert(0, str(error))
             self._pause.failed()
@@ -187,13 +195,14 @@ class Poller:
         else:
             self._pause.answered()
             report.complete = not self._stopping
-            self._save_state("error" if report.problems else "ok", report, report_from)
+            self._save_state("error" if report.problems else "ok", report, answered)
         report.requests = self._client.requests - before
         return report
 
-    def _poll(self, report: PollReport) -> int:
+    def _poll(self, report: PollReport) -> _Answered:
         snapshot = self._client.snapshot()
-        server_time = snapshot.server_time or self._clock.now_ms()
+        now = self._clock.now_ms()
+        server_time = snapshot.server_time or now
         report.jobs = len(snapshot.jobs)
         report.problems += snapshot.problems
         state = self._cursors.state()
@@ -201,7 +210,7 @@ class Poller:
         nothing_ended_since = False
         if report_from is None:
             report_from = self._settings.report_from(server_time)
-            self._begin(report_from)
+            self._begin(report_from, server_time - now)
             nothing_ended_since = report_from >= server_time
         jobs, known = self._to_compare(snapshot.jobs)
         deploying = self._deploying(jobs, known, server_time, nothing_ended_since=nothing_ended_since)
@@ -218,7 +227,7 @@ class Poller:
         self._confirm_held(snapshot.jobs, report)
         if not report.problems and not report.renamed and not self._stopping:
             self._settled = snapshot.jobs
-        return report_from
+        return _Answered(report_from, server_time - now)
 
     def _to_compare(self, jobs: list[Job]) -> tuple[list[Job], _Known]:
         """The jobs that can have changed, and what is known of them.
@@ -235,10 +244,11 @@ class Poller:
         cursors = {job.full_name: cursor for job in followed if (cursor := self._cursors.job(job.full_name))}
         return followed, _Known(cursors, open_builds)
 
-    def _begin(self, report_from: int) -> None:
+    def _begin(self, report_from: int, clock_ahead_ms: int) -> None:
         """Remember from when on builds are reported, before anything else: a crash must not move it."""
         now = self._clock.now_ms()
-        self._cursors.save_state(ControllerState(self._settings.name, "ok", now, report_from))
+        state = ControllerState(self._settings.name, "ok", now, report_from, clock_ahead_ms=clock_ahead_ms)
+        self._cursors.save_state(state)
         log.info("first poll", controller=self._settings.name, report_from=rfc3339(report_from))
 
     # ---- which jobs to look at
@@ -428,8 +438,24 @@ class Poller:
             entries = [_entry(build, found) for build in silent for found in derive(build, match, self._options)]
             added = self._outbox.enqueue(entries)
             for build, rows in told:
-                added += self._enqueue_told(build, match, rows) if rows else []
+                if own := polled(self._outbox, build, self._cursors.former_names(build.job)) if rows else []:
+                    self._add_late_report(build, match, own, rows)
+                elif rows:
+                    added += self._enqueue_told(build, match, rows)
         return added
+
+    def _add_late_report(self, build: Build, match: Match, own: list[Row], told: list[Row]) -> None:
+        """A report came so long after the build's event that it might have been of another build: it is of this one.
+
+        As for any other report that is late, what only the build knew goes into the event while that can be changed.
+        """
+        waiting = [row for row in told if waits(row)]
+        self._outbox.enqueue([], instead_of=waiting)
+        if waiting and len(own) == 1 and own[0].deployment_id.partition("@")[0] == deployment_id(build):
+            reported = msgspec.structs.replace(build, reported=reported_in(waiting[-1].source))
+            found = derive(reported, match, self._options)[0].renamed(own[0].deployment_id)
+            if found.event is not None or own[0].state is not State.PENDING:
+                self._outbox.rewrite(own[0], replace(_entry(reported, found), reported=""))
 
     def _enqueue_told(self, build: Build, match: Match, told: list[Row]) -> list[Entry]:
         """The events of a build that reported itself: what waits for this word gets it, the rest is on its way."""
@@ -528,14 +554,17 @@ class Poller:
                     environment=entry.event.environment,
                 )
 
-    def _save_state(self, name: str, report: PollReport, report_from: int | None) -> None:
+    def _save_state(self, name: str, report: PollReport, answered: _Answered | None) -> None:
         now = self._clock.now_ms()
         before = self._cursors.state() or ControllerState(self._settings.name, "never polled", now)
         changed = before.state != name
         problem = report.problems[0] if report.problems else None
         state = replace(before, state=name, since=now if changed else before.since, last_error=problem)
-        if report_from is not None:
-            state = replace(state, report_from=report_from, polled_at=now, jobs=report.jobs)
+        if answered is not None:
+            state = replace(
+                state, report_from=answered.report_from, clock_ahead_ms=answered.clock_ahead_ms, polled_at=now,
+                jobs=report.jobs,
+            )  # fmt: skip
         self._cursors.save_state(state)
         if changed:
             write = log.info if name == "ok" else log.error

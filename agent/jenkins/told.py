@@ -22,11 +22,21 @@ def told_by(outbox: Outbox, build: Build, former_names: Iterable[str] = ()) -> l
 
     The number alone does not tell: a job of the same name may have had it before.
     """
+    return [row for row in _of_build(outbox, build, former_names) if row.reported is not None and is_of(row, build)]
+
+
+def polled(outbox: Outbox, build: Build, former_names: Iterable[str]) -> list[Row]:
+    """The events that the poller made of this very build."""
+    found = _of_build(outbox, build, former_names)
+    return [row for row in found if row.reported is None and row.started_at == build.started_at]
+
+
+def _of_build(outbox: Outbox, build: Build, former_names: Iterable[str]) -> list[Row]:
+    """The events of builds with that number, of this job or of one that had its name before."""
     return [
         row
         for job in (build.job, *former_names)
         for row in outbox.of_build(events.build_deployment_id(build.controller, job, build.number))
-        if row.reported is not None and is_of(row, build)
     ]
 
 

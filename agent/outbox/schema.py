@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
 
 # The number of migrations below; a file with a higher one was written by a newer agent.
-VERSION = 4
+VERSION = 5
 
 _V1 = """
 CREATE TABLE events (
@@ -187,6 +187,11 @@ CREATE TRIGGER events_deleted AFTER DELETE ON events BEGIN
 END;
 """
 
+_V5 = """
+-- How far Jenkins' clock is ahead of this machine's (ms): a report that says no time is compared with Jenkins' times.
+ALTER TABLE controllers ADD COLUMN clock_ahead_ms INTEGER;
+"""
+
 
 def version(connection: sqlite3.Connection) -> int:
     """The version of the file, 0 for a new one."""
@@ -240,6 +245,10 @@ def _migrations() -> Migrations:
     @migrations()
     def v4_cheaper_enqueue(db: Database) -> None:
         _run(db, _V4)
+
+    @migrations()
+    def v5_clocks(db: Database) -> None:
+        _run(db, _V5)
 
     return migrations
 

@@ -18,6 +18,7 @@ from agent.jenkins.client import JenkinsClient
 from agent.jenkins.derive import Options
 from agent.jenkins.history import Span
 from agent.jenkins.poller import Poller
+from agent.jenkins.rules import Pattern, Template
 from agent.outbox.store import Entry, Settlement, State
 from agent.replay import replay
 from agent.settings import DeliverySettings, HivelSettings, Settings
@@ -167,6 +168,37 @@ def test_a_report_that_comes_after_the_poller_adds_what_only_the_build_knew(
     sent = event(outbox, f"main:deploy/shop#{number}")
     assert (sent["status"], sent["image"], sent["pr_number"], sent["pr_numbers"]) == ("failed", "shop:8", "7", [7, 9])
     assert len(ids(outbox)) == 1
+
+
+@pytest.mark.parametrize("delivered", [True, False], ids=["delivered", "pending"])
+@pytest.mark.parametrize("stages", [True, False], ids=["stages", "whole build"])
+def test_a_report_that_comes_hours_after_the_poller_is_not_a_second_event(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, delivered: bool, stages: bool
+) -> None:
+    if stages:
+        pattern = Pattern.parse("re:^Deploy (?P<environment>.+)$")
+        by_stage = replace(
+            rule("deploy/**"), stage=pattern, environment=Template.parse("{environment}", ("environment",))
+        )
+        hook = Hook(hook.settings.controllers[0], outbox, (by_stage,))
+    number = start(jenkins, clock)
+    told = {"startTimeMillis": clock.now_ms() - 9_000, "durationMillis": 2_000, "status": "SUCCESS"}
+    shown = [{"id": name, "name": f"Deploy {name}", **told} for name in ("eu", "us")]
+    jenkins.set_stages("deploy/shop", number, wfapi={"stages": shown})
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    hook.poll()
+    before = hook.states()
+    assert len(before) == (2 if stages else 1)
+    if delivered:
+        deliver(outbox)
+    clock.advance(ms=3 * HOUR)
+    hook.build_reports("deploy/shop", number, status="SUCCESS", environment="prod", image="shop:8")
+    hook.poll()
+    assert list(hook.states()) == list(before)
+    assert set(hook.states().values()) == {"delivered" if delivered else "pending"}
+    if not stages:
+        sent = event(outbox, f"main:deploy/shop#{number}")
+        assert (sent["status"], sent.get("image")) == ("failed", None if delivered else "shop:8")
 
 
 def test_a_report_mends_an_event_that_the_poller_could_not_make(
@@ -669,9 +701,12 @@ ORDERS = [
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("job", ["deploy/shop", "build/shop"])
+@pytest.mark.parametrize("skew_ms", [0, -48 * HOUR, 48 * HOUR], ids=["one time", "Jenkins behind", "Jenkins ahead"])
 def test_in_every_order_of_report_and_poll_there_is_one_event(
-    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, order: str, job: str
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, order: str, job: str, skew_ms: int
 ) -> None:
+    jenkins.skew_ms = skew_ms
+    hook.poll()
     number = start(jenkins, clock, job)
     for step in order.split():
         match step:

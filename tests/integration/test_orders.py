@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from agent.sandbox.hivel import Fault
+from agent.times import Clock
 from tests.integration.doors import Doors
 from tests.integration.support import REPO, wait_until
 
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
+    from tests.integration.support import FakeClock
 
 # One with a rule, and one whose builds deploy only when they say so.
 JOBS = ("deploy/shop", "build/shop")
+DAY = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Order:
     status: str = "failed"  # the builds report success, and end unstable
     events: tuple[int, int] = (1, 1)
     hold_for: str = "1h"
+    skew_ms: int = 0
 
 
 ORDERS = [
@@ -62,6 +66,8 @@ ORDERS = [
         "report, poller too late", "up start jenkins-down report seen finish jenkins-up", status="success",
         hold_for="1s",
     ),
+    Order("report, end, poll, Jenkins a day ahead", "up start report finish seen", skew_ms=DAY),
+    Order("end, poll, report, Jenkins a day behind", "up start finish polled report seen", skew_ms=-DAY),
     Order("end, poll, no report", "up start finish polled", events=(1, 0)),
 ]  # fmt: skip
 
@@ -170,9 +176,11 @@ def table() -> Iterator[None]:
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.name)
 def test_there_is_one_event_at_hivel(
-    order: Order, jenkins: LocalJenkins, jenkins_server: LocalServer, hivel: LocalHivel, hivel_server: LocalServer,
-    tmp_path: Path,
+    order: Order, clock: FakeClock, jenkins: LocalJenkins, jenkins_server: LocalServer, hivel: LocalHivel,
+    hivel_server: LocalServer, tmp_path: Path,
 ) -> None:  # fmt: skip
+    clock.jump(ms=Clock().now_ms() - clock.now_ms())
+    jenkins.skew_ms = order.skew_ms
     for job in JOBS:
         jenkins.add_job(job)
     doors = Doors.opened(tmp_path, jenkins=jenkins_server, hivel=hivel_server, hook=f'hold_for = "{order.hold_for}"')
