@@ -14,9 +14,9 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     config = arguments[:2] if arguments[:1] == ["--config"] else []
     if arguments[len(config) : len(config) + 1] == ["emit"]:
-        from agent.hook.emit import main as emit  # noqa: PLC0415
+        from agent.sources.reports.emit import main as emit  # noqa: PLC0415
 
         emit([*arguments[len(config) + 1 :], *config])
-    from agent.cli import main as cli  # noqa: PLC0415
+    from agent.cli.verbs import main as cli  # noqa: PLC0415
 
     cli()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from agent import __version__
-from agent.config import ConfigError
-from agent.delivery.policy import BODY_LIMIT, Answer
+from agent.config.file import ConfigError
+from agent.delivery.answers import BODY_LIMIT, Answer
 
 if TYPE_CHECKING:
-    from agent.credentials import Token
-    from agent.settings import HivelSettings
+    from agent.config.credentials import Token
+    from agent.config.settings import HivelSettings
 
 # httpcore's pool does work for every connection it holds, at every request: small pools, and more of them.
 CONNECTIONS_PER_CLIENT = 8
@@ -24,7 +24,7 @@ class HivelClient:
     """Posts events; every outcome is an :class:`Answer`, nothing is raised for what network or server do."""
 
     def __init__(self, settings: HivelSettings, *, timeout_ms: int, concurrency: int) -> None:
-        """Raises :class:`agent.config.ConfigError` when the environment names a proxy that cannot be used."""
+        """Raises :class:`agent.config.file.ConfigError` when the environment names a proxy that cannot be used."""
         self._url = httpx.URL(settings.deployment_url)
         self._headers = [
             ("User-Agent", f"hivel-jenkins-agent/{__version__}"),

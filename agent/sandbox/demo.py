@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.outbox.store import Outbox
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import Outbox
 from agent.sandbox.hivel import LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
-from agent.times import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

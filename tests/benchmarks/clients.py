@@ -47,8 +47,9 @@ path = "outbox.db"
 
 async def agent(url: str, jobs: int, directory: Path) -> AsyncIterator[Find]:
     """The product: what the daemon puts together from its configuration, and its poll in a thread as there."""
-    from agent import config, logs, service
-    from agent.times import Clock
+    from agent.config import file as config
+    from agent.daemon import logs, service
+    from agent.model.times import Clock
 
     (directory / "token").write_text(TOKEN)
     (directory / "token").chmod(0o600)

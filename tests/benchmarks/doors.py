@@ -123,7 +123,7 @@ def doors(folder: Path, intake: str, hivel: str) -> list[Door]:
     without_outbox = folder / "without-outbox.toml"
     without_outbox.write_text(f'[outbox]\npath = "nowhere.db"\n[hook]\nspool = "{elsewhere}"\n')
     (folder / "defaults.toml").write_text('[hivel]\nurl = "https://hivel.example.test"\n')
-    usual = f"import agent.hook.emit as emit; emit.DEFAULT_OUTBOX = {str(folder / 'outbox.db')!r}; {EMIT[2]}"
+    usual = f"import agent.sources.reports.emit as emit; emit.DEFAULT_OUTBOX = {str(folder / 'outbox.db')!r}; {EMIT[2]}"
     moved = folder / "spool-of-mv"
     for place in (elsewhere, moved):
         place.mkdir()

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from agent import event as events
-from agent import logs
-from agent.credentials import Token
-from agent.delivery.drain import Drain
+from agent.config.credentials import Token
+from agent.config.settings import DeliverySettings, HivelSettings, TlsSettings
+from agent.daemon import logs
+from agent.delivery.dispatcher import Drain
 from agent.delivery.hivel import HivelClient
-from agent.outbox.store import Outbox
-from agent.settings import DeliverySettings, HivelSettings, TlsSettings
-from agent.times import Clock
+from agent.model import event as events
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import Outbox
 from tests.benchmarks.enqueue import make_entry
 from tests.benchmarks.output import machine, say, table, target
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
-from agent import event as events
-from agent.outbox.store import Entry, Outbox
-from agent.status import Status
-from agent.times import Clock
+from agent.model import event as events
+from agent.model.status import Status
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import Entry, Outbox
 from tests.benchmarks.output import machine, say, table, target
 
 if TYPE_CHECKING:

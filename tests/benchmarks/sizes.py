@@ -19,9 +19,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from agent.outbox import schema
-from agent.outbox.store import Outbox
-from agent.times import Clock
+from agent.model.times import Clock
+from agent.outbox.sqlite import schema
+from agent.outbox.sqlite.store import Outbox
 from tests.benchmarks.controller import TOKEN, USERNAME
 from tests.benchmarks.output import machine, say, table, target
 from tests.benchmarks.polling import Server

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.credentials import Token
-from agent.outbox.store import Outbox
+from agent.config.credentials import Token
+from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings
+from agent.outbox.sqlite.store import Outbox
 from agent.sandbox.hivel import LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
-from agent.settings import DeliverySettings, HivelSettings, JenkinsSettings
 from tests.integration.support import FakeClock
 
 if TYPE_CHECKING:

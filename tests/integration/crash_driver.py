@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 import sqlite_utils  # noqa: F401 - imported once, and not by every child
 import structlog
 
-from agent import replay as replaying
-from agent import service
-from agent.config import load
+from agent.config.file import load
+from agent.daemon import service
 from agent.delivery.hivel import HivelClient
-from agent.outbox.connection import PatientConnection
-from agent.outbox.retention import Retention
-from agent.outbox.store import Outbox, Selection
-from agent.times import Clock
+from agent.ingest import replay as replaying
+from agent.model.times import Clock
+from agent.outbox.sqlite.connection import PatientConnection
+from agent.outbox.sqlite.retention import Retention
+from agent.outbox.sqlite.store import Outbox, Selection
 
 if TYPE_CHECKING:
-    from agent.delivery.policy import Answer
-    from agent.settings import Settings
+    from agent.config.settings import Settings
+    from agent.delivery.answers import Answer
 
 # A child that lives through the whole work ends with the number of its points.
 MOST_POINTS = 250

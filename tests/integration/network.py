@@ -12,7 +12,7 @@ import trustme
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from agent.listener import bind
+from agent.daemon.listener import bind
 
 if TYPE_CHECKING:
     from pathlib import Path

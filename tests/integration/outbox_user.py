@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from agent import event as events
-from agent.outbox.connection import OutboxError
-from agent.outbox.store import Entry, Outbox
-from agent.status import Status
-from agent.times import Clock
+from agent.model import event as events
+from agent.model.status import Status
+from agent.model.times import Clock
+from agent.outbox.sqlite.connection import OutboxError
+from agent.outbox.sqlite.store import Entry, Outbox
 
 
 def report(outbox: Outbox, job: str, number: int) -> None:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agent.jenkins.client import JenkinsClient
-from agent.jenkins.poller import Poller, PollReport
-from agent.jenkins.rules import Pattern, Rule, Template
-from agent.times import Clock
+from agent.config.rules import Pattern, Rule, Template
+from agent.model.times import Clock
+from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.poller import Poller, PollReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agent.outbox.store import Outbox
+    from agent.config.settings import JenkinsSettings
+    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.server import LocalServer
-    from agent.settings import JenkinsSettings
 
 NOON = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 REPO = "https://github.example.test/acme/shop.git"
@@ -107,7 +107,7 @@ class Agent:
         hivel_url = hivel if isinstance(hivel, str) else hivel.url
         delivery = {"interval": "100ms", "backoff_initial": "100ms", "backoff_max": "500ms", **changes}
         lines = "\n".join(f'{key} = "{value}"' for key, value in delivery.items())
-        agent.config.write_text(
+        agent.config.file.write_text(
             f'[hivel]\nurl = "{hivel_url}"\ntoken_file = "hivel.token"\n\n'
             f'[[jenkins]]\nname = "main"\nurl = "{jenkins_url}"\nusername = "hivel-agent"\n'
             f'token_file = "jenkins.token"\npoll_interval = "200ms"\nsince = "2020-01-01"\n\n'

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from agent.outbox.store import Outbox, State
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import Outbox, State
 from agent.sandbox.hivel import Fault, LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
-from agent.times import Clock
 from tests.integration.crash_driver import MOST_POINTS
 from tests.integration.support import REPO, Agent
 from tests.simulation.support import memory_folder
@@ -69,7 +69,7 @@ class Driver:
         self._errors = agent.folder / "errors"
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.crash_driver", str(agent.config)],
+                [sys.executable, "-m", "tests.integration.crash_driver", str(agent.config.file)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=agent.environment(),
             )  # fmt: skip
 

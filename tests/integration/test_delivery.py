@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.credentials import Token
-from agent.delivery import drain as draining
-from agent.delivery.drain import Drain
+from agent.config.credentials import Token
+from agent.config.settings import HivelSettings
+from agent.delivery import dispatcher as draining
+from agent.delivery.dispatcher import Drain
 from agent.delivery.hivel import HivelClient
-from agent.outbox.store import State
+from agent.model.status import Status
+from agent.outbox.sqlite.store import State
 from agent.sandbox.hivel import Fault
-from agent.settings import HivelSettings
-from agent.status import Status
 from tests.integration.support import NOON
 from tests.integration.test_outbox import entry
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from pathlib import Path
 
-    from agent.delivery.gate import Gate
-    from agent.outbox.store import Outbox
+    from agent.config.settings import DeliverySettings
+    from agent.delivery.breaker import Gate
+    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.server import LocalServer
-    from agent.settings import DeliverySettings
     from tests.integration.support import FakeClock
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.outbox.store import Outbox
-from agent.times import Clock
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import Outbox
 from tests.integration.doors import Doors
 from tests.integration.support import REPO, wait_until
 
@@ -33,7 +33,7 @@ NOBODY = 65534
 # Somebody else may not be able to run the tests' Python: everything is loaded before.
 AS_NOBODY = [
     sys.executable, "-c",
-    "import os, json, locale, shutil, sqlite3, tomllib, agent.hook.emit, agent.outbox.reporting; "
+    "import os, json, locale, shutil, sqlite3, tomllib, agent.sources.reports.emit, agent.outbox.sqlite.inbox; "
     f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); from agent.main import main; main()", "emit",
 ]  # fmt: skip
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
@@ -156,7 +156,7 @@ def test_every_other_system_is_recognised_and_its_report_becomes_an_event(build:
     assert (done.returncode, done.stderr) == (0, "")
     [report] = build.stored()
     assert (report["provider"], report["environment"]) == (system, "production")
-    from agent.hook.takeup import TakeUp
+    from agent.ingest.takeup import TakeUp
 
     with Outbox(build.outbox, Clock()) as outbox:
         [taken] = TakeUp(settings(build), outbox).take_stored()
@@ -165,9 +165,9 @@ def test_every_other_system_is_recognised_and_its_report_becomes_an_event(build:
 
 def settings(build: Build) -> Any:
     """What a daemon on this outbox would have."""
-    from agent.credentials import Token
-    from agent.jenkins.derive import Options
-    from agent.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
+    from agent.config.credentials import Token
+    from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
+    from agent.deployments.derive import Options
 
     controller = JenkinsSettings("main", "https://jenkins.example.test/", None, None, 15_000, "now", 5_000)
     return Settings(

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from agent.jenkins.client import JenkinsClient
-from agent.jenkins.derive import Options
-from agent.jenkins.history import History
-from agent.jenkins.rules import STAGE_ENVIRONMENT, Pattern, Template
+from agent.config.rules import STAGE_ENVIRONMENT, Pattern, Template
+from agent.deployments.derive import Options
+from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.history import History
 from tests.integration.support import NOON, REPO, event, ids, poll, rule
 
 if TYPE_CHECKING:
-    from agent.jenkins.rules import Rule
-    from agent.outbox.store import Outbox
+    from agent.config.rules import Rule
+    from agent.config.settings import JenkinsSettings
+    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.jenkins import LocalJenkins
-    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 SHOP = "deploy/shop"

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.responses import Response
 
-from agent.jenkins.client import JenkinsClient
-from agent.jenkins.cursor import ControllerState, controller_states
-from agent.jenkins.poller import Poller
+from agent.outbox.cursors import ControllerState, controller_states
+from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.poller import Poller
 from tests.integration.support import NOON, REPO, poll, rule
 
 if TYPE_CHECKING:
     import requests
 
-    from agent.outbox.store import Outbox
+    from agent.config.settings import JenkinsSettings
+    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.jenkins import LocalJenkins
-    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 # What makes a controller load builds that nobody asked for, or all builds of a job.
@@ -122,7 +122,7 @@ def test_no_more_requests_are_made_in_a_minute_than_the_setting_says(
 def test_a_small_answer_that_unpacks_beyond_all_measure_is_not_read_to_its_end(
     jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.jenkins.client.BODY_LIMIT", 200_000)
+    monkeypatch.setattr("agent.sources.jenkins.client.BODY_LIMIT", 200_000)
     packed = gzip.compress(b'{"jobs":[' + b" " * 50_000_000 + b"]}")
     assert len(packed) < 200_000
     bomb = Response(packed, media_type="application/json", headers={"Content-Encoding": "gzip"})

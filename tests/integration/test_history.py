@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.responses import HTMLResponse
 
-from agent.times import rfc3339
+from agent.model.times import rfc3339
 from tests.integration.support import NOON, REPO, Agent, ids
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.outbox.store import Outbox
+    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
@@ -33,7 +33,7 @@ def agent(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: Loca
     jenkins.add_builds("deploy/api", 2, repo=REPO, every=HOUR)
     jenkins.add_builds("tests/unit", 2)
     agent = Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server, extra=RULES)
-    agent.config.write_text(agent.config.read_text().replace('"2020-01-01"', '"now"'))
+    agent.config.file.write_text(agent.config.file.read_text().replace('"2020-01-01"', '"now"'))
     assert agent.run("once").returncode == 0
     return agent
 

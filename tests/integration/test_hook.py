@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agent.credentials import Token
-from agent.event import DeploymentEvent, completed
-from agent.hook.report import ReportError
-from agent.hook.takeup import TakeUp
-from agent.jenkins.backfill import Request, backfill
-from agent.jenkins.client import JenkinsClient
-from agent.jenkins.derive import Options
-from agent.jenkins.history import Span
-from agent.jenkins.poller import Poller
-from agent.jenkins.rules import Pattern, Template
-from agent.outbox.store import Entry, Settlement, State
-from agent.replay import replay
-from agent.settings import DeliverySettings, HivelSettings, Settings
-from agent.status import Status
+from agent.config.credentials import Token
+from agent.config.rules import Pattern, Template
+from agent.config.settings import DeliverySettings, HivelSettings, Settings
+from agent.deployments.derive import Options
+from agent.ingest.replay import replay
+from agent.ingest.takeup import TakeUp
+from agent.model.event import DeploymentEvent, completed
+from agent.model.report import ReportError
+from agent.model.status import Status
+from agent.outbox.sqlite.store import Entry, Settlement, State
+from agent.sources.jenkins.backfill import Request, backfill
+from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.history import Span
+from agent.sources.jenkins.poller import Poller
 from tests.integration.support import NOON, REPO, event, ids, rule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.jenkins.rules import Rule
-    from agent.outbox.store import Outbox
+    from agent.config.rules import Rule
+    from agent.config.settings import JenkinsSettings
+    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.jenkins import LocalJenkins
-    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 HOUR = 3_600_000

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.config import load
+from agent.config.file import load
 from tests.integration.support import Agent, wait_until
 
 if TYPE_CHECKING:

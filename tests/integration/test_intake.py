@@ -16,18 +16,18 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from agent import listener
-from agent.config import ConfigError, load
-from agent.credentials import Token
-from agent.hook import intake as intake_module
-from agent.hook.intake import Intake
-from agent.hook.report import FIELDS, MOST_BYTES
-from agent.hook.takeup import TakeUp
-from agent.jenkins.derive import Options
-from agent.listener import Listener
-from agent.outbox import connection as outbox_connection
-from agent.outbox.store import Outbox
-from agent.settings import Address, DeliverySettings, HivelSettings, IntakeSettings, Settings
+from agent.config.credentials import Token
+from agent.config.file import ConfigError, load
+from agent.config.settings import Address, DeliverySettings, HivelSettings, IntakeSettings, Settings
+from agent.daemon import listener
+from agent.daemon.listener import Listener
+from agent.deployments.derive import Options
+from agent.ingest.takeup import TakeUp
+from agent.model.report import FIELDS, MOST_BYTES
+from agent.outbox.sqlite import connection as outbox_connection
+from agent.outbox.sqlite.store import Outbox
+from agent.sources.reports import intake as intake_module
+from agent.sources.reports.intake import Intake
 from tests.integration.doors import INTAKE_TOKEN, TEAM_TOKEN, Doors
 from tests.integration.support import REPO, ids, wait_until
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from agent.config.settings import JenkinsSettings
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
-    from agent.settings import JenkinsSettings
 
 REPORT = {
     "deployment_id": "one", "repo_url": "https://git.example.test/a", "branch": "main", "environment": "eu",

@@ -14,20 +14,20 @@ import pytest
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from agent.jenkins.client import JenkinsClient
-from agent.jenkins.poller import Poller
 from agent.sandbox.hivel import Fault
+from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.poller import Poller
 from tests.integration.support import REPO, Agent, rule, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agent.outbox.store import Outbox
+    from agent.config.settings import JenkinsSettings
+    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
-    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 JOB = "deploy/shop"
@@ -129,7 +129,7 @@ def test_no_secret_is_in_the_log_the_outbox_or_what_verbs_show(
 
 LIBRARIES = """
 import logging, sys
-from agent import logs
+from agent.daemon import logs
 logs.configure(as_json=sys.argv[1] == "json")
 try:
     raise ValueError("two\\nlines")

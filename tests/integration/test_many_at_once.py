@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.outbox import schema
-from agent.outbox.connection import OutboxError
-from agent.outbox.store import Outbox, State
-from agent.times import Clock
+from agent.model.times import Clock
+from agent.outbox.sqlite import schema
+from agent.outbox.sqlite.connection import OutboxError
+from agent.outbox.sqlite.store import Outbox, State
 from tests.integration.support import REPO, Agent, wait_until
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.delivery.drain import Tally
-from agent.delivery.gate import Gate, GateState
-from agent.delivery.policy import Backoff
-from agent.jenkins.cursor import ControllerState, Cursors
-from agent.monitoring import readiness
-from agent.polling import PollRecord
+from agent.daemon.monitoring import readiness
+from agent.daemon.polling import PollRecord
+from agent.delivery.answers import Backoff
+from agent.delivery.breaker import Gate, GateState
+from agent.delivery.dispatcher import Tally
+from agent.model.trouble import Trouble
+from agent.outbox.cursors import ControllerState, Cursors
 from agent.sandbox.hivel import Fault
-from agent.trouble import Trouble
 from tests.integration.disks import mounted
 from tests.integration.support import REPO, Agent, wait_until
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from subprocess import Popen
 
-    from agent.outbox.store import Outbox
+    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
@@ -201,7 +201,7 @@ def test_an_outbox_that_cannot_be_written_is_not_ready(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, tmp_path: Path
 ) -> None:
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "tmpfs") as disk:
-        agent.config.write_text(agent.config.read_text().replace("outbox.db", f"{disk.folder}/outbox.db"))
+        agent.config.file.write_text(agent.config.file.read_text().replace("outbox.db", f"{disk.folder}/outbox.db"))
         process = agent.start()
         try:
             wait_until(lambda: "event=started" in agent.log(), "the daemon has started")
@@ -273,7 +273,7 @@ def test_a_port_that_is_taken_keeps_nothing_from_working(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         mine = f"127.0.0.1:{taken.getsockname()[1]}"
-        agent.config.write_text(agent.config.read_text().replace('"127.0.0.1:0"', f'"{mine}"'))
+        agent.config.file.write_text(agent.config.file.read_text().replace('"127.0.0.1:0"', f'"{mine}"'))
         jenkins.add_builds(JOB, 2, repo=REPO)
         process = agent.start()
         try:
@@ -286,7 +286,7 @@ def test_a_port_that_is_taken_keeps_nothing_from_working(
 
 
 def test_without_an_address_no_port_is_open(agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel) -> None:
-    agent.config.write_text(agent.config.read_text().replace('"127.0.0.1:0"', '""'))
+    agent.config.file.write_text(agent.config.file.read_text().replace('"127.0.0.1:0"', '""'))
     jenkins.add_builds(JOB, 1, repo=REPO)
     process = agent.start()
     try:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from agent.model.times import Clock
 from agent.sandbox.hivel import Fault
-from agent.times import Clock
 from tests.integration.doors import Doors
 from tests.integration.support import REPO, wait_until
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from agent.delivery.drain import Drain
+from agent.delivery.dispatcher import Drain
 from agent.delivery.hivel import HivelClient
 from agent.sandbox.hivel import Fault, LocalHivel
 from agent.sandbox.server import LocalServer
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from agent.outbox.store import Outbox
-    from agent.settings import DeliverySettings, HivelSettings
+    from agent.config.settings import DeliverySettings, HivelSettings
+    from agent.outbox.sqlite.store import Outbox
     from tests.integration.support import FakeClock
 
 HOURS = 10

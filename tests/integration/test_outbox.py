@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import event as events
-from agent.jenkins.rules import Pattern
-from agent.outbox.connection import AlreadyRunningError, OutboxError, RunLock
-from agent.outbox.retention import DAY_MS, Retention
-from agent.outbox.store import CLAIM, Counts, Entry, Outbox, Selection, Settlement, State
-from agent.replay import choose
-from agent.status import Status
+from agent.config.rules import Pattern
+from agent.ingest.replay import choose
+from agent.model import event as events
+from agent.model.status import Status
+from agent.outbox.sqlite.connection import AlreadyRunningError, OutboxError, RunLock
+from agent.outbox.sqlite.retention import DAY_MS, Retention
+from agent.outbox.sqlite.store import CLAIM, Counts, Entry, Outbox, Selection, Settlement, State
 from tests.integration.support import NOON, FakeClock
 
 if TYPE_CHECKING:
@@ -209,7 +209,8 @@ def test_a_path_that_cannot_be_made_is_a_clear_error(tmp_path: Path, clock: Fake
 
 def test_several_processes_make_and_fill_one_file_together(tmp_path: Path, clock: FakeClock) -> None:
     program = (
-        "import sys; from pathlib import Path; from agent.outbox.store import Outbox; from agent.times import Clock;"
+        "import sys; from pathlib import Path; from agent.outbox.sqlite.store import Outbox;"
+        "from agent.model.times import Clock;"
         "from tests.integration.test_outbox import entry\n"
         "with Outbox(Path(sys.argv[1]), Clock()) as o:\n"
         "    for n in range(100): o.enqueue([entry(n)])\n"
@@ -235,7 +236,8 @@ def test_a_look_from_another_process_loses_nothing_of_a_process_with_several_con
     outbox: Outbox, clock: FakeClock
 ) -> None:
     look = (
-        "import sys; from pathlib import Path; from agent.outbox.store import Outbox; from agent.times import Clock\n"
+        "import sys; from pathlib import Path; from agent.outbox.sqlite.store import Outbox;"
+        "from agent.model.times import Clock\n"
         "with Outbox(Path(sys.argv[1]), Clock()) as o: print(o.counts().pending)\n"
     )
     with Outbox(outbox.path, clock):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent import event as events
-from agent.outbox.retention import CHUNK, DAY_MS, Retention
-from agent.outbox.store import Outbox, State, id_hash
+from agent.model import event as events
+from agent.outbox.sqlite.retention import CHUNK, DAY_MS, Retention
+from agent.outbox.sqlite.store import Outbox, State, id_hash
 from tests.integration.support import NOON
 from tests.integration.test_outbox import entry
 from tests.integration.test_outbox_trouble import deliver

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.delivery.drain import Drain
-from agent.delivery.policy import Answer
-from agent.outbox.connection import OutboxError
-from agent.outbox.retention import Retention
-from agent.outbox.store import Outbox, State
-from agent.settings import DeliverySettings
+from agent.config.settings import DeliverySettings
+from agent.delivery.answers import Answer
+from agent.delivery.dispatcher import Drain
+from agent.outbox.sqlite.connection import OutboxError
+from agent.outbox.sqlite.retention import Retention
+from agent.outbox.sqlite.store import Outbox, State
 from tests.integration.support import NOON
 from tests.integration.test_outbox import entry, settlement
 
@@ -182,13 +182,13 @@ def test_what_was_delivered_under_a_clock_years_behind_is_known_as_long_as_anyth
 def test_giving_space_back_waits_for_another_writer_as_every_other_write_does(
     outbox: Outbox, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.outbox.connection.BUSY_DEADLINE_S", 0.05)
-    monkeypatch.setattr("agent.outbox.retention.PAGES", 10_000)
+    monkeypatch.setattr("agent.outbox.sqlite.connection.BUSY_DEADLINE_S", 0.05)
+    monkeypatch.setattr("agent.outbox.sqlite.retention.PAGES", 10_000)
     deliver(outbox, *range(500))
     clock.advance(ms=31 * DAY)
     retention = Retention(outbox, 30 * DAY, 400 * DAY)
     clean_up(retention)
-    monkeypatch.setattr("agent.outbox.retention.PAGES", 16)
+    monkeypatch.setattr("agent.outbox.sqlite.retention.PAGES", 16)
     with Outbox(outbox.path, clock) as other, other.transaction(), pytest.raises(OutboxError, match="locked"):
         retention.step()
     clean_up(retention)

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from agent.jenkins.cursor import Cursors, controller_states
-from agent.jenkins.look import ASK_FOR_MISSING
-from agent.outbox.store import State
+from agent.outbox.cursors import Cursors, controller_states
+from agent.outbox.sqlite.store import State
+from agent.sources.jenkins.reader import ASK_FOR_MISSING
 from tests.integration.support import NOON, REPO, event, ids, poll, rule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.outbox.store import Outbox
+    from agent.config.settings import JenkinsSettings
+    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
-    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 HOUR = 3_600_000
@@ -475,7 +475,7 @@ def test_an_absurd_timestamp_is_recorded_as_failed_and_blocks_nothing(
 def test_a_body_beyond_all_measure_is_not_read_to_its_end(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agent.jenkins import client
+    from agent.sources.jenkins import client
 
     monkeypatch.setattr(client, "BODY_LIMIT", 200_000)
     huge = Response(b'{"jobs":[' + b" " * 1_000_000 + b"]}", media_type="application/json")
@@ -534,9 +534,9 @@ def test_numbers_beyond_all_measure_are_an_error_or_a_failed_event_and_no_crash(
 def test_a_new_jenkins_token_in_the_file_is_taken_up_without_a_restart(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, tmp_path: Path
 ) -> None:
-    from agent.credentials import Token
-    from agent.jenkins.client import JenkinsClient
-    from agent.jenkins.poller import Poller
+    from agent.config.credentials import Token
+    from agent.sources.jenkins.client import JenkinsClient
+    from agent.sources.jenkins.poller import Poller
 
     file = tmp_path / "jenkins.token"
     file.write_text("old")
@@ -553,7 +553,7 @@ def test_a_new_jenkins_token_in_the_file_is_taken_up_without_a_restart(
 def test_the_cursor_stays_when_events_cannot_be_stored(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, tmp_path: Path
 ) -> None:
-    from agent.outbox.connection import OutboxError
+    from agent.outbox.sqlite.connection import OutboxError
 
     finish_one(watched, clock)
     outbox.connection.execute("PRAGMA query_only = ON")
@@ -640,7 +640,7 @@ def test_a_job_created_again_and_built_exactly_as_often_is_told_by_the_next_buil
 def test_builds_discarded_before_they_could_be_read_are_counted_and_said_aloud(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
 ) -> None:
-    from agent.jenkins.cursor import missed_builds
+    from agent.outbox.cursors import missed_builds
 
     clock.advance(s=1_000)
     numbers = watched.add_builds("deploy/shop", 250, repo=REPO, every=1_000)
@@ -675,8 +675,8 @@ def test_a_build_that_jenkins_cannot_read_is_asked_for_again_and_reported_once_i
 def test_a_controller_that_is_down_is_asked_less_and_less_often(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, jenkins_server: LocalServer
 ) -> None:
-    from agent.jenkins.client import JenkinsClient
-    from agent.jenkins.poller import Poller
+    from agent.sources.jenkins.client import JenkinsClient
+    from agent.sources.jenkins.poller import Poller
 
     client = JenkinsClient(controller)
     poller = Poller(controller, (rule(),), client, outbox)
@@ -705,7 +705,7 @@ def test_no_more_requests_are_made_at_once_than_the_setting_says(
     for index in range(30):
         watched.add_job(f"deploy/app-{index}")
         finish_one(watched, clock, f"deploy/app-{index}")
-    from agent.jenkins.client import JenkinsClient
+    from agent.sources.jenkins.client import JenkinsClient
 
     ask = JenkinsClient._get
 
@@ -753,7 +753,7 @@ def test_a_renamed_job_whose_builds_contradict_its_cursor_is_read_as_a_new_one(
     poll(controller, outbox)
     watched.rename_job("deploy/shop", "deploy/store")
     watched.add_builds("deploy/store", 1, repo=REPO)
-    monkeypatch.setattr("agent.jenkins.look._contradicts", lambda *_: True)
+    monkeypatch.setattr("agent.sources.jenkins.reader._contradicts", lambda *_: True)
     report = poll(controller, outbox)
     assert report.problems == []
     assert any(name.startswith("main:deploy/store#") for name in report.enqueued)

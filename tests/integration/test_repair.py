@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.outbox import repair as repairing
-from agent.outbox.connection import DamagedError, OutboxError
-from agent.outbox.repair import REREAD_MS, repair, unfinished
-from agent.outbox.store import Outbox, State
+from agent.outbox.sqlite import repair as repairing
+from agent.outbox.sqlite.connection import DamagedError, OutboxError
+from agent.outbox.sqlite.repair import REREAD_MS, repair, unfinished
+from agent.outbox.sqlite.store import Outbox, State
 from tests.integration.support import NOON, poll
 from tests.integration.test_outbox import entry, settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.config.settings import JenkinsSettings
     from agent.sandbox.jenkins import LocalJenkins
-    from agent.settings import JenkinsSettings
     from tests.integration.support import FakeClock
 
 PAGE = 4096

@@ -12,9 +12,9 @@ import httpx
 import msgspec
 import pytest
 
+from agent.model.status import Status
 from agent.sandbox.hivel import ENDPOINT, MAX_BODY, Fault, LocalHivel
 from agent.sandbox.server import LocalServer
-from agent.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from agent import service
-from agent.config import load
-from agent.times import Clock
+from agent.daemon import service
+from agent.config.file import load
+from agent.model.times import Clock
 
 def tell(number):
     os.kill(os.getpid(), number)
@@ -45,7 +45,7 @@ assert next(actions, None) is None
 def run(program: str, agent: Agent) -> subprocess.CompletedProcess[str]:
     """Run a program that is given the agent's configuration."""
     return subprocess.run(
-        [sys.executable, "-c", program, str(agent.config)],
+        [sys.executable, "-c", program, str(agent.config.file)],
         capture_output=True, text=True, timeout=60, env=agent.environment(), check=False,
     )  # fmt: skip
 
@@ -63,9 +63,9 @@ STOPPED_AT_A_BEGINNING = """
 import os, signal, sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from agent import service
-from agent.config import load
-from agent.times import Clock
+from agent.daemon import service
+from agent.config.file import load
+from agent.model.times import Clock
 
 class Tomorrow(datetime):
     @classmethod

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from agent.credentials import Token
-from agent.hook.intake import Intake
-from agent.hook.takeup import TakeUp
-from agent.jenkins.derive import Options
+from agent.config.credentials import Token
+from agent.config.settings import Address, DeliverySettings, HivelSettings, IntakeSettings, Settings
+from agent.deployments.derive import Options
+from agent.ingest.takeup import TakeUp
 from agent.sandbox.server import LocalServer
-from agent.settings import Address, DeliverySettings, HivelSettings, IntakeSettings, Settings
+from agent.sources.reports.intake import Intake
 from tests.integration.snippets import (
     BUILD,
     FOLDER,
@@ -38,7 +38,7 @@ from tests.integration.snippets import (
 )
 
 if TYPE_CHECKING:
-    from agent.outbox.store import Outbox
+    from agent.outbox.sqlite.store import Outbox
 
 WARNING = "WARNING: the deployment was not reported to Hivel"
 PASTED = [name for name in SNIPPETS if "def reportToHivel(" in (FOLDER / name).read_text(encoding="utf-8")]

@@ -11,14 +11,14 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from agent.credentials import Token
-from agent.hook.spool import AT_ONCE, Spool
-from agent.hook.takeup import TakeUp
-from agent.jenkins.derive import Options
-from agent.outbox.connection import OutboxError
-from agent.outbox.store import Outbox
-from agent.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
-from agent.times import Clock
+from agent.config.credentials import Token
+from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
+from agent.deployments.derive import Options
+from agent.ingest.takeup import TakeUp
+from agent.model.times import Clock
+from agent.outbox.sqlite.connection import OutboxError
+from agent.outbox.sqlite.store import Outbox
+from agent.sources.reports.spool import AT_ONCE, Spool
 from tests.integration.support import event, ids
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def test_a_crash_between_commit_and_removal_takes_the_file_up_twice_to_one_event
 
 
 def test_files_stay_while_the_outbox_cannot_be_written(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agent.outbox import connection
+    from agent.outbox.sqlite import connection
 
     monkeypatch.setattr(connection, "BUSY_DEADLINE_S", 0.05)
     folder.put("a.json")
@@ -279,7 +279,7 @@ _AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from structlog.testing import capture_logs
-from agent.outbox.store import Outbox
+from agent.outbox.sqlite.store import Outbox
 from tests.integration.test_spool import Folder
 folder = Folder(Path(sys.argv[1]))
 os.chmod(sys.argv[1], 0o777)

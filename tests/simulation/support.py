@@ -21,11 +21,11 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3._collections import HTTPHeaderDict
 
-from agent.credentials import Token
-from agent.jenkins.client import JenkinsClient
-from agent.jenkins.poller import Poller, PollReport
-from agent.outbox.store import Outbox, Row
-from agent.settings import JenkinsSettings
+from agent.config.credentials import Token
+from agent.config.settings import JenkinsSettings
+from agent.outbox.sqlite.store import Outbox, Row
+from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.poller import Poller, PollReport
 from tests.integration.support import FakeClock, rule
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message
 
-    from agent.jenkins.rules import Rule
+    from agent.config.rules import Rule
     from agent.sandbox.jenkins import LocalJenkins
 
 REPO = "https://github.example.test/acme/shop.git"

@@ -31,13 +31,13 @@ import hypothesis.strategies as st
 import msgspec
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agent import event as events
-from agent.delivery.drain import Drain
-from agent.delivery.policy import Answer
-from agent.outbox.connection import OutboxError
-from agent.outbox.retention import DAY_MS, Retention
-from agent.outbox.store import COUNTS, Outbox, State, id_hash
-from agent.settings import DeliverySettings
+from agent.config.settings import DeliverySettings
+from agent.delivery.answers import Answer
+from agent.delivery.dispatcher import Drain
+from agent.model import event as events
+from agent.outbox.sqlite.connection import OutboxError
+from agent.outbox.sqlite.retention import DAY_MS, Retention
+from agent.outbox.sqlite.store import COUNTS, Outbox, State, id_hash
 from tests.integration.support import NOON, FakeClock
 from tests.integration.test_outbox import entry
 from tests.simulation import played
@@ -53,7 +53,7 @@ from tests.simulation.support import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.outbox.store import Entry
+    from agent.outbox.sqlite.store import Entry
 
 STORIES = int(os.environ.get("HIVEL_STORIES", "200"))
 STEPS = 40

@@ -29,14 +29,14 @@ import hypothesis.strategies as st
 import msgspec
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from agent.credentials import Token
-from agent.hook.takeup import TakeUp
-from agent.jenkins.client import JenkinsClient
-from agent.jenkins.derive import Options
-from agent.jenkins.poller import Poller
-from agent.outbox.store import Outbox, Settlement, State
+from agent.config.credentials import Token
+from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
+from agent.deployments.derive import Options
+from agent.ingest.takeup import TakeUp
+from agent.outbox.sqlite.store import Outbox, Settlement, State
 from agent.sandbox.jenkins import LocalJenkins
-from agent.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
+from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.poller import Poller
 from tests.integration.support import FakeClock
 from tests.integration.support import rule as deployments_in
 from tests.simulation import played
@@ -54,7 +54,7 @@ from tests.simulation.support import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.outbox.store import Row
+    from agent.outbox.sqlite.store import Row
 
 STORIES = int(os.environ.get("HIVEL_STORIES", "150"))
 STEPS = 40
@@ -448,7 +448,7 @@ class World(RuleBasedStateMachine):
         return self._find(tag, source["number"], source["started_at"])
 
     def _build_of_event(self, event: dict[str, Any]) -> Build | None:
-        from agent.times import parse_moment
+        from agent.model.times import parse_moment
 
         return self._find(event.get("image"), int(event["build_number"]), parse_moment(event["start_time"]))
 
@@ -503,7 +503,7 @@ class World(RuleBasedStateMachine):
                 self._check_final(build, mine)
 
     def _check_final(self, build: Build, mine: dict[str, dict[str, Any]]) -> None:
-        from agent.times import rfc3339
+        from agent.model.times import rfc3339
 
         whole = [event for event in mine.values() if event["end_time"] == rfc3339(build.ended_at)]
         assert whole, f"{build}: {mine}"

@@ -19,11 +19,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.outbox.store import Outbox
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import Outbox
 from agent.sandbox.hivel import LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
-from agent.times import Clock
 from tests.integration.support import Agent
 from tests.soak.actors import Builds, Killer, TroubleAtHivel, TroubleAtJenkins, Visitor
 from tests.soak.daemon import Daemon
@@ -58,8 +58,8 @@ def play(folder: Path, seconds: float, rng: random.Random, stack: ExitStack) -> 
     jenkins_server = stack.enter_context(LocalServer(jenkins.app))
     hivel_server = stack.enter_context(LocalServer(hivel.app))
     agent = Agent.configured(folder, jenkins=jenkins_server, hivel=hivel_server, backoff_max="3s", timeout="2s")
-    agent.config.write_text(
-        agent.config.read_text().replace('path = "outbox.db"', 'path = "outbox.db"\nkeep_delivered = "3m"')
+    agent.config.file.write_text(
+        agent.config.file.read_text().replace('path = "outbox.db"', 'path = "outbox.db"\nkeep_delivered = "3m"')
     )
     daemon = stack.enter_context(Daemon(agent))
     builds = Builds(jenkins, rng)

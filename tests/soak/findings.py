@@ -7,8 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.outbox.store import Outbox
-from agent.times import Clock
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import Outbox
 
 if TYPE_CHECKING:
     from agent.sandbox.hivel import LocalHivel

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.jenkins.builds import (
+from agent.model.build import (
     BUILD_TREE,
     CHANGES,
     MESSAGE_LENGTH,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import DEFAULT_PATH, ConfigError, find_file, load
-from agent.jenkins.derive import Options
-from agent.jenkins.rules import DEFAULT_ENVIRONMENT, DEFAULT_JOBS, STAGE_ENVIRONMENT
-from agent.settings import DeliverySettings, Settings
-from agent.status import Status
+from agent.config.file import DEFAULT_PATH, ConfigError, find_file, load
+from agent.config.rules import DEFAULT_ENVIRONMENT, DEFAULT_JOBS, STAGE_ENVIRONMENT
+from agent.config.settings import DeliverySettings, Settings
+from agent.deployments.derive import Options
+from agent.model.status import Status
 
 SECRET = "s3cr3t-0123456789"
 HIVEL = '[hivel]\nurl = "https://app.hivel.ai"\ntoken_file = "hivel"\n'

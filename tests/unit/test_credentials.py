@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.credentials import Token, TokenError, find_token
+from agent.config.credentials import Token, TokenError, find_token
 
 SECRET = "s3cr3t-0123456789"
 VARIABLE = "HIVEL_API_TOKEN"

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.event import encode
-from agent.jenkins.builds import Build, Checkout, RawBuild, build_of
-from agent.jenkins.derive import Derivation, Options, deployment_id, derive, from_json, to_json
-from agent.jenkins.rules import DEFAULT_ENVIRONMENT, Pattern, Rule, Template, default_rules, first_match
-from agent.status import Status
+from agent.config.rules import DEFAULT_ENVIRONMENT, Pattern, Rule, Template, default_rules, first_match
+from agent.deployments.derive import Derivation, Options, deployment_id, derive, from_json, to_json
+from agent.model.build import Build, Checkout, RawBuild, build_of
+from agent.model.event import encode
+from agent.model.status import Status
 
 BUILDS = Path(__file__).parents[1] / "data" / "recorded-jenkins" / "builds"
 JENKINS = "http://127.0.0.1:8080"

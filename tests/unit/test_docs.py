@@ -11,23 +11,24 @@ import click
 import msgspec
 import pytest
 
-from agent import __version__, config
-from agent.cli import cli
-from agent.config import ConfigError
-from agent.delivery.policy import Answer, Verdict, judge
-from agent.event import DeploymentEvent
-from agent.jenkins.builds import Build
-from agent.jenkins.derive import Options, derive
-from agent.jenkins.rules import Pattern, first_match
-from agent.outbox.store import State
+from agent import __version__
+from agent.cli.verbs import cli
+from agent.config import file as config
+from agent.config.file import ConfigError
+from agent.config.rules import Pattern, first_match
+from agent.daemon.service import STOP_S
+from agent.delivery.answers import Answer, Verdict, judge
+from agent.deployments.derive import Options, derive
+from agent.model.build import Build
+from agent.model.event import DeploymentEvent
+from agent.model.status import WORDS, Provider
+from agent.outbox.sqlite.store import State
 from agent.sandbox.hivel import Fault
-from agent.service import STOP_S
-from agent.status import WORDS, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agent.settings import Settings
+    from agent.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

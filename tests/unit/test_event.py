@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.event import (
+from agent.model.event import (
     DeploymentEvent,
     InvalidEventError,
     build_deployment_id,
@@ -21,7 +21,7 @@ from agent.event import (
     reused_number_id,
     wire,
 )
-from agent.status import Status
+from agent.model.status import Status
 
 # The example of Hivel's page, section 9, as it stands there.
 PAGE_EXAMPLE = {

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from agent.delivery.gate import Gate, GateState
-from agent.delivery.policy import Backoff, Judgement, Verdict
-from agent.outbox.store import DeliveryState
-from agent.times import Clock
+from agent.delivery.answers import Backoff, Judgement, Verdict
+from agent.delivery.breaker import Gate, GateState
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import DeliveryState
 
 START = 1769817600000
 DELIVERED = Judgement(Verdict.DELIVERED)

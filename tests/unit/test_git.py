@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.git import branch_name, without_credentials
+from agent.model.git import branch_name, without_credentials
 
 SHA = "6dacad59e2225cb80021a8ec0f67c2f0fa6e87e2"
 

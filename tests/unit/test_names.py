@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.jenkins.names import build_of_url, environment_of_name, job_path
+from agent.model.names import build_of_url, environment_of_name, job_path
 
 # Full names and URLs as a Jenkins 2.516 recorded them.
 RECORDED_JOBS = [

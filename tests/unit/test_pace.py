@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from agent.jenkins.pace import LONGEST_PAUSE_S, Pause
-from agent.pace import RateLimit
-from agent.times import Clock
+from agent.model.rate import RateLimit
+from agent.model.times import Clock
+from agent.sources.jenkins.backoff import LONGEST_PAUSE_S, Pause
 
 
 class FakeTime(Clock):

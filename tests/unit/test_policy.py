@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.delivery.policy import Answer, Backoff, Judgement, Verdict, judge, parse_retry_after
+from agent.delivery.answers import Answer, Backoff, Judgement, Verdict, judge, parse_retry_after
 
 ID = "main:deploy/shop#12"
 NOW = 1769817600000  # Sat, 31 Jan 2026 00:00:00 GMT

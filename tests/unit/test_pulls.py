@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.jenkins.builds import Build
-from agent.jenkins.pulls import of_build, of_message
+from agent.deployments.pulls import of_build, of_message
+from agent.model.build import Build
 
 
 def build(**fields: Any) -> Build:

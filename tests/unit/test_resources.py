@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.hook.systems import fields_of_resource
-from agent.status import WORDS, Provider, Status, normalise
+from agent.deployments.systems.ci import fields_of_resource
+from agent.model.status import WORDS, Provider, Status, normalise
 
 SHA = "6dacad59e2225cb80021a8ec0f67c2f0fa6e87e2"
 OLDER = "f913b6cbf58aa5ae5ca1f8a2b149477aebcbd9d8"

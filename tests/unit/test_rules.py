@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.jenkins.rules import (
+from agent.config.rules import (
     MaskedParameterError,
     Pattern,
     Rule,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.jenkins.builds import Build, Checkout
-from agent.jenkins.rules import Pattern
-from agent.jenkins.scm import https_form, path_of, plain, sources
+from agent.config.rules import Pattern
+from agent.deployments.repository import https_form, path_of, plain, sources
+from agent.model.build import Build, Checkout
 
 SHOP = "https://github.com/acme/shop.git"
 INFRA = "https://github.com/acme/infra.git"

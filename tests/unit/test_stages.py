@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.jenkins.builds import Build, Checkout, Stage
-from agent.jenkins.derive import Derivation, Options, derive, to_json
-from agent.jenkins.rules import STAGE_ENVIRONMENT, Pattern, Rule, Template, first_match
-from agent.jenkins.stages import stages_of_overview, stages_of_wfapi
-from agent.outbox.store import Entry, Outbox, Selection
-from agent.replay import Outcome, choose, replay
-from agent.status import Status
-from agent.times import Clock
+from agent.config.rules import STAGE_ENVIRONMENT, Pattern, Rule, Template, first_match
+from agent.deployments.derive import Derivation, Options, derive, to_json
+from agent.deployments.stages import stages_of_overview, stages_of_wfapi
+from agent.ingest.replay import Outcome, choose, replay
+from agent.model.build import Build, Checkout, Stage
+from agent.model.status import Status
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import Entry, Outbox, Selection
 
 if TYPE_CHECKING:
-    from agent.settings import Settings
+    from agent.config.settings import Settings
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
 STAGE = "re:^Deploy (to )?(?P<environment>.+)$"

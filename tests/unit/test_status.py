@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.status import WORDS, Provider, Status, normalise, normalise_any, normalise_argocd
+from agent.model.status import WORDS, Provider, Status, normalise, normalise_any, normalise_argocd
 
 # Hivel's page, section 6, as it is written there.
 PAGE = {

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.hook.systems import fields, recognise
-from agent.status import WORDS, Provider, Status, normalise
+from agent.deployments.systems.ci import fields, recognise
+from agent.model.status import WORDS, Provider, Status, normalise
 
 ROOT = Path(__file__).parents[2]
 SHA = "6dacad59e2225cb80021a8ec0f67c2f0fa6e87e2"
@@ -811,4 +811,12 @@ def test_nothing_slow_is_loaded_with_it() -> None:
             text=True,
             check=True,
         )
-        assert set(done.stdout.split()) <= {"__future__", "agent", "agent.git", "agent.hook", "agent.hook.systems"}
+        assert set(done.stdout.split()) <= {
+            "__future__",
+            "agent",
+            "agent.model.git",
+            "agent.deployments",
+            "agent.deployments.systems",
+            "agent.deployments.systems.ci",
+            "agent.model",
+        }

@@ -10,7 +10,7 @@ from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.times import Clock, describe_duration, parse_duration, parse_moment, parse_since, rfc3339
+from agent.model.times import Clock, describe_duration, parse_duration, parse_moment, parse_since, rfc3339
 
 SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
 JAN_31 = 1769817600000  # 2026-01-31T00:00:00Z

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from agent.trouble import Trouble
+from agent.model.trouble import Trouble
 from tests.integration.support import FakeClock
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from agent.notify import notify, notify_reloading, watchdog_s
-from agent.settings import DeliverySettings, JenkinsSettings
-from agent.watchdog import STALLED_S, Watchdog, Watched, patience_of_drain, patience_of_poll
+from agent.config.settings import DeliverySettings, JenkinsSettings
+from agent.daemon.systemd import notify, notify_reloading, watchdog_s
+from agent.daemon.watchdog import STALLED_S, Watchdog, Watched, patience_of_drain, patience_of_poll
 from tests.integration.support import FakeClock
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def test_systemd_hears_when_the_configuration_is_read_anew(systemd: socket.socke
 def test_a_systemd_that_reads_nothing_does_not_hold_up_the_agent(
     systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.notify.TIMEOUT_S", 0.01)
+    monkeypatch.setattr("agent.daemon.systemd.TIMEOUT_S", 0.01)
     with capture_logs() as lines:
         for _ in range(10_000):
             notify("WATCHDOG=1")

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from agent.event import DeploymentEvent
-from agent.status import normalise_any
-from agent.times import rfc3339
+from agent.model.event import DeploymentEvent
+from agent.model.status import normalise_any
+from agent.model.times import rfc3339
 
 # Hivel's page, section 4, in its order.
 _REQUIRED = (

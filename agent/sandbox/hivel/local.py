@@ -17,12 +17,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from agent.model.times import rfc3339
 from agent.sandbox.hivel.answers import Answer, conflict, http_error, json_answer, refused, stored
 from agent.sandbox.hivel.contract import RefusedEventError, decode, parse_event
 from agent.sandbox.hivel.faults import Fault, Faults, Reset, Silent, spoil
 from agent.sandbox.hivel.page import MAX_ROWS, page
 from agent.sandbox.hivel.store import Deployment, ReceivedRequest, Store
-from agent.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,12 +6,12 @@ import html
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from agent.times import describe_duration, rfc3339
+from agent.model.times import describe_duration, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agent.event import DeploymentEvent
+    from agent.model.event import DeploymentEvent
     from agent.sandbox.hivel.store import Deployment
 
 # What the page shows at most: it is loaded every two seconds.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from agent.event import DeploymentEvent
+from agent.model.event import DeploymentEvent
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,1 @@
+"""The TOML file, secrets and paths, as one set of typed settings."""

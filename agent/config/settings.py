@@ -1,0 +1,153 @@
+"""The settings as the agent uses them; ``config`` reads them from a file. All durations are milliseconds."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from agent.model import times
+
+if TYPE_CHECKING:
+    from datetime import date
+    from pathlib import Path
+
+    from agent.config.credentials import Token
+    from agent.config.rules import Rule
+    from agent.deployments.derive import Options
+    from agent.model.event import CanceledSpelling
+
+DEPLOYMENT_PATH = "/api/hooks/v2/deployment"
+
+
+@dataclass(frozen=True)
+class TlsSettings:
+    """Whom to trust, and how to be known: PEM files. None: the system's authorities, and no client certificate."""
+
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None  # None: it is in the file of the certificate
+
+    def context(self) -> ssl.SSLContext:
+        """What a connection needs. Raises :class:`ssl.SSLError` and :class:`OSError` for files that are no PEM."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.client_certificate is not None:
+            context.load_cert_chain(self.client_certificate, self.client_key)
+        return context
+
+
+@dataclass(frozen=True)
+class HivelSettings:
+    """Where events go."""
+
+    url: str
+    token: Token
+    tls: TlsSettings = TlsSettings()
+
+    @property
+    def deployment_url(self) -> str:
+        """The endpoint of the Deployment Events API v2 (Hivel's page, section 3)."""
+        return self.url + DEPLOYMENT_PATH
+
+
+@dataclass(frozen=True)
+class JenkinsSettings:
+    """One controller. ``url`` ends with a slash; without ``username`` it is asked anonymously."""
+
+    name: str
+    url: str
+    username: str | None
+    token: Token | None
+    poll_interval_ms: int
+    since: str | date
+    timeout_ms: int
+    concurrency: int = 8
+    requests_per_minute: int = 0  # 0: any number
+    tls: TlsSettings = TlsSettings()
+
+    def report_from(self, now_ms: int) -> int:
+        """The moment (UTC ms) from which a first start reports builds."""
+        return times.parse_since(self.since, now_ms)
+
+
+@dataclass(frozen=True)
+class DeliverySettings:
+    """How events are sent and sent again."""
+
+    concurrency: int = 8
+    timeout_ms: int = 10_000
+    interval_ms: int = 1_000
+    backoff_initial_ms: int = 5_000
+    backoff_max_ms: int = 900_000
+    per_minute: int = 0  # 0: any number
+    max_attempts: int = 0  # 0: any number
+    max_age_ms: int = 0  # 0: for ever
+    canceled_spelling: CanceledSpelling = "canceled"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class IntakeSettings:
+    """The HTTP intake. ``tokens`` by team, that of ``token_file`` without a name; none: whoever reaches it reports."""
+
+    address: Address
+    tokens: tuple[tuple[str, Token], ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the agent was told."""
+
+    file: Path
+    hivel: HivelSettings
+    controllers: tuple[JenkinsSettings, ...]
+    rules: tuple[Rule, ...]
+    options: Options
+    outbox: Path
+    delivery: DeliverySettings
+    keep_delivered_ms: int = 30 * 86_400_000
+    keep_ids_ms: int = 3650 * 86_400_000
+    monitoring: Address | None = None  # None: off
+    hold_for_ms: int = 3_600_000
+    spool: Path | None = None
+    intake: IntakeSettings | None = None  # None: off
+
+
+def controller_of(controllers: tuple[JenkinsSettings, ...], url: str) -> JenkinsSettings | None:
+    """The controller at this address of a build; Jenkins may name itself differently: then by host, or the only one.
+
+    None: there are several, and it is none of them, or the address is none.
+    """
+    for controller in controllers:
+        if url.startswith(controller.url):
+            return controller
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:  # half an IPv6 address
+        return None
+    named = [controller for controller in controllers if urlsplit(controller.url).hostname == host]
+    if len(named) == 1:
+        return named[0]
+    return controllers[0] if len(controllers) == 1 else None

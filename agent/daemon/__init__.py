@@ -1,0 +1,1 @@
+"""The service: composition, schedule, signals, logs, HTTP listeners."""

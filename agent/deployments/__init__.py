@@ -1,0 +1,1 @@
+"""From facts to deployments. Pure: no I/O, no clock."""

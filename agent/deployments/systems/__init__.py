@@ -1,0 +1,1 @@
+"""What CI systems' environments and Argo's resources tell."""

@@ -1,0 +1,192 @@
+"""What the JSON of a resource tells of a deployment: Argo CD's Application, Argo Workflows' Workflow."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from types import NoneType
+from typing import TYPE_CHECKING
+
+from agent.deployments.systems.ci import branch_of_target, first, run_name
+from agent.model.git import branch_name, is_commit
+from agent.model.status import normalise_argocd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Fields that a workflow's parameters tell, by the names that people give them ("-" and "_" are the same).
+_PARAMETERS = {
+    "repo_url": ("repo_url", "repository_url", "git_url", "repo", "repository", "git_repo"),
+    "branch": ("branch", "git_branch"),
+    "commit_hash": ("commit_hash", "commit_sha", "git_commit", "commit", "sha"),
+    "environment": ("environment", "deploy_env", "deploy_environment", "env"),
+    "image": ("image",),
+    "pr_number": ("pr_number", "pull_request"),
+}
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false", NoneType: "null"}
+
+
+def read(system: str, text: str) -> dict[str, str]:
+    """The fields of a report; "" is what the resource does not tell.
+
+    Raises :class:`ValueError` that says what is wrong with the JSON.
+    """
+    if system not in _RESOURCES:
+        raise ValueError(f"only {' and '.join(_RESOURCES)} are read from the JSON of a resource, not {system}")
+    kind, fields_of = _RESOURCES[system]
+    return fields_of(_resource(kind, text))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A value within the JSON and the path to it, for messages. Nothing is within nothing."""
+
+    value: object
+    where: str
+
+    def at(self, path: str) -> _Part:
+        part = self
+        for name in path.split("."):
+            part = part.member(name)
+        return part
+
+    def member(self, name: str) -> _Part:
+        where = f"{self.where}.{name}" if self.where else name
+        if self.value is None:
+            return _Part(None, where)
+        if not isinstance(self.value, dict):
+            raise self._is_not("an object")
+        return _Part(self.value.get(name), where)
+
+    def text(self, path: str) -> str:
+        part = self.at(path)
+        if part.value is None or isinstance(part.value, str):
+            return part.value or ""
+        raise part._is_not("a text")
+
+    def items(self, path: str) -> list[_Part]:
+        part = self.at(path)
+        if part.value is None:
+            return []
+        if not isinstance(part.value, list):
+            raise part._is_not("a list")
+        return [_Part(value, f"{part.where}[{index}]") for index, value in enumerate(part.value)]
+
+    def scalar(self) -> str:
+        """Argo takes numbers and booleans where it wants a text."""
+        if isinstance(self.value, bool):
+            return str(self.value).lower()
+        if self.value is None or isinstance(self.value, str | int | float):
+            return "" if self.value is None else str(self.value)
+        raise self._is_not("a text")
+
+    def _is_not(self, wanted: str) -> ValueError:
+        return ValueError(f"{self.where or 'the JSON'} is {_KINDS.get(type(self.value), 'a number')}, not {wanted}")
+
+
+def _resource(kind: str, text: str) -> _Part:
+    try:
+        resource = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"this is no {kind}: the JSON is nested too deeply") from None
+    except ValueError as error:
+        hint = "it is empty" if not text.strip() else str(error)
+        raise ValueError(f"this is not the JSON of one {kind}: {hint}") from None
+    whole = _Part(resource, "")
+    # Argo's own command lines leave out the kind.
+    found = whole.text("kind") or kind
+    if found != kind:
+        raise ValueError(f"this is no {kind}: its kind is {found!r}; give the JSON of one {kind}")
+    if not whole.text("metadata.name"):
+        raise ValueError(f"this is no {kind}: it has no metadata.name")
+    return whole
+
+
+def _full_name(resource: _Part) -> str:
+    return "/".join(filter(None, [resource.text("metadata.namespace"), resource.text("metadata.name")]))
+
+
+# ---- Argo CD
+
+
+def _application(resource: _Part) -> dict[str, str]:
+    """What the last sync deployed."""
+    sync, health = resource.at("status.operationState"), resource.text("status.health.status")
+    phase, started = sync.text("phase"), sync.text("startedAt")
+    cluster = resource.text("spec.destination.name")
+    images = resource.items("status.summary.images")
+    return {
+        "job": resource.text("metadata.name"),
+        # A sync is known by its start: an Application has one at a time, and often several of one revision.
+        "run": run_name("argocd", _full_name(resource), started),
+        "status": normalise_argocd(phase, health).value if phase or health else "",
+        # in-cluster is how Argo CD calls the cluster that it runs in itself, whatever is deployed there.
+        "environment": (cluster if cluster != "in-cluster" else "") or resource.text("spec.destination.namespace"),
+        "image": images[0].scalar() if len(images) == 1 else "",
+        "start_time": started,
+        "end_time": sync.text("finishedAt"),
+        **_source_and_revision(resource),
+    }
+
+
+def _source_and_revision(resource: _Part) -> dict[str, str]:
+    """Repository, branch and commit. What was deployed counts: the revision of status.sync may still wait to be."""
+    deployed, newest = resource.at("status.operationState.syncResult"), resource.at("status.sync")
+    if sources := resource.items("spec.sources"):
+        # A chart is in a registry and not in git; a source with a "ref" only lends its files to the others.
+        index, source = min(
+            enumerate(sources), key=lambda each: (bool(each[1].text("chart")), bool(each[1].text("ref")))
+        )
+        revisions = deployed.items("revisions") or newest.items("revisions")
+        revision = revisions[index].scalar() if index < len(revisions) else ""
+    else:
+        source = resource.at("spec.source")
+        revision = deployed.text("revision") or newest.text("revision")
+    if source.text("chart"):  # its revision is a version
+        return {"repo_url": source.text("repoURL")}
+    return {
+        "repo_url": source.text("repoURL"),
+        "branch": branch_of_target(source.text("targetRevision")),
+        "commit_hash": revision,
+    }
+
+
+# ---- Argo Workflows
+
+
+def _workflow(resource: _Part) -> dict[str, str]:
+    """The whole workflow; repository, branch and the like are parameters, if it has them."""
+    uid, started = resource.text("metadata.uid"), resource.text("status.startedAt")
+    labels = resource.at("metadata.labels")
+    return {
+        "job": labels.member("workflows.argoproj.io/cron-workflow").scalar()
+        or labels.member("workflows.argoproj.io/workflow-template").scalar()
+        or resource.text("metadata.name"),
+        # A workflow that is tried again keeps its uid, and has a new start.
+        "run": run_name("argo_workflows", _full_name(resource), f"{uid}@{started}" if uid and started else ""),
+        "status": resource.text("status.phase"),
+        "start_time": started,
+        "end_time": resource.text("status.finishedAt"),
+        **_parameters(resource),
+    }
+
+
+def _parameters(resource: _Part) -> dict[str, str]:
+    # A workflow made of a template has the template's own values in its status, and in its spec what was given.
+    template = resource.items("status.storedWorkflowTemplateSpec.arguments.parameters")
+    values: dict[str, str] = {}
+    for parameter in template + resource.items("spec.arguments.parameters"):
+        if value := parameter.at("value").scalar():
+            values[parameter.text("name").lower().replace("-", "_")] = value
+    told = {field: first(values, *names) for field, names in _PARAMETERS.items()}
+    revision = first(values, "revision", "git_revision")
+    if is_commit(revision):
+        told["commit_hash"] = told["commit_hash"] or revision
+    told["branch"] = branch_name(told["branch"] or revision) or ""
+    return told
+
+
+_RESOURCES: dict[str, tuple[str, Callable[[_Part], dict[str, str]]]] = {
+    "argocd": ("Application", _application),
+    "argo_workflows": ("Workflow", _workflow),
+}

@@ -1,0 +1,385 @@
+"""Which CI system this is, and what its variables, or a resource's JSON, tell of a deployment.
+
+Section 7 of Hivel's page says where a field comes from; beyond it only variables that the vendors document are
+read. What a system does not tell is left out, and comes by flag.
+
+``hivel-agent emit`` loads this module before it does anything: nothing slow is imported at its top, not even
+``typing``, ``re`` or ``json``.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.model.git import branch_name, without_credentials
+
+TYPE_CHECKING = False  # the one of typing costs the import of typing
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# What people call a variable for the environment where their system has none.
+_ENVIRONMENTS = ("ENVIRONMENT", "DEPLOY_ENV", "DEPLOY_ENVIRONMENT")
+_URLS = ("repo_url", "build_url", "logs_url")
+# GitHub's payloads are a few ten thousand characters; what is longer is not worth the time of a build.
+_LONGEST_EVENT = 1 << 20
+_UNRESERVED = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
+
+
+def recognise(environment: Mapping[str, str]) -> str:
+    """The system in whose environment this is, as ``Provider`` writes it; ``other`` for the rest.
+
+    Systems that say "this is me" come first: a job of theirs may well have a variable ``JENKINS_URL`` or
+    ``ARGOCD_APP_NAME`` of its own, to talk to another system.
+    """
+    for system, is_marked in _MARKS:
+        if is_marked(environment):
+            return system
+    return "other"
+
+
+def fields(system: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The fields of a report that the environment tells: text, never empty. Never raises.
+
+    Texts that are no Unicode (a variable in Latin-1) can be sent to nobody and are left out.
+    """
+    read = _READERS.get(system)
+    if read is None:
+        return {"provider": "other"}
+    return _told({"provider": system, **read(environment)})
+
+
+def fields_of_resource(system: str, text: str) -> dict[str, str]:
+    """The fields that the JSON of a resource tells: Argo CD's ``Application``, Argo Workflows' ``Workflow``.
+
+    Raises :class:`ValueError` that says what is wrong with the JSON.
+    """
+    from agent.deployments.systems import argo as resources  # noqa: PLC0415 - what most reports do not need
+
+    return _told({"provider": system, **resources.read(system, text)})
+
+
+# ---- one function for each system; "" is what it does not tell
+
+
+def _jenkins(environment: Mapping[str, str]) -> dict[str, str]:
+    pull_request = first(environment, "CHANGE_ID")
+    if pull_request:  # BRANCH_NAME is PR-7 then, which is no branch
+        branch = first(environment, "CHANGE_BRANCH")
+    else:
+        branch = first(environment, "BRANCH_NAME", "TAG_NAME") or branch_name(first(environment, "GIT_BRANCH")) or ""
+    return {
+        "job": first(environment, "JOB_NAME"),
+        "build_number": first(environment, "BUILD_NUMBER"),
+        "build_url": first(environment, "BUILD_URL"),
+        "repo_url": first(environment, "GIT_URL", "GIT_URL_1"),
+        "branch": branch,
+        "commit_hash": first(environment, "GIT_COMMIT"),
+        "environment": first(environment, *_ENVIRONMENTS),
+        "pr_number": pull_request,
+    }
+
+
+def _github_actions(environment: Mapping[str, str]) -> dict[str, str]:
+    repository = first(environment, "GITHUB_REPOSITORY")
+    server = first(environment, "GITHUB_SERVER_URL").rstrip("/")
+    repo_url = f"{server}/{repository}" if server and repository else ""
+    run_id, attempt = first(environment, "GITHUB_RUN_ID"), first(environment, "GITHUB_RUN_ATTEMPT")
+    logs_url = f"{repo_url}/actions/runs/{run_id}" if repo_url and run_id else ""
+    event = _github_event(environment)
+    ref = first(environment, "GITHUB_REF")
+    return {
+        "job": first(environment, "GITHUB_JOB"),
+        "build_number": first(environment, "GITHUB_RUN_NUMBER"),
+        # The job is part of it: several jobs of a run can deploy to one environment, an application each.
+        "run": run_name("github_actions", repository, run_id, first(environment, "GITHUB_JOB"), attempt=attempt),
+        "repo_url": repo_url,
+        "branch": first(environment, "GITHUB_HEAD_REF")
+        or _member(event, "pull_request", "head", "ref")
+        or _of_ref(ref or first(environment, "GITHUB_REF_NAME")),
+        "commit_hash": first(environment, "GITHUB_SHA"),
+        "environment": _member(event, "deployment", "environment") or first(environment, *_ENVIRONMENTS),
+        "logs_url": f"{logs_url}/attempts/{attempt}" if logs_url and _is_retry(attempt) else logs_url,
+        "pr_number": _pull_request_of_ref(ref) or _member(event, "pull_request", "number"),
+    }
+
+
+def _gitlab_ci(environment: Mapping[str, str]) -> dict[str, str]:
+    job_id = first(environment, "CI_JOB_ID")
+    return {
+        "job": first(environment, "CI_JOB_NAME"),
+        "build_number": job_id,
+        "run": run_name("gitlab_ci", first(environment, "CI_PROJECT_PATH"), job_id),  # a job tried again has a new id
+        "status": first(environment, "CI_JOB_STATUS"),
+        "repo_url": first(environment, "CI_PROJECT_URL"),
+        "branch": first(
+            environment,
+            "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME",
+            "CI_EXTERNAL_PULL_REQUEST_SOURCE_BRANCH_NAME",
+            "CI_COMMIT_REF_NAME",
+        ),
+        "commit_hash": first(environment, "CI_COMMIT_SHA"),
+        "environment": first(environment, "CI_ENVIRONMENT_NAME", *_ENVIRONMENTS),
+        "logs_url": first(environment, "CI_JOB_URL"),
+        "start_time": first(environment, "CI_JOB_STARTED_AT"),
+        "end_time": first(environment, "CI_JOB_FINISHED_AT"),
+        "pr_number": first(environment, "CI_MERGE_REQUEST_IID", "CI_EXTERNAL_PULL_REQUEST_IID"),
+    }
+
+
+def _circleci(environment: Mapping[str, str]) -> dict[str, str]:
+    number = first(environment, "CIRCLE_BUILD_NUM")
+    owner, name = first(environment, "CIRCLE_PROJECT_USERNAME"), first(environment, "CIRCLE_PROJECT_REPONAME")
+    project = f"{owner}/{name}" if owner and name else first(environment, "CIRCLE_PROJECT_ID")
+    branch = first(environment, "CIRCLE_BRANCH")
+    pull_request = first(environment, "CIRCLE_PULL_REQUEST").rpartition("/")[2]
+    return {
+        "job": first(environment, "CIRCLE_JOB"),
+        "build_number": number,
+        "run": run_name("circleci", project, number),  # a job tried again has a new number
+        "repo_url": first(environment, "CIRCLE_REPOSITORY_URL"),
+        # The "branch" of a pull request from a fork is pull/7.
+        "branch": branch if branch and not branch.startswith("pull/") else first(environment, "CIRCLE_TAG"),
+        "commit_hash": first(environment, "CIRCLE_SHA1"),
+        "environment": first(environment, *_ENVIRONMENTS),
+        "logs_url": first(environment, "CIRCLE_BUILD_URL"),
+        "pr_number": first(environment, "CIRCLE_PR_NUMBER") or (pull_request if _is_number(pull_request) else ""),
+    }
+
+
+def _azure_devops(environment: Mapping[str, str]) -> dict[str, str]:
+    ref = first(environment, "BUILD_SOURCEBRANCH")
+    told = {
+        "status": first(environment, "AGENT_JOBSTATUS"),
+        "repo_url": first(environment, "BUILD_REPOSITORY_URI"),
+        "branch": _of_ref(first(environment, "SYSTEM_PULLREQUEST_SOURCEBRANCH") or ref),
+        "commit_hash": first(environment, "BUILD_SOURCEVERSION"),
+        "end_time": first(environment, "BUILD_FINISHTIME"),
+        # GitHub's pull requests have a number; the id is theirs within Azure DevOps.
+        "pr_number": first(environment, "SYSTEM_PULLREQUEST_PULLREQUESTNUMBER", "SYSTEM_PULLREQUEST_PULLREQUESTID")
+        or _pull_request_of_ref(ref),
+    }
+    return told | (
+        _azure_release(environment) if first(environment, "RELEASE_RELEASEID") else _azure_build(environment)
+    )
+
+
+def _azure_build(environment: Mapping[str, str]) -> dict[str, str]:
+    collection, project = _azure_project(environment)
+    build_id = first(environment, "BUILD_BUILDID")
+    # Stage and job are part of the run: several of them can deploy to one environment, an application each.
+    names = [first(environment, name) for name in ("SYSTEM_STAGENAME", "SYSTEM_PHASENAME")]
+    stage_attempt, job_attempt = first(environment, "SYSTEM_STAGEATTEMPT"), first(environment, "SYSTEM_JOBATTEMPT")
+    known = collection and project and build_id
+    return {
+        "job": first(environment, "BUILD_DEFINITIONNAME"),
+        "build_number": first(environment, "BUILD_BUILDNUMBER"),
+        "run": run_name(
+            "azure_devops",
+            _azure_path(collection, project),
+            build_id,
+            *(name for name in names if name != "__default"),
+            attempt=f"{stage_attempt or 1}.{job_attempt}" if _is_retry(job_attempt) else stage_attempt,
+        ),
+        "environment": first(environment, "ENVIRONMENT_NAME", *_ENVIRONMENTS),
+        "logs_url": f"{collection}/{_quoted(project)}/_build/results?buildId={_quoted(build_id)}" if known else "",
+        "start_time": first(environment, "BUILD_STARTTIME", "SYSTEM_PIPELINESTARTTIME"),
+    }
+
+
+def _azure_release(environment: Mapping[str, str]) -> dict[str, str]:
+    stage, release_id = first(environment, "RELEASE_ENVIRONMENTNAME"), first(environment, "RELEASE_RELEASEID")
+    return {
+        "job": first(environment, "RELEASE_DEFINITIONNAME"),
+        "build_number": first(environment, "RELEASE_RELEASENAME"),
+        # Builds and releases are numbered independently of each other. The stage is part of it, because a flag may
+        # give one environment to two of them.
+        "run": run_name(
+            "azure_devops",
+            _azure_path(*_azure_project(environment)),
+            f"release-{release_id}",
+            stage,
+            attempt=first(environment, "RELEASE_ATTEMPTNUMBER"),
+        ),
+        "environment": stage or first(environment, *_ENVIRONMENTS),
+        "logs_url": first(environment, "RELEASE_RELEASEWEBURL"),
+        "start_time": first(environment, "RELEASE_DEPLOYMENT_STARTTIME"),
+    }
+
+
+def _azure_project(environment: Mapping[str, str]) -> tuple[str, str]:
+    collection = first(environment, "SYSTEM_COLLECTIONURI", "SYSTEM_TEAMFOUNDATIONCOLLECTIONURI")
+    return without_credentials(collection).rstrip("/"), first(environment, "SYSTEM_TEAMPROJECT")
+
+
+def _azure_path(collection: str, project: str) -> str:
+    organisation = collection.rpartition("/")[2]
+    return f"{organisation}/{project}" if organisation and project else ""
+
+
+def _argo_workflows(environment: Mapping[str, str]) -> dict[str, str]:
+    """Argo sets no variable that names the workflow in the containers of its steps; a template can."""
+    name = first(environment, "ARGO_WORKFLOW_NAME")
+    return {
+        "job": name,
+        "run": run_name("argo_workflows", name, first(environment, "ARGO_WORKFLOW_UID")),
+        "environment": first(environment, *_ENVIRONMENTS),
+    }
+
+
+def _argocd(environment: Mapping[str, str]) -> dict[str, str]:
+    """The build environment of Argo CD. It names no sync, so that the run comes by flag or from the JSON."""
+    return {
+        "job": first(environment, "ARGOCD_APP_NAME"),
+        "repo_url": first(environment, "ARGOCD_APP_SOURCE_REPO_URL"),
+        "branch": branch_of_target(first(environment, "ARGOCD_APP_SOURCE_TARGET_REVISION")),
+        "commit_hash": first(environment, "ARGOCD_APP_REVISION"),
+        "environment": first(environment, "ARGOCD_APP_NAMESPACE", *_ENVIRONMENTS),
+    }
+
+
+_READERS: dict[str, Callable[[Mapping[str, str]], dict[str, str]]] = {
+    "jenkins": _jenkins,
+    "github_actions": _github_actions,
+    "gitlab_ci": _gitlab_ci,
+    "circleci": _circleci,
+    "azure_devops": _azure_devops,
+    "argo_workflows": _argo_workflows,
+    "argocd": _argocd,
+}
+SYSTEMS = (*_READERS, "other")
+
+
+def _is_jenkins(environment: Mapping[str, str]) -> bool:
+    """A Jenkins without a configured address sets neither JENKINS_URL nor BUILD_URL; a container may get few of all."""
+    return (
+        first(environment, "BUILD_TAG").startswith("jenkins-")
+        or "/job/" in first(environment, "BUILD_URL")
+        or (_has(environment, "BUILD_NUMBER") and bool(first(environment, "JENKINS_URL", "JENKINS_HOME")))
+    )
+
+
+def _is_azure(environment: Mapping[str, str]) -> bool:
+    return _says_yes(environment, "TF_BUILD") or _has(
+        environment, "RELEASE_RELEASEID", "SYSTEM_TEAMFOUNDATIONCOLLECTIONURI"
+    )
+
+
+_MARKS: tuple[tuple[str, Callable[[Mapping[str, str]], bool]], ...] = (
+    ("github_actions", lambda environment: _says_yes(environment, "GITHUB_ACTIONS")),
+    ("gitlab_ci", lambda environment: _says_yes(environment, "GITLAB_CI")),
+    ("circleci", lambda environment: _says_yes(environment, "CIRCLECI")),
+    ("azure_devops", _is_azure),
+    ("jenkins", _is_jenkins),
+    ("argo_workflows", lambda environment: bool(first(environment, "ARGO_NODE_ID", "ARGO_WORKFLOW_NAME"))),
+    ("argocd", lambda environment: _has(environment, "ARGOCD_APP_NAME", "ARGOCD_APP_SOURCE_REPO_URL")),
+)
+
+
+# ---- GitHub's event
+
+
+def _github_event(environment: Mapping[str, str]) -> object:
+    """The payload of the event that started the run, where it tells what no variable does; None otherwise."""
+    if not first(environment, "GITHUB_EVENT_NAME").startswith(("pull_request", "deployment")):
+        return None
+    path = first(environment, "GITHUB_EVENT_PATH")
+    try:
+        if not os.path.isfile(path):  # noqa: PTH113 - pathlib is slow to load; a pipe would be waited for
+            return None
+        with open(path, "rb") as file:  # noqa: PTH123
+            content = file.read(_LONGEST_EVENT + 1)
+        if len(content) > _LONGEST_EVENT:
+            return None
+        import json  # noqa: PLC0415 - needed for these events only
+
+        event: object = json.loads(content)
+    except (OSError, ValueError, RecursionError):  # it would only have helped
+        return None
+    return event
+
+
+def _member(event: object, *names: str) -> str:
+    """A text or a number deep in an event; "" if it is not there or of another kind."""
+    for name in names:
+        event = event.get(name) if isinstance(event, dict) else None
+    if isinstance(event, bool) or not isinstance(event, str | int):
+        return ""
+    return str(event)
+
+
+# ---- what all have in common
+
+
+def first(values: Mapping[str, str], *names: str) -> str:
+    """The first of these variables that says something."""
+    for name in names:
+        value = values.get(name)
+        if value and not value.isspace():
+            return value
+    return ""
+
+
+def _has(environment: Mapping[str, str], *names: str) -> bool:
+    return all(first(environment, name) for name in names)
+
+
+def _says_yes(environment: Mapping[str, str], name: str) -> bool:
+    return first(environment, name).strip().lower() == "true"
+
+
+def run_name(system: str, project: str, run: str, *names: str, attempt: str = "") -> str:
+    """``system:project#run``, with names within the run and any attempt after the first; "" without project or run."""
+    if not project or not run:
+        return ""
+    within = "".join(f"/{name}" for name in names if name)
+    return f"{system}:{project}#{run}{within}{f'.{attempt}' if _is_retry(attempt) else ''}"
+
+
+def _is_retry(attempt: str) -> bool:
+    return attempt not in {"", "1"}
+
+
+def _of_ref(ref: str) -> str:
+    """The branch or tag of a ref, which has one name alone (no remotes); "" for the ref of a pull request."""
+    for prefix in ("refs/heads/", "refs/tags/"):
+        if ref.startswith(prefix):
+            return ref.removeprefix(prefix)
+    return "" if ref.startswith("refs/") else ref
+
+
+def branch_of_target(revision: str) -> str:
+    """Argo CD's target revision is a branch, a tag, a commit, HEAD, or a range of versions."""
+    if revision.startswith(("<", ">", "=", "!")) or any(character in revision for character in "*^~ "):
+        return ""
+    return branch_name(revision) or ""
+
+
+def _pull_request_of_ref(ref: str) -> str:
+    """``refs/pull/7/merge`` -> ``7``"""
+    number = ref.removeprefix("refs/pull/").partition("/")[0]
+    return number if ref.startswith("refs/pull/") and _is_number(number) else ""
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _quoted(text: str) -> str:
+    """Percent-encoded for an URL, as urllib does it, which is slow to load."""
+    if not _is_unicode(text):
+        return text  # and what is made of it is left out
+    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in text.encode())
+
+
+def _told(values: Mapping[str, str]) -> dict[str, str]:
+    """What is worth to be reported: no blanks, no credentials, nothing that JSON cannot hold."""
+    clean = ((name, without_credentials(value) if name in _URLS else value) for name, value in values.items())
+    return {name: value for name, value in clean if value and not value.isspace() and _is_unicode(value)}
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,152 @@
+"""``check``: is everything as it has to be? Asks Jenkins and Hivel, changes nothing, sends no event."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import sqlite3
+import stat
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.config.rules import first_match
+from agent.delivery.answers import Answer, Verdict, judge
+from agent.delivery.hivel import HivelClient
+from agent.outbox.sqlite.connection import DamagedError, OutboxError, in_words
+from agent.outbox.sqlite.store import Outbox
+from agent.sources.jenkins.client import JenkinsClient, JenkinsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.config.settings import JenkinsSettings, Settings
+    from agent.model.times import Clock
+
+
+# With less than this, storing what a poll finds is a matter of luck.
+LEAST_FREE = 1024 * 1024
+
+
+class Level(enum.StrEnum):
+    """How a finding is meant: a warning does not keep the agent from working."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    level: Level
+    subject: str
+    message: str
+
+
+def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Finding]:
+    """Look at everything; what is wrong is a finding with its remedy, never an exception. ``offline``: no network."""
+    findings = [Finding(Level.OK, "configuration", f"{settings.file} is complete; {len(settings.rules)} rule(s)")]
+    findings += [finding for path in _token_files(settings) if (finding := _permissions(path))]
+    findings.append(_outbox(settings, clock, thoroughly=not offline))
+    if offline:
+        return findings
+    for controller in settings.controllers:
+        findings += _controller(settings, controller)
+    findings.append(asyncio.run(_hivel(settings, clock)))
+    return findings
+
+
+def _token_files(settings: Settings) -> list[Path]:
+    """Those that an administrator made; systemd's own credential files are kept safe by systemd."""
+    tokens = [settings.hivel.token, *(c.token for c in settings.controllers if c.token)]
+    by_systemd = os.environ.get("CREDENTIALS_DIRECTORY")
+    return sorted({t.path for t in tokens if t.path is not None and str(t.path.parent) != by_systemd})
+
+
+def _permissions(path: Path) -> Finding | None:
+    if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
+        return Finding(Level.WARNING, str(path), f"others can read this token; chmod 600 {path}")
+    return None
+
+
+def _outbox(settings: Settings, clock: Clock, *, thoroughly: bool) -> Finding:
+    if not settings.outbox.exists():
+        return _missing_outbox(settings.outbox)
+    try:
+        with Outbox(settings.outbox, clock) as outbox:
+            counts = outbox.counts()
+            problem = outbox.find_damage() if thoroughly else None
+            outbox.try_writing()
+    except (OutboxError, sqlite3.Error) as error:
+        in_our_words = in_words(error, settings.outbox) if isinstance(error, sqlite3.Error) else error
+        # Damage is no reason not to start: the start mends it.
+        damaged = isinstance(in_our_words, DamagedError)
+        return Finding(Level.WARNING if damaged else Level.ERROR, "outbox", str(in_our_words))
+    if problem is not None:
+        return Finding(Level.ERROR, "outbox", f"{settings.outbox} is damaged ({problem}); restart the agent")
+    if (free := _free_bytes(settings.outbox)) < LEAST_FREE:
+        room = f"only {free // 1024} KB are free on the disk of {settings.outbox}; make room"
+        return Finding(Level.ERROR, "outbox", room)
+    told = f"{settings.outbox} can be written; {counts.pending} pending, {counts.failed} failed"
+    return Finding(Level.WARNING if counts.failed else Level.OK, "outbox", told)
+
+
+def _free_bytes(path: Path) -> int:
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
+
+
+def _missing_outbox(path: Path) -> Finding:
+    """It is not made here: it would belong to whoever checks, not to the service."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if os.access(folder, os.W_OK | os.X_OK):
+        return Finding(Level.OK, "outbox", f"{path} will be made at the first start")
+    return Finding(Level.ERROR, "outbox", f"{folder} is not writable for this user; mend [outbox] path or its owner")
+
+
+def _controller(settings: Settings, controller: JenkinsSettings) -> list[Finding]:
+    subject = f"jenkins {controller.name}"
+    client = JenkinsClient(controller)
+    try:
+        about = client.about()
+        jobs = client.snapshot().jobs
+    except JenkinsError as error:
+        return [Finding(Level.ERROR, subject, str(error))]
+    finally:
+        client.close()
+    deploying = sum(first_match(settings.rules, job.full_name) is not None for job in jobs)
+    who = "anonymously" if about.anonymous else f"as {about.user}"
+    findings = [
+        Finding(
+            Level.OK,
+            subject,
+            f"Jenkins {about.version or '(version not told)'} at {controller.url}, {who}: "
+            f"{len(jobs)} job(s) visible, {deploying} of them deploy by the rules",
+        )
+    ]
+    if not jobs:
+        findings.append(
+            Finding(Level.WARNING, subject, "no job is visible: give the user Job/Read in Jenkins, also on folders")
+        )
+    elif not deploying:
+        findings.append(Finding(Level.WARNING, subject, "no visible job matches a rule: mend [[deployment]] job"))
+    return findings
+
+
+async def _hivel(settings: Settings, clock: Clock) -> Finding:
+    """An empty object is no event: Hivel refuses it with 400 once the token was accepted."""
+    async with HivelClient(settings.hivel, timeout_ms=settings.delivery.timeout_ms, concurrency=1) as hivel:
+        answer = await hivel.post(b"{}")
+    subject, url = "hivel", settings.hivel.deployment_url
+    if _refused_for_its_content(answer):
+        return Finding(Level.OK, subject, f"{url} answers and accepts the token (no event was sent)")
+    judgement = judge(answer, "", clock.now_ms())
+    if judgement.verdict is Verdict.DELIVERED:
+        return Finding(Level.WARNING, subject, f"{url} accepted an empty event: is this Hivel?")
+    return Finding(Level.ERROR, subject, f"{url}: {judgement.reason}")
+
+
+def _refused_for_its_content(answer: Answer) -> bool:
+    return answer.status in (400, 422)

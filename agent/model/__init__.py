@@ -1,0 +1,1 @@
+"""Build and run keys, facts, deployments, status tables, times. It knows nothing above it."""

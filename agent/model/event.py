@@ -1,0 +1,167 @@
+"""DeploymentEvent: the payload of Hivel's Deployment Events API v2, and the deployment_id that makes it unique."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from agent.model.status import Status
+from agent.model.times import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CanceledSpelling = Literal["canceled", "cancelled"]
+
+# No text of an event is longer. Required fields that are make no event, optional ones are left out, and ids are
+# cut so that they stay unique: a value is never shortened in silence.
+LONGEST = 255
+_HASH_LENGTH = 16
+_ENCODER = msgspec.json.Encoder()
+MOST_PULL_REQUESTS = 50
+
+
+class InvalidEventError(ValueError):
+    """A required field of the event is missing or has no sense; the message says which and why."""
+
+
+class DeploymentEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One finished deployment; names, types and order as in the example of Hivel's page (sections 4 and 9).
+
+    Optional fields that are not known are left out of the JSON: neither empty strings nor nulls are sent.
+    """
+
+    deployment_id: str
+    event_type: Literal["completed"]
+    status: Status
+    repo_url: str
+    commit_hash: str | None = None
+    environment: str
+    start_time: str
+    end_time: str
+    branch: str
+    build_number: str | None = None
+    pr_number: str | None = None
+    pr_numbers: tuple[int, ...] | None = None
+    image: str | None = None
+    logs_url: str | None = None
+
+
+def completed(
+    *,
+    deployment_id: str,
+    status: Status,
+    started_at: int,
+    ended_at: int,
+    repo_url: str | None,
+    environment: str | None,
+    branch: str | None,
+    commit_hash: str | None = None,
+    build_number: str | None = None,
+    pr_number: str | None = None,
+    pr_numbers: Sequence[int] = (),
+    image: str | None = None,
+    logs_url: str | None = None,
+) -> DeploymentEvent:
+    """Make an event, or raise :class:`InvalidEventError` that names what is missing or too long.
+
+    ``started_at`` and ``ended_at`` are UTC milliseconds; Hivel refuses a start after the end, so an end
+    that a clock put before the start is taken to be the start. Optional fields of more than 255 characters are left
+    out, and so are ``pr_numbers`` beyond the first 50.
+    """
+    required = {"repo_url": repo_url, "environment": environment, "branch": branch}
+    missing = [name for name, value in required.items() if not (value and value.strip())]
+    if missing or not (repo_url and environment and branch):
+        raise InvalidEventError(f"no {', no '.join(missing)}")
+    if too_long := [problem for name, value in required.items() if (problem := excess(name, value))]:
+        raise InvalidEventError(", ".join(too_long))
+    try:
+        start_time, end_time = rfc3339(started_at), rfc3339(max(started_at, ended_at))
+    except OverflowError:
+        raise InvalidEventError(f"absurd times: start {started_at} ms, end {ended_at} ms") from None
+    return DeploymentEvent(
+        deployment_id=limited_id(deployment_id),
+        event_type="completed",
+        status=status,
+        repo_url=repo_url,
+        commit_hash=_optional(commit_hash),
+        environment=environment,
+        start_time=start_time,
+        end_time=end_time,
+        branch=branch,
+        build_number=_optional(build_number),
+        pr_number=_optional(pr_number),
+        pr_numbers=tuple(pr_numbers[:MOST_PULL_REQUESTS]) or None,
+        image=_optional(image),
+        logs_url=_optional(logs_url),
+    )
+
+
+def excess(name: str, value: str | None) -> str | None:
+    """What is wrong with a text that no event can hold, in words; None when it is short enough."""
+    if value is None or len(value) <= LONGEST:
+        return None
+    return f"{name} is {len(value)} characters long, more than {LONGEST}"
+
+
+def _optional(value: str | None) -> str | None:
+    return None if not value or len(value) > LONGEST else value
+
+
+def renamed(event: DeploymentEvent, deployment_id: str) -> DeploymentEvent:
+    """The same event under another id."""
+    return msgspec.structs.replace(event, deployment_id=limited_id(deployment_id))
+
+
+def encode(event: DeploymentEvent) -> bytes:
+    """The event as JSON."""
+    return _ENCODER.encode(event)
+
+
+def decode(payload: str | bytes) -> DeploymentEvent:
+    """The event of a JSON that :func:`encode` made. Raises :class:`msgspec.MsgspecError` otherwise."""
+    return msgspec.json.decode(payload, type=DeploymentEvent)
+
+
+def wire(payload: str, spelling: CanceledSpelling) -> bytes:
+    """The bytes to send for a stored payload: the outbox spells ``canceled``, Hivel may be sent the other.
+
+    The spelling is applied here and not when the event is stored, so that it can be changed afterwards.
+    """
+    if spelling == "cancelled" and '"canceled"' in payload:
+        fields = msgspec.json.decode(payload)
+        if fields["status"] == Status.CANCELED:
+            fields["status"] = spelling
+            return msgspec.json.encode(fields)
+    return payload.encode()
+
+
+def limited_id(deployment_id: str) -> str:
+    """The id itself, or when it has more than 255 characters its first 238, ``~`` and 16 hex digits of its SHA-256.
+
+    Two long ids that differ anywhere stay different, and the same build always gets the same id.
+    """
+    if len(deployment_id) <= LONGEST:
+        return deployment_id
+    digest = hashlib.sha256(deployment_id.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LENGTH]
+    return f"{deployment_id[: LONGEST - 1 - _HASH_LENGTH]}~{digest}"
+
+
+def build_deployment_id(controller: str, job: str, number: int) -> str:
+    """The id of a whole build: ``main:deploy/shop#12``. Hook, poller and backfill all make the same one."""
+    return limited_id(f"{controller}:{job}#{number}")
+
+
+def part_deployment_id(deployment_id: str, *parts: str) -> str:
+    """The id of one of several events of a build: ``main:deploy/shop#12:production``, its environment or repository."""
+    return limited_id(":".join((deployment_id, *parts)))
+
+
+def reused_number_id(deployment_id: str, started_at: int) -> str:
+    """The id of a build whose number Jenkins uses a second time (job deleted and created again).
+
+    ``started_at`` (ms) is the build's timestamp, which tells the two builds apart.
+    """
+    return limited_id(f"{deployment_id}@{started_at}")

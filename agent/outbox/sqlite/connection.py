@@ -1,0 +1,247 @@
+"""Opening the outbox file: durable, shared between processes, and with errors that people understand."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import sqlite3
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+
+from agent.outbox.sqlite import schema
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BUSY_DEADLINE_S = 10.0
+# Python's own words, without a code, for bytes in a column of text that were never written as text.
+_NO_TEXT = "Could not decode to UTF-8"
+
+
+class OutboxError(Exception):
+    """The outbox cannot be used right now; the message names the file, what happened and what to do."""
+
+
+class DamagedError(OutboxError):
+    """The file holds no database, or a broken one. The agent that holds the run lock repairs it: see ``repair``."""
+
+
+class AlreadyRunningError(Exception):
+    """Another agent works on this outbox; the message names its process."""
+
+
+class PatientConnection(sqlite3.Connection):
+    """Waits for a file that is locked in small random steps.
+
+    SQLite's own waiting is unfair: its sleeps grow, and a process that commits in a tight loop wins every race. Two
+    that switch the journal at once it does not let wait at all.
+    """
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        try:
+            return super().execute(sql, parameters)
+        except sqlite3.OperationalError as error:
+            if self.in_transaction or not _is_busy(error):
+                raise
+        deadline = time.monotonic() + BUSY_DEADLINE_S
+        while True:
+            time.sleep(random.uniform(0.0002, 0.001))
+            try:
+                return super().execute(sql, parameters)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    # Some errors are Python's own and have no code.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file, make or migrate it where needed. Raises :class:`OutboxError`.
+
+    The connection may be handed from thread to thread, one at a time.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        _create(path)
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=0, factory=PatientConnection
+        )
+    except (OSError, sqlite3.Error) as error:
+        raise OutboxError(f"cannot open the outbox {path}: {error}; is [outbox] path right and writable?") from error
+    try:
+        version = _set_up(connection)
+    except sqlite3.Error as error:
+        connection.close()
+        raise in_words(error, path) from error
+    if version > schema.VERSION:
+        connection.close()
+        raise OutboxError(
+            f"the outbox {path} was written by a newer hivel-agent (its version {version}, "
+            f"known here: {schema.VERSION}); install that one again"
+        )
+    return connection
+
+
+def in_words(error: sqlite3.Error, path: Path | str) -> OutboxError:
+    """SQLite's error as one for people, and as :class:`DamagedError` where the file itself is broken."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the extended codes have the plain one in their low byte
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _NO_TEXT in str(error):
+        return DamagedError(
+            f"the outbox {path} is damaged ({error}); when hivel-agent run or once starts, it moves the file aside "
+            "and recovers what can be read"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return OutboxError(f"there is no room for the outbox {path} ({error}); make room on its disk")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return OutboxError(f"the outbox {path} cannot be written ({error}); check its owner, its folder and the disk")
+    if code == sqlite3.SQLITE_IOERR:
+        return OutboxError(
+            f"the outbox {path} cannot be read or written ({error}); is its disk full, read-only or broken?"
+        )
+    return OutboxError(f"the outbox {path} cannot be used: {error}")
+
+
+def _create(path: Path) -> None:
+    """Make the file for its owner only.
+
+    A file that exists must not be opened here: closing it again would silently drop the POSIX locks of every
+    connection that this process has to it, and the next process to leave would delete the log under them.
+    """
+    if path.exists():
+        return
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return  # another process was faster
+
+
+def _set_up(connection: sqlite3.Connection) -> int:
+    """Set what holds for one connection, migrate an older file; returns the version that the file has now."""
+    version = schema.version(connection)
+    if version == 0:
+        schema.prepare_new_file(connection)
+    # Not stored in the file: a commit is on the disk before it returns.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA journal_size_limit = 33554432")
+    if version >= schema.VERSION:
+        return version
+    # All of it in one transaction: a second process waits for it and then finds nothing to do.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        schema.migrate(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return schema.version(connection)
+
+
+class WriteTransaction:
+    """All or nothing, on the disk when the block ends; inside another one it is part of that.
+
+    Raises :class:`OutboxError` when the file cannot be written; nothing of the block is then stored.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._is_inner = connection.in_transaction
+
+    def __enter__(self) -> sqlite3.Connection:
+        if not self._is_inner:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise in_words(error, self._path) from error
+        return self._connection
+
+    def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
+        if self._is_inner:
+            return
+        try:
+            try:
+                if raised is None:
+                    self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:  # a full disk may have rolled it back already
+                    self._connection.execute("ROLLBACK")
+            if isinstance(raised, sqlite3.Error):
+                raise raised
+        except sqlite3.Error as error:
+            raise in_words(error, self._path) from error
+
+
+class RunLock:
+    """Held by the one process that polls and delivers; the kernel lets go of it however the process ends.
+
+    It is what makes a claim safe without leases: rows in flight are known to their one deliverer, and after a
+    crash they are simply pending.
+    """
+
+    def __init__(self, outbox: Path) -> None:
+        self._outbox = outbox
+        self._path = outbox.with_name(outbox.name + ".lock")
+        self._fd: int | None = None
+
+    def __enter__(self) -> Self:
+        """Raises :class:`AlreadyRunningError` at once when another process holds it, or :class:`OutboxError`."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise OutboxError(f"cannot open {self._path}: {error.strerror}; is [outbox] path right?") from error
+        if not _try_lock(fd):
+            holder = os.read(fd, 20).decode(errors="replace").strip()
+            os.close(fd)
+            raise AlreadyRunningError(
+                f"another hivel-agent (process {holder or 'unknown'}) already works on the outbox {self._outbox}; "
+                "stop it first, or give this one its own [outbox] path"
+            )
+        _write_down(fd, str(os.getpid()))
+        self._fd = fd
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            _write_down(self._fd, "")
+            os.close(self._fd)
+            self._fd = None
+
+    def holder(self) -> int | None:
+        """The process id of who holds it now, None when nobody does."""
+        try:
+            with self._path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    text = file.read(20).strip()
+                    return int(text) if text.isdigit() else -1
+        except OSError:
+            return None  # no lock file: no agent ever ran here
+        return None
+
+
+def _write_down(fd: int, holder: str) -> None:
+    """For others to read; where there is no room for it, the lock holds all the same."""
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.write(fd, holder.encode())
+
+
+def _try_lock(fd: int) -> bool:
+    """A few tries, because :meth:`RunLock.holder` of another process takes the lock for a moment."""
+    for _ in range(20):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return True
+    return False

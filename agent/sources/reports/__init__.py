@@ -1,0 +1,1 @@
+"""Reports of builds: emit, the HTTP intake, the spool folder."""

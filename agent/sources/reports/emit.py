@@ -1,0 +1,279 @@
+"""``hivel-agent emit``: a build reports its own deployment, and goes on.
+
+It has to start like a shell tool: nothing here imports more than the standard library's light modules. The report is
+stored as it is; the daemon makes the event of it, with the same code that serves the poller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+
+from agent.config.paths import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
+from agent.deployments.systems.ci import SYSTEMS, fields, fields_of_resource, recognise
+from agent.model.report import MOST_BYTES, checked
+
+LONGEST_S = 10
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn, TextIO
+
+_DESCRIPTION = """\
+Report the deployment of the build that runs this command.
+
+What no option says is taken from the environment of the build: Jenkins, GitHub Actions, GitLab CI, CircleCI,
+Azure DevOps, Argo Workflows and Argo CD are recognised. The report is on the disk when the command ends, whether or not
+the agent is running: in the outbox if this user may write it, else in the spool folder.
+
+A build never fails or hangs for it: whatever goes wrong, wrong options too, is a warning and exit code 0.
+"""
+_EPILOG = """\
+exit codes:
+  0  the report is stored; without --strict also when it is not, which is said on standard error
+  1  with --strict: nothing is stored
+
+files and variables:
+  $HIVEL_AGENT_CONFIG, else %(config)s
+      says where outbox and spool are: [outbox] path, [hook] spool
+  %(outbox)s, %(spool)s
+      where they are if the configuration does not say so, or cannot be read by this user
+
+examples:
+  hivel-agent emit --status "$RESULT" --environment production
+  hivel-agent emit --stage "Deploy production" --environment production --status SUCCESS --start-time 1795435200000
+  hivel-agent emit --run "nightly-7" --repo-url https://git.example.com/acme/shop --branch main \\
+      --environment staging --status success
+  kubectl get application shop -o json | hivel-agent emit --system argocd --resource -
+"""
+_WHICH = {
+    "system": ("NAME", "the CI system, instead of the one that is recognised: %(systems)s"),
+    "provider": ("NAME", "the system whose words --status uses, where that is another one"),
+    "controller": ("NAME", "name of the [[jenkins]] controller; default: by --build-url"),
+    "job": ("NAME", "full name of the Jenkins job"),
+    "build_number": ("NUMBER", "number of the build"),
+    "build_url": ("URL", "page of the Jenkins build"),
+    "run": ("NAME", "names this run of another system; its id is made of it and the environment"),
+    "stage": ("NAME", "the stage that deployed: its event is of that stage alone, and final at once"),
+    "deployment_id": ("ID", "the id itself, instead of the one that is made"),
+}
+_WHAT = {
+    "status": ("WORD", "how it ended: the system's own word, or success, failed, canceled, unknown"),
+    "environment": ("NAME", "production, staging, …"),
+    "repo_url": ("URL", "the repository that was deployed"),
+    "branch": ("NAME", "branch or tag"),
+    "commit_hash": ("HASH", "the commit"),
+    "start_time": ("TIME", "RFC 3339, or seconds or milliseconds since 1970"),
+    "end_time": ("TIME", "likewise; default: now"),
+    "pr_number": ("NUMBER", "the pull request"),
+    "pr_numbers": ("NUMBERS", "all pull requests, with commas between them"),
+    "image": ("NAME", "the container image"),
+    "logs_url": ("URL", "the page with the log; default: the build's page"),
+}
+
+
+class EmitError(Exception):
+    """The report cannot be made or stored; the message says why."""
+
+
+class _TooLongError(EmitError):
+    """The time is over. It is not one more reason to try the next place."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse would end with 2, which is a failed build."""
+
+    def error(self, message: str) -> NoReturn:
+        raise EmitError(f"{message}; see hivel-agent emit --help")
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """The verb. Exit code 0 unless ``--strict``, whatever happens."""
+    try:
+        options = _parser().parse_args(arguments)
+        _bound(options.timeout)
+        place = _store(options, _report(options))
+    except Exception as error:  # noqa: BLE001 - a build must not fail for any of them
+        _bound(0)
+        _say(f"warning: not reported: {str(error) or type(error).__name__}", sys.stderr)
+        sys.exit(1 if "--strict" in arguments else 0)
+    _bound(0)
+    _say(f"stored in {place}", sys.stdout)
+    sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    places = {"config": DEFAULT_CONFIG, "outbox": DEFAULT_OUTBOX, "spool": DEFAULT_SPOOL}
+    parser = _Parser(
+        prog="hivel-agent emit", usage="%(prog)s [OPTION …]", description=_DESCRIPTION, epilog=_EPILOG % places,
+        allow_abbrev=False, add_help=False,
+        # Whoever asks how wide the terminal is imports shutil, and with it half of the standard library.
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=120),
+    )  # fmt: skip
+    for title, options in (("which deployment", _WHICH), ("what there is to say of it", _WHAT)):
+        group = parser.add_argument_group(title)
+        for name, (metavar, words) in options.items():
+            choices = SYSTEMS if name == "system" else None
+            group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, choices=choices,
+                               help=words % {"systems": ", ".join(SYSTEMS)})  # fmt: skip
+    group.add_argument("--resource", metavar="FILE", help="read what is not said from the JSON of an Argo CD "
+                       "Application or an Argo Workflow; - is standard input")  # fmt: skip
+    group = parser.add_argument_group("how")
+    group.add_argument("--config", metavar="FILE", help="the configuration")
+    group.add_argument("--timeout", type=_seconds, default=LONGEST_S, metavar="SECONDS", help="give up after so long; "
+                       "default: %(default)s")  # fmt: skip
+    group.add_argument("--strict", action="store_true", help="end with 1 when nothing is stored")
+    group.add_argument("--help", action="help", help="show this")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds up to 3600")
+    return seconds
+
+
+def _bound(seconds: float) -> None:
+    """Whatever hangs, the build goes on; 0: it is done."""
+
+    def give_up(*_: object) -> None:
+        raise _TooLongError(f"it took longer than {seconds:g} s")
+
+    signal.signal(signal.SIGALRM, give_up if seconds else signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _say(words: str, stream: TextIO | None) -> None:
+    """To nobody, if nobody can be told."""
+    try:
+        print(f"hivel-agent emit: {words}", file=stream, flush=True)
+    except (OSError, ValueError):
+        # Python would try again when it ends, and end with 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno() if stream else 1)
+
+
+# ---- what is reported
+
+
+def _report(options: argparse.Namespace) -> dict[str, object]:
+    system = options.system or recognise(os.environ)
+    report: dict[str, object] = dict(fields(system, os.environ))
+    if options.resource:
+        report.update(fields_of_resource(system, _read(options.resource)))
+    for name in (*_WHICH, *_WHAT):
+        value = getattr(options, name)
+        if value is not None and name != "system":
+            report[name] = _numbers(value) if name == "pr_numbers" else value
+    report = checked(report)
+    of_jenkins = "build_url" in report or {"job", "build_number"} <= report.keys()
+    if of_jenkins and options.system is None and report["provider"] == "other" and "run" not in report:
+        report["provider"] = "jenkins"  # somewhere else somebody reports a build of it
+    if "deployment_id" not in report and not (of_jenkins if report["provider"] == "jenkins" else "run" in report):
+        raise EmitError("nothing says which build this is: give --job and --build-number, --run, or --deployment-id")
+    return report
+
+
+def _read(name: str) -> str:
+    if name == "-":
+        return sys.stdin.read(4 * 1024 * 1024)
+    with open(name, encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes time to import
+        return file.read(4 * 1024 * 1024)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise EmitError(f"--pr-numbers: {text!r} is no list of numbers") from None
+
+
+# ---- where it is stored
+
+
+def _store(options: argparse.Namespace, report: dict[str, object]) -> str:
+    """Into the outbox if this user may write it, else into the spool folder; on the disk when it returns."""
+    body = json.dumps(report, ensure_ascii=False).encode("utf-8", "replace")
+    if len(body) > MOST_BYTES:
+        raise EmitError(f"the report has {len(body)} bytes, more than {MOST_BYTES}")
+    outbox, spool, unread = _places(options.config)
+    if os.access(outbox, os.W_OK) and os.access(os.path.dirname(outbox) or ".", os.W_OK):  # noqa: PTH120
+        try:
+            return _into_outbox(outbox, body, options.timeout / 2)
+        except _TooLongError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is another door
+            reason = f"{outbox}: {error}"
+    else:
+        reason = f"{outbox} is not there, or not writable for this user"
+    if spool and os.path.isdir(spool):  # noqa: PTH112
+        return _into_spool(spool, body)
+    raise EmitError(f"{reason}; and there is no folder {spool or '[hook] spool'}{unread}")
+
+
+def _into_outbox(outbox: str, body: bytes, patience_s: float) -> str:
+    from agent.outbox.sqlite.inbox import add_report  # noqa: PLC0415 - SQLite is loaded only where it is needed
+
+    add_report(outbox, body.decode(), patience_s)
+    return outbox
+
+
+def _into_spool(spool: str, body: bytes) -> str:
+    """Written aside, then moved: the agent sees all of it or nothing."""
+    name = f"{os.getpid()}-{os.urandom(8).hex()}"
+    unfinished, path = os.path.join(spool, f".{name}"), os.path.join(spool, f"{name}.json")  # noqa: PTH118
+    with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:  # noqa: PTH123
+        try:
+            file.write(body)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)  # the agent is another user, whatever umask the build has
+            os.fsync(file.fileno())
+            os.rename(unfinished, path)  # noqa: PTH104
+        except BaseException:
+            os.unlink(unfinished)  # noqa: PTH108
+            raise
+        _sync_folder(spool, file.fileno())
+    return path
+
+
+def _sync_folder(folder: str, moved: int) -> None:
+    """Put the new name on the disk, too."""
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder to put things into, and not to look: the file system's log has the name as well
+        os.fsync(moved)
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _places(config: str | None) -> tuple[str, str, str]:
+    """Outbox and spool as the configuration says; a file that this user cannot read says nothing, which is told."""
+    path = config or os.environ.get("HIVEL_AGENT_CONFIG") or DEFAULT_CONFIG
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            text = file.read()
+    except OSError as error:
+        if config:
+            raise EmitError(f"cannot read {config}: {error.strerror}") from error
+        return DEFAULT_OUTBOX, DEFAULT_SPOOL, f" ({path} cannot be read: {error.strerror})"
+    if not any(key in line.partition(b"#")[0] for line in text.splitlines() for key in (b"path", b"spool", b"\\")):
+        return DEFAULT_OUTBOX, DEFAULT_SPOOL, ""  # tomllib takes as long to load as everything else
+    import tomllib  # noqa: PLC0415
+
+    try:
+        tables = tomllib.loads(text.decode())
+        outbox = tables.get("outbox", {}).get("path", DEFAULT_OUTBOX)
+        spool = tables.get("hook", {}).get("spool", DEFAULT_SPOOL)
+        folder = os.path.dirname(path)  # noqa: PTH120
+        return os.path.join(folder, outbox), os.path.join(folder, spool) if spool else "", ""  # noqa: PTH118
+    except (ValueError, AttributeError, TypeError) as error:
+        raise EmitError(f"{path} is no configuration: {error}; hivel-agent check says more") from None

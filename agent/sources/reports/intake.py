@@ -1,0 +1,139 @@
+"""The HTTP intake: builds post their reports, and get an answer once they are stored.
+
+``POST /v1/events``: a report as JSON; 202 ``{"deployment_id": "…", "state": "held"}`` when it is on the disk.
+``POST /v1/wake``: the pollers look now; 202 ``{"woken": ["main"]}``. With ``?controller=NAME`` only that one.
+Errors are ``{"error": "…"}``: 400 names the field, 401 the token, 413 the size, 503 asks to come back later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import sqlite3
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agent.model.report import MOST_BYTES, ReportError, decode
+from agent.outbox.sqlite.connection import OutboxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+
+    from agent.config.settings import IntakeSettings
+    from agent.ingest.takeup import TakeUp
+    from agent.model.times import Clock
+
+log = structlog.get_logger("intake")
+
+# A report is sent in one go; who takes longer than this is not sending one.
+PATIENCE_S = 10.0
+RETRY_AFTER_S = "5"
+
+
+class _Refused(Exception):  # noqa: N818 - an answer, rather than an error of ours
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+
+
+class Intake:
+    """The application behind ``[intake] listen``. ``wake`` takes a controller's name, or None for all of them."""
+
+    def __init__(
+        self, settings: IntakeSettings, takeup: TakeUp, clock: Clock, wake: Callable[[str | None], list[str]]
+    ) -> None:
+        self._tokens = [(team, f"Bearer {token.reveal()}".encode()) for team, token in settings.tokens]
+        self._takeup = takeup
+        self._clock = clock
+        self._wake = wake
+        self.app = Starlette(
+            routes=[
+                Route("/v1/events", self._events, methods=["POST"]),
+                Route("/v1/wake", self._wake_up, methods=["POST"]),
+            ],
+            exception_handlers={404: _http_error, 405: _http_error},
+        )
+
+    async def _events(self, request: Request) -> Response:
+        try:
+            team = self._team(request)
+            taken = self._takeup.take(decode(await _body(request)), self._clock.now_ms())
+        except _Refused as error:
+            return _refusal(error)
+        except ReportError as error:
+            log.warning("report is wrong", reason=str(error), client=_client(request))
+            return _error(400, str(error))
+        except (OutboxError, sqlite3.Error) as error:
+            log.error("report cannot be stored", reason=str(error))
+            return _error(503, f"the report cannot be stored now: {error}", {"Retry-After": RETRY_AFTER_S})
+        if taken.controller is not None:
+            self._wake(taken.controller)
+        if team:
+            log.info("taken in", deployment_id=taken.deployment_id, team=team)
+        return _json(202, {"deployment_id": taken.deployment_id, "state": taken.state.value})
+
+    async def _wake_up(self, request: Request) -> Response:
+        try:
+            self._team(request)
+            await _body(request)  # notification plugins send something
+        except _Refused as error:
+            return _refusal(error)
+        return _json(202, {"woken": self._wake(request.query_params.get("controller"))})
+
+    def _team(self, request: Request) -> str:
+        """Whose token the request has; compared so that the time tells nothing about it."""
+        if not self._tokens:
+            return ""
+        given = request.headers.get("Authorization", "").encode("utf-8", "replace")
+        found = [team for team, token in self._tokens if hmac.compare_digest(given, token)]
+        if not found:
+            log.warning("request refused", reason="no token, or a wrong one", client=_client(request))
+            raise _Refused(401, "a token is needed: Authorization: Bearer …; see [intake] in the configuration")
+        return found[0]
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise _Refused(413, f"the body has more than {MOST_BYTES} bytes")
+    except TimeoutError:
+        raise _Refused(408, f"the body did not come within {PATIENCE_S:g} s") from None
+    except ClientDisconnect:
+        raise _Refused(400, "the body ended too early") from None  # nobody reads it
+    return bytes(body)
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+async def _http_error(request: Request, _: Exception) -> Response:
+    known = request.url.path in ("/v1/events", "/v1/wake")
+    if known:
+        return _error(405, "only POST is understood here", {"Allow": "POST"})
+    return _error(404, "there are /v1/events and /v1/wake")
+
+
+def _refusal(refused: _Refused) -> Response:
+    # Whoever did not send a whole body in time is not waited for.
+    return _error(refused.status, str(refused), {"Connection": "close"} if refused.status == 408 else None)
+
+
+def _error(status: int, words: str, headers: dict[str, str] | None = None) -> Response:
+    return _json(status, {"error": words}, headers)
+
+
+def _json(status: int, value: object, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value) + b"\n", status, headers, media_type="application/json")

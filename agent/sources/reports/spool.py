@@ -1,0 +1,148 @@
+"""A folder into which reports are moved, for whoever shares nothing but a directory with the agent.
+
+Whoever may write into it must not be able to do harm with it: links are not followed, nothing but plain files is read,
+and what is wrong goes where it overwrites nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.model.report import MOST_BYTES, ReportError, decode
+from agent.model.trouble import Trouble
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.ingest.takeup import Taken, TakeUp
+    from agent.outbox.sqlite.store import Outbox
+
+log = structlog.get_logger("hook")
+
+REJECTED = "rejected"
+AT_ONCE = 100
+# A file that is written in place may be half a report for a moment.
+UNFINISHED_MS = 5_000
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file in the folder. Times are UTC milliseconds: of its content, and of its content, place or name."""
+
+    name: str
+    written_at: int
+    changed_at: int
+
+
+class Spool:
+    """Takes up ``*.json`` files, once each; wrong ones go to the folder ``rejected`` with the reason beside them."""
+
+    def __init__(self, folder: Path, outbox: Outbox, takeup: TakeUp) -> None:
+        self._folder = folder
+        self._outbox = outbox
+        self._takeup = takeup
+        self._reading = Trouble(f"reading {folder}", outbox.clock)
+        self._done: set[_File] = set()  # what could not be removed
+
+    def take(self) -> list[Taken]:
+        """Make events of what lies there, oldest first. A crash in between takes a file up twice, to the same event.
+
+        Raises :class:`agent.outbox.sqlite.connection.OutboxError`; the files then stay.
+        """
+        found = self._files()
+        self._done.intersection_update(found)
+        taken: list[Taken] = []
+        files = [file for file in found if file not in self._done][:AT_ONCE]
+        wrong: list[tuple[_File, Exception]] = []
+        finished: list[_File] = []
+        with self._outbox.transaction():
+            for file in files:
+                try:
+                    taken.append(self._takeup.take(decode(_read(self._folder / file.name)), self._received_at(file)))
+                    finished.append(file)
+                except FileNotFoundError:
+                    continue
+                except (ReportError, OSError) as error:
+                    wrong.append((file, error))
+        for file in finished:
+            self._remove(file)
+        for file, problem in wrong:
+            if abs(self._outbox.clock.now_ms() - file.changed_at) >= UNFINISHED_MS:
+                self._set_aside(file, problem)
+        return taken
+
+    def _received_at(self, file: _File) -> int:
+        return min(file.written_at, self._outbox.clock.now_ms())
+
+    def _files(self) -> list[_File]:
+        found = []
+        try:
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".json") and not entry.name.startswith("."):
+                        found += _looked_at(entry)
+        except FileNotFoundError:
+            return []  # nobody uses it
+        except OSError as error:
+            self._reading.note("spool", f"{error.strerror}; see [hook] spool")
+            return []
+        self._reading.note("spool", None)
+        return sorted(found, key=lambda file: (file.written_at, file.name))
+
+    def _remove(self, file: _File) -> None:
+        try:
+            (self._folder / file.name).unlink(missing_ok=True)
+        except OSError as error:
+            self._done.add(file)
+            log.error("report cannot be removed", file=str(self._folder / file.name), reason=error.strerror,
+                      advice="its event is stored; the agent has to be able to write in this folder")  # fmt: skip
+
+    def _set_aside(self, file: _File, error: Exception) -> None:
+        """Out of the way, so that it is not met again every second."""
+        path = self._folder / file.name
+        reason = str(error.strerror if isinstance(error, OSError) else error)
+        log.error("report is wrong", file=str(path), reason=reason)
+        try:
+            (self._folder / REJECTED).mkdir(mode=0o750, exist_ok=True)
+            folder = os.open(self._folder / REJECTED, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                name = _free_name(folder, file.name)
+                fd = os.open(f"{name}.reason", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640, dir_fd=folder)
+                with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as beside:
+                    beside.write(f"{reason}\n")
+                os.rename(path, name, dst_dir_fd=folder)
+            finally:
+                os.close(folder)
+        except OSError as problem:
+            self._done.add(file)
+            log.error("report cannot be set aside", file=str(path), reason=problem.strerror)
+
+
+def _looked_at(entry: os.DirEntry[str]) -> list[_File]:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return []  # somebody was faster
+    return [_File(entry.name, status.st_mtime_ns // 1_000_000, status.st_ctime_ns // 1_000_000)]
+
+
+def _free_name(folder: int, name: str) -> str:
+    """A name that nothing in the folder has."""
+    taken = set(os.listdir(folder))
+    stem = name.removesuffix(".json")
+    names = (name, *(f"{stem}.{number}.json" for number in range(1, len(taken) + 2)))
+    return next(each for each in names if each not in taken and f"{each}.reason" not in taken)
+
+
+def _read(path: Path) -> bytes:
+    """Whoever may write into the folder must not make the agent read something else, or wait."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ReportError("this is no plain file")
+        return file.read(MOST_BYTES + 1)
