@@ -799,7 +799,7 @@ def test_any_environment_gives_text_for_known_fields_and_never_raises(environmen
 def test_nothing_slow_is_loaded_with_it() -> None:
     """Every emit loads it: it may take its own modules and what Python has loaded anyway, and nothing else."""
     program = (
-        "import sys; before = set(sys.modules); from agent.hook import systems; import os;"
+        "import sys; before = set(sys.modules); from agent.deployments.systems import ci as systems; import os;"
         "systems.fields(systems.recognise(os.environ), os.environ);"
         "print(*sorted(set(sys.modules) - before))"
     )
