@@ -29,7 +29,8 @@ from agent.deployments.derive import (
 )
 from agent.ingest.told import ended_at, environment_of
 from agent.model import event as events
-from agent.model.build import SAME_BUILD_MS, Build, Reported
+from agent.model.build import Build, Reported
+from agent.model.fact import SAME_BUILD_MS
 from agent.model.event import InvalidEventError
 from agent.model.git import branch_name
 from agent.model.names import build_of_url

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent.deployments.derive import from_json
 from agent.model import event as events
-from agent.model.build import SAME_BUILD_MS
+from agent.model.fact import SAME_BUILD_MS
 from agent.model.times import parse_moment
 from agent.outbox.sqlite.store import State
 

@@ -9,7 +9,7 @@ import msgspec
 
 from agent.config.rules import Match, first_match
 from agent.config.settings import controller_of
-from agent.model.build import Phase
+from agent.sources.jenkins.raw import Phase
 from agent.model.names import build_of_url
 from agent.model.times import rfc3339
 from agent.outbox.cursors import Cursors
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from agent.config.settings import JenkinsSettings, Settings
     from agent.deployments.derive import Derivation
-    from agent.model.build import RawBuild
+    from agent.sources.jenkins.raw import RawBuild
     from agent.outbox.sqlite.store import Outbox, Row
     from agent.sources.jenkins.client import JenkinsClient
 

@@ -11,17 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model.build import (
-    BUILD_TREE,
-    CHANGES,
-    MESSAGE_LENGTH,
-    Build,
-    Checkout,
-    Phase,
-    RawBuild,
-    UpstreamBuild,
-    build_of,
-)
+from agent.model.build import Build, Checkout, UpstreamBuild
+from agent.sources.jenkins.raw import BUILD_TREE, CHANGES, MESSAGE_LENGTH, Phase, RawBuild, build_of
 from agent.sandbox.jenkins.tree import parse
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"

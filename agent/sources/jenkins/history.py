@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.config.rules import first_match
 from agent.deployments.derive import derive, to_json
-from agent.model.build import Phase, build_of
+from agent.sources.jenkins.raw import Phase, build_of
 from agent.sources.jenkins.details import Enricher
 from agent.sources.jenkins.reader import OVERLAP, PAGE
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from agent.config.rules import Match, Rule
     from agent.deployments.derive import Derivation, Options
-    from agent.model.build import Build, RawBuild
+    from agent.model.build import Build
+    from agent.sources.jenkins.raw import RawBuild
     from agent.sources.jenkins.client import JenkinsClient, Job
 
 
