@@ -31,8 +31,8 @@ class Doors(Agent):
         """``hook`` and ``intake`` are lines of these tables."""
         extra = f'{RULES}\n[hook]\nspool = "spool"\n{hook}\n[intake]\nlisten = "127.0.0.1:0"\n{intake}'
         agent = cls(Agent.configured(folder, jenkins=jenkins, hivel=hivel, extra=extra).folder)
-        text = agent.config.file.read_text().replace('poll_interval = "200ms"', f'poll_interval = "{poll_interval}"')
-        agent.config.file.write_text(text)
+        text = agent.config.read_text().replace('poll_interval = "200ms"', f'poll_interval = "{poll_interval}"')
+        agent.config.write_text(text)
         agent.spool.mkdir()
         for name, token in (("intake.token", INTAKE_TOKEN), ("payments.token", TEAM_TOKEN)):
             (folder / name).write_text(f"{token}\n")

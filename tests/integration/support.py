@@ -107,7 +107,7 @@ class Agent:
         hivel_url = hivel if isinstance(hivel, str) else hivel.url
         delivery = {"interval": "100ms", "backoff_initial": "100ms", "backoff_max": "500ms", **changes}
         lines = "\n".join(f'{key} = "{value}"' for key, value in delivery.items())
-        agent.config.file.write_text(
+        agent.config.write_text(
             f'[hivel]\nurl = "{hivel_url}"\ntoken_file = "hivel.token"\n\n'
             f'[[jenkins]]\nname = "main"\nurl = "{jenkins_url}"\nusername = "hivel-agent"\n'
             f'token_file = "jenkins.token"\npoll_interval = "200ms"\nsince = "2020-01-01"\n\n'

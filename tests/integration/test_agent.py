@@ -94,7 +94,7 @@ def test_a_mended_rule_and_replay_deliver_a_build_that_jenkins_has_discarded(
     jenkins.delete_build("deploy/shop", 1)
     still_wrong = agent.run("replay", "--failed", "--yes")
     assert (still_wrong.returncode, "not replayed" in still_wrong.stdout) == (1, True)
-    agent.config.file.write_text(agent.config.file.read_text() + f'repo_url = "{REPO}"\nbranch = "main"\n')
+    agent.config.write_text(agent.config.read_text() + f'repo_url = "{REPO}"\nbranch = "main"\n')
     assert agent.run("replay", "--failed", "--yes").returncode == 0
     assert agent.run("once").returncode == 0
     [arrived] = hivel.deployments()
@@ -181,7 +181,7 @@ def test_one_controller_being_down_does_not_keep_another_from_being_polled(
     folder.mkdir()
     dead = '[[jenkins]]\nname = "dead"\nurl = "http://127.0.0.1:9"\nsince = "2020-01-01"\n\n'
     two = Agent(folder)
-    two.config.write_text(agent.config.file.read_text().replace("[[jenkins]]", dead + "[[jenkins]]", 1))
+    two.config.write_text(agent.config.read_text().replace("[[jenkins]]", dead + "[[jenkins]]", 1))
     for name in ("hivel.token", "jenkins.token"):
         (folder / name).write_text("sandbox-token")
     jenkins.add_builds("deploy/shop", 1, repo=REPO)
@@ -262,14 +262,14 @@ def test_check_says_what_is_wrong_and_how_to_mend_it(
 
 @pytest.mark.parametrize("verb", [["run"], ["once"], ["status"], ["queue", "list"], ["check"], ["replay", "--failed"]])
 def test_a_wrong_configuration_is_exit_code_2_and_names_the_key(agent: Agent, verb: list[str]) -> None:
-    agent.config.file.write_text(agent.config.file.read_text().replace("poll_interval", "poll_intervall"))
+    agent.config.write_text(agent.config.read_text().replace("poll_interval", "poll_intervall"))
     done = agent.run(*verb)
     assert done.returncode == 2
     assert done.stderr == f"hivel-agent: {agent.config}: jenkins[0].poll_intervall: unknown key\n"
 
 
 def test_the_configuration_is_found_by_variable_and_by_option_on_either_side(agent: Agent) -> None:
-    config = str(agent.config.file)
+    config = str(agent.config)
     import subprocess
     import sys
 

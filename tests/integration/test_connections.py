@@ -53,10 +53,10 @@ def configured(
 ) -> Agent:
     """An agent with more lines in [hivel] and in [[jenkins]]."""
     agent = Agent.configured(folder, jenkins=jenkins, hivel=hivel, **delivery)
-    text = agent.config.file.read_text()
+    text = agent.config.read_text()
     text = text.replace('token_file = "hivel.token"\n', f'token_file = "hivel.token"\n{hivel_lines}\n')
     text = text.replace('token_file = "jenkins.token"\n', f'token_file = "jenkins.token"\n{jenkins_lines}\n')
-    agent.config.file.write_text(text)
+    agent.config.write_text(text)
     return agent
 
 
@@ -297,7 +297,7 @@ def test_connections_to_hivel_are_reused_and_never_more_than_concurrency(
     jenkins.add_builds(JOB, 497, repo=REPO)
     lines = f'ca_file = "{authority.file}"'
     agent = configured(tmp_path, jenkins=jenkins_server.url, hivel=secure_hivel.url, hivel_lines=lines)
-    agent.config.file.write_text(agent.config.file.read_text() + f"concurrency = {concurrency}\n")
+    agent.config.write_text(agent.config.read_text() + f"concurrency = {concurrency}\n")
     assert agent.run("once").returncode == 0
     assert len(hivel.deployments()) == 500
     assert secure_hivel.accepted <= concurrency

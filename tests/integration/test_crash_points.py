@@ -69,7 +69,7 @@ class Driver:
         self._errors = agent.folder / "errors"
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.crash_driver", str(agent.config.file)],
+                [sys.executable, "-m", "tests.integration.crash_driver", str(agent.config)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=agent.environment(),
             )  # fmt: skip
 

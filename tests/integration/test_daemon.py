@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 JOB = "deploy/shop"
 # The agent with less patience at its end than 25 seconds.
-IMPATIENT = "import agent.daemon.service; agent.daemon.service.STOP_S = 0.5; from agent.cli.verbs import main; main()"
+IMPATIENT = "import agent.daemon.service; agent.daemon.service.STOP_S = 0.5; from agent.main import main; main()"
 # The agent on a machine whose wall clock is as many seconds off as a file says.
 SKEWED = """
 import datetime, pathlib, sys, time
@@ -43,7 +43,7 @@ for module in (apscheduler.schedulers.base, agent.daemon.service):
     module.datetime = Skewed
 agent.model.times.Clock.now_ms = lambda self: int((time.time() + offset()) * 1000)
 agent.daemon.service.CLOCK_LOOK_S = 0.05
-from agent.cli.verbs import main; main()
+from agent.main import main; main()
 """
 
 
@@ -66,7 +66,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 def program(agent: Agent, text: str) -> subprocess.Popen[str]:
     """``run`` by a program around the agent's."""
     with (agent.folder / "agent.log").open("a") as log:
-        command = [sys.executable, "-c", text, "run", "--config", str(agent.config.file)]
+        command = [sys.executable, "-c", text, "run", "--config", str(agent.config)]
         return subprocess.Popen(command, stdout=log, stderr=log, text=True, env=agent.environment())
 
 
@@ -108,7 +108,7 @@ def test_systemd_hears_of_start_life_reload_and_stop(agent: Agent, processes: li
         process.send_signal(signal.SIGHUP)
         assert set(heard("RELOADING=1")) <= {"WATCHDOG=1", "RELOADING=1"}
         assert set(heard("READY=1")) <= {"WATCHDOG=1", "READY=1"}
-        agent.config.file.write_text("this is no configuration")
+        agent.config.write_text("this is no configuration")
         process.send_signal(signal.SIGHUP)
         heard("RELOADING=1")
         heard("READY=1")
@@ -184,11 +184,11 @@ def test_a_pause_ends_when_the_configuration_is_mended_and_read_anew(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]], wrong: str
 ) -> None:
     """A token file needs no SIGHUP; an address does. No attempt was burnt."""
-    right = agent.config.file.read_text()
+    right = agent.config.read_text()
     if wrong == "token":
         (agent.folder / "hivel.token").write_text("an-old-one\n")
     else:
-        agent.config.file.write_text(right.replace('"\ntoken_file = "hivel', '/not/here"\ntoken_file = "hivel'))
+        agent.config.write_text(right.replace('"\ntoken_file = "hivel', '/not/here"\ntoken_file = "hivel'))
     jenkins.add_builds(JOB, 3, repo=REPO)
     processes.append(agent.start())
     wait_until(lambda: "state=paused" in agent.log(), "the delivery is paused")
@@ -196,7 +196,7 @@ def test_a_pause_ends_when_the_configuration_is_mended_and_read_anew(
     if wrong == "token":
         (agent.folder / "hivel.token").write_text("sandbox-token\n")
     else:
-        agent.config.file.write_text(right)
+        agent.config.write_text(right)
         processes[0].send_signal(signal.SIGHUP)
     wait_until(lambda: len(hivel.deployments()) == 3, "everything has arrived")
     wait_until(lambda: agent.json("status")["events"]["delivered"] == 3, "everything is settled")
@@ -208,8 +208,8 @@ def test_a_new_token_for_jenkins_is_taken_up_by_itself(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
 ) -> None:
     (agent.folder / "jenkins.token").write_text("an-old-one\n")
-    agent.config.file.write_text(
-        agent.config.file.read_text().replace('poll_interval = "200ms"', 'poll_interval = "2s"')
+    agent.config.write_text(
+        agent.config.read_text().replace('poll_interval = "200ms"', 'poll_interval = "2s"')
     )
     jenkins.add_builds(JOB, 3, repo=REPO)
     processes.append(agent.start())
@@ -227,7 +227,7 @@ def test_a_reload_does_not_wait_for_ever_for_a_poll_and_takes_the_new_configurat
     assert waiting.wait(20)
     jenkins.break_with(None)
     jenkins.add_builds(JOB, 1, repo=REPO)
-    agent.config.file.write_text(agent.config.file.read_text().replace('name = "main"', 'name = "other"'))
+    agent.config.write_text(agent.config.read_text().replace('name = "main"', 'name = "other"'))
     processes[0].send_signal(signal.SIGHUP)
     wait_until(lambda: len(hivel.deployments()) == 1, "the new configuration is at work")
     assert hivel.deployments()[0].event.deployment_id == f"other:{JOB}#1"

@@ -53,8 +53,8 @@ def daemon(agent: Agent) -> Iterator[Popen[str]]:
 def on_disk(folder: Path, disk: Disk, jenkins: LocalServer, hivel: LocalServer) -> Agent:
     """An agent whose configuration and log are elsewhere than its outbox."""
     agent = Agent.configured(folder, jenkins=jenkins, hivel=hivel, extra='[[deployment]]\njob = "deploy/**"\n')
-    text = agent.config.file.read_text().replace('path = "outbox.db"', f'path = "{disk.folder}/outbox.db"')
-    agent.config.file.write_text(text)
+    text = agent.config.read_text().replace('path = "outbox.db"', f'path = "{disk.folder}/outbox.db"')
+    agent.config.write_text(text)
     return agent
 
 

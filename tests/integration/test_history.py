@@ -33,7 +33,7 @@ def agent(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: Loca
     jenkins.add_builds("deploy/api", 2, repo=REPO, every=HOUR)
     jenkins.add_builds("tests/unit", 2)
     agent = Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server, extra=RULES)
-    agent.config.file.write_text(agent.config.file.read_text().replace('"2020-01-01"', '"now"'))
+    agent.config.write_text(agent.config.read_text().replace('"2020-01-01"', '"now"'))
     assert agent.run("once").returncode == 0
     return agent
 

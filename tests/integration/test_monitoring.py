@@ -201,7 +201,7 @@ def test_an_outbox_that_cannot_be_written_is_not_ready(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, tmp_path: Path
 ) -> None:
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "tmpfs") as disk:
-        agent.config.file.write_text(agent.config.file.read_text().replace("outbox.db", f"{disk.folder}/outbox.db"))
+        agent.config.write_text(agent.config.read_text().replace("outbox.db", f"{disk.folder}/outbox.db"))
         process = agent.start()
         try:
             wait_until(lambda: "event=started" in agent.log(), "the daemon has started")
@@ -273,7 +273,7 @@ def test_a_port_that_is_taken_keeps_nothing_from_working(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         mine = f"127.0.0.1:{taken.getsockname()[1]}"
-        agent.config.file.write_text(agent.config.file.read_text().replace('"127.0.0.1:0"', f'"{mine}"'))
+        agent.config.write_text(agent.config.read_text().replace('"127.0.0.1:0"', f'"{mine}"'))
         jenkins.add_builds(JOB, 2, repo=REPO)
         process = agent.start()
         try:
@@ -286,7 +286,7 @@ def test_a_port_that_is_taken_keeps_nothing_from_working(
 
 
 def test_without_an_address_no_port_is_open(agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel) -> None:
-    agent.config.file.write_text(agent.config.file.read_text().replace('"127.0.0.1:0"', '""'))
+    agent.config.write_text(agent.config.read_text().replace('"127.0.0.1:0"', '""'))
     jenkins.add_builds(JOB, 1, repo=REPO)
     process = agent.start()
     try:

@@ -365,7 +365,7 @@ def test_failed_builds_are_mended_by_a_rule_and_replay(
     mended = RULES.replace(
         'job = "**"', 'job = "**"\nrepo_url = "https://github.example.test/acme/shop"\nbranch = "{branch}|main"'
     )
-    agent.config.file.write_text(agent.config.file.read_text().replace(RULES, mended))
+    agent.config.write_text(agent.config.read_text().replace(RULES, mended))
     jenkins.break_with(lambda *_: Response(status_code=503))  # Jenkins is not needed for it
     assert agent.run("replay", "--failed", "--yes").returncode == 0
     agent.run("once")

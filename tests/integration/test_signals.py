@@ -45,7 +45,7 @@ assert next(actions, None) is None
 def run(program: str, agent: Agent) -> subprocess.CompletedProcess[str]:
     """Run a program that is given the agent's configuration."""
     return subprocess.run(
-        [sys.executable, "-c", program, str(agent.config.file)],
+        [sys.executable, "-c", program, str(agent.config)],
         capture_output=True, text=True, timeout=60, env=agent.environment(), check=False,
     )  # fmt: skip
 

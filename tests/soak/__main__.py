@@ -58,8 +58,8 @@ def play(folder: Path, seconds: float, rng: random.Random, stack: ExitStack) -> 
     jenkins_server = stack.enter_context(LocalServer(jenkins.app))
     hivel_server = stack.enter_context(LocalServer(hivel.app))
     agent = Agent.configured(folder, jenkins=jenkins_server, hivel=hivel_server, backoff_max="3s", timeout="2s")
-    agent.config.file.write_text(
-        agent.config.file.read_text().replace('path = "outbox.db"', 'path = "outbox.db"\nkeep_delivered = "3m"')
+    agent.config.write_text(
+        agent.config.read_text().replace('path = "outbox.db"', 'path = "outbox.db"\nkeep_delivered = "3m"')
     )
     daemon = stack.enter_context(Daemon(agent))
     builds = Builds(jenkins, rng)
