@@ -16,7 +16,7 @@ def main() -> NoReturn:
     if arguments[len(config) : len(config) + 1] == ["emit"]:
         from agent.sources.reports.emit import main as emit  # noqa: PLC0415
 
-        emit([*arguments[len(config) + 1 :], *config])
-    from agent.cli.verbs import main as cli  # noqa: PLC0415
+        emit([*config, *arguments[len(config) + 1 :]])
+    from agent.cli.main import main as cli  # noqa: PLC0415
 
     cli()

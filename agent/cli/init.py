@@ -4,40 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
 
+from agent.cli import check, preview
+from agent.cli.output import console, escape
 from agent.config.credentials import Token, TokenError
-from agent.config.file import ConfigError, load
-from agent.inspect.check import Level, check
+from agent.config.file import DEFAULT_PATH, ConfigError, load
+from agent.daemon import logs
+from agent.inspect.check import Level
+from agent.inspect.check import check as look
+from agent.model.times import Clock
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
     from agent.inspect.check import Finding
-    from agent.model.times import Clock
 
 HIVEL_TOKEN, JENKINS_TOKEN = "hivel.token", "jenkins.token"
 # The unit file hands these tokens to the service; the configuration there names no files.
-SYSTEM_FOLDER = Path("/etc/hivel-agent")
+SYSTEM_FOLDER = DEFAULT_PATH.parent
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a configuration needs. ``username`` None: Jenkins is asked anonymously. ``jobs``: patterns of rules."""
-
-    hivel_url: str
-    hivel_token: Token
-    jenkins_url: str
-    jenkins_name: str
-    username: str | None
-    jenkins_token: Token | None
-    since: str
-    jobs: tuple[str, ...]
+class InitError(click.ClickException):
+    """It cannot be done like this; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +49,69 @@ class Given:
     jobs: tuple[str, ...]
 
 
-class InitError(Exception):
-    """It cannot be done like this; the message says what to do."""
+@dataclass(frozen=True)
+class Answers:
+    """What a configuration needs. ``username`` None: Jenkins is asked anonymously. ``jobs``: patterns of rules."""
+
+    hivel_url: str
+    hivel_token: Token
+    jenkins_url: str
+    jenkins_name: str
+    username: str | None
+    jenkins_token: Token | None
+    since: str
+    jobs: tuple[str, ...]
+
+
+@click.command("init")
+@click.option("--folder", type=click.Path(path_type=Path), default=SYSTEM_FOLDER, show_default=True,
+              help="Where the files are written.")  # fmt: skip
+@click.option("--hivel-url", help="Hivel's address: https://app.hivel.ai or https://app.hivel.in.")
+@click.option("--hivel-token-file", type=click.Path(path_type=Path), help="File with Hivel's API key.")
+@click.option("--jenkins-url", help="Address of Jenkins.")
+@click.option("--jenkins-name", help="Name of this Jenkins in every deployment_id.")
+@click.option("--username", help="User in Jenkins; an empty one asks anonymously.")
+@click.option("--jenkins-token-file", type=click.Path(path_type=Path), help="File with its API token.")
+@click.option("--since", help="What the first poll reports: now, 7d, 2026-01-31.")
+@click.option("--job", "jobs", multiple=True, help="Pattern of jobs that deploy; may be given several times.")
+@click.option("--no-test", is_flag=True, help="Ask neither Jenkins nor Hivel.")
+@click.option("--force", is_flag=True, help="Write over a configuration that is there.")
+def command(folder: Path, *, no_test: bool, force: bool, **given: Any) -> None:
+    """Write a configuration: ask for what it needs, test it live, and show what would be sent.
+
+    What no option says is asked for on a terminal. Tokens are read from files, from HIVEL_API_TOKEN and
+    JENKINS_API_TOKEN, or typed in hidden; they are written with mode 0600.
+
+    \b
+    Example: hivel-agent init
+             hivel-agent init --folder ~/agent --jenkins-url https://jenkins.example.com --username hivel-agent \\
+               --jenkins-token-file jenkins.token --hivel-token-file hivel.token --job 'deploy/**'
+    """
+    logs.configure(quiet=True)
+    interactive = sys.stdin.isatty()
+    answers = ask(Given(**given), interactive=interactive)
+    settings, findings = try_out(answers, Clock(), offline=no_test)
+    check.show(findings)
+    usable = all(finding.level is not Level.ERROR for finding in findings)
+    if not usable and not (interactive and click.confirm("Write it all the same?", err=True)):
+        raise InitError("nothing was written; mend it, or write it with --no-test")
+    written = write(answers, folder, force=force)
+    if not no_test:
+        preview.show(preview.preview(settings))
+    show(written)
+
+
+def show(files: list[Path]) -> None:
+    """What was written, and what comes next."""
+    out = console()
+    for file in files:
+        out.print(f"[green]written[/]  {escape(str(file))}  (mode {file.stat().st_mode & 0o777:04o})")
+    config = files[0]
+    out.print(f"look at the rules in {escape(str(config))}, then:")
+    if config.parent == SYSTEM_FOLDER:
+        out.print("  systemctl enable --now hivel-agent")
+    else:
+        out.print(f"  hivel-agent run --config {escape(str(config))}")
 
 
 def ask(given: Given, *, interactive: bool) -> Answers:
@@ -143,15 +199,10 @@ def try_out(answers: Answers, clock: Clock, *, offline: bool) -> tuple[Settings,
             raise InitError(str(error).removeprefix(f"{file}: ")) from None
         findings = [
             finding
-            for finding in check(settings, clock, offline=offline)
+            for finding in look(settings, clock, offline=offline)
             if finding.subject.startswith(("jenkins", "hivel"))
         ]
     return settings, findings
-
-
-def usable(findings: list[Finding]) -> bool:
-    """Whether Jenkins and Hivel both answered as they should."""
-    return all(finding.level is not Level.ERROR for finding in findings)
 
 
 def write(answers: Answers, folder: Path, *, force: bool) -> list[Path]:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from agent import __version__
-from agent.cli.verbs import cli
+from agent.cli import main as command_line
 from agent.config import file as config
 from agent.config.file import ConfigError
 from agent.config.rules import Pattern, first_match
@@ -270,12 +270,12 @@ def verbs(command: click.Command, words: tuple[str, ...] = ("hivel-agent",)) -> 
     """Every command that does something, with what is typed to call it."""
     if isinstance(command, click.Group):
         for name, child in command.commands.items():
-            yield from verbs(child, (*words, name))
+            yield from verbs(command_line.load(name) if command is command_line.cli else child, (*words, name))
     else:
         yield " ".join(words), command
 
 
-VERBS = [pytest.param(name, command, id=name) for name, command in verbs(cli)]
+VERBS = [pytest.param(name, command, id=name) for name, command in verbs(command_line.cli)]
 
 
 @pytest.mark.parametrize(("name", "command"), VERBS)
@@ -295,7 +295,7 @@ def test_every_verb_has_an_example_of_itself_in_its_help(name: str, command: cli
 
 
 def test_every_verb_that_the_readme_calls_exists() -> None:
-    known = {name for name, _ in verbs(cli)}
+    known = {name for name, _ in verbs(command_line.cli)}
     blocks = re.findall(r"(?ms)^```(?:sh|text)\n(.*?)^```$", README)
     called = re.findall(
         r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent ([a-z]+(?: (?:list|show|hivel|jenkins))?)", "\n".join(blocks)

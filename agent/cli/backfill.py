@@ -1,0 +1,90 @@
+"""``backfill``: deployments of the past."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from agent.cli.options import json_option, with_settings
+from agent.cli.output import console, escape, write_json
+from agent.cli.values import FUTURE_MS, job_pattern, moment
+from agent.daemon import logs
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import Outbox
+from agent.sources.jenkins.backfill import Request, backfill
+from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.history import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from agent.config.settings import Settings
+    from agent.sources.jenkins.backfill import BackfillReport
+
+
+@click.command("backfill")
+@click.option("--since", required=True, help="Builds that ended since then: 30d, 2026-01-31, 2026-01-31T18:00:00Z.")
+@click.option("--until", help="Builds that ended before then. Default: now.")
+@click.option("--job", help='Only jobs that match: "deploy/**" or "re:…".')
+@click.option("--dry-run", is_flag=True, help="Only say what would be reported.")
+@json_option
+@with_settings
+def command(
+    settings: Settings, *, since: str, until: str | None, job: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Report builds of the past that the rules make deployments.
+
+    What was reported before is not reported again. Interrupted, the same command goes on where it was. It may run
+    beside the daemon, which then delivers; otherwise `hivel-agent once` does.
+
+    \b
+    Example: hivel-agent backfill --since 2026-01-01 --job 'deploy/**' --dry-run
+    """
+    logs.configure(quiet=True)
+    clock = Clock()
+    now = clock.now_ms()
+    pattern = job_pattern("--job", job)
+    span = Span(moment("--since", since, now), moment("--until", until, now) if until else now + FUTURE_MS)
+    words = f"since {since}, until {until or 'now'}, job {job or '**'}"
+    request = Request(span, words, pattern, dry_run)
+    with Outbox(settings.outbox, clock) as outbox, _progress(hidden=as_json) as progress:
+        report = backfill(settings, outbox, JenkinsClient, request, progress)
+    write_json(report) if as_json else show(report, dry_run=dry_run)
+    sys.exit(1 if report.problems else 0)
+
+
+@contextmanager
+def _progress(*, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on standard error, where that is a terminal; call it with done, total and the job's name."""
+    with Progress(console=Console(stderr=True), disable=hidden or not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def update(done: int, total: int, job: str) -> None:
+            bar.update(task, completed=done, total=total, description=job or "done")
+
+        yield update
+
+
+def show(report: BackfillReport, *, dry_run: bool) -> None:
+    """What was found, then the counts."""
+    out = console()
+    if dry_run:
+        for name in report.enqueued:
+            out.print(f"would report  {escape(name)}")
+    for name, reason in report.underivable.items():
+        out.print(f"[red]no event for[/]  {escape(name)}: {escape(reason)}")
+    for problem in report.problems:
+        out.print(f"[red]{escape(problem)}[/]")
+    before = f" ({report.jobs_done_before} of them done before)" if report.jobs_done_before else ""
+    out.print(
+        f"{report.jobs} job(s){before}, {report.builds} build(s) read: {len(report.enqueued)} event(s) "
+        f"{'would be reported' if dry_run else 'enqueued'}, {report.known} known already, "
+        f"{len(report.underivable)} without an event"
+    )
+    if report.problems and not dry_run:
+        out.print("not complete: the same command goes on where it was")

@@ -1,0 +1,42 @@
+"""``check``: is everything as it has to be?"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.options import json_option, with_settings
+from agent.cli.output import console, escape, styled, write_json
+from agent.daemon import logs
+from agent.inspect.check import Level, check
+from agent.model.times import Clock
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
+    from agent.inspect.check import Finding
+
+
+@click.command("check")
+@click.option("--offline", is_flag=True, help="Only configuration, tokens and outbox: no network.")
+@json_option
+@with_settings
+def command(settings: Settings, *, offline: bool, as_json: bool) -> None:
+    """Check the configuration, each Jenkins, and Hivel, and say what to mend. No event is sent.
+
+    \b
+    Example: hivel-agent check --config /etc/hivel-agent/config.toml
+    """
+    logs.configure(quiet=True)
+    findings = check(settings, Clock(), offline=offline)
+    write_json(findings) if as_json else show(findings)
+    sys.exit(1 if any(finding.level is Level.ERROR for finding in findings) else 0)
+
+
+def show(findings: list[Finding]) -> None:
+    """A line for each finding."""
+    out = console()
+    for finding in findings:
+        padding = " " * (len("warning") - len(finding.level))
+        out.print(f"{styled(finding.level)}{padding}  {escape(finding.subject)}: {escape(finding.message)}")

@@ -1,0 +1,67 @@
+"""``explain``: why one build did or did not become an event."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from agent.cli.options import json_option, with_settings
+from agent.cli.output import console, escape, styled, write_json
+from agent.daemon import logs
+from agent.inspect.explain import ExplainError, explain
+from agent.model.times import Clock
+from agent.outbox.sqlite.store import Outbox
+from agent.sources.jenkins.client import JenkinsClient
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
+    from agent.inspect.explain import Explanation
+
+
+@click.command("explain")
+@click.argument("build_url")
+@json_option
+@with_settings
+def command(settings: Settings, *, build_url: str, as_json: bool) -> None:
+    """Explain why one build did or did not become an event.
+
+    Which rule matched, where every field came from, and what the outbox knows of it.
+
+    \b
+    Example: hivel-agent explain http://jenkins.example.com/job/deploy/job/shop/12/
+    """
+    logs.configure(quiet=True)
+    with Outbox(settings.outbox, Clock()) if settings.outbox.exists() else nullcontext() as outbox:
+        try:
+            result = explain(settings, outbox, JenkinsClient, build_url)
+        except ExplainError as error:
+            raise click.UsageError(str(error)) from None
+    write_json(result) if as_json else show(result)
+
+
+def show(value: Explanation) -> None:
+    """The verdict, then each event with the origin of its fields, then what the outbox has."""
+    out = console()
+    out.print(f"{escape(value.build)}  {escape(value.verdict)}")
+    out.print(f"  rule     {escape(value.rule or 'none matches the job')}")
+    out.print(f"  jenkins  {escape(value.jenkins)}")
+    for derived in value.derived:
+        out.print(f"  event    {escape(derived.deployment_id)}")
+        event = {} if derived.event is None else msgspec.json.decode(derived.event)
+        if derived.reason:
+            out.print(f"           [red]{escape(derived.reason)}[/]")
+        for name in dict.fromkeys([*event, *derived.origins]):
+            text = escape(str(event.get(name, "-")))
+            origin = escape(derived.origins.get(name, ""))
+            out.print(f"    {name:<14} {text}" + (f"   [dim]({origin})[/]" if origin else ""))
+    for stored in value.outbox:
+        reason = f": {escape(stored.reason)}" if stored.reason else ""
+        out.print(
+            f"  outbox   {escape(stored.deployment_id)}: {styled(stored.state)}, enqueued {stored.enqueued_at}, "
+            f"tried {stored.attempts} time(s){reason}"
+        )
+    if not value.outbox:
+        out.print("  outbox   does not know it")

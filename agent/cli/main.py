@@ -1,0 +1,113 @@
+"""``hivel-agent``: which verbs there are, and what becomes of the errors that a user can cause.
+
+Exit codes: 0 done, 1 something failed or (`once`, `check`) needs a person, 2 configuration or command line wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from agent import __version__
+from agent.cli.options import config_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# What `hivel-agent --help` and the shell's completion say of each verb, without loading it: the first sentence of its
+# help. The verb itself is `command` in the module of its name.
+VERBS = {
+    "backfill": "Report builds of the past that the rules make deployments.",
+    "check": "Check the configuration, each Jenkins, and Hivel, and say what to mend.",
+    "completion": "Print the script that lets a shell complete verbs and options.",
+    "demo": "Show the main job with a local Jenkins and a local Hivel, in about ten seconds.",
+    "emit": "Report the deployment of the build that runs this command.",
+    "explain": "Explain why one build did or did not become an event.",
+    "init": "Write a configuration: ask for what it needs, test it live, and show what would be sent.",
+    "once": "Poll each controller once, deliver what is due, and exit.",
+    "preview": "Show what the rules would send, without storing or sending anything.",
+    "queue": "Look at the events in the outbox.",
+    "replay": "Send events again that failed, or delivered ones that are asked for.",
+    "run": "Poll and deliver until SIGTERM or SIGINT: the daemon.",
+    "sandbox": "Local stand-ins to try a configuration with, before it touches production.",
+    "status": "Show outbox, delivery and controllers at a glance.",
+}
+
+
+def load(verb: str) -> click.Command:
+    """The command of one of :data:`VERBS`, with everything that it needs."""
+    command: click.Command = import_module(f"agent.cli.{verb}").command
+    return command
+
+
+class Verbs(click.Group):
+    """Lists, suggests and completes its verbs by stand-ins that have only name and help, and loads the one called."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb itself instead of its stand-in."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found if name is None else load(name), rest
+
+
+@click.group(
+    cls=Verbs,
+    commands={name: click.Command(name, help=text) for name, text in VERBS.items()},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@config_option
+@click.version_option(__version__, prog_name="hivel-agent")
+@click.pass_context
+def cli(context: click.Context, config: Path | None) -> None:
+    """Send every Jenkins deployment to Hivel, once, whatever fails on either side.
+
+    The agent polls Jenkins for finished builds, keeps an event for each deployment in a durable
+    outbox, and delivers it to Hivel's Deployment Events API.
+
+    \b
+    Try it without Jenkins or Hivel:   hivel-agent demo
+    Look before you start it:          hivel-agent --config agent.toml check
+    Start it:                          hivel-agent --config agent.toml run
+
+    Exit codes: 0 done; 1 something failed (once and check: also when something is failed or paused);
+    2 the configuration or the command line is wrong.
+    """
+    context.obj = config
+
+
+def main() -> NoReturn:
+    """Run the verb that the command line names. What a user can cause is one line on standard error."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except Exception as error:
+        told = _in_words(error)
+        if told is None:
+            raise
+        words, code = told
+        click.echo(f"hivel-agent: {words}", err=True)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _in_words(error: Exception) -> tuple[str, int] | None:
+    """Message and exit code for what is wrong with configuration or outbox; None: nobody expected this error."""
+    import sqlite3  # noqa: PLC0415 - not to be loaded where nothing went wrong
+
+    from agent.config.file import ConfigError  # noqa: PLC0415
+    from agent.outbox.sqlite.connection import AlreadyRunningError, OutboxError, in_words  # noqa: PLC0415
+
+    if isinstance(error, ConfigError):
+        return str(error), 2
+    if isinstance(error, OutboxError | AlreadyRunningError):
+        return str(error), 1
+    if isinstance(error, sqlite3.Error):
+        return str(in_words(error, "of this configuration")), 1
+    return None

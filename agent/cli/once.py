@@ -1,0 +1,51 @@
+"""``once``: one poll, one delivery."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.options import json_option, with_settings
+from agent.cli.output import console, delivery_line, escape, write_json
+from agent.daemon import logs, service
+from agent.model.times import Clock
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
+    from agent.daemon.service import OnceReport
+
+
+@click.command("once")
+@json_option
+@with_settings
+def command(settings: Settings, *, as_json: bool) -> None:
+    """Poll each controller once, deliver what is due, and exit. For cron, and for trying things.
+
+    Exits with 1 when a poll failed, an event is failed or the delivery is paused. Events that wait for
+    Hivel to come back are no failure: the next run delivers them.
+
+    \b
+    Example: */5 * * * * hivel-agent once --config /etc/hivel-agent/config.toml
+    """
+    logs.configure(quiet=True)
+    report = service.once(settings, Clock())
+    write_json(report) if as_json else show(report)
+    sys.exit(1 if report.needs_attention else 0)
+
+
+def show(report: OnceReport) -> None:
+    """Each poll, then what became of the events."""
+    out = console()
+    for poll in report.polls:
+        out.print(
+            f"jenkins   {escape(poll.controller)}: {poll.jobs} jobs, {poll.moved} moved, {len(poll.enqueued)} events "
+            f"enqueued, {len(poll.underivable)} not derivable, {poll.followed} builds still open, "
+            f"{poll.requests} request(s)"
+        )
+        for problem in poll.problems:
+            out.print(f"          [red]{escape(problem)}[/]")
+    counts = report.counts
+    out.print(delivery_line(report.delivery))
+    out.print(f"events    {counts.pending} pending, {counts.delivered} delivered, {counts.failed} failed")

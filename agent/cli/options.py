@@ -1,0 +1,38 @@
+"""Options that several verbs have. Loads nothing but click: the list of verbs needs it."""
+
+from __future__ import annotations
+
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.config.paths import DEFAULT_CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help=f"Configuration file. Default: $HIVEL_AGENT_CONFIG, else {DEFAULT_CONFIG}.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of text.")
+
+
+def with_settings(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb ``--config`` and call it with the :class:`Settings` as its first argument.
+
+    The option may stand before the verb or behind it; the one behind it counts.
+    """
+
+    @config_option
+    @click.pass_context
+    @wraps(verb)
+    def wrapper(context: click.Context, /, config: Path | None, **arguments: Any) -> Any:
+        from agent.config.file import find_file, load  # noqa: PLC0415 - `--help` and `--version` need no configuration
+
+        return verb(load(find_file(config or context.obj)), **arguments)
+
+    return wrapper

@@ -1,0 +1,55 @@
+"""``replay``: events that are to be sent again."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.options import json_option, with_settings
+from agent.cli.outbox import existing_outbox
+from agent.cli.output import console, escape, write_json
+from agent.cli.selection import Action, Wanted, choose, selection_options
+from agent.ingest.replay import replay
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
+    from agent.ingest.replay import Outcome
+
+REPLAY = Action("replay", done="replayed", effect="sent again", takes_delivered=True)
+
+
+@click.command("replay")
+@selection_options(REPLAY)
+@json_option
+@with_settings
+def command(settings: Settings, *, wanted: Wanted, as_json: bool) -> None:
+    """Send events again that failed, or delivered ones that are asked for.
+
+    A failed event is derived anew by today's rules from what is kept with it: mend the rule, then replay.
+    What --failed and --all-delivered choose is counted first, and sent after a yes. The daemon, or the next
+    `once`, sends what is pending again. Exits with 1 when one could not be replayed.
+
+    \b
+    Examples: hivel-agent replay --failed --yes
+              hivel-agent replay 17 'main:deploy/shop#12'
+              hivel-agent replay --failed --job 'deploy/**' --error 'no branch'
+              hivel-agent replay --all-delivered --since 2026-01-31 --environment production
+    """
+    with existing_outbox(settings) as outbox:
+        outcomes = replay(outbox, settings, choose(outbox, wanted, REPLAY))
+    write_json(outcomes) if as_json else show(outcomes)
+    sys.exit(0 if all(outcome.replayed for outcome in outcomes) else 1)
+
+
+def show(outcomes: list[Outcome]) -> None:
+    """What became of each event."""
+    out = console()
+    for outcome in outcomes:
+        told = (
+            "[green]pending again[/]" if outcome.replayed else f"[red]not replayed[/]: {escape(outcome.reason or '')}"
+        )
+        out.print(f"{outcome.id:>6}  {escape(outcome.deployment_id)}  {told}")
+    replayed = sum(outcome.replayed for outcome in outcomes)
+    out.print(f"{replayed} of {len(outcomes)} event(s) will be sent again")
