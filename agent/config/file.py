@@ -18,7 +18,16 @@ import msgspec
 
 from agent.config.credentials import Token, TokenError, find_token
 from agent.config.paths import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
-from agent.config.rules import DEFAULT_ENVIRONMENT, STAGE_ENVIRONMENT, Pattern, Rule, Template, default_rules
+from agent.config.rules import (
+    DEFAULT_ENVIRONMENT,
+    STAGE_ENVIRONMENT,
+    Options,
+    Pattern,
+    Rule,
+    Template,
+    UrlForm,
+    default_rules,
+)
 from agent.config.settings import (
     Address,
     DeliverySettings,
@@ -28,8 +37,6 @@ from agent.config.settings import (
     Settings,
     TlsSettings,
 )
-from agent.deployments.derive import Options
-from agent.deployments.repository import UrlForm  # noqa: TC001 - msgspec reads it
 from agent.model import times
 from agent.model.status import Status
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from agent.model.status import Status
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _PLAIN_FIELDS = ("job", "job.environment", "number", "repo_url", "branch", "commit")
@@ -74,12 +76,12 @@ class Template:
     def parse(cls, text: str, groups: Iterable[str] = ()) -> Template:
         """Raises :class:`RuleError` for a field that does not exist or braces that do not pair."""
         known = (*_PLAIN_FIELDS, *groups)
-        for field in _FIELD.findall(text):
-            if "|" in field:
-                raise RuleError(f"{text!r}: the | stands between braces: {{{field.replace('|', '}|{')}}}")
-            if field not in known and not (field.startswith("params.") and len(field) > len("params.")):
-                fields = ", ".join(f"{{{name}}}" for name in ("params.NAME", *known))
-                raise RuleError(f"{text!r}: there is no field {{{field}}}; there are {fields}")
+        for name in _FIELD.findall(text):
+            if "|" in name:
+                raise RuleError(f"{text!r}: the | stands between braces: {{{name.replace('|', '}|{')}}}")
+            if name not in known and not (name.startswith("params.") and len(name) > len("params.")):
+                fields = ", ".join(f"{{{each}}}" for each in ("params.NAME", *known))
+                raise RuleError(f"{text!r}: there is no field {{{name}}}; there are {fields}")
         if "{" in (rest := _FIELD.sub("", text)) or "}" in rest:
             raise RuleError(f"{text!r}: a brace has no partner")
         alternatives = tuple(part.strip() for part in text.split("|"))
@@ -157,3 +159,21 @@ def match_of_reporting(rules: Iterable[Rule], full_name: str) -> Match:
     """The match for a build that reports itself: no rule has to match its job."""
     implied = Rule(Pattern(full_name, re.compile(re.escape(full_name))), Template.parse(DEFAULT_ENVIRONMENT))
     return first_match(rules, full_name) or Match(implied, {})
+
+
+# How repository URLs are written: as they were found, or as https://host/path.
+UrlForm = Literal["as-is", "https"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the configuration says about the events of all rules.
+
+    ``status_map``: Jenkins' result to a status, instead of Hivel's own table. ``environment_map``: the name that a
+    rule gives, in lower case, to the name that is sent. ``libraries``: repositories that are never the application's.
+    """
+
+    status_map: Mapping[str, Status] = field(default_factory=dict)
+    environment_map: Mapping[str, str] = field(default_factory=dict)
+    libraries: tuple[Pattern, ...] = ()
+    url_form: UrlForm = "as-is"

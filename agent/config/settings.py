@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.config.credentials import Token
-    from agent.config.rules import Rule
-    from agent.deployments.derive import Options
+    from agent.config.rules import Options, Rule
     from agent.model.event import CanceledSpelling
 
 DEPLOYMENT_PATH = "/api/hooks/v2/deployment"

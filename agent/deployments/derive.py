@@ -1,476 +1,343 @@
-"""From a build and the rule that it matched to the deployment events, or to the reason why there is none.
-
-A rule for whole builds gives one event for a build, a rule for stages one for each stage that matches and ran, and a
-rule with ``checkouts = "each"`` one for each repository. Everything comes from the build as it was kept, so the same
-build and rule give the same events at any time.
-"""
+"""From facts to the parts of a run that are deployments: no I/O, no clock, and any order of facts gives the same."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec.structs import replace
 
-from agent.config.rules import MaskedParameterError, fields_of
-from agent.deployments import pulls, stages
-from agent.deployments import repository as scm
-from agent.model import event as events
-from agent.model.build import Build, Reported
-from agent.model.event import DeploymentEvent, InvalidEventError
-from agent.model.git import branch_name, without_credentials
-from agent.model.names import environment_of_name
-from agent.model.status import Provider, Status, normalise
+from agent.config.rules import Options, first_match, match_of_reporting
+from agent.deployments import content as contents
+from agent.deployments.attribution import BuildRef, KeptBuild, attribute, words_of
+from agent.deployments.content import Basis
+from agent.model.build import Build
+from agent.model.deployment import Content, Name, Scope
+from agent.model.fact import Fact, Kind, Report
+from agent.model.keys import GIVEN_IDS, Project, Run
+from agent.model.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from agent.config.rules import Match, Pattern, Rule, Template
-    from agent.deployments.pulls import Pulls
-    from agent.deployments.repository import Source, UrlForm
-    from agent.model.build import Stage
+    from agent.config.rules import Match, Rule
+    from agent.deployments.attribution import BuildFacts
 
-# Where a field came from that the build itself reported.
-SAID = "the build's own report"
+_ONE_RUN = BuildRef(0, known=False)
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the configuration says about the events of all rules.
-
-    ``status_map``: Jenkins' result to a status, instead of Hivel's own table. ``environment_map``: the name that a
-    rule gives, in lower case, to the name that is sent. ``libraries``: repositories that are never the application's.
-    """
-
-    status_map: Mapping[str, Status] = field(default_factory=dict)
-    environment_map: Mapping[str, str] = field(default_factory=dict)
-    libraries: tuple[Pattern, ...] = ()
-    url_form: UrlForm = "as-is"
+def _everybody(_principal: str, _project: Project) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
-class Derivation:
-    """One event of a build, or the ``reason`` why it cannot be made: what is missing and what helps.
+class Rules:
+    """What decides which parts of a run are deployments, and of what.
 
-    ``origins`` says for each field in words where its value came from. ``other_id`` is the id of a stage's event as
-    long as its environment cannot be told.
+    ``controllers``: those that are polled, whose final word is worth waiting for. ``may_report``: whether a team
+    (``Fact.principal``) may speak for a project; what others say is kept and has no effect.
     """
 
-    deployment_id: str
-    event: DeploymentEvent | None
-    reason: str | None
-    origins: dict[str, str]
-    other_id: str | None = None
+    rules: tuple[Rule, ...]
+    options: Options = field(default_factory=Options)
+    controllers: frozenset[str] = frozenset()
+    may_report: Callable[[str, Project], bool] = _everybody
 
-    def renamed(self, deployment_id: str) -> Derivation:
-        """The same under another id."""
-        event = self.event and events.renamed(self.event, deployment_id)
-        return dataclasses.replace(self, deployment_id=events.limited_id(deployment_id), event=event)
-
-
-def deployment_id(build: Build) -> str:
-    """The id under which this build is known, whether or not its events can be derived."""
-    return events.build_deployment_id(build.controller, build.job, build.number)
-
-
-def derive(build: Build, match: Match, options: Options) -> list[Derivation]:
-    """The events of a final build; never raises for what a build or a template may contain."""
-    rule = match.rule
-    units = _units(build, rule, options)
-    if isinstance(units, str):
-        return [Derivation(deployment_id(build), None, units, {})]
-    each = rule.checkouts == "each" and not (build.reported and build.reported.repo_url)
-    sources = scm.sources(build, repository=rule.repository, libraries=options.libraries, each=each)
-    pulled = _pulls(build, sources)
-    names = _names(sources)
-    ids, others = _Ids(deployment_id(build)), _Ids(deployment_id(build))
-    return [
-        _derivation(_draft(build, match, options, unit, source), unit, name, pulled, (ids, others))
-        for unit in units
-        for source, name in zip(sources, names, strict=True)
-    ]
-
-
-def derive_reported(
-    build: Build, match: Match, options: Options, reports: Sequence[Reported], *, several: bool
-) -> list[tuple[Reported, Derivation]]:
-    """The events of a build that reported itself, with the report that each is of.
-
-    ``several``: it deployed to several environments, which are part of the ids then.
-    """
-    return [
-        (said, each.renamed(events.part_deployment_id(each.deployment_id, said.environment or "")) if several else each)
-        for said in reports
-        for each in derive(replace(build, reported=said), match, options)
-    ]
-
-
-def to_json(build: Build) -> str:
-    """What is kept with a row so that its event can be derived again."""
-    return msgspec.json.encode(build).decode()
-
-
-def from_json(source: str) -> Build:
-    """The build of :func:`to_json`. Raises :class:`msgspec.MsgspecError` for anything else."""
-    return msgspec.json.decode(source, type=Build)
-
-
-def reported_in(source: str | None) -> Reported | None:
-    """What the build of a row reported of itself, as it was kept with the row."""
-    return None if source is None else from_json(source).reported
-
-
-# ---- what there is an event of: the whole build, or each of some stages
+    def polls(self, project: Project) -> bool:
+        """Whether the poller will have the final word."""
+        return project.reuses_numbers and project.scope in self.controllers
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """The build, or one of its stages. Times are UTC milliseconds."""
+class Part:
+    """One deployment of a run, as its facts tell it. Times are UTC milliseconds.
 
-    status: Status
-    started_at: int
-    ended_at: int
-    logs_url: str
+    ``names``: what a stored deployment is recognised by. ``suffixes``: what may stand behind the run's id in its own.
+    ``final``: nothing better is to come. ``since``: its first word, the fact ``anchor``. ``without_body``: the facts
+    of the build are gone, and only what was reported since is known.
+    """
+
+    run: Run
+    build: BuildRef
+    build_started_at: int
+    build_ended_at: int
+    names: tuple[Name, ...]
+    content: Content
     origins: dict[str, str]
-    stage: str | None = None
-    groups: dict[str, str] = field(default_factory=dict)
-
-
-def _units(build: Build, rule: Rule, options: Options) -> list[_Unit] | str:
-    """The units of a build; or the reason why the rule wants no event of a build whose stages could not be read."""
-    if build.reported is not None and build.reported.stage is not None:
-        return [_reported_stage(build, build.reported.stage, options)]
-    if rule.stage is None or build.reported is not None:
-        return [_whole(build, options, "controller, job and number")]
-    if build.stages is None:
-        missing = f"the stages of the build could not be read: {build.stages_missing or 'nobody asked for them'}"
-        if rule.without_stages == "none":
-            advice = (
-                f'without_stages = "build" in the rule for job = "{rule.job.text}" makes one event of the whole build'
-            )
-            return f"{missing}; {advice}, then replay"
-        return [_whole(build, options, f"controller, job and number; the whole build: {missing}")]
-    units = list[_Unit]()
-    for stage in build.stages:
-        groups = rule.stage.match(stage.name)
-        if groups is not None and (result := stages.result_of(stage)) is not None:
-            units.append(_staged(build, stage, result, groups, options))
-    return units
-
-
-def _whole(build: Build, options: Options, identity: str) -> _Unit:
-    status, origin = _status(build.result, f"result {build.result}", options)
-    origins = {
-        "deployment_id": identity,
-        "status": origin,
-        "start_time": "the build's timestamp",
-        "end_time": "the build's timestamp and duration",
-        "logs_url": "the build's page",
-    }
-    return _Unit(status, build.started_at, build.ended_at, build.url, origins)
-
-
-def _reported_stage(build: Build, stage: str, options: Options) -> _Unit:
-    """A stage that reported itself; ``build`` has the stage's times and result then."""
-    whole = _whole(build, options, f"controller, job and number; stage {stage}")
-    origins = whole.origins | dict.fromkeys(("start_time", "end_time"), SAID)
-    return dataclasses.replace(whole, origins=origins, stage=stage)
-
-
-def _staged(build: Build, stage: Stage, result: str, groups: dict[str, str], options: Options) -> _Unit:
-    name = f"stage {stage.name}"
-    said = f"{name}: {stage.status}"
-    if result == stages.UNFINISHED:
-        status, origin = Status.UNKNOWN, f"{said} although the build is final -> {Status.UNKNOWN}"
-    else:
-        status, origin = _status(result, said, options)
-    logs_url = _stage_page(build, stage)
-    origins = {
-        "deployment_id": f"controller, job and number; {name}",
-        "status": origin,
-        "start_time": name if stage.started_at else f"the build's timestamp; {name} tells no start",
-        "end_time": name if stage.ended_at else f"the build's end; {name} tells none",
-        "logs_url": f"the page of {name}" if logs_url else "the build's page",
-    }
-    return _Unit(
-        status,
-        stage.started_at or build.started_at,
-        stage.ended_at or build.ended_at,
-        logs_url or build.url,
-        origins,
-        stage.name,
-        groups,
-    )
-
-
-def _status(result: str | None, said: str, options: Options) -> tuple[Status, str]:
-    """The status and where it came from. ``said``: the word that Jenkins used for the result, and of what."""
-    word = (result or "").upper()
-    if (mapped := options.status_map.get(word)) is not None:
-        told = "" if said == f"result {result}" else f" ({said})"
-        return mapped, f"mapped by [status]: {word} -> {mapped}{told}"
-    status = normalise(Provider.JENKINS, result)
-    return status, f"{said if result else 'no result'} -> {status}"
-
-
-def _stage_page(build: Build, stage: Stage) -> str | None:
-    """The stage's page as an address; the plugin tells ``/job/shop/7/…`` without the root of the controller."""
-    try:
-        path = urlsplit(build.url).path
-        if urlsplit(stage.url).scheme in ("http", "https"):
-            return without_credentials(stage.url)
-    except ValueError:  # half an IPv6 address
-        return None
-    start = path.find("/job/")
-    if start < 0 or not stage.url.startswith(path[start:]):
-        return None
-    return build.url.removesuffix(path[start:]) + stage.url if build.url.endswith(path[start:]) else None
-
-
-# ---- the fields of one event
-
-
-@dataclass
-class _Draft:
-    """An event in the making: ``fields`` for :func:`agent.model.event.completed` but for id and pull requests."""
-
-    rule: Rule
-    fields: dict[str, Any]
-    origins: dict[str, str]
-    reason: str | None = None
-    missing: str = ""
+    suffixes: tuple[tuple[str, ...], ...]
+    final: bool
+    since: int
+    anchor: int
+    without_body: bool = False
 
     @property
-    def environment(self) -> str | None:
-        """As it can be part of an id."""
-        environment = self.fields.get("environment")
-        return environment if isinstance(environment, str) and not events.excess("", environment) else None
+    def scope(self) -> Scope:
+        """What part of the run it is."""
+        return self.names[0].scope
+
+    @property
+    def named(self) -> bool:
+        """Whether the run itself said the environment."""
+        return bool(self.names[0].environment)
 
 
-@dataclass
-class _Fields:
-    """What templates can read, and where each of it came from."""
+@dataclass(frozen=True)
+class Derived:
+    """The parts of a run, and which build each word is of: by that, stored deployments find their build again."""
 
-    build: Build
-    values: dict[str, str]
-    words: dict[str, str]
-
-    def render(self, template: Template) -> tuple[str | None, str]:
-        """The text and in words where it came from. Raises :class:`agent.config.rules.MaskedParameterError`."""
-        masked = self.build.masked_parameters
-        alternative = template.choose(self.values, masked)
-        if alternative is None:
-            return None, ""
-        words = list(dict.fromkeys(self._origin(name) for name in fields_of(alternative)))
-        if not words:
-            return template.render(self.values, masked), "the rule's literal"
-        whole = alternative.startswith("{") and alternative.find("}") == len(alternative) - 1
-        origin = ", ".join(words)
-        return template.render(self.values, masked), origin if whole else f'the rule\'s "{alternative}": {origin}'
-
-    def _origin(self, name: str) -> str:
-        return self.words.get(name) or f"parameter {name.removeprefix('params.')}"
+    parts: list[Part]
+    builds: dict[int, BuildRef]
 
 
-def _template_fields(build: Build, match: Match, unit: _Unit, source: Source) -> _Fields:
-    values = {f"params.{name}": value for name, value in build.parameters.items()} | {
-        "job": build.job,
-        "job.environment": environment_of_name(build.job),
-        "number": str(build.number),
-        "repo_url": source.repo_url or "",
-        "branch": source.branch or "",
-        "commit": source.commit or "",
-    }
-    words = {"job": "job name", "job.environment": "job name", "number": "build number"} | source.origins
-    for name in match.groups:
-        words[name] = f"job name ({name} of the rule's pattern)"
-    values |= match.groups  # the rule's own names win
-    if unit.stage is not None:
-        words |= dict.fromkeys(("stage", *unit.groups), f"stage {unit.stage}")
-        values |= {"stage": unit.stage} | unit.groups
-    return _Fields(build, values, words)
+def derive(facts: Iterable[Fact], rules: Rules, kept: Collection[KeptBuild] = ()) -> Derived:
+    """The parts of all builds of one run number. ``kept``: builds of which only deployments are left."""
+    distinct = {fact.word: fact for fact in facts if _counts(fact, rules)}
+    if not distinct:
+        return Derived([], {})
+    project = next(iter(distinct.values())).run.project
+    if not project.reuses_numbers:
+        return _other_system(sorted(distinct.values(), key=_order), rules)
+    builds = attribute(distinct.values(), kept, by_said_start=not rules.polls(project))
+    parts = [part for build in builds for part in _Parts(build, rules).all()]
+    return Derived(parts, {word: build.ref for build in builds for word in words_of(build)})
 
 
-def _draft(build: Build, match: Match, options: Options, unit: _Unit, source: Source) -> _Draft:
-    """Everything but the id; with the reason when a template reads what nobody may know."""
-    rule = match.rule
-    fields = _template_fields(build, match, unit, source)
-    draft = _Draft(rule, {}, dict(unit.origins), missing="" if source.repo_url else source.origins.get("repo_url", ""))
-    draft.origins |= {"event_type": "the API's only one", "build_number": "build number"}
-    draft.fields = {
-        "status": unit.status,
-        "started_at": unit.started_at,
-        "ended_at": unit.ended_at,
-        "commit_hash": source.commit,
-        "build_number": str(build.number),
-        "logs_url": unit.logs_url,
-    }
-    if source.commit:
-        draft.origins["commit_hash"] = source.origins["commit"]
-    said = build.reported or Reported()
-    try:
-        if said.branch:
-            fields.values["branch"] = said.branch
-        else:
-            _fill_branch(draft, fields, match, unit, source)
-        if not said.repo_url:
-            _fill_repository(draft, fields, options, source)
-        if not said.environment:
-            _fill_environment(draft, fields, options)
-        if rule.image is not None and not said.image:
-            draft.fields["image"], draft.origins["image"] = fields.render(rule.image)
-    except MaskedParameterError as error:
-        draft.reason = str(error)
-    _fill_reported(draft, said, options)
-    return draft
+def _counts(fact: Fact, rules: Rules) -> bool:
+    return fact.kind is not Kind.REPORT or rules.may_report(fact.principal, fact.run.project)
 
 
-def _fill_reported(draft: _Draft, said: Reported, options: Options) -> None:
-    """What the build said of itself goes before what a rule or its JSON tells."""
-    for name in ("branch", "repo_url", "environment", "commit_hash", "image", "logs_url"):
-        if value := getattr(said, name):
-            draft.fields[name], draft.origins[name] = value, SAID
-    if said.branch:
-        draft.fields["branch"] = branch_name(said.branch)
-    if said.repo_url:
-        draft.fields["repo_url"] = written_repo_url(said.repo_url, options)
-    if said.environment:
-        draft.fields["environment"] = written_environment(said.environment, options)
+def _order(fact: Fact) -> tuple[int, int]:
+    return fact.received_at, fact.word
 
 
-def written_repo_url(repo_url: str, options: Options) -> str:
-    """The URL as it is sent: without credentials, in the form that ``[repositories]`` wants."""
-    bare = without_credentials(repo_url)
-    return scm.https_form(bare) if options.url_form == "https" else bare
+def said_in(facts: Iterable[Fact]) -> Report:
+    """What reports say together: of each field the last word. They come in their order."""
+    told: dict[str, object] = {}
+    for fact in facts:
+        if isinstance(fact.body, Report):
+            told |= {name: value for name in Report.__struct_fields__ if (value := getattr(fact.body, name))}
+    return Report(**{"provider": ""} | told)  # type: ignore[arg-type]
 
 
-def written_environment(environment: str, options: Options) -> str:
-    """The name as it is sent: by ``[environments]``."""
-    return options.environment_map.get(environment.strip().lower(), environment)
+def _times(facts: Sequence[Fact], said: Report) -> tuple[int, int]:
+    """Start and end of what is reported: as it was said, else when it was said."""
+    ended_at = facts[-1].received_at if said.ended_at is None else said.ended_at
+    return ended_at if said.started_at is None else said.started_at, ended_at
 
 
-def _fill_branch(draft: _Draft, fields: _Fields, match: Match, unit: _Unit, source: Source) -> None:
-    """First of all, because the other templates may read what the branch's template made."""
-    branch, origin = source.branch, source.origins.get("branch", "")
-    if draft.rule.branch is not None:
-        rendered, origin = fields.render(draft.rule.branch)
-        branch = branch_name(rendered) if rendered else None
-        if "branch" not in match.groups and "branch" not in unit.groups:
-            fields.values["branch"] = branch or ""
-            fields.words["branch"] = origin
-    draft.fields["branch"], draft.origins["branch"] = branch, origin
+# ---- builds of Jenkins
 
 
-def _fill_repository(draft: _Draft, fields: _Fields, options: Options, source: Source) -> None:
-    repo_url, origin = source.repo_url, source.origins.get("repo_url", "")
-    if draft.rule.repo_url is not None:
-        repo_url, origin = fields.render(draft.rule.repo_url)
-    if repo_url:
-        bare, written = without_credentials(repo_url), written_repo_url(repo_url, options)
-        repo_url, origin = written, origin if written == bare else f"{origin}; in https form"
-    draft.fields["repo_url"], draft.origins["repo_url"] = repo_url, origin
+class _Parts:
+    """The parts of one build."""
 
+    def __init__(self, facts: BuildFacts, rules: Rules) -> None:
+        self._facts = facts
+        self._rules = rules
+        self._final = min(facts.finals, key=_worth, default=None)
+        self._whole = [fact for fact in facts.reports if not _stage_of(fact)]
+        self._staged = [fact for fact in facts.reports if _stage_of(fact)]
 
-def _fill_environment(draft: _Draft, fields: _Fields, options: Options) -> None:
-    environment, origin = fields.render(draft.rule.environment)
-    if environment and (written := written_environment(environment, options)) != environment:
-        environment, origin = written, f"{origin}; by [environments]: {environment} -> {written}"
-    draft.fields["environment"], draft.origins["environment"] = environment, origin
+    def all(self) -> list[Part]:
+        """Whole-build parts, then those of stages; the rule's where nothing was reported."""
+        if self._final is None and not self._facts.reports:
+            return []
+        parts = self._reported_whole() + self._reported_stages()
+        if not self._facts.reports:
+            parts = self._by_rule([], contents.NOTHING_SAID)
+        return parts
 
+    def _run(self) -> Run:
+        facts = self._facts
+        spoken = self._final or (facts.reports[0] if facts.reports else None)
+        if spoken is None:  # pragma: no cover - there is one of them, or no part
+            raise ValueError("a build without a word")
+        return spoken.run
 
-# ---- ids, pull requests and the event itself
+    def _build(self, said: Report, of: Sequence[Fact]) -> Build:
+        """The build as far as it is known."""
+        run = self._run()
+        if self._final is not None and isinstance(self._final.body, Build):
+            key = {"controller": run.project.scope, "job": run.project.name, "number": int(run.number)}
+            return replace(self._final.body, **key)
+        started_at, ended_at = _times(of, said)
+        return Build(
+            controller=run.project.scope,
+            job=run.project.name,
+            number=int(run.number),
+            url=said.url or "",
+            result=contents.result_of(said),
+            started_at=started_at,
+            ended_at=ended_at,
+        )
 
+    def _basis(self, said: Report, of: Sequence[Fact]) -> Basis:
+        build = self._build(said, of)
+        return Basis(build, match_of_reporting(self._rules.rules, build.job), self._rules.options, said)
 
-class _Ids:
-    """Gives out the ids of one build's events: none twice, and the same ones each time."""
+    def _rule(self) -> Match | None:
+        return first_match(self._rules.rules, self._run().project.name)
 
-    def __init__(self, base: str) -> None:
-        self._base = base
-        self._taken: set[str] = set()
+    def _by_rule(self, reports: list[Fact], said: Report) -> list[Part]:
+        """The parts that the rule makes of a final build."""
+        match = self._rule()
+        if self._final is None or match is None:
+            return []
+        found = contents.of_rule(Basis(self._build(said, reports), match, self._rules.options, said))
+        words = reports or [self._final]
+        return [
+            self._part(words, (each.name,), each.content, each.origins, suffixes=each.suffixes, final=True)
+            for each in found
+        ]
 
-    def give(self, unit: _Unit, environment: str | None, repository: str) -> str:
-        """``base``, with the stage's environment and the repository behind it where a build has several events."""
-        behind = [repository] if repository else []
-        if unit.stage is None:
-            choices = [behind]
-        elif environment is None:
-            choices = [[unit.stage, *behind]]
-        else:
-            choices = [[environment, *behind], [environment, unit.stage, *behind]]
-        for parts in choices:
-            if (name := events.part_deployment_id(self._base, *parts)) not in self._taken:
-                self._taken.add(name)
-                return name
-        return self._numbered(choices[-1])
+    def _reported_whole(self) -> list[Part]:
+        if not self._whole:
+            return []
+        named = self._environments(self._whole)
+        if not named:
+            said = said_in(self._whole)
+            by_rule = self._by_rule(self._whole, said)
+            if any(part.scope is Scope.RULE for part in by_rule):
+                return by_rule
+            named = {"": {""}}
+        return [self._reported_whole_in(said_as) for said_as in named.values()]
 
-    def _numbered(self, parts: list[str]) -> str:
-        """For a stage of a name that the build has more than once: ``:2``, ``:3`` and so on behind it."""
-        number = 2
-        while (name := events.part_deployment_id(self._base, *parts, str(number))) in self._taken:
-            number += 1
-        self._taken.add(name)
-        return name
+    def _reported_whole_in(self, environments: set[str]) -> Part:
+        mine = [fact for fact in self._whole if _environment_of(fact) in {"", *environments}]
+        said = said_in(mine)
+        names = tuple(Name(Scope.WHOLE, environment=each) for each in sorted(environments))
+        content, origins = contents.of_whole(self._basis(said, mine))
+        behind = content.environment or "build"
+        final = self._final is not None or self._facts.is_kept or not self._rules.polls(self._run().project)
+        return self._part(mine, names, content, origins, suffixes=((), (behind,), (behind, "build")), final=final)
 
-
-def _names(sources: list[Source]) -> list[str]:
-    """What tells the repositories of a build's events apart: nothing when there is one, ``acme/shop``, or with host."""
-    if len(sources) == 1:
-        return [""]
-    paths = [scm.path_of(source.repo_url or "") for source in sources]
-    return [
-        path if paths.count(path) == 1 else scm.plain(source.repo_url or "")
-        for path, source in zip(paths, sources, strict=True)
-    ]
-
-
-def _pulls(build: Build, sources: list[Source]) -> Pulls:
-    """Pull requests of the build, else of the upstream build that it deploys; change sets name no repository."""
-    if (said := build.reported) is not None and (said.pr_number or said.pr_numbers):
-        return pulls.Pulls(said.pr_number or str(said.pr_numbers[0]), said.pr_numbers, SAID)
-    if len(sources) > 1:
-        return pulls.Pulls(origin="left out: the build does not tell which repository they belong to")
-    found = pulls.of_build(build)
-    holder = scm.holder_of(build)
-    if found.numbers or holder is build:
+    def _environments(self, facts: Iterable[Fact]) -> dict[str, set[str]]:
+        """The environments that were said, by the name under which they are sent."""
+        found: dict[str, set[str]] = {}
+        for environment in sorted({_environment_of(fact) for fact in facts} - {""}):
+            written = contents.written_environment(environment, self._rules.options)
+            found.setdefault(written, set()).add(environment)
         return found
-    above = pulls.of_build(holder)
-    if not above.numbers:
-        return above
-    return pulls.Pulls(above.number, above.numbers, f"{above.origin} of upstream build {holder.job}#{holder.number}")
+
+    def _reported_stages(self) -> list[Part]:
+        parts = []
+        stages = sorted({(_stage_of(fact), self._written(fact)) for fact in self._staged})
+        for stage, environment in stages:
+            mine = [f for f in self._staged if (_stage_of(f), self._written(f)) == (stage, environment)]
+            parts += [self._reported_stage(stage, each) for each in _by_start(mine)]
+        return parts
+
+    def _written(self, fact: Fact) -> str:
+        return contents.written_environment(_environment_of(fact), self._rules.options)
+
+    def _reported_stage(self, stage: str, mine: list[Fact]) -> Part:
+        said = said_in(mine)
+        start = next((fact.started_at for fact in mine if fact.started_at is not None), 0)
+        names = tuple(Name(Scope.STAGE, stage, each, start=start) for each in sorted(map(_environment_of, mine)))
+        content, origins = contents.of_stage(self._basis(said, mine), _times(mine, said))
+        behind = content.environment or stage
+        suffixes = ((behind,), (behind, stage))
+        return self._part(mine, tuple(dict.fromkeys(names)), content, origins, suffixes=suffixes, final=True)
+
+    def _part(
+        self,
+        words: Sequence[Fact],
+        names: tuple[Name, ...],
+        content: Content,
+        origins: dict[str, str],
+        *,
+        suffixes: tuple[tuple[str, ...], ...],
+        final: bool,
+    ) -> Part:
+        facts, first = self._facts, words[0]
+        started_at, ended_at = facts.ref.started_at, facts.ended_at
+        if not facts.ref.known:
+            started_at = min((f.started_at for f in facts.reports if f.started_at is not None), default=started_at)
+        return Part(
+            run=self._run(),
+            build=facts.ref,
+            build_started_at=started_at,
+            build_ended_at=max(started_at, facts.last_seen_at) if ended_at is None else ended_at,
+            names=names,
+            content=content,
+            origins=origins,
+            suffixes=suffixes,
+            final=final,
+            since=first.received_at,
+            anchor=first.word,
+            without_body=facts.is_kept and self._final is None,
+        )
 
 
-def _derivation(draft: _Draft, unit: _Unit, repository: str, pulled: Pulls, ids: tuple[_Ids, _Ids]) -> Derivation:
-    name = ids[0].give(unit, draft.environment, repository)
-    other = None if unit.stage is None else ids[1].give(unit, None, repository)
-    origins = draft.origins
-    if pulled.origin:
-        origins |= dict.fromkeys(("pr_number", "pr_numbers"), pulled.origin)
-    event, reason = None, draft.reason
-    if reason is None:
-        try:
-            event = events.completed(
-                deployment_id=name, pr_number=pulled.number, pr_numbers=pulled.numbers, **draft.fields
-            )
-        except InvalidEventError as error:
-            reason = _advice(str(error), draft)
-    for key in ("commit_hash", "image", "logs_url"):
-        if problem := events.excess(key, draft.fields.get(key)):
-            origins[key] = f"left out: {problem}"
-    if draft.fields["ended_at"] < draft.fields["started_at"]:
-        origins["end_time"] = f"the start; {origins['end_time']} would be before it"
-    return Derivation(name, event, reason, {key: words for key, words in origins.items() if words}, other)
+def _worth(final: Fact) -> tuple[int, int, int]:
+    """Of several final words the one with the fewest gaps, then the earliest: stages may be purged later."""
+    build = final.body
+    gaps = 0
+    if isinstance(build, Build):
+        gaps = sum(not known for known in (build.checkouts or build.inherited, build.stages, build.url, build.result))
+    return gaps, final.received_at, final.word
 
 
-def _advice(problem: str, draft: _Draft) -> str:
-    required = ("repo_url", "environment", "branch")
-    where = f'in the rule for job = "{draft.rule.job.text}", then replay'
-    if too_long := [key for key in required if f"{key} is " in problem]:
-        return f"{problem}; set {' and '.join(too_long)} {where}"
-    keys = [key for key in required if f"no {key}" in problem]
-    if not keys:
-        return problem
-    known = f" ({draft.missing})" if draft.missing and "repo_url" in keys else ""
-    return f"{problem} in the build{known}; set {' and '.join(keys)} {where}"
+def _stage_of(fact: Fact) -> str:
+    return (isinstance(fact.body, Report) and fact.body.stage) or ""
+
+
+def _environment_of(fact: Fact) -> str:
+    return (isinstance(fact.body, Report) and fact.body.environment) or ""
+
+
+def _by_start(facts: list[Fact]) -> list[list[Fact]]:
+    """Reports of one stage by their own starts: two starts are two deployments. Without one: of the last before it."""
+    dated: dict[int, list[Fact]] = {}
+    for fact in facts:
+        if fact.started_at is not None:
+            dated.setdefault(fact.started_at, []).append(fact)
+    if not dated:
+        return [facts]
+    for fact in facts:
+        if fact.started_at is None:
+            before = [of for of in dated.values() if _order(of[0]) < _order(fact) and of[0].started_at is not None]
+            (before[-1] if before else next(iter(dated.values()))).append(fact)
+    return [sorted(of, key=_order) for of in dated.values()]
+
+
+# ---- runs of other systems
+
+
+def _other_system(facts: list[Fact], rules: Rules) -> Derived:
+    """Each environment and stage that was reported; what has a given id is one deployment."""
+    groups: dict[tuple[str, str], list[Fact]] = {}
+    for fact in facts:
+        given = fact.run.project == GIVEN_IDS
+        environment = contents.written_environment(_environment_of(fact), rules.options)
+        groups.setdefault(("", "") if given else (environment, _stage_of(fact)), []).append(fact)
+    parts = [_reported_run(of, rules) for of in groups.values()]
+    return Derived(parts, {fact.word: _ONE_RUN for fact in facts})
+
+
+def _reported_run(facts: list[Fact], rules: Rules) -> Part:
+    first, said = facts[0], said_in(facts)
+    times = _times(facts, said)
+    if first.kind is Kind.UNREADABLE:
+        content = Content(status=Status.UNKNOWN, started_at=times[0], ended_at=times[1], problem=str(first.body))
+        origins = dict[str, str]()
+    else:
+        content, origins = contents.of_report(said, rules.options, times)
+    given = first.run.project == GIVEN_IDS
+    scope = Scope.STAGE if said.stage and not given else Scope.WHOLE
+    environments = [""] if given else sorted({_environment_of(fact) for fact in facts})
+    names = tuple(Name(scope, said.stage or "" if scope is Scope.STAGE else "", each) for each in environments)
+    behind = tuple(part for part in (said.environment, said.stage) if part)
+    return Part(
+        run=first.run,
+        build=_ONE_RUN,
+        build_started_at=times[0],
+        build_ended_at=times[1],
+        names=names,
+        content=content,
+        origins=origins,
+        suffixes=((),) if given else (behind,),
+        final=True,
+        since=first.received_at,
+        anchor=first.word,
+    )

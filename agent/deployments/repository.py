@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from agent.model.git import branch_name, without_credentials
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from agent.config.rules import Pattern
     from agent.model.build import Build, Checkout
-
-UrlForm = Literal["as-is", "https"]
 
 # A build records the checkout of a shared library like any other; told by the repository's name.
 _LIBRARY_NAME = re.compile(r"(?i)(^|[-_./:])(lib|libs|library|libraries)(\.git)?/?$")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.config.rules import first_match, match_of_reporting
-from agent.deployments import derive
+from agent.deployments import legacy as derive
 from agent.model import event as events
 from agent.outbox.sqlite.store import State
 

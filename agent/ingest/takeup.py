@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from agent.config.rules import match_of_reporting
 from agent.config.settings import controller_of
-from agent.deployments.derive import (
+from agent.deployments.legacy import (
     Derivation,
     derive,
     from_json,

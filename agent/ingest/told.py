@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.deployments.derive import from_json
+from agent.deployments.legacy import from_json
 from agent.model import event as events
 from agent.model.fact import SAME_BUILD_MS
 from agent.model.times import parse_moment

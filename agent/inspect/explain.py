@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.config.settings import JenkinsSettings, Settings
-    from agent.deployments.derive import Derivation
+    from agent.deployments.legacy import Derivation
     from agent.sources.jenkins.raw import RawBuild
     from agent.outbox.sqlite.store import Outbox, Row
     from agent.sources.jenkins.client import JenkinsClient

@@ -167,7 +167,7 @@ def settings(build: Build) -> Any:
     """What a daemon on this outbox would have."""
     from agent.config.credentials import Token
     from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
-    from agent.deployments.derive import Options
+    from agent.config.rules import Options
 
     controller = JenkinsSettings("main", "https://jenkins.example.test/", None, None, 15_000, "now", 5_000)
     return Settings(

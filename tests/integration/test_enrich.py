@@ -9,7 +9,7 @@ import pytest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from agent.config.rules import STAGE_ENVIRONMENT, Pattern, Template
-from agent.deployments.derive import Options
+from agent.config.rules import Options
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.history import History
 from tests.integration.support import NOON, REPO, event, ids, poll, rule

@@ -12,7 +12,7 @@ import pytest
 from agent.config.credentials import Token
 from agent.config.rules import Pattern, Template
 from agent.config.settings import DeliverySettings, HivelSettings, Settings
-from agent.deployments.derive import Options
+from agent.config.rules import Options
 from agent.ingest.replay import replay
 from agent.ingest.takeup import TakeUp
 from agent.model.event import DeploymentEvent, completed

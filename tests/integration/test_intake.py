@@ -21,7 +21,7 @@ from agent.config.file import ConfigError, load
 from agent.config.settings import Address, DeliverySettings, HivelSettings, IntakeSettings, Settings
 from agent.daemon import listener
 from agent.daemon.listener import Listener
-from agent.deployments.derive import Options
+from agent.config.rules import Options
 from agent.ingest.takeup import TakeUp
 from agent.model.report import FIELDS, MOST_BYTES
 from agent.outbox.sqlite import connection as outbox_connection

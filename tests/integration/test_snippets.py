@@ -16,7 +16,7 @@ import pytest
 
 from agent.config.credentials import Token
 from agent.config.settings import Address, DeliverySettings, HivelSettings, IntakeSettings, Settings
-from agent.deployments.derive import Options
+from agent.config.rules import Options
 from agent.ingest.takeup import TakeUp
 from agent.sandbox.server import LocalServer
 from agent.sources.reports.intake import Intake

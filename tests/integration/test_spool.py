@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from agent.config.credentials import Token
 from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
-from agent.deployments.derive import Options
+from agent.config.rules import Options
 from agent.ingest.takeup import TakeUp
 from agent.model.times import Clock
 from agent.outbox.sqlite.connection import OutboxError

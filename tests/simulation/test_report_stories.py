@@ -31,7 +31,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from agent.config.credentials import Token
 from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
-from agent.deployments.derive import Options
+from agent.config.rules import Options
 from agent.ingest.takeup import TakeUp
 from agent.outbox.sqlite.store import Outbox, Settlement, State
 from agent.sandbox.jenkins import LocalJenkins

@@ -11,7 +11,7 @@ import pytest
 from agent.config.file import DEFAULT_PATH, ConfigError, find_file, load
 from agent.config.rules import DEFAULT_ENVIRONMENT, DEFAULT_JOBS, STAGE_ENVIRONMENT
 from agent.config.settings import DeliverySettings, Settings
-from agent.deployments.derive import Options
+from agent.config.rules import Options
 from agent.model.status import Status
 
 SECRET = "s3cr3t-0123456789"

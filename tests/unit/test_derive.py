@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.rules import DEFAULT_ENVIRONMENT, Pattern, Rule, Template, default_rules, first_match
-from agent.deployments.derive import Derivation, Options, deployment_id, derive, from_json, to_json
+from agent.deployments.legacy import Derivation, Options, deployment_id, derive, from_json, to_json
 from agent.model.build import Build, Checkout
 from agent.sources.jenkins.raw import RawBuild, build_of
 from agent.model.event import encode

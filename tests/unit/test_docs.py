@@ -18,7 +18,7 @@ from agent.config.file import ConfigError
 from agent.config.rules import Pattern, first_match
 from agent.daemon.service import STOP_S
 from agent.delivery.answers import Answer, Verdict, judge
-from agent.deployments.derive import Options, derive
+from agent.deployments.legacy import Options, derive
 from agent.model.build import Build
 from agent.model.event import DeploymentEvent
 from agent.model.status import WORDS, Provider

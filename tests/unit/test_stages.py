@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.rules import STAGE_ENVIRONMENT, Pattern, Rule, Template, first_match
-from agent.deployments.derive import Derivation, Options, derive, to_json
+from agent.deployments.legacy import Derivation, Options, derive, to_json
 from agent.deployments.stages import stages_of_overview, stages_of_wfapi
 from agent.ingest.replay import Outcome, choose, replay
 from agent.model.build import Build, Checkout, Stage

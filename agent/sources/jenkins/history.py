@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.config.rules import first_match
-from agent.deployments.derive import derive, to_json
+from agent.deployments.legacy import derive, to_json
 from agent.sources.jenkins.raw import Phase, build_of
 from agent.sources.jenkins.details import Enricher
 from agent.sources.jenkins.reader import OVERLAP, PAGE
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.config.rules import Match, Rule
-    from agent.deployments.derive import Derivation, Options
+    from agent.deployments.legacy import Derivation, Options
     from agent.model.build import Build
     from agent.sources.jenkins.raw import RawBuild
     from agent.sources.jenkins.client import JenkinsClient, Job

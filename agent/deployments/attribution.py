@@ -1,0 +1,149 @@
+"""Which build a fact is of, where one number can name several: a job that is created again starts at 1 again.
+
+Polls name a build by its exact start. A report is stamped when it is said, by the controller's clock: it is of the
+newest build that had begun by then, give or take ten minutes, and that had not ended much before. What a report says of
+its own start only chooses between builds that polls know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from agent.model.fact import SAME_BUILD_MS, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from agent.model.fact import Fact
+    from agent.model.keys import Project
+
+_NEVER = 2**62
+
+
+class BuildRef(NamedTuple):
+    """One of the builds of a number: its exact start if a poll ``known`` it, else the first stamp (UTC ms)."""
+
+    started_at: int
+    known: bool
+
+
+@dataclass(frozen=True)
+class KeptBuild:
+    """A build whose facts were deleted; its deployments still tell when it ran (UTC ms)."""
+
+    project: Project
+    started_at: int
+    ended_at: int
+
+
+@dataclass
+class BuildFacts:
+    """The facts of one build. ``ended_at`` None: it runs, or nobody saw it end."""
+
+    ref: BuildRef
+    ended_at: int | None = None
+    last_seen_at: int = 0
+    names: set[Project] = field(default_factory=set)
+    is_kept: bool = False
+    finals: list[Fact] = field(default_factory=list)
+    reports: list[Fact] = field(default_factory=list)
+
+    def saw(self, fact: Fact) -> None:
+        """A poll said something of this build."""
+        self.names.add(fact.run.project)
+        if fact.kind is Kind.GONE:
+            self._ended(fact.received_at)
+            return
+        self.last_seen_at = max(self.last_seen_at, fact.received_at)
+        if fact.kind is Kind.FINAL:
+            self.finals.append(fact)
+            self._ended(getattr(fact.body, "ended_at", fact.received_at))
+
+    def _ended(self, at: int) -> None:
+        self.ended_at = at if self.ended_at is None else min(self.ended_at, at)
+
+
+def attribute(facts: Iterable[Fact], kept: Iterable[KeptBuild], *, by_said_start: bool) -> list[BuildFacts]:
+    """Sort the facts of one number by the builds that they are of, earliest first.
+
+    ``by_said_start``: of builds that no poll will ever name, what they say of their start tells which belong together.
+    """
+    facts = sorted(facts, key=_order)
+    builds = _known_builds(facts, kept)
+    unknown: list[BuildFacts] = []
+    for fact in facts:
+        if fact.kind is not Kind.REPORT:
+            continue
+        of = _build_of(fact, builds)
+        if of is None:
+            of = _unknown(fact, unknown, by_said_start=by_said_start)
+        of.reports.append(fact)
+    return sorted([*builds, *unknown], key=lambda build: build.ref)
+
+
+def _order(fact: Fact) -> tuple[int, int]:
+    return fact.received_at, fact.word
+
+
+def _known_builds(facts: Iterable[Fact], kept: Iterable[KeptBuild]) -> list[BuildFacts]:
+    known: dict[int, BuildFacts] = {}
+    for fact in facts:
+        if fact.kind in (Kind.SEEN, Kind.FINAL, Kind.GONE) and fact.started_at is not None:
+            known.setdefault(fact.started_at, BuildFacts(BuildRef(fact.started_at, known=True))).saw(fact)
+    for build in kept:
+        if build.started_at not in known:
+            ref = BuildRef(build.started_at, known=True)
+            known[build.started_at] = BuildFacts(ref, build.ended_at, names={build.project}, is_kept=True)
+        known[build.started_at].names.add(build.project)
+    return sorted(known.values(), key=lambda build: build.ref)
+
+
+def _build_of(fact: Fact, builds: list[BuildFacts]) -> BuildFacts | None:
+    """Builds under the very name of the fact's project go before those that had it formerly."""
+    own = [build for build in builds if fact.run.project in build.names]
+    return _fitting(fact, own) or (_fitting(fact, builds) if len(own) < len(builds) else None)
+
+
+def _fitting(fact: Fact, builds: list[BuildFacts]) -> BuildFacts | None:
+    stamp, said = fact.received_at, fact.started_at
+    begun = [
+        (build, _until(build, later)) for build, later in zip(builds, [*builds[1:], None], strict=True)
+        if build.ref.started_at - SAME_BUILD_MS <= stamp
+    ]  # fmt: skip
+    if said is not None:
+        exact = [build for build, until in begun if _says(build, until, said)]
+        if exact:
+            return exact[-1]
+    fits = [build for build, until in begun if until == _NEVER or stamp < max(until, build.ref.started_at + 1)]
+    return fits[-1] if fits else None
+
+
+def _until(build: BuildFacts, later: BuildFacts | None) -> int:
+    """From when on a report is not of this build any more."""
+    after_it = _NEVER if build.ended_at is None else max(build.ended_at + SAME_BUILD_MS, build.last_seen_at)
+    return min(after_it, _NEVER if later is None else later.ref.started_at - SAME_BUILD_MS)
+
+
+def _says(build: BuildFacts, until: int, said: int) -> bool:
+    """Whether a start that somebody said is within this build."""
+    latest = _NEVER if build.ended_at is None else build.ended_at + SAME_BUILD_MS
+    return build.ref.started_at - SAME_BUILD_MS <= said <= latest and said < until
+
+
+def _unknown(fact: Fact, unknown: list[BuildFacts], *, by_said_start: bool) -> BuildFacts:
+    """The build that nobody knows which it is: reports with no more than ten minutes between them are of one."""
+    stamp = fact.received_at
+    began = min(stamp, fact.started_at) if by_said_start and fact.started_at is not None else stamp
+    for build in reversed(unknown):
+        if began <= build.last_seen_at + SAME_BUILD_MS:
+            build.last_seen_at = max(build.last_seen_at, stamp)
+            return build
+    made = BuildFacts(BuildRef(stamp, known=False), last_seen_at=stamp)
+    unknown.append(made)
+    return made
+
+
+def words_of(build: BuildFacts) -> Collection[int]:
+    """The words by which its deployments can be found again."""
+    return [fact.word for fact in (*build.finals, *build.reports)]

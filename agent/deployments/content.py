@@ -1,0 +1,478 @@
+"""What Hivel gets of each part of a build, field by field, with where each field came from.
+
+A rule for whole builds makes one part of a build, a rule for stages one of each stage that matches and ran, and a rule
+with ``checkouts = "each"`` one of each repository. What a report says goes before what the build's JSON tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from agent.config.rules import MaskedParameterError, fields_of
+from agent.deployments import pulls, stages
+from agent.deployments import repository as scm
+from agent.model import event as events
+from agent.model.deployment import Content, Name, Scope, event_of
+from agent.model.event import InvalidEventError
+from agent.model.fact import Report
+from agent.model.git import branch_name, without_credentials
+from agent.model.keys import JENKINS
+from agent.model.names import environment_of_name
+from agent.model.status import Provider, Status, normalise, normalise_any
+
+if TYPE_CHECKING:
+    from agent.config.rules import Match, Options, Rule, Template
+    from agent.deployments.pulls import Pulls
+    from agent.deployments.repository import Source
+    from agent.model.build import Build, Stage
+
+# Where a field came from that the build itself reported.
+SAID = "the build's own report"
+NOTHING_SAID = Report(provider=JENKINS)
+# Hivel's own words for a result, in Jenkins'.
+_RESULTS = {"FAILED": "FAILURE", "CANCELED": "ABORTED", "CANCELLED": "ABORTED", "UNKNOWN": ""}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One part of a build: its name, its content, and in words where each field came from.
+
+    ``suffixes``: what may stand behind the build's id in its own, in the order of preference.
+    """
+
+    name: Name
+    content: Content
+    origins: dict[str, str]
+    suffixes: tuple[tuple[str, ...], ...] = ((),)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the parts of one build are made of: ``build`` as far as polls know it, its rule, and what was reported."""
+
+    build: Build
+    match: Match
+    options: Options
+    said: Report = NOTHING_SAID
+
+
+# ---- the parts
+
+
+def of_rule(basis: Basis) -> list[Found]:
+    """The parts that the rule makes of a finished build; none when it wants stages and none of them ran."""
+    build, rule = basis.build, basis.match.rule
+    units = _units(build, rule, basis.options)
+    if isinstance(units, str):
+        unit = _whole(build, basis.options, "controller, job and number")
+        content = Content(status=unit.status, started_at=unit.started_at, ended_at=unit.ended_at, problem=units)
+        return [Found(Name(Scope.WHOLE), content, {})]
+    each = rule.checkouts == "each" and not basis.said.repo_url
+    sources = scm.sources(build, repository=rule.repository, libraries=basis.options.libraries, each=each)
+    names, again = _repository_names(sources), _Counter()
+    found = []
+    for unit in units:
+        for source, repository in zip(sources, names, strict=True):
+            content, origins = _content(basis, unit, source, alone=len(sources) == 1)
+            scope = Scope.RULE if unit.stage is not None or repository else Scope.WHOLE
+            name = Name(scope, unit.stage or "", repository=repository)
+            name = name._replace(again=again.count(name))
+            found.append(Found(name, content, origins, _suffixes(unit.stage, content.environment, repository)))
+    return found
+
+
+def of_whole(basis: Basis) -> tuple[Content, dict[str, str]]:
+    """A build of which somebody reported something as a whole."""
+    unit = _whole(basis.build, basis.options, "controller, job and number")
+    return _content(basis, unit, _source(basis), alone=True)
+
+
+def of_stage(basis: Basis, times: tuple[int, int]) -> tuple[Content, dict[str, str]]:
+    """A stage that reported itself; ``times``: its start and end (UTC ms)."""
+    build, said = basis.build, basis.said
+    result = result_of(said)
+    status, origin = _status(result, f"result {result}", basis.options)
+    origins = {
+        "deployment_id": f"controller, job and number; stage {said.stage}",
+        "status": origin,
+        "logs_url": "the build's page",
+    } | dict.fromkeys(("start_time", "end_time"), SAID)
+    unit = _Unit(status, *times, build.url, origins, said.stage)
+    return _content(basis, unit, _source(basis), alone=True)
+
+
+def of_report(said: Report, options: Options, times: tuple[int, int]) -> tuple[Content, dict[str, str]]:
+    """A run of another CI system: what is said of it is all that there is. ``times``: its start and end (UTC ms)."""
+    branch = branch_name(said.branch) if said.branch else None
+    content = Content(
+        status=_status_of_provider(said),
+        started_at=times[0],
+        ended_at=times[1],
+        environment=written_environment(said.environment, options) if said.environment else None,
+        repo_url=written_repo_url(said.repo_url, options) if said.repo_url else None,
+        branch=branch,
+        commit_hash=said.commit_hash,
+        build_number=said.build_number,
+        pr_number=said.pr_number or (str(said.pr_numbers[0]) if said.pr_numbers else None),
+        pr_numbers=said.pr_numbers,
+        image=said.image,
+        logs_url=said.logs_url or said.url,
+    )
+    return _checked(content), {}
+
+
+def result_of(said: Report) -> str | None:
+    """The result that a report says, as Jenkins would say it."""
+    word = (said.status or "").upper()
+    return _RESULTS.get(word, word) or None
+
+
+def _status_of_provider(said: Report) -> Status:
+    """The system's word, or one of Hivel's own four."""
+    word = said.status or ""
+    if word.lower() in list(Status):
+        return Status(word.lower())
+    provider = Provider(said.provider)
+    return normalise_any(word) if provider is Provider.OTHER else normalise(provider, word)
+
+
+def _source(basis: Basis) -> Source:
+    return scm.sources(basis.build, repository=basis.match.rule.repository, libraries=basis.options.libraries)[0]
+
+
+class _Counter:
+    """Counts stages of the same name: 0 for the first."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Name, int] = {}
+
+    def count(self, name: Name) -> int:
+        self._seen[name] = self._seen.get(name, -1) + 1
+        return self._seen[name]
+
+
+def _suffixes(stage: str | None, environment: str | None, repository: str) -> tuple[tuple[str, ...], ...]:
+    """A build's several ids: the stage's environment, and the repository where there are several."""
+    behind = (repository,) if repository else ()
+    if stage is None:
+        return (behind,)
+    if environment is None or events.excess("", environment):
+        return ((stage, *behind),)
+    return ((environment, *behind), (environment, stage, *behind))
+
+
+# ---- what a part is of: the whole build, or a stage
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """The build, or one of its stages. Times are UTC milliseconds."""
+
+    status: Status
+    started_at: int
+    ended_at: int
+    logs_url: str
+    origins: dict[str, str]
+    stage: str | None = None
+    groups: dict[str, str] = field(default_factory=dict)
+
+
+def _units(build: Build, rule: Rule, options: Options) -> list[_Unit] | str:
+    """The units of a build; or the reason why the rule wants no event of a build whose stages could not be read."""
+    if rule.stage is None:
+        return [_whole(build, options, "controller, job and number")]
+    if build.stages is None:
+        missing = f"the stages of the build could not be read: {build.stages_missing or 'nobody asked for them'}"
+        if rule.without_stages == "none":
+            advice = (
+                f'without_stages = "build" in the rule for job = "{rule.job.text}" makes one event of the whole build'
+            )
+            return f"{missing}; {advice}, then replay"
+        return [_whole(build, options, f"controller, job and number; the whole build: {missing}")]
+    units = list[_Unit]()
+    for stage in build.stages:
+        groups = rule.stage.match(stage.name)
+        if groups is not None and (result := stages.result_of(stage)) is not None:
+            units.append(_staged(build, stage, result, groups, options))
+    return units
+
+
+def _whole(build: Build, options: Options, identity: str) -> _Unit:
+    status, origin = _status(build.result, f"result {build.result}", options)
+    origins = {
+        "deployment_id": identity,
+        "status": origin,
+        "start_time": "the build's timestamp",
+        "end_time": "the build's timestamp and duration",
+        "logs_url": "the build's page",
+    }
+    return _Unit(status, build.started_at, build.ended_at, build.url, origins)
+
+
+def _staged(build: Build, stage: Stage, result: str, groups: dict[str, str], options: Options) -> _Unit:
+    name = f"stage {stage.name}"
+    said = f"{name}: {stage.status}"
+    if result == stages.UNFINISHED:
+        status, origin = Status.UNKNOWN, f"{said} although the build is final -> {Status.UNKNOWN}"
+    else:
+        status, origin = _status(result, said, options)
+    logs_url = _stage_page(build, stage)
+    origins = {
+        "deployment_id": f"controller, job and number; {name}",
+        "status": origin,
+        "start_time": name if stage.started_at else f"the build's timestamp; {name} tells no start",
+        "end_time": name if stage.ended_at else f"the build's end; {name} tells none",
+        "logs_url": f"the page of {name}" if logs_url else "the build's page",
+    }
+    return _Unit(
+        status,
+        stage.started_at or build.started_at,
+        stage.ended_at or build.ended_at,
+        logs_url or build.url,
+        origins,
+        stage.name,
+        groups,
+    )
+
+
+def _status(result: str | None, said: str, options: Options) -> tuple[Status, str]:
+    """The status and where it came from. ``said``: the word that Jenkins used for the result, and of what."""
+    word = (result or "").upper()
+    if (mapped := options.status_map.get(word)) is not None:
+        told = "" if said == f"result {result}" else f" ({said})"
+        return mapped, f"mapped by [status]: {word} -> {mapped}{told}"
+    status = normalise(Provider.JENKINS, result)
+    return status, f"{said if result else 'no result'} -> {status}"
+
+
+def _stage_page(build: Build, stage: Stage) -> str | None:
+    """The stage's page as an address; the plugin tells ``/job/shop/7/…`` without the root of the controller."""
+    try:
+        path = urlsplit(build.url).path
+        if urlsplit(stage.url).scheme in ("http", "https"):
+            return without_credentials(stage.url)
+    except ValueError:  # half an IPv6 address
+        return None
+    start = path.find("/job/")
+    if start < 0 or not stage.url.startswith(path[start:]):
+        return None
+    return build.url.removesuffix(path[start:]) + stage.url if build.url.endswith(path[start:]) else None
+
+
+# ---- the fields of one event
+
+
+@dataclass
+class _Draft:
+    """A content in the making: its ``fields`` but for the pull requests."""
+
+    rule: Rule
+    fields: dict[str, Any]
+    origins: dict[str, str]
+    reason: str | None = None
+    missing: str = ""
+
+
+@dataclass
+class _Fields:
+    """What templates can read, and where each of it came from."""
+
+    build: Build
+    values: dict[str, str]
+    words: dict[str, str]
+
+    def render(self, template: Template) -> tuple[str | None, str]:
+        """The text and in words where it came from. Raises :class:`agent.config.rules.MaskedParameterError`."""
+        masked = self.build.masked_parameters
+        alternative = template.choose(self.values, masked)
+        if alternative is None:
+            return None, ""
+        words = list(dict.fromkeys(self._origin(name) for name in fields_of(alternative)))
+        if not words:
+            return template.render(self.values, masked), "the rule's literal"
+        whole = alternative.startswith("{") and alternative.find("}") == len(alternative) - 1
+        origin = ", ".join(words)
+        return template.render(self.values, masked), origin if whole else f'the rule\'s "{alternative}": {origin}'
+
+    def _origin(self, name: str) -> str:
+        return self.words.get(name) or f"parameter {name.removeprefix('params.')}"
+
+
+def _template_fields(basis: Basis, unit: _Unit, source: Source) -> _Fields:
+    build, match = basis.build, basis.match
+    values = {f"params.{name}": value for name, value in build.parameters.items()} | {
+        "job": build.job,
+        "job.environment": environment_of_name(build.job),
+        "number": str(build.number),
+        "repo_url": source.repo_url or "",
+        "branch": source.branch or "",
+        "commit": source.commit or "",
+    }
+    words = {"job": "job name", "job.environment": "job name", "number": "build number"} | source.origins
+    for name in match.groups:
+        words[name] = f"job name ({name} of the rule's pattern)"
+    values |= match.groups  # the rule's own names win
+    if unit.stage is not None:
+        words |= dict.fromkeys(("stage", *unit.groups), f"stage {unit.stage}")
+        values |= {"stage": unit.stage} | unit.groups
+    return _Fields(build, values, words)
+
+
+def _draft(basis: Basis, unit: _Unit, source: Source) -> _Draft:
+    """Everything but the id; with the reason when a template reads what nobody may know."""
+    rule, said, options = basis.match.rule, basis.said, basis.options
+    fields = _template_fields(basis, unit, source)
+    draft = _Draft(rule, {}, dict(unit.origins), missing="" if source.repo_url else source.origins.get("repo_url", ""))
+    draft.origins |= {"event_type": "the API's only one", "build_number": "build number"}
+    draft.fields = {
+        "status": unit.status,
+        "started_at": unit.started_at,
+        "ended_at": unit.ended_at,
+        "commit_hash": source.commit,
+        "build_number": str(basis.build.number),
+        "logs_url": unit.logs_url,
+    }
+    if source.commit:
+        draft.origins["commit_hash"] = source.origins["commit"]
+    try:
+        if said.branch:
+            fields.values["branch"] = said.branch
+        else:
+            _fill_branch(draft, fields, basis.match, unit, source)
+        if not said.repo_url:
+            _fill_repository(draft, fields, options, source)
+        if not said.environment:
+            _fill_environment(draft, fields, options)
+        if rule.image is not None and not said.image:
+            draft.fields["image"], draft.origins["image"] = fields.render(rule.image)
+    except MaskedParameterError as error:
+        draft.reason = str(error)
+    _fill_reported(draft, said, options)
+    return draft
+
+
+def _fill_reported(draft: _Draft, said: Report, options: Options) -> None:
+    """What the build said of itself goes before what a rule or its JSON tells."""
+    for name in ("branch", "repo_url", "environment", "commit_hash", "image", "logs_url"):
+        if value := getattr(said, name):
+            draft.fields[name], draft.origins[name] = value, SAID
+    if said.branch:
+        draft.fields["branch"] = branch_name(said.branch)
+    if said.repo_url:
+        draft.fields["repo_url"] = written_repo_url(said.repo_url, options)
+    if said.environment:
+        draft.fields["environment"] = written_environment(said.environment, options)
+
+
+def written_repo_url(repo_url: str, options: Options) -> str:
+    """The URL as it is sent: without credentials, in the form that ``[repositories]`` wants."""
+    bare = without_credentials(repo_url)
+    return scm.https_form(bare) if options.url_form == "https" else bare
+
+
+def written_environment(environment: str, options: Options) -> str:
+    """The name as it is sent: by ``[environments]``."""
+    return options.environment_map.get(environment.strip().lower(), environment)
+
+
+def _fill_branch(draft: _Draft, fields: _Fields, match: Match, unit: _Unit, source: Source) -> None:
+    """First of all, because the other templates may read what the branch's template made."""
+    branch, origin = source.branch, source.origins.get("branch", "")
+    if draft.rule.branch is not None:
+        rendered, origin = fields.render(draft.rule.branch)
+        branch = branch_name(rendered) if rendered else None
+        if "branch" not in match.groups and "branch" not in unit.groups:
+            fields.values["branch"] = branch or ""
+            fields.words["branch"] = origin
+    draft.fields["branch"], draft.origins["branch"] = branch, origin
+
+
+def _fill_repository(draft: _Draft, fields: _Fields, options: Options, source: Source) -> None:
+    repo_url, origin = source.repo_url, source.origins.get("repo_url", "")
+    if draft.rule.repo_url is not None:
+        repo_url, origin = fields.render(draft.rule.repo_url)
+    if repo_url:
+        bare, written = without_credentials(repo_url), written_repo_url(repo_url, options)
+        repo_url, origin = written, origin if written == bare else f"{origin}; in https form"
+    draft.fields["repo_url"], draft.origins["repo_url"] = repo_url, origin
+
+
+def _fill_environment(draft: _Draft, fields: _Fields, options: Options) -> None:
+    environment, origin = fields.render(draft.rule.environment)
+    if environment and (written := written_environment(environment, options)) != environment:
+        environment, origin = written, f"{origin}; by [environments]: {environment} -> {written}"
+    draft.fields["environment"], draft.origins["environment"] = environment, origin
+
+
+# ---- pull requests, and the content itself
+
+
+def _repository_names(sources: list[Source]) -> list[str]:
+    """What tells the repositories of a build apart: nothing when there is one, ``acme/shop``, or with host."""
+    if len(sources) == 1:
+        return [""]
+    paths = [scm.path_of(source.repo_url or "") for source in sources]
+    return [
+        path if paths.count(path) == 1 else scm.plain(source.repo_url or "")
+        for path, source in zip(paths, sources, strict=True)
+    ]
+
+
+def _pulls(build: Build, said: Report, *, alone: bool) -> Pulls:
+    """Pull requests of the build, else of the upstream build that it deploys; change sets name no repository."""
+    if said.pr_number or said.pr_numbers:
+        return pulls.Pulls(said.pr_number or str(said.pr_numbers[0]), said.pr_numbers, SAID)
+    if not alone:
+        return pulls.Pulls(origin="left out: the build does not tell which repository they belong to")
+    found = pulls.of_build(build)
+    holder = scm.holder_of(build)
+    if found.numbers or holder is build:
+        return found
+    above = pulls.of_build(holder)
+    if not above.numbers:
+        return above
+    return pulls.Pulls(above.number, above.numbers, f"{above.origin} of upstream build {holder.job}#{holder.number}")
+
+
+def _content(basis: Basis, unit: _Unit, source: Source, *, alone: bool) -> tuple[Content, dict[str, str]]:
+    draft = _draft(basis, unit, source)
+    pulled = _pulls(basis.build, basis.said, alone=alone)
+    origins = draft.origins
+    if pulled.origin:
+        origins |= dict.fromkeys(("pr_number", "pr_numbers"), pulled.origin)
+    content = Content(pr_number=pulled.number, pr_numbers=pulled.numbers, **draft.fields)
+    content = _checked(content, draft.reason)
+    if content.problem is not None and draft.reason is None:
+        content = msgspec.structs.replace(content, problem=_advice(content.problem, draft))
+    for key in ("commit_hash", "image", "logs_url"):
+        if problem := events.excess(key, draft.fields.get(key)):
+            origins[key] = f"left out: {problem}"
+    if content.ended_at < content.started_at:
+        origins["end_time"] = f"the start; {origins['end_time']} would be before it"
+    return content, {key: words for key, words in origins.items() if words}
+
+
+def _checked(content: Content, problem: str | None = None) -> Content:
+    """The content with the reason why no event can be made of it, where there is one."""
+    if problem is None:
+        try:
+            event_of("", content)
+        except InvalidEventError as error:
+            problem = str(error)
+    return content if problem is None else msgspec.structs.replace(content, problem=problem)
+
+
+def _advice(problem: str, draft: _Draft) -> str:
+    required = ("repo_url", "environment", "branch")
+    where = f'in the rule for job = "{draft.rule.job.text}", then replay'
+    if too_long := [key for key in required if f"{key} is " in problem]:
+        return f"{problem}; set {' and '.join(too_long)} {where}"
+    keys = [key for key in required if f"no {key}" in problem]
+    if not keys:
+        return problem
+    known = f" ({draft.missing})" if draft.missing and "repo_url" in keys else ""
+    return f"{problem} in the build{known}; set {' and '.join(keys)} {where}"

@@ -1,0 +1,267 @@
+"""From the parts of a run and the deployments that are stored to those that should be: no I/O, and twice is once.
+
+A deployment that left ``held`` is frozen: it is never renamed and never removed, for Hivel may have it. Parts are bound
+to frozen deployments, and a binding never moves; what is bound to none becomes a new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from agent.deployments.attribution import BuildRef, KeptBuild
+from agent.model.deployment import Deployment, Name, Scope, State
+from agent.model.ids import limited_id, part_deployment_id, reused_number_id, run_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from agent.deployments.derive import Derived, Part
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When the plan is made (UTC ms), and how long a deployment is held for the poller's final word."""
+
+    now: int
+    hold_for_ms: int
+
+
+def kept_builds(rows: Iterable[Deployment]) -> list[KeptBuild]:
+    """The builds that frozen deployments stand for, whether or not there are facts of them."""
+    return [
+        KeptBuild(row.run.project, row.build_started_at, row.build_ended_at) for row in rows if row.frozen and row.known
+    ]
+
+
+def plan(
+    derived: Derived, rows: Sequence[Deployment], moment: Moment, taken: Mapping[str, int] | None = None
+) -> list[Deployment]:
+    """The deployments of a run as they should be; those that are new have the number 0.
+
+    ``taken``: ids that deployments of other runs, or deleted ones, have or had, with the start of their builds.
+    """
+    by_build: dict[BuildRef, list[Deployment]] = {}
+    for row in rows:
+        by_build.setdefault(_build_of(row, derived), []).append(row)
+    ids = _Ids(rows, derived, taken or {})
+    parts: dict[BuildRef, list[Part]] = {}
+    for part in derived.parts:
+        parts.setdefault(part.build, []).append(part)
+    planned = list[Deployment]()
+    for build in sorted({*by_build, *parts}):
+        planned += _Build(by_build.get(build, []), parts.get(build, []), moment, ids).plan()
+    return planned
+
+
+def _build_of(row: Deployment, derived: Derived) -> BuildRef:
+    """By its first fact; the earliest time of its facts moves."""
+    found = derived.builds.get(row.anchor)
+    return BuildRef(row.build_started_at, row.known) if found is None else found
+
+
+@dataclass
+class _Build:
+    """The deployments of one build."""
+
+    rows: list[Deployment]
+    parts: list[Part]
+    moment: Moment
+    ids: _Ids
+    frozen: list[Deployment] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.frozen = [row for row in self.rows if row.frozen]
+
+    def plan(self) -> list[Deployment]:
+        held = [row for row in self.rows if not row.frozen]
+        left = self._bind()
+        alone = len(self.parts) == 1 and not self.frozen
+        planned = list[Deployment]()
+        for part in sorted(left, key=lambda part: (part.scope is Scope.STAGE, part.since, part.names)):
+            row = next((row for row in held if _meets(row, part)), None)
+            row = row or next((row for row in held if row.anchor == part.anchor), None)
+            if row is not None:
+                held.remove(row)
+            planned += self._new(part, row, alone=alone)
+        return [*self.frozen, *planned]
+
+    def _bind(self) -> list[Part]:
+        """Give each part to the frozen deployment that stands for it; returns the parts that none stands for."""
+        left = []
+        by_names = sorted(
+            self.parts, key=lambda part: (not any(_meets(row, part) for row in self.frozen), part.since, part.names)
+        )
+        for part in by_names:
+            place = self._place(part)
+            if place is None:
+                left.append(part)
+            else:
+                self.frozen[place] = _bound(self.frozen[place], part, self.moment)
+        return left
+
+    def _place(self, part: Part) -> int | None:
+        places = range(len(self.frozen))
+        fits = [
+            [n for n in places if _meets(self.frozen[n], part)],
+            [n for n in places if self._same_environment(n, part) and self._stands_for(n, part)],
+            [n for n in places if self._stands_for(n, part)],
+        ]
+        return next((found[0] for found in fits if found), None)
+
+    def _same_environment(self, place: int, part: Part) -> bool:
+        return self.frozen[place].content.environment == part.content.environment
+
+    def _stands_for(self, place: int, part: Part) -> bool:
+        row = self.frozen[place]
+        if part.scope is Scope.RULE:
+            return True  # what a rule makes of a build is settled with its first deployment
+        if part.scope is Scope.STAGE:
+            if row.scope is Scope.STAGE:
+                return self._lost_its_start(row, part)
+            return not row.named and row.content.environment in (part.content.environment, None)
+        if not part.named:
+            return row.scope is not Scope.STAGE
+        if row.scope is Scope.STAGE:
+            return False
+        first_to_say = not row.named and not any(name.environment for name in row.names)
+        return self._same_environment(place, part) or first_to_say or (row.scope is Scope.RULE and not row.named)
+
+    def _lost_its_start(self, row: Deployment, part: Part) -> bool:
+        """A stage that reported itself without a start of its own, and said it later."""
+        own, name = row.names[0], part.names[0]
+        return (
+            own.start == 0
+            and (own.stage, own.environment) == (name.stage, name.environment)
+            and len(row.names) == 1
+            and not any(_meets(row, other) for other in self.parts)
+        )
+
+    def _new(self, part: Part, row: Deployment | None, *, alone: bool) -> list[Deployment]:
+        """The deployment of a part that no frozen one stands for; none if a deleted one did."""
+        now = self.moment.now
+        held_since = now if row is None or row.held_since is None else min(row.held_since, now)
+        made = _made(part, row, held_since)
+        if not part.final and now - held_since < self.moment.hold_for_ms:
+            return [made]
+        given = self.ids.give(part, self._again(part), alone=alone)
+        if given is None:
+            return []
+        problem = part.content.problem
+        frozen = replace(
+            made,
+            deployment_id=given,
+            state=State.PENDING if problem is None else State.FAILED,
+            held_since=None,
+            next_attempt_at=now,
+            settled_at=None if problem is None else now,
+            reason=problem,
+        )
+        self.frozen.append(frozen)
+        return []
+
+    def _again(self, part: Part) -> tuple[str, int] | None:
+        """The id of the first deployment of this very stage and environment, and how many there are of them."""
+        if part.scope is not Scope.STAGE:
+            return None
+        same = [
+            row.deployment_id
+            for row in self.frozen
+            if row.scope is Scope.STAGE
+            and row.deployment_id is not None
+            and (row.names[0].stage, row.content.environment) == (part.names[0].stage, part.content.environment)
+        ]
+        return (same[0], len(same)) if same else None
+
+
+def _meets(row: Deployment, part: Part) -> bool:
+    return not set(row.names).isdisjoint(part.names)
+
+
+def _made(part: Part, row: Deployment | None, held_since: int) -> Deployment:
+    fresh = Deployment(
+        run=part.run,
+        build_started_at=part.build_started_at,
+        build_ended_at=part.build_ended_at,
+        known=part.build.known,
+        names=part.names,
+        anchor=part.anchor,
+        state=State.HELD,
+        content=part.content,
+        reason=part.content.problem,
+        created_at=held_since,
+        held_since=held_since,
+    )
+    if row is None:
+        return fresh
+    return replace(fresh, number=row.number, created_at=row.created_at)
+
+
+def _joined(names: tuple[Name, ...], more: tuple[Name, ...]) -> tuple[Name, ...]:
+    return tuple(dict.fromkeys((*names, *more)))
+
+
+def _bound(row: Deployment, part: Part, moment: Moment) -> Deployment:
+    """The deployment with this part bound to it, and with its content while Hivel does not have it."""
+    bound = replace(row, names=_joined(row.names, part.names))
+    if part.build.known:
+        bound = replace(bound, known=True, build_started_at=part.build_started_at, build_ended_at=part.build_ended_at)
+    if row.state not in (State.PENDING, State.FAILED) or part.without_body or not _may_rewrite(row, part):
+        return bound
+    if part.content == row.content:
+        return bound
+    problem = part.content.problem
+    return replace(
+        bound,
+        content=part.content,
+        revision=row.revision + 1,
+        state=State.PENDING if problem is None else State.FAILED,
+        next_attempt_at=moment.now if row.state is State.FAILED else row.next_attempt_at,
+        settled_at=None if problem is None else moment.now,
+        reason=problem,
+    )
+
+
+def _may_rewrite(row: Deployment, part: Part) -> bool:
+    """Whether the part is what the deployment is of, and not only covered by it."""
+    if row.scope is not part.scope:
+        return False
+    return row.scope is not Scope.RULE or row.names[0] in part.names
+
+
+class _Ids:
+    """Gives out ids: none twice, and a build of a number that another build had gets its start behind its own."""
+
+    def __init__(self, rows: Iterable[Deployment], derived: Derived, taken: Mapping[str, int]) -> None:
+        self._taken = taken
+        self._given = {row.deployment_id: _build_of(row, derived) for row in rows if row.deployment_id is not None}
+
+    def give(self, part: Part, again: tuple[str, int] | None, *, alone: bool) -> str | None:
+        """An id for this part; None when a deleted deployment, or one of which only the id is known, was this part."""
+        for name in self._choices(part, again, alone=alone):
+            owner = self._given.get(name)
+            if owner is None and name not in self._taken:
+                self._given[name] = part.build
+                return name
+            if owner is None and (self._taken[name] == part.build_started_at or not part.run.project.reuses_numbers):
+                return None
+            if owner not in (None, part.build) or owner is None:
+                dated = reused_number_id(name, part.build_started_at)
+                if dated not in self._given and dated not in self._taken:
+                    self._given[dated] = part.build
+                    return dated
+                if dated not in self._given:
+                    return None  # another number that was used again, and was deleted
+        raise AssertionError("there is always one more number")
+
+    def _choices(self, part: Part, again: tuple[str, int] | None, *, alone: bool) -> Iterable[str]:
+        base = run_id(part.run)
+        if again is not None:
+            first, count = again
+            yield from (limited_id(f"{first}~{n}") for n in range(count + 1, count + 1000))
+        suffixes = [suffix for suffix in part.suffixes if suffix or alone or len(part.suffixes) == 1]
+        yield from (part_deployment_id(base, *suffix) for suffix in suffixes)
+        last = suffixes[-1]
+        yield from (part_deployment_id(base, *last, str(n)) for n in range(2, 1000))

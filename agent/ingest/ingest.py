@@ -1,0 +1,208 @@
+"""The one door into the outbox: facts in, deployments out, together with how far a poll read."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.deployments.derive import derive
+from agent.deployments.plan import Moment, kept_builds, plan
+from agent.model.deployment import State
+from agent.model.fact import Kind, fresh
+from agent.model.ids import run_id
+from agent.outbox.values import Change, SetAside
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from agent.deployments.derive import Derived, Rules
+    from agent.model.deployment import Deployment
+    from agent.model.fact import Fact
+    from agent.model.keys import Run
+    from agent.outbox.interface import Outbox
+    from agent.outbox.values import Progress, RunState
+
+log = structlog.get_logger("ingest")
+
+# So many runs whose time to be held is over are released in one transaction.
+RELEASED_TOGETHER = 200
+# An id that is taken is followed by another choice, which may be taken as well.
+_TRIES = 20
+
+
+@dataclass
+class Accepted:
+    """What came of facts: the deployments that are new or changed and not held, as they are now."""
+
+    deployments: list[Deployment] = field(default_factory=list)
+    held: list[Deployment] = field(default_factory=list)
+    known: int = 0
+
+    def of(self, run: Run) -> list[Deployment]:
+        """Those of one run, held ones too."""
+        return [each for each in (*self.deployments, *self.held) if each.run == run]
+
+
+class Ingest:
+    """Turns facts into deployments under the rules.
+
+    Every method raises :class:`agent.outbox.values.OutboxError`, and then nothing of its work is stored.
+    """
+
+    def __init__(self, outbox: Outbox, rules: Rules, hold_for_ms: int) -> None:
+        self.outbox = outbox
+        self.rules = rules
+        self._hold_for_ms = hold_for_ms
+
+    def accept(self, facts: Sequence[Fact], progress: Progress | None = None) -> Accepted:
+        """Store facts, what they make of the deployments of their runs, and how far a poll read: all or nothing.
+
+        Facts that are known already change nothing. A run that cannot be derived is set aside with its facts stored.
+        """
+        accepted = Accepted()
+        with self.outbox.transaction():
+            if progress is not None:
+                self.outbox.save_progress(progress)
+            for together in _apart(facts):
+                self._accept(together, accepted)
+        _tell(accepted.deployments)
+        return accepted
+
+    def derive_again(self, runs: Collection[Run]) -> Accepted:
+        """Derive what is stored about these runs by today's rules."""
+        accepted = Accepted()
+        with self.outbox.transaction():
+            self._plan(self.outbox.load(runs), {}, accepted)
+        return accepted
+
+    def release(self) -> list[Deployment]:
+        """Let held deployments go that waited long enough for the poller's final word; returns them."""
+        released: list[Deployment] = []
+        while True:
+            with self.outbox.transaction():
+                runs = self.outbox.held(self.outbox.clock.now_ms() - self._hold_for_ms)[:RELEASED_TOGETHER]
+                accepted = Accepted()
+                self._plan(self.outbox.load(runs), {}, accepted)
+            _tell(accepted.deployments)
+            released += accepted.deployments
+            if not accepted.deployments:
+                return released
+
+    # ---- one transaction
+
+    def _accept(self, facts: Mapping[Run, list[Fact]], accepted: Accepted) -> None:
+        states = self.outbox.load(facts)
+        new = {run: _new(states[run], said) for run, said in facts.items()}
+        accepted.known += sum(len(said) - len(new[run]) for run, said in facts.items())
+        self._plan({run: states[run] for run, said in new.items() if said}, new, accepted)
+
+    def _plan(self, states: Mapping[Run, RunState], new: Mapping[Run, list[Fact]], accepted: Accepted) -> None:
+        """Plan these runs, and again those whose ids turn out to be taken."""
+        taken: dict[str, int] = {}
+        for _ in range(_TRIES):
+            planned = {run: self._planned(state, new.get(run, []), taken) for run, state in states.items()}
+            refused = self.outbox.store([_change(states[run], new.get(run, []), rows) for run, rows in planned.items()])
+            done = {run: rows for run, rows in planned.items() if not any(r.deployment_id in refused for r in rows)}
+            for run, rows in done.items():
+                _note(states[run], rows, accepted)
+            if len(done) == len(planned):
+                return
+            taken |= refused
+            again = planned.keys() - done.keys()
+            for run in again:
+                stored = [row for row in planned[run] if row.deployment_id not in refused]
+                _note(states[run], stored, accepted)
+            states, new = self.outbox.load(again), {}
+
+    def _planned(self, state: RunState, new: Sequence[Fact], taken: Mapping[str, int]) -> list[Deployment]:
+        """The deployments of a run as they should be; as they are, if an exception that nobody expected comes."""
+        facts, rows = (*state.facts, *new), state.deployments
+        try:
+            derived = derive(facts, self.rules, kept_builds(rows))
+            planned = plan(derived, rows, Moment(self.outbox.clock.now_ms(), self._hold_for_ms), taken)
+        except Exception as error:
+            subject = run_id(state.run)
+            log.exception("cannot derive the deployments of a run; it is set aside", run=subject)
+            trace = "".join(traceback.format_exception(error))
+            self.outbox.set_aside(SetAside(self.outbox.clock.now_ms(), "run", subject, trace))
+            return list(rows)
+        self._ask_for_builds(state.run, derived)
+        return planned
+
+    def _ask_for_builds(self, run: Run, derived: Derived) -> None:
+        """A build that reported something and that no poll knows is read once, whether or not a rule matches."""
+        if self.rules.polls(run.project) and any(not part.build.known for part in derived.parts):
+            self.outbox.want_builds(run.project.scope, [(run.project.name, int(run.number))])
+
+
+def _apart(facts: Iterable[Fact]) -> Iterator[Mapping[Run, list[Fact]]]:
+    """Facts by run, such that no two runs can be of one build under two names of its job."""
+    rounds: list[dict[Run, list[Fact]]] = []
+    numbers: list[dict[tuple[str, str, str], Run]] = []
+    for fact in facts:
+        run = fact.run
+        number = (run.project.provider, run.project.scope, run.number)
+        for among, seen in zip(rounds, numbers, strict=True):
+            if seen.setdefault(number, run) == run:
+                among.setdefault(run, []).append(fact)
+                break
+        else:
+            rounds.append({run: [fact]})
+            numbers.append({number: run})
+    yield from rounds
+
+
+def _new(state: RunState, said: Sequence[Fact]) -> list[Fact]:
+    """What of it says something new."""
+    added = [fact for fact in fresh(state.facts, said) if not _is_done(state, fact)]
+    if not state.facts and all(fact.kind in (Kind.GONE, Kind.SEEN) for fact in added):
+        return []  # nobody said anything about it
+    return added
+
+
+def _is_done(state: RunState, fact: Fact) -> bool:
+    """Whether a final word is about a build whose deployments are settled and whose facts were deleted."""
+    if fact.kind is not Kind.FINAL or any(known.started_at == fact.started_at for known in state.facts):
+        return False
+    rows = [row for row in state.deployments if row.known and row.build_started_at == fact.started_at]
+    return bool(rows) and all(row.state in (State.DELIVERED, State.DISCARDED) for row in rows)
+
+
+def _change(state: RunState, new: Sequence[Fact], planned: Sequence[Deployment]) -> Change:
+    """The difference between what is stored and what should be."""
+    before = {row.number: row for row in state.deployments}
+    stay = {row.number for row in planned}
+    return Change(
+        facts=tuple(new),
+        inserted=tuple(row for row in planned if row.number == 0),
+        rewritten=tuple(row for row in planned if row.number != 0 and row != before[row.number]),
+        removed=tuple(row for row in state.deployments if row.number not in stay),
+    )
+
+
+def _note(state: RunState, rows: Iterable[Deployment], accepted: Accepted) -> None:
+    before = {row.number: row for row in state.deployments}
+    for row in rows:
+        if not row.frozen:
+            accepted.held.append(row)
+            continue
+        was = before.get(row.number)
+        if was is None or (was.state, was.revision) != (row.state, row.revision):
+            accepted.deployments.append(row)
+
+
+def _tell(deployments: Iterable[Deployment]) -> None:
+    for each in deployments:
+        if each.state is State.FAILED:
+            log.error("no event can be made", deployment_id=each.deployment_id, reason=each.reason)
+        elif each.state is State.PENDING:
+            log.info(
+                "enqueued",
+                deployment_id=each.deployment_id,
+                status=each.content.status.value,
+                environment=each.content.environment,
+                revision=each.revision if each.revision > 1 else None,
+            )
