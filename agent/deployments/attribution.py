@@ -8,6 +8,7 @@ its own start only chooses between builds that polls know.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.model.fact import SAME_BUILD_MS, Kind
@@ -108,9 +109,10 @@ def _build_of(fact: Fact, builds: list[BuildFacts]) -> BuildFacts | None:
 def _fitting(fact: Fact, builds: list[BuildFacts]) -> BuildFacts | None:
     stamp, said = fact.received_at, fact.started_at
     begun = [
-        (build, _until(build, later)) for build, later in zip(builds, [*builds[1:], None], strict=True)
+        (build, _until(build, later))
+        for build, later in zip_longest(builds, builds[1:])
         if build.ref.started_at - SAME_BUILD_MS <= stamp
-    ]  # fmt: skip
+    ]
     if said is not None:
         exact = [build for build, until in begun if _says(build, until, said)]
         if exact:

@@ -1,96 +1,113 @@
-"""Sending events again that failed, or that were delivered and are asked for by name."""
+"""Deployments that a person decides about: sent again, or let go."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.config.rules import first_match, match_of_reporting
-from agent.deployments import legacy as derive
-from agent.model import event as events
-from agent.outbox.sqlite.store import State
+from agent.config.rules import first_match
+from agent.model.deployment import State
+from agent.model.fact import Kind
+from agent.outbox.values import Page
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from agent.config.rules import Pattern
-    from agent.config.settings import Settings
-    from agent.model.event import DeploymentEvent
-    from agent.outbox.sqlite.store import Outbox, Row, Selection
+    from agent.ingest.ingest import Ingest
+    from agent.model.deployment import Deployment
+    from agent.outbox.interface import Outbox
+    from agent.outbox.values import Filter
 
 # One commit for so many: the daemon and others get their turn in between.
 _BATCH = 200
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one row; ``reason`` says why it was not taken up again."""
+    """What became of one deployment; ``reason`` says why nothing was done. ``id`` is its number in the outbox."""
 
     id: int
-    deployment_id: str
-    replayed: bool
+    deployment_id: str | None
+    done: bool
     reason: str | None = None
 
 
-def choose(outbox: Outbox, selection: Selection, job: Pattern | None) -> list[int]:
-    """The numbers of the selected events; with ``job`` only those of jobs that match."""
+def choose(outbox: Outbox, which: Filter, job: Pattern | None = None) -> list[Deployment]:
+    """The deployments that a filter selects, oldest first; with ``job`` only those of jobs that match."""
     return [
-        row_id
-        for row_id, deployment_id in outbox.select(selection)
-        if job is None or job.match(_job_of(deployment_id)) is not None
+        row for row in reversed(list(_all(outbox, which))) if job is None or job.match(row.run.project.name) is not None
     ]
 
 
-def _job_of(deployment_id: str) -> str:
-    """``main:deploy/shop#12:production`` -> ``deploy/shop``."""
-    return deployment_id.partition(":")[2].partition("#")[0]
+def _all(outbox: Outbox, which: Filter) -> Iterator[Deployment]:
+    page = Page(limit=_BATCH)
+    while rows := outbox.query(which, page):
+        yield from rows
+        page = Page(limit=_BATCH, before=rows[-1].number)
 
 
-def replay(outbox: Outbox, settings: Settings, ids: Sequence[int]) -> list[Outcome]:
-    """Make events pending again with fresh attempts; the daemon sends them at its own pace.
+def replay(ingest: Ingest, chosen: Sequence[Deployment]) -> list[Outcome]:
+    """Make deployments pending again with fresh attempts; the daemon sends them at its own pace.
 
-    The event of a failed row is derived anew from what is kept with it, by today's rules: a mended rule is enough,
-    Jenkins need not have the build any more.
+    A failed one is derived anew from its facts by today's rules: a mended rule is enough, Jenkins need not have the
+    build any more. A delivered one is sent as it was.
     """
     outcomes = []
-    for first in range(0, len(ids), _BATCH):
-        with outbox.transaction():
-            rows = [outbox.row(row_id) for row_id in ids[first : first + _BATCH]]
-            outcomes += [_replay_row(outbox, settings, row) for row in rows if row is not None]
+    for rows in _batches(chosen):
+        with ingest.outbox.transaction():
+            failed = {row.run for row in rows if row.state is State.FAILED}
+            if failed:
+                ingest.derive_again(failed)
+            outcomes += [_replayed(ingest, row) for row in rows]
     return outcomes
 
 
-def _replay_row(outbox: Outbox, settings: Settings, row: Row) -> Outcome:
-    event = None
-    if row.state is State.FAILED and row.source is not None:
-        derived = _derive_again(settings, row, row.source)
-        if isinstance(derived, str):
-            outbox.explain_failure(row, derived)
-            return Outcome(row.id, row.deployment_id, replayed=False, reason=derived)
-        event = derived
-    if outbox.replay(row, event):
-        return Outcome(row.id, row.deployment_id, replayed=True)
-    return Outcome(row.id, row.deployment_id, replayed=False, reason="changed meanwhile; look at it again")
+def _batches(rows: Sequence[Deployment]) -> Iterator[tuple[Deployment, ...]]:
+    for first in range(0, len(rows), _BATCH):
+        yield tuple(rows[first : first + _BATCH])
 
 
-def _derive_again(settings: Settings, row: Row, source: str) -> DeploymentEvent | str:
-    """The row's event by today's rules, or the reason why there is none."""
-    build = derive.from_json(source)
-    find = first_match if build.reported is None else match_of_reporting
-    match = find(settings.rules, build.job)
-    if match is None:
-        return f"no [[deployment]] rule matches job {build.job} any more"
-    derivations = derive.derive(build, match, settings.options)
-    if build.reported is not None and len(derivations) == 1:  # its id is of all that the build reported
-        derivations = [dataclasses.replace(derivations[0], deployment_id=row.deployment_id)]
-    # A stage's id is another one as long as its environment cannot be told; the row keeps the one that it has.
-    names = [(each.deployment_id, each) for each in derivations]
-    names += [(each.other_id, each) for each in derivations if each.other_id is not None]
-    for name, found in names:
-        if row.deployment_id in (name, events.reused_number_id(name, build.started_at)):
-            if found.event is None:
-                return found.reason or "no event can be made"
-            return msgspec.structs.replace(found.event, deployment_id=row.deployment_id)
-    given = ", ".join(found.deployment_id for found in derivations) or "none"
-    return f"the rule gives no event with this id any more; it gives: {given}"
+def _replayed(ingest: Ingest, row: Deployment) -> Outcome:
+    now = ingest.outbox.find(f"{row.number}")
+    if now is None or (now.state is not row.state and now.state is not State.PENDING):
+        return _outcome(row, "changed meanwhile; look at it again")
+    match now.state:
+        case State.HELD:
+            return _outcome(row, "it waits for the final result of its build; it is sent by itself")
+        case State.PENDING if row.state is State.PENDING:
+            return _outcome(row, "it is pending already")
+        case State.FAILED if now.content.problem is not None:
+            return _outcome(row, _why(ingest, now))
+    done = now.state is State.PENDING or ingest.outbox.replay([now])[0]
+    return _outcome(row, None if done else "changed meanwhile; look at it again")
+
+
+def _why(ingest: Ingest, row: Deployment) -> str:
+    """Why a failed deployment still cannot be sent."""
+    facts = ingest.outbox.facts(row.run)
+    job = row.run.project.name
+    said = any(fact.kind is Kind.REPORT for fact in facts)
+    if facts and row.run.project.reuses_numbers and not said and first_match(ingest.rules.rules, job) is None:
+        return f"no [[deployment]] rule matches job {job} any more"
+    return row.content.problem or "no event can be made"
+
+
+def discard(outbox: Outbox, chosen: Sequence[Deployment], reason: str) -> list[Outcome]:
+    """Let failed or pending deployments go: they are kept and counted, and never sent unless replayed by name."""
+    outcomes = []
+    for rows in _batches(chosen):
+        with outbox.transaction():
+            outcomes += [_discarded(outbox, row, reason) for row in rows]
+    return outcomes
+
+
+def _discarded(outbox: Outbox, row: Deployment, reason: str) -> Outcome:
+    if row.state not in (State.FAILED, State.PENDING):
+        return _outcome(row, f"it is {row.state.value}; only failed and pending ones can be discarded")
+    done = outbox.discard([row], reason)[0]
+    return _outcome(row, None if done else "changed meanwhile; look at it again")
+
+
+def _outcome(row: Deployment, reason: str | None) -> Outcome:
+    return Outcome(row.number, row.deployment_id, done=reason is None, reason=reason)

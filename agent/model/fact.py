@@ -107,7 +107,8 @@ def gone(run: Run, *, started_at: int, at: int) -> Fact:
 
 
 def report(run: Run, said: Report, *, source: str, at: int, principal: str = "") -> Fact:
-    """A report; the same one at the same moment, through whatever door, is the same word."""
+    """A report. The same one at the same moment is the same word; said again later it is another, which harms nobody:
+    of each field the last word counts."""
     return Fact(
         run=run,
         source=source,
@@ -121,32 +122,11 @@ def report(run: Run, said: Report, *, source: str, at: int, principal: str = "")
 
 
 def fresh(known: Iterable[Fact], new: Iterable[Fact]) -> list[Fact]:
-    """What of ``new`` is not known yet, in its place behind what is.
-
-    A door may bring a report twice, because nobody knows whether the first try was stored: a report that says the same
-    as the last one of its stage is that one. FAILURE, SUCCESS, FAILURE are three words all the same.
-    """
+    """What of ``new`` is not known yet, each word once."""
     words = {fact.word for fact in known}
-    reports = sorted((fact for fact in known if fact.kind is Kind.REPORT), key=lambda fact: fact.received_at)
     added = []
     for fact in new:
-        if fact.word in words:
-            continue
-        if fact.kind is Kind.REPORT:
-            if (last := _last_of_stage(reports, fact)) is not None and _says_the_same(last, fact):
-                continue
-            reports.append(fact)
-        words.add(fact.word)
-        added.append(fact)
+        if fact.word not in words:
+            words.add(fact.word)
+            added.append(fact)
     return added
-
-
-def _last_of_stage(reports: list[Fact], fact: Fact) -> Fact | None:
-    stage = fact.body.stage if isinstance(fact.body, Report) else None
-    of_stage = [f for f in reports if isinstance(f.body, Report) and f.body.stage == stage]
-    return max(of_stage, key=lambda f: f.received_at, default=None)
-
-
-def _says_the_same(last: Fact, fact: Fact) -> bool:
-    near = abs(fact.received_at - last.received_at) <= SAME_BUILD_MS
-    return near and (last.principal, last.body) == (fact.principal, fact.body)
