@@ -1,26 +1,25 @@
-"""What an answer of Hivel means, and when to try again. The one place where this is decided."""
+"""What an answer of Hivel means. The one place where this is decided."""
 
 from __future__ import annotations
 
-import email.utils
 import enum
-import random
-from dataclasses import dataclass
-from datetime import UTC
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+
+from agent.model.times import parse_retry_after
 
 BODY_LIMIT = 64 * 1024
 
 
 class Verdict(enum.StrEnum):
-    """What to do with the event after an attempt."""
+    """What to do with a deployment after an attempt."""
 
     DELIVERED = "delivered"
     RETRY = "retry"  # something is out of order for a while: again later
-    FAILED = "failed"  # this event is wrong, others are not: a person has to look
-    PAUSED = "paused"  # the configuration is wrong: every event waits, no attempt is burnt
+    FAILED = "failed"  # this deployment is refused, others are not: a person has to look
+    PAUSED = "paused"  # the configuration is wrong: every deployment waits, no attempt is burnt
 
 
 @dataclass(frozen=True)
@@ -44,52 +43,69 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """A verdict with its reason in words, and the pause that Hivel asked for (ms)."""
+class Outcome:
+    """What came of an attempt: the verdict with its reason in words, and what it was made of.
+
+    ``retry_after_ms``: the pause that Hivel asked for. ``already_there``: Hivel knew the id before. ``kind``: what
+    came, in a word for counting.
+    """
 
     verdict: Verdict
     reason: str | None = None
     retry_after_ms: int | None = None
+    already_there: bool = False
+    http_status: int | None = None
+    answer: str = ""
+    kind: str = "error"
 
 
-def judge(answer: Answer, deployment_id: str, now_ms: int) -> Judgement:  # noqa: PLR0911 - one line a class
-    """The classes of answers; never raises, whatever the answer holds. ``now_ms`` is for a Retry-After date."""
+def classify(answer: Answer, deployment_id: str, now_ms: int) -> Outcome:
+    """The outcome of an attempt that was answered so; never raises, whatever the answer holds.
+
+    ``now_ms`` (UTC) is for a Retry-After that is a date.
+    """
+    outcome = _classify(answer, deployment_id, now_ms)
+    return replace(outcome, http_status=answer.status, answer=answer.body, kind=answer.kind)
+
+
+def _classify(answer: Answer, deployment_id: str, now_ms: int) -> Outcome:  # noqa: PLR0911 - one line a class
     status = answer.status
     if status is None:
         if answer.untrusted_certificate:
-            return Judgement(
+            return Outcome(
                 Verdict.PAUSED,
                 f"{answer.body}: the certificate of [hivel] url is not trusted here; if it comes from an authority of "
                 "your own, name that in [hivel] ca_file",
             )
-        return Judgement(Verdict.RETRY, answer.body)
+        return Outcome(Verdict.RETRY, answer.body)
     if 200 <= status < 300:
-        return _judge_success(answer, deployment_id)
+        return _classify_success(answer, deployment_id)
     text = f"HTTP {status}: {_first_words(answer.body)}"
     if status == 409 or (status in (400, 422) and _says_already_there(answer.body)):
-        return Judgement(Verdict.DELIVERED, f"was already there ({text})")
+        return Outcome(Verdict.DELIVERED, f"was already there ({text})", already_there=True)
     if status in (408, 425, 429) or status >= 500:
-        return Judgement(Verdict.RETRY, text, parse_retry_after(answer.retry_after, now_ms))
+        return Outcome(Verdict.RETRY, text, parse_retry_after(answer.retry_after, now_ms))
     if status in (400, 413, 414, 422, 431) and not _is_web_page(answer):
-        return Judgement(Verdict.FAILED, text)
-    return Judgement(Verdict.PAUSED, f"{text}; {_advice(answer)}")
+        return Outcome(Verdict.FAILED, text)
+    return Outcome(Verdict.PAUSED, f"{text}; {_advice(answer)}")
 
 
-def _judge_success(answer: Answer, deployment_id: str) -> Judgement:
+def _classify_success(answer: Answer, deployment_id: str) -> Outcome:
     """A 2xx is only Hivel's when it says what section 10 of Hivel's page says."""
     if _is_web_page(answer):
-        return Judgement(
+        return Outcome(
             Verdict.PAUSED, f"HTTP {answer.status} with a web page: [hivel] url leads to a login page or a proxy"
         )
     content = _json(answer.body)
     if isinstance(content, dict):
         if content.get("success") is False:
             if _says_already_there(answer.body):
-                return Judgement(Verdict.DELIVERED, f"was already there ({_first_words(answer.body)})")
-            return Judgement(Verdict.FAILED, f"HTTP {answer.status}: {_first_words(answer.body)}")
+                reason = f"was already there ({_first_words(answer.body)})"
+                return Outcome(Verdict.DELIVERED, reason, already_there=True)
+            return Outcome(Verdict.FAILED, f"HTTP {answer.status}: {_first_words(answer.body)}")
         if content.get("success") is True or content.get("deployment_id") == deployment_id:
-            return Judgement(Verdict.DELIVERED)
-    return Judgement(Verdict.RETRY, f"HTTP {answer.status}, but not Hivel's answer: {_first_words(answer.body)}")
+            return Outcome(Verdict.DELIVERED)
+    return Outcome(Verdict.RETRY, f"HTTP {answer.status}, but not Hivel's answer: {_first_words(answer.body)}")
 
 
 def _is_web_page(answer: Answer) -> bool:
@@ -131,33 +147,3 @@ def _first_words(body: str) -> str:
         if told:
             return ": ".join(told)[:300]
     return " ".join(body.split())[:200] or "(empty)"
-
-
-def parse_retry_after(value: str | None, now_ms: int) -> int | None:
-    """Milliseconds to wait as a Retry-After header says, in seconds or as a date; None for nonsense."""
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return int(text[:12]) * 1000
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return max(0, int(moment.timestamp() * 1000) - now_ms)
-    except (ValueError, OverflowError, TypeError):
-        return None
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """Exponential backoff with full jitter: a random time up to ``initial_ms`` doubled with every attempt."""
-
-    initial_ms: int
-    max_ms: int
-
-    def delay_ms(self, attempts: int, retry_after_ms: int | None = None, rng: random.Random | None = None) -> int:
-        """How long to wait after ``attempts`` attempts (1: after the first), never beyond ``max_ms``."""
-        ceiling = min(self.max_ms, self.initial_ms * 2 ** min(max(attempts - 1, 0), 40))
-        delay = (rng or random).uniform(0, ceiling)
-        return int(min(max(delay, retry_after_ms or 0), self.max_ms))

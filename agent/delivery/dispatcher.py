@@ -1,26 +1,35 @@
-"""Draining the outbox: everything that is due goes to Hivel, several at once, and is settled in batches."""
+"""The dispatcher: whatever is due in the outbox goes to Hivel, several at once, and is settled in batches."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter, deque
+import traceback
+from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from agent.delivery.answers import Answer, Backoff, Judgement, Verdict, judge
-from agent.delivery.breaker import Gate, GateState
-from agent.model import event as events
+from agent.delivery.answers import Outcome, Verdict
+from agent.delivery.breaker import OUTAGE_AFTER, BreakerState, CircuitBreaker
+from agent.delivery.observers import Tally, log_outcome
+from agent.delivery.retry import Backoff, given_up
+from agent.delivery.unsettled import Unsettled
+from agent.model.deployment import State
+from agent.model.event import InvalidEventError
 from agent.model.rate import RateLimit
-from agent.model.times import Drift, describe_duration
-from agent.outbox.sqlite.connection import DamagedError, OutboxError
-from agent.outbox.sqlite.store import DueEvent, Outbox, Settlement, State
+from agent.model.times import Drift
+from agent.outbox.values import DamagedError, OutboxError, Settlement
 
 if TYPE_CHECKING:
     from agent.config.settings import DeliverySettings
+    from agent.model.times import Clock
+    from agent.outbox.interface import Deliveries
+    from agent.outbox.offloop import Runner
+    from agent.outbox.values import Claimed, DeliveryState
 
 log = structlog.get_logger("delivery")
 
@@ -34,10 +43,13 @@ CLOCK_WAS_SET_MS = 1_000
 
 
 class Sender(Protocol):
-    """What the drain needs of :class:`agent.delivery.hivel.HivelClient`."""
+    """Where deployments go: :class:`agent.delivery.hivel.HivelClient`."""
 
-    async def post(self, body: bytes, *, lane: int = 0) -> Answer:
-        """POST one event."""
+    async def send(self, claimed: Claimed, *, lane: int = 0) -> Outcome:
+        """Try once; what network and server do is an outcome. ``lane`` (0 … concurrency - 1): no two send at once.
+
+        Raises :class:`agent.model.event.InvalidEventError` for a deployment that there is no event of.
+        """
         ...
 
     def reload_token(self) -> bool:
@@ -45,35 +57,40 @@ class Sender(Protocol):
         ...
 
 
-@dataclass
-class Tally:
-    """What this process has delivered so far; ``retries`` by what came instead: ``http_503``, ``timeout``, …"""
-
-    delivered: int = 0
-    failed: int = 0
-    retries: Counter[str] = field(default_factory=Counter)
-
-
-class Drain:
-    """Delivers what is due. One at a time for an outbox: see :class:`agent.outbox.sqlite.connection.RunLock`."""
+class Dispatcher:
+    """Delivers what is due. One at a time for an outbox: nobody else may claim."""
 
     def __init__(
-        self, outbox: Outbox, sender: Sender, settings: DeliverySettings, rng: random.Random | None = None
+        self,
+        outbox: Deliveries,
+        sender: Sender,
+        settings: DeliverySettings,
+        *,
+        off_loop: Runner,
+        clock: Clock,
+        rng: random.Random | None = None,
     ) -> None:
+        """Whatever is done with the outbox is done by ``off_loop``."""
         self._outbox = outbox
         self._sender = sender
         self._settings = settings
-        self._backoff = Backoff(settings.backoff_initial_ms, settings.backoff_max_ms)
+        self._off_loop = off_loop
+        self._clock = clock
         self._rng = rng or random.Random()
-        self._rate = RateLimit(settings.per_minute, outbox.clock, burst=settings.concurrency)
+        self._backoff = Backoff(settings.backoff_initial_ms, settings.backoff_max_ms)
+        self._rate = RateLimit(settings.per_minute, clock, burst=settings.concurrency)
         self._drift: Drift | None = None
         self._stopping = asyncio.Event()
-        self._ready: deque[DueEvent] = deque()
+        self._using_outbox = asyncio.Lock()  # what is claimed and what is settled must fit together
+        self._ready: deque[Claimed] = deque()
         self._claimed: set[int] = set()  # in ``_ready`` or in flight
-        self._settlements: list[Settlement] = []
-        self._answered: dict[int, Settlement] = {}  # the last of ``_settlements`` of each event
-        self._gate_moved = True  # a new process says what it found
-        self.gate = Gate(self._backoff, outbox.clock, rng, before=outbox.delivery_state())
+        self._free_lanes: list[int] = []
+        self._unsettled = Unsettled()
+        self._resumed = False
+        self._saved_state: DeliveryState | None = None
+        self._set_aside_in_a_row: set[int] = set()
+        self._unexpected: Exception | None = None
+        self.breaker = CircuitBreaker(self._backoff, clock, rng)
         self.tally = Tally()
         # Why outcomes cannot be stored right now. They are kept, and not sent again as long as this process lives.
         self.trouble: OutboxError | None = None
@@ -81,55 +98,75 @@ class Drain:
     @property
     def progress(self) -> int:
         """Grows with every answer: it tells one who waits whether anything goes on."""
-        return self.tally.delivered + self.tally.failed + self.tally.retries.total()
+        return self.tally.attempts
 
     def stop(self) -> None:
         """Send nothing more; what is in flight is waited for and settled by the :meth:`run` that sent it."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Deliver until nothing is due, the gate shuts or :meth:`stop` was called.
+        """Deliver until nothing is due, the breaker trips or :meth:`stop` was called.
 
         That outcomes cannot be stored is in ``trouble`` and stops nothing. Raises
-        :class:`agent.outbox.sqlite.connection.OutboxError` and :class:`sqlite3.Error` when the outbox cannot be read.
+        :class:`agent.outbox.values.OutboxError` when the outbox cannot be read, and whatever nobody expected and is
+        not about one deployment. The next run goes on in any case, also after this one was cancelled: outcomes that
+        are not stored yet are kept, and what was in flight is due again.
         """
-        self._settle()
-        if self._stopping.is_set():
-            return
-        self._mind_the_clock()
-        if (self.gate.state is GateState.OPEN or await self._probe()) and self._is_anything_due():
-            await self._drain()
+        self._using_outbox = asyncio.Lock()
+        try:
+            await self._resume()
+            await self._settle()
+            if self._stopping.is_set():
+                return
+            await self._mind_the_clock()
+            if (self.breaker.state is BreakerState.OPEN or await self._probe()) and await self._is_anything_due():
+                await self._send_all()
+        finally:
+            self._claimed.clear()
+            self._ready.clear()
+        if (error := self._unexpected) is not None:
+            self._unexpected = None
+            raise error
 
-    def _mind_the_clock(self) -> None:
-        """At the start, and whenever the clock was set: no event waits longer than the longest backoff.
+    async def _resume(self) -> None:
+        """Go on where the process before this one was."""
+        if not self._resumed:
+            before = await self._off_loop(self._outbox.delivery_state)
+            if before is not None:
+                self.breaker.resume(before)
+            self._resumed = True
+
+    async def _mind_the_clock(self) -> None:
+        """At the start, and whenever the clock was set: no deployment waits longer than the longest backoff.
 
         Again and again until that is stored, and until no outcome waits in memory that has the time of before.
         """
         if self._drift is None or abs(self._drift.ms()) > CLOCK_WAS_SET_MS:
-            drift = Drift(self._outbox.clock)
-            if self._make_due(self._outbox.clock.now_ms() + self._settings.backoff_max_ms) and not self._settlements:
+            drift = Drift(self._clock)
+            latest = self._clock.now_ms() + self._settings.backoff_max_ms
+            if await self._make_due(latest) and not self._unsettled:
                 self._drift = drift
 
     async def _probe(self) -> bool:
-        """Send one event to see whether Hivel is back; True when it is."""
+        """Send one deployment to see whether Hivel is back; True when it is."""
         if self._sender.reload_token():
-            self.gate.probe_now()
-        if not self.gate.may_probe():
+            self.breaker.probe_now()
+        if not self.breaker.may_probe():
             return False
-        due = self._least_tried()
-        if due is None:
+        claimed = await self._least_tried()
+        if claimed is None:
             return False
-        await self._deliver(due, lane=0)
-        self._settle()
-        if self.gate.state is not GateState.OPEN:
+        await self._deliver(claimed, lane=0)
+        await self._settle()
+        if self.breaker.state is not BreakerState.OPEN:
             return False
         # Hivel is back: nobody waits out a backoff that the outage caused.
-        self._make_due(self._outbox.clock.now_ms())
+        await self._make_due(self._clock.now_ms())
         return True
 
-    def _make_due(self, later_than: int) -> bool:
+    async def _make_due(self, later_than: int) -> bool:
         try:
-            self._outbox.make_due(later_than=later_than)
+            await self._off_loop(partial(self._outbox.make_due, later_than=later_than))
         except DamagedError:
             raise
         except OutboxError as error:
@@ -137,173 +174,148 @@ class Drain:
             return False
         return True
 
-    def _is_anything_due(self) -> bool:
+    # ---- sending
+
+    async def _is_anything_due(self) -> bool:
         """Mostly nothing is, and this is asked every second: no senders are started to find that out."""
-        due = self._next()
-        if due is not None:
-            self._ready.appendleft(due)
-        return due is not None
+        async with self._using_outbox:
+            await self._claim()
+        return bool(self._ready)
 
-    async def _drain(self) -> None:
-        settling = asyncio.create_task(self._settle_regularly())
+    async def _send_all(self) -> None:
+        self._free_lanes = list(range(self._settings.concurrency))
         try:
-            async with asyncio.TaskGroup() as senders:
-                for lane in range(self._settings.concurrency):
-                    senders.create_task(self._send_from(lane))
-        except BaseExceptionGroup as group:  # the first of them ended the others
-            raise group.exceptions[0] from None
+            async with asyncio.TaskGroup() as group:
+                settling = group.create_task(self._settle_regularly())
+                async with asyncio.TaskGroup() as senders:
+                    self._start_sending(senders)
+                settling.cancel()
+        except BaseExceptionGroup as raised:  # the first of them ended the others
+            raise _first_of(raised) from None
         finally:
-            settling.cancel()
-            await asyncio.gather(settling, return_exceptions=True)
-            self._unclaim()
-            self._settle()
+            await self._settle()
 
-    async def _send_from(self, lane: int) -> None:
-        while (due := await self._next_in_its_turn()) is not None:
-            await self._deliver(due, lane)
+    def _start_sending(self, senders: asyncio.TaskGroup) -> None:
+        senders.create_task(self._send_from(self._free_lanes.pop(), senders))
 
-    async def _next_in_its_turn(self) -> DueEvent | None:
-        """The next event as soon as the rate allows it; None when there is none, or none may go."""
+    async def _send_from(self, lane: int, senders: asyncio.TaskGroup) -> None:
+        """Send until nothing is due; as long as there is more, somebody else sends too."""
+        while (claimed := await self._next_in_its_turn()) is not None:
+            if self._ready and self._free_lanes:
+                self._start_sending(senders)
+            await self._deliver(claimed, lane)
+        self._free_lanes.append(lane)
+
+    async def _next_in_its_turn(self) -> Claimed | None:
+        """The next deployment as soon as the rate allows it; None when there is none, or none may go."""
         if (wait_s := self._rate.reserve()) > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
-        may_go = not self._stopping.is_set() and self.gate.state is GateState.OPEN
-        return self._next() if may_go and len(self._settlements) < UNSETTLED_AT_MOST else None
-
-    def _next(self) -> DueEvent | None:
+        if not self._may_go():
+            return None
         if not self._ready:
-            self._claim()
-        return self._ready.popleft() if self._ready else None
+            async with self._using_outbox:
+                if not self._ready and self._may_go():
+                    await self._claim()
+        return self._ready.popleft() if self._ready and self._may_go() else None
 
-    def _least_tried(self) -> DueEvent | None:
-        """Any one of those: the oldest may be events that Hivel always stumbles over, and speak for no others."""
-        self._claim()
-        least = min((due.attempts for due in self._ready), default=0)
-        candidates = [due for due in self._ready if due.attempts == least]
-        due = self._rng.choice(candidates) if candidates else None
-        self._unclaim()
-        if due is not None:
-            self._claimed.add(due.id)
-        return due
+    def _may_go(self) -> bool:
+        stopped = self._stopping.is_set() or self.breaker.state is not BreakerState.OPEN
+        return not stopped and len(self._unsettled) < UNSETTLED_AT_MOST
 
-    def _claim(self) -> None:
-        """What was answered and is not stored yet is claimed again only when it has to be sent again."""
-        now = self._outbox.clock.now_ms()
-        settled = {
-            row_id
-            for row_id, last in self._answered.items()
-            if last.state is not State.PENDING or (last.next_attempt_at or now) > now
-        }
-        for due in self._outbox.claim(CLAIM, besides=self._claimed | settled):
-            if due.id in self._answered:
-                tried = sum(s.id == due.id and s.counts_as_attempt for s in self._settlements)
-                due = replace(due, attempts=due.attempts + tried)  # noqa: PLW2901
-            self._ready.append(due)
-            self._claimed.add(due.id)
-
-    def _unclaim(self) -> None:
-        """Let go of what was claimed; nothing is in flight."""
-        self._claimed.clear()
-        self._ready.clear()
-
-    async def _deliver(self, due: DueEvent, lane: int) -> None:
-        clock = self._outbox.clock
-        at, started = clock.now_ms(), clock.monotonic()
-        body = events.wire(due.payload, self._settings.canceled_spelling)
+    async def _deliver(self, claimed: Claimed, lane: int) -> None:
+        at, started, before = self._clock.now_ms(), self._clock.monotonic(), self.breaker.state
         try:
-            answer = await self._sender.post(body, lane=lane)
-        finally:
-            self._claimed.discard(due.id)
-        judgement = judge(answer, due.deployment_id, clock.now_ms())
-        duration_ms = round((clock.monotonic() - started) * 1000)
-        before = self.gate.state
-        if self.gate.record(due.id, judgement, tried_before=due.attempts):
-            self._gate_moved = True
-        judgement = self._given_up(due, judgement)
-        self._note(self._settlement(due, at, duration_ms, answer, judgement))
-        self._count(judgement, answer)
-        self._report(due, judgement, before)
-
-    def _note(self, settlement: Settlement) -> None:
-        self._settlements.append(settlement)
-        self._answered[settlement.id] = settlement
-
-    def _given_up(self, due: DueEvent, judgement: Judgement) -> Judgement:
-        """The judgement, or that the event failed because it was tried often or long enough (off by default)."""
-        if judgement.verdict is not Verdict.RETRY:
-            return judgement
-        settings, age_ms = self._settings, self._outbox.clock.now_ms() - due.created_at
-        if settings.max_attempts and due.attempts + 1 >= settings.max_attempts:
-            limit = f"tried {due.attempts + 1} times, [delivery] max_attempts"
-        elif settings.max_age_ms and age_ms > settings.max_age_ms:
-            limit = f"waited {describe_duration(age_ms)}, longer than [delivery] max_age"
+            outcome = await self._sender.send(claimed, lane=lane)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this deployment
+            outcome = self._without_answer(claimed, error)
         else:
-            return judgement
-        return replace(judgement, verdict=Verdict.FAILED, reason=f"given up: {limit}; at last {judgement.reason}")
+            self._set_aside_in_a_row.clear()
+            self.breaker.record(claimed, outcome)
+        finally:
+            self._claimed.discard(claimed.number)
+        outcome = given_up(claimed, outcome, self._settings, self._clock.now_ms())
+        duration_ms = round((self._clock.monotonic() - started) * 1000)
+        self._unsettled.add(self._settlement(claimed, at, duration_ms, outcome))
+        self.tally.record(outcome)
+        log_outcome(claimed, outcome, self.breaker, before)
 
-    def _count(self, judgement: Judgement, answer: Answer) -> None:
-        match judgement.verdict:
-            case Verdict.DELIVERED:
-                self.tally.delivered += 1
-            case Verdict.FAILED:
-                self.tally.failed += 1
-            case Verdict.RETRY | Verdict.PAUSED:
-                self.tally.retries[answer.kind] += 1
+    def _without_answer(self, claimed: Claimed, error: Exception) -> Outcome:
+        """Set the deployment aside, unless the same happens to one after the other: then it is not about them."""
+        log.error("cannot send", deployment_id=claimed.deployment_id, exception=_trace(error))
+        if isinstance(error, InvalidEventError):
+            return Outcome(Verdict.FAILED, f"no event can be made of it: {_in_words(error)}")
+        reason = f"unexpected {type(error).__name__}: {_in_words(error)}"
+        self._set_aside_in_a_row.add(claimed.number)
+        if len(self._set_aside_in_a_row) < OUTAGE_AFTER:
+            return Outcome(Verdict.FAILED, f"cannot be sent: {reason}; the trace is in the log")
+        self._unexpected = error
+        outcome = Outcome(Verdict.RETRY, f"nothing can be sent: {reason}")
+        self.breaker.trip(BreakerState.OUTAGE, outcome)
+        return outcome
 
-    def _settlement(self, due: DueEvent, at: int, duration_ms: int, answer: Answer, judgement: Judgement) -> Settlement:
-        verdict = judgement.verdict
+    # ---- the outbox
+
+    async def _least_tried(self) -> Claimed | None:
+        """Any one of those: the oldest may be some that Hivel always stumbles over, and speak for no others."""
+        async with self._using_outbox:
+            await self._claim()
+        least = min((claimed.attempts for claimed in self._ready), default=0)
+        candidates = [claimed for claimed in self._ready if claimed.attempts == least]
+        self._ready.clear()
+        self._claimed.clear()
+        if not candidates:
+            return None
+        claimed = self._rng.choice(candidates)
+        self._claimed.add(claimed.number)
+        return claimed
+
+    async def _claim(self) -> None:
+        """What was answered and is not stored yet is claimed again only when it has to be sent again."""
+        now = self._clock.now_ms()
+        limit = CLAIM + self._unsettled.undelivered()
+        besides = self._claimed | self._unsettled.delivered()
+        found = await self._off_loop(partial(self._outbox.claim, limit, besides=besides))
+        due = [claimed for claimed in found if not self._unsettled.answers(claimed, now)]
+        for claimed in due[:CLAIM]:
+            tried = self._unsettled.attempts(claimed.number)
+            self._ready.append(replace(claimed, attempts=claimed.attempts + tried) if tried else claimed)
+            self._claimed.add(claimed.number)
+
+    def _settlement(self, claimed: Claimed, at: int, duration_ms: int, outcome: Outcome) -> Settlement:
         next_attempt_at = None
-        if verdict is Verdict.RETRY:
-            delay_ms = self._backoff.delay_ms(due.attempts + 1, judgement.retry_after_ms, self._rng)
-            next_attempt_at = self._outbox.clock.now_ms() + delay_ms
+        if outcome.verdict is Verdict.RETRY:
+            delay_ms = self._backoff.delay_ms(claimed.attempts + 1, outcome.retry_after_ms, self._rng)
+            next_attempt_at = self._clock.now_ms() + delay_ms
         return Settlement(
-            id=due.id,
-            state=_STATES[verdict],
-            counts_as_attempt=verdict is not Verdict.PAUSED,
+            claimed=claimed,
+            state=_STATES[outcome.verdict],
+            counts_as_attempt=outcome.verdict is not Verdict.PAUSED,
             at=at,
             duration_ms=duration_ms,
-            http_status=answer.status,
-            verdict=verdict.value,
-            answer=answer.body,
-            reason=judgement.reason,
+            http_status=outcome.http_status,
+            verdict=outcome.verdict.value,
+            answer=outcome.answer,
+            reason=outcome.reason,
             next_attempt_at=next_attempt_at,
+            already_there=outcome.already_there,
         )
-
-    def _report(self, due: DueEvent, judgement: Judgement, before: GateState) -> None:
-        """A line for each event that got somewhere, and for each change of the gate; none for failed probes.
-
-        An event that does not get anywhere has a line after 1, 2, 4, 8, … tries.
-        """
-        if self.gate.state is not before:
-            write = log.info if self.gate.state is GateState.OPEN else log.error
-            write("delivery", state=self.gate.state.value, reason=judgement.reason)
-        tries = due.attempts + 1
-        match judgement.verdict:
-            case Verdict.DELIVERED:
-                log.info("delivered", deployment_id=due.deployment_id, remark=judgement.reason or "new")
-            case Verdict.FAILED:
-                log.error("failed", deployment_id=due.deployment_id, reason=judgement.reason)
-            case Verdict.RETRY | Verdict.PAUSED if self.gate.state is GateState.OPEN and _is_power_of_two(tries):
-                log.warning("not delivered yet", deployment_id=due.deployment_id, tries=tries, reason=judgement.reason)
 
     async def _settle_regularly(self) -> None:
         while True:
             await asyncio.sleep(SETTLE_EVERY_S)
-            self._settle()
+            await self._settle()
 
-    def _settle(self) -> None:
+    async def _settle(self) -> None:
         """Store what came of the attempts so far, or keep it for the next time."""
         try:
-            while self._settlements:
-                batch = self._settlements[:SETTLE_AT_MOST]
-                self._outbox.settle(batch)
-                del self._settlements[: len(batch)]
-                for settlement in batch:
-                    if self._answered.get(settlement.id) is settlement:
-                        del self._answered[settlement.id]
-            if self._gate_moved:
-                self._outbox.save_delivery_state(self.gate.snapshot())
-                self._gate_moved = False
+            async with self._using_outbox:
+                while batch := self._unsettled.oldest(SETTLE_AT_MOST):
+                    await self._store(batch)
+                state = self.breaker.snapshot()
+                if state != self._saved_state:
+                    await self._off_loop(self._outbox.save_delivery_state, state)
+                    self._saved_state = state
         except DamagedError:
             raise
         except OutboxError as error:
@@ -311,9 +323,34 @@ class Drain:
         else:
             self.trouble = None
 
+    async def _store(self, batch: list[Settlement]) -> None:
+        """Whoever is cancelled meanwhile has to know whether it was stored: nothing is settled twice."""
+        stored = False
 
-def _is_power_of_two(number: int) -> bool:
-    return number & (number - 1) == 0
+        def settle() -> None:
+            nonlocal stored
+            self._outbox.settle(batch)
+            stored = True
+
+        try:
+            await self._off_loop(settle)
+        finally:
+            if stored:
+                self._unsettled.stored(batch)
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _in_words(error: Exception) -> str:
+    """What an exception says, as text that can be stored."""
+    return str(error).encode("utf-8", "backslashreplace").decode() or "no more is known"
+
+
+def _trace(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 _STATES = {

@@ -10,20 +10,24 @@ import httpx
 
 from agent import __version__
 from agent.config.file import ConfigError
-from agent.delivery.answers import BODY_LIMIT, Answer
+from agent.delivery.answers import BODY_LIMIT, Answer, Outcome, classify
+from agent.model import event as events
+from agent.model.deployment import event_of
 
 if TYPE_CHECKING:
     from agent.config.credentials import Token
-    from agent.config.settings import HivelSettings
+    from agent.config.settings import DeliverySettings, HivelSettings
+    from agent.model.times import Clock
+    from agent.outbox.values import Claimed
 
 # httpcore's pool does work for every connection it holds, at every request: small pools, and more of them.
 CONNECTIONS_PER_CLIENT = 8
 
 
 class HivelClient:
-    """Posts events; every outcome is an :class:`Answer`, nothing is raised for what network or server do."""
+    """Sends deployments as events; nothing is raised for what network or server do."""
 
-    def __init__(self, settings: HivelSettings, *, timeout_ms: int, concurrency: int) -> None:
+    def __init__(self, settings: HivelSettings, delivery: DeliverySettings, clock: Clock) -> None:
         """Raises :class:`agent.config.file.ConfigError` when the environment names a proxy that cannot be used."""
         self._url = httpx.URL(settings.deployment_url)
         self._headers = [
@@ -33,7 +37,9 @@ class HivelClient:
             ("Content-Type", "application/json"),
         ]
         self._token: Token = settings.token
-        self._timeout_s = timeout_ms / 1000
+        self._timeout_s = delivery.timeout_ms / 1000
+        self._spelling = delivery.canceled_spelling
+        self._clock = clock
         context = settings.tls.context()
         limits = httpx.Limits(
             max_connections=CONNECTIONS_PER_CLIENT,
@@ -48,7 +54,7 @@ class HivelClient:
                     timeout=httpx.Timeout(self._timeout_s, pool=None),
                     follow_redirects=False,
                 )
-                for _ in range(-(-concurrency // CONNECTIONS_PER_CLIENT))
+                for _ in range(-(-delivery.concurrency // CONNECTIONS_PER_CLIENT))
             ]
         except (ValueError, ImportError) as error:
             raise ConfigError(
@@ -66,8 +72,18 @@ class HivelClient:
         """Look whether the token's file holds another token now; True when it does."""
         return self._token.reload()
 
+    async def send(self, claimed: Claimed, *, lane: int = 0) -> Outcome:
+        """Try once to deliver. ``lane`` (0 … concurrency - 1) is the sender's number: no two share a connection.
+
+        Raises :class:`agent.model.event.InvalidEventError`: see ``Content.problem``.
+        """
+        event = event_of(claimed.deployment_id, claimed.content)
+        body = events.wire(events.encode(event).decode(), self._spelling)
+        answer = await self.post(body, lane=lane)
+        return classify(answer, claimed.deployment_id, self._clock.now_ms())
+
     async def post(self, body: bytes, *, lane: int = 0) -> Answer:
-        """POST one event. ``lane`` (0 … concurrency - 1) is the sender's number: no two share a connection."""
+        """POST one event."""
         client = self._clients[lane % len(self._clients)]
         token = self._token.reveal()
         # What AsyncClient.post does anew for each request (URL, headers, cookies, query) is the same for all of these.

@@ -1,17 +1,16 @@
-"""What an answer of Hivel means, and when to try again."""
+"""What an answer of Hivel means."""
 
 from __future__ import annotations
 
 import json
-import random
 import time
-from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.delivery.answers import Answer, Backoff, Judgement, Verdict, judge, parse_retry_after
+from agent.delivery.answers import Answer, Outcome, Verdict, classify
+from agent.model.times import parse_retry_after
 
 ID = "main:deploy/shop#12"
 NOW = 1769817600000  # Sat, 31 Jan 2026 00:00:00 GMT
@@ -23,15 +22,20 @@ INVALID = {"message": "Validation failed", "error": "Start time cannot be after 
 LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Sign in</title></head></html>"
 
 
-def judged(status: int | None, body: object = "", **more: object) -> Judgement:
+def classified(status: int | None, body: object = "", **more: object) -> Outcome:
     text = body if isinstance(body, str) else json.dumps(body)
-    return judge(Answer(status, text, **more), ID, NOW)  # type: ignore[arg-type]
+    return classify(Answer(status, text, **more), ID, NOW)  # type: ignore[arg-type]
+
+
+def said(outcome: Outcome) -> tuple[Verdict, str | None, int | None, bool]:
+    """What was decided, without what it was made of."""
+    return outcome.verdict, outcome.reason, outcome.retry_after_ms, outcome.already_there
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 @pytest.mark.parametrize("body", [STORED, {"success": True}, {"deployment_id": ID}], ids=["page", "success", "id"])
 def test_a_2xx_with_hivels_json_is_delivered(status: int, body: dict[str, object]) -> None:
-    assert judged(status, body, content_type=JSON) == Judgement(Verdict.DELIVERED)
+    assert said(classified(status, body, content_type=JSON)) == (Verdict.DELIVERED, None, None, False)
 
 
 @pytest.mark.parametrize(
@@ -46,55 +50,56 @@ def test_a_2xx_with_hivels_json_is_delivered(status: int, body: dict[str, object
     ],
 )
 def test_what_is_already_there_is_delivered(status: int, body: object) -> None:
-    judgement = judged(status, body)
-    assert judgement.verdict is Verdict.DELIVERED
-    assert judgement.reason is not None
-    assert judgement.reason.startswith(f"was already there (HTTP {status}")
+    outcome = classified(status, body)
+    assert outcome.verdict is Verdict.DELIVERED
+    assert outcome.reason is not None
+    assert outcome.reason.startswith(f"was already there (HTTP {status}")
+    assert outcome.already_there
 
 
 @pytest.mark.parametrize("status", [500, 403, 429, 413])
 def test_already_exists_counts_with_400_and_422_only(status: int) -> None:
-    assert judged(status, {"message": "already exists"}).verdict is not Verdict.DELIVERED
+    assert classified(status, {"message": "already exists"}).verdict is not Verdict.DELIVERED
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 529, 599])
 @pytest.mark.parametrize("body", ["", LOGIN_PAGE, json.dumps(INVALID)], ids=["empty", "page", "json"])
 def test_an_outage_is_tried_again(status: int, body: str) -> None:
-    judgement = judged(status, body, retry_after="120")
-    assert (judgement.verdict, judgement.retry_after_ms) == (Verdict.RETRY, 120_000)
+    outcome = classified(status, body, retry_after="120")
+    assert (outcome.verdict, outcome.retry_after_ms) == (Verdict.RETRY, 120_000)
 
 
 def test_no_answer_is_tried_again_with_what_happened_as_the_reason() -> None:
-    assert judged(None, "connection refused") == Judgement(Verdict.RETRY, "connection refused")
+    assert said(classified(None, "connection refused")) == (Verdict.RETRY, "connection refused", None, False)
 
 
 def test_an_untrusted_certificate_pauses() -> None:
-    judgement = judged(None, "self-signed certificate", untrusted_certificate=True)
-    assert judgement.verdict is Verdict.PAUSED
-    assert judgement.reason is not None
-    assert "self-signed certificate" in judgement.reason
+    outcome = classified(None, "self-signed certificate", untrusted_certificate=True)
+    assert outcome.verdict is Verdict.PAUSED
+    assert outcome.reason is not None
+    assert "self-signed certificate" in outcome.reason
 
 
 @pytest.mark.parametrize("body", ["", "OK", "{}", "[]", "null", "true", '"ok"', '{"success":', '{"success": "true"}'])
 @pytest.mark.parametrize("status", [200, 202, 204])
 def test_a_2xx_that_is_not_hivels_is_tried_again(status: int, body: str) -> None:
-    assert judged(status, body).verdict is Verdict.RETRY
+    assert classified(status, body).verdict is Verdict.RETRY
 
 
 def test_a_2xx_for_another_event_is_tried_again() -> None:
-    assert judged(200, {"deployment_id": "main:deploy/shop#11"}).verdict is Verdict.RETRY
+    assert classified(200, {"deployment_id": "main:deploy/shop#11"}).verdict is Verdict.RETRY
 
 
 def test_a_2xx_that_says_it_did_not_succeed_is_failed() -> None:
-    judgement = judged(200, INVALID | {"success": False, "deployment_id": ID})
-    assert judgement == Judgement(Verdict.FAILED, "HTTP 200: Validation failed: Start time cannot be after end time")
+    outcome = classified(200, INVALID | {"success": False, "deployment_id": ID})
+    reason = "HTTP 200: Validation failed: Start time cannot be after end time"
+    assert said(outcome) == (Verdict.FAILED, reason, None, False)
 
 
 @pytest.mark.parametrize("status", [400, 413, 414, 422, 431])
 def test_a_wrong_event_is_failed_with_hivels_words(status: int) -> None:
-    assert judged(status, INVALID) == Judgement(
-        Verdict.FAILED, f"HTTP {status}: Validation failed: Start time cannot be after end time"
-    )
+    reason = f"HTTP {status}: Validation failed: Start time cannot be after end time"
+    assert said(classified(status, INVALID)) == (Verdict.FAILED, reason, None, False)
 
 
 @pytest.mark.parametrize(
@@ -114,29 +119,29 @@ def test_a_wrong_event_is_failed_with_hivels_words(status: int) -> None:
     ],
 )
 def test_a_wrong_configuration_pauses_and_says_what_to_check(status: int, advice: str) -> None:
-    judgement = judged(status, INVALID, location="https://login.example/")
-    assert judgement.verdict is Verdict.PAUSED
-    assert judgement.reason is not None
-    assert judgement.reason.startswith(f"HTTP {status}: Validation failed")
-    assert advice in judgement.reason
+    outcome = classified(status, INVALID, location="https://login.example/")
+    assert outcome.verdict is Verdict.PAUSED
+    assert outcome.reason is not None
+    assert outcome.reason.startswith(f"HTTP {status}: Validation failed")
+    assert advice in outcome.reason
 
 
 def test_a_redirect_says_where_to() -> None:
-    assert "https://login.example/" in (judged(302, location="https://login.example/").reason or "")
+    assert "https://login.example/" in (classified(302, location="https://login.example/").reason or "")
 
 
 @pytest.mark.parametrize(
     ("body", "content_type"), [(LOGIN_PAGE, ""), (f"\n {LOGIN_PAGE}", JSON), ("", "text/html; charset=utf-8")]
 )
 def test_a_web_page_with_200_pauses(body: str, content_type: str) -> None:
-    judgement = judged(200, body, content_type=content_type)
-    assert judgement.verdict is Verdict.PAUSED
-    assert "web page" in (judgement.reason or "")
+    outcome = classified(200, body, content_type=content_type)
+    assert outcome.verdict is Verdict.PAUSED
+    assert "web page" in (outcome.reason or "")
 
 
 def test_a_reason_is_one_line_of_bearable_length() -> None:
     for body in ("word\n" * 5000, json.dumps({"message": "m" * 5000})):
-        reason = judged(400, body).reason
+        reason = classified(400, body).reason
         assert reason is not None
         assert len(reason) < 400
         assert "\n" not in reason
@@ -144,9 +149,9 @@ def test_a_reason_is_one_line_of_bearable_length() -> None:
 
 @pytest.mark.parametrize("status", [200, 400, 500])
 @pytest.mark.parametrize("body", ["[" * 60_000, '{"message":' * 6_000], ids=["lists", "objects"])
-def test_json_nested_beyond_all_depths_is_judged_all_the_same(status: int, body: str) -> None:
+def test_json_nested_beyond_all_depths_is_classified_all_the_same(status: int, body: str) -> None:
     expected = {200: Verdict.RETRY, 400: Verdict.FAILED, 500: Verdict.RETRY}
-    assert judged(status, body).verdict is expected[status]
+    assert classified(status, body).verdict is expected[status]
 
 
 _BODIES = (
@@ -170,15 +175,15 @@ _ANSWERS = st.builds(
 
 @given(_ANSWERS)
 def test_every_answer_gets_a_verdict(answer: Answer) -> None:
-    judgement = judge(answer, ID, NOW)
-    assert isinstance(judgement.verdict, Verdict)
-    assert judgement.retry_after_ms is None or judgement.retry_after_ms >= 0
+    outcome = classify(answer, ID, NOW)
+    assert isinstance(outcome.verdict, Verdict)
+    assert outcome.retry_after_ms is None or outcome.retry_after_ms >= 0
     if answer.status is None or answer.status in (401, 403, 404, 429, 503):
-        assert judgement.verdict in (Verdict.RETRY, Verdict.PAUSED)
+        assert outcome.verdict in (Verdict.RETRY, Verdict.PAUSED)
 
 
 def test_an_empty_answer_is_called_empty() -> None:
-    assert judged(503, " \n").reason == "HTTP 503: (empty)"
+    assert classified(503, " \n").reason == "HTTP 503: (empty)"
 
 
 # ---- Retry-After
@@ -230,62 +235,25 @@ def test_retry_after_is_read_or_ignored_and_never_an_error(value: str, now_ms: i
     assert ms is None or ms >= 0
 
 
-# ---- backoff
-
-BACKOFF = Backoff(initial_ms=5_000, max_ms=900_000)
-
-
-@given(
-    attempts=st.integers(-5, 10**6),
-    retry_after_ms=st.none() | st.integers(0, 10**15),
-    initial_ms=st.integers(1, 10**6),
-    max_ms=st.integers(1, 10**9),
-    seed=st.integers(),
-)
-def test_a_delay_is_never_negative_and_never_beyond_the_longest(
-    attempts: int, retry_after_ms: int | None, initial_ms: int, max_ms: int, seed: int
-) -> None:
-    delay = Backoff(initial_ms, max_ms).delay_ms(attempts, retry_after_ms, random.Random(seed))
-    assert isinstance(delay, int)
-    assert 0 <= delay <= max_ms
-
-
-@pytest.mark.parametrize(
-    ("attempts", "ceiling"), [(1, 5_000), (2, 10_000), (3, 20_000), (8, 640_000), (9, 900_000), (10**9, 900_000)]
-)
-def test_the_delay_is_spread_over_all_of_an_interval_that_doubles(attempts: int, ceiling: int) -> None:
-    rng = random.Random(7)
-    delays = [BACKOFF.delay_ms(attempts, rng=rng) for _ in range(2000)]
-    assert max(delays) <= ceiling
-    quarters = Counter(min(delay * 4 // ceiling, 3) for delay in delays)
-    assert all(400 < quarters[quarter] < 600 for quarter in range(4)), quarters
-
-
-def test_retry_after_is_waited_for_but_a_week_is_not() -> None:
-    rng = random.Random(7)
-    assert all(60_000 <= BACKOFF.delay_ms(1, 60_000, rng) <= 60_000 for _ in range(50))
-    assert BACKOFF.delay_ms(1, WEEK_S * 1000, rng) == 900_000
-
-
-def test_a_short_retry_after_does_not_shorten_the_backoff() -> None:
-    with_it = BACKOFF.delay_ms(5, 1, random.Random(7))
-    assert with_it == BACKOFF.delay_ms(5, None, random.Random(7))
-    assert with_it > 1
-
-
-def test_without_a_source_of_randomness_delays_still_differ() -> None:
-    assert len({BACKOFF.delay_ms(9) for _ in range(20)}) > 1
-
-
 def test_a_web_page_with_400_is_a_proxy_and_fails_no_event() -> None:
     page = Answer(400, "<html>The plain HTTP request was sent to HTTPS port</html>", "text/html")
-    assert judge(page, "x", 0).verdict is Verdict.PAUSED
+    assert classify(page, "x", 0).verdict is Verdict.PAUSED
 
 
 def test_a_duplicate_of_something_else_is_not_taken_for_a_delivery() -> None:
-    assert judge(Answer(400, '{"error": "duplicate entries in pr_numbers"}'), "x", 0).verdict is Verdict.FAILED
+    assert classify(Answer(400, '{"error": "duplicate entries in pr_numbers"}'), "x", 0).verdict is Verdict.FAILED
 
 
 def test_a_success_that_says_it_is_already_there_is_a_delivery() -> None:
     answer = Answer(200, '{"success": false, "message": "deployment_id already exists"}')
-    assert judge(answer, "x", 0).verdict is Verdict.DELIVERED
+    outcome = classify(answer, "x", 0)
+    assert (outcome.verdict, outcome.already_there) == (Verdict.DELIVERED, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [(Answer(503, "try later"), "http_503"), (Answer(None, timed_out=True), "timeout"), (Answer(None), "network")],
+)
+def test_an_outcome_knows_what_was_answered(answer: Answer, kind: str) -> None:
+    outcome = classify(answer, "x", 0)
+    assert (outcome.http_status, outcome.answer, outcome.kind) == (answer.status, answer.body, kind)
