@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote, urlsplit
 
-_BUILD_PATH = re.compile(r"(?P<job>(?:/job/[^/]+)+)/(?P<number>\d+)/?$")
+_BUILD_PATH = re.compile(r"(?P<job>(?:/job/[^/]+)+)/(?P<number>[0-9]{1,10})/?$")
 _NOT_A_WORD = re.compile(r"(?i:deploy)|[^A-Za-z]+|(?<=[a-z])(?=[A-Z])")
 _ENVIRONMENT_WORDS = {
     "staging": "staging",
@@ -35,8 +35,10 @@ def build_of_url(url: str) -> tuple[str, int] | None:
         return None
     if match is None:
         return None
-    parts = match["job"].removeprefix("/job/").split("/job/")
-    return "/".join(unquote(part) for part in parts), int(match["number"])
+    parts = [unquote(part) for part in match["job"].removeprefix("/job/").split("/job/")]
+    if not {".", ".."}.isdisjoint(parts):  # no names of jobs, and another page when asked for
+        return None
+    return "/".join(parts), int(match["number"])
 
 
 def environment_of_name(full_name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import re
 import time
 from datetime import UTC, date, datetime, timedelta
@@ -74,6 +75,26 @@ def parse_moment(value: str | date) -> int:
     if value.tzinfo is None:
         value = value.replace(tzinfo=UTC)
     return (value - _EPOCH) // timedelta(milliseconds=1)
+
+
+def parse_http_date(text: str | None) -> int | None:
+    """UTC milliseconds of a date as HTTP and mail write it; without a zone it is UTC. None for anything else."""
+    try:
+        moment = email.utils.parsedate_to_datetime(text or "")
+    except (ValueError, OverflowError, TypeError, IndexError):  # the parser stumbles in several ways
+        return None
+    if moment.tzinfo is None:  # also `-0000`; datetime itself would take it for local time
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def parse_retry_after(value: str | None, now_ms: int) -> int | None:
+    """Milliseconds to wait as a Retry-After header says, in seconds or as a date; None for nonsense."""
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        return int(text[:12]) * 1000
+    moment = parse_http_date(text)
+    return None if moment is None else max(0, moment - now_ms)
 
 
 def parse_since(value: str | date, now_ms: int) -> int:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from agent.outbox.cursors import ControllerState, controller_states
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller
+from agent.sources.jenkins.transport import Transport
 from tests.integration.support import NOON, REPO, poll, rule
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def test_one_poll_after_another_goes_over_one_connection_and_is_compressed(
     answers: list[requests.Response] = []
     one_at_once = replace(controller, concurrency=1)
     client = JenkinsClient(one_at_once)
-    session = client._jenkins._session
+    session = client._transport.session
     session.hooks["response"].append(lambda answer, *_, **__: answers.append(answer))
     poller = Poller(one_at_once, (rule(),), client, outbox)
     for _ in range(3):
@@ -86,7 +87,7 @@ def test_there_are_no_more_connections_than_questions_at_once(
         poller.poll()
         clock.advance(s=30)
     assert outbox.counts().pending == 120
-    assert _connections(client._jenkins._session) <= width
+    assert _connections(client._transport.session) <= width
     client.close()
 
 
@@ -104,7 +105,7 @@ def test_no_more_requests_are_made_in_a_minute_than_the_setting_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr(Transport, "_wait", lambda _, seconds: waited.append(seconds))
     busy(jenkins, clock, 10)
     poll(controller, outbox)
     clock.advance(s=30)
@@ -122,7 +123,7 @@ def test_no_more_requests_are_made_in_a_minute_than_the_setting_says(
 def test_a_small_answer_that_unpacks_beyond_all_measure_is_not_read_to_its_end(
     jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.sources.jenkins.client.BODY_LIMIT", 200_000)
+    monkeypatch.setattr("agent.sources.jenkins.transport.BODY_LIMIT", 200_000)
     packed = gzip.compress(b'{"jobs":[' + b" " * 50_000_000 + b"]}")
     assert len(packed) < 200_000
     bomb = Response(packed, media_type="application/json", headers={"Content-Encoding": "gzip"})

@@ -475,9 +475,9 @@ def test_an_absurd_timestamp_is_recorded_as_failed_and_blocks_nothing(
 def test_a_body_beyond_all_measure_is_not_read_to_its_end(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agent.sources.jenkins import client
+    from agent.sources.jenkins import transport
 
-    monkeypatch.setattr(client, "BODY_LIMIT", 200_000)
+    monkeypatch.setattr(transport, "BODY_LIMIT", 200_000)
     huge = Response(b'{"jobs":[' + b" " * 1_000_000 + b"]}", media_type="application/json")
     watched.break_with(lambda *_: huge)
     assert "answers with more than 200000 bytes" in poll(controller, outbox).problems[0]
@@ -553,7 +553,7 @@ def test_a_new_jenkins_token_in_the_file_is_taken_up_without_a_restart(
 def test_the_cursor_stays_when_events_cannot_be_stored(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, tmp_path: Path
 ) -> None:
-    from agent.outbox.sqlite.connection import OutboxError
+    from agent.outbox.values import OutboxError
 
     finish_one(watched, clock)
     outbox.connection.execute("PRAGMA query_only = ON")
@@ -705,11 +705,11 @@ def test_no_more_requests_are_made_at_once_than_the_setting_says(
     for index in range(30):
         watched.add_job(f"deploy/app-{index}")
         finish_one(watched, clock, f"deploy/app-{index}")
-    from agent.sources.jenkins.client import JenkinsClient
+    from agent.sources.jenkins.transport import Transport
 
-    ask = JenkinsClient._get
+    ask = Transport.get
 
-    def counted(self: JenkinsClient, path: str, tree: str | None) -> object:
+    def counted(self: Transport, path: str, tree: str | None) -> object:
         nonlocal at_once, most
         with lock:
             at_once += 1
@@ -721,7 +721,7 @@ def test_no_more_requests_are_made_at_once_than_the_setting_says(
                 at_once -= 1
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JenkinsClient, "_get", counted)
+        patch.setattr(Transport, "get", counted)
         report = poll(replace(controller, concurrency=3), outbox)
     assert len(report.enqueued) == 30
     assert 1 < most <= 3

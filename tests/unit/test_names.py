@@ -46,6 +46,10 @@ def test_a_job_with_spaces_and_a_plus_in_its_recorded_url() -> None:
         "http://127.0.0.1:8080/job/matrix-app/JDK=17,OS=linux/3/",  # a cell is not a build of its own
         "http://127.0.0.1:8080/job/folder/job/7/",  # a job that is called 7
         "http://[/job/shop/7/",
+        "https://[your-jenkins]/job/shop/7/",
+        "http://127.0.0.1:8080/job/shop/" + 5000 * "7",  # more digits than Python makes a number of
+        "http://127.0.0.1:8080/job/shop/٧/",
+        "http://127.0.0.1:8080/job/%2e%2e/job/shop/7/",
     ],
 )
 def test_an_url_of_anything_else_names_no_build(url: str) -> None:

@@ -1,14 +1,21 @@
-"""Being gentle to a controller: longer and longer pauses while it is down."""
+"""Being gentle: longer and longer pauses while a controller is down, or while one job or build cannot be read."""
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Hashable
+
     from agent.model.times import Clock
 
+Key = TypeVar("Key", bound="Hashable")
+
+# Of a whole controller: everybody waits for its builds. Of one job or build: it is alone with its trouble.
 LONGEST_PAUSE_S = 300.0
+LONGEST_BACKOFF_S = 3600.0
 
 
 class Pause:
@@ -25,13 +32,91 @@ class Pause:
         """Whether it is time to ask again."""
         return self._clock.monotonic() >= self._until
 
-    def failed(self) -> None:
-        """It did not answer: wait longer than the last time."""
-        longest = min(self._interval_s * 2 ** min(self._failures, 20), max(LONGEST_PAUSE_S, self._interval_s))
+    def failed(self, retry_after_ms: int | None = None) -> None:
+        """It did not answer: wait longer than the last time, and as long as it asked for, within an hour."""
+        wait_s = _delay_s(self._interval_s, self._failures, LONGEST_PAUSE_S, self._rng)
         self._failures += 1
-        self._until = self._clock.monotonic() + self._rng.uniform(longest / 2, longest)
+        self._until = self._clock.monotonic() + _at_least(wait_s, retry_after_ms)
 
     def answered(self) -> None:
         """It is there again."""
         self._failures = 0
         self._until = 0.0
+
+
+@dataclass(frozen=True)
+class Failing(Generic[Key]):
+    """Something that could not be read ``failures`` times in a row. ``next_try_at``: UTC ms by the clock as it is."""
+
+    key: Key
+    reason: str
+    failures: int
+    next_try_at: int
+
+
+@dataclass(frozen=True)
+class _Failed:
+    reason: str
+    failures: int
+    until: float
+
+
+class Backoffs(Generic[Key]):
+    """A backoff for each item of a controller that cannot be read: a job by its name, a build by job and number.
+
+    The first is tried again after one poll interval at the latest, then the time doubles up to ``longest_s`` (an hour
+    unless told otherwise), with jitter. Not for several threads at once.
+    """
+
+    def __init__(
+        self,
+        interval_s: float,
+        clock: Clock,
+        rng: random.Random | None = None,
+        *,
+        longest_s: float = LONGEST_BACKOFF_S,
+    ) -> None:
+        self._interval_s = interval_s
+        self._longest_s = longest_s
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._failed: dict[Key, _Failed] = {}
+
+    def due(self, key: Key) -> bool:
+        """Whether it may be asked for: it never failed, or its time has come."""
+        failed = self._failed.get(key)
+        return failed is None or self._clock.monotonic() >= failed.until
+
+    def failed(self, key: Key, reason: str, retry_after_ms: int | None = None) -> None:
+        """It could not be read: wait longer than the last time, and as long as Jenkins asked for, within an hour."""
+        before = self._failed.get(key)
+        failures = before.failures if before else 0
+        wait_s = _at_least(_delay_s(self._interval_s, failures, self._longest_s, self._rng), retry_after_ms)
+        self._failed[key] = _Failed(reason, failures + 1, self._clock.monotonic() + wait_s)
+
+    def succeeded(self, key: Key) -> None:
+        """It was read."""
+        self._failed.pop(key, None)
+
+    def keep_only(self, present: Container[Key]) -> None:
+        """Forget what is not there any more."""
+        self._failed = {key: failed for key, failed in self._failed.items() if key in present}
+
+    def failing(self) -> list[Failing[Key]]:
+        """What could not be read the last time, in the order in which it is tried again."""
+        now, now_ms = self._clock.monotonic(), self._clock.now_ms()
+        found = [
+            Failing(key, failed.reason, failed.failures, now_ms + round(max(failed.until - now, 0.0) * 1000))
+            for key, failed in self._failed.items()
+        ]
+        return sorted(found, key=lambda each: each.next_try_at)
+
+
+def _delay_s(interval_s: float, failures: int, longest_s: float, rng: random.Random) -> float:
+    """After so many failures before this one: from half of the interval, doubled each time, up to all of it."""
+    ceiling = min(interval_s * 2 ** min(failures, 20), max(longest_s, interval_s))
+    return rng.uniform(ceiling / 2, ceiling)
+
+
+def _at_least(wait_s: float, retry_after_ms: int | None) -> float:
+    return max(wait_s, min((retry_after_ms or 0) / 1000, LONGEST_BACKOFF_S))

@@ -1,14 +1,11 @@
-"""Being gentle: requests per minute, and pauses that grow."""
+"""So many requests a minute and no more."""
 
 from __future__ import annotations
-
-import random
 
 import pytest
 
 from agent.model.rate import RateLimit
 from agent.model.times import Clock
-from agent.sources.jenkins.backoff import LONGEST_PAUSE_S, Pause
 
 
 class FakeTime(Clock):
@@ -53,20 +50,3 @@ def test_those_who_wait_at_the_same_time_wait_behind_each_other() -> None:
 def test_no_limit_waits_for_nothing() -> None:
     limit = RateLimit(0, FakeTime())
     assert {limit.reserve() for _ in range(10_000)} == {0.0}
-
-
-def test_pauses_double_up_to_five_minutes_and_end_with_an_answer() -> None:
-    clock = FakeTime()
-    pause = Pause(15, clock, random.Random(1))
-    lengths = []
-    for _ in range(10):
-        pause.failed()
-        before = clock.now
-        while not pause.over():
-            clock.sleep(0.5)
-        lengths.append(clock.now - before)
-    assert 7.5 <= lengths[0] <= 15.5
-    assert all(LONGEST_PAUSE_S / 2 <= length <= LONGEST_PAUSE_S + 0.5 for length in lengths[-4:])
-    pause.failed()
-    pause.answered()
-    assert pause.over()

@@ -1,0 +1,127 @@
+"""The shapes of Jenkins' answers, as far as the agent reads them, and how they are decoded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from agent.sources.jenkins.errors import BadAnswerError, PageError
+from agent.sources.jenkins.raw import BuildNumber, RawBuild  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The body of a 200 and its headers; ``page`` is the address that was asked, without the question."""
+
+    page: str
+    body: bytes
+    headers: Mapping[str, str]
+
+    def decode(self, type_: type[T]) -> T:
+        """The body in the shape ``type_``. Raises :class:`PageError` for another, :class:`BadAnswerError` for none."""
+        try:
+            return msgspec.json.decode(self.body, type=type_)
+        except msgspec.ValidationError as error:
+            raise self._another_shape(error) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return self._decode_leniently(type_)
+
+    def _decode_leniently(self, type_: type[T]) -> T:
+        """Half a surrogate pair or a wrong byte in some name must not hide all the other builds."""
+        try:
+            content = json.loads(self.body.decode("utf-8", "replace"))
+            clean = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+            return msgspec.json.decode(clean, type=type_)
+        except RecursionError as error:
+            raise PageError(f"the JSON of {self.page} is nested beyond all depths ({len(self.body)} bytes)") from error
+        except msgspec.ValidationError as error:
+            raise self._another_shape(error) from error
+        except ValueError as error:
+            raise BadAnswerError(
+                f"the JSON of {self.page} is cut off or damaged ({len(self.body)} bytes): {error}"
+            ) from error
+
+    def _another_shape(self, error: Exception) -> PageError:
+        return PageError(f"{self.page} has an answer of another shape than Jenkins' API has: {error}")
+
+
+class Item(msgspec.Struct):
+    """A job or a folder in the nested tree; folders have ``jobs`` and no ``nextBuildNumber``."""
+
+    full_name: str = msgspec.field(default="", name="fullName")
+    cls: str = msgspec.field(default="", name="_class")
+    next_build_number: BuildNumber | None = msgspec.field(default=None, name="nextBuildNumber")
+    jobs: list[Item] | None = None
+
+
+class Items(msgspec.Struct):
+    """The answer of the controller or of a folder."""
+
+    jobs: list[Item] = []
+
+
+class _JobAction(msgspec.Struct):
+    object_url: str | None = msgspec.field(default=None, name="objectUrl")
+
+
+class Builds(msgspec.Struct):
+    """Builds of a job; ``actions`` are asked of branch jobs only."""
+
+    builds: list[RawBuild] | None = None
+    all_builds: list[RawBuild] | None = msgspec.field(default=None, name="allBuilds")
+    actions: list[_JobAction | None] = []
+
+    @property
+    def pull_request_url(self) -> str | None:
+        """The page that the branch job's metadata names."""
+        return next((action.object_url for action in self.actions if action and action.object_url), None)
+
+
+class Executable(msgspec.Struct):
+    """What an executor shows. Of an item that the user may not see there is nothing."""
+
+    url: str | None = None
+    building: bool | None = None
+
+    @property
+    def running(self) -> bool:
+        """A pipeline that ended within moments can stay on its executor until Jenkins restarts."""
+        return self.building is not False  # old versions do not say
+
+
+class _Executor(msgspec.Struct):
+    current: Executable | None = msgspec.field(default=None, name="currentExecutable")
+
+
+class _Computer(msgspec.Struct):
+    executors: list[_Executor] = []
+    one_off: list[_Executor] = msgspec.field(default_factory=list, name="oneOffExecutors")
+
+
+class Computers(msgspec.Struct):
+    """The nodes of a controller."""
+
+    computer: list[_Computer] = []
+
+    def executables(self) -> list[Executable]:
+        """Everything that occupies an executor."""
+        executors = [each for computer in self.computer for each in (*computer.executors, *computer.one_off)]
+        return [each.current for each in executors if each.current is not None]
+
+
+class WhoAmI(msgspec.Struct):
+    """The user as Jenkins knows it."""
+
+    name: str = ""
+    anonymous: bool = True
+
+
+Page = dict[str, Any]

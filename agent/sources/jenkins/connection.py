@@ -1,0 +1,234 @@
+"""Connections that can be bounded as a whole, and ended from another thread.
+
+``requests`` bounds each read, not the answer: whoever sends a byte now and then is never late. http.client reads the
+status line, the headers and the answers of proxies before ``requests`` sees anything of them. So the bound stands below
+http.client, where every byte comes in, with TLS or without: before each read the socket gets as much time as is left.
+That needs no timer and no thread that could be left over. Only :meth:`Exchange.abort` acts from another thread: it
+shuts the socket down, which wakes whoever waits for it, be it to connect, to shake hands or to read.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import threading
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import requests
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import NewConnectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A large answer comes in few reads: each costs a look at the clock.
+_BUFFER = 64 * 1024
+# Set by whoever asks; a question is asked by one thread from its beginning to its end.
+exchange_under_way: ContextVar[Exchange] = ContextVar("exchange_under_way")
+
+
+class Exchange:
+    """One question under way: how long it may take, what came of it, and its socket for whoever has to end it.
+
+    ``pause_s`` bounds connecting, the TLS handshake, the wait for the first byte and each pause between bytes,
+    ``whole_s`` all of it together. ``limit`` bounds the bytes that come in, headers included. ``progress`` is called
+    with every number of bytes.
+    """
+
+    def __init__(self, pause_s: float, whole_s: float, limit: int, progress: Callable[[int], None]) -> None:
+        self._pause_s = pause_s
+        self._too_late = f"the answer was not complete after {whole_s:g} s"
+        self._deadline = time.monotonic() + whole_s
+        self._room = limit
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._handle: socket.socket | None = None
+        self._aborted = False
+        self.connected = False
+        self.failure: str | None = None  # in words, where the exception has none
+
+    def hurry(self, seconds: float) -> None:
+        """From here on it may take only so long."""
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    def abort(self) -> None:
+        """End it now; whoever waits for it gets an :class:`OSError` or the end of the answer."""
+        with self._lock:
+            self._aborted = True
+            if self._handle is not None:
+                _shut_down(self._handle)
+
+    def finish(self) -> None:
+        """It is over; the connection may serve another question."""
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+                self._handle = None
+
+    # ---- for the connection
+
+    def connect(self, host: str, port: int, options: Any) -> socket.socket:
+        """As ``socket.create_connection``, but bounded for all addresses together, and :meth:`abort` ends it.
+
+        Only resolving a name has no bound but the resolver's own (``/etc/resolv.conf``).
+        """
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        until = time.monotonic() + self._left_s()
+        refusal = OSError(f"{host} has no address")
+        for place, (family, kind, protocol, _, address) in enumerate(addresses):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                for option in options or ():
+                    sock.setsockopt(*option)
+                self.watch(sock)
+                sock.settimeout(max(until - time.monotonic(), 0.001) / (len(addresses) - place))
+                sock.connect(address)
+            except OSError as error:
+                sock.close()
+                refusal = error
+            else:
+                sock.settimeout(self._left_s())  # for the TLS handshake, as a whole
+                self._progress(1)
+                return sock
+        raise refusal
+
+    def watch(self, sock: socket.socket) -> None:
+        """The question goes over this socket.
+
+        A handle of its own stays valid while TLS takes the socket over, and cannot be closed under :meth:`abort`.
+        """
+        with self._lock:
+            if self._aborted:
+                raise ConnectionAbortedError("the question was aborted")
+            if self._handle is not None:
+                self._handle.close()
+            self._handle = socket.fromfd(sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+
+    def receive(self, sock: socket.socket, read: Callable[[Any], int | None], buffer: Any) -> int | None:
+        """Read once. Raises :class:`OSError` when time or room is used up."""
+        wait_s = self._left_s()
+        sock.settimeout(wait_s)
+        try:
+            size = read(buffer)
+        except TimeoutError:
+            self.failure = f"nothing came for {self._pause_s:g} s" if wait_s == self._pause_s else self._too_late
+            raise
+        self._room -= size or 0
+        if self._room < 0:
+            self.failure = "it has no end"
+            raise OSError(self.failure)
+        self._progress(size or 0)
+        return size
+
+    def _left_s(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            self.failure = self._too_late
+            raise TimeoutError(self.failure)
+        return min(left, self._pause_s)
+
+
+def _shut_down(handle: socket.socket) -> None:
+    try:
+        handle.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # not connected yet, which it wakes all the same, or not any more
+
+
+class _Incoming(io.RawIOBase):
+    """What comes in over a socket, within the bounds of the exchange that it is for."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._exchange = exchange_under_way.get()
+        self.in_headers = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        size = self._exchange.receive(self._sock, self._raw.readinto, buffer)
+        if size == 0 and self.in_headers:  # http.client would take it for the end of the headers
+            raise ConnectionResetError("the connection was closed before there was an answer")
+        return size
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._incoming = _Incoming(sock, self.fp.detach())
+        self.fp = io.BufferedReader(self._incoming, _BUFFER)
+
+    def begin(self) -> None:
+        self._incoming.in_headers = True
+        super().begin()
+        self._incoming.in_headers = False
+
+
+class _Connection(HTTPConnection):
+    response_class = _Response
+
+    def _new_conn(self) -> socket.socket:
+        try:
+            return exchange_under_way.get().connect(self._dns_host.strip("[]"), self.port, self.socket_options)
+        except OSError as error:
+            raise NewConnectionError(self, str(error)) from error
+
+    def connect(self) -> None:
+        super().connect()
+        exchange_under_way.get().connected = True
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        exchange = exchange_under_way.get()
+        if self.sock is not None and not exchange.connected:  # it served another question before
+            exchange.watch(self.sock)
+            exchange.connected = True
+        super().request(*args, **kwargs)
+
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+_POOLS = {"http": _Pool, "https": _SecurePool}
+
+
+class Adapter(requests.adapters.HTTPAdapter):
+    """Lets ``requests`` use these connections, straight and through HTTP proxies."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """As ``requests`` says."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """As ``requests`` says."""
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if not proxy.lower().startswith("socks"):  # which has connections of its own
+            manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+    def close(self) -> None:
+        """Close the connections that wait for a question; urllib3 leaves that to the garbage collector."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for pool in [manager.pools.get(key) for key in manager.pools.keys()]:  # noqa: SIM118 - it is no dict
+                if pool is not None:
+                    pool.close()
+        super().close()

@@ -1,0 +1,51 @@
+"""What can come of a question to Jenkins other than an answer.
+
+An error is about the question that was asked: whoever asked knows whether that was the controller, a job or a build.
+Two are about the controller whatever the question was: :class:`ControllerDownError` and, unless it is a
+:class:`ForbiddenError`, :class:`UnauthorizedError`.
+"""
+
+from __future__ import annotations
+
+
+class JenkinsError(Exception):
+    """A question was not answered; the message says which page, why and what to do."""
+
+
+class StoppedError(JenkinsError):
+    """The client was closed before the answer was there. Nothing is wrong with Jenkins."""
+
+
+class UnreachableError(JenkinsError):
+    """No usable answer to this question for now: silence, a cut connection, 429, 503 and the like.
+
+    ``retry_after_ms``: how long Jenkins or a proxy asked to wait (Retry-After), if it did.
+    """
+
+    def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class ControllerDownError(UnreachableError):
+    """No connection: refused, no such host, TLS or a proxy in between fails. Other questions fare no better."""
+
+
+class UnauthorizedError(JenkinsError):
+    """Jenkins knows the user or the token not, or does not let the user see this."""
+
+
+class ForbiddenError(UnauthorizedError):
+    """403: the user may not see this one page, or nobody who is not known."""
+
+
+class NotFoundError(JenkinsError):
+    """404: not there, or not visible to this user."""
+
+
+class BadAnswerError(JenkinsError):
+    """An answer, but not one of Jenkins' API: a login page, a redirect, cut or wrong JSON."""
+
+
+class PageError(BadAnswerError):
+    """A failure or another shape: this one page has nothing to tell, others may be fine."""

@@ -1,0 +1,268 @@
+"""One question to a controller, bounded in time and size: its answer, or an error that says what happened where."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+import zlib
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import jenkins
+import requests
+import urllib3
+
+from agent import __version__
+from agent.model.rate import RateLimit
+from agent.model.times import Clock, parse_retry_after
+from agent.sources.jenkins.answers import Answer
+from agent.sources.jenkins.connection import Adapter, Exchange, exchange_under_way
+from agent.sources.jenkins.errors import (
+    BadAnswerError,
+    ControllerDownError,
+    ForbiddenError,
+    JenkinsError,
+    NotFoundError,
+    PageError,
+    StoppedError,
+    UnauthorizedError,
+    UnreachableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.config.settings import JenkinsSettings
+
+# The setting `timeout` bounds every wait; so many of them, and a minute at least, bound the answer as a whole. The list
+# of 20,000 jobs is 3 MB that Jenkins makes while it sends, so a slow one may take long as long as it gets on.
+WHOLE_TIMEOUTS = 4
+WHOLE_LEAST_S = 60.0
+# An answer, before and after it is unpacked.
+BODY_LIMIT = 256 * 1024 * 1024
+_HEADERS_LIMIT = 1024 * 1024
+_CHUNK = 64 * 1024
+# The page of an error is read, and thrown away, only if it is short and there: then its connection serves on.
+_REST_LIMIT = 64 * 1024
+_REST_S = 1.0
+# What others wrote into a header, in our messages.
+_SHOWN = 300
+_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, jenkins.JenkinsException, OSError)
+
+
+class Transport:
+    """The connections to one controller, through python-jenkins. Methods may run in several threads."""
+
+    def __init__(self, settings: JenkinsSettings) -> None:
+        self._url = settings.url
+        self._token = settings.token
+        self._username = settings.username
+        self._timeout_s = settings.timeout_ms / 1000
+        self._clock = Clock()
+        self._limit = RateLimit(settings.requests_per_minute, self._clock)
+        self._at_once = threading.BoundedSemaphore(settings.concurrency)
+        self._jenkins = jenkins.Jenkins(settings.url, timeout=self._timeout_s)
+        self.session: requests.Session = self._jenkins._session
+        for scheme in ("http://", "https://"):  # as many connections as questions at once, and all of them kept alive
+            self.session.mount(scheme, Adapter(pool_maxsize=settings.concurrency))
+        self.session.verify = _authorities(settings)
+        if settings.tls.client_certificate is not None:
+            self.session.cert = (
+                str(settings.tls.client_certificate),
+                str(settings.tls.client_key or settings.tls.client_certificate),
+            )
+        self.session.headers["User-Agent"] = f"hivel-jenkins-agent/{__version__}"
+        self.session.headers["Accept-Encoding"] = "gzip"  # which is unpacked here, within bounds
+        # Before requests follows a redirect with our credentials, before python-jenkins turns an outage into "job does
+        # not exist", and before either of them reads a body of any size.
+        self.session.hooks["response"].append(self._refuse)
+        self._authenticate()
+        self._lock = threading.Lock()
+        self._under_way: set[Exchange] = set()
+        self._closed = threading.Event()
+        self.requests = 0
+        self.progress = 0
+
+    def close(self) -> None:
+        """End what is under way, in any thread, with :class:`StoppedError`, and so every later question."""
+        with self._lock:
+            self._closed.set()
+            for exchange in self._under_way:
+                exchange.abort()
+        self.session.close()
+
+    def reload_token(self) -> bool:
+        """Look whether the token's file holds another token now; True when it does."""
+        if self._token is None or not self._token.reload():
+            return False
+        self._authenticate()
+        return True
+
+    def _authenticate(self) -> None:
+        if self._username is not None and self._token is not None:
+            credentials = self._username.encode(), self._token.reveal().encode()
+            self.session.auth = requests.auth.HTTPBasicAuth(*credentials)
+
+    def get(self, path: str, tree: str | None) -> Answer:
+        """Ask for ``path`` below the controller's address. Raises :class:`JenkinsError`."""
+        if (wait_s := self._limit.reserve()) > 0:
+            self._wait(wait_s)
+        page = self._url + path
+        request = requests.Request("GET", page, params={"tree": tree} if tree else None)
+        with self._at_once, self._exchange() as exchange:
+            try:
+                answer = self._answer(page, request, exchange)
+            except JenkinsError:
+                self._raise_if_closed()
+                raise
+            except _FAILURES as error:
+                self._raise_if_closed()
+                raise self._in_words(page, exchange, error) from error
+            self._raise_if_closed()  # the end of an answer without a length may have been ours
+            return answer
+
+    def _wait(self, seconds: float) -> None:
+        self._closed.wait(seconds)
+
+    def _raise_if_closed(self) -> None:
+        if self._closed.is_set():
+            raise StoppedError(f"questions to {self._url} have ended: the agent stops")
+
+    @contextmanager
+    def _exchange(self) -> Iterator[Exchange]:
+        whole_s = max(WHOLE_TIMEOUTS * self._timeout_s, WHOLE_LEAST_S)
+        exchange = Exchange(self._timeout_s, whole_s, BODY_LIMIT + _HEADERS_LIMIT, self._note_progress)
+        with self._lock:
+            self._raise_if_closed()
+            self._under_way.add(exchange)
+            self.requests += 1
+            self.progress += 1
+        token = exchange_under_way.set(exchange)
+        try:
+            yield exchange
+        finally:
+            exchange_under_way.reset(token)
+            with self._lock:
+                self._under_way.discard(exchange)
+            exchange.finish()
+
+    def _note_progress(self, size: int) -> None:
+        with self._lock:
+            self.progress += size
+
+    # ---- what is an answer
+
+    def _answer(self, page: str, request: requests.Request, exchange: Exchange) -> Answer:
+        response = self._jenkins.jenkins_request(request, add_crumb=False, resolve_auth=False, stream=True)
+        kind = response.headers.get("Content-Type", "no type")[:_SHOWN]
+        if "json" not in kind:
+            _throw_away(response, exchange)
+            raise BadAnswerError(
+                f"{page} answers {response.status_code} with {kind}, not Jenkins' JSON: a login page or a proxy in "
+                "front of it? Check [[jenkins]] url"
+            )
+        with response:
+            chunks, size = [], 0
+            while chunk := response.raw.read(_CHUNK, decode_content=False):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > BODY_LIMIT:
+                    raise _too_large(page)
+        body = _unpacked(page, b"".join(chunks), response.headers.get("Content-Encoding", ""))
+        return Answer(page, body, response.headers)
+
+    def _refuse(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        """Turn what is no answer into an error of ours; as a hook it runs before anybody else looks."""
+        status = response.status_code
+        if status < 300:
+            return
+        _throw_away(response, exchange_under_way.get())
+        where = f"HTTP {status} from {response.request.path_url.partition('?')[0]}"
+        match status:
+            case 401:
+                raise UnauthorizedError(
+                    f"{where}: user or API token are wrong; check [[jenkins]] username and token_file"
+                )
+            case 403:
+                _raise_forbidden(where, response)
+            case 404:
+                raise NotFoundError(f"{where}: not there, or not visible to this user")
+            case 407:
+                raise BadAnswerError(f"{where}: the proxy wants credentials; check HTTP_PROXY and HTTPS_PROXY")
+            case 408 | 425 | 429:
+                self._raise_unreachable(where, response)
+            case _ if status >= 502:
+                self._raise_unreachable(where, response)
+            case _ if status < 400 and "Location" in response.headers:
+                raise BadAnswerError(
+                    f"{where}: it redirects to {response.headers['Location'][:_SHOWN]}; set [[jenkins]] url to where "
+                    "Jenkins really is"
+                )
+            case _:
+                raise PageError(f"{where}: not an answer of Jenkins' API; see Jenkins' own log")
+
+    def _raise_unreachable(self, where: str, response: requests.Response) -> NoReturn:
+        retry_after_ms = parse_retry_after(response.headers.get("Retry-After"), self._clock.now_ms())
+        raise UnreachableError(f"{where}: Jenkins is starting, stopping or overloaded", retry_after_ms=retry_after_ms)
+
+    def _in_words(self, page: str, exchange: Exchange, error: Exception) -> JenkinsError:
+        reason = exchange.failure or _root_cause(error)
+        if exchange.connected:
+            return UnreachableError(f"no answer from {page}: {reason}")
+        if isinstance(error, requests.exceptions.SSLError):
+            reason += "; if its certificate comes from an authority of your own, name that in [[jenkins]] ca_file"
+        return ControllerDownError(f"no answer from {page}: {reason}")
+
+
+def _raise_forbidden(where: str, response: requests.Response) -> NoReturn:
+    user = response.headers.get("X-You-Are-Authenticated-As", "")[:_SHOWN]
+    if missing := response.headers.get("X-Required-Permission", "")[:_SHOWN]:
+        raise ForbiddenError(f"{where}: user {user} lacks the permission {missing}; grant it in Jenkins")
+    raise ForbiddenError(f"{where}: credentials are needed; set [[jenkins]] username and token_file")
+
+
+def _throw_away(response: requests.Response, exchange: Exchange) -> None:
+    """Let the connection serve on if the rest of the answer is short and comes at once; close it otherwise."""
+    exchange.hurry(_REST_S)
+    with suppress(urllib3.exceptions.HTTPError, OSError), response:
+        response.raw.read(_REST_LIMIT, decode_content=False)
+
+
+def _unpacked(page: str, body: bytes, encoding: str) -> bytes:
+    """The body as it was before it was packed. urllib3 would unpack without bound, and several times if told so."""
+    if encoding.strip().lower() in ("", "identity"):
+        return body
+    if encoding.strip().lower() not in ("gzip", "x-gzip"):
+        raise BadAnswerError(f"{page} is packed as {encoding[:_SHOWN]}, which was not asked for")
+    unpacking = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        unpacked = unpacking.decompress(body, BODY_LIMIT + 1)
+    except zlib.error as error:
+        raise BadAnswerError(f"{page} is damaged and cannot be unpacked: {error}") from error
+    if len(unpacked) > BODY_LIMIT:
+        raise _too_large(page)
+    if not unpacking.eof:
+        raise BadAnswerError(f"{page} is cut off ({len(body)} bytes)")
+    return unpacked
+
+
+def _too_large(page: str) -> BadAnswerError:
+    return BadAnswerError(f"{page} answers with more than {BODY_LIMIT} bytes")
+
+
+def _authorities(settings: JenkinsSettings) -> str | bool:
+    """Whom to trust: the system's authorities as for Hivel, where requests would take a list of its own."""
+    if settings.tls.ca_file is not None:
+        return str(settings.tls.ca_file)
+    if "REQUESTS_CA_BUNDLE" in os.environ or "CURL_CA_BUNDLE" in os.environ:
+        return True  # requests looks there itself
+    system = ssl.get_default_verify_paths()
+    return system.cafile or system.capath or True
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost reason: requests wraps urllib3, which wraps what happened."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return str(error) or type(error).__name__
