@@ -102,7 +102,8 @@ def _in_words(error: Exception) -> tuple[str, int] | None:
     import sqlite3  # noqa: PLC0415 - not to be loaded where nothing went wrong
 
     from agent.config.file import ConfigError  # noqa: PLC0415
-    from agent.outbox.sqlite.connection import AlreadyRunningError, OutboxError, in_words  # noqa: PLC0415
+    from agent.outbox.sqlite.connection import in_words  # noqa: PLC0415
+    from agent.outbox.values import AlreadyRunningError, OutboxError  # noqa: PLC0415
 
     if isinstance(error, ConfigError):
         return str(error), 2

@@ -1,19 +1,40 @@
-"""The outbox of a verb that looks at it."""
+"""The outbox of a verb, and what is done with it under the rules of the configuration."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.inspect.derived import rules_of
+from agent.inspect.queue import Queue
 from agent.model.times import Clock
-from agent.outbox.sqlite.connection import OutboxError
-from agent.outbox.sqlite.store import Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
+    from agent.ingest.ingest import Ingest
+    from agent.outbox.interface import Outbox
 
 
-def existing_outbox(settings: Settings) -> Outbox:
+def open_outbox(settings: Settings) -> SqliteOutbox:
+    """Open the outbox, or make one."""
+    return SqliteOutbox(settings.outbox, Clock(), max_size=settings.max_size_bytes)
+
+
+def existing_outbox(settings: Settings) -> SqliteOutbox:
     """Open the outbox, but do not make one: it would belong to whoever looked first, not to the service."""
     if not settings.outbox.exists():
         raise OutboxError(f"there is no outbox {settings.outbox} yet; hivel-agent run or once makes it")
-    return Outbox(settings.outbox, Clock())
+    return open_outbox(settings)
+
+
+def queue_of(settings: Settings, outbox: Outbox) -> Queue:
+    """Looks at it."""
+    return Queue(outbox, rules_of(settings), settings.hold_for_ms)
+
+
+def ingest_of(settings: Settings, outbox: Outbox) -> Ingest:
+    """The door into it."""
+    from agent.ingest.ingest import Ingest  # noqa: PLC0415 - it logs; most verbs only look
+
+    return Ingest(outbox, rules_of(settings), settings.hold_for_ms)

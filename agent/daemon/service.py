@@ -29,10 +29,11 @@ from agent.delivery.hivel import HivelClient
 from agent.ingest.takeup import TakeUp
 from agent.inspect.status import delivery_status
 from agent.model.times import Drift
-from agent.outbox.sqlite.connection import DamagedError, RunLock, in_words
+from agent.outbox.sqlite.connection import RunLock, in_words
 from agent.outbox.sqlite.repair import repair, unfinished
 from agent.outbox.sqlite.retention import Retention
 from agent.outbox.sqlite.store import Outbox
+from agent.outbox.values import DamagedError
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller
 from agent.sources.reports.intake import Intake
@@ -80,8 +81,8 @@ def run(settings: Settings, clock: Clock) -> None:
     """Poll and deliver until SIGTERM or SIGINT; SIGHUP reads the configuration anew.
 
     A damaged outbox is repaired, at the start and later. Raises
-    :class:`agent.outbox.sqlite.connection.AlreadyRunningError` or
-    :class:`agent.outbox.sqlite.connection.OutboxError` when it cannot start.
+    :class:`agent.outbox.values.AlreadyRunningError` or
+    :class:`agent.outbox.values.OutboxError` when it cannot start.
     """
     # Until the event loop listens: what it would be told to read was just read.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from agent.model.trouble import Trouble
-from agent.outbox.sqlite.connection import DamagedError, OutboxError, in_words
+from agent.outbox.sqlite.connection import in_words
+from agent.outbox.values import DamagedError, OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

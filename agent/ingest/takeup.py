@@ -65,7 +65,7 @@ class Taken:
 
 
 class TakeUp:
-    """Makes events of reports. Every method raises :class:`agent.outbox.sqlite.connection.OutboxError`."""
+    """Makes events of reports. Every method raises :class:`agent.outbox.values.OutboxError`."""
 
     def __init__(self, settings: Settings, outbox: Outbox) -> None:
         self._settings = settings

@@ -14,7 +14,7 @@ from pathlib import Path
 from agent.model import event as events
 from agent.model.status import Status
 from agent.model.times import Clock
-from agent.outbox.sqlite.connection import OutboxError
+from agent.outbox.values import OutboxError
 from agent.outbox.sqlite.store import Entry, Outbox
 
 

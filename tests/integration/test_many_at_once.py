@@ -14,7 +14,7 @@ import pytest
 
 from agent.model.times import Clock
 from agent.outbox.sqlite import schema
-from agent.outbox.sqlite.connection import OutboxError
+from agent.outbox.values import OutboxError
 from agent.outbox.sqlite.store import Outbox, State
 from tests.integration.support import REPO, Agent, wait_until
 

@@ -17,9 +17,10 @@ from agent.config.rules import Pattern
 from agent.ingest.replay import choose
 from agent.model import event as events
 from agent.model.status import Status
-from agent.outbox.sqlite.connection import AlreadyRunningError, OutboxError, RunLock
+from agent.outbox.sqlite.connection import RunLock
 from agent.outbox.sqlite.retention import DAY_MS, Retention
 from agent.outbox.sqlite.store import CLAIM, Counts, Entry, Outbox, Selection, Settlement, State
+from agent.outbox.values import AlreadyRunningError, OutboxError
 from tests.integration.support import NOON, FakeClock
 
 if TYPE_CHECKING:

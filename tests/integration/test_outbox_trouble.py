@@ -12,7 +12,7 @@ import pytest
 from agent.config.settings import DeliverySettings
 from agent.delivery.answers import Answer
 from agent.delivery.dispatcher import Drain
-from agent.outbox.sqlite.connection import OutboxError
+from agent.outbox.values import OutboxError
 from agent.outbox.sqlite.retention import Retention
 from agent.outbox.sqlite.store import Outbox, State
 from tests.integration.support import NOON

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent.outbox.sqlite import repair as repairing
-from agent.outbox.sqlite.connection import DamagedError, OutboxError
+from agent.outbox.values import DamagedError, OutboxError
 from agent.outbox.sqlite.repair import REREAD_MS, repair, unfinished
 from agent.outbox.sqlite.store import Outbox, State
 from tests.integration.support import NOON, poll

@@ -35,7 +35,7 @@ from agent.config.settings import DeliverySettings
 from agent.delivery.answers import Answer
 from agent.delivery.dispatcher import Drain
 from agent.model import event as events
-from agent.outbox.sqlite.connection import OutboxError
+from agent.outbox.values import OutboxError
 from agent.outbox.sqlite.retention import DAY_MS, Retention
 from agent.outbox.sqlite.store import COUNTS, Outbox, State, id_hash
 from tests.integration.support import NOON, FakeClock

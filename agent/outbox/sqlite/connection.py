@@ -10,7 +10,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from agent.outbox.sqlite import schema
+from agent.outbox.sqlite import migrations, schema
+from agent.outbox.values import AlreadyRunningError, DamagedError, OutboxError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
 BUSY_DEADLINE_S = 10.0
 # Python's own words, without a code, for bytes in a column of text that were never written as text.
 _NO_TEXT = "Could not decode to UTF-8"
-
-
-class OutboxError(Exception):
-    """The outbox cannot be used right now; the message names the file, what happened and what to do."""
-
-
-class DamagedError(OutboxError):
-    """The file holds no database, or a broken one. The agent that holds the run lock repairs it: see ``repair``."""
-
-
-class AlreadyRunningError(Exception):
-    """Another agent works on this outbox; the message names its process."""
 
 
 class PatientConnection(sqlite3.Connection):
@@ -65,14 +54,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
     The connection may be handed from thread to thread, one at a time.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        _create(path)
-        connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=0, factory=PatientConnection
-        )
-    except (OSError, sqlite3.Error) as error:
-        raise OutboxError(f"cannot open the outbox {path}: {error}; is [outbox] path right and writable?") from error
+    connection = _connection(path)
     try:
         version = _set_up(connection)
     except sqlite3.Error as error:
@@ -85,6 +67,79 @@ def connect(path: Path) -> sqlite3.Connection:
             f"known here: {schema.VERSION}); install that one again"
         )
     return connection
+
+
+def open_outbox(path: Path) -> PatientConnection:
+    """Open the file, make it if there is none. Raises :class:`OutboxError`, also for one that has to be upgraded.
+
+    The connection may be handed from thread to thread, one at a time.
+    """
+    connection = _connection(path)
+    try:
+        version = migrations.version(connection)
+        if version == 0:
+            migrations.prepare_new_file(connection)
+        if version == 0 or migrations.FIRST <= version <= migrations.VERSION:
+            make_durable(connection)
+            version = _migrated(connection)
+    except sqlite3.Error as error:
+        connection.close()
+        raise in_words(error, path) from error
+    if version != migrations.VERSION:
+        connection.close()
+        raise OutboxError(_of_another_version(path, version))
+    return connection
+
+
+def make_durable(connection: sqlite3.Connection) -> None:
+    """Set what is not stored in the file: a commit is on the disk before it returns."""
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA journal_size_limit = 33554432")
+
+
+def _migrated(connection: sqlite3.Connection) -> int:
+    """All of it in one transaction: a second process waits for it and then finds nothing to do."""
+    if migrations.version(connection) < migrations.VERSION:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            migrations.migrate(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    return migrations.version(connection)
+
+
+def _of_another_version(path: Path, version: int) -> str:
+    if version > migrations.VERSION:
+        return (
+            f"the outbox {path} was written by a newer hivel-agent (its version {version}, "
+            f"known here: {migrations.VERSION}); install that one again"
+        )
+    if path.with_name(path.name + ".upgrading").exists() and RunLock(path).holder() is not None:
+        return f"the outbox {path} is being upgraded{_upgraded_so_far(path)}; try again when that is done"
+    return f"the outbox {path} was written by an older version; it is upgraded when hivel-agent run or once starts"
+
+
+def _upgraded_so_far(path: Path) -> str:
+    try:
+        percent = path.with_name(path.name + ".upgrading-progress").read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""  # it has just begun, or is about to end
+    return f", {percent} %" if percent else ""
+
+
+def _connection(path: Path) -> PatientConnection:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        _create(path)
+        return sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=0, factory=PatientConnection
+        )
+    except (OSError, sqlite3.Error) as error:
+        raise OutboxError(f"cannot open the outbox {path}: {error}; is [outbox] path right and writable?") from error
 
 
 def in_words(error: sqlite3.Error, path: Path | str) -> OutboxError:
@@ -125,10 +180,7 @@ def _set_up(connection: sqlite3.Connection) -> int:
     version = schema.version(connection)
     if version == 0:
         schema.prepare_new_file(connection)
-    # Not stored in the file: a commit is on the disk before it returns.
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA journal_size_limit = 33554432")
+    make_durable(connection)
     if version >= schema.VERSION:
         return version
     # All of it in one transaction: a second process waits for it and then finds nothing to do.

@@ -20,6 +20,7 @@ from agent.model import event as events
 from agent.model.times import rfc3339
 from agent.outbox.sqlite import connection as outbox_connection
 from agent.outbox.sqlite import schema
+from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,7 +56,7 @@ def repair(path: Path, clock: Clock, problem: str, controllers: Iterable[str]) -
     """Put a new file in the place of the damaged one. ``controllers``: the names of all that are polled.
 
     However it is interrupted, the next call goes on: the new file gets its place in one step, and the old one has
-    its other name before. Raises :class:`agent.outbox.sqlite.connection.OutboxError` when there is no room for it.
+    its other name before. Raises :class:`agent.outbox.values.OutboxError` when there is no room for it.
     """
     moved_to = _free_name(path, clock)
     try:
@@ -67,7 +68,7 @@ def repair(path: Path, clock: Clock, problem: str, controllers: Iterable[str]) -
             _beside(path, suffix).unlink(missing_ok=True)
         _complete(path).replace(path)
     except (OSError, sqlite3.Error) as error:
-        raise outbox_connection.OutboxError(
+        raise OutboxError(
             f"the outbox {path} is damaged ({problem}) and cannot be repaired: {error}; make room on its disk, "
             "or move the file away by hand"
         ) from error

@@ -34,7 +34,7 @@ class Retention:
         self._forgot_on = 0
 
     def step(self) -> bool:
-        """Delete a little; True when there may be more. Raises :class:`agent.outbox.sqlite.connection.OutboxError`."""
+        """Delete a little; True when there may be more. Raises :class:`agent.outbox.values.OutboxError`."""
         if abs(self._drift.ms()) > TRUSTED_DRIFT_MS:
             return False  # the clock was set: what looks old may have been delivered a minute ago
         pruned = self._prune()

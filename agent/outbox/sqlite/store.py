@@ -179,7 +179,7 @@ class Outbox:
     """One connection to the outbox. Use one for each thread that works at the same time as another."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Open or make the file. Raises :class:`agent.outbox.sqlite.connection.OutboxError`."""
+        """Open or make the file. Raises :class:`agent.outbox.values.OutboxError`."""
         self.path = path
         self.clock = clock
         self.connection = outbox_connection.connect(path)
@@ -482,7 +482,7 @@ class Outbox:
     def find_damage(self) -> str | None:
         """What is broken in the file, None for a sound one. Reads all of it: a second for each few hundred megabytes.
 
-        Raises :class:`agent.outbox.sqlite.connection.DamagedError`.
+        Raises :class:`agent.outbox.values.DamagedError`.
         """
         try:
             said = self.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -491,7 +491,7 @@ class Outbox:
         return None if said == "ok" else str(said)
 
     def try_writing(self) -> None:
-        """Write something that changes nothing. Raises :class:`agent.outbox.sqlite.connection.OutboxError`."""
+        """Write something that changes nothing. Raises :class:`agent.outbox.values.OutboxError`."""
         with self.transaction() as connection:
             version = int(connection.execute("PRAGMA user_version").fetchone()[0])
             connection.execute(f"PRAGMA user_version = {version}")

@@ -1,0 +1,194 @@
+"""How far the polls of each controller have read, stored beside the facts so that both are committed together."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, fields
+from typing import TYPE_CHECKING
+
+from agent.model.keys import JENKINS, Project
+from agent.outbox.sqlite.part import Part
+from agent.outbox.values import ControllerState, JobCursor, JobError, Missed, OpenBuild, WantedBuild
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agent.model.keys import Run
+    from agent.outbox.values import Progress, Renamed
+
+_JOB = ", ".join(field.name for field in fields(JobCursor))
+_OPEN = ", ".join(field.name for field in fields(OpenBuild))
+_STATE = ", ".join(field.name for field in fields(ControllerState))
+_MISSED = ", ".join(field.name for field in fields(Missed))
+_ERROR = ", ".join(field.name for field in fields(JobError))
+
+
+class Cursors(Part):
+    """See :class:`agent.outbox.interface.Cursors`."""
+
+    # ---- jobs
+
+    def jobs(self, controller: str) -> dict[str, JobCursor]:
+        """All cursors by full name."""
+        found = self._all(f"SELECT {_JOB} FROM jobs WHERE controller = ?", (controller,))  # noqa: S608
+        return {row[0]: JobCursor(*row) for row in found}
+
+    def job(self, controller: str, full_name: str) -> JobCursor | None:
+        """One cursor; None: the job was never seen."""
+        found = self._one(
+            f"SELECT {_JOB} FROM jobs WHERE controller = ? AND full_name = ?",  # noqa: S608
+            (controller, full_name),
+        )
+        return None if found is None else JobCursor(*found)
+
+    def open_builds(self, controller: str) -> dict[str, list[OpenBuild]]:
+        """The open builds of all jobs, by full name."""
+        found = self._all(
+            f"SELECT full_name, {_OPEN} FROM open_builds WHERE controller = ? ORDER BY full_name, number",  # noqa: S608
+            (controller,),
+        )
+        builds: dict[str, list[OpenBuild]] = {}
+        for full_name, number, is_seen, *times in found:
+            builds.setdefault(full_name, []).append(OpenBuild(number, bool(is_seen), *times))
+        return builds
+
+    def wanted_builds(self, controller: str) -> list[WantedBuild]:
+        """Builds that reported something and that no poll knows yet, the oldest first."""
+        found = self._all(
+            "SELECT full_name, number, since FROM wanted_builds WHERE controller = ? ORDER BY since, full_name, number",
+            (controller,),
+        )
+        return [WantedBuild(*row) for row in found]
+
+    def want_builds(self, controller: str, builds: Sequence[tuple[str, int]]) -> None:
+        """Ask for these builds (job, number), unless they are open already."""
+        now = self.clock.now_ms()
+        with self._writing():
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO wanted_builds (controller, full_name, number, since) SELECT ?1, ?2, ?3, ?4"
+                " WHERE NOT EXISTS"
+                " (SELECT 1 FROM open_builds WHERE controller = ?1 AND full_name = ?2 AND number = ?3)",
+                [(controller, full_name, number, now) for full_name, number in builds],
+            )
+
+    def job_errors(self, controller: str | None = None) -> dict[str, JobError]:
+        """Jobs that could not be read, by full name; None: those of all controllers."""
+        where, values = ("", ()) if controller is None else (" WHERE controller = ?", (controller,))
+        found = self._all(f"SELECT {_ERROR} FROM job_errors{where} ORDER BY full_name", values)  # noqa: S608
+        return {row[0]: JobError(*row) for row in found}
+
+    # ---- progress
+
+    def save_progress(self, progress: Progress) -> None:
+        """Store how far a poll read, in one transaction; within that of the caller where there is one."""
+        controller = progress.controller
+        with self._writing():
+            for renamed in progress.renamed:
+                self._rename(controller, renamed)
+            self._connection.executemany(
+                f"INSERT OR REPLACE INTO jobs (controller, {_JOB}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+                [(controller, *astuple(cursor)) for cursor in progress.cursors],
+            )
+            self._save_open_builds(controller, progress.open_builds)
+            self._add_missed(controller, progress.missed)
+            self._connection.executemany(
+                "DELETE FROM wanted_builds WHERE controller = ? AND full_name = ? AND number = ?",
+                [(controller, wanted.full_name, wanted.number) for wanted in progress.no_longer_wanted],
+            )
+            self._save_errors(controller, progress.errors)
+
+    def _rename(self, controller: str, renamed: Renamed) -> None:
+        """The cursor goes; what is stored under the former name is known under the new one."""
+        former = renamed.former
+        key = (controller, former.full_name)
+        gone = self._connection.execute(
+            "DELETE FROM jobs WHERE controller = ? AND full_name = ? AND newest_started_at IS ?",
+            (*key, former.newest_started_at),
+        )
+        if gone.rowcount:  # else another job took the name, and was stored already
+            self._connection.execute("DELETE FROM open_builds WHERE controller = ? AND full_name = ?", key)
+            self._connection.execute("DELETE FROM job_errors WHERE controller = ? AND full_name = ?", key)
+        new_id, former_id = (
+            self._made_project_id(Project(JENKINS, controller, name)) for name in (renamed.full_name, former.full_name)
+        )
+        self._connection.execute(
+            "INSERT OR IGNORE INTO former_names (project_id, former_id) SELECT ?1, id FROM"
+            " (SELECT ?2 AS id UNION SELECT former_id FROM former_names WHERE project_id = ?2) WHERE id != ?1",
+            (new_id, former_id),
+        )
+
+    def _save_open_builds(self, controller: str, builds: Mapping[str, Sequence[OpenBuild]]) -> None:
+        self._connection.executemany(
+            "DELETE FROM open_builds WHERE controller = ? AND full_name = ?",
+            [(controller, full_name) for full_name in builds],
+        )
+        self._connection.executemany(
+            f"INSERT INTO open_builds (controller, full_name, {_OPEN}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            [(controller, full_name, *astuple(build)) for full_name, of_job in builds.items() for build in of_job],
+        )
+
+    def _add_missed(self, controller: str, missed: Mapping[str, tuple[int, int]]) -> None:
+        now = self.clock.now_ms()
+        self._connection.executemany(
+            f"INSERT INTO missed ({_MISSED}) VALUES (?, ?, ?, ?, ?) ON CONFLICT (controller, full_name) DO UPDATE"  # noqa: S608
+            " SET builds = builds + excluded.builds, newest_number = excluded.newest_number,"
+            " noted_at = excluded.noted_at",
+            [(controller, full_name, builds, newest, now) for full_name, (builds, newest) in missed.items()],
+        )
+
+    def _save_errors(self, controller: str, errors: Mapping[str, JobError | None]) -> None:
+        self._connection.executemany(
+            "DELETE FROM job_errors WHERE controller = ? AND full_name = ?",
+            [(controller, full_name) for full_name in errors],
+        )
+        self._connection.executemany(
+            f"INSERT INTO job_errors (controller, {_ERROR}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608
+            [(controller, *astuple(error)) for error in errors.values() if error is not None],
+        )
+
+    # ---- names, and what was reported
+
+    def former_names(self, project: Project) -> list[Project]:
+        """Under which names builds of this project may be stored, besides its own."""
+        return self._names([project])[project][1:]
+
+    def was_reported(self, run: Run, started_at: int) -> bool:
+        """Whether the build of this run (under this or a former name of the project) has a deployment."""
+        ids = (self._project_id(project) for project in self._names([run.project])[run.project])
+        return any(
+            self._one(
+                "SELECT 1 FROM deployments WHERE project_id = ? AND run = ? AND attempt = ?"
+                " AND coalesce(build_started_at, started_at) = ? LIMIT 1",
+                (project_id, run.number, run.attempt, started_at),
+            )
+            for project_id in ids
+            if project_id is not None
+        )
+
+    # ---- controllers
+
+    def controller(self, name: str) -> ControllerState | None:
+        """None: it was never polled."""
+        found = self._one(f"SELECT {_STATE} FROM controllers WHERE name = ?", (name,))  # noqa: S608
+        return None if found is None else ControllerState(*found)
+
+    def save_controller(self, state: ControllerState) -> None:
+        """Insert or replace."""
+        with self._writing():
+            self._connection.execute(
+                f"INSERT OR REPLACE INTO controllers ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                astuple(state),
+            )
+
+    def controllers(self) -> list[ControllerState]:
+        """All controllers that were ever polled, by name."""
+        found = self._all(f"SELECT {_STATE} FROM controllers ORDER BY name")  # noqa: S608
+        return [ControllerState(*row) for row in found]
+
+    def open_build_counts(self) -> dict[str, int]:
+        """How many builds are followed, by controller."""
+        return dict(self._all("SELECT controller, count(*) FROM open_builds GROUP BY controller"))
+
+    def missed(self) -> list[Missed]:
+        """Jobs with builds that were gone before they could be read, the latest first."""
+        found = self._all(f"SELECT {_MISSED} FROM missed ORDER BY noted_at DESC, controller, full_name")  # noqa: S608
+        return [Missed(*row) for row in found]

@@ -1,0 +1,173 @@
+"""Claims and settlements, and what the delivery is up to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.model.deployment import State
+from agent.outbox.sqlite import rows
+from agent.outbox.sqlite.part import Part
+from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed, DamagedError, DeliveryState
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from typing import Any
+
+    from agent.outbox.values import Settlement
+
+# The hint: SQLite must not read rows of which the index says that they wait.
+CLAIM = (
+    f"SELECT id, deployment_id, revision, attempts, created_at, run, {', '.join(rows.CONTENT_COLUMNS)}"  # noqa: S608
+    " FROM deployments INDEXED BY deployments_by_state"
+    " WHERE state = 'pending' AND next_attempt_at <= ? ORDER BY id LIMIT ?"
+)
+_DELIVERED = (
+    "UPDATE deployments SET state = 'delivered', attempts = attempts + ?, reason = ?, settled_at = ?,"
+    " sent_revision = ? WHERE id = ? AND state != 'delivered' AND revision = ?"
+)
+# A fact changed it while it was being sent: it says again what Hivel has. Its build's times stay what they are.
+_SENT_BEFORE = (
+    "UPDATE deployments SET state = 'delivered', attempts = attempts + :counts, reason = :reason, settled_at = :at,"  # noqa: S608
+    " sent_revision = :sent_revision, "
+    + ", ".join(f"{name} = :{name}" for name in rows.CONTENT_COLUMNS)
+    + ", build_started_at = nullif(coalesce(build_started_at, started_at), :started_at),"
+    " build_ended_at = nullif(coalesce(build_ended_at, ended_at), :ended_at)"
+    " WHERE id = :id AND state != 'delivered' AND revision != :revision"
+)
+_NOT_DELIVERED = (
+    "UPDATE deployments SET state = ?, attempts = attempts + ?, reason = ?, settled_at = ?,"
+    " next_attempt_at = coalesce(?, next_attempt_at) WHERE id = ? AND state = 'pending' AND revision = ?"
+)
+_COUNT = "UPDATE deployments SET attempts = attempts + ? WHERE id = ?"
+_ATTEMPT = (
+    "INSERT OR REPLACE INTO attempts (deployment, n, at, duration_ms, http_status, verdict, answer)"
+    " SELECT id, attempts, ?, ?, ?, ?, ? FROM deployments WHERE id = ?"
+)
+_LAST_ATTEMPTS = (
+    "DELETE FROM attempts WHERE deployment = ?1 AND n > 1"
+    " AND n <= (SELECT attempts FROM deployments WHERE id = ?1) - ?2"
+)
+
+
+class Deliveries(Part):
+    """See :class:`agent.outbox.interface.Deliveries`."""
+
+    def claim(self, limit: int, *, besides: Collection[int] = ()) -> list[Claimed]:
+        """The deployments that are due, oldest first, without those in flight (``besides``: their numbers).
+
+        Only the holder of the run lock claims, so nothing has to be written: see ``RunLock``.
+        """
+        found = self._all(CLAIM, (self.clock.now_ms(), limit + len(besides)))
+        due = [row for row in found if row[0] not in besides][:limit]
+        try:
+            return [_claimed(row) for row in due]
+        except (KeyError, msgspec.MsgspecError) as error:
+            raise DamagedError(f"the outbox {self.path} is damaged (a deployment makes no sense: {error})") from error
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Record what came of attempts, in one transaction.
+
+        A success settles the deployment whatever its revision and its state are by now: it becomes delivered with the
+        content that was sent. Everything else obeys the revision: of an older one, and of one that is not pending any
+        more, only the attempt is recorded.
+
+        Of attempts that failed the first and the last are kept; those that do not count leave only their reason. A
+        success is in the deployment.
+        """
+        if not settlements:
+            return
+        delivered = [each for each in settlements if each.state is State.DELIVERED]
+        with self._writing():
+            for each in settlements:
+                if each.state is not State.DELIVERED:
+                    self._failed(each)
+            if delivered:
+                self._delivered(delivered)
+
+    def _delivered(self, settlements: Sequence[Settlement]) -> None:
+        settled = self._connection.executemany(
+            _DELIVERED,
+            [
+                (s.counts_as_attempt, s.reason, s.at, _sent_revision(s), s.claimed.number, s.claimed.revision)
+                for s in settlements
+            ],
+        ).rowcount
+        if settled < len(settlements):
+            self._connection.executemany(_SENT_BEFORE, [self._sent_before(each) for each in settlements])
+
+    def _sent_before(self, settlement: Settlement) -> dict[str, object]:
+        """The values of ``_SENT_BEFORE``."""
+        claimed = settlement.claimed
+        row = self._one("SELECT run FROM deployments WHERE id = ?", (claimed.number,))
+        content = rows.content_values(claimed.content, "" if row is None else row[0])
+        return {
+            **dict(zip(rows.CONTENT_COLUMNS, content, strict=True)),
+            "id": claimed.number,
+            "revision": claimed.revision,
+            "sent_revision": _sent_revision(settlement),
+            "counts": settlement.counts_as_attempt,
+            "reason": settlement.reason,
+            "at": settlement.at,
+        }
+
+    def _failed(self, settlement: Settlement) -> None:
+        number, counts = settlement.claimed.number, settlement.counts_as_attempt
+        changed = self._connection.execute(
+            _NOT_DELIVERED,
+            (
+                settlement.state.value,
+                counts,
+                settlement.reason,
+                settlement.at if settlement.state is State.FAILED else None,
+                settlement.next_attempt_at,
+                number,
+                settlement.claimed.revision,
+            ),
+        ).rowcount
+        if not counts:
+            return
+        if not changed:
+            self._connection.execute(_COUNT, (counts, number))
+        answer = settlement.answer[:ANSWER_LIMIT]
+        said = (settlement.at, settlement.duration_ms, settlement.http_status, settlement.verdict, answer)
+        self._connection.execute(_ATTEMPT, (*said, number))
+        self._connection.execute(_LAST_ATTEMPTS, (number, LAST_ATTEMPTS))
+
+    def make_due(self, *, later_than: int) -> int:
+        """Let pending ones that wait beyond ``later_than`` be due now; returns how many.
+
+        After an outage nobody has to wait out a backoff, and a clock that jumped back makes nobody wait for years.
+        It looks at every pending one.
+        """
+        with self._writing():
+            return self._connection.execute(
+                "UPDATE deployments INDEXED BY deployments_by_state SET next_attempt_at = ?"
+                " WHERE state = 'pending' AND next_attempt_at > ?",
+                (self.clock.now_ms(), later_than),
+            ).rowcount
+
+    def save_delivery_state(self, state: DeliveryState) -> None:
+        """Tell other processes what the delivery is up to."""
+        with self._writing():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO delivery (id, state, since, reason, next_probe_at) VALUES (1, ?, ?, ?, ?)",
+                msgspec.structs.astuple(state),
+            )
+
+    def delivery_state(self) -> DeliveryState | None:
+        """What the delivery last said; None: it never ran."""
+        found = self._one("SELECT state, since, reason, next_probe_at FROM delivery")
+        return None if found is None else DeliveryState(*found)
+
+
+def _claimed(row: tuple[Any, ...]) -> Claimed:
+    number, deployment_id, revision, attempts, created_at, run, *content = row
+    return Claimed(number, deployment_id, revision, rows.content_of(tuple(content), run), attempts, created_at)
+
+
+def _sent_revision(settlement: Settlement) -> int:
+    """0: Hivel had the id before, and after a crash nobody knows with which revision."""
+    revision = settlement.claimed.revision
+    return 0 if settlement.already_there and revision > 1 else revision

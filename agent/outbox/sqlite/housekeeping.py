@@ -1,0 +1,289 @@
+"""Deleting what is old, in small steps, and giving its space back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agent.model.deployment import State
+from agent.model.fact import Kind
+from agent.model.times import Drift
+from agent.outbox.sqlite.part import Part
+from agent.outbox.sqlite.rows import id_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from pathlib import Path
+
+    from agent.model.times import Clock
+    from agent.outbox.sqlite.rows import Place
+    from agent.outbox.values import Keep
+
+# Rows that one step looks at, hashes of ids, and pages that are given back at once: a few milliseconds each.
+CHUNK = 200
+HASHES = 2_000
+PAGES = 256
+DAY_MS = 86_400_000
+# A wall clock that moved so much against the steady one is not to be trusted with deleting.
+TRUSTED_DRIFT_MS = 3_600_000
+_FINAL = (Kind.FINAL.value, Kind.GONE.value)
+_SETTLED = (State.DELIVERED.value, State.DISCARDED.value)
+
+# ?1 is JSON: [[project, run], …].
+_FACTS = (
+    "SELECT f.project_id, f.run, f.attempt, f.kind, f.received_at FROM json_each(?1) AS asked CROSS JOIN facts AS f"
+    " ON f.project_id = json_extract(asked.value, '$[0]') AND f.run = json_extract(asked.value, '$[1]')"
+)
+_DEPLOYMENTS = (
+    "SELECT d.project_id, d.run, d.attempt, d.id, d.state, coalesce(d.settled_at, d.created_at)"
+    " FROM json_each(?1) AS asked CROSS JOIN deployments AS d"
+    " ON d.project_id = json_extract(asked.value, '$[0]') AND d.run = json_extract(asked.value, '$[1]')"
+)
+_BUILDS = (
+    "SELECT p.id, json_extract(asked.value, '$[1]') FROM json_each(?1) AS asked"
+    " CROSS JOIN projects AS p ON p.id = json_extract(asked.value, '$[0]') AND p.provider = 'jenkins'"
+    " CROSS JOIN {table} AS b ON b.controller = p.scope AND b.full_name = p.name"
+    " AND b.number = CAST(json_extract(asked.value, '$[1]') AS INTEGER)"
+)
+
+
+class Age(Enum):
+    """What becomes of something that a walk comes past."""
+
+    OLD = "it is deleted"
+    YOUNG = "it is looked at again when it has become old"
+    STUCK = "it is old enough, but something keeps it: it is looked at in the next walk"
+
+
+@dataclass
+class Walk:
+    """A way through a table in the order of its key, step by step.
+
+    It rests before what is too young, and begins anew when it has come so far and ``period`` is over: what kept
+    something may be gone.
+    """
+
+    start: Any
+    position: Any = None
+    began_at: int = 0
+    rests: bool = True
+
+    def begin(self, now: int, period: int) -> Any:
+        """Where to go on from."""
+        if self.position is None or (self.rests and not 0 <= now - self.began_at < period):
+            self.position, self.began_at, self.rests = self.start, now, False
+        return self.position
+
+    def go_on(self, passed: list[tuple[Any, Age]], limit: int) -> bool:
+        """True when there may be more: the last thing passed that is not young was not the last one of the table."""
+        done = [position for position, age in passed if age is not Age.YOUNG]
+        if done:
+            self.position = done[-1]
+        more = bool(done) and len(passed) == limit
+        self.rests = self.rests or not more
+        return more
+
+
+@dataclass
+class _Stored:
+    """What is stored of a run under one name of its project."""
+
+    is_final: bool = False
+    is_followed: bool = False
+    received: list[int] = field(default_factory=list)
+    deployments: list[tuple[int, str, int]] = field(default_factory=list)  # number, state, time
+
+
+class Housekeeping(Part):
+    """See :class:`agent.outbox.interface.Housekeeping`."""
+
+    def __init__(self, path: Path, clock: Clock, *, max_size: int = 0) -> None:
+        super().__init__(path, clock, max_size=max_size)
+        self._drift = Drift(clock)
+        self._facts_walk = Walk(start=0)
+        self._deployments_walk = Walk(start=0)
+        self._forgotten_walk = Walk(start=b"")
+
+    def prune(self, keep: Keep) -> bool:
+        """Delete a little of what is older; True when there may be more.
+
+        The facts of a build go together, with all attempts, ``bodies_ms`` after its deployments were delivered or
+        discarded and its last fact came, unless the build is still followed by the poller. Deployments go
+        ``deployments_ms`` after they were settled, once their build has no facts any more, and leave a hash of their
+        ids for ``ids_ms``. Those that failed stay until somebody decides, with their facts.
+        """
+        now = self.clock.now_ms()
+        if abs(self._drift.ms()) > TRUSTED_DRIFT_MS or self._newest_is_ahead_of(now + TRUSTED_DRIFT_MS):
+            return False  # the clock was set: what looks old may have been delivered a minute ago
+        more = (
+            self._prune_facts(now, keep.bodies_ms),
+            self._prune_deployments(now, keep.deployments_ms),
+            self._prune_ids(now, keep.ids_ms),
+            self._give_back(),
+        )
+        return any(more)
+
+    def _newest_is_ahead_of(self, now: int) -> bool:
+        """As after a start with a clock that is years behind."""
+        newest = self._one("SELECT created_at FROM deployments ORDER BY id DESC LIMIT 1")
+        return newest is not None and newest[0] > now
+
+    # ---- facts and attempts
+
+    def _prune_facts(self, now: int, keep_ms: int) -> bool:
+        last = self._facts_walk.begin(now, min(keep_ms, DAY_MS))
+        found = self._all(
+            "SELECT id, project_id, run, attempt FROM facts WHERE id > ? ORDER BY id LIMIT ?", (last, CHUNK)
+        )
+        ages = self._ages({row[1:] for row in found}, now, now - keep_ms)
+        old = [place for place, age in ages.items() if age is Age.OLD]
+        if old:
+            with self._writing():
+                # Once more, for somebody may have changed something meanwhile.
+                ages = ages | self._ages(old, now, now - keep_ms)
+                self._delete_facts([place for place in old if ages[place] is Age.OLD])
+        return self._facts_walk.go_on([(row[0], ages[row[1:]]) for row in found], CHUNK)
+
+    def _ages(self, places: Collection[Place], now: int, cutoff: int) -> dict[Place, Age]:
+        """Whether the facts of these runs can go."""
+        names = self._all_names(places)
+        stored = self._stored({each for under in names.values() for each in under})
+        if ahead := [number for each in stored.values() for number, _, time in each.deployments if time > now]:
+            self._settled_now(ahead, now)
+        return {place: _age([stored[each] for each in under], now, cutoff) for place, under in names.items()}
+
+    def _all_names(self, places: Iterable[Place]) -> dict[Place, list[Place]]:
+        """Under which names things of these runs may be stored: of the projects, their former and later ones."""
+        related: dict[int, list[int]] = {}
+        for project_id, former_id in self._all("SELECT project_id, former_id FROM former_names"):
+            related.setdefault(project_id, []).append(former_id)
+            related.setdefault(former_id, []).append(project_id)
+        return {
+            place: [(project_id, *place[1:]) for project_id in dict.fromkeys((place[0], *related.get(place[0], ())))]
+            for place in places
+        }
+
+    def _stored(self, places: Collection[Place]) -> dict[Place, _Stored]:
+        stored = {place: _Stored() for place in places}
+        asked = msgspec.json.encode(list({place[:2] for place in places})).decode()
+        for *place, kind, received_at in self._all(_FACTS, (asked,)):
+            if (of_run := stored.get(_place(place))) is not None:
+                of_run.received.append(received_at)
+                of_run.is_final = of_run.is_final or kind in _FINAL
+        for *place, number, state, time in self._all(_DEPLOYMENTS, (asked,)):
+            if (of_run := stored.get(_place(place))) is not None:
+                of_run.deployments.append((number, state, time))
+        is_open, is_wanted = ({tuple(row) for row in self._all(_BUILDS.format(table=table), (asked,))}
+                              for table in ("open_builds", "wanted_builds"))  # fmt: skip
+        for place_, of_run in stored.items():
+            of_run.is_followed = place_[:2] in is_open or (place_[:2] in is_wanted and not of_run.is_final)
+        return stored
+
+    def _delete_facts(self, places: Collection[Place]) -> None:
+        together = [each for under in self._all_names(places).values() for each in under]
+        self._connection.executemany(
+            "DELETE FROM attempts WHERE deployment IN"
+            " (SELECT id FROM deployments WHERE project_id = ? AND run = ? AND attempt = ?)",
+            together,
+        )
+        self._connection.executemany("DELETE FROM facts WHERE project_id = ? AND run = ? AND attempt = ?", together)
+
+    def _settled_now(self, numbers: Collection[int], now: int) -> None:
+        """The clock was ahead when they were settled: let them keep nothing waiting for that time to come."""
+        with self._writing():
+            self._connection.executemany(
+                "UPDATE deployments SET settled_at = ?1 WHERE id = ?2 AND settled_at > ?1",
+                [(now, number) for number in numbers],
+            )
+
+    # ---- deployments and their ids
+
+    def _prune_deployments(self, now: int, keep_ms: int) -> bool:
+        last = self._deployments_walk.begin(now, min(keep_ms, DAY_MS))
+        found = self._all(
+            "SELECT id, state, coalesce(settled_at, created_at), project_id, run, attempt FROM deployments"
+            " WHERE id > ? ORDER BY id LIMIT ?",
+            (last, CHUNK),
+        )
+        if ahead := [number for number, _, time, *_ in found if time > now]:
+            self._settled_now(ahead, now)
+        passed = [(number, _age_of_row(state, time, now, now - keep_ms)) for number, state, time, *_ in found]
+        old = {row[0]: _place(row[3:]) for row, (_, age) in zip(found, passed, strict=True) if age is Age.OLD}
+        if old:
+            with self._writing():
+                self._delete_deployments(old, now, now - keep_ms)
+        return self._deployments_walk.go_on(passed, CHUNK)
+
+    def _delete_deployments(self, old: dict[int, Place], now: int, cutoff: int) -> None:
+        """Those whose build has no facts any more: of the others, what is deleted would be derived again."""
+        names = self._all_names(set(old.values()))
+        stored = self._stored({each for under in names.values() for each in under})
+        for number, place in old.items():
+            row = self._one(
+                "SELECT deployment_id, coalesce(build_started_at, started_at) FROM deployments"
+                " WHERE id = ? AND settled_at < ? AND state IN (?, ?)",
+                (number, cutoff, *_SETTLED),
+            )
+            if row is None or any(stored[each].received for each in names[place]):
+                continue
+            name, started_at = row
+            self._connection.execute("DELETE FROM deployments WHERE id = ?", (number,))
+            self._connection.execute(
+                "INSERT OR REPLACE INTO forgotten (id_hash, started_at, day) VALUES (?, ?, ?)",
+                (id_hash(name), started_at, now // DAY_MS),
+            )
+
+    def _prune_ids(self, now: int, keep_ms: int) -> bool:
+        """There is no index on the day: it would be as large as the table."""
+        last = self._forgotten_walk.begin(now, DAY_MS)
+        found = self._all(
+            "SELECT id_hash, day FROM forgotten WHERE id_hash > ? ORDER BY id_hash LIMIT ?", (last, HASHES)
+        )
+        old = [(digest,) for digest, day in found if day < (now - keep_ms) // DAY_MS]
+        if old:
+            with self._writing():
+                self._connection.executemany("DELETE FROM forgotten WHERE id_hash = ?", old)
+        return self._forgotten_walk.go_on([(digest, Age.STUCK) for digest, _ in found], HASHES)
+
+    # ---- the file
+
+    def _give_back(self) -> bool:
+        free = int(self._one("PRAGMA freelist_count")[0])
+        if free <= PAGES:  # a few are kept, the next deployments need them
+            return False
+        with self._writing():
+            for _ in range(PAGES):
+                self._connection.execute("PRAGMA incremental_vacuum(1)")  # a larger number frees a single page as well
+        return free > 2 * PAGES
+
+    def try_writing(self) -> None:
+        """Write something that changes nothing."""
+        with self._writing():
+            version = int(self._one("PRAGMA user_version")[0])
+            self._connection.execute(f"PRAGMA user_version = {version}")
+
+
+def _place(values: Iterable[Any]) -> Place:
+    project_id, run, attempt = values
+    return project_id, run, attempt
+
+
+def _age(stored: Collection[_Stored], now: int, cutoff: int) -> Age:
+    deployments = [each for of_name in stored for each in of_name.deployments]
+    received = [time for of_name in stored for time in of_name.received]
+    if deployments:  # a controller's clock may be ahead of ours: its facts count as soon as that time has come
+        received = [time for time in received if time <= now]
+    last = max([*(time for _, _, time in deployments), *received], default=0)
+    if cutoff <= last <= now:
+        return Age.YOUNG
+    kept = any(state not in _SETTLED for _, state, _ in deployments) or any(each.is_followed for each in stored)
+    return Age.STUCK if kept or last > now else Age.OLD
+
+
+def _age_of_row(state: str, time: int, now: int, cutoff: int) -> Age:
+    if cutoff <= time <= now:
+        return Age.YOUNG
+    return Age.OLD if state in _SETTLED and time < cutoff else Age.STUCK

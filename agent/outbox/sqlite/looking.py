@@ -1,0 +1,131 @@
+"""Looking at what is stored: pages of deployments, attempts, counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.outbox.sqlite import rows
+from agent.outbox.sqlite.deployments import Deployments
+from agent.outbox.sqlite.part import MOST_DIGITS
+from agent.outbox.values import Attempt, Counts, LastRepair, SetAside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.model.deployment import Deployment
+    from agent.model.fact import Fact
+    from agent.model.keys import Run
+    from agent.outbox.values import Filter, Page
+
+# In the order of ``Counts``. Those that are held, failed or discarded are few; for the others see the table ``counts``.
+COUNTS = (
+    "SELECT ids - no_row - held - delivered - failed - discarded, held, delivered, failed, discarded FROM"
+    " (SELECT coalesce(max(id), 0) AS ids FROM deployments),"
+    " (SELECT n AS no_row FROM counts WHERE state = 'no row'),"
+    " (SELECT n AS delivered FROM counts WHERE state = 'delivered'),"
+    " (SELECT count(*) AS held FROM deployments WHERE state = 'held'),"
+    " (SELECT count(*) AS failed FROM deployments WHERE state = 'failed'),"
+    " (SELECT count(*) AS discarded FROM deployments WHERE state = 'discarded')"
+)
+_PIECE = 500
+
+
+class Looking(Deployments):
+    """See :class:`agent.outbox.interface.Looking`."""
+
+    def query(self, which: Filter, page: Page) -> list[Deployment]:
+        """A page of deployments, the newest first."""
+        project_id = None if which.project is None else self._project_id(which.project)
+        if which.project is not None and project_id is None:
+            return []
+        conditions, values = _conditions(which, project_id, page.before)
+        if project_id is None and which.states:
+            # One state after the other, each in the order of its index: no page sorts all rows of a state.
+            of_state = _select(["state = ?", *conditions])
+            sql = " UNION ALL ".join([f"SELECT * FROM ({of_state})"] * len(which.states))  # noqa: S608
+            bound = [value for state in which.states for value in (state.value, *values, page.limit)]
+        else:
+            states = [f"+state IN ({', '.join('?' for _ in which.states)})"] if which.states else []
+            sql = f"SELECT * FROM ({_select([*states, *conditions])})"  # noqa: S608
+            bound = [*(state.value for state in which.states), *values, page.limit]
+        return self._deployments(self._all(f"{sql} ORDER BY id DESC LIMIT ?", (*bound, page.limit)))
+
+    def find(self, name: str) -> Deployment | None:
+        """The one with this deployment_id, else with this number."""
+        found = self._where("deployment_id = ?", name)
+        if not found and name.isascii() and name.isdecimal() and len(name) <= MOST_DIGITS:
+            found = self._where("id = ?", int(name))
+        return found[0] if found else None
+
+    def _where(self, condition: str, value: object) -> list[Deployment]:
+        sql = f"SELECT {rows.COLUMNS} FROM deployments WHERE {condition}"  # noqa: S608
+        return self._deployments(self._all(sql, (value,)))
+
+    def of_run(self, run: Run) -> list[Deployment]:
+        """All deployments of a run, under its project's name and the former ones, oldest first."""
+        return list(self.load([run])[run].deployments)
+
+    def facts(self, run: Run) -> list[Fact]:
+        """What was said about a run, under its project's name and the former ones."""
+        return list(self.load([run])[run].facts)
+
+    def attempts(self, deployment: Deployment) -> list[Attempt]:
+        """The first attempt that failed and the last ones, oldest first; a success is in the deployment itself."""
+        found = self._all(
+            "SELECT n, at, duration_ms, http_status, verdict, answer FROM attempts WHERE deployment = ? ORDER BY n",
+            (deployment.number,),
+        )
+        return [Attempt(*row) for row in found]
+
+    def counts(self) -> Counts:
+        """As fast for a million pending or delivered ones as for none."""
+        return Counts(*self._one(COUNTS))
+
+    def oldest_pending(self) -> int | None:
+        """When the pending one that waits longest was enqueued."""
+        found = self._one("SELECT created_at FROM deployments WHERE state = 'pending' ORDER BY id LIMIT 1")
+        return None if found is None else int(found[0])
+
+    def things_set_aside(self, limit: int) -> list[SetAside]:
+        """The newest first."""
+        found = self._all(
+            "SELECT at, kind, subject, error, body, id FROM set_aside ORDER BY at DESC, id DESC LIMIT ?", (limit,)
+        )
+        return [SetAside(*row) for row in found]
+
+    def last_repair(self) -> LastRepair | None:
+        """When the file was last found damaged; None: never."""
+        found = self._one("SELECT at, moved_to, problem, events FROM repairs ORDER BY at DESC LIMIT 1")
+        return None if found is None else LastRepair(*found)
+
+    def all_deployments(self) -> Iterator[Deployment]:
+        """Every one, oldest first, in pieces: no statement is left open in between."""
+        last = 0
+        while found := self._all(
+            f"SELECT {rows.COLUMNS} FROM deployments WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608
+            (last, _PIECE),
+        ):
+            yield from self._deployments(found)
+            last = found[-1][0]
+
+
+def _select(conditions: list[str]) -> str:
+    where = " AND ".join(conditions) or "1"
+    return f"SELECT {rows.COLUMNS} FROM deployments WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
+
+
+def _conditions(which: Filter, project_id: int | None, before: int | None) -> tuple[list[str], list[object]]:
+    """Conditions but for the states, and their values."""
+    conditions = {
+        "id < ?": before,
+        "project_id = ?": project_id,
+        "created_at >= ?": which.since,
+        "created_at < ?": which.until,
+        "environment = ?": which.environment,
+        "status = ?": which.status,
+        "repo_url = ?": which.repo_url,
+        "contains(reason, ?)": None if which.reason is None else which.reason.casefold(),
+        "project_id IN (SELECT id FROM projects WHERE scope = ?)": which.scope,
+    }
+    given = {condition: value for condition, value in conditions.items() if value is not None}
+    return list(given), list(given.values())

@@ -1,0 +1,142 @@
+"""What the parts of the engine share: a connection, the clock, and the numbers of projects."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agent.model.keys import Project
+from agent.outbox.sqlite.connection import in_words, open_outbox
+from agent.outbox.sqlite.rows import deployment_of
+from agent.outbox.sqlite.transactions import Block, Transactions
+from agent.outbox.values import DamagedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from agent.model.deployment import Deployment
+    from agent.model.times import Clock
+
+# Numbers of builds and of deployments with more are none: SQLite's integers end there.
+MOST_DIGITS = 18
+_FORMER = (
+    "SELECT n.project_id, n.former_id FROM json_each(?1) AS asked"
+    " CROSS JOIN former_names AS n ON n.project_id = asked.value"
+)
+# So many projects are remembered: some megabytes.
+_PROJECTS = 20_000
+
+
+class Part:
+    """A part of the engine; they are put together in :class:`agent.outbox.sqlite.engine.SqliteOutbox`."""
+
+    def __init__(self, path: Path, clock: Clock, *, max_size: int = 0) -> None:
+        """Open or make the file. ``max_size`` in bytes; 0: no bound. Raises :class:`OutboxError`."""
+        self.path = path
+        self.clock = clock
+        self.max_size = max_size
+        self._connection = open_outbox(path)
+        self._transactions = Transactions(self._connection, path)
+        self._ids: dict[Project, int] = {}
+        self._projects: dict[int, Project] = {}
+        self._rollbacks = 0
+        self._connection.create_function("contains", 2, _contains, deterministic=True)
+
+    def transaction(self) -> Block:
+        """All or nothing, durable when the outermost block ends; no other writer comes in between."""
+        return self._transactions.nested
+
+    def _writing(self) -> Block:
+        """A transaction, or a part of the one that there is."""
+        return self._transactions.joined
+
+    def _all(self, sql: str, values: Any = ()) -> list[Any]:
+        """All rows at once: a statement that is not read to its end keeps the log from being written back."""
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise in_words(error, self.path) from error
+
+    def _one(self, sql: str, values: Any = ()) -> Any:
+        """The one row that there is, or None."""
+        found = self._all(sql, values)
+        return found[0] if found else None
+
+    # ---- projects
+
+    def _project_id(self, project: Project) -> int | None:
+        """None: nothing is stored of this project."""
+        self._forget_after_rollback()
+        known = self._ids.get(project)
+        if known is None:
+            row = self._one(
+                "SELECT id FROM projects WHERE provider = ? AND scope = ? AND name = ?",
+                (project.provider, project.scope, project.name),
+            )
+            if row is None:
+                return None
+            known = self._remember(row[0], project)
+        return known
+
+    def _made_project_id(self, project: Project) -> int:
+        """Within a transaction."""
+        known = self._project_id(project)
+        if known is None:
+            inserted = self._connection.execute(
+                "INSERT INTO projects (provider, scope, name) VALUES (?, ?, ?)",
+                (project.provider, project.scope, project.name),
+            )
+            known = self._remember(int(inserted.lastrowid or 0), project)
+        return known
+
+    def _project(self, project_id: int) -> Project:
+        self._forget_after_rollback()
+        known = self._projects.get(project_id)
+        if known is None:
+            row = self._one("SELECT provider, scope, name FROM projects WHERE id = ?", (project_id,))
+            if row is None:
+                raise DamagedError(f"the outbox {self.path} is damaged (a project is missing)")
+            known = Project(*row)
+            self._remember(project_id, known)
+        return known
+
+    def _names(self, projects: Iterable[Project]) -> dict[Project, list[Project]]:
+        """Under which names things of these projects may be stored: their own first."""
+        names = {project: [project] for project in projects}
+        known = [each for project in names if (each := self._project_id(project)) is not None]
+        if known:
+            for project_id, former_id in self._all(_FORMER, (msgspec.json.encode(known).decode(),)):
+                names[self._project(project_id)].append(self._project(former_id))
+        return names
+
+    def _remember(self, project_id: int, project: Project) -> int:
+        if len(self._ids) >= _PROJECTS:
+            self._ids.clear()
+            self._projects.clear()
+        self._ids[project] = project_id
+        self._projects[project_id] = project
+        return project_id
+
+    def _forget_after_rollback(self) -> None:
+        """A project that was inserted may not be there, and its number given away again."""
+        if self._rollbacks != self._transactions.rollbacks:
+            self._rollbacks = self._transactions.rollbacks
+            self._ids.clear()
+            self._projects.clear()
+
+    # ---- rows
+
+    def _deployments(self, rows: Iterable[Any]) -> list[Deployment]:
+        """Of rows of :data:`agent.outbox.sqlite.rows.COLUMNS`."""
+        try:
+            return [deployment_of(row, self._project(row[1])) for row in rows]
+        except (KeyError, msgspec.MsgspecError) as error:
+            raise DamagedError(f"the outbox {self.path} is damaged (a deployment makes no sense: {error})") from error
+
+
+def _contains(text: str | None, part: str) -> bool:
+    """Whether a text contains this one (folded beforehand), in any case: SQLite's own knows only the letters a to z."""
+    return text is not None and part in text.casefold()
