@@ -229,7 +229,7 @@ class Agent:
         for name, jenkins in self._jenkins.items():
             settings = _settings(name, jenkins, self._since)
             client = JenkinsClient(settings)
-            client._jenkins._session.mount(settings.url, InProcess(jenkins.app, self._before_request))
+            client._transport.session.mount(settings.url, InProcess(jenkins.app, self._before_request))
             self._clients.append(client)
             self._pollers[name] = Poller(settings, self._rules, client, self._outbox)
 

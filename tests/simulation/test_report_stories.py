@@ -139,7 +139,7 @@ class Process:
             self.takeup = TakeUp(self._settings, self._outbox)
             [controller] = self._settings.controllers
             self._client = JenkinsClient(controller)
-            self._client._jenkins._session.mount(controller.url, InProcess(self._jenkins.app, self._before_request))
+            self._client._transport.session.mount(controller.url, InProcess(self._jenkins.app, self._before_request))
             self._poller = Poller(
                 controller, self._settings.rules, self._client, self._outbox, take_reports=self.takeup.take_stored
             )
