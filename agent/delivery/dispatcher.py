@@ -37,6 +37,8 @@ log = structlog.get_logger("delivery")
 SETTLE_EVERY_S = 0.05
 SETTLE_AT_MOST = 200
 CLAIM = 200
+# What was claimed so long ago may say something else by now, or be discarded: it is claimed anew.
+CLAIM_HOLDS_S = 1.0
 # While outcomes cannot be stored, delivery goes on until so many of them wait in memory.
 UNSETTLED_AT_MOST = 5_000
 CLOCK_WAS_SET_MS = 1_000
@@ -84,6 +86,7 @@ class Dispatcher:
         self._using_outbox = asyncio.Lock()  # what is claimed and what is settled must fit together
         self._ready: deque[Claimed] = deque()
         self._claimed: set[int] = set()  # in ``_ready`` or in flight
+        self._claimed_at = 0.0
         self._free_lanes: list[int] = []
         self._unsettled = Unsettled()
         self._resumed = False
@@ -213,11 +216,14 @@ class Dispatcher:
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
         if not self._may_go():
             return None
-        if not self._ready:
+        if not self._has_fresh():
             async with self._using_outbox:
-                if not self._ready and self._may_go():
+                if not self._has_fresh() and self._may_go():
                     await self._claim()
         return self._ready.popleft() if self._ready and self._may_go() else None
+
+    def _has_fresh(self) -> bool:
+        return bool(self._ready) and self._clock.monotonic() - self._claimed_at <= CLAIM_HOLDS_S
 
     def _may_go(self) -> bool:
         stopped = self._stopping.is_set() or self.breaker.state is not BreakerState.OPEN
@@ -272,7 +278,9 @@ class Dispatcher:
 
     async def _claim(self) -> None:
         """What was answered and is not stored yet is claimed again only when it has to be sent again."""
-        now = self._clock.now_ms()
+        self._claimed.difference_update(claimed.number for claimed in self._ready)
+        self._ready.clear()
+        now, self._claimed_at = self._clock.now_ms(), self._clock.monotonic()
         limit = CLAIM + self._unsettled.undelivered()
         besides = self._claimed | self._unsettled.delivered()
         found = await self._off_loop(partial(self._outbox.claim, limit, besides=besides))

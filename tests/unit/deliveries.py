@@ -11,36 +11,30 @@ import msgspec
 from agent.delivery.answers import Answer, Outcome, classify
 from agent.model import event as events
 from agent.model.deployment import Content, State, event_of
-from agent.model.status import Status
 from agent.outbox.values import Claimed, DeliveryState, OutboxError, Settlement
+from tests.deployments import NOON, content
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from agent.model.times import Clock
 
-NOW = 1_795_435_200_000
+NOW = NOON
 STORED = Answer(200, '{"success":true}', "application/json")
 UNAVAILABLE = Answer(503)
-
-
-def content(number: int, **changes: Any) -> Content:
-    """What Hivel gets of a build."""
-    plain = Content(
-        status=Status.SUCCESS,
-        started_at=NOW,
-        ended_at=NOW + 1_000,
-        repo_url="https://github.example.test/acme/shop",
-        environment="production",
-        branch="main",
-        build_number=str(number),
-    )
-    return msgspec.structs.replace(plain, **changes)
 
 
 def claimed(number: int, *, attempts: int = 0, revision: int = 1) -> Claimed:
     """A deployment that is due."""
     return Claimed(number, f"main:deploy/shop#{number}", revision, content(number), attempts, NOW)
+
+
+async def at_once(function: Callable[..., Any], /, *args: Any) -> Any:
+    """A runner without a thread: always the same order. Like the other, it never stops in the middle."""
+    await asyncio.sleep(0)
+    result = function(*args)
+    await asyncio.sleep(0)
+    return result
 
 
 @dataclass

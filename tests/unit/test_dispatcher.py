@@ -22,7 +22,7 @@ from agent.model.deployment import State
 from agent.outbox.offloop import OffLoop
 from agent.outbox.values import DamagedError, DeliveryState, OutboxError
 from tests.integration.support import FakeClock
-from tests.unit.deliveries import FULL, STORED, UNAVAILABLE, MemoryDeliveries, ScriptedHivel
+from tests.unit.deliveries import FULL, STORED, UNAVAILABLE, MemoryDeliveries, ScriptedHivel, at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +31,6 @@ if TYPE_CHECKING:
 
 SETTINGS = replace(DeliverySettings(), concurrency=2)
 REFUSED = Answer(422, '{"error":"wrong branch"}')
-
-
-async def at_once(function: Callable[..., Any], /, *args: Any) -> Any:
-    """A runner without a thread: always the same order. Like the other, it never stops in the middle."""
-    await asyncio.sleep(0)
-    result = function(*args)
-    await asyncio.sleep(0)
-    return result
 
 
 class World:
@@ -170,6 +162,26 @@ def test_those_that_wait_and_cannot_be_stored_do_not_hide_those_behind_them(
     world.answers(*[REFUSED] * 12)
     world.run(2)
     assert sorted(world.hivel.numbers) == list(range(1, 21))
+
+
+def test_what_was_claimed_a_while_ago_is_not_sent_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the rate is low, hundreds are claimed that will be sent in minutes."""
+    world = World(replace(SETTINGS, concurrency=1, per_minute=60))
+    world.outbox.add(*range(1, 7))
+
+    async def wait_for(awaitable: Any, seconds: float) -> None:
+        awaitable.close()
+        world.clock.advance(s=seconds)
+
+    def meanwhile(claimed: Claimed) -> None:
+        if claimed.number == 2:
+            world.outbox.rows[4].state = State.DISCARDED
+            world.outbox.rewrite(5, branch="another")
+
+    monkeypatch.setattr(dispatching.asyncio, "wait_for", wait_for)
+    world.answers(meanwhile=meanwhile)
+    world.run()
+    assert [(c.number, c.revision) for c in world.hivel.sent] == [(1, 1), (2, 1), (3, 1), (5, 2), (6, 1)]
 
 
 # ---- what nobody expected
