@@ -230,21 +230,27 @@ class Dispatcher:
         return not stopped and len(self._unsettled) < UNSETTLED_AT_MOST
 
     async def _deliver(self, claimed: Claimed, lane: int) -> None:
-        at, started, before = self._clock.now_ms(), self._clock.monotonic(), self.breaker.state
+        at, started = self._clock.now_ms(), self._clock.monotonic()
+        came: Outcome | Exception
         try:
-            outcome = await self._sender.send(claimed, lane=lane)
+            came = await self._sender.send(claimed, lane=lane)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this deployment
-            outcome = self._without_answer(claimed, error)
-        else:
-            self._set_aside_in_a_row.clear()
-            self.breaker.record(claimed, outcome)
+            came = error
         finally:
             self._claimed.discard(claimed.number)
-        outcome = given_up(claimed, outcome, self._settings, self._clock.now_ms())
         duration_ms = round((self._clock.monotonic() - started) * 1000)
+        before = self.breaker.state
+        outcome = given_up(claimed, self._noted(claimed, came), self._settings, self._clock.now_ms())
         self._unsettled.add(self._settlement(claimed, at, duration_ms, outcome))
         self.tally.record(outcome)
         log_outcome(claimed, outcome, self.breaker, before)
+
+    def _noted(self, claimed: Claimed, came: Outcome | Exception) -> Outcome:
+        if isinstance(came, Exception):
+            return self._without_answer(claimed, came)
+        self._set_aside_in_a_row.clear()
+        self.breaker.record(claimed, came)
+        return came
 
     def _without_answer(self, claimed: Claimed, error: Exception) -> Outcome:
         """Set the deployment aside, unless the same happens to one after the other: then it is not about them."""

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from agent.delivery.dispatcher import Drain
+from agent.delivery.dispatcher import Dispatcher
 from agent.delivery.hivel import HivelClient
+from agent.outbox.offloop import OffLoop
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sandbox.hivel import Fault, LocalHivel
 from agent.sandbox.server import LocalServer
-from tests.integration.support import NOON
-from tests.integration.test_delivery import states
-from tests.integration.test_outbox import entry
+from tests.deployments import NOON, enqueue, rows, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from agent.config.settings import DeliverySettings, HivelSettings
-    from agent.outbox.sqlite.store import Outbox
     from tests.integration.support import FakeClock
 
 HOURS = 10
@@ -47,6 +47,13 @@ FAULTS = {
     "429, Retry-After is a week": Fault(kind="status", status=429, retry_after=7 * 86_400),
     "503, Retry-After is a week": Fault(kind="status", status=503, retry_after=7 * 86_400),
 }
+
+
+@pytest.fixture
+def outbox(tmp_path: Path, clock: FakeClock) -> Iterator[SqliteOutbox]:
+    outbox = SqliteOutbox(tmp_path / "outbox.db", clock)
+    yield outbox
+    outbox.close()
 
 
 class Gauge:
@@ -82,27 +89,27 @@ def delivery_settings(delivery_settings: DeliverySettings) -> DeliverySettings:
 
 
 def deliver(
-    outbox: Outbox, hivel: HivelSettings, settings: DeliverySettings, clock: FakeClock,
+    outbox: SqliteOutbox, hivel: HivelSettings, settings: DeliverySettings, clock: FakeClock,
     *, seconds: int, step_s: int = 5, until: Callable[[], bool] = lambda: False,
-) -> tuple[Drain, int]:  # fmt: skip
+) -> tuple[Dispatcher, int]:  # fmt: skip
     """A daemon's delivery for so many seconds of the test's clock; returns how many passed until it was ``until``."""
 
-    async def run() -> tuple[Drain, int]:
-        async with HivelClient(hivel, timeout_ms=settings.timeout_ms, concurrency=settings.concurrency) as client:
-            drain = Drain(outbox, client, settings, random.Random(1))
+    async def run() -> tuple[Dispatcher, int]:
+        async with HivelClient(hivel, settings, clock) as client, OffLoop() as off_loop:
+            dispatcher = Dispatcher(outbox, client, settings, off_loop=off_loop, clock=clock, rng=random.Random(1))
             for second in range(0, seconds, step_s):
-                await drain.run()
+                await dispatcher.run()
                 if until():
-                    return drain, second
+                    return dispatcher, second
                 clock.advance(s=step_s)
-            return drain, seconds
+            return dispatcher, seconds
 
     return asyncio.run(run())
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=FAULTS)
 def test_an_outage_of_hours_costs_few_requests_and_few_lines_and_ends_gently(
-    outbox: Outbox, hivel: LocalHivel, hivel_server: LocalServer, hivel_settings: HivelSettings, gauge: Gauge,
+    outbox: SqliteOutbox, hivel: LocalHivel, hivel_server: LocalServer, hivel_settings: HivelSettings, gauge: Gauge,
     delivery_settings: DeliverySettings, clock: FakeClock, fault: str,
 ) -> None:  # fmt: skip
     if fault == "time-out":
@@ -111,17 +118,17 @@ def test_an_outage_of_hours_costs_few_requests_and_few_lines_and_ends_gently(
         hivel.fault(how)
     else:
         hivel_server.stop()
-    outbox.enqueue(entry(number) for number in range(WAITING))
+    enqueue(outbox, range(WAITING))
     with capture_logs() as lines:
-        drain, _ = deliver(outbox, hivel_settings, delivery_settings, clock, seconds=HOURS * 3600)
-        assert drain.gate.state == "outage"
-        assert drain.tally.retries.total() <= CONCURRENCY + HOURS * 3600 / 900 * 3
+        dispatcher, _ = deliver(outbox, hivel_settings, delivery_settings, clock, seconds=HOURS * 3600)
+        assert dispatcher.breaker.state == "outage"
+        assert dispatcher.tally.retries.total() <= CONCURRENCY + HOURS * 3600 / 900 * 3
         assert states(outbox) == {"pending": WAITING}
         hivel.clear_faults()
         if how is None:
             hivel_server.start()
         before, gauge.most = len(hivel.requests()), 0
-        drain, waited_s = deliver(
+        _, waited_s = deliver(
             outbox, hivel_settings, delivery_settings, clock,
             seconds=3600, until=lambda: outbox.counts().delivered == WAITING,
         )  # fmt: skip
@@ -135,11 +142,11 @@ def test_an_outage_of_hours_costs_few_requests_and_few_lines_and_ends_gently(
 
 
 def test_during_an_outage_no_two_requests_are_under_way_at_once(
-    outbox: Outbox, hivel: LocalHivel, hivel_settings: HivelSettings, gauge: Gauge,
+    outbox: SqliteOutbox, hivel: LocalHivel, hivel_settings: HivelSettings, gauge: Gauge,
     delivery_settings: DeliverySettings, clock: FakeClock,
 ) -> None:  # fmt: skip
     hivel.fault(Fault(kind="status", status=503))
-    outbox.enqueue(entry(number) for number in range(WAITING))
+    enqueue(outbox, range(WAITING))
     deliver(outbox, hivel_settings, delivery_settings, clock, seconds=5)
     gauge.most = 0
     deliver(outbox, hivel_settings, delivery_settings, clock, seconds=7200)
@@ -147,15 +154,15 @@ def test_during_an_outage_no_two_requests_are_under_way_at_once(
 
 
 def test_a_single_event_that_waits_for_hours_writes_a_handful_of_lines(
-    outbox: Outbox, hivel: LocalHivel, hivel_settings: HivelSettings, delivery_settings: DeliverySettings,
+    outbox: SqliteOutbox, hivel: LocalHivel, hivel_settings: HivelSettings, delivery_settings: DeliverySettings,
     clock: FakeClock,
 ) -> None:  # fmt: skip
     """One event is no outage: nobody knows whether it is Hivel or the event."""
     hivel.fault(Fault(kind="status", status=503))
-    outbox.enqueue([entry(1)])
+    enqueue(outbox, [1])
     with capture_logs() as lines:
         deliver(outbox, hivel_settings, delivery_settings, clock, seconds=HOURS * 3600)
-    [row] = outbox.rows(None, 1)
+    [row] = rows(outbox)
     assert row.attempts > 40
     assert len(lines) <= 7, lines
     assert {line["deployment_id"] for line in lines} == {row.deployment_id}
@@ -163,13 +170,13 @@ def test_a_single_event_that_waits_for_hours_writes_a_handful_of_lines(
 
 @pytest.mark.parametrize("poisoned", [1, 10, 50])
 def test_events_that_hivel_always_stumbles_over_hold_nobody_back(
-    outbox: Outbox, hivel: LocalHivel, hivel_settings: HivelSettings, delivery_settings: DeliverySettings,
+    outbox: SqliteOutbox, hivel: LocalHivel, hivel_settings: HivelSettings, delivery_settings: DeliverySettings,
     clock: FakeClock, poisoned: int,
 ) -> None:  # fmt: skip
     """Although they are the oldest, and more than what counts as an outage."""
     hivel.fault(Fault(kind="status", status=500, match="#900"))
-    outbox.enqueue(entry(90_000 + number) for number in range(poisoned))
-    outbox.enqueue(entry(number) for number in range(300))
+    enqueue(outbox, range(90_000, 90_000 + poisoned))
+    enqueue(outbox, range(300))
     _, waited_s = deliver(
         outbox, hivel_settings, delivery_settings, clock,
         seconds=7200, until=lambda: outbox.counts().delivered == 300,
@@ -177,7 +184,7 @@ def test_events_that_hivel_always_stumbles_over_hold_nobody_back(
     assert waited_s <= 180
     assert states(outbox) == {"pending": poisoned, "delivered": 300}
     clock.advance(s=7200)
-    outbox.enqueue(entry(number) for number in range(300, 310))
+    enqueue(outbox, range(300, 310))
     _, waited_s = deliver(
         outbox, hivel_settings, delivery_settings, clock, seconds=600, until=lambda: outbox.counts().delivered == 310
     )
@@ -195,20 +202,20 @@ def test_events_that_hivel_always_stumbles_over_hold_nobody_back(
     ],
 )
 def test_whichever_way_hivel_says_that_it_has_an_event_it_is_delivered_and_marked(
-    outbox: Outbox, hivel: LocalHivel, hivel_settings: HivelSettings, delivery_settings: DeliverySettings,
+    outbox: SqliteOutbox, hivel: LocalHivel, hivel_settings: HivelSettings, delivery_settings: DeliverySettings,
     clock: FakeClock, status: int, body: dict[str, object],
 ) -> None:  # fmt: skip
     hivel.fault(Fault(kind="status", status=status, body=body, times=1))
-    outbox.enqueue([entry(1)])
+    enqueue(outbox, [1])
     deliver(outbox, hivel_settings, delivery_settings, clock, seconds=1)
-    [row] = outbox.rows(None, 1)
+    [row] = rows(outbox)
     assert (row.state, row.attempts) == ("delivered", 1)
     assert (row.reason or "").startswith("was already there")
 
 
 @pytest.mark.parametrize("how", ["reset", "silent", "cut"])
 def test_an_answer_that_is_lost_after_hivel_stored_the_event_doubles_nothing(
-    outbox: Outbox, hivel_settings: HivelSettings, delivery_settings: DeliverySettings, clock: FakeClock, how: str
+    outbox: SqliteOutbox, hivel_settings: HivelSettings, delivery_settings: DeliverySettings, clock: FakeClock, how: str
 ) -> None:
     """Also with a Hivel that answers 409 to whatever it knows; the event is then marked."""
     strict = LocalHivel(strict=True)
@@ -217,12 +224,12 @@ def test_an_answer_that_is_lost_after_hivel_stored_the_event_doubles_nothing(
         if how == "silent":
             delivery_settings = replace(delivery_settings, timeout_ms=500)
         strict.fault(Fault(kind=how, stored=True, times=3))
-        outbox.enqueue(entry(number) for number in range(20))
+        enqueue(outbox, range(20))
         deliver(outbox, settings, delivery_settings, clock, seconds=3600, until=lambda: not outbox.counts().pending)
         strict.clear_faults()
     assert states(outbox) == {"delivered": 20}
     assert sorted(d.times_posted for d in strict.deployments()) == [1] * 17 + [2] * 3
-    marked = [row for row in outbox.rows(None, 20) if row.reason]
+    marked = [row for row in rows(outbox) if row.reason]
     assert len(marked) == 3
     assert all("was already there" in (row.reason or "") and row.attempts == 2 for row in marked)
     strict.close()
