@@ -37,6 +37,7 @@ from agent.config.settings import (
     Settings,
     TlsSettings,
 )
+from agent.config.sizes import describe_size, parse_size
 from agent.model import times
 from agent.model.status import Status
 
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
 DEFAULT_PATH = Path(DEFAULT_CONFIG)
 # What Jenkins calls the results of builds; the keys of [status].
 JENKINS_RESULTS = ("SUCCESS", "UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED")
+
+KEEP_DEPLOYMENTS = "400d"
+# An outbox with less room holds no working day of anybody.
+LEAST_SIZE = 10_000_000
 
 T = TypeVar("T")
 
@@ -101,7 +106,9 @@ class _Repositories(msgspec.Struct, forbid_unknown_fields=True):
 class _Outbox(msgspec.Struct, forbid_unknown_fields=True):
     path: str = DEFAULT_OUTBOX
     keep_delivered: str = "30d"
+    keep_deployments: str | None = None
     keep_ids: str = "3650d"
+    max_size: str | None = None  # "" too is no limit
 
 
 class _Delivery(msgspec.Struct, forbid_unknown_fields=True):
@@ -178,7 +185,9 @@ def load(path: Path) -> Settings:
         outbox=check.path("outbox.path", raw.outbox.path),
         delivery=_delivery(check, raw.delivery),
         keep_delivered_ms=check.duration("outbox.keep_delivered", raw.outbox.keep_delivered),
+        keep_deployments_ms=_keep_deployments(check, raw.outbox),
         keep_ids_ms=check.duration("outbox.keep_ids", raw.outbox.keep_ids),
+        max_size_bytes=check.size("outbox.max_size", raw.outbox.max_size, LEAST_SIZE) if raw.outbox.max_size else 0,
         monitoring=check.address("monitoring.listen", raw.monitoring.listen),
         hold_for_ms=check.duration("hook.hold_for", raw.hook.hold_for),
         spool=check.path("hook.spool", raw.hook.spool) if raw.hook.spool else None,
@@ -244,6 +253,13 @@ class _Checker:
     def number(self, key: str, value: int, least: int, most: int) -> int:
         if not least <= value <= most:
             raise self.error(key, f"{value} is not between {least} and {most}")
+        return value
+
+    def size(self, key: str, text: str, least: int) -> int:
+        """Bytes."""
+        value = self.parse(key, lambda: parse_size(text))
+        if value < least:
+            raise self.error(key, f"{text!r} is less than {describe_size(least)}")
         return value
 
     def path(self, key: str, text: str) -> Path:
@@ -425,6 +441,17 @@ def _intake(check: _Checker, raw: _Intake) -> IntakeSettings:
             "credential intake-token",
         )
     return IntakeSettings(address, (*((("", own),) if own else ()), *tokens))
+
+
+def _keep_deployments(check: _Checker, raw: _Outbox) -> int:
+    """Not set, it is never shorter than keep_delivered."""
+    delivered = check.duration("outbox.keep_delivered", raw.keep_delivered)
+    if raw.keep_deployments is None:
+        return max(times.parse_duration(KEEP_DEPLOYMENTS), delivered)
+    deployments = check.duration("outbox.keep_deployments", raw.keep_deployments)
+    if deployments < delivered:
+        raise check.error("outbox.keep_deployments", "is shorter than keep_delivered")
+    return deployments
 
 
 def _delivery(check: _Checker, raw: _Delivery) -> DeliverySettings:

@@ -127,7 +127,9 @@ class Settings:
     outbox: Path
     delivery: DeliverySettings
     keep_delivered_ms: int = 30 * 86_400_000
+    keep_deployments_ms: int = 400 * 86_400_000
     keep_ids_ms: int = 3650 * 86_400_000
+    max_size_bytes: int = 0  # 0: no limit
     monitoring: Address | None = None  # None: off
     hold_for_ms: int = 3_600_000
     spool: Path | None = None

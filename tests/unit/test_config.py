@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from agent.config.file import DEFAULT_PATH, ConfigError, find_file, load
-from agent.config.rules import DEFAULT_ENVIRONMENT, DEFAULT_JOBS, STAGE_ENVIRONMENT
+from agent.config.rules import DEFAULT_ENVIRONMENT, DEFAULT_JOBS, STAGE_ENVIRONMENT, Options
 from agent.config.settings import DeliverySettings, Settings
-from agent.config.rules import Options
+from agent.config.sizes import describe_size, parse_size
 from agent.model.status import Status
 
 SECRET = "s3cr3t-0123456789"
@@ -260,6 +260,53 @@ def test_absolute_paths_stay_as_they_are(settings: Load) -> None:
     assert settings(f'{HIVEL}{JENKINS}[outbox]\npath = "/srv/outbox.db"\n').outbox == Path("/srv/outbox.db")
 
 
+DAY = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        ("", (30 * DAY, 400 * DAY, 3650 * DAY)),
+        ('keep_deployments = "90d"', (30 * DAY, 90 * DAY, 3650 * DAY)),
+        ('keep_delivered = "7d"\nkeep_deployments = "7d"\nkeep_ids = "1000d"', (7 * DAY, 7 * DAY, 1000 * DAY)),
+        ('keep_delivered = "500d"', (500 * DAY, 500 * DAY, 3650 * DAY)),  # as files had it before keep_deployments
+    ],
+    ids=["defaults", "shorter", "all", "not set and below keep_delivered"],
+)
+def test_how_long_deployments_are_kept(settings: Load, lines: str, kept: tuple[int, int, int]) -> None:
+    read = settings(with_outbox(lines))
+    assert (read.keep_delivered_ms, read.keep_deployments_ms, read.keep_ids_ms) == kept
+    assert read.keep_deployments_ms >= read.keep_delivered_ms
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("", 0),
+        ("5GB", 5_000_000_000),
+        ("10 mb", 10_000_000),
+        ("1.5GiB", 1_610_612_736),
+        (" 20480KiB ", 20_971_520),
+        ("20000KB", 20_000_000),
+        ("1TB", 10**12),
+        ("64MiB", 67_108_864),
+        ("10000000 B", 10_000_000),
+    ],
+)
+def test_the_size_of_the_outbox_is_bytes_and_0_without_a_limit(settings: Load, text: str, size: int) -> None:
+    assert settings(with_outbox(f'max_size = "{text}"')).max_size_bytes == size
+    assert settings(HIVEL + JENKINS).max_size_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1_000, "1 KB"), (812_400_000, "812.4 MB"), (5 * 10**9, "5 GB"), (10**15, "1000 TB")],
+)
+def test_a_size_in_words(size: int, text: str) -> None:
+    assert describe_size(size) == text
+    assert abs(parse_size(text) - size) <= size * 0.05
+
+
 def test_no_token_is_in_what_settings_show_of_themselves(settings: Load) -> None:
     read = settings(f'{HIVEL}{JENKINS}username = "bot"\ntoken_file = "jenkins"\n')
     for shown in (str(read), repr(read), f"{read}", f"{read.hivel} {read.controllers}"):
@@ -288,6 +335,10 @@ def with_deployment(line: str) -> str:
 
 def with_delivery(line: str) -> str:
     return f"{HIVEL}{JENKINS}[delivery]\n{line}\n"
+
+
+def with_outbox(line: str) -> str:
+    return f"{HIVEL}{JENKINS}[outbox]\n{line}\n"
 
 
 def with_table(text: str) -> str:
@@ -401,6 +452,15 @@ def test_a_wrong_type_names_its_key(settings: Load, text: str, key: str) -> None
         (with_table('[environments]\nprod = "a"\nPROD = "b"'), "environments.PROD: is there already"),
         (with_table("[environments]\nprod = 1"), "environments"),
         (HIVEL + JENKINS + '[outbox]\npath = ""\n', "outbox.path: is empty"),
+        (with_outbox('keep_deployments = "x"'), "outbox.keep_deployments: 'x' is no duration"),
+        (with_outbox('keep_deployments = "0s"'), "outbox.keep_deployments: '0s' must be longer"),
+        (with_outbox('keep_deployments = "29d"'), "outbox.keep_deployments: is shorter than keep_delivered"),
+        (with_outbox('max_size = "much"'), "outbox.max_size: 'much' is no size; write it like 500MB, 5GB or 5GiB"),
+        (with_outbox('max_size = "5000000"'), "outbox.max_size: '5000000' is no size"),
+        (with_outbox('max_size = "-5GB"'), "outbox.max_size: '-5GB' is no size"),
+        (with_outbox('max_size = "5Gb/s"'), "outbox.max_size: '5Gb/s' is no size"),
+        (with_outbox('max_size = "9MB"'), "outbox.max_size: '9MB' is less than 10 MB"),
+        (with_outbox(f'max_size = "{"9" * 400}GB"'), "outbox.max_size: "),
         (with_delivery("concurrency = 0"), "delivery.concurrency: 0 is not between"),
         (with_delivery("concurrency = 257"), "delivery.concurrency: 257 is not between"),
         (with_delivery('timeout = "10"'), "delivery.timeout: '10' is no duration"),
