@@ -4,11 +4,16 @@ What is promised, and checked in every step or after every story:
 
 * What was enqueued is there under exactly one id until it is delivered, and its id is known afterwards: the same build
   is refused, another one with the same number gets an id of its own.
-* Hivel gets each event once in effect: under one id, with one content. Nothing is sent that is not pending, and nothing
-  that this process delivered already, unless somebody replays it.
-* An event that is not delivered is pending, or failed with a reason. When all troubles are over, every event arrives.
-* No event waits longer than the longest backoff, whatever happens to the clock; nothing is tried in a tight loop.
-* Retention deletes what was delivered and nothing else; the counts are those of the rows.
+* Hivel gets each deployment once in effect: under one id, with one content. Nothing is sent that is not pending, and
+  nothing that this process delivered already, unless somebody replays it.
+* What is sent is a revision as it was made. A delivered deployment says what Hivel has, whatever was learned since, and
+  which revision that is; "not known" only where Hivel had the id before.
+* A deployment that is not delivered is pending, discarded, or failed with a reason. When all troubles are over,
+  everything arrives that nobody let go.
+* What is discarded is kept, and not sent unless somebody replays it.
+* No deployment waits longer than the longest backoff, whatever happens to the clock; nothing is tried in a tight loop.
+* Cleaning up deletes what was delivered or discarded and nothing else; facts stay as long as a deployment of their run
+  may be derived from them again; the counts are those of the rows.
 
 At the edge of it: an id that was deleted is forgotten one day, at once if the clock is years ahead when a process
 starts. From then on another build with the same number may get it, and Hivel says that it has it already.
@@ -24,6 +29,7 @@ import random
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,35 +38,34 @@ import msgspec
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.config.settings import DeliverySettings
-from agent.delivery.answers import Answer
-from agent.delivery.dispatcher import Drain
-from agent.model import event as events
-from agent.outbox.values import OutboxError
-from agent.outbox.sqlite.retention import DAY_MS, Retention
-from agent.outbox.sqlite.store import COUNTS, Outbox, State, id_hash
-from tests.integration.support import NOON, FakeClock
-from tests.integration.test_outbox import entry
+from agent.delivery.answers import Answer, Outcome, classify
+from agent.delivery.dispatcher import Dispatcher
+from agent.model import fact as facts
+from agent.model.build import Build
+from agent.model.deployment import Content, Deployment, State, event_of
+from agent.model.event import encode
+from agent.model.ids import build_deployment_id, reused_number_id
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.sqlite.rows import id_hash
+from agent.outbox.values import Change, Filter, Keep, OutboxError, Page
+from tests.deployments import JOB, NOON, deployment
+from tests.integration.support import FakeClock
 from tests.simulation import played
-from tests.simulation.support import (
-    AgentKilledError,
-    FragileConnection,
-    Fuse,
-    empty_outbox,
-    memory_folder,
-    play_random_stories,
-)
+from tests.simulation.support import AgentKilledError, FragileConnection, Fuse, memory_folder, play_random_stories
+from tests.unit.deliveries import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.outbox.sqlite.store import Entry
+    from agent.outbox.values import Claimed
 
 STORIES = int(os.environ.get("HIVEL_STORIES", "200"))
 STEPS = 40
 HOUR = 3_600_000
+DAY_MS = 86_400_000
 YEARS = 5 * 365 * DAY_MS
 SETTINGS = replace(DeliverySettings(), concurrency=2)
-KEEP_DELIVERED, KEEP_IDS = 30 * DAY_MS, 400 * DAY_MS
+KEEP = Keep(bodies_ms=10 * DAY_MS, deployments_ms=30 * DAY_MS, ids_ms=400 * DAY_MS)
 # An outage of an hour is tried so often at most. Full jitter lets the first waits be short.
 PROBES_IN_AN_HOUR = 45
 
@@ -85,45 +90,52 @@ STORED_UNSEEN = {
     "cut, stored": Answer(200, '{"succ', "application/json"),
     "500, stored": Answer(500),
 }
-THERE = [Answer(409), Answer(422, '{"error":"deployment_id already exists"}'), STORED]
+THERE = [Answer(409), Answer(422, '{"error":"deployment_id already exists"}')]
 
 
 @dataclass
 class Hivel:
-    """What it has, and how it answers. Each POST passes the fuse of the process before and after."""
+    """What it has, and how it answers. Each attempt passes the fuse of the process before and after."""
 
     fuse: Fuse
+    clock: FakeClock
     mood: str = "up"
     poison: dict[str, str] = field(default_factory=dict)
     has: dict[str, bytes] = field(default_factory=dict)
     posts: list[str] = field(default_factory=list)
     forgotten: set[str] = field(default_factory=set)  # ids that the outbox does not know any more
-    before_post: Callable[[str], None] = lambda _: None
+    before_post: Callable[[Claimed], None] = lambda _: None
 
-    async def post(self, body: bytes, *, lane: int = 0) -> Answer:
+    async def send(self, claimed: Claimed, *, lane: int = 0) -> Outcome:
         """Take the event in or not, and say so or not."""
-        name = events.decode(body).deployment_id
+        name = claimed.deployment_id
+        body = body_of(name, claimed.content)
         self.fuse()
-        self.before_post(name)
+        self.before_post(claimed)
         self.posts.append(name)
         played.posts += 1
         answer = self._take(name, body)
         self.fuse()
         await asyncio.sleep(0)
-        return answer
+        return classify(answer, name, self.clock.now_ms())
 
     def _take(self, name: str, body: bytes) -> Answer:
         mood = self.poison.get(name, self.mood)
         if mood in LOST:
             return LOST[mood]
         if name in self.has:
-            assert self.has[name] == body or name in self.forgotten, f"{name} came with another content"
-            return STORED_UNSEEN.get(mood, THERE[len(self.posts) % len(THERE)])
+            there = THERE if self.has[name] != body else [*THERE, STORED]
+            return STORED_UNSEEN.get(mood, there[len(self.posts) % len(there)])
         self.has[name] = body
         return STORED_UNSEEN.get(mood, STORED)
 
     def reload_token(self) -> bool:
         return False
+
+
+def body_of(name: str, content: Content) -> bytes:
+    """What Hivel gets."""
+    return encode(event_of(name, content))
 
 
 class UnreliableConnection(FragileConnection):
@@ -143,18 +155,33 @@ class UnreliableConnection(FragileConnection):
         return super()._run(run, *args)
 
 
+def unreliable(outbox: SqliteOutbox, fuse: Fuse, full: str | None) -> UnreliableConnection:
+    """Let everything that the outbox does pass through a connection that can fail."""
+    outbox._connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
+    connection: Any = UnreliableConnection(outbox._connection, fuse, fuse)
+    connection.full = full
+    outbox._connection = outbox._transactions.connection = connection
+    assert isinstance(connection, UnreliableConnection)
+    return connection
+
+
+@cache
+def empty_outbox() -> bytes:
+    """A new outbox to be copied: making its tables takes longer than a story."""
+    with memory_folder() as folder:
+        path = Path(folder) / "outbox.db"
+        SqliteOutbox(path, FakeClock()).close()
+        return path.read_bytes()
+
+
 class Daemon:
-    """One process: its connection, its drain, its retention, and what it delivered in its life."""
+    """One process: its connection, its dispatcher, and what it delivered in its life."""
 
     def __init__(self, path: Path, clock: FakeClock, hivel: Hivel, fuse: Fuse, full: str | None) -> None:
-        self.outbox = Outbox(path, clock)
-        self.outbox.connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
-        self.real = self.outbox.connection
-        self.unreliable = UnreliableConnection(self.real, fuse, fuse)
-        self.unreliable.full = full
-        self.outbox.connection = self.unreliable  # type: ignore[assignment]
-        self.drain = Drain(self.outbox, hivel, SETTINGS, random.Random(1))
-        self.retention = Retention(self.outbox, KEEP_DELIVERED, KEEP_IDS)
+        self.outbox = SqliteOutbox(path, clock)
+        self.real = self.outbox._connection
+        self.unreliable = unreliable(self.outbox, fuse, full)
+        self.dispatcher = Dispatcher(self.outbox, hivel, SETTINGS, off_loop=at_once, clock=clock, rng=random.Random(1))
         self.delivered: set[str] = set()
 
 
@@ -170,14 +197,18 @@ class World(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.fuse = Fuse()
         self.loop = asyncio.Runner()
-        self.hivel = Hivel(self.fuse, before_post=self._before_post)
+        self.hivel = Hivel(self.fuse, self.clock, before_post=self._before_post)
         self.full: str | None = None
         self.daemon: Daemon | None = None
         self.observer = sqlite3.connect(self.path, isolation_level=None)
+        self.looking = SqliteOutbox(self.path, self.clock)
         self.meanwhile: Callable[[], None] = lambda: None
-        self.tried: dict[tuple[str, int], Entry] = {}
+        self.changed_in_flight: set[str] = set()
+        self.tried: set[tuple[str, int]] = set()
         self.owed: set[tuple[str, int]] = set()
         self.forgotten: set[tuple[str, int]] = set()
+        self.let_go: set[str] = set()  # discarded, and deleted since
+        self.revisions: dict[tuple[str, int], Content] = {}  # by id and revision
 
     # ---- processes
 
@@ -217,12 +248,9 @@ class World(RuleBasedStateMachine):
         self._kill()
         return False
 
-    def _another_process(self, do: Callable[[Outbox], None]) -> None:
-        with Outbox(self.path, self.clock) as outbox:
-            unreliable = UnreliableConnection(outbox.connection, Fuse(), Fuse())
-            unreliable.full = self.full
-            outbox.connection.execute("PRAGMA synchronous = OFF")
-            outbox.connection = unreliable  # type: ignore[assignment]
+    def _another_process(self, do: Callable[[SqliteOutbox], None]) -> None:
+        with SqliteOutbox(self.path, self.clock) as outbox:
+            unreliable(outbox, Fuse(), self.full)
             try:
                 do(outbox)
             except OutboxError:
@@ -234,40 +262,75 @@ class World(RuleBasedStateMachine):
 
     # ---- enqueue
 
-    def _enqueue(self, outbox: Outbox, wanted: list[Entry]) -> None:
-        for one in wanted:
-            self.tried.setdefault((one.deployment_id, one.started_at), one)
-        known = {key for key in self.tried if self._known_as(key)}
-        added = outbox.enqueue(wanted)
-        keys = [(one.deployment_id, one.started_at) for one in wanted]
-        fresh = len({key for key in keys if key not in known})
-        assert len(added) == fresh, f"{keys} were enqueued as {[one.deployment_id for one in added]}, known: {known}"
+    def _enqueue(self, outbox: SqliteOutbox, wanted: list[Deployment]) -> None:
+        """As ingest does, for each build that there is no deployment of."""
+        keys = [key_of(each) for each in wanted]
+        self.tried.update(keys)
+        with outbox.transaction():
+            known = {
+                key_of(row) for state in outbox.load({w.run for w in wanted}).values() for row in state.deployments
+            }
+            new = list({key_of(each): each for each in wanted if key_of(each) not in known}.values())
+            refused = self._store(outbox, [(final(each), each) for each in new])
+            dated = [
+                msgspec.structs.replace(each, deployment_id=reused_number_id(name_of(each), each.build_started_at))
+                for each in new
+                if refused.get(name_of(each), each.build_started_at) != each.build_started_at
+            ]
+            self._store(outbox, [(None, each) for each in dated])
         self.owed.update(keys)
         self.forgotten.difference_update(keys)
 
-    @staticmethod
-    def _entries(wanted: list[tuple[int, int, bool]]) -> list[Entry]:
-        return [entry(n, started_at=start, reason="no branch" if empty else None) for n, start, empty in wanted]
+    def _store(self, outbox: SqliteOutbox, new: list[tuple[facts.Fact | None, Deployment]]) -> dict[str, int]:
+        """What is refused has an owner, and its start is told; everything else is there."""
+        owners = {name_of(each): self._owners(name_of(each)) for _, each in new}
+        for _, each in new:
+            owners[name_of(each)].append(each.build_started_at)
+            # Of several with one name the first gets it.
+            if len(owners[name_of(each)]) == 1:
+                self.revisions[name_of(each), 1] = each.content
+        refused = outbox.store([Change(facts=() if fact is None else (fact,), inserted=(each,)) for fact, each in new])
+        taken = {name: starts[0] for name, starts in owners.items() if len(starts) > 1}
+        assert refused == taken, f"refused were {refused}, and there are {taken}"
+        return refused
+
+    def _owners(self, name: str) -> list[int]:
+        """The start of the build that has or had this id; none: it is free."""
+        return [start for (start,) in self._rows(
+            "SELECT coalesce(build_started_at, started_at) FROM deployments WHERE deployment_id = ?"
+            " UNION ALL SELECT started_at FROM forgotten WHERE id_hash = ?", name, id_hash(name)
+        )]  # fmt: skip
+
+    def _deployments(self, wanted: list[tuple[int, int, bool]]) -> list[Deployment]:
+        now = self.clock.now_ms()
+        return [
+            deployment(n, now=now, started_at=start, **({"branch": None, "problem": "no branch"} if empty else {}))
+            for n, start, empty in wanted
+        ]
 
     wanted = st.lists(st.tuples(numbers, starts, st.sampled_from([False, False, False, True])), min_size=1, max_size=5)
 
     @rule(wanted=wanted)
     def enqueue(self, wanted: list[tuple[int, int, bool]]) -> None:
-        self._living(lambda daemon: self._enqueue(daemon.outbox, self._entries(wanted)))
+        self._living(lambda daemon: self._enqueue(daemon.outbox, self._deployments(wanted)))
 
     @rule(wanted=wanted, until=points)
     def killed_while_it_enqueues(self, wanted: list[tuple[int, int, bool]], until: int) -> None:
-        self._living(lambda daemon: self._enqueue(daemon.outbox, self._entries(wanted)), until=until)
+        self._living(lambda daemon: self._enqueue(daemon.outbox, self._deployments(wanted)), until=until)
 
     @rule(wanted=wanted)
     def another_process_enqueues(self, wanted: list[tuple[int, int, bool]]) -> None:
-        self._another_process(lambda outbox: self._enqueue(outbox, self._entries(wanted)))
+        self._another_process(lambda outbox: self._enqueue(outbox, self._deployments(wanted)))
 
     # ---- deliver
 
-    def _before_post(self, name: str) -> None:
-        [(state,)] = self._rows("SELECT state FROM events WHERE deployment_id = ?", name)
-        assert state == "pending", f"{name} is sent although it is {state}"
+    def _before_post(self, claimed: Claimed) -> None:
+        name = claimed.deployment_id
+        [(state, revision)] = self._rows("SELECT state, revision FROM deployments WHERE deployment_id = ?", name)
+        changed = name in self.changed_in_flight
+        assert state == "pending" or changed, f"{name} is sent although it is {state}"
+        assert revision == claimed.revision or changed, f"{name} is sent as it was before revision {revision}"
+        assert claimed.content == self.revisions[name, claimed.revision], f"{name} is sent as nobody said it"
         assert self.daemon is not None and name not in self.daemon.delivered, f"{name} is sent again in the same life"
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
         meanwhile()
@@ -276,8 +339,9 @@ class World(RuleBasedStateMachine):
         before = len(self.hivel.posts)
 
         def run(daemon: Daemon) -> None:
-            self.loop.run(daemon.drain.run())
+            self.loop.run(daemon.dispatcher.run())
 
+        self.changed_in_flight.clear()
         through = self._living(run, until=until)
         posts = Counter(self.hivel.posts[before:])
         assert all(times <= 2 for times in posts.values()), f"a tight loop: {posts}"
@@ -289,7 +353,7 @@ class World(RuleBasedStateMachine):
 
     def _check_nobody_waits_too_long(self) -> None:
         latest = self.clock.now_ms() + SETTINGS.backoff_max_ms
-        late = self._rows("SELECT * FROM events WHERE state = 'pending' AND next_attempt_at > ?", latest)
+        late = self._rows("SELECT * FROM deployments WHERE state = 'pending' AND next_attempt_at > ?", latest)
         assert not late, f"beyond the longest backoff: {late}"
 
     @rule()
@@ -305,9 +369,14 @@ class World(RuleBasedStateMachine):
     def killed_while_it_delivers(self, until: int) -> None:
         self._deliver(until=until)
 
-    @rule(pick=picks)
-    def deliver_while_another_process_replays(self, pick: int) -> None:
-        self.meanwhile = lambda: self.another_process_replays(pick)
+    @rule(pick=picks, what=st.sampled_from(["replays", "rewrites", "discards"]))
+    def deliver_while_another_process(self, pick: int, what: str) -> None:
+        do = {
+            "replays": self.another_process_replays,
+            "rewrites": self.another_process_rewrites,
+            "discards": self.another_process_discards,
+        }[what]
+        self.meanwhile = partial(do, pick)
         self._deliver()
         self.meanwhile = lambda: None
 
@@ -327,34 +396,82 @@ class World(RuleBasedStateMachine):
         self.hivel.mood = mood
 
     @rule(number=numbers, poison=st.sampled_from(["400", "503", "500, stored", None]))
-    def an_event_is_poisoned_or_cured(self, number: int, poison: str | None) -> None:
-        name = entry(number).deployment_id
+    def a_deployment_is_poisoned_or_cured(self, number: int, poison: str | None) -> None:
+        name = build_deployment_id("main", JOB, number)
         self.hivel.poison.pop(name, None)
         if poison is not None:
             self.hivel.poison[name] = poison
 
-    # ---- replay
+    # ---- what facts and people change
+
+    def _picked(self, outbox: SqliteOutbox, pick: int, *states: State) -> Deployment | None:
+        rows = outbox.query(Filter(states), Page(100))
+        return rows[pick % len(rows)] if rows else None
+
+    def _rewrite(self, outbox: SqliteOutbox, row: Deployment) -> None:
+        """Something was learned since; also what was missing."""
+        name, revision = name_of(row), row.revision + 1
+        content = msgspec.structs.replace(
+            row.content, environment=f"environment {revision}", ended_at=row.content.ended_at + 7, branch="main",
+            problem=None,
+        )  # fmt: skip
+        self.revisions[name, revision] = content
+        self.changed_in_flight.add(name)
+        fresh = msgspec.structs.replace(
+            row, content=content, revision=revision, state=State.PENDING, settled_at=None, reason=None,
+            next_attempt_at=self.clock.now_ms() if row.state is State.FAILED else row.next_attempt_at,
+        )  # fmt: skip
+        assert outbox.store([Change(rewritten=(fresh,))]) == {}
+
+    @rule(pick=picks)
+    def another_process_rewrites(self, pick: int) -> None:
+        def rewrite(outbox: SqliteOutbox) -> None:
+            with outbox.transaction():
+                if (row := self._picked(outbox, pick, State.PENDING, State.FAILED)) is not None:
+                    self._rewrite(outbox, row)
+
+        self._another_process(rewrite)
+
+    @rule(pick=picks, until=points)
+    def killed_while_it_rewrites(self, pick: int, until: int) -> None:
+        def rewrite(daemon: Daemon) -> None:
+            with daemon.outbox.transaction():
+                if (row := self._picked(daemon.outbox, pick, State.PENDING, State.FAILED)) is not None:
+                    self._rewrite(daemon.outbox, row)
+
+        self._living(rewrite, until=until)
 
     @rule(pick=picks)
     def another_process_replays(self, pick: int) -> None:
-        def replay(outbox: Outbox) -> None:
-            rows = outbox.rows(None, 100)
-            if rows:
-                row = rows[pick % len(rows)]
-                event = None if row.payload else self._event_of(row.deployment_id)
-                assert outbox.replay(row, event)
-                if self.daemon is not None and row.state is State.DELIVERED:
-                    self.daemon.delivered.discard(row.deployment_id)
+        def replay(outbox: SqliteOutbox) -> None:
+            row = self._picked(outbox, pick, State.DELIVERED, State.FAILED, State.DISCARDED)
+            if row is not None:
+                self._replay(outbox, row)
 
         self._another_process(replay)
 
-    def _event_of(self, name: str) -> events.DeploymentEvent:
-        """What is derived by a mended rule from an event that had been underivable."""
-        number = int(name.partition("#")[2].partition("@")[0])
-        [(start,)] = self._rows("SELECT started_at FROM events WHERE deployment_id = ?", name)
-        event = entry(number, started_at=start).event
-        assert event is not None
-        return msgspec.structs.replace(event, deployment_id=name)
+    def _replay(self, outbox: SqliteOutbox, row: Deployment) -> None:
+        """A failed one that makes no event is derived anew, by a mended rule."""
+        if row.state is State.FAILED and row.content.problem is not None:
+            self._rewrite(outbox, row)
+            return
+        self.revisions[name_of(row), row.revision] = row.content
+        self.changed_in_flight.add(name_of(row))
+        assert outbox.replay([row]) == [True]
+        assert outbox.replay([row]) == [False]
+        if self.daemon is not None:
+            self.daemon.delivered.discard(name_of(row))
+
+    @rule(pick=picks)
+    def another_process_discards(self, pick: int) -> None:
+        def discard(outbox: SqliteOutbox) -> None:
+            row = self._picked(outbox, pick, State.PENDING, State.FAILED)
+            if row is not None:
+                self.changed_in_flight.add(name_of(row))
+                assert outbox.discard([row], "by hand") == [True]
+                assert outbox.discard([row], "by hand") == [False]
+
+        self._another_process(discard)
 
     # ---- time, and cleaning up
 
@@ -367,40 +484,47 @@ class World(RuleBasedStateMachine):
         if self.clock.now_ms() + ms > 0:
             self.clock.jump(ms=ms)
 
-    def _retain(self, *, until: int | None = None) -> None:
-        states = dict(self._rows("SELECT deployment_id, state FROM events"))
-        days = dict(self._rows("SELECT id_hash, day FROM pruned"))
+    def _clean_up(self, *, until: int | None = None) -> None:
+        states = dict(self._rows("SELECT deployment_id, state FROM deployments"))
+        days = dict(self._rows("SELECT id_hash, day FROM forgotten"))
+        said = set(self._rows("SELECT run, started_at, word FROM facts"))
 
         def clean_up(daemon: Daemon) -> None:
             for _ in range(50):
-                if not daemon.retention.step():
+                if not daemon.outbox.prune(KEEP):
                     return
-            raise AssertionError("retention comes to no end")
+            raise AssertionError("cleaning up comes to no end")
 
         self._living(clean_up, until=until)
-        deleted = states.keys() - dict(self._rows("SELECT deployment_id, state FROM events")).keys()
-        known = dict(self._rows("SELECT id_hash, day FROM pruned"))
-        assert all(states[name] == "delivered" and id_hash(name) in known for name in deleted)
+        deleted = states.keys() - dict(self._rows("SELECT deployment_id, state FROM deployments")).keys()
+        known = dict(self._rows("SELECT id_hash, day FROM forgotten"))
+        assert all(states[name] in ("delivered", "discarded") and id_hash(name) in known for name in deleted)
+        self.let_go |= {name for name in deleted if states[name] == "discarded"}
+        needed = set(self._rows(
+            "SELECT run, coalesce(build_started_at, started_at) FROM deployments WHERE state IN ('pending', 'failed')"
+        ))  # fmt: skip
+        gone = said - set(self._rows("SELECT run, started_at, word FROM facts"))
+        assert not needed & {(run, started_at) for run, started_at, _ in gone}, f"facts were deleted too early: {gone}"
         forgotten = days.keys() - known.keys()
-        assert all(days[name] < (self.clock.now_ms() - KEEP_IDS) // DAY_MS for name in forgotten)
+        assert all(days[name] < (self.clock.now_ms() - KEEP.ids_ms) // DAY_MS for name in forgotten)
         for key in self.tried:
             names = {name for name in self._names(key) if id_hash(name) in forgotten}
             self.hivel.forgotten |= names
             self.forgotten |= {key} if names else set()
 
     @rule()
-    def retention(self) -> None:
-        self._retain()
+    def cleaning_up(self) -> None:
+        self._clean_up()
 
     @rule()
-    def a_month_later_retention(self) -> None:
+    def a_month_later_cleaning_up(self) -> None:
         self.clock.advance(ms=31 * DAY_MS)
-        self._retain()
+        self._clean_up()
 
     @rule(until=points)
     def killed_while_it_cleans_up(self, until: int) -> None:
         self.clock.advance(ms=31 * DAY_MS)
-        self._retain(until=until)
+        self._clean_up(until=until)
 
     # ---- the disk
 
@@ -426,19 +550,11 @@ class World(RuleBasedStateMachine):
     def _names(key: tuple[str, int]) -> tuple[str, str]:
         """The ids that a build may have."""
         name, start = key
-        return name, events.reused_number_id(name, start)
+        return name, reused_number_id(name, start)
 
     def _known_as(self, key: tuple[str, int]) -> list[str]:
         """The ids under which the build is in the file, as a row or deleted."""
-        found = []
-        for name in self._names(key):
-            values = (name, key[1], id_hash(name), key[1])
-            [(times,)] = self._rows(
-                "SELECT (SELECT count(*) FROM events WHERE deployment_id = ? AND started_at = ?)"
-                " OR (SELECT count(*) FROM pruned WHERE id_hash = ? AND started_at = ?)", *values
-            )  # fmt: skip
-            found += [name] * times
-        return found
+        return [name for name in self._names(key) for start in self._owners(name) if start == key[1]]
 
     @invariant()
     def what_was_enqueued_is_there_once(self) -> None:
@@ -450,25 +566,30 @@ class World(RuleBasedStateMachine):
     @invariant()
     def hivel_has_each_build_once(self) -> None:
         forgotten = {name.partition("@")[0] for name in self.hivel.forgotten}
-        builds = Counter((body_start(body), name.partition("@")[0]) for name, body in self.hivel.has.items())
+        builds = Counter((fields(body)["start_time"], name.partition("@")[0]) for name, body in self.hivel.has.items())
         builds = Counter({build: times for build, times in builds.items() if build[1] not in forgotten})
         assert all(times == 1 for times in builds.values()), f"doubled at Hivel: {builds}"
 
     @invariant()
-    def what_is_delivered_is_at_hivel_and_what_failed_has_a_reason(self) -> None:
-        for name, state, reason, settled_at in self._rows(
-            "SELECT deployment_id, state, reason, settled_at FROM events"
-        ):
-            assert state != "delivered" or name in self.hivel.has, f"{name} never arrived"
-            assert state != "failed" or reason, f"{name} failed for no reason"
-            assert (settled_at is None) == (state == "pending")
+    def what_is_delivered_is_what_hivel_has_and_what_failed_has_a_reason(self) -> None:
+        for row in self.looking.query(Filter(), Page(1_000)):
+            name = name_of(row)
+            assert row.state is not State.FAILED or row.reason, f"{name} failed for no reason"
+            assert (row.settled_at is None) == (row.state is State.PENDING)
+            if row.state is not State.DELIVERED:
+                continue
+            assert name in self.hivel.has, f"{name} never arrived"
+            assert row.sent_revision is not None and row.sent_revision <= row.revision
+            if name not in self.hivel.forgotten and row.sent_revision:
+                told = fields(body_of(name, row.content))
+                assert told == fields(self.hivel.has[name]), f"{name} says {told}, and Hivel has something else"
+                assert row.content == self.revisions[name, row.sent_revision]
 
     @invariant()
     def the_counts_are_those_of_the_rows(self) -> None:
-        counted = dict(self._rows("SELECT state, count(*) FROM events GROUP BY state"))
-        [(pending, held, delivered, failed)] = self._rows(COUNTS)
-        counts = {"pending": pending, "held": held, "delivered": delivered, "failed": failed}
-        assert {state: n for state, n in counts.items() if n} == counted
+        counted = dict(self._rows("SELECT state, count(*) FROM deployments GROUP BY state"))
+        counts = self.looking.counts()
+        assert {state.value: n for state in State if (n := getattr(counts, state.value))} == counted
 
     # ---- the end
 
@@ -480,36 +601,59 @@ class World(RuleBasedStateMachine):
             self._kill()
             self.loop.close()
             self.observer.close()
+            self.looking.close()
             self.folder.cleanup()
 
     def _let_things_settle(self) -> None:
-        """All troubles are over; what failed is replayed."""
+        """All troubles are over; what failed is replayed, and so is what was discarded."""
         self._disk(None)
         self.hivel.mood = "up"
         self.hivel.poison.clear()
-        for _ in range(2):
+        for _ in range(3):
             for _ in range(3):
                 self._deliver()
                 self.clock.advance(ms=SETTINGS.backoff_max_ms)
-            for pick, (state,) in enumerate(self._rows("SELECT state FROM events ORDER BY id DESC")):
-                if state == "failed":
-                    self.another_process_replays(pick)
+            for row in self.looking.query(Filter((State.FAILED, State.DISCARDED)), Page(1_000)):
+                self._another_process(partial(self._replay, row=row))
 
     def _check(self) -> None:
-        left = self._rows("SELECT * FROM events WHERE state != 'delivered'")
+        left = self._rows("SELECT * FROM deployments WHERE state != 'delivered'")
         assert not left, f"did not arrive: {left}"
         for check in (
             self.what_was_enqueued_is_there_once, self.hivel_has_each_build_once,
-            self.what_is_delivered_is_at_hivel_and_what_failed_has_a_reason, self.the_counts_are_those_of_the_rows,
+            self.what_is_delivered_is_what_hivel_has_and_what_failed_has_a_reason,
+            self.the_counts_are_those_of_the_rows,
         ):  # fmt: skip
             check()
         for key in self.owed:
-            assert any(name in self.hivel.has for name in self._names(key)), f"{key} never arrived"
+            arrived = self.hivel.has.keys() | self.let_go
+            assert any(name in arrived for name in self._names(key)), f"{key} never arrived"
 
 
-def body_start(body: bytes) -> str:
-    """The start of the build that an event is of."""
-    return events.decode(body).start_time
+def name_of(row: Deployment) -> str:
+    """The id: everything in these stories has one."""
+    assert row.deployment_id is not None
+    return row.deployment_id
+
+
+def key_of(row: Deployment) -> tuple[str, int]:
+    """What names a build here: number and start."""
+    return build_deployment_id("main", JOB, int(row.run.number)), row.build_started_at
+
+
+def final(row: Deployment) -> facts.Fact:
+    """The poller's final word about the build."""
+    build = Build(
+        url="", result="SUCCESS", started_at=row.build_started_at, ended_at=row.build_ended_at,
+        controller="main", job=JOB, number=int(row.run.number),
+    )  # fmt: skip
+    return facts.final(row.run, build, at=row.build_ended_at)
+
+
+def fields(body: bytes) -> dict[str, Any]:
+    """An event as Hivel reads it."""
+    event: dict[str, Any] = msgspec.json.decode(body)
+    return event
 
 
 def test_random_stories_of_the_outbox() -> None:
