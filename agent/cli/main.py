@@ -29,7 +29,7 @@ VERBS = {
     "init": "Write a configuration: ask for what it needs, test it live, and show what would be sent.",
     "once": "Poll each controller once, deliver what is due, and exit.",
     "preview": "Show what the rules would send, without storing or sending anything.",
-    "queue": "Look at the events in the outbox.",
+    "queue": "Look at the events in the outbox, and let go of some.",
     "replay": "Send events again that failed, or delivered ones that are asked for.",
     "run": "Poll and deliver until SIGTERM or SIGINT: the daemon.",
     "sandbox": "Local stand-ins to try a configuration with, before it touches production.",
@@ -99,16 +99,11 @@ def main() -> NoReturn:
 
 def _in_words(error: Exception) -> tuple[str, int] | None:
     """Message and exit code for what is wrong with configuration or outbox; None: nobody expected this error."""
-    import sqlite3  # noqa: PLC0415 - not to be loaded where nothing went wrong
-
-    from agent.config.file import ConfigError  # noqa: PLC0415
-    from agent.outbox.sqlite.connection import in_words  # noqa: PLC0415
+    from agent.config.file import ConfigError  # noqa: PLC0415 - not to be loaded where nothing went wrong
     from agent.outbox.values import AlreadyRunningError, OutboxError  # noqa: PLC0415
 
     if isinstance(error, ConfigError):
         return str(error), 2
     if isinstance(error, OutboxError | AlreadyRunningError):
         return str(error), 1
-    if isinstance(error, sqlite3.Error):
-        return str(in_words(error, "of this configuration")), 1
     return None

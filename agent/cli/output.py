@@ -21,6 +21,7 @@ _STATE_STYLES = {
     "held": "cyan",
     "delivered": "green",
     "failed": "red",
+    "discarded": "dim",
     "ok": "green",
     "open": "green",
     "warning": "yellow",

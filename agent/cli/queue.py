@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
+from agent.cli.facts import in_words
 from agent.cli.options import json_option, with_settings
-from agent.cli.outbox import existing_outbox
+from agent.cli.outbox import existing_outbox, queue_of
 from agent.cli.output import console, escape, styled, table, write_json
-from agent.model.times import rfc3339
-from agent.outbox.sqlite.store import State
+from agent.cli.selection import Action, Wanted, choose, selection_options
+from agent.ingest.replay import discard
+from agent.model.deployment import State
+from agent.outbox.values import Filter, Page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from rich.console import Console
 
     from agent.config.settings import Settings
-    from agent.outbox.sqlite.store import Attempt, Row
+    from agent.inspect.queue import AttemptView, DetailView, EventView, KnownView
+
+DISCARD = Action("discard", done="discarded", effect="discarded, and never sent")
+_STATES = (State.PENDING, State.HELD, State.DELIVERED, State.FAILED, State.DISCARDED)
 
 
 @click.group("queue")
 def command() -> None:
-    """Look at the events in the outbox.
+    """Look at the events in the outbox, and let go of some.
 
     \b
     Example: hivel-agent queue list --state failed
@@ -32,22 +42,8 @@ def command() -> None:
 # ---- list
 
 
-class EventView(msgspec.Struct, frozen=True):
-    """An event in ``queue list --json``; times are RFC 3339. ``event`` is the payload as it is stored."""
-
-    id: int
-    deployment_id: str
-    state: State
-    reason: str | None
-    attempts: int
-    created_at: str
-    next_attempt_at: str | None
-    settled_at: str | None
-    event: msgspec.Raw | None
-
-
 @command.command("list")
-@click.option("--state", type=click.Choice(["pending", "held", "delivered", "failed"]), help="Only this state.")
+@click.option("--state", type=click.Choice([state.value for state in _STATES]), help="Only this state.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
 @with_settings
@@ -58,44 +54,29 @@ def list_events(settings: Settings, *, state: str | None, limit: int, as_json: b
     Example: hivel-agent queue list --state failed --limit 20
     """
     with existing_outbox(settings) as outbox:
-        rows = outbox.rows(State(state) if state else None, limit)
-    write_json([event_view(row) for row in rows]) if as_json else show_events(rows)
+        rows = outbox.query(Filter(states=(State(state),) if state else ()), Page(limit))
+        views = queue_of(settings, outbox).views(rows)
+    write_json(views) if as_json else show_events(views)
 
 
-def event_view(row: Row) -> EventView:
-    """A row of the outbox for the eyes of others."""
-    return EventView(
-        id=row.id,
-        deployment_id=row.deployment_id,
-        state=row.state,
-        reason=row.reason,
-        attempts=row.attempts,
-        created_at=rfc3339(row.created_at),
-        next_attempt_at=rfc3339(row.next_attempt_at) if row.state is State.PENDING else None,
-        settled_at=None if row.settled_at is None else rfc3339(row.settled_at),
-        event=None if row.payload is None else msgspec.Raw(row.payload.encode()),
-    )
-
-
-def show_events(rows: list[Row]) -> None:
+def show_events(views: list[EventView]) -> None:
     """A line for each event."""
-    if not rows:
+    if not views:
         console().print("no events")
         return
     lines = table(
         "ID", "STATE", "DEPLOYMENT_ID", "STATUS", "ENVIRONMENT", "ENQUEUED", "TRIED", "REASON", right=("ID", "TRIED")
     )
-    for row in rows:
-        fields = {} if row.payload is None else msgspec.json.decode(row.payload)
+    for view in views:
         lines.add_row(
-            str(row.id),
-            styled(row.state),
-            escape(row.deployment_id),
-            fields.get("status", "-"),
-            escape(fields.get("environment", "-")),
-            rfc3339(row.created_at)[:19] + "Z",
-            str(row.attempts),
-            escape(row.reason or ""),
+            str(view.id),
+            styled(view.state),
+            escape(view.deployment_id),
+            "-" if view.event is None else view.event.status.value,
+            "-" if view.event is None else escape(view.event.environment),
+            view.created_at[:19] + "Z",
+            str(view.attempts),
+            escape(view.reason or ""),
         )
     console().print(lines)
 
@@ -103,68 +84,152 @@ def show_events(rows: list[Row]) -> None:
 # ---- show
 
 
-class AttemptView(msgspec.Struct, frozen=True):
-    """An attempt in ``queue show --json``; ``at`` is RFC 3339, ``duration_ms`` milliseconds."""
-
-    at: str
-    duration_ms: int
-    http_status: int | None
-    verdict: str
-    answer: str
-
-
-class DetailView(msgspec.Struct, frozen=True):
-    """``queue show --json``: the event, every attempt, and what it can be derived from again."""
-
-    event: EventView
-    attempts: list[AttemptView]
-    source: msgspec.Raw | None
-
-
 @command.command("show")
 @click.argument("id")
 @json_option
 @with_settings
 def show_event(settings: Settings, *, id: str, as_json: bool) -> None:  # noqa: A002 - click's name for ID
-    """Show one event with every attempt. ID: its number in the list, or its deployment_id.
+    """Show one event: what was said about its build, every attempt, and what Hivel has.
+
+    ID: its number in the list, or its deployment_id.
 
     \b
     Example: hivel-agent queue show 'main:deploy/shop#12'
     """
     with existing_outbox(settings) as outbox:
-        row = outbox.find(id)
+        queue = queue_of(settings, outbox)
+        row = queue.find(id)
         if row is None:
             raise click.ClickException(f"there is no event {id!r}; see: hivel-agent queue list")
-        attempts = outbox.attempts(row)
-    write_json(detail_view(row, attempts)) if as_json else show_detail(row, attempts)
+        detail = queue.detail(row)
+    write_json(detail) if as_json else show_detail(detail)
 
 
-def detail_view(row: Row, attempts: Iterable[Attempt]) -> DetailView:
-    """A row with its attempts."""
-    return DetailView(
-        event=event_view(row),
-        attempts=[AttemptView(rfc3339(a.at), a.duration_ms, a.http_status, a.verdict, a.answer) for a in attempts],
-        source=None if row.source is None else msgspec.Raw(row.source.encode()),
-    )
-
-
-def show_detail(row: Row, attempts: list[Attempt]) -> None:
+def show_detail(detail: DetailView) -> None:
     """Everything that is known of one event."""
-    out = console()
-    out.print(f"{escape(row.deployment_id)}  {styled(row.state)}  (number {row.id} in the outbox)")
-    if row.reason:
-        out.print(f"  reason: {escape(row.reason)}")
-    out.print(f"  enqueued {rfc3339(row.created_at)}")
-    if row.state is State.PENDING:
-        out.print(f"  next attempt {rfc3339(row.next_attempt_at)}")
-    if row.settled_at is not None:
-        out.print(f"  settled {rfc3339(row.settled_at)}")
-    for title, text in (("event", row.payload), ("derived from", row.source)):
-        if text is not None:
-            out.print(f"  {title}:")
-            out.print(escape(msgspec.json.format(text, indent=2)))
-    out.print(f"  attempts: {len(attempts)}")
+    out, event = console(), detail.event
+    out.print(f"{escape(event.deployment_id)}  {styled(event.state)}  (number {event.id} in the outbox)")
+    if event.reason:
+        out.print(f"  reason: {escape(event.reason)}")
+    out.print(f"  enqueued {event.created_at}")
+    for word, moment in (
+        ("held, goes out alone at", event.held_until),
+        ("next attempt", event.next_attempt_at),
+        ("settled", event.settled_at),
+    ):
+        if moment is not None:
+            out.print(f"  {word} {moment}")
+    if event.revision > 1:
+        out.print(f"  revision {event.revision}{_sent(event)}")
+    if event.event is not None:
+        _show_json(out, "event", event.event)
+    if detail.known is not None:
+        _show_known(out, detail.known)
+    if detail.facts:
+        out.print("  said about its build:")
+        for fact in detail.facts:
+            out.print(f"    {fact.received_at}  {escape(fact.source)}: {escape(in_words(fact))}")
+    if detail.source is not None:
+        _show_json(out, "derived from", detail.source)
+    _show_attempts(out, event, detail.attempts)
+
+
+def _sent(event: EventView) -> str:
+    if event.sent_revision is None:
+        return ""
+    if event.sent_revision == 0:
+        return "; Hivel has one of them, nobody knows which"
+    return "" if event.sent_revision == event.revision else f"; Hivel has revision {event.sent_revision}"
+
+
+def _show_json(out: Console, title: str, value: object) -> None:
+    out.print(f"  {title}:")
+    out.print(escape(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
+
+
+def _show_known(out: Console, known: KnownView) -> None:
+    """Where Hivel has something else than what would be sent by what is known now."""
+    if known.reason is not None:
+        out.print(f"  by what is known now no event could be made: [yellow]{escape(known.reason)}[/]")
+    elif known.event is None:
+        out.print("  by what is known now there would be [yellow]no such deployment[/]; Hivel keeps it")
+    elif known.differences:
+        out.print("  Hivel has -> [yellow]what is known now[/]:")
+        for each in known.differences:
+            out.print(f"    {each.field:<14} {escape(_text(each.sent))} -> {escape(_text(each.known))}")
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _show_attempts(out: Console, event: EventView, attempts: list[AttemptView]) -> None:
+    shown = len(attempts) + (event.state is State.DELIVERED)
+    some = "" if event.attempts <= shown else f", the first and the last {shown - 1} of them"
+    out.print(f"  attempts: {event.attempts}{some}")
     for attempt in attempts:
         status = attempt.http_status if attempt.http_status is not None else "no answer"
-        out.print(f"    {rfc3339(attempt.at)}  {attempt.duration_ms} ms  {status}  {attempt.verdict}")
+        out.print(f"    {attempt.at}  {attempt.duration_ms} ms  {status}  {attempt.verdict}")
         out.print(f"      {escape(attempt.answer)}")
+    if event.state is State.DELIVERED and event.settled_at is not None:
+        out.print(f"    {event.settled_at}  [green]delivered[/]")
+
+
+# ---- discard
+
+
+class DiscardView(msgspec.Struct, frozen=True):
+    """What became of one event; ``reason`` says why it was not discarded."""
+
+    id: int
+    deployment_id: str
+    discarded: bool
+    reason: str | None
+
+
+@command.command("discard")
+@selection_options(DISCARD)
+@click.option("--reason", help="Why, for whoever looks at it later.")
+@json_option
+@with_settings
+def discard_events(settings: Settings, *, wanted: Wanted, reason: str | None, as_json: bool) -> None:
+    """Let go of events that failed, or pending ones that are named: they are kept, and never sent.
+
+    Their ids stay known, so that nobody reports them again; who did it, and the reason, are kept with them.
+    `replay ID` sends one all the same. What --failed chooses is counted first, and done after a yes.
+    Exits with 1 when one could not be discarded.
+
+    \b
+    Examples: hivel-agent queue discard 17 'main:deploy/shop#12' --reason 'a test'
+              hivel-agent queue discard --failed --job 'lab/**' --until 30d --yes
+    """
+    who = f"by {_login_name()}"
+    with existing_outbox(settings) as outbox:
+        queue = queue_of(settings, outbox)
+        chosen = choose(outbox, queue, wanted, DISCARD)
+        ids = queue.ids(chosen)
+        outcomes = [
+            DiscardView(each.id, each.deployment_id or ids[each.id], each.done, each.reason)
+            for each in discard(outbox, chosen, f"{who}: {reason}" if reason else who)
+        ]
+    write_json(outcomes) if as_json else show_discarded(outcomes)
+    sys.exit(0 if all(outcome.discarded for outcome in outcomes) else 1)
+
+
+def _login_name() -> str:
+    """Who logged in and typed it, also behind `sudo` and `su`."""
+    with suppress(OSError):  # nobody logged in: cron, a container
+        return os.getlogin()
+    with suppress(KeyError, OSError):  # a user without a name
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    return f"user {os.getuid()}"
+
+
+def show_discarded(outcomes: list[DiscardView]) -> None:
+    """What became of each event."""
+    out = console()
+    for outcome in outcomes:
+        told = "discarded" if outcome.discarded else f"[red]not discarded[/]: {escape(outcome.reason or '')}"
+        out.print(f"{outcome.id:>6}  {escape(outcome.deployment_id)}  {told}")
+    discarded = sum(outcome.discarded for outcome in outcomes)
+    out.print(f"{discarded} of {len(outcomes)} event(s) were discarded")

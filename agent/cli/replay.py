@@ -6,16 +6,16 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from agent.cli.options import json_option, with_settings
-from agent.cli.outbox import existing_outbox
+from agent.cli.outbox import existing_outbox, ingest_of, queue_of
 from agent.cli.output import console, escape, write_json
 from agent.cli.selection import Action, Wanted, choose, selection_options
 from agent.ingest.replay import replay
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
-    from agent.ingest.replay import Outcome
 
 REPLAY = Action("replay", done="replayed", effect="sent again", takes_delivered=True)
 
@@ -38,12 +38,27 @@ def command(settings: Settings, *, wanted: Wanted, as_json: bool) -> None:
               hivel-agent replay --all-delivered --since 2026-01-31 --environment production
     """
     with existing_outbox(settings) as outbox:
-        outcomes = replay(outbox, settings, choose(outbox, wanted, REPLAY))
+        queue = queue_of(settings, outbox)
+        chosen = choose(outbox, queue, wanted, REPLAY)
+        ids = queue.ids(chosen)
+        outcomes = [
+            ReplayView(each.id, each.deployment_id or ids[each.id], each.done, each.reason)
+            for each in replay(ingest_of(settings, outbox), chosen)
+        ]
     write_json(outcomes) if as_json else show(outcomes)
     sys.exit(0 if all(outcome.replayed for outcome in outcomes) else 1)
 
 
-def show(outcomes: list[Outcome]) -> None:
+class ReplayView(msgspec.Struct, frozen=True):
+    """What became of one event; ``reason`` says why it was not replayed."""
+
+    id: int
+    deployment_id: str
+    replayed: bool
+    reason: str | None
+
+
+def show(outcomes: list[ReplayView]) -> None:
     """What became of each event."""
     out = console()
     for outcome in outcomes:

@@ -11,12 +11,15 @@ import click
 
 from agent.cli.values import job_pattern, moment
 from agent.ingest import replay
-from agent.outbox.sqlite.store import Selection, State
+from agent.model.deployment import State
+from agent.outbox.values import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.outbox.sqlite.store import Outbox
+    from agent.inspect.queue import Queue
+    from agent.model.deployment import Deployment
+    from agent.outbox.interface import Outbox
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ def selection_options(action: Action) -> Callable[[Callable[..., Any]], Callable
     return give
 
 
-def choose(outbox: Outbox, wanted: Wanted, action: Action) -> list[int]:
-    """The numbers of the events, after a yes where they were selected by filters.
+def choose(outbox: Outbox, queue: Queue, wanted: Wanted, action: Action) -> list[Deployment]:
+    """The deployments, after a yes where they were selected by filters.
 
     Raises a :class:`click.ClickException` when the selection makes no sense, names an event that is not there, or
     nobody can be asked; :class:`click.Abort` after a no.
@@ -96,35 +99,35 @@ def choose(outbox: Outbox, wanted: Wanted, action: Action) -> list[int]:
     if wanted.ids:
         if wanted.by_filters:
             raise click.UsageError(f"either IDs or {action.filters} with filters, not both")
-        return _numbers(outbox, wanted.ids, action)
-    selection = _selection(wanted, action, outbox.clock.now_ms())
-    chosen = replay.choose(outbox, selection, job_pattern("--job", wanted.job))
+        return _named(queue, wanted.ids, action)
+    which = _filter(wanted, action, outbox.clock.now_ms())
+    chosen = replay.choose(outbox, which, job_pattern("--job", wanted.job))
     if chosen and not wanted.yes:
         _confirm(f"{len(chosen)} event(s) would be {action.effect}")
     return chosen
 
 
-def _numbers(outbox: Outbox, ids: tuple[str, ...], action: Action) -> list[int]:
-    rows = {name: outbox.find(name) for name in ids}
-    unknown = [name for name, row in rows.items() if row is None]
+def _named(queue: Queue, ids: tuple[str, ...], action: Action) -> list[Deployment]:
+    found = {name: queue.find(name) for name in ids}
+    unknown = [name for name, row in found.items() if row is None]
     if unknown:
         raise click.ClickException(f"there is no event {', '.join(map(repr, unknown))}; nothing was {action.done}")
-    return list(dict.fromkeys(row.id for row in rows.values() if row is not None))
+    return list({row.number: row for row in found.values() if row is not None}.values())
 
 
-def _selection(wanted: Wanted, action: Action, now_ms: int) -> Selection:
+def _filter(wanted: Wanted, action: Action, now_ms: int) -> Filter:
     if not wanted.failed and not wanted.all_delivered:
         ways = "IDs, --failed, or --all-delivered --since …" if action.takes_delivered else "IDs or --failed"
         raise click.UsageError(f"say what to {action.verb}: {ways}")
     if wanted.all_delivered and wanted.since is None:
         raise click.UsageError("--all-delivered needs --since: everything that was ever sent is rarely meant")
     states = (State.FAILED, wanted.failed), (State.DELIVERED, wanted.all_delivered)
-    return Selection(
+    return Filter(
         states=tuple(state for state, chosen in states if chosen),
         since=None if wanted.since is None else moment("--since", wanted.since, now_ms),
         until=None if wanted.until is None else moment("--until", wanted.until, now_ms),
         environment=wanted.environment,
-        error=wanted.error,
+        reason=wanted.error,
     )
 
 

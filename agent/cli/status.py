@@ -9,6 +9,7 @@ import click
 from agent.cli.options import json_option, with_settings
 from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, delivery_line, escape, styled, write_json
+from agent.config.sizes import describe_size
 from agent.inspect.status import status
 from agent.model.times import describe_duration
 
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agent.config.settings import Settings
-    from agent.inspect.status import ControllerStatus, MissedStatus, Status
+    from agent.inspect.status import ControllerStatus, JobErrorStatus, MissedStatus, SetAsideStatus, Status
 
-# Jobs whose missed builds are told one by one.
-_MOST_MISSED = 10
+# So many jobs with trouble of one kind are told one by one.
+_MOST_JOBS = 10
 
 
 @click.command("status")
@@ -37,24 +38,39 @@ def command(settings: Settings, *, as_json: bool) -> None:
 
 
 def show(value: Status) -> None:
-    """A line for each of outbox, events and delivery, then the controllers."""
+    """A line for each of outbox, events and delivery, then the controllers, then what a person should know of."""
     out = console()
     daemon = "no daemon is running" if value.daemon_pid is None else f"daemon is process {value.daemon_pid}"
-    out.print(f"outbox    {escape(value.outbox)}, {daemon}")
-    counts = value.events
-    waiting = "" if value.oldest_pending_ms is None else f" (oldest waits {describe_duration(value.oldest_pending_ms)})"
-    failed = "[red]failed[/]" if counts.failed else "failed"
-    out.print(
-        f"events    {counts.pending} pending{waiting}, {counts.held} held, "
-        f"{counts.delivered} delivered, {counts.failed} {failed}"
-    )
+    out.print(f"outbox    {escape(value.outbox)}, {daemon}{_size(value)}")
+    if value.is_full:
+        out.print("          [red]full[/]: nothing new is taken in until there is room again; raise [outbox] max_size")
+    out.print(f"events    {_counts(value)}")
     out.print(delivery_line(value.delivery))
     if value.repaired is not None:
         told = f"{value.repaired.problem}; {value.repaired.events} events were recovered from {value.repaired.moved_to}"
         out.print(f"repaired  [red]the outbox was damaged[/], found {value.repaired.at}: {escape(told)}")
     for controller in value.controllers:
         _show_controller(out, controller)
+    _show_job_errors(out, value.job_errors)
+    _show_set_aside(out, value.set_aside)
     _show_missed(out, value.missed)
+
+
+def _size(value: Status) -> str:
+    if not value.max_size_bytes:
+        return ""
+    return f", {describe_size(value.size_bytes)} of at most {describe_size(value.max_size_bytes)}"
+
+
+def _counts(value: Status) -> str:
+    counts = value.events
+    waiting = "" if value.oldest_pending_ms is None else f" (oldest waits {describe_duration(value.oldest_pending_ms)})"
+    failed = "[red]failed[/]" if counts.failed else "failed"
+    discarded = f", {counts.discarded} discarded" if counts.discarded else ""
+    return (
+        f"{counts.pending} pending{waiting}, {counts.held} held, {counts.delivered} delivered, "
+        f"{counts.failed} {failed}{discarded}"
+    )
 
 
 def _show_controller(out: Console, controller: ControllerStatus) -> None:
@@ -66,11 +82,28 @@ def _show_controller(out: Console, controller: ControllerStatus) -> None:
         out.print(f"          {escape(controller.last_error)}")
 
 
+def _show_job_errors(out: Console, jobs: list[JobErrorStatus]) -> None:
+    for job in jobs[:_MOST_JOBS]:
+        out.print(
+            f"job       {escape(job.job)} on {escape(job.controller)} [red]cannot be read[/] since {job.since}, "
+            f"tried again {job.next_try_at}: {escape(job.error)}"
+        )
+    if len(jobs) > _MOST_JOBS:
+        out.print(f"job       … and {len(jobs) - _MOST_JOBS} more jobs: status --json")
+
+
+def _show_set_aside(out: Console, things: list[SetAsideStatus]) -> None:
+    for item in things[:_MOST_JOBS]:
+        out.print(f"set aside {item.kind} {escape(item.subject)} at {item.at}: [red]{escape(item.error)}[/]")
+    if len(things) > _MOST_JOBS:
+        out.print("set aside … and more: status --json")
+
+
 def _show_missed(out: Console, jobs: list[MissedStatus]) -> None:
-    for job in jobs[:_MOST_MISSED]:
+    for job in jobs[:_MOST_JOBS]:
         out.print(
             f"missed    {job.builds} build(s) of {escape(job.job)} on {escape(job.controller)} were gone "
             f"before they could be read, up to #{job.newest_number}, noted {job.noted_at}"
         )
-    if len(jobs) > _MOST_MISSED:
-        out.print(f"missed    … and of {len(jobs) - _MOST_MISSED} more jobs: status --json")
+    if len(jobs) > _MOST_JOBS:
+        out.print(f"missed    … and of {len(jobs) - _MOST_JOBS} more jobs: status --json")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
-import sqlite3
 import stat
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from agent.config.rules import first_match
-from agent.delivery.answers import Answer, Verdict, judge
+from agent.config.sizes import describe_size
+from agent.delivery.answers import Answer, Verdict, classify
 from agent.delivery.hivel import HivelClient
-from agent.outbox.sqlite.connection import DamagedError, OutboxError, in_words
-from agent.outbox.sqlite.store import Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import DamagedError, OutboxError
 from agent.sources.jenkins.client import JenkinsClient, JenkinsError
 
 if TYPE_CHECKING:
@@ -75,20 +75,21 @@ def _outbox(settings: Settings, clock: Clock, *, thoroughly: bool) -> Finding:
     if not settings.outbox.exists():
         return _missing_outbox(settings.outbox)
     try:
-        with Outbox(settings.outbox, clock) as outbox:
-            counts = outbox.counts()
+        with SqliteOutbox(settings.outbox, clock) as outbox:
+            counts, size = outbox.counts(), outbox.size()
             problem = outbox.find_damage() if thoroughly else None
             outbox.try_writing()
-    except (OutboxError, sqlite3.Error) as error:
-        in_our_words = in_words(error, settings.outbox) if isinstance(error, sqlite3.Error) else error
+    except OutboxError as error:
         # Damage is no reason not to start: the start mends it.
-        damaged = isinstance(in_our_words, DamagedError)
-        return Finding(Level.WARNING if damaged else Level.ERROR, "outbox", str(in_our_words))
+        return Finding(Level.WARNING if isinstance(error, DamagedError) else Level.ERROR, "outbox", str(error))
     if problem is not None:
         return Finding(Level.ERROR, "outbox", f"{settings.outbox} is damaged ({problem}); restart the agent")
     if (free := _free_bytes(settings.outbox)) < LEAST_FREE:
         room = f"only {free // 1024} KB are free on the disk of {settings.outbox}; make room"
         return Finding(Level.ERROR, "outbox", room)
+    if 0 < settings.max_size_bytes <= size:
+        full = f"it takes {describe_size(size)}, [outbox] max_size is {describe_size(settings.max_size_bytes)}"
+        return Finding(Level.WARNING, "outbox", f"{settings.outbox} is full: {full}; nothing new is taken in")
     told = f"{settings.outbox} can be written; {counts.pending} pending, {counts.failed} failed"
     return Finding(Level.WARNING if counts.failed else Level.OK, "outbox", told)
 
@@ -137,15 +138,15 @@ def _controller(settings: Settings, controller: JenkinsSettings) -> list[Finding
 
 async def _hivel(settings: Settings, clock: Clock) -> Finding:
     """An empty object is no event: Hivel refuses it with 400 once the token was accepted."""
-    async with HivelClient(settings.hivel, timeout_ms=settings.delivery.timeout_ms, concurrency=1) as hivel:
+    async with HivelClient(settings.hivel, settings.delivery, clock) as hivel:
         answer = await hivel.post(b"{}")
     subject, url = "hivel", settings.hivel.deployment_url
     if _refused_for_its_content(answer):
         return Finding(Level.OK, subject, f"{url} answers and accepts the token (no event was sent)")
-    judgement = judge(answer, "", clock.now_ms())
-    if judgement.verdict is Verdict.DELIVERED:
+    outcome = classify(answer, "", clock.now_ms())
+    if outcome.verdict is Verdict.DELIVERED:
         return Finding(Level.WARNING, subject, f"{url} accepted an empty event: is this Hivel?")
-    return Finding(Level.ERROR, subject, f"{url}: {judgement.reason}")
+    return Finding(Level.ERROR, subject, f"{url}: {outcome.reason}")
 
 
 def _refused_for_its_content(answer: Answer) -> bool:

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.model.times import rfc3339
-from agent.outbox.cursors import controller_states, missed_builds, open_build_counts
 from agent.outbox.sqlite.connection import RunLock
-from agent.outbox.sqlite.store import Counts  # noqa: TC001 - a field of a struct
+from agent.outbox.values import Counts  # noqa: TC001 - a field of a struct
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.config.settings import JenkinsSettings, Settings
-    from agent.outbox.cursors import ControllerState
-    from agent.outbox.sqlite.store import DeliveryState, Outbox
+    from agent.outbox.sqlite.engine import SqliteOutbox
+    from agent.outbox.values import ControllerState, DeliveryState, JobError, LastRepair, Missed, SetAside
+
+# So many things set aside are told, and so much of each error.
+MOST_SET_ASIDE = 20
+_LONGEST_ERROR = 300
 
 
 class ControllerStatus(msgspec.Struct, frozen=True):
@@ -50,6 +55,29 @@ class MissedStatus(msgspec.Struct, frozen=True):
     noted_at: str
 
 
+class JobErrorStatus(msgspec.Struct, frozen=True):
+    """A job that cannot be read, while the others of its controller are; times are RFC 3339."""
+
+    controller: str
+    job: str
+    error: str
+    since: str
+    next_try_at: str
+
+
+class SetAsideStatus(msgspec.Struct, frozen=True):
+    """A report or a run that was met by an error which nobody expected, and left alone since ``at`` (RFC 3339).
+
+    ``kind``: report, run. ``error``: its last line; ``trace``: all of it.
+    """
+
+    at: str
+    kind: str
+    subject: str
+    error: str
+    trace: str
+
+
 class RepairStatus(msgspec.Struct, frozen=True):
     """The outbox was found damaged ``at`` (RFC 3339); ``events`` could be read from the file ``moved_to``."""
 
@@ -60,7 +88,10 @@ class RepairStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Everything at a glance; ``daemon_pid`` None: no daemon is at work."""
+    """Everything at a glance; ``daemon_pid`` None: no daemon is at work.
+
+    ``size_bytes``: what the outbox takes; ``max_size_bytes`` 0: it may grow without a limit.
+    """
 
     outbox: str
     daemon_pid: int | None
@@ -70,13 +101,22 @@ class Status(msgspec.Struct, frozen=True):
     missed: list[MissedStatus]
     controllers: list[ControllerStatus]
     repaired: RepairStatus | None = None
+    job_errors: list[JobErrorStatus] = []
+    set_aside: list[SetAsideStatus] = []
+    size_bytes: int = 0
+    max_size_bytes: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing new is taken in until there is room again."""
+        return 0 < self.max_size_bytes <= self.size_bytes
 
 
-def status(settings: Settings, outbox: Outbox) -> Status:
+def status(settings: Settings, outbox: SqliteOutbox) -> Status:
     """Read it all from the outbox; neither Jenkins nor Hivel is asked."""
     oldest = outbox.oldest_pending()
-    known = {state.name: state for state in controller_states(outbox)}
-    open_builds, missed = open_build_counts(outbox), missed_builds(outbox)
+    known = {state.name: state for state in outbox.controllers()}
+    open_builds, missed = outbox.open_build_counts(), outbox.missed()
     return Status(
         outbox=str(settings.outbox),
         daemon_pid=RunLock(settings.outbox).holder(),
@@ -87,17 +127,18 @@ def status(settings: Settings, outbox: Outbox) -> Status:
             MissedStatus(m.controller, m.full_name, m.builds, m.newest_number, rfc3339(m.noted_at)) for m in missed
         ],
         controllers=[
-            _controller_status(
-                controller,
-                known.get(controller.name),
-                open_builds.get(controller.name, 0),
-                sum(job.builds for job in missed if job.controller == controller.name),
-            )
+            _controller_status(controller, known.get(controller.name), open_builds.get(controller.name, 0), missed)
             for controller in settings.controllers
         ],
-        repaired=None
-        if (last := outbox.last_repair()) is None
-        else RepairStatus(rfc3339(last.at), last.moved_to, last.problem, last.events),
+        repaired=_repair_status(outbox.last_repair()),
+        job_errors=[
+            _job_error_status(controller.name, error)
+            for controller in settings.controllers
+            for error in outbox.job_errors(controller.name).values()
+        ],
+        set_aside=[_set_aside_status(item) for item in outbox.things_set_aside(MOST_SET_ASIDE)],
+        size_bytes=outbox.size(),
+        max_size_bytes=settings.max_size_bytes,
     )
 
 
@@ -109,7 +150,7 @@ def delivery_status(state: DeliveryState | None) -> DeliveryStatus:
 
 
 def _controller_status(
-    settings: JenkinsSettings, state: ControllerState | None, open_builds: int, missed_builds: int
+    settings: JenkinsSettings, state: ControllerState | None, open_builds: int, missed: Sequence[Missed]
 ) -> ControllerStatus:
     return ControllerStatus(
         name=settings.name,
@@ -119,9 +160,24 @@ def _controller_status(
         polled_at=_moment(state.polled_at) if state else None,
         jobs=state.jobs if state else None,
         open_builds=open_builds,
-        missed_builds=missed_builds,
+        missed_builds=sum(job.builds for job in missed if job.controller == settings.name),
         last_error=state.last_error if state else None,
     )
+
+
+def _repair_status(repair: LastRepair | None) -> RepairStatus | None:
+    if repair is None:
+        return None
+    return RepairStatus(rfc3339(repair.at), repair.moved_to, repair.problem, repair.events)
+
+
+def _job_error_status(controller: str, error: JobError) -> JobErrorStatus:
+    return JobErrorStatus(controller, error.full_name, error.error, rfc3339(error.since), rfc3339(error.next_try_at))
+
+
+def _set_aside_status(item: SetAside) -> SetAsideStatus:
+    last_line = item.error.strip().rpartition("\n")[2][:_LONGEST_ERROR]
+    return SetAsideStatus(rfc3339(item.at), item.kind, item.subject, last_line, item.error)
 
 
 def _moment(ms: int | None) -> str | None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -17,12 +16,12 @@ from click.testing import CliRunner
 import agent.cli
 from agent.cli.main import VERBS, load
 from agent.cli.selection import Action, Wanted, choose, selection_options
-from agent.outbox.sqlite.store import Outbox
+from agent.deployments.derive import Rules
+from agent.inspect.queue import Queue
+from agent.model.times import Clock
+from agent.outbox.sqlite.engine import SqliteOutbox
+from tests.integration.filled import Filled, configured
 from tests.integration.support import Agent, FakeClock
-
-if TYPE_CHECKING:
-    from agent.sandbox.jenkins import LocalJenkins
-    from agent.sandbox.server import LocalServer
 
 # Calls the command line with the arguments that follow, and tells what was loaded for it on standard error.
 TELLING = """
@@ -79,7 +78,7 @@ def test_listing_verbs_loads_none_of_them(arguments: list[str], environment: dic
 
 def test_a_verb_for_machines_loads_neither_the_daemon_nor_what_makes_colours(tmp_path: Path) -> None:
     looked_at = Agent.configured(tmp_path, jenkins="http://127.0.0.1:9", hivel="http://127.0.0.1:9")
-    looked_at.run("once")
+    SqliteOutbox(looked_at.outbox, Clock()).close()
     modules = loaded("status", "--json", "--config", str(looked_at.config))
     assert "agent.cli.status" in modules
     assert not {name for name in modules if name.startswith(("agent.daemon", "agent.sources", "agent.sandbox"))}
@@ -127,16 +126,14 @@ def test_emit_takes_the_configuration_on_either_side_and_the_one_behind_it_count
 
 
 @pytest.fixture
-def failing(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Agent:
+def failing(tmp_path: Path) -> Agent:
     """Two events that could not be derived: ``main:deploy/shop#1`` and ``#2``."""
-    jenkins.add_job("deploy/shop")
-    jenkins.add_builds("deploy/shop", 2)
-    configured = Agent.configured(
-        tmp_path, jenkins=jenkins_server, hivel=hivel_server, extra='[[deployment]]\njob = "deploy/**"\n'
-    )
-    configured.run("once")
-    assert configured.json("status")["events"]["failed"] == 2
-    return configured
+    agent = configured(tmp_path)
+    with SqliteOutbox(agent.outbox, Clock()) as outbox:
+        for number in (1, 2):
+            Filled(agent, outbox).built(number=number, checkout=False)
+        assert outbox.counts().failed == 2
+    return agent
 
 
 @pytest.mark.parametrize(
@@ -196,8 +193,9 @@ def test_a_verb_that_leaves_delivered_events_alone_selects_by_the_same_options(t
     @click.command()
     @selection_options(forget)
     def command(*, wanted: Wanted) -> None:
-        with Outbox(tmp_path / "outbox.db", FakeClock()) as outbox:
-            click.echo(f"chosen: {choose(outbox, wanted, forget)}")
+        with SqliteOutbox(tmp_path / "outbox.db", FakeClock()) as outbox:
+            queue = Queue(outbox, Rules(()), hold_for_ms=1)
+            click.echo(f"chosen: {choose(outbox, queue, wanted, forget)}")
 
     def told(*arguments: str) -> str:
         return CliRunner().invoke(command, arguments).output.splitlines()[-1]

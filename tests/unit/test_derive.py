@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config.rules import DEFAULT_ENVIRONMENT, Pattern, Rule, Template, default_rules, first_match
-from agent.deployments.legacy import Derivation, Options, deployment_id, derive, from_json, to_json
+from agent.config.rules import DEFAULT_ENVIRONMENT, Options, Pattern, Rule, Template, default_rules
+from agent.deployments.derive import Rules
+from agent.inspect.derived import DerivedView, of_build
 from agent.model.build import Build, Checkout
-from agent.sources.jenkins.raw import RawBuild, build_of
 from agent.model.event import encode
+from agent.model.ids import run_id
+from agent.model.keys import jenkins_run
 from agent.model.status import Status
+from agent.sources.jenkins.raw import RawBuild, build_of
 
 BUILDS = Path(__file__).parents[1] / "data" / "recorded-jenkins" / "builds"
 JENKINS = "http://127.0.0.1:8080"
@@ -36,13 +39,13 @@ def rule(job: str = "**", environment: str = DEFAULT_ENVIRONMENT, **templates: s
     return Rule(pattern, Template.parse(environment, groups), **parsed)
 
 
-def derivations(build: Build, by: Rule, options: Options | None = None) -> list[Derivation]:
-    match = first_match([by], build.job)
-    assert match is not None
-    return derive(build, match, options or Options())
+def derivations(build: Build, by: Rule, options: Options | None = None) -> list[DerivedView]:
+    """The deployments of a build whose final word is all that is known of it."""
+    assert by.job.match(build.job) is not None
+    return of_build(build, Rules((by,), options or Options(), frozenset({"main"})))
 
 
-def derived(build: Build, by: Rule, options: Options | None = None) -> Derivation:
+def derived(build: Build, by: Rule, options: Options | None = None) -> DerivedView:
     (found,) = derivations(build, by, options)
     assert (found.event is None) == (found.reason is not None)
     return found
@@ -665,11 +668,16 @@ def test_blanks_are_no_value(build: Build) -> None:
 
 def test_a_kept_build_gives_the_same_event_again() -> None:
     build = recorded("deploy-param-7", "deploy-param")
-    assert from_json(to_json(build)) == build
+    kept = msgspec.json.decode(msgspec.json.encode(build), type=Build)
+    assert kept == build
+    by = rule(repo_url=SHOP, branch="main", image="acme:{params.VERSION}")
+    assert derivations(kept, by) == derivations(build, by)
 
 
 def test_the_id_is_known_before_the_event_can_be_derived() -> None:
-    assert deployment_id(recorded("deploy-param-7", "team/deploy-param")) == "main:team/deploy-param#7"
+    build = recorded("deploy-param-7", "team/deploy-param")
+    assert derived(build, DEFAULT).deployment_id == "main:team/deploy-param#7"
+    assert run_id(jenkins_run("main", "team/deploy-param", 7)) == "main:team/deploy-param#7"
 
 
 _NAMES = st.sampled_from(["refs/heads/", "origin/", "main", "detached", "HEAD", "a" * 40, " ", ""]) | st.text()

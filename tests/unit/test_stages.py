@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config.rules import STAGE_ENVIRONMENT, Pattern, Rule, Template, first_match
-from agent.deployments.legacy import Derivation, Options, derive, to_json
+from agent.config.rules import STAGE_ENVIRONMENT, Options, Pattern, Rule, Template
+from agent.deployments.derive import Rules
 from agent.deployments.stages import stages_of_overview, stages_of_wfapi
+from agent.ingest.ingest import Ingest
 from agent.ingest.replay import Outcome, choose, replay
+from agent.inspect.derived import DerivedView, of_build
+from agent.model import fact as facts
 from agent.model.build import Build, Checkout, Stage
+from agent.model.deployment import State
+from agent.model.keys import jenkins_run
 from agent.model.status import Status
 from agent.model.times import Clock
-from agent.outbox.sqlite.store import Entry, Outbox, Selection
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import Filter, Page
 
 if TYPE_CHECKING:
-    from agent.config.settings import Settings
+    from collections.abc import Iterator
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
 STAGE = "re:^Deploy (to )?(?P<environment>.+)$"
@@ -43,17 +49,16 @@ def staged(stages: tuple[Stage, ...] | None, **changes: Any) -> Build:
     return Build(**{**fields, "checkouts": (checkout,), "stages": stages, "url": url, **changes})
 
 
-def derivations(build: Build, stage: str = STAGE, **options: Any) -> list[Derivation]:
+def derivations(build: Build, stage: str = STAGE, **options: Any) -> list[DerivedView]:
+    """The deployments of a build whose final word is all that is known of it."""
     pattern = Pattern.parse(stage)
     rule_options = {key: options.pop(key) for key in ("without_stages", "checkouts") if key in options}
     environment = Template.parse(STAGE_ENVIRONMENT, ("environment", "stage"))
     rule = Rule(Pattern.parse("**"), environment, stage=pattern, **rule_options)
-    match = first_match([rule], build.job)
-    assert match is not None
-    return derive(build, match, Options(**options))
+    return of_build(build, Rules((rule,), Options(**options), frozenset({"main"})))
 
 
-def shown(found: list[Derivation]) -> list[tuple[str, str]]:
+def shown(found: list[DerivedView]) -> list[tuple[str, str]]:
     return [(each.deployment_id, each.event.status.value if each.event else each.reason or "") for each in found]
 
 
@@ -254,14 +259,22 @@ def test_the_origins_of_a_stages_event_name_the_stage() -> None:
 # ---- again
 
 
-def replayed(tmp_path: Path, build: Build, entry: Entry, rule: Rule) -> tuple[Outcome, str | None]:
-    with Outbox(tmp_path / "outbox.db", Clock()) as outbox:
-        outbox.enqueue([entry])
-        settings = cast("Settings", SimpleNamespace(rules=(rule,), options=Options()))
-        [outcome] = replay(outbox, settings, choose(outbox, Selection(), None))
-        row = outbox.find(entry.deployment_id)
-        assert row is not None
-        return outcome, row.payload
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[SqliteOutbox]:
+    with closing(SqliteOutbox(tmp_path / "outbox.db", Clock())) as outbox:
+        yield outbox
+
+
+def under(outbox: SqliteOutbox, rule: Rule) -> Ingest:
+    """The door into the outbox under one rule."""
+    return Ingest(outbox, Rules((rule,), Options(), frozenset({"main"})), hold_for_ms=3_600_000)
+
+
+def accept(ingest: Ingest, build: Build) -> list[tuple[str | None, str]]:
+    """The poller's final word; returns ids and states."""
+    run = jenkins_run(build.controller, build.job, build.number)
+    accepted = ingest.accept([facts.final(run, build, at=build.ended_at)])
+    return [(each.deployment_id, each.state.value) for each in accepted.deployments]
 
 
 def stage_rule(environment: str) -> Rule:
@@ -269,36 +282,45 @@ def stage_rule(environment: str) -> Rule:
     return Rule(Pattern.parse("**"), Template.parse(environment, groups), stage=Pattern.parse(STAGE))
 
 
-def test_a_stages_event_that_had_no_environment_is_mended_by_the_rule_under_the_same_id(tmp_path: Path) -> None:
+def replay_failed(ingest: Ingest) -> list[Outcome]:
+    return replay(ingest, choose(ingest.outbox, Filter(states=(State.FAILED,))))
+
+
+def test_a_stages_event_that_had_no_environment_is_mended_by_the_rule_under_the_same_id(outbox: SqliteOutbox) -> None:
     stages = (Stage("Deploy qa", "SUCCESS", 1, 2), Stage("Deploy prod", "SUCCESS", 3, 4))
-    build = staged(stages)
-    match = first_match([stage_rule("{params.NONE}")], build.job)
-    assert match is not None
-    broken = derive(build, match, Options())[1]
-    assert (broken.deployment_id, broken.event) == ("main:shop#7:Deploy prod", None)
-    entry = Entry(broken.deployment_id, build.started_at, to_json(build), reason=broken.reason)
-    outcome, payload = replayed(tmp_path, build, entry, stage_rule("{environment}"))
-    assert outcome.replayed
-    assert payload is not None
-    assert json.loads(payload)["deployment_id"] == "main:shop#7:Deploy prod"
-    assert json.loads(payload)["environment"] == "prod"
+    broken = accept(under(outbox, stage_rule("{params.NONE}")), staged(stages))
+    assert sorted(broken) == [("main:shop#7:Deploy prod", "failed"), ("main:shop#7:Deploy qa", "failed")]
+    assert [outcome.done for outcome in replay_failed(under(outbox, stage_rule("{environment}")))] == [True, True]
+    for environment in ("qa", "prod"):
+        mended = outbox.find(f"main:shop#7:Deploy {environment}")
+        assert mended is not None
+        assert (mended.state, mended.content.environment) == (State.PENDING, environment)
 
 
-def test_a_number_used_again_keeps_its_suffix(tmp_path: Path) -> None:
+def test_a_number_used_again_keeps_its_suffix(outbox: SqliteOutbox) -> None:
+    first, again = (
+        staged((Stage("Deploy qa", "SUCCESS", at + 1, at + 2),), started_at=at, ended_at=at + 9)
+        for at in (0, 86_400_000)
+    )
+    broken = under(outbox, stage_rule("{params.NONE}"))
+    assert accept(broken, first) == [("main:shop#7:Deploy qa", "failed")]
+    assert accept(broken, again) == [("main:shop#7:Deploy qa@86400000", "failed")]
+    assert [(o.deployment_id, o.done) for o in replay_failed(under(outbox, stage_rule("{environment}")))] == [
+        ("main:shop#7:Deploy qa", True), ("main:shop#7:Deploy qa@86400000", True),
+    ]  # fmt: skip
+    mended = outbox.find("main:shop#7:Deploy qa@86400000")
+    assert mended is not None
+    assert (mended.content.environment, mended.content.started_at) == ("qa", 86_400_001)
+
+
+def test_an_event_that_the_rule_gives_no_more_stays_failed_and_nothing_comes_beside_it(outbox: SqliteOutbox) -> None:
+    whole = Rule(Pattern.parse("**"), Template.parse("{params.NONE}"))
     build = staged((Stage("Deploy qa", "SUCCESS", 1, 2),))
-    entry = Entry("main:shop#7:qa@0", build.started_at, to_json(build), reason="mend it")
-    outcome, payload = replayed(tmp_path, build, entry, stage_rule("{environment}"))
-    assert outcome.replayed
-    assert payload is not None
-    assert json.loads(payload)["deployment_id"] == "main:shop#7:qa@0"
-
-
-def test_an_event_that_the_rule_gives_no_more_says_what_it_gives(tmp_path: Path) -> None:
-    build = staged((Stage("Deploy qa", "SUCCESS", 1, 2),))
-    entry = Entry("main:shop#7", build.started_at, to_json(build), reason="mend it")
-    outcome, payload = replayed(tmp_path, build, entry, stage_rule("{environment}"))
-    assert (outcome.replayed, payload) == (False, None)
-    assert outcome.reason == "the rule gives no event with this id any more; it gives: main:shop#7:qa"
+    assert accept(under(outbox, whole), build) == [("main:shop#7", "failed")]
+    [outcome] = replay_failed(under(outbox, stage_rule("{environment}")))
+    assert not outcome.done
+    assert outcome.reason
+    assert [row.deployment_id for row in outbox.query(Filter(), Page())] == ["main:shop#7"]
 
 
 # ---- odd answers

@@ -1,0 +1,32 @@
+"""What was said about a build, in a line for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.model.build import Build
+from agent.model.fact import Report
+
+if TYPE_CHECKING:
+    from agent.inspect.queue import FactView
+
+# The event shows them.
+_TIMES = ("started_at", "ended_at")
+
+
+def in_words(fact: FactView) -> str:
+    """``final SUCCESS``, ``report status SUCCESS, environment staging (team shop)``."""
+    match fact.body:
+        case Build() as build:
+            said = build.result or "no result"
+        case Report() as report:
+            fields = msgspec.to_builtins(report)
+            said = ", ".join(f"{name} {value}" for name, value in fields.items() if name not in _TIMES)
+        case str() as text:
+            said = text
+        case None:
+            said = "" if fact.started_at is None else f"started {fact.started_at}"
+    team = f" (team {fact.team})" if fact.team else ""
+    return f"{fact.kind} {said}{team}".strip()

@@ -1,0 +1,82 @@
+"""What comes of a run under today's rules, for people: each deployment with its id, its event, and its origins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.deployments.attribution import BuildRef
+from agent.deployments.derive import Rules, derive
+from agent.deployments.plan import Moment, kept_builds, plan
+from agent.model import fact as facts
+from agent.model.deployment import event_of
+from agent.model.event import DeploymentEvent, InvalidEventError
+from agent.model.ids import limited_id, run_id
+from agent.model.keys import jenkins_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from agent.config.settings import Settings
+    from agent.deployments.derive import Derived, Part
+    from agent.model.build import Build
+    from agent.model.deployment import Content, Deployment
+    from agent.model.fact import Fact
+
+# Nothing is held: what is asked is which id a deployment would get now.
+_AT_ONCE = Moment(now=0, hold_for_ms=0)
+
+
+class DerivedView(msgspec.Struct, frozen=True):
+    """What comes of a build: ``event`` is the payload, ``origins`` says for each field where it came from.
+
+    ``reason``: why there can be no event.
+    """
+
+    deployment_id: str
+    event: DeploymentEvent | None
+    reason: str | None
+    origins: dict[str, str]
+
+
+def rules_of(settings: Settings) -> Rules:
+    """What the configuration says about which parts of a run are deployments."""
+    return Rules(settings.rules, settings.options, frozenset(each.name for each in settings.controllers))
+
+
+def of_build(build: Build, rules: Rules) -> list[DerivedView]:
+    """What comes of a finished build of which nothing else is known."""
+    run = jenkins_run(build.controller, build.job, build.number)
+    return [view for _, view in of_run([facts.final(run, build, at=build.ended_at)], [], rules)]
+
+
+def of_run(said: Iterable[Fact], rows: Sequence[Deployment], rules: Rules) -> list[tuple[Part, DerivedView]]:
+    """What comes of the facts of a run, under the ids that its deployments have or would get now."""
+    derived = derive(said, rules, kept_builds(rows))
+    planned = plan(derived, rows, _AT_ONCE)
+    return [(part, _view(part, _row_of(part, planned, derived))) for part in derived.parts]
+
+
+def event_view(deployment_id: str, content: Content) -> DeploymentEvent | None:
+    """The payload; None when no event can be made."""
+    try:
+        return None if content.problem is not None else event_of(deployment_id, content)
+    except InvalidEventError:  # of an outbox that another version wrote
+        return None
+
+
+def is_of(row: Deployment, part: Part, derived: Derived) -> bool:
+    """Whether a deployment stands for this part: it is of the same build, and has one of its names."""
+    build = derived.builds.get(row.anchor) or BuildRef(row.build_started_at, row.known)
+    return build == part.build and not set(row.names).isdisjoint(part.names)
+
+
+def _row_of(part: Part, planned: Iterable[Deployment], derived: Derived) -> Deployment | None:
+    return next((row for row in planned if is_of(row, part, derived)), None)
+
+
+def _view(part: Part, row: Deployment | None) -> DerivedView:
+    given = row.deployment_id if row is not None else None
+    name = given or limited_id(run_id(part.run))
+    return DerivedView(name, event_view(name, part.content), part.content.problem, part.origins)
