@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import h11
+import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from agent.model.sockets import bind
+
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from agent.config.settings import Address
+
+log = structlog.get_logger("service")
 
 # How many connections may be open at once; more are answered 503.
 MOST_CONNECTIONS = 200
 # So long a connection may be open without a whole question.
 PATIENCE_S = 30
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one. Raises :class:`OSError` when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sets TCP_NODELAY; without it every kept-alive request waits 40 ms.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-        sock.listen(256)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 class _Server(uvicorn.Server):
@@ -73,18 +65,25 @@ class _Protocol(H11Protocol):
 
 
 class Listener:
-    """An application on one address: ``async with Listener(app, host, port) as listener``."""
+    """An application on one address: ``async with Listener(app, host, port) as listener``.
+
+    ``app`` may be exchanged at any time: requests that come in later get the new one.
+    """
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         """Listens at once, so that nobody is refused. Raises :class:`OSError` when the address cannot be had."""
+        self.app = app
         self._socket = bind(host, port)
         self.port = int(self._socket.getsockname()[1])
         config = uvicorn.Config(
-            app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
+            self._answer, interface="asgi3", http=_Protocol, ws="none", lifespan="off", log_config=None,
+            access_log=False, server_header=False, date_header=False,
             limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=2, timeout_keep_alive=PATIENCE_S,
-            server_header=False, date_header=False,
         )  # fmt: skip
         self._server = _Server(config)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
 
     async def __aenter__(self) -> Self:
         self._serving = asyncio.create_task(self._server.serve([self._socket]))
@@ -93,3 +92,46 @@ class Listener:
     async def __aexit__(self, *_: object) -> None:
         self._server.stopping.set()
         await self._serving
+
+
+class Listeners:
+    """The daemon's listeners by what they are for. One stays open as long as its address stays the same."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[Address, Listener]] = {}
+
+    async def listen(self, what: str, address: Address | None, app: ASGIApp) -> None:
+        """Let ``app`` answer there from now on; None: nowhere.
+
+        A port that is taken must not keep events from being delivered: it is logged, and tried at the next call.
+        """
+        if what in self._open and self._open[what][0] == address:
+            self._open[what][1].app = app
+            return
+        await self.close(what)
+        if address is None:
+            return
+        try:
+            listener = Listener(app, address.host, address.port)
+        except OSError as error:
+            reason = f"{error.strerror}; set [{what}] listen to another address"
+            log.error("cannot listen", what=what, address=str(address), reason=reason)
+            return
+        self._open[what] = address, await listener.__aenter__()
+        log.info("listening", what=what, url=f"http://{replace(address, port=listener.port)}")
+
+    async def close(self, what: str) -> None:
+        """Listen there no more. Requests under way are answered, within two seconds."""
+        if what in self._open:
+            _, listener = self._open.pop(what)
+            await listener.__aexit__()
+
+    async def close_all(self) -> None:
+        """Listen nowhere any more; see :meth:`close`."""
+        await asyncio.gather(*(self.close(what) for what in list(self._open)))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close_all()

@@ -26,7 +26,7 @@ def configure(*, quiet: bool = False, as_json: bool = False) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*before, renderer, _on_one_line],
+        processors=[*before, structlog.processors.format_exc_info, renderer, _on_one_line],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,

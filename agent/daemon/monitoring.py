@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
+import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -14,21 +15,24 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent import __version__
-from agent.outbox.cursors import controller_states, missed_builds
-from agent.outbox.sqlite.connection import in_words
-from agent.outbox.sqlite.store import State
+from agent.daemon.handover import NobodyThereError
+from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from prometheus_client.core import Metric
     from starlette.requests import Request
 
     from agent.daemon.polling import PollRecord, Polls
-    from agent.delivery.dispatcher import Drain
+    from agent.delivery.dispatcher import Dispatcher
     from agent.model.times import Clock
-    from agent.model.trouble import Trouble
-    from agent.outbox.sqlite.store import Outbox
+    from agent.model.trouble import Trouble, Unexpected
+    from agent.outbox.interface import Outbox
+    from agent.outbox.values import ControllerState, Counts, Missed
+
+# Who asks while the agent is between two lives, or while the outbox does not answer, is not left without an answer.
+PATIENCE_S = 5.0
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -46,66 +50,111 @@ class Readiness(msgspec.Struct, frozen=True):
     checks: list[Check]
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What the outbox knows. ``oldest_pending``: since when (UTC ms) the oldest pending event waits."""
+
+    counts: Counts
+    oldest_pending: int | None
+    controllers: list[ControllerState]
+    missed: list[Missed]
+
+
 class Source(Protocol):
     """What monitoring reads of the daemon."""
 
-    outbox: Outbox
-    drain: Drain
-    polls: Sequence[Polls]
-    clock: Clock
+    @property
+    def clock(self) -> Clock:
+        """What ages are measured by."""
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Its circuit breaker, and what it counted."""
+
+    @property
+    def polls(self) -> Sequence[Polls]:
+        """Those of each controller."""
 
     @property
     def storing(self) -> Trouble:
         """Whether the outbox can be written."""
+
+    @property
+    def unexpected(self) -> Unexpected:
+        """Work that ended by a mistake."""
+
+    async def stored(self) -> Stored:
+        """Reads the outbox. Raises :class:`agent.outbox.values.OutboxError`."""
+
+
+def read(outbox: Outbox) -> Stored:
+    """What :meth:`Source.stored` returns. Raises :class:`agent.outbox.values.OutboxError`."""
+    return Stored(outbox.counts(), outbox.oldest_pending(), outbox.controllers(), outbox.missed())
+
+
+# ---- readiness
+
+
+def readiness(source: Source, stored: Stored | OutboxError) -> Readiness:
+    """Can events be stored, was every Jenkins read lately, may events go to Hivel, does everything get done?"""
+    trouble, errors = source.storing.reason, {}
+    if isinstance(stored, OutboxError):
+        trouble = str(stored)
+    else:
+        errors = {state.name: state.last_error for state in stored.controllers}
+    breaker = source.dispatcher.breaker
+    checks = [
+        Check("outbox", trouble is None, trouble),
+        Check("delivery", breaker.state != "paused", breaker.reason if breaker.state != "open" else None),
+    ]
+    for name, record in _records(source).items():
+        age_s = _poll_age_s(source, record)
+        late = f"no poll went through for {age_s:.0f} s" if age_s > record.ready_within_s else None
+        reason = ": ".join(filter(None, (late, errors.get(name)))) or None
+        checks.append(Check(f"jenkins {name}", late is None, reason))
+    checks += [Check(f"work: {work}", ok=False, reason=reason) for work, reason in source.unexpected.reasons.items()]
+    return Readiness(all(check.ok for check in checks), checks)
 
 
 def _records(source: Source) -> dict[str, PollRecord]:
     return {polls.name: polls.record for polls in source.polls}
 
 
-def readiness(source: Source) -> Readiness:
-    """Can events be stored, was every Jenkins read lately, may events go to Hivel?"""
-    gate = source.drain.gate
-    paused = gate.state == "paused"
-    trouble = source.storing.reason
-    try:
-        states = {state.name: state for state in controller_states(source.outbox)}
-    except sqlite3.Error as error:
-        states, trouble = {}, str(in_words(error, source.outbox.path))
-    checks = [
-        Check("outbox", trouble is None, trouble),
-        Check("delivery", not paused, gate.reason if gate.state != "open" else None),
-    ]
-    for name, record in _records(source).items():
-        last = record.started_at if record.finished_at is None else record.finished_at
-        age_s = source.clock.monotonic() - last
-        problem = states[name].last_error if name in states else None
-        late = f"no poll went through for {age_s:.0f} s" if age_s > record.ready_within_s else None
-        reason = ": ".join(filter(None, (late, problem))) or None
-        checks.append(Check(f"jenkins {name}", late is None, reason))
-    return Readiness(all(check.ok for check in checks), checks)
+def _poll_age_s(source: Source, record: PollRecord) -> float:
+    last = record.started_at if record.finished_at is None else record.finished_at
+    return source.clock.monotonic() - last
+
+
+# ---- metrics
 
 
 class _Collector:
-    """Reads the outbox when somebody asks; what is counted along the way is in the daemon."""
+    """What was read of the outbox for this answer, and what is counted along the way in the daemon."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, stored: Stored) -> None:
         self._source = source
+        self._stored = stored
 
     def collect(self) -> Iterator[Metric]:
+        source, stored = self._source, self._stored
         yield InfoMetricFamily("hivel_agent_build", "The version of the agent.", value={"version": __version__})
-        yield from _events(self._source)
-        yield from _delivery(self._source)
-        yield from _polls(self._source)
+        yield from _events(source, stored)
+        yield from _delivery(source)
+        yield from _polls(source, stored)
+        errors = CounterMetricFamily(
+            "hivel_agent_unexpected_errors", "Work that ended by a mistake in the agent, by its name.", labels=["where"]
+        )
+        for where, count in sorted(source.unexpected.counts.items()):
+            errors.add_metric([where], count)
+        yield errors
 
 
-def _events(source: Source) -> Iterator[Metric]:
-    counts = source.outbox.counts()
+def _events(source: Source, stored: Stored) -> Iterator[Metric]:
     events = GaugeMetricFamily("hivel_agent_events", "Events in the outbox, by state.", labels=["state"])
-    for state in State:
-        events.add_metric([state.value], getattr(counts, state.value))
+    for state, count in msgspec.structs.asdict(stored.counts).items():
+        events.add_metric([state], count)
     yield events
-    oldest = source.outbox.oldest_pending()
+    oldest = stored.oldest_pending
     yield GaugeMetricFamily(
         "hivel_agent_oldest_pending_age_seconds",
         "How long the oldest pending event waits; 0 when none does.",
@@ -119,7 +168,7 @@ def _events(source: Source) -> Iterator[Metric]:
 
 
 def _delivery(source: Source) -> Iterator[Metric]:
-    tally, gate = source.drain.tally, source.drain.gate
+    tally, breaker = source.dispatcher.tally, source.dispatcher.breaker
     yield CounterMetricFamily("hivel_agent_delivered", "Events that Hivel accepted.", value=tally.delivered)
     yield CounterMetricFamily("hivel_agent_failed", "Events that need a person.", value=tally.failed)
     retries = CounterMetricFamily(
@@ -128,37 +177,38 @@ def _delivery(source: Source) -> Iterator[Metric]:
     for reason, count in sorted(tally.retries.items()):
         retries.add_metric([reason], count)
     yield retries
-    yield _flag("hivel_agent_delivery_paused", "1 while a wrong configuration keeps events.", on=gate.state == "paused")
-    yield _flag("hivel_agent_delivery_outage", "1 while Hivel cannot be reached.", on=gate.state == "outage")
+    yield _flag(
+        "hivel_agent_delivery_paused", "1 while a wrong configuration keeps events.", on=breaker.state == "paused"
+    )
+    yield _flag("hivel_agent_delivery_outage", "1 while Hivel cannot be reached.", on=breaker.state == "outage")
 
 
 def _flag(name: str, documentation: str, *, on: bool) -> Metric:
     return GaugeMetricFamily(name, documentation, value=float(on))
 
 
-def _polls(source: Source) -> Iterator[Metric]:
+def _polls(source: Source, stored: Stored) -> Iterator[Metric]:
     durations = SummaryMetricFamily("hivel_agent_poll_duration_seconds", "How long polls took.", labels=["controller"])
     ages = GaugeMetricFamily(
         "hivel_agent_poll_age_seconds", "Since when no poll of this controller went through.", labels=["controller"]
     )
-    for name, record in _records(source).items():
+    known = _records(source)
+    for name, record in known.items():
         durations.add_metric([name], count_value=record.polls, sum_value=record.seconds)
-        last = record.started_at if record.finished_at is None else record.finished_at
-        ages.add_metric([name], source.clock.monotonic() - last)
+        ages.add_metric([name], _poll_age_s(source, record))
     yield durations
     yield ages
     up = GaugeMetricFamily("hivel_agent_controller_up", "1 when the last poll worked.", labels=["controller"])
-    known = _records(source)
-    for state in controller_states(source.outbox):
+    for state in stored.controllers:
         if state.name in known:
             up.add_metric([state.name], float(state.state == "ok"))
     yield up
-    yield _missed(source)
+    yield _missed(list(known), stored)
 
 
-def _missed(source: Source) -> Metric:
-    by_controller = dict.fromkeys(_records(source), 0)
-    for job in missed_builds(source.outbox):
+def _missed(controllers: list[str], stored: Stored) -> Metric:
+    by_controller = dict.fromkeys(controllers, 0)
+    for job in stored.missed:
         if job.controller in by_controller:
             by_controller[job.controller] += job.builds
     missed = CounterMetricFamily(
@@ -169,26 +219,53 @@ def _missed(source: Source) -> Metric:
     return missed
 
 
-def application(source: Source) -> Starlette:
-    """The pages of the monitoring listener."""
-    registry = CollectorRegistry()
-    registry.register(_Collector(source))
+# ---- the pages
+
+
+def application(present: Callable[[], Awaitable[Source]]) -> Starlette:
+    """The pages of the monitoring listener.
+
+    ``present`` returns what there is to be told about, or raises :class:`agent.daemon.handover.NobodyThereError`;
+    ``/healthz`` answers in any case.
+    """
 
     async def metrics(_: Request) -> Response:
         try:
-            return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-        except sqlite3.Error as error:
-            return Response(f"{in_words(error, source.outbox.path)}\n", 503, media_type="text/plain")
+            source = await present()
+            stored = await _stored(source)
+        except (NobodyThereError, OutboxError) as error:
+            return Response(f"{error}\n", 503, media_type="text/plain")
+        registry = CollectorRegistry()
+        registry.register(_Collector(source, stored))
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(_: Request) -> Response:
         return _json({"alive": True, "version": __version__}, 200)
 
     async def readyz(_: Request) -> Response:
-        ready = readiness(source)
+        try:
+            source = await present()
+        except NobodyThereError as error:
+            ready = Readiness(ready=False, checks=[Check("outbox", ok=False, reason=str(error))])
+        else:
+            try:
+                ready = readiness(source, await _stored(source))
+            except OutboxError as error:
+                ready = readiness(source, error)
         return _json(ready, 200 if ready.ready else 503)
 
     pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz}
     return Starlette(routes=[Route(path, page) for path, page in pages.items()])
+
+
+async def _stored(source: Source) -> Stored:
+    """A read that hangs is left alone: it would not come to an end by being cancelled."""
+    reading = asyncio.ensure_future(source.stored())
+    await asyncio.wait({reading}, timeout=PATIENCE_S)
+    if not reading.done():
+        reading.cancel()
+        raise OutboxError(f"the outbox did not answer within {PATIENCE_S:g} s; is its disk slow or gone?")
+    return reading.result()
 
 
 def _json(value: object, status: int) -> Response:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from agent.daemon.every import Every
 from agent.daemon.watchdog import Watched, patience_of_poll
 
 if TYPE_CHECKING:
-    from apscheduler.job import Job
-    from apscheduler.schedulers.asyncio import AsyncIOScheduler
-
-    from agent.config.settings import JenkinsSettings
+    from agent.daemon.composition import Controller
+    from agent.daemon.schedule import Repeated, Schedule
     from agent.daemon.work import Work
     from agent.model.times import Clock
-    from agent.sources.jenkins.poller import Poller, PollReport
+    from agent.sources.jenkins.poller import PollReport
 
 # However often somebody has news: Jenkins is asked no more often than this.
 LEAST_GAP_S = 1.0
@@ -35,47 +30,55 @@ class PollRecord:
 
 
 class Polls:
-    """Runs one poller as a job of the scheduler."""
+    """Runs the poller of one controller at its interval."""
 
-    def __init__(self, settings: JenkinsSettings, poller: Poller, work: Work, clock: Clock) -> None:
+    def __init__(self, controller: Controller, work: Work, clock: Clock) -> None:
+        settings = controller.settings
         self.name = settings.name
-        self._settings = settings
-        self._poller = poller
+        self._controller = controller
+        self._interval_s = settings.poll_interval_ms / 1000
         self._work = work
         self._clock = clock
-        self._job: Job | None = None
+        self._repeated: Repeated | None = None
         self._running = False
         self._news = False
         self._began_at = -LEAST_GAP_S
-        self.record = PollRecord(clock.monotonic(), 5 * settings.poll_interval_ms / 1000 + 120)
-        self.watched = Watched(f"polls of {self.name}", patience_of_poll(settings), lambda: poller.requests)
+        self.record = PollRecord(clock.monotonic(), 5 * self._interval_s + 120)
+        self.watched = Watched(f"polls of {self.name}", patience_of_poll(settings), lambda: controller.client.progress)
 
-    def schedule(self, scheduler: AsyncIOScheduler, now: datetime) -> None:
+    def begin(self, schedule: Schedule) -> Repeated:
         """Poll from now on."""
-        every = Every(self._settings.poll_interval_ms / 1000)
-        self._job = scheduler.add_job(self._run, every, next_run_time=now, name=self.watched.name)
+        self._repeated = schedule.every(self._interval_s, self._run, name=self.watched.name)
+        return self._repeated
 
     def wake(self) -> None:
         """Look now, or as soon as the poll under way is over."""
+        if self._work.over.is_set():
+            return
         if self._running:
             self._news = True
-        elif self._job is not None:
-            wait_s = max(0.0, self._began_at + LEAST_GAP_S - self._clock.monotonic())
-            self._job.modify(next_run_time=datetime.now(UTC) + timedelta(seconds=wait_s))
+        elif self._repeated is not None:
+            self._repeated.bring_forward(max(0.0, self._began_at + LEAST_GAP_S - self._clock.monotonic()))
 
     def stop(self) -> None:
-        """End the poll under way after the job that it looks at."""
-        self._poller.stop()
+        """Let the poll under way end after the job that it looks at."""
+        self._controller.poller.stop()
+
+    def cancel(self) -> None:
+        """Let the poll under way wait for no answer any more."""
+        self._controller.cancel()
 
     async def _run(self) -> None:
-        with self._work.doing(self.name, self.watched):
-            if self._work.over.is_set() or not self._poller.due():
+        if self._work.over.is_set():
+            return
+        with self._work.doing(self.watched) as run:
+            if not self._controller.poller.due():
+                run.idle = True
                 return
             self._running, self._news = True, False
             self._began_at = self._clock.monotonic()
             try:
-                self._note(await asyncio.to_thread(self._poller.poll))
-                self._work.storing.note(self.name, None)
+                self._note(await self._controller.poll())
             finally:
                 self._running = False
             if self._news:

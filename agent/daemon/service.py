@@ -1,80 +1,47 @@
-"""The daemon, and the single pass of ``once``: where poller, outbox and delivery are put together."""
+"""The daemon: one life after another, each with its configuration, while the listeners stay open."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import sqlite3
 import sys
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from agent import __version__
 from agent.config.file import ConfigError, load
-from agent.daemon.every import Every
-from agent.daemon.monitoring import application
-from agent.daemon.polling import Polls
+from agent.daemon import signals
+from agent.daemon.composition import assembled
+from agent.daemon.damage import mend, what_is_broken
+from agent.daemon.handover import Handover, NobodyThereError
+from agent.daemon.life import Life
+from agent.daemon.listener import Listeners
+from agent.daemon.monitoring import PATIENCE_S, application
+from agent.daemon.schedule import Schedule
 from agent.daemon.systemd import notify, notify_reloading, watchdog_s
-from agent.daemon.watchdog import Watchdog, Watched, patience_of_drain
-from agent.daemon.work import Work
-from agent.delivery.dispatcher import Drain
-from agent.delivery.hivel import HivelClient
-from agent.ingest.takeup import TakeUp
-from agent.inspect.status import delivery_status
+from agent.daemon.watchdog import Watchdog
 from agent.model.times import Drift
-from agent.outbox.sqlite.connection import RunLock, in_words
-from agent.outbox.sqlite.repair import repair, unfinished
-from agent.outbox.sqlite.retention import Retention
-from agent.outbox.sqlite.store import Outbox
-from agent.outbox.values import DamagedError
-from agent.sources.jenkins.client import JenkinsClient
-from agent.sources.jenkins.poller import Poller
+from agent.model.trouble import Unexpected
+from agent.outbox.sqlite.connection import RunLock
+from agent.outbox.values import DamagedError, OutboxError
 from agent.sources.reports.intake import Intake
-from agent.sources.reports.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
-    from pathlib import Path
-
-    from starlette.types import ASGIApp
-
-    from agent.config.settings import Address, Settings
-    from agent.inspect.status import DeliveryStatus
+    from agent.config.settings import Settings
     from agent.model.times import Clock
-    from agent.model.trouble import Trouble
-    from agent.outbox.sqlite.store import Counts
-    from agent.sources.jenkins.poller import PollReport
+    from agent.sources.reports.accept import Taken
 
 log = structlog.get_logger("service")
 
-# How long a stop waits for polls and deliveries that are under way. systemd's own patience is 90 seconds.
+# How long a stop waits for polls and deliveries that are under way. systemd waits longer: TimeoutStopSec in the unit.
 STOP_S = 25.0
-RETENTION_S = 60
-CLOCK_LOOK_S = 5.0
+# So long a report waits for a life that takes it in, before it is told to come again.
+REPORT_WAITS_S = 10.0
+CLOCK_LOOK_S = 60.0
 CLOCK_WAS_SET_MS = 1_000
-# So many steps of retention at a time, with deliveries in between.
-RETENTION_STEPS = 100
-
-
-@dataclass(frozen=True)
-class OnceReport:
-    """What a single pass did, and what it left behind."""
-
-    polls: list[PollReport]
-    delivery: DeliveryStatus
-    counts: Counts
-
-    @property
-    def needs_attention(self) -> bool:
-        """Something failed: a poll, an event, or the delivery is paused. Events that merely wait are no failure."""
-        return bool(any(poll.problems for poll in self.polls) or self.counts.failed or self.delivery.state == "paused")
 
 
 def run(settings: Settings, clock: Clock) -> None:
@@ -84,179 +51,134 @@ def run(settings: Settings, clock: Clock) -> None:
     :class:`agent.outbox.values.AlreadyRunningError` or
     :class:`agent.outbox.values.OutboxError` when it cannot start.
     """
-    # Until the event loop listens: what it would be told to read was just read.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # One event loop for all lives: it keeps the signals that come between two of them.
-    with RunLock(settings.outbox), asyncio.Runner() as runner:
-        problem = None
-        next_settings: Settings | None = settings
-        while next_settings is not None:
-            settings = next_settings
-            _mend(settings, clock, problem)
-            problem = None
-            daemon = _Daemon(settings, clock)
-            try:
-                next_settings = runner.run(daemon.run())
-            except (DamagedError, sqlite3.Error) as error:
-                problem = _damage(error, settings.outbox)
-                if daemon.stopped:  # the next start will meet it again, and has the time to mend it
-                    return
-
-
-def once(settings: Settings, clock: Clock) -> OnceReport:
-    """One poll of each controller and one drain of what is due. Raises like :func:`run`."""
+    signals.ignore_reload()
     with RunLock(settings.outbox):
-        _mend(settings, clock, None)
-        try:
-            return asyncio.run(_once(settings, clock))
-        except (DamagedError, sqlite3.Error) as error:  # damage in the depth of the file shows when it is read
-            _mend(settings, clock, _damage(error, settings.outbox))
-        return asyncio.run(_once(settings, clock))
+        asyncio.run(_Service(settings, clock).run())
 
 
-def _damage(error: DamagedError | sqlite3.Error, path: Path) -> str:
-    """What is broken in the file, in SQLite's words. Raises the error in ours when it is something else."""
-    if isinstance(error, sqlite3.Error) and not isinstance(in_our_words := in_words(error, path), DamagedError):
-        raise in_our_words from error
-    return str(error.__cause__ or error)
-
-
-def _mend(settings: Settings, clock: Clock, problem: str | None) -> None:
-    """Repair the outbox where somebody met damage, or where it cannot be opened for it."""
-    path = settings.outbox
-    if problem is None and unfinished(path):
-        problem = "its repair was interrupted"
-    if problem is None:
-        try:
-            Outbox(path, clock).close()
-        except DamagedError as error:
-            problem = _damage(error, path)
-    if problem is not None:
-        done = repair(path, clock, problem, [controller.name for controller in settings.controllers])
-        log.error(
-            "outbox was damaged", problem=problem, moved_to=str(done.moved_to), events_recovered=done.events,
-            advice="builds that ended in the last week are read again; for older ones: hivel-agent backfill",
-        )  # fmt: skip
-
-
-async def _once(settings: Settings, clock: Clock) -> OnceReport:
-    with _pollers(settings, clock) as pollers, Outbox(settings.outbox, clock) as outbox:
-        take_reports(*_reports_of(settings, outbox))
-        polls = await asyncio.gather(*(asyncio.to_thread(poller.poll) for poller in pollers))
-        outbox.release_overdue(settings.hold_for_ms)
-        async with _hivel(settings) as hivel:
-            drain = Drain(outbox, hivel, settings.delivery)
-            await drain.run()
-        if drain.trouble is not None:
-            raise drain.trouble
-        return OnceReport(list(polls), delivery_status(drain.gate.snapshot()), outbox.counts())
-
-
-@contextmanager
-def _pollers(settings: Settings, clock: Clock) -> Iterator[list[Poller]]:
-    """A poller for each controller, each with a connection to the outbox of its own: they run in threads."""
-    with ExitStack() as stack:
-        pollers = []
-        for controller in settings.controllers:
-            outbox = stack.enter_context(Outbox(settings.outbox, clock))
-            client = JenkinsClient(controller)
-            stack.callback(client.close)
-            take = partial(take_reports, *_reports_of(settings, outbox))
-            pollers.append(Poller(controller, settings.rules, client, outbox, settings.options, take_reports=take))
-        yield pollers
-
-
-def _reports_of(settings: Settings, outbox: Outbox) -> tuple[TakeUp, Spool | None]:
-    takeup = TakeUp(settings, outbox)
-    return takeup, None if settings.spool is None else Spool(settings.spool, outbox, takeup)
-
-
-def _hivel(settings: Settings) -> HivelClient:
-    return HivelClient(
-        settings.hivel, timeout_ms=settings.delivery.timeout_ms, concurrency=settings.delivery.concurrency
-    )
-
-
-class _Daemon:
-    """One life of the daemon between two readings of the configuration; also what monitoring looks at."""
-
-    outbox: Outbox
-    drain: Drain
-    polls: Sequence[Polls]
+class _Service:
+    """What lasts as long as the process: listeners, schedule, watchdog, signals."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
-        self.clock = clock
-        self._work = Work(settings.outbox, clock)
-        self._next: Settings | None = None
-        self.stopped = False
+        self._clock = clock
+        self._fresh: Settings | None = None  # for the next life
+        self._stopping = asyncio.Event()
+        self._life: Handover[Life] = Handover()
+        self._unexpected = Unexpected(clock)
         self._watchdog = Watchdog(clock)
+        self._schedule = Schedule(clock)
+        self._listeners = Listeners()
+        self._monitoring = application(partial(self._life.get, PATIENCE_S))
+        self._drift = Drift(clock)
 
-    @property
-    def storing(self) -> Trouble:
-        """Whether the outbox can be written."""
-        return self._work.storing
+    async def run(self) -> None:
+        """Live until told to stop. Raises :class:`agent.outbox.values.OutboxError`."""
+        with signals.listening(stop=self._stop, reload=self._reload):
+            async with self._schedule, self._listeners:
+                if (limit_s := watchdog_s()) is not None:
+                    self._schedule.every(limit_s / 3, self._feed_watchdog, name="watchdog")
+                self._schedule.every(CLOCK_LOOK_S, self._look_at_clock, name="clock")
+                await self._listen()
+                await self._mend(None)
+                while not self._stopping.is_set():
+                    if self._fresh is not None:
+                        self._settings, self._fresh = self._fresh, None
+                        await self._listen()
+                    problem = await self._live()
+                    if problem is not None and not self._stopping.is_set():
+                        await self._mend(problem)
 
-    async def run(self) -> Settings | None:
-        """Returns when it was told to stop, or with the settings to go on with. Raises :class:`DamagedError`."""
-        settings, clock = self._settings, self.clock
-        async with AsyncExitStack() as stack:
-            self._listen_to_signals()
-            pollers = stack.enter_context(_pollers(settings, clock))
-            self.polls = [
-                Polls(controller, poller, self._work, clock)
-                for controller, poller in zip(settings.controllers, pollers, strict=True)
-            ]
-            self.outbox = stack.enter_context(Outbox(settings.outbox, clock))
-            self.drain = Drain(self.outbox, await stack.enter_async_context(_hivel(settings)), settings.delivery)
-            takeup, spool = _reports_of(settings, self.outbox)
-            await stack.enter_async_context(_listening("monitoring", settings.monitoring, application(self)))
-            if settings.intake is not None:
-                intake = Intake(settings.intake, takeup, clock, self._wake)
-                await stack.enter_async_context(_listening("intake", settings.intake.address, intake.app))
-            scheduler = self._schedule(takeup, spool)
-            minding = asyncio.create_task(self._mind_the_clock(scheduler))
-            stack.callback(minding.cancel)
-            log.info("started", version=__version__, outbox=str(settings.outbox), controllers=len(pollers))
-            notify("READY=1")
-            await self._work.over.wait()
-            await self._end(scheduler)
-            pending = None if self._work.damage else self.outbox.counts().pending
-        if self.stopped:
+    async def _listen(self) -> None:
+        """Where the settings say. What comes in while there is no life waits for the next one."""
+        await self._listeners.listen("monitoring", self._settings.monitoring, self._monitoring)
+        settings = self._settings.intake
+        if settings is None:
+            await self._listeners.close("intake")
+        else:
+            intake = Intake(settings, self._accept, self._wake)
+            await self._listeners.listen("intake", settings.address, intake.app)
+
+    async def _mend(self, problem: str | None) -> None:
+        """Repair the outbox if it is damaged. A stop does not wait for it longer than for other things."""
+        mending = asyncio.ensure_future(asyncio.to_thread(mend, self._settings, self._clock, problem))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({mending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        await asyncio.wait({mending}, timeout=STOP_S)
+        if not mending.done():
+            self._leave_in_the_middle(of=1)
+        await mending
+
+    # ---- one life
+
+    async def _live(self) -> str | None:
+        """One life; returns what is broken in the outbox if it ended for that."""
+        try:
+            async with assembled(self._settings, self._clock) as parts:
+                life = Life(self._settings, parts, self._clock, self._unexpected)
+                with self._life.given(life):
+                    self._begin(life)
+                    await life.over.wait()
+                    pending = await self._end(life)
+            if life.damage is not None:
+                return what_is_broken(life.damage)
+        except DamagedError as error:
+            return what_is_broken(error)
+        if self._stopping.is_set():
             log.info("stopped", pending=pending)
-            return None
-        if self._work.damage is not None:
-            raise self._work.damage
-        return self._next
+        return None
 
-    async def _end(self, scheduler: AsyncIOScheduler) -> None:
-        """APScheduler would cancel running jobs; here they come to their end, within bounds."""
-        if self.stopped:
-            log.info("stopping")
-            notify("STOPPING=1")
-        scheduler.pause()
-        self.drain.stop()
-        for polls in self.polls:
-            polls.stop()
-        if late := await self._work.finish(STOP_S):
-            # Nothing is lost by it: what was not committed will be read again, what was not settled sent again.
-            log.warning("stopped in the middle of something", late=late)
-            if self.stopped:
-                os._exit(0)
-            os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this very program, anew
-        scheduler.shutdown(wait=False)
+    def _begin(self, life: Life) -> None:
+        self._watchdog.watch(*life.watched)
+        life.begin(self._schedule)
+        log.info(
+            "started", version=__version__, outbox=str(self._settings.outbox), controllers=len(life.parts.controllers)
+        )
+        notify("READY=1")
+        if self._stopping.is_set() or self._fresh is not None:  # a signal was faster
+            life.over.set()
+
+    async def _end(self, life: Life) -> int | None:
+        """Returns how many events are pending when everything has come to its end, None where that cannot be told."""
+        if late := await life.end(STOP_S):
+            self._leave_in_the_middle(of=late)
+        self._watchdog.watch()
+        if self._stopping.is_set():
+            await self._listeners.close_all()
+        return None if life.damage is not None else (await life.parts.counts()).pending
+
+    def _leave_in_the_middle(self, *, of: int) -> None:
+        """Nothing is lost by it: what was not committed is read again, what was not settled is sent again."""
+        log.warning("stopped in the middle of something", late=of)
+        if self._stopping.is_set():
+            os._exit(0)
+        signals.ignore_reload()
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this very program, anew
+
+    # ---- what requests need of the present life
+
+    async def _accept(self, report: dict[str, object], team: str) -> Taken:
+        try:
+            life = await self._life.get(REPORT_WAITS_S)
+        except NobodyThereError as error:
+            raise OutboxError(str(error)) from None
+        return await life.accept(report, team)
+
+    def _wake(self, controller: str | None) -> list[str]:
+        """Let pollers look now; between two lives that is what the next one begins with."""
+        if (life := self._life.present) is not None:
+            return life.wake(controller)
+        return [known.name for known in self._settings.controllers if controller in (None, known.name)]
 
     # ---- signals
 
-    def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-
     def _stop(self) -> None:
-        self.stopped = True
-        self._work.over.set()
+        if not self._stopping.is_set():
+            log.info("stopping")
+            notify("STOPPING=1")
+        self._stopping.set()
+        self._end_life()
 
     def _reload(self) -> None:
         notify_reloading()
@@ -264,100 +186,27 @@ class _Daemon:
             fresh = load(self._settings.file)
         except ConfigError as error:
             log.error("the new configuration is wrong, the one before stays", reason=str(error))
-            notify("READY=1")
+            if self._life.present is not None:
+                notify("READY=1")
             return
         if fresh.outbox != self._settings.outbox:
             log.error("another [outbox] path needs a restart", path=str(fresh.outbox))
             fresh = replace(fresh, outbox=self._settings.outbox)
         log.info("configuration read anew", file=str(fresh.file))
-        self._next = fresh
-        self._work.over.set()
+        self._fresh = fresh
+        self._end_life()
 
-    def _wake(self, controller: str | None) -> list[str]:
-        """Let the poller of this controller, or all of them, look now; returns the names of those."""
-        woken = [polls for polls in self.polls if controller in (None, polls.name)]
-        for polls in woken:
-            polls.wake()
-        return [polls.name for polls in woken]
+    def _end_life(self) -> None:
+        if (life := self._life.present) is not None:
+            life.over.set()
 
-    # ---- what is done again and again
+    # ---- what is done again and again, whichever life it is
 
-    def _schedule(self, takeup: TakeUp, spool: Spool | None) -> AsyncIOScheduler:
-        # A stalled machine must not skip a run (misfire), nor make up for it many times over (coalesce).
-        scheduler = AsyncIOScheduler(
-            timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
-        )
-        now = datetime.now(UTC)
-        for polls in self.polls:
-            self._watchdog.watch(polls.watched)
-            polls.schedule(scheduler, now)
-        settings = self._settings
-        seconds = settings.delivery.interval_ms / 1000
-        drain = Watched("delivery", patience_of_drain(settings.delivery), lambda: self.drain.progress)
-        self._watchdog.watch(drain)
-        scheduler.add_job(self._drain, Every(seconds), [drain], next_run_time=now, name="drain")
-        scheduler.add_job(self._take, Every(seconds), [takeup, spool], next_run_time=now, name="reports")
-        retention = Retention(self.outbox, settings.keep_delivered_ms, settings.keep_ids_ms)
-        scheduler.add_job(self._retain, Every(RETENTION_S), [retention], name="retention")
-        if (every := watchdog_s()) is not None:
-            scheduler.add_job(self._watchdog.feed, Every(every / 3), next_run_time=now, name="watchdog")
-        scheduler.start()
-        return scheduler
+    async def _feed_watchdog(self) -> None:
+        self._watchdog.feed()
 
-    async def _mind_the_clock(self, scheduler: AsyncIOScheduler) -> None:
-        """APScheduler goes by the wall clock: were it set back a year, nothing would be done for a year."""
-        drift = Drift(self.clock)
-        while True:
-            await asyncio.sleep(CLOCK_LOOK_S)
-            if abs(set_by := drift.ms()) > CLOCK_WAS_SET_MS:
-                log.warning("the clock was set", by_seconds=set_by // 1000)
-                drift = Drift(self.clock)
-                for job in scheduler.get_jobs():
-                    job.modify(next_run_time=datetime.now(UTC))
-
-    async def _drain(self, watched: Watched) -> None:
-        with self._work.doing(watched.name, watched):
-            await self.drain.run()
-            self.storing.note(watched.name, None if self.drain.trouble is None else str(self.drain.trouble))
-
-    async def _take(self, takeup: TakeUp, spool: Spool | None) -> None:
-        with self._work.doing("reports"):
-            for controller in take_reports(takeup, spool):
-                self._wake(controller)
-            for deployment_id in self.outbox.release_overdue(self._settings.hold_for_ms):
-                log.warning("goes out without the poller's word", deployment_id=deployment_id)
-            self.storing.note("reports", None)
-
-    async def _retain(self, retention: Retention) -> None:
-        with self._work.doing("retention"):
-            for _ in range(RETENTION_STEPS):
-                if self._work.over.is_set() or not retention.step():
-                    break
-                await asyncio.sleep(0.01)
-            self.storing.note("retention", None)
-
-
-def take_reports(takeup: TakeUp, spool: Spool | None) -> set[str]:
-    """Make events of the reports that wait; returns the names of the controllers whose builds reported themselves."""
-    taken = takeup.take_stored() + (spool.take() if spool is not None else [])
-    return {each.controller for each in taken if each.controller is not None}
-
-
-@asynccontextmanager
-async def _listening(what: str, address: Address | None, app: ASGIApp) -> AsyncIterator[None]:
-    """A port that is taken must not keep events from being delivered."""
-    from agent.daemon.listener import Listener  # noqa: PLC0415 - `once` listens to nobody
-
-    if address is None:
-        yield
-        return
-    try:
-        listener = Listener(app, address.host, address.port)
-    except OSError as error:
-        reason = f"{error.strerror}; set [{what}] listen to another address"
-        log.error("cannot listen", what=what, address=str(address), reason=reason)
-        yield
-        return
-    async with listener:
-        log.info("listening", what=what, url=f"http://{replace(address, port=listener.port)}")
-        yield
+    async def _look_at_clock(self) -> None:
+        """Nothing goes by it here; whoever reads times in the log or in events wants to know."""
+        if abs(set_by := self._drift.ms()) > CLOCK_WAS_SET_MS:
+            log.warning("the clock was set", by_seconds=set_by // 1000)
+            self._drift = Drift(self._clock)

@@ -35,6 +35,14 @@ def notify_reloading() -> None:
     notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
+def extend_timeout(seconds: float) -> None:
+    """Let systemd wait so many seconds from now on for the start or the stop, beyond its own limit if need be.
+
+    Has to be said again before they are over.
+    """
+    notify(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}")
+
+
 def watchdog_s() -> float | None:
     """In how many seconds systemd wants to hear ``WATCHDOG=1`` again; None: it does not (``$WATCHDOG_USEC``)."""
     microseconds, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID")

@@ -23,21 +23,38 @@ STALLED_S = 60.0
 
 @dataclass
 class Watched:
-    """Work that has to get on: by a run that ends, or by a counter that grows meanwhile."""
+    """Work that has to get on: by a run that ends well, or by a counter that grows during a run.
+
+    What a run did before it ended by an exception that nobody expected is no progress.
+    """
 
     name: str
     patience_s: float
-    progress: Callable[[], int]
-    runs: int = 0
-    seen: tuple[int, int] | None = None
-    seen_at: float = 0.0
+    progress: Callable[[], int] = lambda: 0
+    _runs: int = 0
+    _seen: tuple[int, int] | None = None  # runs and progress
+    _well_at: float = 0.0
+    _moved_at: float = 0.0
+
+    def ended_well(self) -> None:
+        """A run came to its end, or there was nothing to do."""
+        self._runs += 1
+
+    def ended_by_mistake(self) -> None:
+        """A run ended by an exception that nobody expected."""
+        self._moved_at = self._well_at
+        if self._seen is not None:
+            self._seen = (self._seen[0], self.progress())
 
     def stalled(self, now: float) -> bool:
         """Whether nothing moved for longer than ``patience_s``; ``now`` in monotonic seconds."""
-        current = (self.runs, self.progress())
-        if current != self.seen:
-            self.seen, self.seen_at = current, now
-        return now - self.seen_at > self.patience_s
+        current = (self._runs, self.progress())
+        if self._seen is None or current[0] != self._seen[0]:
+            self._well_at = self._moved_at = now
+        elif current != self._seen:
+            self._moved_at = now
+        self._seen = current
+        return now - self._moved_at > self.patience_s
 
 
 class Watchdog:
@@ -45,12 +62,11 @@ class Watchdog:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._watched: list[Watched] = []
+        self._watched: tuple[Watched, ...] = ()
 
-    def watch(self, watched: Watched) -> Watched:
-        """Look at this too."""
-        self._watched.append(watched)
-        return watched
+    def watch(self, *watched: Watched) -> None:
+        """Look at these from now on, and no more at others."""
+        self._watched = watched
 
     def feed(self) -> bool:
         """Send ``WATCHDOG=1`` unless something stalls; True when it was sent."""
@@ -68,7 +84,7 @@ def patience_of_poll(settings: JenkinsSettings) -> float:
     return _patience(settings.poll_interval_ms, settings.timeout_ms, settings.requests_per_minute)
 
 
-def patience_of_drain(settings: DeliverySettings) -> float:
+def patience_of_delivery(settings: DeliverySettings) -> float:
     """So many seconds the delivery may go without progress."""
     return _patience(settings.interval_ms, settings.timeout_ms, settings.per_minute)
 

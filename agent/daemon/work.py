@@ -1,56 +1,67 @@
-"""What the daemon does again and again: how it is tracked, and what becomes of its errors."""
+"""What one life of the daemon does again and again: how it is tracked, and what becomes of its errors."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.model.trouble import Trouble
-from agent.outbox.sqlite.connection import in_words
 from agent.outbox.values import DamagedError, OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from agent.daemon.watchdog import Watched
     from agent.model.times import Clock
+    from agent.model.trouble import Unexpected
+
+
+@dataclass
+class Run:
+    """One run of some work. ``idle``: there was nothing to do, so that it says nothing about what was wrong before."""
+
+    idle: bool = False
 
 
 class Work:
-    """Everything that is under way, whether the outbox can be written, and the end of it all."""
+    """Everything that is under way, what is wrong with it, and the end of it all: ``over``."""
 
-    def __init__(self, outbox: Path, clock: Clock) -> None:
-        self._outbox = outbox
+    def __init__(self, clock: Clock, unexpected: Unexpected) -> None:
         self._clock = clock
+        self._unexpected = unexpected
         self._under_way: set[asyncio.Task[object]] = set()
         self.over = asyncio.Event()
         self.storing = Trouble("storing events", clock)
         self.damage: DamagedError | None = None
 
     @contextmanager
-    def doing(self, who: str, watched: Watched | None = None) -> Iterator[None]:
-        """Something is under way; what the outbox does wrong is noted, and met again the next time."""
+    def doing(self, watched: Watched) -> Iterator[Run]:
+        """One run of the work. Its errors end here: they are noted, and met again by the next run."""
         task = asyncio.current_task()
         if task is not None:
             self._under_way.add(task)
+        run = Run()
         try:
-            yield
+            yield run
         except OutboxError as error:
-            self._note(who, error)
-        except sqlite3.Error as error:
-            in_our_words = in_words(error, self._outbox)
-            in_our_words.__cause__ = error
-            self._note(who, in_our_words)
+            self.cannot_store(watched.name, error)
+            watched.ended_well()  # to be started again would not help, and cost what waits in memory
+        except Exception as error:  # noqa: BLE001 - a mistake ends this run and nothing else
+            self._unexpected.note(watched.name, error)
+            watched.ended_by_mistake()
+        else:
+            watched.ended_well()
+            if not run.idle:
+                self.storing.note(watched.name, None)
+                self._unexpected.over(watched.name)
         finally:
-            if watched is not None:
-                watched.runs += 1
             if task is not None:
                 self._under_way.discard(task)
 
-    def _note(self, who: str, error: OutboxError) -> None:
+    def cannot_store(self, who: str, error: OutboxError) -> None:
+        """The disk is full, or the like."""
         if not isinstance(error, DamagedError):
             self.storing.note(who, str(error))
         elif self.damage is None:  # the file has to be repaired before anything goes on

@@ -1,12 +1,16 @@
-"""Something that goes on being wrong: said when it begins, once an hour, and when it is over."""
+"""What goes on being wrong: said when it begins, once an hour, and when it is over."""
 
 from __future__ import annotations
 
+import traceback
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from agent.model.times import Clock
 
 log = structlog.get_logger("service")
@@ -40,3 +44,47 @@ class Trouble:
         if reason not in self._said_at or now - self._said_at[reason] >= REPEAT_S:
             self._said_at[reason] = now
             log.error("does not work", what=self._what, reason=reason)
+
+
+class Unexpected:
+    """Exceptions that nobody expected: mistakes in the program, by the work that they ended.
+
+    Each is said once with its trace, and again once an hour as long as it comes up. How often is in ``counts``.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._said_at: dict[tuple[str, str, str], float] = {}  # by work, kind of exception, and place in the program
+        self._said: set[str] = set()  # work of which it was not said yet that it works again
+        self.counts: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}  # of work that did not succeed since
+
+    def expect(self, works: Collection[str]) -> None:
+        """This work is done from now on, and no other."""
+        for work in works:
+            self.counts.setdefault(work, 0)
+        self.reasons = {work: reason for work, reason in self.reasons.items() if work in works}
+
+    def note(self, work: str, error: Exception) -> None:
+        """The work ended by this exception."""
+        self.counts[work] += 1
+        self.reasons[work] = f"unexpected error: {type(error).__name__}: {error}; the log has its trace"
+        key = (work, type(error).__name__, _place(error))
+        now = self._clock.monotonic()
+        if key not in self._said_at or now - self._said_at[key] >= REPEAT_S:
+            self._said_at[key] = now
+            self._said.add(work)
+            log.error("unexpected error", work=work, times=self.counts[work], exc_info=error,
+                      advice="this is a mistake in the agent: please report it with this line")  # fmt: skip
+
+    def over(self, work: str) -> None:
+        """The work succeeded."""
+        if self.reasons.pop(work, None) is not None and work in self._said:
+            self._said.remove(work)
+            log.info("works again", what=work)
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised: its message may be another one each time."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from agent.daemon.listener import bind
+from agent.model.sockets import bind
 
 if TYPE_CHECKING:
     import asyncio

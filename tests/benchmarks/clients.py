@@ -48,7 +48,8 @@ path = "outbox.db"
 async def agent(url: str, jobs: int, directory: Path) -> AsyncIterator[Find]:
     """The product: what the daemon puts together from its configuration, and its poll in a thread as there."""
     from agent.config import file as config
-    from agent.daemon import logs, service
+    from agent.daemon import logs
+    from agent.daemon.composition import assembled
     from agent.model.times import Clock
 
     (directory / "token").write_text(TOKEN)
@@ -56,11 +57,11 @@ async def agent(url: str, jobs: int, directory: Path) -> AsyncIterator[Find]:
     (directory / "config.toml").write_text(CONFIGURATION.format(url=url, username=USERNAME))
     settings = config.load(directory / "config.toml")
     logs.configure()
-    with service._pollers(settings, Clock()) as pollers:
-        poller = pollers[0]
+    async with assembled(settings, Clock()) as parts:
+        [controller] = parts.controllers
 
         async def find() -> tuple[int, float]:
-            report = await asyncio.to_thread(poller.poll)
+            report = await controller.poll()
             if report.problems or report.jobs != jobs:
                 raise RuntimeError(f"{report.jobs} jobs; {report.problems}")
             return len(report.enqueued), 1.0

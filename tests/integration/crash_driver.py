@@ -19,7 +19,7 @@ import sqlite_utils  # noqa: F401 - imported once, and not by every child
 import structlog
 
 from agent.config.file import load
-from agent.daemon import service
+from agent.daemon.once import once
 from agent.delivery.hivel import HivelClient
 from agent.ingest import replay as replaying
 from agent.model.times import Clock
@@ -97,7 +97,7 @@ def work(settings: Settings) -> None:
 def poll_and_deliver(settings: Settings) -> None:
     """Passes until nothing is pending: what was refused for a moment is due a millisecond later."""
     for _ in range(50):
-        if service.once(settings, Clock()).counts.pending == 0:
+        if once(settings, Clock()).counts.pending == 0:
             return
     raise AssertionError("events are pending that ought to have been delivered")
 

@@ -12,7 +12,7 @@ import trustme
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from agent.daemon.listener import bind
+from agent.model.sockets import bind
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import uuid
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from agent.sandbox.hivel import Fault
+from tests.integration.doors import Doors
 from tests.integration.support import REPO, Agent, wait_until
 
 if TYPE_CHECKING:
@@ -29,17 +34,19 @@ if TYPE_CHECKING:
 JOB = "deploy/shop"
 # The agent with less patience at its end than 25 seconds.
 IMPATIENT = "import agent.daemon.service; agent.daemon.service.STOP_S = 0.5; from agent.main import main; main()"
+# The same, and nothing ends the waiting for an answer, as when the resolver hangs.
+HANGING = "import agent.daemon.composition as c; c.Controller.cancel = lambda self: None; " + IMPATIENT
 # The agent on a machine whose wall clock is as many seconds off as a file says.
 SKEWED = """
 import datetime, pathlib, sys, time
 import apscheduler.schedulers.base, apscheduler.schedulers.asyncio
-import agent.daemon.service, agent.model.times
+import agent.daemon.schedule, agent.daemon.service, agent.model.times
 offset = lambda: float(pathlib.Path({file!r}).read_text() or 0)
 class Skewed(datetime.datetime):
     @classmethod
-    def now(cls, tz=None):
-        return datetime.datetime.now(tz) + datetime.timedelta(seconds=offset())
-for module in (apscheduler.schedulers.base, agent.daemon.service):
+    def now(cls, tz):
+        return tz.fromutc((datetime.datetime.utcnow() + datetime.timedelta(seconds=offset())).replace(tzinfo=tz))
+for module in (apscheduler.schedulers.base, agent.daemon.schedule):
     module.datetime = Skewed
 agent.model.times.Clock.now_ms = lambda self: int((time.time() + offset()) * 1000)
 agent.daemon.service.CLOCK_LOOK_S = 0.05
@@ -161,11 +168,25 @@ def test_a_stop_waits_for_a_slow_poll(
     assert "event=stopped" in agent.log() and "Traceback" not in agent.log()
 
 
+def test_a_stop_ends_the_waiting_for_an_answer_that_does_not_come(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
+) -> None:
+    """It comes to its regular end, well before its time is over."""
+    waiting = never_answer(jenkins)
+    processes.append(program(agent, IMPATIENT.replace("0.5", "5")))
+    wait_for_start(agent)
+    assert waiting.wait(20)
+    processes[0].terminate()
+    assert processes[0].wait(10) == 0
+    assert "event=stopped" in agent.log()
+    assert "in the middle" not in agent.log() and "Traceback" not in agent.log()
+
+
 def test_a_stop_does_not_wait_longer_than_its_time_for_a_poll(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
 ) -> None:
     waiting = never_answer(jenkins)
-    processes.append(program(agent, IMPATIENT))
+    processes.append(program(agent, HANGING))
     wait_for_start(agent)
     assert waiting.wait(20)
     jenkins.add_builds(JOB, 3, repo=REPO)
@@ -208,9 +229,7 @@ def test_a_new_token_for_jenkins_is_taken_up_by_itself(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
 ) -> None:
     (agent.folder / "jenkins.token").write_text("an-old-one\n")
-    agent.config.write_text(
-        agent.config.read_text().replace('poll_interval = "200ms"', 'poll_interval = "2s"')
-    )
+    agent.config.write_text(agent.config.read_text().replace('poll_interval = "200ms"', 'poll_interval = "2s"'))
     jenkins.add_builds(JOB, 3, repo=REPO)
     processes.append(agent.start())
     wait_until(lambda: "state=unauthorized" in agent.log(), "Jenkins refuses the token")
@@ -218,11 +237,12 @@ def test_a_new_token_for_jenkins_is_taken_up_by_itself(
     wait_until(lambda: len(hivel.deployments()) == 3, "everything has arrived", seconds=6)
 
 
+@pytest.mark.parametrize("text", [IMPATIENT, HANGING], ids=["impatient", "hanging"])
 def test_a_reload_does_not_wait_for_ever_for_a_poll_and_takes_the_new_configuration(
-    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]]
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]], text: str
 ) -> None:
     waiting = never_answer(jenkins)
-    processes.append(program(agent, IMPATIENT))
+    processes.append(program(agent, text))
     wait_for_start(agent)
     assert waiting.wait(20)
     jenkins.break_with(None)
@@ -252,6 +272,148 @@ def test_signals_in_a_hurry_neither_kill_nor_are_lost(
     processes[0].terminate()
     assert processes[0].wait(20) == 0
     assert "Traceback" not in agent.log()
+
+
+# ---- the event loop and SQLite
+
+LOCKED = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def locked(agent: Agent) -> Iterator[None]:
+    """Another process holds SQLite's write lock during the block."""
+    command = [sys.executable, "-c", LOCKED, str(agent.outbox)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        yield
+
+
+def monitoring(agent: Agent) -> str:
+    found = re.search(r"what=monitoring url=(http://\S+)", agent.log())
+    assert found is not None, agent.log()
+    return found[1]
+
+
+@pytest.fixture
+def doors(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Doors:
+    jenkins.add_job(JOB)
+    return Doors.opened(tmp_path, jenkins=jenkins_server, hivel=hivel_server, poll_interval="600s")
+
+
+REPORT = {
+    "deployment_id": "one", "repo_url": "https://git.example.test/a", "branch": "main", "environment": "eu",
+    "status": "success",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["report", "delivery"])
+def test_who_waits_for_the_write_lock_keeps_nobody_else_waiting(
+    doors: Doors, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]], what: str
+) -> None:
+    """Health, readiness and metrics are answered, and a stop is heard, while the lock is still held."""
+    if what == "delivery":
+        jenkins.add_builds(JOB, 3, repo=REPO)
+        hivel.fault(Fault(kind="slow", delay=1))
+    process = doors.begin()
+    processes.append(process)
+    if what == "delivery":
+        wait_until(lambda: len(hivel.requests()) == 3, "the events are on their way")
+    with ThreadPoolExecutor() as threads:
+        with locked(doors):
+            waiting = threads.submit(doors.post, REPORT)
+            if what == "delivery":
+                wait_until(lambda: len(hivel.deployments()) == 3, "Hivel has answered")
+            for _ in range(30):
+                for page in ("/healthz", "/readyz", "/metrics"):
+                    assert httpx.get(monitoring(doors) + page, timeout=0.5).status_code == 200
+            assert not waiting.done(), "nothing waited for the lock"
+            process.terminate()
+            wait_until(lambda: "event=stopping" in doors.log(), "the stop is heard", seconds=2)
+            assert not waiting.done(), "nothing waited for the lock"
+        assert waiting.result(20).status_code == 202
+    assert process.wait(20) == 0
+    assert "level=error" not in doors.log()
+    stored = {each["deployment_id"] for each in doors.json("queue", "list")}
+    assert "one" in stored
+    assert doors.json("status")["events"]["delivered"] == (3 if what == "delivery" else 0)
+
+
+# ---- mistakes
+
+BROKEN = """
+import pathlib
+from agent.daemon import composition, life
+from agent.main import main
+
+life.HOUSEKEEPING_S = 0.1
+mended = pathlib.Path({file!r})
+right = composition.{place}
+
+async def wrong(self, *args):
+    if not mended.exists():
+        raise RuntimeError("nobody expected this")
+    return await right(self, *args)
+
+composition.{place} = wrong
+main()
+"""
+
+
+def ready(agent: Agent) -> tuple[int, dict[str, dict[str, Any]]]:
+    answer = httpx.get(f"{monitoring(agent)}/readyz")
+    return answer.status_code, {check["name"]: check for check in answer.json()["checks"]}
+
+
+def mistakes(agent: Agent, where: str) -> int:
+    text = httpx.get(f"{monitoring(agent)}/metrics").text
+    found = re.search(rf'(?m)^hivel_agent_unexpected_errors_total{{where="{where}"}} (\S+)$', text)
+    return 0 if found is None else int(float(found[1]))
+
+
+@pytest.mark.parametrize(
+    ("place", "work"),
+    [
+        ("Parts.deliver", "delivery"),
+        ("Controller.poll", "polls of main"),
+        ("Reporting.take", "reports"),
+        ("Reporting.release", "held events"),
+        ("Parts.tidy", "housekeeping"),
+    ],
+)
+def test_a_mistake_in_some_work_is_said_counted_seen_and_over_when_the_work_succeeds(
+    agent: Agent,
+    jenkins: LocalJenkins,
+    hivel: LocalHivel,
+    processes: list[subprocess.Popen[str]],
+    place: str,
+    work: str,
+) -> None:
+    mended = agent.folder / "mended"
+    processes.append(program(agent, BROKEN.format(file=str(mended), place=place)))
+    wait_for_start(agent)
+    jenkins.add_builds(JOB, 3, repo=REPO)
+    wait_until(lambda: mistakes(agent, work) >= 3, "it came up several times")
+    status, checks = ready(agent)
+    assert status == 503
+    wrong = {name: check["reason"] for name, check in checks.items() if not check["ok"]}
+    assert list(wrong) == [f"work: {work}"]
+    assert "RuntimeError: nobody expected this" in wrong[f"work: {work}"]
+    [line] = [line for line in agent.log().splitlines() if "nobody expected this" in line]
+    assert "level=error" in line and "Traceback" in line and work in line
+    if work not in ("delivery", "polls of main"):
+        wait_until(lambda: len(hivel.deployments()) == 3, "everything else goes on")
+    mended.touch()
+    wait_until(lambda: ready(agent)[0] == 200, "it is ready again")
+    wait_until(lambda: len(hivel.deployments()) == 3, "everything has arrived")
+    assert mistakes(agent, work) >= 3
+    assert 'event="works again"' in agent.log()
 
 
 # ---- the clock

@@ -127,6 +127,26 @@ def test_no_secret_is_in_the_log_the_outbox_or_what_verbs_show(
             assert secret not in text
 
 
+MISTAKE = """
+import sys
+import structlog
+from agent.daemon import logs
+logs.configure(as_json=sys.argv[1] == "json")
+try:
+    raise ValueError("two\\nlines")
+except ValueError as error:
+    structlog.get_logger("service").error("unexpected error", exc_info=error)
+"""
+
+
+def test_a_trace_of_our_own_is_in_its_line(log_format: str) -> None:
+    done = subprocess.run([sys.executable, "-c", MISTAKE, log_format], capture_output=True, text=True, check=True)
+    [line] = done.stderr.splitlines()
+    assert "Traceback" in line and "line 7, in <module>" in line and "ValueError: two" in line
+    if log_format == "json":
+        assert "ValueError: two\nlines" in json.loads(line)["exception"]
+
+
 LIBRARIES = """
 import logging, sys
 from agent.daemon import logs

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -13,13 +15,14 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.daemon.monitoring import readiness
+from agent.daemon.monitoring import read, readiness
 from agent.daemon.polling import PollRecord
-from agent.delivery.answers import Backoff
-from agent.delivery.breaker import Gate, GateState
-from agent.delivery.dispatcher import Tally
-from agent.model.trouble import Trouble
-from agent.outbox.cursors import ControllerState, Cursors
+from agent.delivery.breaker import BreakerState, CircuitBreaker
+from agent.delivery.observers import Tally
+from agent.delivery.retry import Backoff
+from agent.model.trouble import Trouble, Unexpected
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import ControllerState, OutboxError
 from agent.sandbox.hivel import Fault
 from tests.integration.disks import mounted
 from tests.integration.support import REPO, Agent, wait_until
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from subprocess import Popen
 
-    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
@@ -108,6 +110,8 @@ def test_values_are_right_after_a_played_story(agent: Agent, jenkins: LocalJenki
         "hivel_agent_outbox_writable": 1,
         'hivel_agent_controller_up{controller="main"}': 1,
         'hivel_agent_missed_builds_total{controller="main"}': 0,
+        'hivel_agent_unexpected_errors_total{where="delivery"}': 0,
+        'hivel_agent_unexpected_errors_total{where="polls of main"}': 0,
     }
     assert {name: now[name] for name in expected} == expected
     polls = 'hivel_agent_poll_duration_seconds_count{controller="main"}'
@@ -167,7 +171,9 @@ def test_names_follow_the_conventions_of_prometheus(agent: Agent) -> None:
             assert family.name.endswith("_seconds"), family.name
         for sample in family.samples:
             assert family.type != "counter" or sample.name.endswith("_total"), sample.name
-            assert set(sample.labels) <= {"state", "reason", "controller", "version"}, "few labels with few values"
+            assert set(sample.labels) <= {"state", "reason", "controller", "version", "where"}, (
+                "few labels with few values"
+            )
 
 
 # ---- health
@@ -219,50 +225,70 @@ def test_an_outbox_that_cannot_be_written_is_not_ready(
             process.wait()
 
 
+@pytest.fixture
+def outbox(tmp_path: Path, clock: FakeClock) -> Iterator[SqliteOutbox]:
+    with SqliteOutbox(tmp_path / "outbox.db", clock) as outbox:
+        yield outbox
+
+
 class Played:
     """What monitoring reads of a daemon, as far as readiness needs it."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self.outbox = outbox
+    def __init__(self, outbox: SqliteOutbox) -> None:
         self.clock = outbox.clock
+        self.unexpected = Unexpected(outbox.clock)
         self.storing = Trouble("storing events", outbox.clock)
         self.polls = [SimpleNamespace(name="main", record=PollRecord(outbox.clock.monotonic(), ready_within_s=195))]
-        self.drain = self
-        self.gate = Gate(Backoff(1_000, 60_000), outbox.clock)
+        self.dispatcher = self
+        self.breaker = CircuitBreaker(Backoff(1_000, 60_000), outbox.clock)
         self.tally = Tally()
 
 
-def test_a_jenkins_that_was_not_polled_for_long_is_not_ready(outbox: Outbox, clock: FakeClock) -> None:
+def test_a_jenkins_that_was_not_polled_for_long_is_not_ready(outbox: SqliteOutbox, clock: FakeClock) -> None:
     source = Played(outbox)
     problem = "no answer from http://jenkins.example.test/: Connection refused"
-    Cursors(outbox, "main").save_state(ControllerState("main", "unreachable", clock.now_ms(), last_error=problem))
+    outbox.save_controller(ControllerState("main", "unreachable", clock.now_ms(), last_error=problem))
     clock.advance(s=195)
-    assert readiness(source).ready, "a restart of Jenkins is no reason to wake somebody"
+    assert readiness(source, read(outbox)).ready, "a restart of Jenkins is no reason to wake somebody"
     clock.advance(s=1)
-    told = readiness(source)
+    told = readiness(source, read(outbox))
     [check] = [check for check in told.checks if check.name == "jenkins main"]
     assert (told.ready, check.ok) == (False, False)
     assert check.reason == f"no poll went through for 196 s: {problem}"
     source.polls[0].record.finished_at = clock.monotonic()
-    assert readiness(source).ready
+    assert readiness(source, read(outbox)).ready
 
 
-def test_an_outage_of_hivel_leaves_the_agent_ready_and_is_told(outbox: Outbox) -> None:
+def test_an_outage_of_hivel_leaves_the_agent_ready_and_is_told(outbox: SqliteOutbox) -> None:
     """The agent does what it can: it keeps events. To take it out of service would help nobody."""
     source = Played(outbox)
-    source.gate.state, source.gate.reason = GateState.OUTAGE, "HTTP 503"
-    told = readiness(source)
+    source.breaker.state, source.breaker.reason = BreakerState.OUTAGE, "HTTP 503"
+    told = readiness(source, read(outbox))
     assert told.ready
     assert [check.reason for check in told.checks if check.name == "delivery"] == ["HTTP 503"]
 
 
-def test_an_outbox_that_cannot_be_read_is_not_ready(outbox: Outbox) -> None:
+def test_an_outbox_that_cannot_be_read_is_not_ready(outbox: SqliteOutbox) -> None:
     source = Played(outbox)
-    outbox.connection.execute("DROP TABLE controllers")
-    told = readiness(source)
+    with closing(sqlite3.connect(outbox.path)) as connection:
+        connection.execute("DROP TABLE controllers")
+    with pytest.raises(OutboxError) as caught:
+        read(outbox)
+    told = readiness(source, caught.value)
     [check] = [check for check in told.checks if check.name == "outbox"]
     assert (told.ready, check.ok) == (False, False)
     assert str(outbox.path) in (check.reason or "")
+
+
+def test_work_that_ended_by_a_mistake_is_not_ready_until_it_succeeds(outbox: SqliteOutbox) -> None:
+    source = Played(outbox)
+    source.unexpected.note("reports", KeyError("build"))
+    told = readiness(source, read(outbox))
+    [check] = [check for check in told.checks if not check.ok]
+    assert (told.ready, check.name) == (False, "work: reports")
+    assert "KeyError: 'build'" in (check.reason or "")
+    source.unexpected.over("reports")
+    assert readiness(source, read(outbox)).ready
 
 
 # ---- the port

@@ -13,32 +13,45 @@ if TYPE_CHECKING:
 
     from agent.sandbox.server import LocalServer
 
-# The daemon looks at its outbox before each of its lives, while no event loop runs.
+# Signals while the outbox is looked at, while a life begins, in a life, and while the last one begins.
 PROGRAM = """
 import os, signal, sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 from agent.daemon import service
 from agent.config.file import load
 from agent.model.times import Clock
 
-def tell(number):
-    os.kill(os.getpid(), number)
+def at(moment):
+    number = signals.get(moment + str(lives))
+    if number is not None:
+        del signals[moment + str(lives)]
+        os.kill(os.getpid(), number)
 
-def before_the_first_life():
-    tell(signal.SIGHUP)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)  # and once more when it lives
-
-actions = iter([before_the_first_life, lambda: tell(signal.SIGHUP), lambda: tell(signal.SIGTERM)])
-mend = service._mend
+lives = 0
+signals = {"mend0": signal.SIGHUP, "begin1": signal.SIGHUP, "ready2": signal.SIGHUP, "begin3": signal.SIGTERM}
+mend, assembled = service.mend, service.assembled
 
 def mend_and_be_told(*args):
+    at("mend")
     mend(*args)
-    next(actions)()
 
-signal.signal(signal.SIGALRM, lambda *_: tell(signal.SIGHUP))
-service._mend = mend_and_be_told
+@asynccontextmanager
+async def begin_and_be_told(*args):
+    global lives
+    lives += 1
+    at("begin")
+    async with assembled(*args) as parts:
+        yield parts
+
+def told(state):
+    if state == "READY=1":
+        at("ready")
+
+service.mend, service.assembled, service.notify = mend_and_be_told, begin_and_be_told, told
 service.run(load(Path(sys.argv[1])), Clock())
-assert next(actions, None) is None
+assert not signals, signals
+os.kill(os.getpid(), signal.SIGHUP)  # too late, and no reason to die of it
 """
 
 
@@ -55,33 +68,32 @@ def test_a_signal_between_two_lives_of_the_daemon_reaches_the_next_one(
 ) -> None:
     done = run(PROGRAM, Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("configuration read anew") == 2
+    assert done.stdout.count("configuration read anew") == 3
+    assert "stopped" in done.stdout and "Traceback" not in done.stdout
 
 
 # Each job is begun by the scheduler in the moment in which the daemon stops, and has not made its first step yet.
 STOPPED_AT_A_BEGINNING = """
 import os, signal, sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from agent.daemon import service
+from agent.daemon import life, schedule, service
 from agent.config.file import load
 from agent.model.times import Clock
 
-class Tomorrow(datetime):
-    @classmethod
-    def now(cls, zone):
-        return datetime.now(zone) + timedelta(days=1)
+every = schedule.Schedule.every
 
-service.datetime = Tomorrow  # nothing begins before the stop
-pause = service.AsyncIOScheduler.pause
+def every_but_not_yet(self, seconds, work, *, name, first_in_s=0):
+    return every(self, seconds, work, name=name, first_in_s=86_400)
 
-def begin_everything_and_pause(scheduler):
-    for job in scheduler.get_jobs():
-        job.modify(next_run_time=datetime.now(UTC))
-    scheduler._process_jobs()
-    pause(scheduler)
+def begin_everything_and_end(self, within_s):
+    for repeated in self._repeated:
+        repeated.bring_forward()
+    self._repeated[0]._job._scheduler._process_jobs()
+    return end(self, within_s)
 
-service.AsyncIOScheduler.pause = begin_everything_and_pause
+end = life.Life.end
+life.Life.end = begin_everything_and_end
+schedule.Schedule.every = every_but_not_yet
 
 def stop_when_ready(state):
     if state == "READY=1":

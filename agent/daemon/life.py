@@ -1,0 +1,153 @@
+"""The daemon between two readings of its configuration: what it does again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.daemon.polling import Polls
+from agent.daemon.watchdog import STALLED_S, Watched, patience_of_delivery
+from agent.daemon.work import Work
+from agent.outbox.values import OutboxError
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
+    from agent.daemon.composition import Parts
+    from agent.daemon.monitoring import Stored
+    from agent.daemon.schedule import Repeated, Schedule
+    from agent.delivery.dispatcher import Dispatcher
+    from agent.model.times import Clock
+    from agent.model.trouble import Trouble, Unexpected
+    from agent.outbox.values import DamagedError
+    from agent.sources.reports.accept import Taken
+
+log = structlog.get_logger("service")
+
+HELD_S = 5.0
+HOUSEKEEPING_S = 60.0
+# So many steps of housekeeping at a time, with a breath for whoever stores something in between.
+STEPS = 100
+BREATH_S = 0.01
+# What is old is deleted without haste.
+PATIENT_S = 10 * STALLED_S
+# When what is under way has not ended after this part of the time for it, polls wait for no answer any more.
+CANCEL_AFTER = 0.4
+
+
+class Life:
+    """Polls, deliveries, reports and housekeeping with one configuration; also what monitoring looks at."""
+
+    def __init__(self, settings: Settings, parts: Parts, clock: Clock, unexpected: Unexpected) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.unexpected = unexpected
+        self.parts = parts
+        self._work = Work(clock, unexpected)
+        self._repeated: list[Repeated] = []
+        self.polls = [Polls(controller, self._work, clock) for controller in parts.controllers]
+        self._delivery = Watched("delivery", patience_of_delivery(settings.delivery), lambda: parts.dispatcher.progress)
+        self._reports = Watched("reports", STALLED_S, lambda: parts.reporting.batches)
+        self._held = Watched("held events", PATIENT_S)
+        self._housekeeping = Watched("housekeeping", PATIENT_S)
+
+    # ---- what others see of it
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Its circuit breaker and its tally."""
+        return self.parts.dispatcher
+
+    @property
+    def storing(self) -> Trouble:
+        """Whether the outbox can be written."""
+        return self._work.storing
+
+    @property
+    def damage(self) -> DamagedError | None:
+        """Why the outbox has to be repaired before anything goes on."""
+        return self._work.damage
+
+    @property
+    def over(self) -> asyncio.Event:
+        """Set it to end this life."""
+        return self._work.over
+
+    @property
+    def watched(self) -> list[Watched]:
+        """What has to get on."""
+        polls = [polls.watched for polls in self.polls]
+        return [*polls, self._delivery, self._reports, self._held, self._housekeeping]
+
+    async def stored(self) -> Stored:
+        """What the outbox knows. Raises :class:`agent.outbox.values.OutboxError`."""
+        return await self.parts.stored()
+
+    async def accept(self, report: dict[str, object], team: str) -> Taken:
+        """See :meth:`agent.daemon.composition.Reporting.accept`."""
+        try:
+            taken = await self.parts.reporting.accept(report, team)
+        except OutboxError as error:
+            self._work.cannot_store("intake", error)
+            raise
+        self._work.storing.note("intake", None)
+        return taken
+
+    def wake(self, controller: str | None) -> list[str]:
+        """Let the poller of this controller, or all of them, look now; returns the names of those."""
+        woken = [polls for polls in self.polls if controller in (None, polls.name)]
+        for polls in woken:
+            polls.wake()
+        return [polls.name for polls in woken]
+
+    # ---- from its beginning to its end
+
+    def begin(self, schedule: Schedule) -> None:
+        """Do everything at its intervals."""
+        self.unexpected.expect([watched.name for watched in self.watched])
+        interval_s = self.settings.delivery.interval_ms / 1000
+        self._repeated = [
+            *(polls.begin(schedule) for polls in self.polls),
+            schedule.every(interval_s, self._deliver, name="delivery"),
+            schedule.every(interval_s, self._take_reports, name="reports"),
+            schedule.every(HELD_S, self._release, name="held events"),
+            schedule.every(HOUSEKEEPING_S, self._tidy, name="housekeeping", first_in_s=HOUSEKEEPING_S),
+        ]
+
+    async def end(self, within_s: float) -> int:
+        """Begin nothing more and wait for what is under way; returns how much of it did not end in time."""
+        self.over.set()
+        for repeated in self._repeated:
+            repeated.end()
+        self.parts.dispatcher.stop()
+        for polls in self.polls:
+            polls.stop()
+        if not await self._work.finish(within_s * CANCEL_AFTER):
+            return 0
+        for polls in self.polls:
+            polls.cancel()
+        return await self._work.finish(within_s * (1 - CANCEL_AFTER))
+
+    # ---- what is done again and again
+
+    async def _deliver(self) -> None:
+        with self._work.doing(self._delivery):
+            await self.parts.deliver()
+
+    async def _take_reports(self) -> None:
+        with self._work.doing(self._reports):
+            for controller in await self.parts.reporting.take():
+                self.wake(controller)
+
+    async def _release(self) -> None:
+        with self._work.doing(self._held):
+            for each in await self.parts.reporting.release():
+                log.warning("goes out without the poller's word", deployment_id=each.deployment_id)
+
+    async def _tidy(self) -> None:
+        with self._work.doing(self._housekeeping):
+            for _ in range(STEPS):
+                if self.over.is_set() or not await self.parts.tidy():
+                    break
+                await asyncio.sleep(BREATH_S)
