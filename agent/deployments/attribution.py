@@ -123,7 +123,7 @@ def _fitting(fact: Fact, builds: list[BuildFacts]) -> BuildFacts | None:
 
 def _until(build: BuildFacts, later: BuildFacts | None) -> int:
     """From when on a report is not of this build any more."""
-    after_it = _NEVER if build.ended_at is None else max(build.ended_at + SAME_BUILD_MS, build.last_seen_at)
+    after_it = _NEVER if build.ended_at is None else max(build.ended_at + SAME_BUILD_MS, build.last_seen_at) + 1
     return min(after_it, _NEVER if later is None else later.ref.started_at - SAME_BUILD_MS)
 
 

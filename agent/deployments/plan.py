@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from agent.deployments.attribution import BuildRef, KeptBuild
 from agent.model.deployment import Deployment, Name, Scope, State
+from agent.model.fact import SAME_BUILD_MS
 from agent.model.ids import limited_id, part_deployment_id, reused_number_id, run_id
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class _Build:
         if part.scope is Scope.STAGE:
             if row.scope is Scope.STAGE:
                 return self._lost_its_start(row, part)
-            return not row.named and row.content.environment in (part.content.environment, None)
+            return not row.named and (row.content.environment in (part.content.environment, None) or _was_never(row))
         if not part.named:
             return row.scope is not Scope.STAGE
         if row.scope is Scope.STAGE:
@@ -199,16 +200,23 @@ def _made(part: Part, row: Deployment | None, held_since: int) -> Deployment:
     return replace(fresh, number=row.number, created_at=row.created_at)
 
 
+def _was_never(row: Deployment) -> bool:
+    """Whether no event could be made of it, so that nobody has ever seen one."""
+    return row.state is State.FAILED and row.content.problem is not None and row.sent_revision is None
+
+
 def _joined(names: tuple[Name, ...], more: tuple[Name, ...]) -> tuple[Name, ...]:
     return tuple(dict.fromkeys((*names, *more)))
 
 
 def _bound(row: Deployment, part: Part, moment: Moment) -> Deployment:
     """The deployment with this part bound to it, and with its content while Hivel does not have it."""
-    bound = replace(row, names=_joined(row.names, part.names))
+    takes_its_place = part.scope is Scope.STAGE and row.scope is not Scope.STAGE and _was_never(row)
+    names = (part.names, row.names) if takes_its_place else (row.names, part.names)
+    bound = replace(row, names=_joined(*names))
     if part.build.known:
         bound = replace(bound, known=True, build_started_at=part.build_started_at, build_ended_at=part.build_ended_at)
-    if row.state not in (State.PENDING, State.FAILED) or part.without_body or not _may_rewrite(row, part):
+    if row.state not in (State.PENDING, State.FAILED) or part.without_body or not _may_rewrite(bound, part):
         return bound
     if part.content == row.content:
         return bound
@@ -245,7 +253,7 @@ class _Ids:
             if owner is None and name not in self._taken:
                 self._given[name] = part.build
                 return name
-            if owner is None and (self._taken[name] == part.build_started_at or not part.run.project.reuses_numbers):
+            if owner is None and self._is_this(part, self._taken[name]):
                 return None
             if owner not in (None, part.build) or owner is None:
                 dated = reused_number_id(name, part.build_started_at)
@@ -255,6 +263,13 @@ class _Ids:
                 if dated not in self._given:
                     return None  # another number that was used again, and was deleted
         raise AssertionError("there is always one more number")
+
+    @staticmethod
+    def _is_this(part: Part, started_at: int) -> bool:
+        """Whether an id was given to this very build; an id that somebody gave says only about when that was."""
+        if not part.run.project.reuses_numbers:
+            return True
+        return part.build_started_at - SAME_BUILD_MS <= started_at <= part.build_ended_at + SAME_BUILD_MS
 
     def _choices(self, part: Part, again: tuple[str, int] | None, *, alone: bool) -> Iterable[str]:
         base = run_id(part.run)

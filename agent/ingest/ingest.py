@@ -11,7 +11,7 @@ import structlog
 from agent.deployments.derive import derive
 from agent.deployments.plan import Moment, kept_builds, plan
 from agent.model.deployment import State
-from agent.model.fact import Kind, fresh
+from agent.model.fact import Kind, fresh, seen
 from agent.model.ids import run_id
 from agent.outbox.values import Change, SetAside
 
@@ -83,7 +83,8 @@ class Ingest:
         released: list[Deployment] = []
         while True:
             with self.outbox.transaction():
-                runs = self.outbox.held(self.outbox.clock.now_ms() - self._hold_for_ms)[:RELEASED_TOGETHER]
+                due = self.outbox.clock.now_ms() - self._hold_for_ms + 1  # held for that long, and not a moment less
+                runs = self.outbox.held(due)[:RELEASED_TOGETHER]
                 accepted = Accepted()
                 self._plan(self.outbox.load(runs), {}, accepted)
             _tell(accepted.deployments)
@@ -145,8 +146,8 @@ def _apart(facts: Iterable[Fact]) -> Iterator[Mapping[Run, list[Fact]]]:
     for fact in facts:
         run = fact.run
         number = (run.project.provider, run.project.scope, run.number)
-        for among, seen in zip(rounds, numbers, strict=True):
-            if seen.setdefault(number, run) == run:
+        for among, there in zip(rounds, numbers, strict=True):
+            if there.setdefault(number, run) == run:
                 among.setdefault(run, []).append(fact)
                 break
         else:
@@ -156,16 +157,29 @@ def _apart(facts: Iterable[Fact]) -> Iterator[Mapping[Run, list[Fact]]]:
 
 
 def _new(state: RunState, said: Sequence[Fact]) -> list[Fact]:
-    """What of it says something new."""
-    added = [fact for fact in fresh(state.facts, said) if not _is_done(state, fact)]
-    if not state.facts and all(fact.kind in (Kind.GONE, Kind.SEEN) for fact in added):
-        return []  # nobody said anything about it
-    return added
+    """What of it says something new.
+
+    Without a report it matters neither when a build was seen, nor what is read once more of one that is settled.
+    """
+    if any(fact.kind is Kind.REPORT for fact in (*state.facts, *said)):
+        known = {fact.word for fact in state.facts}
+        return fresh(state.facts, [_again(fact) if fact.word in known else fact for fact in said])
+    added = [fact for fact in fresh(state.facts, said) if fact.kind is not Kind.SEEN and not _is_done(state, fact)]
+    return added if state.facts or any(fact.kind is not Kind.GONE for fact in added) else []
+
+
+def _again(fact: Fact) -> Fact:
+    """A finished build that was read before: that it was there at that time tells whose later reports are."""
+    if fact.kind is not Kind.FINAL or fact.started_at is None:
+        return fact
+    return seen(fact.run, started_at=fact.started_at, at=fact.received_at, source=fact.source)
 
 
 def _is_done(state: RunState, fact: Fact) -> bool:
     """Whether a final word is about a build whose deployments are settled and whose facts were deleted."""
-    if fact.kind is not Kind.FINAL or any(known.started_at == fact.started_at for known in state.facts):
+    if fact.kind is not Kind.FINAL or any(
+        known.kind is Kind.FINAL and known.started_at == fact.started_at for known in state.facts
+    ):
         return False
     rows = [row for row in state.deployments if row.known and row.build_started_at == fact.started_at]
     return bool(rows) and all(row.state in (State.DELIVERED, State.DISCARDED) for row in rows)

@@ -23,7 +23,7 @@ STEP_BACK_MS = 600_000
 class Kind(enum.StrEnum):
     """What a fact says."""
 
-    SEEN = "seen"  # a poll saw the build run; ``started_at`` is exact
+    SEEN = "seen"  # a poll saw the build; ``started_at`` is exact
     FINAL = "final"  # a poll or a backfill read the finished build; the body is a Build
     GONE = "gone"  # a build that a poll saw is not there any more
     REPORT = "report"  # the build, or somebody for it, said something; the body is a Report
@@ -82,8 +82,8 @@ def word_of(*parts: object) -> int:
 
 
 def seen(run: Run, *, started_at: int, at: int, source: str = "poller") -> Fact:
-    """A poll saw the build run."""
-    word = word_of(Kind.SEEN, started_at)
+    """A poll saw the build, running or (again) finished."""
+    word = word_of(Kind.SEEN, started_at, at)
     return Fact(run=run, source=source, kind=Kind.SEEN, received_at=at, word=word, started_at=started_at)
 
 

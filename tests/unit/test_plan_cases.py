@@ -1,0 +1,67 @@
+"""What derive and plan owe to builds that report themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.model import fact as facts
+from agent.model.build import Build
+from agent.model.deployment import State
+from agent.model.keys import run_of_id
+from tests.unit.facts import HOUR, MINUTE, NOON, REPO, RUN, World, build, rules, said
+
+END = NOON + 5 * MINUTE
+
+
+def without_checkout() -> Build:
+    """A build of which no event can be made: nothing says what was deployed."""
+    return Build(result="SUCCESS", started_at=NOON, ended_at=END)
+
+
+def stage(at: int = END + 2_000, **fields: object) -> facts.Fact:
+    return facts.report(RUN, said("v1", stage="Deploy", **fields), source="intake", at=at)
+
+
+@pytest.mark.parametrize("environment", ["production", "eu"])
+def test_a_stage_that_reports_itself_mends_what_could_not_be_made_of_the_whole_build(environment: str) -> None:
+    """The failed deployment was never sent, and nobody will mend it: the stage says what was deployed."""
+    world = World(rules())
+    world.accept(facts.final(RUN, without_checkout(), at=END + 1_000))
+    assert [row.state for row in world.rows] == [State.FAILED]
+    world.accept(stage(environment=environment))
+    [row] = world.rows
+    assert (row.state, row.content.environment, row.content.repo_url) == (State.PENDING, environment, REPO)
+
+
+def test_a_report_at_the_very_moment_when_a_poll_last_saw_the_build_is_of_it() -> None:
+    """facts-model: up to max(end + 10 minutes, the last time that a poll saw that very build)."""
+    world = World(rules())
+    world.accept(facts.final(RUN, build(NOON, END), at=END + 1_000))
+    late = END + 3 * HOUR
+    world.now = late
+    world.accept(facts.report(RUN, said("v1"), source="intake", at=late))
+    world.accept(facts.seen(RUN, started_at=NOON, at=late))
+    assert [row.deployment_id for row in world.rows] == ["main:deploy/shop#12"]
+
+
+def test_each_late_report_of_a_finished_build_is_of_it_once_that_was_read_again() -> None:
+    """The build is asked for by its number each time; the second look is later than the first one."""
+    world = World(rules())
+    world.accept(facts.final(RUN, build(NOON, END), at=END + 1_000))
+    for hours in (3, 6):
+        late = END + hours * HOUR
+        world.now = late
+        world.accept(facts.report(RUN, said("v1"), source="intake", at=late))
+        world.accept(facts.seen(RUN, started_at=NOON, at=late + 1_000))
+        world.accept(facts.final(RUN, build(NOON, END), at=late + 1_000))
+        assert [row.deployment_id for row in world.rows] == ["main:deploy/shop#12"]
+
+
+def test_a_build_whose_id_somebody_gave_to_a_deployment_of_that_time_is_no_second_one() -> None:
+    """``deployment_id`` in a report that names no build; the poller finds the build afterwards."""
+    given = World(rules())
+    given.accept(facts.report(run_of_id("main:deploy/shop#12"), said("v1"), source="emit", at=NOON + MINUTE))
+    [row] = given.rows
+    world = World(rules(), forgotten={"main:deploy/shop#12": row.build_started_at})
+    world.accept(facts.final(RUN, build(NOON, END), at=END + 1_000))
+    assert world.rows == []
