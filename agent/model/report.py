@@ -3,6 +3,8 @@
 A report is a JSON object with the fields of Hivel's API (v2), all of them optional, and with what says which build it
 is: for Jenkins ``job``, ``build_number`` and ``build_url``, for other systems ``run`` or ``deployment_id``.
 
+Every door checks a report here before anything reads it: what passes is short, and its addresses can be taken apart.
+
 This module is imported by ``emit``, which has to start like a shell tool: nothing but the standard library.
 """
 
@@ -10,9 +12,16 @@ from __future__ import annotations
 
 import json
 
+from agent.model.git import without_credentials
+
 # Larger ones are refused: no report has a reason to be.
 MOST_BYTES = 64 * 1024
 MOST_PULL_REQUESTS = 1_000
+# Characters. No event has longer texts than 255; what is a little longer is refused where it is known what it is for.
+LONGEST_TEXT = 1_000
+LONGEST_URL = 2_000
+LONGEST_NUMBER = 100  # a time in words has some 40
+MOST_DIGITS = 10
 
 TEXTS = (
     "provider", "controller", "job", "build_url", "run", "stage", "deployment_id", "event_type", "status", "repo_url",
@@ -20,6 +29,8 @@ TEXTS = (
 )  # fmt: skip
 TEXTS_OR_NUMBERS = ("build_number", "pr_number", "start_time", "end_time")
 FIELDS = (*TEXTS, *TEXTS_OR_NUMBERS, "pr_numbers")
+URLS = ("build_url", "repo_url", "logs_url")
+_LONGEST = dict.fromkeys(TEXTS, LONGEST_TEXT) | dict.fromkeys(URLS, LONGEST_URL)
 
 
 class ReportError(Exception):
@@ -40,7 +51,10 @@ def decode(body: bytes) -> dict[str, object]:
 
 
 def checked(value: object) -> dict[str, object]:
-    """The report without empty fields, its text stripped. Raises :class:`ReportError` for anything of another shape."""
+    """The report without empty fields, its texts stripped and short, its addresses readable and without credentials.
+
+    Raises :class:`ReportError` for anything of another shape.
+    """
     if not isinstance(value, dict):
         raise ReportError(f"the report is {_kind(value)}; an object with the fields of the event is expected")
     report: dict[str, object] = {}
@@ -62,13 +76,38 @@ def _field(name: str, content: object) -> object:
         return _numbers(content)
     if isinstance(content, str):
         # Half a surrogate pair can be stored nowhere; it comes from bytes that are no UTF-8.
-        return content.strip().encode("utf-8", "replace").decode()
+        text = content.strip().encode("utf-8", "replace").decode()
+        return _within_bounds(name, without_credentials(text) if name in URLS else text)
     if name in TEXTS_OR_NUMBERS and isinstance(content, int | float) and not isinstance(content, bool):
         if isinstance(content, float) and not content.is_integer():
             return repr(content)
-        return str(int(content)) if abs(content) < 2**62 else repr(content)
+        return _within_bounds(name, str(int(content)) if abs(content) < 2**62 else repr(content))
     raise ReportError(f"{name}: {'text or a number' if name in TEXTS_OR_NUMBERS else 'text'} is expected, "
                       f"not {_kind(content)}")  # fmt: skip
+
+
+def _within_bounds(name: str, text: str) -> str:
+    longest = _LONGEST.get(name, LONGEST_NUMBER)
+    if len(text) > longest:
+        raise ReportError(f"{name}: {text[:40]!r}… has {len(text)} characters, more than {longest}")
+    if name == "pr_number" and text.isdigit() and len(text) > MOST_DIGITS:
+        raise ReportError(f"{name}: {text:.40} has {len(text)} digits, more than {MOST_DIGITS}")
+    if name in URLS and (reason := _unreadable(text)):
+        raise ReportError(f"{name}: {text!r:.60} is no URL: {reason}")
+    return text
+
+
+def _unreadable(url: str) -> str | None:
+    """Why nobody could take this URL apart; nothing but brackets and what is not ASCII can be the reason."""
+    if url.isascii() and "[" not in url and "]" not in url:
+        return None
+    from urllib.parse import urlsplit  # noqa: PLC0415 - emit has to start fast
+
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _numbers(content: object) -> list[int]:

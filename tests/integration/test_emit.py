@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent.model.times import Clock
-from agent.outbox.sqlite.store import Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.sources.reports.inbox import take_inbox
 from tests.integration.doors import Doors
+from tests.integration.reporting import reports_of, settings_of
 from tests.integration.support import REPO, wait_until
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class Build:
         self.outbox = folder / "outbox.db"
         self.spool = folder / "spool"
         self.config.write_text('[outbox]\npath = "outbox.db"\n[hook]\nspool = "spool"\n')
-        Outbox(self.outbox, Clock()).close()
+        SqliteOutbox(self.outbox, Clock()).close()
 
     def environment(self, **variables: str) -> dict[str, str]:
         """Little of the test's own, so that nobody's CI is recognised."""
@@ -156,24 +158,12 @@ def test_every_other_system_is_recognised_and_its_report_becomes_an_event(build:
     assert (done.returncode, done.stderr) == (0, "")
     [report] = build.stored()
     assert (report["provider"], report["environment"]) == (system, "production")
-    from agent.ingest.takeup import TakeUp
-
-    with Outbox(build.outbox, Clock()) as outbox:
-        [taken] = TakeUp(settings(build), outbox).take_stored()
-    assert (taken.state.value, taken.deployment_id.split(":")[0]) == ("pending", system)
-
-
-def settings(build: Build) -> Any:
-    """What a daemon on this outbox would have."""
-    from agent.config.credentials import Token
-    from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
-    from agent.config.rules import Options
+    from agent.config.settings import JenkinsSettings
 
     controller = JenkinsSettings("main", "https://jenkins.example.test/", None, None, 15_000, "now", 5_000)
-    return Settings(
-        file=build.config, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(controller,), rules=(),
-        options=Options(), outbox=build.outbox, delivery=DeliverySettings(),
-    )  # fmt: skip
+    with SqliteOutbox(build.outbox, Clock()) as outbox:
+        [taken] = take_inbox(reports_of(settings_of(build.outbox, controller), outbox))
+    assert (taken.state.value, taken.deployment_id.split(":")[0]) == ("pending", system)
 
 
 def test_the_resource_of_argo_cd_comes_on_standard_input_or_from_a_file(build: Build) -> None:
@@ -207,7 +197,7 @@ def test_a_build_of_jenkins_can_be_reported_from_anywhere(build: Build) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["'; rm -rf / #", '"$(id)`id`\\', "ä€😀\u202e", "-", "--strict", "a\nb\tc", " spaces ", "%s%n{0}", "x" * 10_000],
+    ["'; rm -rf / #", '"$(id)`id`\\', "ä€😀\u202e", "-", "--strict", "a\nb\tc", " spaces ", "%s%n{0}", "x" * 1_000],
 )
 def test_hostile_values_are_stored_as_they_are(build: Build, value: str) -> None:
     done = build.emit(f"--branch={value}", f"--environment={value}", variables={**JENKINS, "GIT_COMMIT": value})
@@ -222,6 +212,27 @@ def test_bytes_that_are_no_text_do_not_keep_the_rest_from_being_reported(build: 
     assert (done.returncode, done.stderr) == (0, "")
     [report] = build.stored()
     assert (report["environment"], "branch" in report) == ("caf?", False)
+
+
+def test_a_variable_that_nothing_can_be_made_of_is_left_out_and_said(build: Build) -> None:
+    """Who says it is told that it is wrong; who only has such a variable reports all the rest."""
+    odd = {**JENKINS, "GIT_URL": "https://[git]/acme/shop", "GIT_COMMIT": "c" * 1_001, "CHANGE_ID": "1" * 11}
+    done = build.emit("--status", "SUCCESS", variables=odd)
+    assert (done.returncode, done.stdout) == (0, f"hivel-agent emit: stored in {build.outbox}\n")
+    assert [line.partition("left out: ")[2][:12] for line in done.stderr.splitlines()] == [
+        "repo_url: 'h", "commit_hash:", "pr_number: 1",
+    ]  # fmt: skip
+    [report] = build.stored()
+    assert (report["job"], report["environment"]) == ("deploy/shop", "production")
+    assert not {"repo_url", "commit_hash", "pr_number"} & report.keys()
+
+
+def test_credentials_in_an_address_are_not_stored(build: Build) -> None:
+    build.emit(*ONE, "--repo-url", "https://user:secret@git.example.test/a", "--logs-url", "https://u:secret@l.test/")
+    assert [build.stored()[0][name] for name in ("repo_url", "logs_url")] == [
+        "https://git.example.test/a", "https://l.test/",
+    ]  # fmt: skip
+    assert not any(b"secret" in path.read_bytes() for path in build.folder.glob("outbox.db*"))
 
 
 # ---- it never stands in a build's way
@@ -244,7 +255,10 @@ def test_bytes_that_are_no_text_do_not_keep_the_rest_from_being_reported(build: 
         (["--resource", "/dev/null"], "only argocd and argo_workflows are read from the JSON of a resource"),
         (["--system", "argocd", "--resource", "/dev/null"], "this is not the JSON of one Application: it is empty"),
         (["--config", "/nowhere.toml"], "cannot read /nowhere.toml: No such file or directory"),
-        (["--image", "x" * 70_000], "the report has 7"),
+        (["--image", "x" * 70_000], "image: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'… has 70000 characters"),
+        (["--branch", "x" * 1_001], "branch: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'… has 1001 characters"),
+        (["--build-url", "https://[your-jenkins]/job/a/2/"], "build_url: 'https://[your-jenkins]/job/a/2/' is no URL"),
+        (["--repo-url", "https://[your-git]/acme/shop"], "repo_url: 'https://[your-git]/acme/shop' is no URL"),
     ],
 )
 @pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])

@@ -8,72 +8,87 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
-from agent.config.credentials import Token
-from agent.config.rules import Pattern, Template
-from agent.config.settings import DeliverySettings, HivelSettings, Settings
-from agent.config.rules import Options
+from agent.config.rules import Options, Pattern, Template
+from agent.ingest.ingest import Ingest
 from agent.ingest.replay import replay
-from agent.ingest.takeup import TakeUp
-from agent.model.event import DeploymentEvent, completed
+from agent.model.deployment import State
 from agent.model.report import ReportError
-from agent.model.status import Status
-from agent.outbox.sqlite.store import Entry, Settlement, State
+from agent.outbox.values import Filter, OutboxFullError, Page
 from agent.sources.jenkins.backfill import Request, backfill
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.history import Span
 from agent.sources.jenkins.poller import Poller
-from tests.integration.support import NOON, REPO, event, ids, rule
+from agent.sources.reports import inbox
+from agent.sources.reports.accept import Reports
+from agent.sources.reports.inbox import take_inbox
+from tests.deployments import rows
+from tests.integration.reporting import (
+    HOUR,
+    deliver,
+    event,
+    ids,
+    ingest_of,
+    poison,
+    reports_of,
+    settings_of,
+    states,
+)
+from tests.integration.support import REPO, rule
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from agent.config.rules import Rule
     from agent.config.settings import JenkinsSettings
-    from agent.outbox.sqlite.store import Outbox
+    from agent.outbox.interface import Outbox
     from agent.sandbox.jenkins import LocalJenkins
     from tests.integration.support import FakeClock
 
-HOUR = 3_600_000
-
 
 class Hook:
-    """A daemon without its loop: it takes reports up, polls, and lets go of what was held too long."""
+    """A daemon without its loop: it takes reports, polls, and lets go of what was held too long."""
 
-    def __init__(self, controller: JenkinsSettings, outbox: Outbox, rules: tuple[Rule, ...]) -> None:
-        self.settings = Settings(
-            file=outbox.path, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(controller,),
-            rules=rules, options=Options(environment_map={"prod": "production"}), outbox=outbox.path,
-            delivery=DeliverySettings(), hold_for_ms=HOUR,
-        )  # fmt: skip
+    def __init__(
+        self, controller: JenkinsSettings, outbox: Outbox, rules: tuple[Rule, ...], hold_for_ms: int = HOUR
+    ) -> None:
+        options = Options(environment_map={"prod": "production"})
+        settings = settings_of(outbox.path, controller, rules=rules, options=options)
+        self.settings = replace(settings, hold_for_ms=hold_for_ms)
         self.outbox = outbox
-        self.takeup = TakeUp(self.settings, outbox)
+        self.ingest = ingest_of(self.settings, outbox)
+        self.reports = Reports(self.settings, self.ingest)
 
     def report(self, **fields: Any) -> str:
         """Report as a build does; returns the state of its event."""
-        return self.takeup.take(fields, self.outbox.clock.now_ms()).state.value
+        return self.reports.take(fields, source="intake", at=self.outbox.clock.now_ms()).state.value
 
     def build_reports(self, job: str, number: int, **fields: Any) -> str:
         url = f"{self.settings.controllers[0].url}job/{job.replace('/', '/job/')}/{number}/"
         return self.report(job=job, build_number=str(number), build_url=url, **fields)
 
+    def stored(self, *reports: dict[str, Any]) -> None:
+        """Reports that ``emit`` stored."""
+        for report in reports:
+            self.outbox.add_report(msgspec.json.encode(report).decode())
+
+    def take(self) -> list[str]:
+        """Take the inbox; the states of what it was."""
+        return [taken.state.value for taken in take_inbox(self.reports)]
+
     def poll(self) -> list[str]:
         settings = self.settings
         client = JenkinsClient(settings.controllers[0])
         try:
-            poller = Poller(
-                settings.controllers[0], settings.rules, client, self.outbox, settings.options,
-                take_reports=self.takeup.take_stored,
-            )  # fmt: skip
-            return poller.poll().enqueued
+            take_inbox(self.reports)
+            return Poller(settings.controllers[0], settings.rules, client, self.ingest).poll().enqueued
         finally:
             client.close()
 
     def release(self) -> None:
-        self.outbox.release_overdue(HOUR)
+        self.ingest.release()
 
     def states(self) -> dict[str, str]:
-        return {row.deployment_id: row.state.value for row in reversed(self.outbox.rows(None, 1000))}
+        return states(self.outbox)
 
 
 @pytest.fixture
@@ -84,6 +99,10 @@ def hook(controller: JenkinsSettings, outbox: Outbox, jenkins: LocalJenkins, clo
     hook.poll()
     clock.advance(s=30)
     return hook
+
+
+class KilledError(BaseException):
+    """The process ends."""
 
 
 def start(jenkins: LocalJenkins, clock: FakeClock, job: str = "deploy/shop") -> int:
@@ -139,7 +158,11 @@ def test_without_the_pollers_word_it_goes_out_alone_when_its_time_is_over(
     sent = event(outbox, f"main:deploy/shop#{number}")
     assert (sent["status"], sent["branch"]) == ("success", "main")
     jenkins.finish_build("deploy/shop", number, "FAILURE")
-    assert hook.poll() == [], "it went out already"
+    [under_way] = outbox.claim(10)
+    hook.poll()
+    deliver(outbox, under_way)
+    assert hook.states() == {f"main:deploy/shop#{number}": "delivered"}
+    assert event(outbox, f"main:deploy/shop#{number}")["status"] == "success", "it went out already"
 
 
 def test_what_goes_out_alone_and_lacks_a_field_says_so(hook: Hook, jenkins: LocalJenkins, clock: FakeClock) -> None:
@@ -147,13 +170,59 @@ def test_what_goes_out_alone_and_lacks_a_field_says_so(hook: Hook, jenkins: Loca
     hook.build_reports("deploy/shop", number, status="SUCCESS")
     clock.advance(ms=HOUR)
     hook.release()
-    [row] = hook.outbox.rows(State.FAILED, 10)
+    [row] = rows(hook.outbox, State.FAILED)
     assert "no repo_url, no branch" in (row.reason or "")
 
 
-def test_a_clock_that_is_set_back_holds_nothing_for_years(hook: Hook, jenkins: LocalJenkins, clock: FakeClock) -> None:
+def test_what_went_out_alone_and_is_not_at_hivel_yet_gets_the_pollers_word(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    hook.build_reports("deploy/shop", number, status="SUCCESS", repo_url=REPO, branch="main")
+    clock.advance(ms=HOUR)
+    hook.release()
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    hook.poll()
+    assert event(outbox, f"main:deploy/shop#{number}")["status"] == "failed"
+    assert hook.states() == {f"main:deploy/shop#{number}": "pending"}
+
+
+def test_a_shorter_hold_for_releases_only_what_has_been_held_that_long(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    common: dict[str, Any] = {"status": "SUCCESS", "repo_url": REPO, "branch": "main"}
+    first, second = start(jenkins, clock), start(jenkins, clock)
+    hook.build_reports("deploy/shop", first, **common)
+    clock.advance(s=300)
+    hook.build_reports("deploy/shop", second, **common)
+    clock.advance(s=300)
+    hook.release()
+    assert set(hook.states().values()) == {"held"}
+    shorter = Hook(hook.settings.controllers[0], outbox, hook.settings.rules, hold_for_ms=400_000)
+    shorter.release()
+    assert shorter.states() == {f"main:deploy/shop#{first}": "pending", f"main:deploy/shop#{second}": "held"}
+    clock.advance(s=99)
+    shorter.release()
+    assert shorter.states()[f"main:deploy/shop#{second}"] == "held"
+    clock.advance(s=1)
+    shorter.release()
+    assert shorter.states()[f"main:deploy/shop#{second}"] == "pending"
+
+
+@pytest.mark.parametrize("back_ms", [60_000, 48 * HOUR, 5 * 365 * 24 * HOUR], ids=["a minute", "two days", "years"])
+def test_a_clock_that_is_set_back_releases_nothing_early_and_holds_nothing_for_years(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, back_ms: int
+) -> None:
     hook.build_reports("deploy/shop", start(jenkins, clock), status="SUCCESS", repo_url=REPO, branch="main")
-    clock.jump(ms=-5 * 365 * 24 * HOUR)
+    clock.advance(ms=HOUR // 2)
+    clock.jump(ms=-back_ms)
+    hook.release()
+    assert set(hook.states().values()) == {"held"}
+    clock.advance(ms=HOUR - 1)
+    if back_ms > HOUR:
+        hook.release()
+        assert set(hook.states().values()) == {"held"}
+    clock.advance(ms=1)
     hook.release()
     assert set(hook.states().values()) == {"pending"}
 
@@ -176,15 +245,9 @@ def test_a_report_that_comes_hours_after_the_poller_is_not_a_second_event(
     hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, delivered: bool, stages: bool
 ) -> None:
     if stages:
-        pattern = Pattern.parse("re:^Deploy (?P<environment>.+)$")
-        by_stage = replace(
-            rule("deploy/**"), stage=pattern, environment=Template.parse("{environment}", ("environment",))
-        )
-        hook = Hook(hook.settings.controllers[0], outbox, (by_stage,))
+        hook = by_stage(hook, outbox)
     number = start(jenkins, clock)
-    told = {"startTimeMillis": clock.now_ms() - 9_000, "durationMillis": 2_000, "status": "SUCCESS"}
-    shown = [{"id": name, "name": f"Deploy {name}", **told} for name in ("eu", "us")]
-    jenkins.set_stages("deploy/shop", number, wfapi={"stages": shown})
+    stages_run(jenkins, clock, number, "eu", "us")
     jenkins.finish_build("deploy/shop", number, "FAILURE")
     hook.poll()
     before = hook.states()
@@ -224,9 +287,12 @@ def test_stages_that_report_themselves_are_final_and_the_build_is_not_reported_a
         )
         assert told == "pending"
     jenkins.finish_build("deploy/shop", number, "FAILURE")
-    assert hook.poll() == []
+    hook.poll()
     assert ids(outbox) == [f"main:deploy/shop#{number}:staging", f"main:deploy/shop#{number}:production"]
-    assert event(outbox, f"main:deploy/shop#{number}:production")["status"] == "failed"
+    told = [event(outbox, name) for name in ids(outbox)]
+    assert [(each["status"], each["start_time"]) for each in told] == [
+        ("success", "2026-11-23T12:01:25.000Z"), ("failed", "2026-11-23T12:01:25.000Z"),
+    ]  # fmt: skip
 
 
 def test_two_stages_of_one_environment_are_two_events_and_a_repeated_report_is_one(
@@ -326,10 +392,9 @@ def test_a_wrong_report_is_refused_with_the_field_that_is_wrong(
 def test_a_stored_report_that_is_wrong_becomes_a_failed_event_and_holds_nobody_back(hook: Hook, outbox: Outbox) -> None:
     outbox.add_report("{nonsense")
     outbox.add_report('{"deployment_id": "x", "repo_url": "r", "branch": "b", "environment": "e", "status": "success"}')
-    taken = hook.takeup.take_stored()
-    assert [each.state.value for each in taken] == ["failed", "pending"]
+    assert hook.take() == ["failed", "pending"]
     assert outbox.reports(10) == []
-    [failed] = outbox.rows(State.FAILED, 10)
+    [failed] = rows(outbox, State.FAILED)
     assert "the report is no JSON" in (failed.reason or "")
 
 
@@ -340,15 +405,109 @@ def test_no_time_is_so_absurd_that_it_stops_the_reports_behind_it(hook: Hook, ou
     for job in ("deploy/shop", "other"):
         outbox.add_report(msgspec.json.encode({"job": job, "build_number": "1", "start_time": moment}).decode())
     outbox.add_report('{"deployment_id": "x", "repo_url": "r", "branch": "b", "environment": "e", "status": "success"}')
-    hook.takeup.take_stored()
+    hook.take()
     assert outbox.reports(10) == []
     assert "x" in ids(outbox)
 
 
+PLACEHOLDER = "https://[your-jenkins]/job/a/2/"
+STAGE: dict[str, Any] = {"job": "deploy/shop", "stage": "Deploy", "status": "SUCCESS", "repo_url": REPO, "branch": "m"}
+
+
+@pytest.mark.parametrize("field", ["build_url", "repo_url", "logs_url"])
+def test_an_address_that_nobody_can_read_stops_nothing(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, field: str
+) -> None:
+    """One report with a placeholder raised in every poll and every round from then on, restart included."""
+    hook.stored({"job": "a", "build_number": "2", field: PLACEHOLDER}, {**STAGE, "build_number": "7"})
+    jenkins.finish_build("deploy/shop", start(jenkins, clock))
+    for _ in range(2):
+        hook.poll()
+        hook = Hook(hook.settings.controllers[0], outbox, hook.settings.rules)
+    assert outbox.reports(10) == []
+    assert sorted(hook.states().values()) == ["failed", "pending", "pending"]
+    [failed] = rows(outbox, State.FAILED)
+    assert (failed.reason or "").startswith(f"{field}: '{PLACEHOLDER}' is no URL: ")
+    assert (failed.reason or "").endswith("; the report is of job a, build_number 2")
+    for report in ({"job": "a", "build_number": "2", field: PLACEHOLDER}, {"deployment_id": "x", field: PLACEHOLDER}):
+        with pytest.raises(ReportError, match=f"{field}: .* is no URL"):
+            hook.report(**report)
+
+
+def test_a_report_that_raises_what_nobody_expected_is_set_aside_and_the_others_are_taken_once(
+    hook: Hook, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"7{n}" for n in range(4)]
+    bodies = [{**STAGE, "build_number": name} for name in names]
+    hook.stored(*bodies[:2], {"deployment_id": "poison", "status": "SUCCESS"}, *bodies[2:])
+    poison(monkeypatch)
+    with capture_logs() as logs:
+        assert hook.take() == ["pending"] * 4
+        assert hook.take() == []
+    assert ids(outbox) == [f"main:deploy/shop#{name}:production" for name in names]
+    assert all(row.revision == 1 for row in rows(outbox))
+    assert outbox.reports(10) == []
+    [item] = outbox.things_set_aside(10)
+    assert (item.kind, item.body) == ("report", '{"deployment_id":"poison","status":"SUCCESS"}')
+    assert item.error.endswith("KeyError: 'nobody expected it'\n")
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["cannot take a report; it is set aside"]
+
+
+def test_a_full_batch_that_raises_is_not_lost_and_not_doubled_by_a_crash(
+    hook: Hook, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook.stored(*({**STAGE, "build_number": str(number)} for number in range(1, 6)))
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ingest, "accept", killed)
+        with pytest.raises(KilledError):
+            hook.take()
+    assert (len(outbox.reports(10)), ids(outbox)) == (5, [])
+    assert hook.take() == ["pending"] * 5
+
+
+def test_many_reports_are_taken_in_batches_that_are_committed_as_they_go(
+    hook: Hook, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5,000 in one transaction kept everybody else out for seconds."""
+    reports = [{**STAGE, "build_number": str(number)} for number in range(1, 2 * inbox.AT_ONCE + 51)]
+    with outbox.transaction():
+        hook.stored(*reports)
+    left: list[int] = []
+    tell = inbox.tell
+
+    def committed(taken: Any) -> None:
+        with type(outbox)(outbox.path, outbox.clock) as other:
+            left.append(len(other.reports(10_000)))
+        tell(taken)
+
+    monkeypatch.setattr(inbox, "tell", committed)
+    assert hook.take() == ["pending"] * len(reports)
+    assert left == [inbox.AT_ONCE + 50, 50, 0]
+    assert len(ids(outbox)) == len(reports)
+
+
+def test_an_outbox_that_is_full_keeps_the_reports_in_the_inbox(
+    hook: Hook, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook.stored({**STAGE, "build_number": "7"})
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox, "max_size", 1)
+        with pytest.raises(OutboxFullError):
+            hook.take()
+        with pytest.raises(OutboxFullError):
+            hook.build_reports("deploy/shop", 8, status="SUCCESS")
+    assert len(outbox.reports(10)) == 1
+    assert hook.take() == ["pending"]
+
+
 def test_a_stored_report_that_is_wrong_says_of_which_build_it_is(hook: Hook, outbox: Outbox) -> None:
     outbox.add_report('{"job": "deploy/shop", "build_number": "7", "start_time": "yesterday"}')
-    hook.takeup.take_stored()
-    [failed] = outbox.rows(State.FAILED, 10)
+    hook.take()
+    [failed] = rows(outbox, State.FAILED)
     assert (failed.reason or "").endswith("the report is of job deploy/shop, build_number 7")
 
 
@@ -409,18 +568,58 @@ def test_an_environment_that_is_reported_after_another_went_out_has_an_event_of_
     assert set(hook.states().values()) <= {"pending", "delivered"}
 
 
-def example(deployment_id: str, environment: str) -> DeploymentEvent:
-    """An event as the poller makes it."""
-    return completed(
-        deployment_id=deployment_id, status=Status.SUCCESS, started_at=NOON, ended_at=NOON, repo_url=REPO,
-        environment=environment, branch="main",
-    )  # fmt: skip
+def test_a_report_does_not_rewrite_what_is_on_its_way(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    """The outbox said staging and an image; Hivel had production without one."""
+    number = start(jenkins, clock)
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    [under_way] = outbox.claim(10)
+    hook.build_reports("deploy/shop", number, environment="staging", image="acme/shop:1.2.3")
+    deliver(outbox, under_way)
+    assert hook.states() == {f"main:deploy/shop#{number}": "delivered"}
+    has = event(outbox, f"main:deploy/shop#{number}")
+    assert (has["environment"], has.get("image")) == ("production", None)
+    assert outbox.claim(10) == [], "a second event under this id would only earn: already there"
 
 
-def deliver(outbox: Outbox) -> None:
-    """Settle everything that is due."""
-    now = outbox.clock.now_ms()
-    outbox.settle([Settlement(due.id, State.DELIVERED, True, now, 1, 200, "delivered", "") for due in outbox.claim(99)])
+def test_a_stage_that_is_run_again_is_a_second_deployment(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    for status in ("FAILURE", "FAILURE", "SUCCESS"):
+        began = clock.now_ms()
+        clock.advance(s=20)
+        for _ in range(2):  # the second says it again
+            hook.build_reports(
+                "deploy/shop", number, stage="Deploy", environment="eu", status=status, start_time=began, repo_url=REPO,
+                branch="main",
+            )  # fmt: skip
+    base = f"main:deploy/shop#{number}:eu"
+    assert ids(outbox) == [base, f"{base}~2", f"{base}~3"]
+    assert [event(outbox, name)["status"] for name in ids(outbox)] == ["failed", "failed", "success"]
+
+
+@pytest.mark.parametrize("delivered", [True, False], ids=["delivered", "pending"])
+def test_a_job_with_a_long_name_whose_stage_reports_itself_has_one_event(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, delivered: bool
+) -> None:
+    """Ids are cut; what a deployment is of is not read out of them."""
+    job = f"deploy/{'x' * 232}"
+    assert len(job) == 239
+    jenkins.add_job(job)
+    hook.poll()
+    number = start(jenkins, clock, job)
+    hook.build_reports(
+        job, number, stage="Deploy", environment="production", status="SUCCESS", repo_url=REPO, branch="main"
+    )
+    if delivered:
+        deliver(outbox)
+    jenkins.finish_build(job, number)
+    hook.poll()
+    [name] = ids(outbox)
+    assert len(name) == 255
 
 
 def test_an_event_that_may_be_on_its_way_keeps_its_id(
@@ -463,9 +662,7 @@ def test_a_job_that_is_created_again_has_its_own_events(
         hook.poll()
         clock.advance(s=700)
         jenkins.add_job(job)
-    rows = outbox.rows(None, 10)
-    assert len(rows) == 2
-    assert {row.state.value for row in rows} == {before}
+    assert list(hook.states().values()) == [before] * 2
     if before != "failed":
         assert sorted(event(outbox, name)["image"] for name in ids(outbox)) == ["i:1", "i:2"]
 
@@ -506,15 +703,15 @@ def test_a_report_that_arrives_while_the_poller_reads_its_build_is_not_a_second_
 ) -> None:
     number = start(jenkins, clock)
     jenkins.finish_build("deploy/shop", number, "FAILURE")
-    commit = Poller._commit
+    accept = Ingest.accept
 
-    def reported_first(*arguments: Any) -> None:
+    def reported_first(*arguments: Any) -> Any:
+        monkeypatch.undo()
         hook.build_reports("deploy/shop", number, status="SUCCESS", image="i:1")
-        commit(*arguments)
+        return accept(*arguments)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Poller, "_commit", reported_first)
-        hook.poll()
+    monkeypatch.setattr(Ingest, "accept", reported_first)
+    hook.poll()
     assert ids(outbox) == [f"main:deploy/shop#{number}"]
     sent = event(outbox, f"main:deploy/shop#{number}")
     assert (sent["status"], sent["image"]) == ("failed", "i:1")
@@ -610,11 +807,11 @@ def test_a_stage_that_reports_itself_after_the_poller_made_an_event_of_the_build
     hook.poll()
     if delivered:
         deliver(outbox)
-    before = outbox.rows(None, 10)
+    before = [(row.deployment_id, row.state, row.content) for row in rows(outbox)]
     hook.build_reports(
         "deploy/shop", number, stage="Deploy", environment="prod", status="SUCCESS", repo_url=REPO, branch="main"
     )
-    assert outbox.rows(None, 10) == before
+    assert [(row.deployment_id, row.state, row.content) for row in rows(outbox)] == before
 
 
 def test_a_stage_that_reports_itself_mends_what_the_poller_could_not_make(
@@ -627,23 +824,43 @@ def test_a_stage_that_reports_itself_mends_what_the_poller_could_not_make(
     hook.build_reports(
         "deploy/shop", number, stage="Deploy", environment="eu", status="SUCCESS", repo_url=REPO, branch="main"
     )
-    assert hook.states() == {f"main:deploy/shop#{number}:eu": "pending"}
+    assert list(hook.states().values()) == ["pending"]
+    [name] = ids(outbox)
+    assert event(outbox, name)["environment"] == "eu"
 
 
-def test_a_build_that_the_poller_found_in_stages_stays_as_it_is(
+def by_stage(hook: Hook, outbox: Outbox) -> Hook:
+    """With a rule that makes a deployment of each stage that deploys."""
+    pattern = Pattern.parse("re:^Deploy (?P<environment>.+)$")
+    stages = replace(rule("deploy/**"), stage=pattern, environment=Template.parse("{environment}", ("environment",)))
+    return Hook(hook.settings.controllers[0], outbox, (stages,))
+
+
+def stages_run(jenkins: LocalJenkins, clock: FakeClock, number: int, *names: str) -> None:
+    told = {"startTimeMillis": clock.now_ms() - 9_000, "durationMillis": 2_000, "status": "SUCCESS"}
+    shown = [{"id": name, "name": f"Deploy {name}", **told} for name in names]
+    jenkins.set_stages("deploy/shop", number, wfapi={"stages": shown})
+
+
+def test_a_build_that_the_poller_found_in_stages_stays_as_it_is_but_for_what_it_could_not_know(
     hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
 ) -> None:
-    started = clock.now_ms()
-    outbox.enqueue(
-        [
-            Entry(f"main:deploy/shop#7:{name}", started, None, example(f"main:deploy/shop#7:{name}", environment=name))
-            for name in ("eu", "us")
-        ]
-    )
-    before = outbox.rows(None, 10)
-    for fields in ({"environment": "eu"}, {}):
-        hook.build_reports("deploy/shop", 7, status="FAILURE", start_time=started, image="i:1", **fields)
-    assert outbox.rows(None, 10) == before
+    hook, number = by_stage(hook, outbox), start(jenkins, clock)
+    stages_run(jenkins, clock, number, "eu", "us")
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    before = [row.content for row in rows(outbox)]
+    hook.build_reports("deploy/shop", number, status="FAILURE", environment="eu", image="i:1")
+    assert [row.content for row in rows(outbox)] == before
+    hook = by_stage(hook, outbox)
+    another = start(jenkins, clock)
+    stages_run(jenkins, clock, another, "eu", "us")
+    jenkins.finish_build("deploy/shop", another)
+    hook.poll()
+    hook.build_reports("deploy/shop", another, status="FAILURE", image="i:1")
+    told = [event(outbox, f"main:deploy/shop#{another}:{name}") for name in ("eu", "us")]
+    assert [(each["status"], each["image"]) for each in told] == [("success", "i:1")] * 2
+    assert len(ids(outbox)) == 4
 
 
 def test_what_reported_itself_is_derived_again_by_replay_without_a_rule_and_with_environments(
@@ -655,11 +872,11 @@ def test_what_reported_itself_is_derived_again_by_replay_without_a_rule_and_with
     clock.advance(ms=HOUR)
     hook.release()
     assert set(hook.states().values()) == {"failed"}
-    settings = replace(hook.settings, rules=(rule("build/**", repo_url=REPO),))
-    failed = [row.id for row in outbox.rows(State.FAILED, 10)]
-    assert [outcome.replayed for outcome in replay(outbox, hook.settings, failed)] == [False, False]
-    assert "no repo_url" in (outbox.rows(State.FAILED, 10)[0].reason or "")
-    assert [outcome.reason for outcome in replay(outbox, settings, failed)] == [None, None]
+    mended = Hook(hook.settings.controllers[0], outbox, (rule("build/**", repo_url=REPO),))
+    failed = outbox.query(Filter(states=(State.FAILED,)), Page())
+    assert [outcome.done for outcome in replay(hook.ingest, failed)] == [False, False]
+    assert "no repo_url" in (rows(outbox, State.FAILED)[0].reason or "")
+    assert [outcome.reason for outcome in replay(mended.ingest, failed)] == [None, None]
     base = f"main:build/shop#{number}"
     assert hook.states() == {f"{base}:eu": "pending", f"{base}:us": "pending"}
 
@@ -677,7 +894,7 @@ def test_a_backfill_leaves_builds_alone_that_reported_themselves(
     jenkins.finish_build("deploy/shop", number)
     before = hook.states()
     span = Span(0, clock.now_ms() + 1)
-    report = backfill(hook.settings, outbox, JenkinsClient, Request(span, "all"), lambda *_: None)
+    report = backfill(hook.settings, hook.ingest, JenkinsClient, Request(span, "all"), lambda *_: None)
     assert (report.enqueued, report.known) == ([], 1)
     assert hook.states() == before
 
@@ -736,30 +953,141 @@ def test_a_crash_between_report_and_event_repeats_the_report_and_not_the_event(
 ) -> None:
     outbox.add_report('{"deployment_id": "x", "repo_url": "r", "branch": "b", "environment": "e", "status": "success"}')
 
-    class KilledError(BaseException):
-        pass
-
     def killed(*_: object) -> None:
         raise KilledError
 
     with monkeypatch.context() as patched:
         patched.setattr(type(outbox), "remove_report", killed)
         with pytest.raises(KilledError):
-            hook.takeup.take_stored()
+            hook.take()
     assert len(outbox.reports(10)) == 1
     assert ids(outbox) == []
-    hook.takeup.take_stored()
+    hook.take()
     assert ids(outbox) == ["x"]
 
 
 def test_two_controllers_are_told_apart_by_the_address_of_the_build(
-    hook: Hook, controller: JenkinsSettings, outbox: Outbox, tmp_path: Path
+    controller: JenkinsSettings, outbox: Outbox
 ) -> None:
     west = replace(controller, name="west", url="https://west.example.com/jenkins/")
-    settings = replace(hook.settings, controllers=(controller, west))
-    takeup = TakeUp(settings, outbox)
+    reports = reports_of(settings_of(outbox.path, controller, west), outbox)
+    now = outbox.clock.now_ms()
     for url in (f"{controller.url}job/deploy/1/", "https://west.example.com/jenkins/job/deploy/1/"):
-        takeup.take({"build_url": url, "status": "SUCCESS"}, outbox.clock.now_ms())
-    taken = takeup.take({"build_url": "https://else.example.com/job/deploy/1/"}, outbox.clock.now_ms())
+        reports.take({"build_url": url, "status": "SUCCESS"}, source="intake", at=now)
+    taken = reports.take({"build_url": "https://else.example.com/job/deploy/1/"}, source="intake", at=now)
     assert taken.controller is None
     assert ids(outbox) == ["main:deploy#1", "west:deploy#1", "else.example.com:deploy#1"]
+
+
+# ---- ids that somebody gives
+
+
+COMPLETE: dict[str, Any] = {"status": "SUCCESS", "repo_url": REPO, "branch": "other", "environment": "qa"}
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["names its build", "the id alone"])
+@pytest.mark.parametrize("late_s", [0, 3 * 3_600])
+@pytest.mark.parametrize("before", ["pending", "delivered"])
+def test_who_gives_the_id_of_a_deployment_that_the_poller_made_adds_to_that_one(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, named: bool, late_s: int, before: str
+) -> None:
+    number = start(jenkins, clock)
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    hook.poll()
+    if before == "delivered":
+        deliver(outbox)
+    clock.advance(s=late_s)
+    build = {"job": "deploy/shop", "build_number": number} if named else {}
+    told = hook.report(deployment_id=f"main:deploy/shop#{number}", image="i:1", **build, **COMPLETE)
+    if told == "held":  # it names no more than its build, and comes late
+        clock.advance(s=1)
+    hook.poll()
+    assert hook.states() == {f"main:deploy/shop#{number}": before}
+    has = event(outbox, f"main:deploy/shop#{number}")
+    assert (has["status"], has.get("image")) == ("failed", None if before == "delivered" else "i:1")
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["names its build", "the id alone"])
+def test_who_gives_the_id_that_a_held_deployment_will_get_adds_to_that_one(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, named: bool
+) -> None:
+    number = start(jenkins, clock)
+    hook.build_reports("deploy/shop", number, status="SUCCESS")
+    build = {"job": "deploy/shop", "build_number": number} if named else {}
+    assert hook.report(deployment_id=f"main:deploy/shop#{number}", image="i:1", **build, **COMPLETE) == "held"
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    hook.poll()
+    assert hook.states() == {f"main:deploy/shop#{number}": "pending"}
+    has = event(outbox, f"main:deploy/shop#{number}")
+    assert (has["status"], has["image"], has["environment"]) == ("failed", "i:1", "qa")
+
+
+def test_who_gives_the_id_of_a_part_adds_to_that_part_alone(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    base, common = f"main:deploy/shop#{number}", {"status": "SUCCESS", "repo_url": REPO, "branch": "main"}
+    for environment in ("eu", "us"):
+        hook.build_reports("deploy/shop", number, stage="Deploy", environment=environment, **common)
+    assert hook.report(deployment_id=f"{base}:us", image="i:1", **COMPLETE) == "pending"
+    assert ids(outbox) == [f"{base}:eu", f"{base}:us"]
+    told = [event(outbox, name) for name in ids(outbox)]
+    assert [(each["environment"], each.get("image")) for each in told] == [("eu", None), ("us", "i:1")]
+    for environment in ("eu", "us"):
+        hook.report(run="nightly-7", provider="other", **common, environment=environment)
+    hook.report(deployment_id="nightly-7:us", image="i:2", **COMPLETE)
+    assert ids(outbox)[2:] == ["nightly-7:eu", "nightly-7:us"]
+    told = [event(outbox, name) for name in ids(outbox)[2:]]
+    assert [(each["environment"], each.get("image")) for each in told] == [("eu", None), ("us", "i:2")]
+
+
+def test_who_gives_the_id_of_a_stage_that_the_rule_found_makes_no_second_one(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    hook, number = by_stage(hook, outbox), start(jenkins, clock)
+    stages_run(jenkins, clock, number, "eu", "us")
+    jenkins.finish_build("deploy/shop", number)
+    hook.poll()
+    before = [row.content for row in rows(outbox)]
+    assert hook.report(deployment_id=f"main:deploy/shop#{number}:us", image="i:1", **COMPLETE) == "pending"
+    assert [row.content for row in rows(outbox)] == before
+
+
+@pytest.mark.parametrize("name", ["1", "shop-7", "main:deploy/shop#99", "x" * 300])
+def test_a_given_id_that_is_of_no_other_run_is_a_deployment_of_its_own(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, name: str
+) -> None:
+    jenkins.finish_build("deploy/shop", start(jenkins, clock))
+    hook.poll()
+    for _ in range(2):
+        assert hook.report(deployment_id=name, **COMPLETE) == "pending"
+    assert len(ids(outbox)) == 2
+
+
+# ---- when something was said
+
+
+def test_a_clock_that_steps_back_does_not_let_an_earlier_word_win(hook: Hook, clock: FakeClock, outbox: Outbox) -> None:
+    """FAILURE, SUCCESS, FAILURE: three words, the last one counts."""
+    for status in ("FAILURE", "SUCCESS", "FAILURE", "SUCCESS"):
+        hook.report(run="x", provider="other", **{**COMPLETE, "status": status})
+        clock.jump(ms=-60_000)
+    assert event(outbox, "x:qa")["status"] == "success"
+
+
+def test_reports_of_one_moment_count_in_the_order_in_which_they_came(hook: Hook, outbox: Outbox) -> None:
+    words = ["success", "failed", "canceled", "success", "failed", "canceled"]
+    hook.stored(*({"run": "x", "provider": "other", **COMPLETE, "status": word} for word in words))
+    hook.take()
+    assert event(outbox, "x:qa")["status"] == "canceled"
+
+
+@pytest.mark.parametrize("ahead_ms", [-48 * HOUR, 48 * HOUR, 59_000])
+def test_what_says_no_time_is_of_the_moment_of_its_report_by_the_controllers_clock(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, ahead_ms: int
+) -> None:
+    jenkins.skew_ms = ahead_ms
+    hook.poll()
+    hook.build_reports("deploy/shop", 7, stage="Deploy", environment="eu", repo_url=REPO, branch="main", status="x")
+    expected = clock.now_ms() + (ahead_ms if abs(ahead_ms) > 60_000 else 0)
+    assert abs(rows(outbox)[0].content.ended_at - expected) <= 1_000

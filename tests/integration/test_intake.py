@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,27 +19,28 @@ from structlog.testing import capture_logs
 
 from agent.config.credentials import Token
 from agent.config.file import ConfigError, load
-from agent.config.settings import Address, DeliverySettings, HivelSettings, IntakeSettings, Settings
+from agent.config.settings import Address, IntakeSettings
 from agent.daemon import listener
 from agent.daemon.listener import Listener
-from agent.config.rules import Options
-from agent.ingest.takeup import TakeUp
 from agent.model.report import FIELDS, MOST_BYTES
+from agent.outbox.offloop import OffLoop
 from agent.outbox.sqlite import connection as outbox_connection
-from agent.outbox.sqlite.store import Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sources.reports import intake as intake_module
 from agent.sources.reports.intake import Intake
 from tests.integration.doors import INTAKE_TOKEN, TEAM_TOKEN, Doors
-from tests.integration.support import REPO, ids, wait_until
+from tests.integration.reporting import ids, poison, reports_of, settings_of
+from tests.integration.support import REPO, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from agent.config.settings import JenkinsSettings
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
+    from agent.sources.reports.accept import Taken
 
 REPORT = {
     "deployment_id": "one", "repo_url": "https://git.example.test/a", "branch": "main", "environment": "eu",
@@ -262,9 +264,9 @@ def test_without_a_required_token_everybody_on_the_machine_reports(configured: D
 
 
 class Server:
-    """The intake in a thread of the test, as the daemon serves it."""
+    """The intake in a thread of the test, as the daemon serves it. ``app`` gets the thread of the outbox."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Callable[[OffLoop], Any]) -> None:
         self._app = app
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -272,7 +274,7 @@ class Server:
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        async with Listener(self._app, "127.0.0.1", 0) as listening:
+        async with OffLoop() as off_loop, Listener(self._app(off_loop), "127.0.0.1", 0) as listening:
             self.port = listening.port
             self._ready.set()
             await self._stop.wait()
@@ -295,18 +297,21 @@ class Server:
 
 
 @pytest.fixture
-def serve(controller: JenkinsSettings, outbox: Outbox) -> Iterator[Callable[[], Server]]:
+def serve(controller: JenkinsSettings, outbox: SqliteOutbox) -> Iterator[Callable[[], Server]]:
     """Serve the intake, with whatever was changed in its modules before."""
-    settings = Settings(
-        file=outbox.path, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(controller,), rules=(),
-        options=Options(), outbox=outbox.path, delivery=DeliverySettings(),
-    )  # fmt: skip
+    reports = reports_of(settings_of(outbox.path, controller), outbox)
+    tokens = (("", Token("secret")), ("payments", Token("of payments")))
     with ExitStack() as stack:
 
+        def accepting(off_loop: OffLoop) -> Callable[[dict[str, object], str], Awaitable[Taken]]:
+            def accept(report: dict[str, object], team: str) -> Taken:
+                return reports.take(report, source="intake", at=outbox.clock.now_ms(), principal=team)
+
+            return partial(off_loop, accept)
+
         def start() -> Server:
-            address = IntakeSettings(Address("127.0.0.1", 0), (("", Token("secret")),))
-            app = Intake(address, TakeUp(settings, outbox), outbox.clock, lambda _: []).app
-            return stack.enter_context(Server(app))
+            address = IntakeSettings(Address("127.0.0.1", 0), tokens)
+            return stack.enter_context(Server(lambda off_loop: Intake(address, accepting(off_loop), lambda _: []).app))
 
         yield start
 
@@ -316,7 +321,7 @@ def server(serve: Callable[[], Server]) -> Server:
     return serve()
 
 
-def test_a_body_of_more_than_64_kb_is_413(server: Server, outbox: Outbox) -> None:
+def test_a_body_of_more_than_64_kb_is_413(server: Server, outbox: SqliteOutbox) -> None:
     whole = b'{"deployment_id": "one"}'
     assert server.post(content=whole.ljust(MOST_BYTES)).status_code == 400  # it has no repository
     answer = server.post(content=whole.ljust(MOST_BYTES + 1))
@@ -353,9 +358,14 @@ def test_a_body_of_more_than_64_kb_is_413(server: Server, outbox: Outbox) -> Non
         (b'{"provider": "cvs", "run": "1"}', "provider: 'cvs' is not known"),
         (b'{"run": "1"}', "no repo_url, no environment, no branch in the report"),
         (b"{}", "deployment_id: nothing says which deployment this is"),
+        (b'{"build_url": "https://[your-jenkins]/job/a/2/"}', "build_url: 'https://[your-jenkins]/job/a/2/' is no URL"),
+        (b'{"branch": "' + b"x" * 1001 + b'"}', "branch: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'"),
+        (b'{"job": "a", "build_number": 12345678901}', "build_number: '12345678901' is no number of a build"),
     ],
 )
-def test_a_wrong_report_is_400_and_names_the_field(server: Server, outbox: Outbox, body: bytes, complaint: str) -> None:
+def test_a_wrong_report_is_400_and_names_the_field(
+    server: Server, outbox: SqliteOutbox, body: bytes, complaint: str
+) -> None:
     answer = server.post(content=body)
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/json")
     assert answer.json()["error"].startswith(complaint)
@@ -446,9 +456,9 @@ def test_a_connection_that_asks_again_and_again_stays_open(
             assert client.post(f"http://127.0.0.1:{server.port}/v1/events", json=REPORT).status_code == 202
 
 
-def test_a_full_disk_is_503_and_says_when_to_come_back(server: Server, outbox: Outbox) -> None:
-    pages = outbox.connection.execute("PRAGMA page_count").fetchone()[0]
-    outbox.connection.execute(f"PRAGMA max_page_count = {pages}")
+def test_a_full_disk_is_503_and_says_when_to_come_back(server: Server, outbox: SqliteOutbox) -> None:
+    pages = outbox._connection.execute("PRAGMA page_count").fetchone()[0]
+    outbox._connection.execute(f"PRAGMA max_page_count = {pages}")
     body = {**REPORT, "image": "x" * 200, "logs_url": "y" * 200}
     answers = [server.post(json={**body, "deployment_id": f"n-{number}"}) for number in range(60)]
     full = [answer for answer in answers if answer.status_code != 202]
@@ -456,20 +466,85 @@ def test_a_full_disk_is_503_and_says_when_to_come_back(server: Server, outbox: O
     assert full[0].headers["retry-after"] == "5"
     assert "there is no room for the outbox" in full[0].json()["error"]
     assert len(ids(outbox)) == len(answers) - len(full), "what was answered with 202 is there, and nothing else"
-    outbox.connection.execute("PRAGMA max_page_count = 1000000")
+    outbox._connection.execute("PRAGMA max_page_count = 1000000")
     assert server.post(json={**body, "deployment_id": "last"}).status_code == 202
 
 
 def test_an_outbox_that_another_process_locks_is_503(
-    server: Server, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    server: Server, outbox: SqliteOutbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_connection, "BUSY_DEADLINE_S", 0.1)
-    with Outbox(outbox.path, outbox.clock) as other:
-        other.connection.execute("BEGIN IMMEDIATE")
+    with SqliteOutbox(outbox.path, outbox.clock) as other, other.transaction():
         answer = server.post(json=REPORT)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-        other.connection.execute("ROLLBACK")
     assert server.post(json=REPORT).status_code == 202
+
+
+def test_while_another_process_locks_the_outbox_everybody_else_gets_an_answer(
+    server: Server, outbox: SqliteOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop never waits for SQLite: it is the one of the monitoring and of the deliveries, too."""
+    monkeypatch.setattr(outbox_connection, "BUSY_DEADLINE_S", 30)
+    answers: list[int] = []
+    reporter = threading.Thread(target=lambda: answers.append(server.post(json=REPORT).status_code))
+    with SqliteOutbox(outbox.path, outbox.clock) as other, other.transaction():
+        reporter.start()
+        began = time.monotonic()
+        for _ in range(100):
+            assert server.post("/v1/wake").status_code == 202
+            assert server.post(content=b"{").status_code == 400
+        assert answers == []
+        print(f"200 answers while the outbox was locked: {time.monotonic() - began:.2f} s")  # noqa: T201
+    reporter.join()
+    assert answers == [202]
+
+
+def test_an_outbox_that_is_full_is_503_and_what_is_known_already_is_no_more(
+    server: Server, outbox: SqliteOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "max_size", 1)
+    answer = server.post(json=REPORT)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "is full" in answer.json()["error"]
+    assert ids(outbox) == []
+
+
+def test_what_nobody_expected_is_503_and_in_the_log_with_its_trace(
+    server: Server, outbox: SqliteOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch)
+    with capture_logs() as logs:
+        answer = server.post(json={**REPORT, "deployment_id": "poison"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json() == {
+        "error": "the report cannot be stored now: an error in the agent, KeyError; its log has more"
+    }
+    assert [(line["event"], line["exc_info"]) for line in logs] == [("report cannot be stored", True)]
+    assert server.post(json=REPORT).status_code == 202
+    assert ids(outbox) == ["one"]
+
+
+def test_the_answer_names_the_deployment_that_the_report_is_about(server: Server, outbox: SqliteOutbox) -> None:
+    """Of a held one the id that it will most likely get."""
+    build = {"job": "deploy/shop", "build_number": 7, "status": "SUCCESS", "repo_url": "r", "branch": "b"}
+    told = [
+        server.post(json={**build, **fields}).json()
+        for fields in ({"environment": "eu"}, {"environment": "us"}, {"environment": "eu", "image": "i:1"},
+                       {"environment": "eu", "stage": "Deploy"}, {"environment": "eu", "stage": "Verify"})
+    ]  # fmt: skip
+    base = "main:deploy/shop#7"
+    assert [(each["deployment_id"], each["state"]) for each in told] == [
+        (base, "held"), (f"{base}:us", "held"), (f"{base}:eu", "held"), (f"{base}:eu", "pending"),
+        (f"{base}:eu:Verify", "pending"),
+    ]  # fmt: skip
+
+
+def test_the_team_whose_token_it_was_is_kept_with_what_was_said(server: Server, outbox: SqliteOutbox) -> None:
+    url = f"http://127.0.0.1:{server.port}/v1/events"
+    httpx.post(url, json=REPORT, headers={"Authorization": "Bearer of payments"}).raise_for_status()
+    [row] = outbox.all_deployments()
+    [fact] = outbox.facts(row.run)
+    assert (fact.principal, fact.source) == ("payments", "intake")
 
 
 def test_what_is_refused_is_in_the_log_with_the_reason(server: Server) -> None:

@@ -11,15 +11,12 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from agent.config.credentials import Token
-from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
-from agent.config.rules import Options
-from agent.ingest.takeup import TakeUp
+from agent.config.settings import JenkinsSettings
 from agent.model.times import Clock
-from agent.outbox.sqlite.connection import OutboxError
-from agent.outbox.sqlite.store import Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import OutboxError
 from agent.sources.reports.spool import AT_ONCE, Spool
-from tests.integration.support import event, ids
+from tests.integration.reporting import deployments, event, ids, poison, reports_of, settings_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,16 +41,13 @@ class Folder:
         self.path = path / "spool"
         self.path.mkdir()
         self.clock = LateClock()
-        self.outbox = Outbox(path / "outbox.db", self.clock)
+        self.outbox = SqliteOutbox(path / "outbox.db", self.clock)
         controller = JenkinsSettings("main", "http://jenkins.test/", None, None, 15_000, "now", 5_000)
-        self.settings = Settings(
-            file=path, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(controller,), rules=(),
-            options=Options(), outbox=self.outbox.path, delivery=DeliverySettings(), spool=self.path,
-        )  # fmt: skip
+        self.settings = settings_of(self.outbox.path, controller)
         self.restart()
 
     def restart(self) -> None:
-        self.spool = Spool(self.path, self.outbox, TakeUp(self.settings, self.outbox))
+        self.spool = Spool(self.path, reports_of(self.settings, self.outbox))
 
     def take(self) -> list[str]:
         return [taken.deployment_id for taken in self.spool.take()]
@@ -114,8 +108,8 @@ def test_the_event_ends_when_the_file_was_written_and_never_later_than_now(folde
     before = folder.clock.now_ms()
     folder.take()
     assert event(folder.outbox, "past")["end_time"] == "2026-11-23T12:00:00.000Z"
-    row = folder.outbox.find("future")
-    assert row is not None and before <= row.started_at <= folder.clock.now_ms()
+    future = deployments(folder.outbox)["future"].content
+    assert before <= future.started_at <= folder.clock.now_ms()
 
 
 def test_a_file_that_is_written_in_place_waits_until_it_is_whole(folder: Folder) -> None:
@@ -238,15 +232,38 @@ def test_a_crash_between_commit_and_removal_takes_the_file_up_twice_to_one_event
     assert sorted(ids(folder.outbox)) == ["a", "main:deploy/shop#7"]
 
 
+def test_a_file_that_raises_what_nobody_expected_is_set_aside_and_stops_nothing_else(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "poison", "z"):
+        folder.put(f"{name}.json", deployment_id=name)
+    poison(monkeypatch)
+    with capture_logs() as logs:
+        assert folder.take() == ["a", "z"]
+        assert folder.take() == []
+    assert folder.names() == ["rejected"]
+    assert folder.rejected() == {"poison.json": "an error in the agent, KeyError: 'nobody expected it'; see its log"}
+    assert ids(folder.outbox) == ["a", "z"]
+    errors = [line for line in logs if line["log_level"] == "error"]
+    assert [(line["event"], line["exc_info"]) for line in errors] == [("cannot take a report; it is set aside", True)]
+
+
+def test_an_address_that_cannot_be_read_is_set_aside_with_the_reason(folder: Folder) -> None:
+    """A placeholder in one file once stopped the daemon for good."""
+    folder.put("a.json", build_url="https://[your-jenkins]/job/a/2/", deployment_id=None)
+    folder.put("b.json")
+    folder.later()
+    assert folder.take() == ["one"]
+    assert folder.rejected()["a.json"].startswith("build_url: 'https://[your-jenkins]/job/a/2/' is no URL")
+
+
 def test_files_stay_while_the_outbox_cannot_be_written(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     from agent.outbox.sqlite import connection
 
     monkeypatch.setattr(connection, "BUSY_DEADLINE_S", 0.05)
     folder.put("a.json")
-    with Outbox(folder.outbox.path, folder.clock) as other:
-        other.connection.execute("BEGIN IMMEDIATE")
-        with pytest.raises(OutboxError, match="locked"):
-            folder.take()
+    with SqliteOutbox(folder.outbox.path, folder.clock) as other, other.transaction(), pytest.raises(OutboxError):
+        folder.take()
     assert folder.names() == ["a.json"]
     assert folder.take() == ["one"]
 
@@ -279,7 +296,7 @@ _AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from structlog.testing import capture_logs
-from agent.outbox.sqlite.store import Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox
 from tests.integration.test_spool import Folder
 folder = Folder(Path(sys.argv[1]))
 os.chmod(sys.argv[1], 0o777)
@@ -293,7 +310,7 @@ for name in os.listdir(sys.argv[1]):
         os.chown(Path(sys.argv[1]) / name, 65534, 65534)
 os.setgid(65534)
 os.setuid(65534)
-folder.outbox = Outbox(folder.settings.outbox, folder.clock)
+folder.outbox = SqliteOutbox(folder.settings.outbox, folder.clock)
 folder.restart()
 folder.later()
 with capture_logs() as logs:
@@ -311,6 +328,7 @@ print(taken, [(line["event"], line.get("reason")) for line in logs])
             "755",
             [["one"], [], [], []],
             [
+                ("enqueued", None),
                 ("reported", None),
                 ("report cannot be removed", "Permission denied"),
                 ("report is wrong", "the report is no JSON: Expecting value: line 1 column 1 (char 0)"),

@@ -1,7 +1,7 @@
 """``hivel-agent emit``: a build reports its own deployment, and goes on.
 
 It has to start like a shell tool: nothing here imports more than the standard library's light modules. The report is
-stored as it is; the daemon makes the event of it, with the same code that serves the poller.
+stored as it is; the daemon makes a fact of it, as of those that come through the other doors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 from agent.config.paths import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
 from agent.deployments.systems.ci import SYSTEMS, fields, fields_of_resource, recognise
-from agent.model.report import MOST_BYTES, checked
+from agent.model.report import MOST_BYTES, ReportError, checked
 
 LONGEST_S = 10
 
@@ -164,9 +164,9 @@ def _say(words: str, stream: TextIO | None) -> None:
 
 def _report(options: argparse.Namespace) -> dict[str, object]:
     system = options.system or recognise(os.environ)
-    report: dict[str, object] = dict(fields(system, os.environ))
+    report = _usable(fields(system, os.environ))
     if options.resource:
-        report.update(fields_of_resource(system, _read(options.resource)))
+        report |= _usable(fields_of_resource(system, _read(options.resource)))
     for name in (*_WHICH, *_WHAT):
         value = getattr(options, name)
         if value is not None and name != "system":
@@ -178,6 +178,17 @@ def _report(options: argparse.Namespace) -> dict[str, object]:
     if "deployment_id" not in report and not (of_jenkins if report["provider"] == "jenkins" else "run" in report):
         raise EmitError("nothing says which build this is: give --job and --build-number, --run, or --deployment-id")
     return report
+
+
+def _usable(found: dict[str, str]) -> dict[str, object]:
+    """What was found and nobody said: one odd variable is no reason to report nothing."""
+    usable: dict[str, object] = {}
+    for name, value in found.items():
+        try:
+            usable |= checked({name: value})
+        except ReportError as error:
+            _say(f"warning: left out: {error}", sys.stderr)
+    return usable
 
 
 def _read(name: str) -> str:

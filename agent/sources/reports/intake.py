@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import sqlite3
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,16 +19,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent.model.report import MOST_BYTES, ReportError, decode
-from agent.outbox.sqlite.connection import OutboxError
+from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
     from agent.config.settings import IntakeSettings
-    from agent.ingest.takeup import TakeUp
-    from agent.model.times import Clock
+    from agent.sources.reports.accept import Taken
 
 log = structlog.get_logger("intake")
 
@@ -45,14 +43,20 @@ class _Refused(Exception):  # noqa: N818 - an answer, rather than an error of ou
 
 
 class Intake:
-    """The application behind ``[intake] listen``. ``wake`` takes a controller's name, or None for all of them."""
+    """The application behind ``[intake] listen``.
+
+    ``accept`` stores a checked report of a team and may raise what :meth:`agent.sources.reports.accept.Reports.take`
+    raises; the event loop must not wait for it. ``wake`` takes a controller's name, or None for all of them.
+    """
 
     def __init__(
-        self, settings: IntakeSettings, takeup: TakeUp, clock: Clock, wake: Callable[[str | None], list[str]]
+        self,
+        settings: IntakeSettings,
+        accept: Callable[[dict[str, object], str], Awaitable[Taken]],
+        wake: Callable[[str | None], list[str]],
     ) -> None:
         self._tokens = [(team, f"Bearer {token.reveal()}".encode()) for team, token in settings.tokens]
-        self._takeup = takeup
-        self._clock = clock
+        self._accept = accept
         self._wake = wake
         self.app = Starlette(
             routes=[
@@ -65,15 +69,18 @@ class Intake:
     async def _events(self, request: Request) -> Response:
         try:
             team = self._team(request)
-            taken = self._takeup.take(decode(await _body(request)), self._clock.now_ms())
+            taken = await self._accept(decode(await _body(request)), team)
         except _Refused as error:
             return _refusal(error)
         except ReportError as error:
             log.warning("report is wrong", reason=str(error), client=_client(request))
             return _error(400, str(error))
-        except (OutboxError, sqlite3.Error) as error:
+        except OutboxError as error:
             log.error("report cannot be stored", reason=str(error))
-            return _error(503, f"the report cannot be stored now: {error}", {"Retry-After": RETRY_AFTER_S})
+            return _not_now(str(error))
+        except Exception as error:
+            log.exception("report cannot be stored", client=_client(request))
+            return _not_now(f"an error in the agent, {type(error).__name__}; its log has more")
         if taken.controller is not None:
             self._wake(taken.controller)
         if team:
@@ -129,6 +136,10 @@ async def _http_error(request: Request, _: Exception) -> Response:
 def _refusal(refused: _Refused) -> Response:
     # Whoever did not send a whole body in time is not waited for.
     return _error(refused.status, str(refused), {"Connection": "close"} if refused.status == 408 else None)
+
+
+def _not_now(reason: str) -> Response:
+    return _error(503, f"the report cannot be stored now: {reason}", {"Retry-After": RETRY_AFTER_S})
 
 
 def _error(status: int, words: str, headers: dict[str, str] | None = None) -> Response:

@@ -15,16 +15,19 @@ import structlog
 
 from agent.model.report import MOST_BYTES, ReportError, decode
 from agent.model.trouble import Trouble
+from agent.outbox.values import OutboxError
+from agent.sources.reports.accept import tell
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.ingest.takeup import Taken, TakeUp
-    from agent.outbox.sqlite.store import Outbox
+    from agent.sources.reports.accept import Reports, Said, Taken
+    from agent.sources.reports.parse import Parsed
 
-log = structlog.get_logger("hook")
+log = structlog.get_logger("reports")
 
 REJECTED = "rejected"
+# So many are taken in one transaction: others want to write, too.
 AT_ONCE = 100
 # A file that is written in place may be half a report for a moment.
 UNFINISHED_MS = 5_000
@@ -40,44 +43,84 @@ class _File:
 
 
 class Spool:
-    """Takes up ``*.json`` files, once each; wrong ones go to the folder ``rejected`` with the reason beside them."""
+    """Takes ``*.json`` files, once each; wrong ones go to the folder ``rejected`` with the reason beside them."""
 
-    def __init__(self, folder: Path, outbox: Outbox, takeup: TakeUp) -> None:
+    def __init__(self, folder: Path, reports: Reports) -> None:
         self._folder = folder
-        self._outbox = outbox
-        self._takeup = takeup
-        self._reading = Trouble(f"reading {folder}", outbox.clock)
+        self._reports = reports
+        self._clock = reports.outbox.clock
+        self._reading = Trouble(f"reading {folder}", self._clock)
         self._done: set[_File] = set()  # what could not be removed
 
     def take(self) -> list[Taken]:
-        """Make events of what lies there, oldest first. A crash in between takes a file up twice, to the same event.
+        """Take the oldest files that lie there, in one transaction; there may be more.
 
-        Raises :class:`agent.outbox.sqlite.connection.OutboxError`; the files then stay.
+        A crash between the commit and the removal takes a file twice, which changes nothing. Raises
+        :class:`agent.outbox.values.OutboxError`; the files then stay.
         """
         found = self._files()
         self._done.intersection_update(found)
-        taken: list[Taken] = []
         files = [file for file in found if file not in self._done][:AT_ONCE]
-        wrong: list[tuple[_File, Exception]] = []
-        finished: list[_File] = []
-        with self._outbox.transaction():
-            for file in files:
-                try:
-                    taken.append(self._takeup.take(decode(_read(self._folder / file.name)), self._received_at(file)))
-                    finished.append(file)
-                except FileNotFoundError:
-                    continue
-                except (ReportError, OSError) as error:
-                    wrong.append((file, error))
-        for file in finished:
-            self._remove(file)
-        for file, problem in wrong:
-            if abs(self._outbox.clock.now_ms() - file.changed_at) >= UNFINISHED_MS:
-                self._set_aside(file, problem)
+        if not files:
+            return []
+        try:
+            return self._take(files)
+        except OutboxError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whichever it was, it is met again below
+            log.warning("taking files one by one", reason=f"{type(error).__name__}: {error}")
+        return [taken for file in files for taken in self._take_one(file)]
+
+    def _take(self, files: list[_File]) -> list[Taken]:
+        found, wrong = self._parsed(files)
+        taken = self._stored(found, wrong) if found else []
+        for file, reason in wrong.items():
+            if abs(self._clock.now_ms() - file.changed_at) >= UNFINISHED_MS:
+                log.error("report is wrong", file=str(self._folder / file.name), reason=reason)
+                self._reject(file, reason)
         return taken
 
+    def _stored(self, found: dict[_File, Parsed], wrong: dict[_File, str]) -> list[Taken]:
+        said: dict[_File, Said] = {}
+        with self._reports.outbox.transaction():
+            for file, parsed in found.items():
+                try:
+                    at = self._received_at(file)
+                    said[file] = self._reports.read(parsed, source="spool", at=at, behind=[*said.values()])
+                except ReportError as error:
+                    wrong[file] = str(error)
+            taken = self._reports.accept([*said.values()])
+        tell(taken)
+        for file in said:
+            self._remove(file)
+        return taken
+
+    def _parsed(self, files: list[_File]) -> tuple[dict[_File, Parsed], dict[_File, str]]:
+        """The reports, and what is wrong with the others; before anything is locked, for a disk may be slow."""
+        found: dict[_File, Parsed] = {}
+        wrong: dict[_File, str] = {}
+        for file in files:
+            try:
+                found[file] = self._reports.parse(decode(_read(self._folder / file.name)))
+            except FileNotFoundError:
+                continue
+            except (ReportError, OSError) as error:
+                wrong[file] = str(error.strerror if isinstance(error, OSError) else error)
+        return found, wrong
+
+    def _take_one(self, file: _File) -> list[Taken]:
+        """One file, out of the way if nobody expected what it does."""
+        try:
+            return self._take([file])
+        except OutboxError:
+            raise
+        except Exception as error:
+            log.exception("cannot take a report; it is set aside", file=str(self._folder / file.name))
+            self._reject(file, f"an error in the agent, {type(error).__name__}: {error}; see its log")
+        return []
+
     def _received_at(self, file: _File) -> int:
-        return min(file.written_at, self._outbox.clock.now_ms())
+        return min(file.written_at, self._clock.now_ms())
 
     def _files(self) -> list[_File]:
         found = []
@@ -100,13 +143,11 @@ class Spool:
         except OSError as error:
             self._done.add(file)
             log.error("report cannot be removed", file=str(self._folder / file.name), reason=error.strerror,
-                      advice="its event is stored; the agent has to be able to write in this folder")  # fmt: skip
+                      advice="it is stored; the agent has to be able to write in this folder")  # fmt: skip
 
-    def _set_aside(self, file: _File, error: Exception) -> None:
+    def _reject(self, file: _File, reason: str) -> None:
         """Out of the way, so that it is not met again every second."""
         path = self._folder / file.name
-        reason = str(error.strerror if isinstance(error, OSError) else error)
-        log.error("report is wrong", file=str(path), reason=reason)
         try:
             (self._folder / REJECTED).mkdir(mode=0o750, exist_ok=True)
             folder = os.open(self._folder / REJECTED, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -1,0 +1,181 @@
+"""From a report to a fact that the ingest accepts, and to what is answered: what all doors have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.deployments import content as contents
+from agent.deployments.provisional import shown_ids
+from agent.model import fact as facts
+from agent.model.deployment import Name, Scope, State
+from agent.model.fact import STEP_BACK_MS, Kind, Report
+from agent.model.ids import limited_id, part_deployment_id, run_id
+from agent.model.keys import GIVEN_IDS
+from agent.model.report import ReportError, checked
+from agent.sources.reports.given import deployment_called, said_of
+from agent.sources.reports.parse import Parsed, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from agent.config.settings import Settings
+    from agent.ingest.ingest import Ingest
+    from agent.model.deployment import Deployment
+    from agent.model.fact import Fact
+    from agent.outbox.values import RunState
+
+log = structlog.get_logger("reports")
+
+# Jenkins tells its time in whole seconds, and some time after it read its clock.
+SAME_CLOCK_MS = 60_000
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a report. ``deployment_id`` and ``state`` are those of its deployment; while that is held the id
+    is the one that it will most likely get. ``controller``: whose poller should look now."""
+
+    deployment_id: str
+    state: State
+    controller: str | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """A report that was understood. ``controller``: the one that polls its build, if any does."""
+
+    fact: Fact
+    controller: str | None = None
+
+
+class Reports:
+    """Takes reports. Every method raises :class:`agent.outbox.values.OutboxError`, and then nothing is stored."""
+
+    def __init__(self, settings: Settings, ingest: Ingest) -> None:
+        self._settings = settings
+        self._ingest = ingest
+        self.outbox = ingest.outbox
+
+    def parse(self, report: Mapping[str, object]) -> Parsed:
+        """What a report says, without a look into the outbox.
+
+        Raises :class:`agent.model.report.ReportError` when nothing can be made of it.
+        """
+        return parse(checked(report), self._settings)
+
+    def take(self, report: Mapping[str, object], *, source: str, at: int, principal: str = "") -> Taken:
+        """Store one report, durable when it returns; ``at`` (UTC ms) is when it was said, by this machine's clock.
+
+        Raises :class:`agent.model.report.ReportError` when nothing can be made of it.
+        """
+        parsed = self.parse(report)
+        with self.outbox.transaction():
+            said = self.read(parsed, source=source, at=at, principal=principal)
+            [taken] = self.accept([said])
+        tell([taken])
+        return taken
+
+    def read(self, parsed: Parsed, *, source: str, at: int, principal: str = "", behind: Sequence[Said] = ()) -> Said:
+        """The fact of a report. ``behind``: those of the same transaction that are not accepted yet.
+
+        Raises :class:`agent.model.report.ReportError` when it says too little.
+        """
+        at += self._clock_ahead_ms(parsed.controller)
+        found = None
+        if parsed.run.project == GIVEN_IDS:
+            found = deployment_called(self.outbox, parsed.run.number, self._ingest.rules)
+        if found is not None:
+            scope = found.run.project.scope
+            polled = scope if any(each.name == scope for each in self._settings.controllers) else None
+            parsed = Parsed(found.run, said_of(found, parsed.said), polled)
+            at = min(at, max(found.build_started_at, found.build_ended_at))
+        elif not parsed.run.project.reuses_numbers:
+            self._refuse_what_is_incomplete(parsed.said, at)
+        fact = facts.report(parsed.run, parsed.said, source=source, at=at, principal=principal)
+        known = [*self.outbox.facts(parsed.run), *(each.fact for each in behind if each.fact.run == parsed.run)]
+        if (later := _behind(known, fact)) != at:
+            fact = facts.report(parsed.run, parsed.said, source=source, at=later, principal=principal)
+        return Said(fact, parsed.controller)
+
+    def accept(self, said: Sequence[Said]) -> list[Taken]:
+        """Store facts in the transaction of the caller; what became of each."""
+        self._ingest.accept([each.fact for each in said])
+        states = self.outbox.load({each.fact.run for each in said})
+        ids = {run: self._ids(state) for run, state in states.items()}
+        return [self._taken(each, states[each.fact.run].deployments, ids[each.fact.run]) for each in said]
+
+    # ---- the fact
+
+    def _clock_ahead_ms(self, controller: str | None) -> int:
+        """What turns this machine's time into that of the controller, by which its builds are told apart."""
+        state = None if controller is None else self.outbox.controller(controller)
+        ahead = (state and state.clock_ahead_ms) or 0
+        return ahead if abs(ahead) > SAME_CLOCK_MS else 0
+
+    def _refuse_what_is_incomplete(self, said: Report, at: int) -> None:
+        """Nobody else will ever say what is missing in a report of another system."""
+        ended_at = at if said.ended_at is None else said.ended_at
+        started_at = ended_at if said.started_at is None else said.started_at
+        content, _ = contents.of_report(said, self._settings.options, (started_at, ended_at))
+        if content.problem is not None:
+            raise ReportError(f"{content.problem} in the report")
+
+    # ---- what became of it
+
+    def _ids(self, state: RunState) -> dict[int, str]:
+        """Of the deployments of a run by their numbers."""
+        try:
+            return shown_ids(state.facts, state.deployments, self._ingest.rules)
+        except Exception:  # noqa: BLE001 - nobody expected it; the ingest has set the run aside with it
+            return {row.number: row.deployment_id or limited_id(run_id(row.run)) for row in state.deployments}
+
+    def _taken(self, said: Said, rows: Sequence[Deployment], ids: Mapping[int, str]) -> Taken:
+        row = _deployment_of(said.fact, rows)
+        if row is not None:
+            return Taken(ids[row.number], row.state, said.controller)
+        return self._without_deployment(said)
+
+    def _without_deployment(self, said: Said) -> Taken:
+        """It was delivered and deleted by retention, another run has its id; or its run was just set aside."""
+        run, body = said.fact.run, said.fact.body
+        parts = [body.environment, body.stage] if isinstance(body, Report) and run.project != GIVEN_IDS else []
+        name = part_deployment_id(run_id(run), *filter(None, parts))
+        found = self.outbox.find(name)
+        if found is not None and found.deployment_id == name:
+            return Taken(name, found.state, said.controller)
+        waits = any(item.kind == "run" and item.subject == run_id(run) for item in self.outbox.things_set_aside(100))
+        return Taken(name, State.HELD if waits else State.DELIVERED, said.controller)
+
+
+def tell(taken: Iterable[Taken]) -> None:
+    """Say in the log what was reported, once it is stored."""
+    for each in taken:
+        log.info("reported", deployment_id=each.deployment_id, state=each.state.value)
+
+
+def _behind(known: Iterable[Fact], fact: Fact) -> int:
+    """The stamp of a fact, after what was said before: a clock may be set back by a little."""
+    before = [each for each in known if each.kind is Kind.REPORT]
+    latest = max((each.received_at for each in before), default=None)
+    if latest is None or any(each.word == fact.word for each in before):
+        return fact.received_at
+    stepped_back = fact.received_at <= latest <= fact.received_at + STEP_BACK_MS
+    return latest + 1 if stepped_back else fact.received_at
+
+
+def _deployment_of(fact: Fact, rows: Iterable[Deployment]) -> Deployment | None:
+    """The deployment that a report is about: that of its part, of the newest build with its number."""
+    if not isinstance(fact.body, Report):
+        return max(rows, key=lambda row: row.number, default=None)
+    stage, environment, start = fact.body.stage or "", fact.body.environment or "", fact.started_at or 0
+    name = Name(Scope.STAGE if stage else Scope.WHOLE, stage, environment, start=start if stage else 0)
+
+    def nearness(row: Deployment) -> tuple[int, bool, int, int]:
+        same_part = any(each._replace(start=0) == name._replace(start=0) for each in row.names)
+        same_environment = row.content.environment == environment
+        return (name in row.names) + same_part, same_environment, row.build_started_at, row.number
+
+    return max(rows, key=nearness, default=None)

@@ -1,0 +1,127 @@
+"""The inbox: reports that ``emit`` stored, taken in the order in which they came."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from agent.model.fact import Fact, Kind, word_of
+from agent.model.keys import run_of_id
+from agent.model.report import ReportError, decode
+from agent.outbox.values import OutboxError, SetAside
+from agent.sources.reports.accept import Said, Taken, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.outbox.values import StoredReport
+    from agent.sources.reports.accept import Reports
+
+log = structlog.get_logger("reports")
+
+# So many are taken in one transaction: others want to write, too.
+AT_ONCE = 100
+_SAYS_WHICH = ("deployment_id", "run", "controller", "job", "build_number", "stage")
+
+
+def take_inbox(reports: Reports) -> list[Taken]:
+    """Take all that is in the inbox, each batch committed as it goes.
+
+    Raises :class:`agent.outbox.values.OutboxError`; what was not committed then stays in the inbox.
+    """
+    taken: list[Taken] = []
+    while (batch := take_batch(reports)) is not None:
+        taken += batch
+    return taken
+
+
+def take_batch(reports: Reports) -> list[Taken] | None:
+    """Take the oldest reports, in one transaction; None when there is nothing. Raises as :func:`take_inbox`.
+
+    A report that is wrong becomes a failed deployment with the reason. One that meets an error that nobody expected is
+    set aside, and the others are taken all the same.
+    """
+    try:
+        return _take(reports, AT_ONCE)
+    except OutboxError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whichever it was, it is met again below
+        log.warning("taking reports one by one", reason=f"{type(error).__name__}: {error}")
+    taken: list[Taken] = []
+    for _ in range(AT_ONCE):
+        one = _take_one(reports)
+        if one is None:
+            break
+        taken += one
+    return taken
+
+
+def _take(reports: Reports, limit: int) -> list[Taken] | None:
+    outbox = reports.outbox
+    with outbox.transaction():  # a poller takes them, too
+        stored = outbox.reports(limit)
+        if not stored:
+            return None
+        taken = reports.accept(_read(reports, stored))
+        for report in stored:
+            outbox.remove_report(report)
+    tell(taken)
+    return taken
+
+
+def _take_one(reports: Reports) -> list[Taken] | None:
+    """The oldest report, or what is wrong with it."""
+    oldest = next(iter(reports.outbox.reports(1)), None)
+    if oldest is None:
+        return None
+    try:
+        return _take(reports, 1) or []
+    except OutboxError:
+        raise
+    except Exception as error:
+        log.exception("cannot take a report; it is set aside", report=oldest.id)
+        outbox, trace = reports.outbox, "".join(traceback.format_exception(error))
+        with outbox.transaction():
+            if oldest in outbox.reports(1):
+                now = outbox.clock.now_ms()
+                subject = f"report {oldest.received_at}:{oldest.id}"
+                outbox.set_aside(SetAside(now, "report", subject, trace, body=oldest.body))
+                outbox.remove_report(oldest)
+        return []
+
+
+def _read(reports: Reports, stored: Sequence[StoredReport]) -> list[Said]:
+    said: list[Said] = []
+    for each in stored:
+        try:
+            parsed = reports.parse(decode(each.body.encode("utf-8", "replace")))
+            said.append(reports.read(parsed, source="emit", at=each.received_at, behind=said))
+        except ReportError as error:
+            said.append(Said(_unreadable(each, str(error))))
+    return said
+
+
+def _says_which(body: str) -> str:
+    """Which build a wrong report is of, as far as it can be read."""
+    try:
+        report = msgspec.json.decode(body.encode("utf-8", "replace"))
+    except (msgspec.DecodeError, RecursionError):
+        return ""
+    told = {name: report.get(name) for name in _SAYS_WHICH} if isinstance(report, dict) else {}
+    of = ", ".join(f"{name} {value!s:.200}" for name, value in told.items() if isinstance(value, str | int))
+    return f"; the report is of {of}" if of else ""
+
+
+def _unreadable(stored: StoredReport, reason: str) -> Fact:
+    """A failed deployment shows the reason, and counts until somebody looks at it."""
+    return Fact(
+        run=run_of_id(f"unreadable-report:{stored.received_at}:{stored.id}"),
+        source="emit",
+        kind=Kind.UNREADABLE,
+        received_at=stored.received_at,
+        word=word_of(Kind.UNREADABLE, stored.id, stored.received_at),
+        body=f"{reason}{_says_which(stored.body)}",
+    )
