@@ -1,4 +1,4 @@
-"""Which pull requests a build brought: from the job of a pull request and from the messages of merges."""
+"""Which pull requests a build brought: from its own job, refs and parameters, and from the messages of merges."""
 
 from __future__ import annotations
 
@@ -7,26 +7,62 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.model.event import MOST_PULL_REQUESTS
+from agent.model.git import BRANCH_PARAMETERS, pull_request_of, remotes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from agent.model.build import Build
+    from agent.model.build import Build, Checkout
 
 _NUMBER = r"(?P<number>[1-9][0-9]{0,8})(?![0-9])"
 # A branch source names the job of a pull request PR-7 or MR-7, with both strategies PR-7-head and PR-7-merge.
 _JOB = re.compile(rf"(?:PR|MR)-{_NUMBER}(?:-head|-merge)?\Z")
 _PAGE = re.compile(rf"/(?:pulls?|merge_requests|pull-requests|pullrequest)/{_NUMBER}(?:[/?#]|\Z)")
-# What the first line of a merge looks like.
+
+# Parameters with the number of the build's own pull request: plugins ghprb, gitlab, github-pullrequest.
+_NUMBER_PARAMETERS = ("ghprbPullId", "gitlabMergeRequestIid", "GITHUB_PR_NUMBER")
+# Parameters that may be the ref of one: sha1 is ghprb's, origin/pr/71/merge.
+_REF_PARAMETERS = ("sha1", *BRANCH_PARAMETERS)
+
+# What the first line of a merge looks like. bors merges several at once.
 _FIRST_LINES = (
-    re.compile(rf"\AMerge pull request #{_NUMBER} (?:from|in) "),  # GitHub, Bitbucket Server before 7
-    re.compile(rf"\AMerged in .+ \(pull request #{_NUMBER}\)"),  # Bitbucket Cloud
-    re.compile(rf"\APull request #{_NUMBER}:"),  # Bitbucket Server
-    re.compile(rf"\AMerged PR {_NUMBER}:"),  # Azure DevOps
-    re.compile(rf"\(#{_NUMBER}\)\Z"),  # GitHub, squashed
+    re.compile(rf"Merge pull request [#!]{_NUMBER}(?: (?:from|in) |\Z)"),  # GitHub, Bitbucket Server before 7, Gitee
+    re.compile(rf"Merge pull request '.*' \([#!]{_NUMBER}\) from "),  # Gitea, Forgejo
+    re.compile(rf"Merge pull request {_NUMBER} from .+ into "),  # Azure Repos, not squashed
+    re.compile(rf"Merged PR {_NUMBER}(?::|\Z)"),  # Azure Repos
+    re.compile(rf"Merged in .+ \(pull request #{_NUMBER}\)"),  # Bitbucket Cloud
+    re.compile(rf"Pull request #{_NUMBER}(?::|\Z)"),  # Bitbucket Server, Data Center
+    re.compile(rf"Merge #{_NUMBER}(?P<more>(?: #[1-9][0-9]{{0,8}})*)(?::|\Z)"),  # bors-ng
+    re.compile(rf"(?:Auto|Rollup) merge of #{_NUMBER} - "),  # bors and homu of the Rust project
+    re.compile(rf"!{_NUMBER} \S"),  # Gitee
 )
-# GitLab says it in a line of its own behind the description: group/app!7, !7, or the whole address with an !.
-_GITLAB_LINE = re.compile(rf"^See merge request [^\s!]*!{_NUMBER}[ \t\r]*$", re.MULTILINE)
+# A squashed one has its number behind the title: GitHub, Gitea, bors-ng, GitLab's variable local_reference.
+_SQUASHED = re.compile(rf"\([#!]{_NUMBER}\)")
+# What may stand behind that number, so that it is still the title's end and not a mention within a sentence.
+_BEHIND = re.compile(
+    r"""(?:
+      \s*+ [-–—|,;·]*+ \s*+
+      (?:
+          \[[^\[\]]*+\]                          # [skip ci], [backport 2.x]
+        | \((?![#!][0-9])[^()]*+\)               # (cherry picked from commit …), (closes #12)
+        | \*\*\*\w++\*\*\*                       # ***NO_CI***
+        | \#[A-Za-z][\w-]*+                      # #minor
+        | \+semver:\s?+\w++                      # +semver: minor
+        | (?:(?i:close[sd]?|fix(?:es|ed)?|resolve[sd]?)\s++ (?:\#[0-9]++ | [A-Z][A-Z0-9]++-[0-9]++))  # closes #12
+        | [A-Z][A-Z0-9]++-[0-9]++                # SHOP-12
+        | :[a-z0-9_+-]++: | [^\w\s\x00-\x7f…‘’‚“”„«»‹›]++  # emoji
+      )
+    )*+
+    \s*+ [.!]?+ \Z""",
+    re.VERBOSE,
+)
+# GitLab says it in a line of its own behind the description: group/app!7, !7, or the whole address with an !; Gitea
+# has a line with the address of the pull request.
+_LINES = re.compile(
+    rf"^See merge request (?:[^\s!]*!{_NUMBER}|(?P<merge_request>https?://\S+))[ \t\r]*$"
+    r"|^Reviewed-on: (?P<pull_request>https?://\S+)[ \t\r]*$",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -38,31 +74,47 @@ class Pulls:
     origin: str = ""
 
 
-def of_build(build: Build) -> Pulls:
-    """Its own pull request first, then merges from the newest to the oldest; at most 50, each once."""
-    own = _own(build)
-    merged = list(of_messages(build.change_messages))
+def of_build(
+    build: Build, *, checkouts: Iterable[Checkout] | None = None, messages: Iterable[str] | None = None
+) -> Pulls:
+    """Its own pull request first, then merges from the newest to the oldest; at most 50, each once.
+
+    ``checkouts`` and ``messages``: those of the application, where they are known; without them all of the build's.
+    """
+    own = _own(build, build.checkouts if checkouts is None else checkouts)
+    merged = list(of_messages(build.change_messages if messages is None else messages))
     numbers = tuple(dict.fromkeys([*(number for number, _ in own), *merged]))[:MOST_PULL_REQUESTS]
     if not numbers:
         return Pulls()
-    origins = [origin for _, origin in own] + (["merges in the change sets"] if merged else [])
+    origins = [*dict.fromkeys(origin for _, origin in own), *(["merges in the change sets"] if merged else [])]
     return Pulls(str(numbers[0]), numbers, ", ".join(origins))
 
 
 def of_messages(messages: Iterable[str]) -> Iterator[int]:
     """The numbers in those messages that are of merges."""
     for message in messages:
-        if (number := of_message(message)) is not None:
-            yield number
+        yield from numbers_of(message)
 
 
 def of_message(message: str) -> int | None:
     """The pull request whose merge a commit's message tells; None for all others, ``fixes #12`` included."""
+    return next(iter(numbers_of(message)), None)
+
+
+def numbers_of(message: str) -> tuple[int, ...]:
+    """The pull requests whose merge a commit's message tells: none, one, or those of a batch in bors' order."""
     first_line = message.strip().partition("\n")[0].rstrip()
     for pattern in _FIRST_LINES:
-        if found := pattern.search(first_line):
-            return int(found["number"])
-    found = _GITLAB_LINE.search(message)
+        if found := pattern.match(first_line):
+            more = found.groupdict().get("more") or ""
+            return (int(found["number"]), *(int(each) for each in more.replace("#", "").split()))
+    number = _squashed(first_line) or _in_lines(message)
+    return () if number is None else (number,)
+
+
+def of_job(name: str) -> int | None:
+    """The number in the name of a pull request's own job, ``PR-71``; only a branch job is one."""
+    found = _JOB.match(name)
     return None if found is None else int(found["number"])
 
 
@@ -72,11 +124,50 @@ def of_page(url: str) -> int | None:
     return None if found is None else int(found["number"])
 
 
-def _own(build: Build) -> list[tuple[int, str]]:
+def _squashed(title: str) -> int | None:
+    """The last number in parentheses, if it ends the title: of ``Mend it (#71) (#80)`` it is 80, picked from 71."""
+    last = None
+    for last in _SQUASHED.finditer(title):  # noqa: B007 - the last one is wanted
+        pass
+    if last is None or _BEHIND.match(title, last.end()) is None:
+        return None
+    return int(last["number"])
+
+
+def _in_lines(message: str) -> int | None:
+    for found in _LINES.finditer(message):
+        if found["number"]:
+            return int(found["number"])
+        if number := of_page(found["merge_request"] or found["pull_request"]):
+            return number
+    return None
+
+
+def _own(build: Build, checkouts: Iterable[Checkout]) -> list[tuple[int, str]]:
+    """The build's own pull requests, with where they came from."""
     own = []
     name = build.job.rpartition("/")[2]
-    if build.branch_job and (found := _JOB.match(name)):
-        own.append((int(found["number"]), f"the pull request's own job {name}"))
-    if build.pull_request_url and (number := of_page(build.pull_request_url)) is not None:
+    if build.branch_job and (number := of_job(name)):
+        own.append((number, f"the pull request's own job {name}"))
+    if build.pull_request_url and (number := of_page(build.pull_request_url)):
         own.append((number, f"the pull request's page {build.pull_request_url}"))
-    return own
+    return [*own, *_of_parameters(build.parameters), *_of_refs(checkouts, branch_job=build.branch_job)]
+
+
+def _of_parameters(parameters: dict[str, str]) -> Iterator[tuple[int, str]]:
+    for name in _NUMBER_PARAMETERS:
+        if number := pull_request_of(f"refs/pull/{parameters.get(name, '').strip()}"):
+            yield number, f"parameter {name}"
+    for name in _REF_PARAMETERS:
+        if number := pull_request_of(parameters.get(name)):
+            yield number, f"parameter {name}"
+
+
+def _of_refs(checkouts: Iterable[Checkout], *, branch_job: bool) -> Iterator[tuple[int, str]]:
+    for checkout in checkouts:
+        remotes = remotes_of(checkout.branches, len(checkout.remote_urls))
+        for ref in checkout.branches:
+            # In a branch job a bare name is that of a branch, whatever it looks like.
+            is_ref = (ref or "").startswith("refs/") or not branch_job
+            if is_ref and (number := pull_request_of(ref, remotes)):
+                yield number, f"the ref {ref}"

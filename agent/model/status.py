@@ -53,6 +53,7 @@ WORDS: dict[Provider, dict[str, Status]] = {
         "skipped": Status.UNKNOWN,
         "stale": Status.UNKNOWN,
         "action_required": Status.UNKNOWN,
+        "in_progress": Status.UNKNOWN,
     },
     Provider.GITLAB_CI: {
         "success": Status.SUCCESS,
@@ -103,10 +104,22 @@ WORDS: dict[Provider, dict[str, Status]] = {
     Provider.OTHER: {},
 }
 
+# Words that these systems use as well and that Hivel's page does not list: known, and unknown in what they mean to it.
+_UNLISTED: dict[Provider, tuple[str, ...]] = {
+    Provider.GITHUB_ACTIONS: ("startup_failure", "queued", "requested", "waiting", "pending", "completed"),
+    Provider.GITLAB_CI: (
+        "created", "waiting_for_resource", "waiting_for_callback", "preparing", "scheduled", "canceling",
+    ),
+    Provider.CIRCLECI: ("error", "failing", "unauthorized", "blocked", "not_running", "no_tests", "retried", "fixed"),
+    Provider.AZURE_DEVOPS: ("skipped", "abandoned", "none"),
+    Provider.ARGOCD: ("succeeded", "terminating", "healthy", "unknown"),
+}  # fmt: skip
+
 # No word means two things in these tables (a test holds that), so their union needs no order.
+_STANDARD: dict[str, Status] = {**{status.value: status for status in Status}, **_CANCELED}
 _ANY: dict[str, Status] = {
     **{word: status for table in WORDS.values() for word, status in table.items()},
-    **{status.value: status for status in Status},
+    **_STANDARD,
 }
 
 
@@ -143,3 +156,28 @@ def normalise_any(raw: str) -> Status:
     does not, is asked with :func:`normalise_argocd`.
     """
     return _ANY.get(raw.lower(), Status.UNKNOWN)
+
+
+def known_words(provider: Provider) -> tuple[str, ...]:
+    """The words that a report may use for ``provider``, in lower case: its own, then Hivel's own four.
+
+    Empty for :attr:`Provider.OTHER`, of which any word may come.
+    """
+    if provider is Provider.OTHER:
+        return ()
+    return tuple(dict.fromkeys((*WORDS[provider], *_UNLISTED.get(provider, ()), *_STANDARD)))
+
+
+def parse_word(provider: Provider, word: str) -> Status:
+    """Return what the word of a report means: one of ``provider``'s, or one of Hivel's own four; in any case.
+
+    Raises :class:`ValueError`, with the words that are known, for a word that neither knows: it is a slip rather
+    than a result. For :attr:`Provider.OTHER` every provider's words are read and all else is UNKNOWN.
+    """
+    plain = word.strip().lower()
+    if provider is Provider.OTHER:
+        return normalise_any(plain)
+    if plain not in known_words(provider):
+        known = ", ".join(known_words(provider))
+        raise ValueError(f"{word!r:.60} is no status of {provider}; known are {known}")
+    return _STANDARD.get(plain) or normalise(provider, plain)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import string
+import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agent.model.git import branch_name, without_credentials
+from agent.model.git import (
+    BRANCH_PARAMETERS,
+    branch_name,
+    branch_of_parameters,
+    is_commit,
+    is_tag,
+    pull_request_of,
+    remote_of,
+    remotes_of,
+    without_credentials,
+)
 
 SHA = "6dacad59e2225cb80021a8ec0f67c2f0fa6e87e2"
 
@@ -63,9 +74,95 @@ def test_no_branch_ever_starts_with_refs(name: str) -> None:
 
 @given(_GIT_NAMES)
 @example("refs/heads/origin/main")
-def test_the_name_of_a_branch_is_its_own_branch_name(name: str) -> None:
+@example("refs/remotes/origin/pr/71/fix")
+@example("refs/heads/detached")
+def test_what_is_known_to_be_a_branchs_name_stays_as_it_is(name: str) -> None:
     branch = branch_name(name)
-    assert branch is None or branch_name(branch) == branch
+    assert branch is None or branch_name(branch, is_name=True) == branch
+
+
+@given(_GIT_NAMES)
+def test_a_branch_without_a_slash_is_its_own_branch_name(name: str) -> None:
+    branch = branch_name(name)
+    if branch and "/" not in branch and branch != "detached" and not is_commit(branch):
+        assert branch_name(branch) == branch_name(branch, ()) == branch
+
+
+@given(_GIT_NAMES, st.sampled_from(["origin", "gitlab", "company"]))
+def test_a_remote_before_a_branch_changes_nothing_but_that_it_is_one(name: str, remote: str) -> None:
+    branch = branch_name(name, (), is_name=True)
+    if branch and not branch.startswith(("refs/", "heads/", "tags/")) and pull_request_of(branch) is None:
+        assert branch_name(f"refs/remotes/{remote}/{branch}") == branch
+        assert branch_name(f"{remote}/{branch}", (remote,)) == branch
+        assert remote_of(f"{remote}/{branch}", (remote,)) == remote
+
+
+@given(
+    st.none() | _GIT_NAMES,
+    st.none() | st.lists(_GIT_NAMES, max_size=2).map(tuple),
+    st.none() | st.sampled_from(["", SHA]),
+    st.booleans(),
+)
+def test_no_name_breaks_it(
+    name: str | None, remotes: tuple[str, ...] | None, commit: str | None, is_name: bool
+) -> None:
+    branch = branch_name(name, remotes, commit=commit, is_name=is_name)
+    assert branch is None or branch == branch.strip() != ""
+    assert branch is None or pull_request_of(name, remotes) is None or is_name, "a branch or a pull request"
+    assert not is_tag(name, remotes) or pull_request_of(name, remotes) is None
+    assert remote_of(name, remotes_of((name,), 2)) in (name or "")
+
+
+@given(st.dictionaries(st.sampled_from(BRANCH_PARAMETERS), _GIT_NAMES))
+def test_parameters_tell_a_branch_or_nothing(parameters: dict[str, str]) -> None:
+    branch, origin = branch_of_parameters(parameters)
+    assert (branch is None) == (origin == "")
+    assert branch is None or parameters[origin].strip().endswith(branch)
+
+
+_PIECES = st.sampled_from(
+    ["refs/", "refs/heads/", "refs/remotes/o/", "origin/", "pr/7/", "1/", "a", "*", " ", "@", "(", ":"]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(_PIECES, min_size=1, max_size=3).map("".join), st.sampled_from(["", "refs/heads/", "origin/", "https://"])
+)
+def test_a_name_of_100_kb_takes_no_longer_than_it_must(piece: str, start: str) -> None:
+    name = start + piece * (100_000 // len(piece))
+    began = time.process_time()
+    branch_name(name)
+    branch_name(name, remotes_of((name,) * 2, 2), commit=SHA)
+    pull_request_of(name)
+    branch_of_parameters(dict.fromkeys(BRANCH_PARAMETERS, name))
+    without_credentials(name)
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (SHA, True),
+        (SHA + SHA[:24], True),
+        (SHA[:7], True),
+        ("cafe1234", True),
+        ("deadbeef", False),
+        ("20250922", False),
+        ("abc123", False),
+        ("feb2026", False),
+        ("Dec1999", False),
+        ("feb2126", True),
+    ],
+)
+def test_a_commit_is_told_from_words_dates_and_months(name: str, told: bool) -> None:
+    assert is_commit(name) is told
+
+
+def test_a_name_that_looks_like_a_commit_is_one_only_if_it_is_what_was_checked_out() -> None:
+    assert branch_name("cafe1234", commit=SHA) == branch_name("cafe1234", commit="") == "cafe1234"
+    assert branch_name("cafe1234") is branch_name("cafe1234", commit="CAFE1234" + SHA[8:]) is None
+    assert branch_name(SHA, commit="") is None, "a whole hash is no branch, whatever was checked out"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model.status import WORDS, Provider, Status, normalise, normalise_any, normalise_argocd
+from agent.model.status import (
+    WORDS,
+    Provider,
+    Status,
+    known_words,
+    normalise,
+    normalise_any,
+    normalise_argocd,
+    parse_word,
+)
 
 # Hivel's page, section 6, as it is written there.
 PAGE = {
@@ -147,3 +156,93 @@ def test_normalise_any_has_an_answer_for_every_text(text: str) -> None:
 @given(st.sampled_from(Provider), st.none() | st.text())
 def test_normalise_has_an_answer_for_every_text(provider: Provider, text: str | None) -> None:
     assert isinstance(normalise(provider, text), Status)
+
+
+# ---- the word of a report
+
+NAMED = [provider for provider in Provider if provider is not Provider.OTHER]
+# What these systems say themselves; Hivel's page lists only some of it.
+VOCABULARIES = {
+    # hudson.model.Result
+    Provider.JENKINS: "SUCCESS UNSTABLE FAILURE NOT_BUILT ABORTED",
+    # GitHub REST: conclusions and statuses of workflow runs
+    Provider.GITHUB_ACTIONS: "success failure neutral cancelled skipped timed_out action_required stale "
+    "startup_failure queued in_progress completed waiting requested pending",
+    # GitLab documentation: statuses of jobs and deployments
+    Provider.GITLAB_CI: "created waiting_for_resource preparing pending running success failed canceled canceling "
+    "skipped manual scheduled",
+    # CircleCI API v1.1 and v2: statuses of jobs and workflows
+    Provider.CIRCLECI: "success failed error failing canceled unauthorized not_run on_hold blocked queued running "
+    "not_running retried fixed timedout infrastructure_fail no_tests",
+    # Argo Workflows: NodePhase
+    Provider.ARGO_WORKFLOWS: "Pending Running Succeeded Skipped Failed Error Omitted",
+    # Azure DevOps: Agent.JobStatus, BuildResult, TaskResult
+    Provider.AZURE_DEVOPS: "Succeeded SucceededWithIssues Failed Canceled partiallySucceeded none skipped abandoned",
+    # Argo CD: OperationPhase and HealthStatusCode
+    Provider.ARGOCD: "Running Terminating Failed Error Succeeded Unknown Progressing Healthy Suspended Degraded "
+    "Missing",
+}
+
+
+@pytest.mark.parametrize(("provider", "word"), [(p, w) for p, words in VOCABULARIES.items() for w in words.split()])
+def test_every_word_that_a_system_says_itself_is_taken_and_means_what_hivel_reads(
+    provider: Provider, word: str
+) -> None:
+    for written in (word, word.upper(), word.lower(), f" {word}\n"):
+        assert parse_word(provider, written) is normalise(provider, word)
+
+
+@pytest.mark.parametrize("provider", Provider)
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [("success", Status.SUCCESS), ("Failed", Status.FAILED), ("canceled", Status.CANCELED),
+     ("CANCELLED", Status.CANCELED), ("unknown", Status.UNKNOWN)],
+)  # fmt: skip
+def test_hivels_own_words_are_taken_of_every_system(provider: Provider, word: str, status: Status) -> None:
+    assert parse_word(provider, word) is status
+
+
+@pytest.mark.parametrize("provider", NAMED)
+@pytest.mark.parametrize("word", ["sucess", "SUCCES", "faild", "null", "0", "", " ", "success!", "deployed"])
+def test_a_slip_is_refused_with_the_words_that_are_known(provider: Provider, word: str) -> None:
+    with pytest.raises(ValueError, match="known are") as raised:
+        parse_word(provider, word)
+    assert repr(word) in str(raised.value)
+    assert provider in str(raised.value)
+    assert ", ".join(known_words(provider)) in str(raised.value)
+
+
+def test_a_word_of_another_system_is_a_slip_too() -> None:
+    with pytest.raises(
+        ValueError, match=r"'succeeded' is no status of jenkins; known are success, failure, unstable, "
+    ):
+        parse_word(Provider.JENKINS, "succeeded")
+
+
+def test_a_word_without_end_does_not_fill_the_answer() -> None:
+    with pytest.raises(ValueError, match="known are") as raised:
+        parse_word(Provider.JENKINS, "x" * 100_000)
+    assert len(str(raised.value)) < 300
+
+
+@given(st.text())
+def test_of_any_other_system_every_word_is_taken_and_what_nobody_says_is_unknown(word: str) -> None:
+    assert parse_word(Provider.OTHER, word) is normalise_any(word.strip())
+    assert parse_word(Provider.OTHER, f"{word}…") is Status.UNKNOWN
+
+
+def test_of_any_other_system_the_words_of_all_are_read() -> None:
+    assert known_words(Provider.OTHER) == ()
+    assert parse_word(Provider.OTHER, "Succeeded") is Status.SUCCESS
+    assert parse_word(Provider.OTHER, "sucess") is Status.UNKNOWN
+
+
+@given(st.sampled_from(NAMED), st.text() | st.sampled_from(sorted(known_words(Provider.JENKINS))))
+def test_a_word_is_taken_if_and_only_if_it_is_known(provider: Provider, word: str) -> None:
+    known = word.strip().lower() in known_words(provider)
+    try:
+        parse_word(provider, word)
+    except ValueError:
+        assert not known
+    else:
+        assert known
