@@ -315,15 +315,15 @@ REPORT = {
 
 @pytest.mark.parametrize("what", ["report", "delivery"])
 def test_who_waits_for_the_write_lock_keeps_nobody_else_waiting(
-    doors: Doors, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]], what: str
+    doors: Doors, hivel: LocalHivel, processes: list[subprocess.Popen[str]], what: str
 ) -> None:
     """Health, readiness and metrics are answered, and a stop is heard, while the lock is still held."""
-    if what == "delivery":
-        jenkins.add_builds(JOB, 3, repo=REPO)
-        hivel.fault(Fault(kind="slow", delay=1))
     process = doors.begin()
     processes.append(process)
     if what == "delivery":
+        hivel.fault(Fault(kind="slow", delay=1))
+        for number in range(3):
+            doors.post({**REPORT, "deployment_id": f"sent-{number}"})
         wait_until(lambda: len(hivel.requests()) == 3, "the events are on their way")
     with ThreadPoolExecutor() as threads:
         with locked(doors):
