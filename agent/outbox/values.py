@@ -41,8 +41,7 @@ class AlreadyRunningError(Exception):
 # ---- facts and deployments
 
 
-@dataclass(frozen=True)
-class RunState:
+class RunState(msgspec.Struct, frozen=True):
     """Everything that is stored about a run, under its project's name and the former ones."""
 
     run: Run
@@ -50,8 +49,7 @@ class RunState:
     deployments: tuple[Deployment, ...] = ()
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """What is to be stored of a run: new facts, and deployments to insert (number 0), to rewrite, to remove.
 
     A deployment is rewritten only if it is still in the state and revision of ``before``; see :meth:`Outbox.store`.

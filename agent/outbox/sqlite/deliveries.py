@@ -25,17 +25,11 @@ CLAIM = (
 )
 _DELIVERED = (
     "UPDATE deployments SET state = 'delivered', attempts = attempts + ?, reason = ?, settled_at = ?,"
-    " sent_revision = ? WHERE id = ? AND state != 'delivered' AND revision = ?"
+    " sent_revision = ? WHERE id = ? AND state != 'delivered'"
 )
 # A fact changed it while it was being sent: it says again what Hivel has. Its build's times stay what they are.
-_SENT_BEFORE = (
-    "UPDATE deployments SET state = 'delivered', attempts = attempts + :counts, reason = :reason, settled_at = :at,"  # noqa: S608
-    " sent_revision = :sent_revision, "
-    + ", ".join(f"{name} = :{name}" for name in rows.CONTENT_COLUMNS)
-    + ", build_started_at = nullif(coalesce(build_started_at, started_at), :started_at),"
-    " build_ended_at = nullif(coalesce(build_ended_at, ended_at), :ended_at)"
-    " WHERE id = :id AND state != 'delivered' AND revision != :revision"
-)
+_SENT = (*rows.CONTENT_COLUMNS, "build_started_at", "build_ended_at")
+_SAY_WHAT_WAS_SENT = f"UPDATE deployments SET {', '.join(f'{name} = :{name}' for name in _SENT)} WHERE id = :id"  # noqa: S608
 _NOT_DELIVERED = (
     "UPDATE deployments SET state = ?, attempts = attempts + ?, reason = ?, settled_at = ?,"
     " next_attempt_at = coalesce(?, next_attempt_at) WHERE id = ? AND state = 'pending' AND revision = ?"
@@ -88,29 +82,23 @@ class Deliveries(Part):
 
     def _delivered(self, settlements: Sequence[Settlement]) -> None:
         settled = self._connection.executemany(
-            _DELIVERED,
-            [
-                (s.counts_as_attempt, s.reason, s.at, _sent_revision(s), s.claimed.number, s.claimed.revision)
-                for s in settlements
-            ],
+            f"{_DELIVERED} AND revision = ?", [(*_success(each), each.claimed.revision) for each in settlements]
         ).rowcount
-        if settled < len(settlements):
-            self._connection.executemany(_SENT_BEFORE, [self._sent_before(each) for each in settlements])
+        if settled == len(settlements):
+            return
+        for each in settlements:
+            changed = self._connection.execute(
+                f"{_DELIVERED} AND revision != ?", (*_success(each), each.claimed.revision)
+            )
+            if changed.rowcount:
+                self._say_what_was_sent(each.claimed)
 
-    def _sent_before(self, settlement: Settlement) -> dict[str, object]:
-        """The values of ``_SENT_BEFORE``."""
-        claimed = settlement.claimed
-        row = self._one("SELECT run FROM deployments WHERE id = ?", (claimed.number,))
-        content = rows.content_values(claimed.content, "" if row is None else row[0])
-        return {
-            **dict(zip(rows.CONTENT_COLUMNS, content, strict=True)),
-            "id": claimed.number,
-            "revision": claimed.revision,
-            "sent_revision": _sent_revision(settlement),
-            "counts": settlement.counts_as_attempt,
-            "reason": settlement.reason,
-            "at": settlement.at,
-        }
+    def _say_what_was_sent(self, claimed: Claimed) -> None:
+        row = self._one(f"SELECT {rows.COLUMNS} FROM deployments WHERE id = ?", (claimed.number,))  # noqa: S608
+        [deployment] = self._deployments([row])
+        sent = msgspec.structs.replace(deployment, content=claimed.content)
+        values = rows.deployment_columns(sent, row[1], self.clock.now_ms())
+        self._connection.execute(_SAY_WHAT_WAS_SENT, {**values, "id": claimed.number})
 
     def _failed(self, settlement: Settlement) -> None:
         number, counts = settlement.claimed.number, settlement.counts_as_attempt
@@ -164,10 +152,12 @@ class Deliveries(Part):
 
 def _claimed(row: tuple[Any, ...]) -> Claimed:
     number, deployment_id, revision, attempts, created_at, run, *content = row
-    return Claimed(number, deployment_id, revision, rows.content_of(tuple(content), run), attempts, created_at)
+    return Claimed(number, deployment_id, revision, rows.content_of(content, run), attempts, created_at)
 
 
-def _sent_revision(settlement: Settlement) -> int:
-    """0: Hivel had the id before, and after a crash nobody knows with which revision."""
+def _success(settlement: Settlement) -> tuple[object, ...]:
+    """The values of ``_DELIVERED``."""
     revision = settlement.claimed.revision
-    return 0 if settlement.already_there and revision > 1 else revision
+    # Hivel had the id before: after a crash nobody knows with which revision.
+    sent_revision = 0 if settlement.already_there and revision > 1 else revision
+    return settlement.counts_as_attempt, settlement.reason, settlement.at, sent_revision, settlement.claimed.number

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agent.model.deployment import State
 from agent.model.fact import Kind, seen
-from agent.model.keys import JENKINS, Run
+from agent.model.keys import JENKINS, Run, jenkins_run
 from agent.outbox.sqlite import rows
 from agent.outbox.sqlite.part import MOST_DIGITS, Part
 from agent.outbox.values import OutboxFullError, RunState, StoredReport
@@ -22,29 +23,50 @@ if TYPE_CHECKING:
     from agent.outbox.sqlite.rows import Place
     from agent.outbox.values import Change, SetAside
 
-# ?1 is JSON: [[project, run], …]. CROSS JOIN: in this order, never the whole table for a few runs.
-_FACTS = (
-    f"SELECT {', '.join('f.' + name for name in rows.FACT_COLUMNS.split(', '))} FROM json_each(?1) AS asked"  # noqa: S608
-    " CROSS JOIN facts AS f ON f.project_id = json_extract(asked.value, '$[0]')"
-    " AND f.run = json_extract(asked.value, '$[1]') ORDER BY f.id"
-)
-_DEPLOYMENTS = (
-    f"SELECT {', '.join('d.' + name for name in rows.COLUMNS.split(', '))} FROM json_each(?1) AS asked"  # noqa: S608
-    " CROSS JOIN deployments AS d ON d.project_id = json_extract(asked.value, '$[0]')"
-    " AND d.run = json_extract(asked.value, '$[1]') ORDER BY d.id"
-)
-# ?1 is JSON: [[controller, job, number], …].
+_FACTS = f"SELECT {rows.FACT_COLUMNS} FROM facts WHERE project_id = ? AND run = ? ORDER BY id"  # noqa: S608
+_DEPLOYMENTS = f"SELECT {rows.COLUMNS} FROM deployments WHERE project_id = ? AND run = ? ORDER BY id"  # noqa: S608
 _OPEN = (
-    "SELECT asked.key, o.started_at, o.first_seen_at FROM json_each(?1) AS asked CROSS JOIN open_builds AS o"
-    " ON o.controller = json_extract(asked.value, '$[0]') AND o.full_name = json_extract(asked.value, '$[1]')"
-    " AND o.number = json_extract(asked.value, '$[2]') WHERE o.started_at IS NOT NULL"
+    "SELECT full_name, number, started_at, first_seen_at FROM open_builds"
+    " WHERE controller = ? AND full_name = ? AND number = ? AND started_at IS NOT NULL"
 )
+# The same for many. ?1 is JSON: {run: project, …}, and of open builds {job: number, …}; a key may come several times.
+# CROSS JOIN: in this order, never a whole table for a few runs.
+_MANY_FACTS = (
+    f"SELECT {rows.FACT_COLUMNS} FROM json_each(?1) AS asked CROSS JOIN facts"  # noqa: S608
+    " ON project_id = asked.value AND run = asked.key ORDER BY facts.id"
+)
+_MANY_DEPLOYMENTS = (
+    f"SELECT deployments.{rows.COLUMNS} FROM json_each(?1) AS asked CROSS JOIN deployments"  # noqa: S608
+    " ON project_id = asked.value AND run = asked.key ORDER BY deployments.id"
+)
+_MANY_OPEN = (
+    "SELECT full_name, number, started_at, first_seen_at FROM json_each(?1) AS asked CROSS JOIN open_builds"
+    " ON controller = ?2 AND full_name = asked.key AND number = asked.value WHERE started_at IS NOT NULL"
+)
+# Whether there is more to ask, in one question: of most runs that are loaded nothing is stored yet.
+_ANYTHING = (
+    "EXISTS (SELECT 1 FROM facts WHERE project_id = {project} AND run = {run})"
+    " OR EXISTS (SELECT 1 FROM deployments WHERE project_id = {project} AND run = {run})"
+    # A renamed job is rare: that there is none is found out once.
+    " OR (EXISTS (SELECT 1 FROM former_names) AND EXISTS (SELECT 1 FROM former_names WHERE project_id = {project}))"
+    " OR EXISTS (SELECT 1 FROM projects AS p CROSS JOIN open_builds AS o ON o.controller = p.scope"
+    " AND o.full_name = p.name AND o.number = CAST({run} AS INTEGER) WHERE p.id = {project})"
+)
+_ANYTHING_OF_ONE = f"SELECT ?1, ?2 WHERE {_ANYTHING.format(project='?1', run='?2')}"
+_ANYTHING_OF_MANY = (
+    "SELECT asked.value, asked.key FROM json_each(?1) AS asked"  # noqa: S608
+    f" WHERE {_ANYTHING.format(project='asked.value', run='asked.key')}"
+)
+_ENCODE = msgspec.json.Encoder().encode
 
 # What leaves an id as it is, or gives one that no other deployment has or had.
 _ID_IS_FREE = "(deployment_id IS :deployment_id OR NOT EXISTS (SELECT 1 FROM forgotten WHERE id_hash = :id_hash))"
-_REWRITTEN = (*rows.KEY_COLUMNS, *rows.CONTENT_COLUMNS)
-_SET = ", ".join(f"{name} = :{name}" for name in (*_REWRITTEN, "deployment_id", "state", "revision", "held_since",
-                                                  "next_attempt_at", "settled_at", "reason"))  # fmt: skip
+_REWRITTEN = (
+    "project_id", "run", "attempt", "build_started_at", "build_ended_at", "known", "scope", "stage", "said_environment",
+    "names", "anchor", "deployment_id", "state", "revision", *rows.CONTENT_COLUMNS, "held_since", "next_attempt_at",
+    "settled_at", "reason",
+)  # fmt: skip
+_SET = ", ".join(f"{name} = :{name}" for name in _REWRITTEN)
 _REWRITE = (
     f"UPDATE OR IGNORE deployments SET {_SET} WHERE id = :id AND revision IN (:revision, :revision - 1)"  # noqa: S608
     f" AND {_ID_IS_FREE} AND state IN "
@@ -58,7 +80,7 @@ _REWRITES = {
     # What Hivel has is as it is; only what the deployment stands for can change.
     State.DELIVERED: (
         "UPDATE deployments SET known = :known, names = :names,"
-        " build_started_at = nullif(:started, started_at), build_ended_at = nullif(:ended, ended_at)"
+        " build_started_at = nullif(:began, started_at), build_ended_at = nullif(:ended, ended_at)"
         " WHERE id = :id AND state = 'delivered'"
     ),
 }
@@ -78,21 +100,37 @@ class Deployments(Part):
 
         Facts in the order in which they were stored, the SEEN facts of open builds behind them.
         """
+        states = {run: RunState(run) for run in runs}
+        some = self._with_anything(runs)
+        return states | self._load(some) if some else states
+
+    def _with_anything(self, runs: Collection[Run]) -> list[Run]:
+        """The runs of which something may be stored."""
+        ids = {run: self._project_id(run.project) for run in runs}
+        known = [(project_id, run.number) for run, project_id in ids.items() if project_id is not None]
+        found = set(self._of_places(_ANYTHING_OF_ONE, _ANYTHING_OF_MANY, known))
+        return [run for run, project_id in ids.items() if project_id is None or (project_id, run.number) in found]
+
+    def _load(self, runs: Collection[Run]) -> dict[Run, RunState]:
         facts: dict[Run, list[Fact]] = {run: [] for run in runs}
         deployments: dict[Run, list[Deployment]] = {run: [] for run in runs}
         names = self._names({run.project for run in runs})
         places = self._places(facts, names)
-        if places:
-            asked = msgspec.json.encode(list({place[:2] for place in places})).decode()
-            for row in self._all(_FACTS, (asked,)):
-                for run in places.get(row[:3], ()):
-                    facts[run].append(rows.fact_of(row, self._project(row[0])))
-            found = self._all(_DEPLOYMENTS, (asked,))
-            for row, deployment in zip(found, self._deployments(found), strict=True):
-                for run in places.get(row[1:4], ()):
-                    deployments[run].append(deployment)
+        asked = list({place[:2]: None for place in places})
+        for row in self._of_places(_FACTS, _MANY_FACTS, asked):
+            for run in places.get(row[:3], ()):
+                facts[run].append(rows.fact_of(row, self._project(row[0])))
+        found = self._of_places(_DEPLOYMENTS, _MANY_DEPLOYMENTS, asked)
+        for row, deployment in zip(found, self._deployments(found), strict=True):
+            for run in places.get(row[1:4], ()):
+                deployments[run].append(deployment)
         self._add_open_builds(facts, names)
         return {run: RunState(run, tuple(facts[run]), tuple(deployments[run])) for run in facts}
+
+    def _of_places(self, one: str, many: str, places: Sequence[tuple[int, str]]) -> list[Any]:
+        if len(places) == 1:
+            return self._all(one, places[0])
+        return self._all(many, (_json((run, project_id) for project_id, run in places),)) if places else []
 
     def _places(self, runs: Iterable[Run], names: Mapping[Project, Sequence[Project]]) -> dict[Place, list[Run]]:
         """Where things of these runs may be stored, and of which of them each is."""
@@ -105,20 +143,22 @@ class Deployments(Part):
         return places
 
     def _add_open_builds(self, facts: dict[Run, list[Fact]], names: Mapping[Project, Sequence[Project]]) -> None:
-        asked = [
-            (project, run)
-            for run in facts
-            if run.project.provider == JENKINS and run.number.isdecimal() and len(run.number) <= MOST_DIGITS
-            for project in names[run.project]
-        ]
-        if not asked:
-            return
-        keys = [(project.scope, project.name, int(run.number)) for project, run in asked]
-        for place, started_at, first_seen_at in self._all(_OPEN, (msgspec.json.encode(keys).decode(),)):
-            project, run = asked[place]
-            fact = seen(Run(project, run.number, run.attempt), started_at=started_at, at=first_seen_at)
-            if all(known.word != fact.word for known in facts[run]):
-                facts[run].append(fact)
+        asked: dict[str, dict[tuple[str, int], list[Run]]] = {}
+        for run in facts:
+            if run.project.provider == JENKINS and run.number.isdecimal() and len(run.number) <= MOST_DIGITS:
+                number = int(run.number)
+                for project in names[run.project]:
+                    asked.setdefault(project.scope, {}).setdefault((project.name, number), []).append(run)
+        for controller, builds in asked.items():
+            if len(builds) == 1:
+                found = self._all(_OPEN, (controller, *next(iter(builds))))
+            else:
+                found = self._all(_MANY_OPEN, (_json(builds), controller))
+            for job, number, started_at, first_seen_at in found:
+                fact = seen(jenkins_run(controller, job, number), started_at=started_at, at=first_seen_at)
+                for run in builds[job, number]:
+                    if all(known.word != fact.word for known in facts[run]):
+                        facts[run].append(fact)
 
     # ---- store
 
@@ -135,29 +175,38 @@ class Deployments(Part):
         :class:`OutboxFullError` when ``max_size`` is reached and there are reports or deployments to insert.
         """
         with self._writing():
-            inserted = [deployment for change in changes for deployment in change.inserted]
-            facts = [fact for change in changes for fact in change.facts]
-            if self.max_size and (inserted or any(fact.kind is Kind.REPORT for fact in facts)):
+            if self.max_size and any(map(_adds, changes)):
                 self._refuse_when_full()
+            refused = dict[str, int]()
+            for change in changes:
+                if change.removed or change.rewritten:
+                    refused |= self._remove_and_rewrite(change)
+            known, made = self._known_project_ids(), self._made_project_id
             self._connection.executemany(
-                "DELETE FROM deployments WHERE id = ? AND state = 'held'",
-                [(deployment.number,) for change in changes for deployment in change.removed],
+                rows.INSERT_FACT,
+                (
+                    rows.fact_row(fact, known.get(fact.run.project) or made(fact.run.project))
+                    for change in changes
+                    for fact in change.facts
+                ),
             )
-            refused = self._rewrite([deployment for change in changes for deployment in change.rewritten])
-            made = self._made_project_id
-            self._connection.executemany(
-                rows.INSERT_FACT, [rows.fact_row(fact, made(fact.run.project)) for fact in facts]
-            )
-            return refused | self._insert(inserted)
+            inserted = [deployment for change in changes for deployment in change.inserted]
+            return refused | self._insert(inserted) if inserted else refused
 
     def _insert(self, deployments: Sequence[Deployment]) -> dict[str, int]:
         """Returns the ids that were not free, with the starts of those that have or had them."""
-        if not deployments:
-            return {}
-        now, made = self.clock.now_ms(), self._made_project_id
-        inserted = self._connection.executemany(
-            rows.INSERT_DEPLOYMENT, [rows.deployment_row(each, made(each.run.project), now) for each in deployments]
-        ).rowcount
+        now, known, made = self.clock.now_ms(), self._known_project_ids(), self._made_project_id
+        values = (
+            rows.deployment_row(each, known.get(each.run.project) or made(each.run.project), now)
+            for each in deployments
+        )
+        sql, inserted = rows.INSERT_DEPLOYMENT, 0
+        if self._one("SELECT 1 FROM forgotten LIMIT 1"):
+            hashes = [_hash(each.deployment_id) for each in deployments]
+            values = ((*row, digest) for row, digest in zip(values, hashes, strict=True))
+            sql = rows.INSERT_UNLESS_FORGOTTEN
+        for count, alike in groupby(values, len):
+            inserted += self._connection.executemany(sql[count], alike).rowcount
         if inserted == len(deployments):
             return {}
         newest = self._all("SELECT deployment_id FROM deployments ORDER BY id DESC LIMIT ?", (inserted,))
@@ -171,10 +220,12 @@ class Deployments(Part):
                 refused[name] = self._owner(name)[0]
         return refused
 
-    def _rewrite(self, deployments: Sequence[Deployment]) -> dict[str, int]:
+    def _remove_and_rewrite(self, change: Change) -> dict[str, int]:
         """As :meth:`_insert`."""
+        for deployment in change.removed:
+            self._connection.execute("DELETE FROM deployments WHERE id = ? AND state = 'held'", (deployment.number,))
         now, refused = self.clock.now_ms(), {}
-        for deployment in deployments:
+        for deployment in change.rewritten:
             values = _rewrite_values(deployment, self._made_project_id(deployment.run.project), now)
             changed = self._connection.execute(_REWRITES[deployment.state], values).rowcount
             name = deployment.deployment_id
@@ -295,26 +346,30 @@ class Deployments(Part):
         return int((pages - free) * page)
 
 
+def _adds(change: Change) -> bool:
+    """Whether it makes the outbox larger, and can wait."""
+    return bool(change.inserted) or any(fact.kind is Kind.REPORT for fact in change.facts)
+
+
+def _json(pairs: Iterable[tuple[str, int]]) -> str:
+    """An object in which a key may come several times."""
+    return "{" + ",".join([f"{_ENCODE(key).decode()}:{value}" for key, value in pairs]) + "}"
+
+
 def _storable(text: str | None) -> Any:
     """Whatever made trouble elsewhere must not make it again: SQLite takes no half characters."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
+def _hash(deployment_id: str | None) -> bytes | None:
+    return None if deployment_id is None else rows.id_hash(deployment_id)
+
+
 def _rewrite_values(deployment: Deployment, project_id: int, now: int) -> dict[str, object]:
-    name = deployment.deployment_id
-    keys = rows.key_values(deployment, project_id)
-    content = rows.content_values(deployment.content, deployment.run.number)
     return {
-        **dict(zip(_REWRITTEN, (*keys, *content), strict=True)),
+        **rows.deployment_columns(deployment, project_id, now),
         "id": deployment.number,
-        "deployment_id": name,
-        "id_hash": None if name is None else rows.id_hash(name),
-        "state": deployment.state.value,
-        "revision": deployment.revision,
-        "held_since": rows.held_since(deployment, now),
-        "next_attempt_at": deployment.next_attempt_at,
-        "settled_at": rows.settled_at(deployment, now),
-        "reason": deployment.reason,
-        "started": deployment.build_started_at,
+        "id_hash": _hash(deployment.deployment_id),
+        "began": deployment.build_started_at,
         "ended": deployment.build_ended_at,
     }

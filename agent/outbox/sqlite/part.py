@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 # Numbers of builds and of deployments with more are none: SQLite's integers end there.
 MOST_DIGITS = 18
-_FORMER = (
-    "SELECT n.project_id, n.former_id FROM json_each(?1) AS asked"
-    " CROSS JOIN former_names AS n ON n.project_id = asked.value"
+_FORMER = "SELECT project_id, former_id FROM former_names WHERE project_id = ?"
+_MANY_FORMER = (
+    "SELECT project_id, former_id FROM json_each(?1) AS asked CROSS JOIN former_names ON project_id = asked.value"
 )
 # So many projects are remembered: some megabytes.
 _PROJECTS = 20_000
@@ -92,6 +92,11 @@ class Part:
             known = self._remember(int(inserted.lastrowid or 0), project)
         return known
 
+    def _known_project_ids(self) -> dict[Project, int]:
+        """What :meth:`_made_project_id` remembers: to look there first is faster."""
+        self._forget_after_rollback()
+        return self._ids
+
     def _project(self, project_id: int) -> Project:
         self._forget_after_rollback()
         known = self._projects.get(project_id)
@@ -107,9 +112,12 @@ class Part:
         """Under which names things of these projects may be stored: their own first."""
         names = {project: [project] for project in projects}
         known = [each for project in names if (each := self._project_id(project)) is not None]
-        if known:
-            for project_id, former_id in self._all(_FORMER, (msgspec.json.encode(known).decode(),)):
-                names[self._project(project_id)].append(self._project(former_id))
+        if len(known) == 1:
+            found = self._all(_FORMER, known)
+        else:
+            found = self._all(_MANY_FORMER, (msgspec.json.encode(known).decode(),)) if known else []
+        for project_id, former_id in found:
+            names[self._project(project_id)].append(self._project(former_id))
         return names
 
     def _remember(self, project_id: int, project: Project) -> int:

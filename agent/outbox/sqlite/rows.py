@@ -14,6 +14,8 @@ from agent.model.keys import Run
 from agent.model.status import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.model.keys import Project
 
 _ENCODE = msgspec.json.Encoder().encode
@@ -21,10 +23,12 @@ _BUILD = msgspec.json.Decoder(Build).decode
 _REPORT = msgspec.json.Decoder(Report).decode
 _NAMES = msgspec.json.Decoder(tuple[Name, ...]).decode
 _NUMBERS = msgspec.json.Decoder(tuple[int, ...]).decode
-# Looking up is much faster than calling an enum; and sqlite3 takes long to find out that a member is a string.
+# Looking up is much faster than calling an enum. The other way, sqlite3 takes long to find out that a member is a
+# string, and ``value`` is a function where ``_value_`` is a field.
 _KINDS = {kind.value: kind for kind in Kind}
 _STATES = {state.value: state for state in State}
 _SCOPES = {scope.value: scope for scope in Scope}
+_HELD, _SETTLED = State.HELD, {State.DELIVERED, State.FAILED, State.DISCARDED}
 _STATUSES = {status.value: status for status in Status}
 
 # Where something is stored: the number of a project, a run, and the attempt.
@@ -44,11 +48,11 @@ def fact_row(fact: Fact, project_id: int) -> tuple[object, ...]:
         run.number,
         run.attempt,
         fact.source,
-        fact.kind.value,
+        fact.kind._value_,
         fact.received_at,
         fact.word,
         fact.started_at,
-        fact.principal or None,
+        fact.principal,
         _body(fact),
     )
 
@@ -57,13 +61,15 @@ def _body(fact: Fact) -> str | None:
     body, run = fact.body, fact.run
     if body is None or isinstance(body, str):
         return body
-    if isinstance(body, Build) and (body.controller, body.job, str(body.number)) == (
-        run.project.scope,
-        run.project.name,
-        run.number,
-    ):
+    if isinstance(body, Build) and _is_keyed(body, run):
         body = msgspec.structs.replace(body, controller="", job="", number=0)
     return _ENCODE(body).decode()
+
+
+def _is_keyed(build: Build, run: Run) -> bool:
+    """Whether the key of the fact says which build it is."""
+    project = run.project
+    return build.job == project.name and build.controller == project.scope and str(build.number) == run.number
 
 
 def fact_of(row: tuple[Any, ...], project: Project) -> Fact:
@@ -87,7 +93,7 @@ def fact_of(row: tuple[Any, ...], project: Project) -> Fact:
         received_at=received_at,
         word=word,
         started_at=started_at,
-        principal=principal or "",
+        principal=principal,
         body=body,
     )
 
@@ -100,74 +106,68 @@ def _keyed(build: Build, project: Project, number: str) -> Build:
 
 # ---- deployments
 
-# What Hivel gets, and when its build ran: NULL where it is as the deployment's own times.
-CONTENT_COLUMNS = (
-    "status", "environment", "repo_url", "branch", "commit_hash", "first_commit_at", "started_at", "ended_at",
-    "build_number", "pr_number", "pr_numbers", "image", "logs_url", "problem",
+_USUAL = (
+    "project_id", "run", "attempt", "known", "scope", "anchor", "deployment_id", "state", "revision", "created_at",
+    "next_attempt_at", "status", "environment", "repo_url", "branch", "commit_hash", "first_commit_at", "started_at",
+    "ended_at", "pr_number", "image", "logs_url",
 )  # fmt: skip
-KEY_COLUMNS = (
-    "project_id", "run", "attempt", "build_started_at", "build_ended_at", "known", "scope", "stage",
-    "said_environment", "names", "anchor",
+# NULL in most rows. Python's sqlite3 takes longer for a NULL than for a text, so that those are left out.
+_RARE = (
+    "build_number", "pr_numbers", "problem", "build_started_at", "build_ended_at", "stage", "said_environment", "names",
+    "sent_revision", "held_since", "settled_at", "reason", "attempts",
 )  # fmt: skip
-_INSERTED = (
-    *KEY_COLUMNS, "deployment_id", "state", "revision", "sent_revision", *CONTENT_COLUMNS, "created_at", "held_since",
-    "next_attempt_at", "attempts", "settled_at", "reason",
-)  # fmt: skip
+_NOTHING_RARE = (*[None] * 12, 0)
+_INSERTED = (*_USUAL, *_RARE)
 COLUMNS = ", ".join(("id", *_INSERTED))
-# Nothing is inserted whose id a deployment has or had; the last value is ``id_hash`` of it.
-INSERT_DEPLOYMENT = (
-    f"INSERT INTO deployments ({', '.join(_INSERTED)}) SELECT {', '.join('?' for _ in _INSERTED)}"  # noqa: S608
-    " WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id_hash = ?) ON CONFLICT (deployment_id) DO NOTHING"
-)
+# What Hivel gets.
+CONTENT_COLUMNS = (*_USUAL[11:], *_RARE[:3])
+
+
+def _insert(columns: tuple[str, ...], *, unless_forgotten: bool = False) -> str:
+    marks = ", ".join("?" for _ in columns)
+    source = f"SELECT {marks} WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id_hash = ?)"  # noqa: S608
+    source = source if unless_forgotten else f"VALUES ({marks})"
+    return f"INSERT INTO deployments ({', '.join(columns)}) {source} ON CONFLICT (deployment_id) DO NOTHING"
+
+
+# By the number of values. Nothing is inserted whose id another deployment has …
+INSERT_DEPLOYMENT = {len(columns): _insert(columns) for columns in (_USUAL, _INSERTED)}
+# … or had, before it was deleted: this takes longer. The last value is ``id_hash`` of the id.
+INSERT_UNLESS_FORGOTTEN = {len(columns) + 1: _insert(columns, unless_forgotten=True) for columns in (_USUAL, _INSERTED)}
 
 
 def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
     """The values of ``INSERT_DEPLOYMENT``. ``now``: when it was made, held or settled, unless it says so itself."""
-    name = deployment.deployment_id
-    state = deployment.state
-    return (
-        *key_values(deployment, project_id),
-        name,
-        state.value,
-        deployment.revision,
-        deployment.sent_revision,
-        *content_values(deployment.content, deployment.run.number),
-        deployment.created_at or now,
-        held_since(deployment, now),
-        deployment.next_attempt_at,
-        deployment.attempts,
-        settled_at(deployment, now),
-        deployment.reason,
-        None if name is None else id_hash(name),
-    )
+    values = _values(deployment, project_id, now)
+    usual = len(_USUAL)
+    return values[:usual] if values[usual:] == _NOTHING_RARE else values
 
 
-def key_values(deployment: Deployment, project_id: int) -> tuple[object, ...]:
-    """The values of ``KEY_COLUMNS``."""
-    run, content, names = deployment.run, deployment.content, deployment.names
+def deployment_columns(deployment: Deployment, project_id: int, now: int) -> dict[str, object]:
+    """The same by the names of the columns."""
+    return dict(zip(_INSERTED, _values(deployment, project_id, now), strict=True))
+
+
+def _values(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
+    """The values of ``_INSERTED``."""
+    run, content, names, state = deployment.run, deployment.content, deployment.names, deployment.state
     scope, stage, environment, repository, start, again = names[0]
+    number, build_number, pr_numbers = run.number, content.build_number, content.pr_numbers
     started_at, ended_at = deployment.build_started_at, deployment.build_ended_at
-    plain = len(names) == 1 and not (repository or start or again)
+    held_since, settled_at = deployment.held_since, deployment.settled_at
     return (
         project_id,
-        run.number,
+        number,
         run.attempt,
-        None if started_at == content.started_at else started_at,
-        None if ended_at == content.ended_at else ended_at,
         1 if deployment.known else 0,
-        scope.value,
-        stage or None,
-        environment or None,
-        None if plain else _ENCODE(names).decode(),
+        scope._value_,
         deployment.anchor,
-    )
-
-
-def content_values(content: Content, number: str) -> tuple[object, ...]:
-    """The values of ``CONTENT_COLUMNS``. ``number``: of the run."""
-    build_number, pr_numbers = content.build_number, content.pr_numbers
-    return (
-        content.status.value,
+        deployment.deployment_id,
+        state._value_,
+        deployment.revision,
+        deployment.created_at or now,
+        deployment.next_attempt_at,
+        content.status._value_,
         content.environment,
         content.repo_url,
         content.branch,
@@ -175,34 +175,30 @@ def content_values(content: Content, number: str) -> tuple[object, ...]:
         content.first_commit_at,
         content.started_at,
         content.ended_at,
-        None if build_number == number else build_number or "",
         content.pr_number,
-        _ENCODE(pr_numbers).decode() if pr_numbers else None,
         content.image,
         content.logs_url,
+        None if build_number == number else build_number or "",
+        _ENCODE(pr_numbers).decode() if pr_numbers else None,
         content.problem,
+        None if started_at == content.started_at else started_at,
+        None if ended_at == content.ended_at else ended_at,
+        stage or None,
+        environment or None,
+        _ENCODE(names).decode() if repository or start or again or len(names) > 1 else None,
+        deployment.sent_revision,
+        now if held_since is None and state is _HELD else held_since,
+        now if settled_at is None and state in _SETTLED else settled_at,
+        deployment.reason,
+        deployment.attempts,
     )
 
 
-def held_since(deployment: Deployment, now: int) -> int | None:
-    """Since when it is held; as it says, else from now on."""
-    if deployment.held_since is None and deployment.state is State.HELD:
-        return now
-    return deployment.held_since
-
-
-def settled_at(deployment: Deployment, now: int) -> int | None:
-    """When it was settled; as it says, else now."""
-    if deployment.settled_at is None and deployment.state not in (State.HELD, State.PENDING):
-        return now
-    return deployment.settled_at
-
-
-def content_of(values: tuple[Any, ...], number: str) -> Content:
-    """The content of the values of ``CONTENT_COLUMNS``."""
+def content_of(values: Sequence[Any], number: str) -> Content:
+    """The content of the values of ``CONTENT_COLUMNS``. ``number``: of the run."""
     (
-        status, environment, repo_url, branch, commit_hash, first_commit_at, started_at, ended_at,
-        build_number, pr_number, pr_numbers, image, logs_url, problem,
+        status, environment, repo_url, branch, commit_hash, first_commit_at, started_at, ended_at, pr_number, image,
+        logs_url, build_number, pr_numbers, problem,
     ) = values  # fmt: skip
     return Content(
         status=_STATUSES[status],
@@ -225,11 +221,11 @@ def content_of(values: tuple[Any, ...], number: str) -> Content:
 def deployment_of(row: tuple[Any, ...], project: Project) -> Deployment:
     """The deployment of a row of ``COLUMNS``. Raises :class:`KeyError` or :class:`msgspec.MsgspecError`."""
     (
-        number, _, run, attempt, build_started_at, build_ended_at, known, scope, stage, said_environment, names, anchor,
-        deployment_id, state, revision, sent_revision, *values,
-        created_at, held_since_ms, next_attempt_at, attempts, settled_at_ms, reason,
+        number, _, run, attempt, known, scope, anchor, deployment_id, state, revision, created_at, next_attempt_at,
+        *values, build_started_at, build_ended_at, stage, said_environment, names, sent_revision, held_since,
+        settled_at, reason, attempts,
     ) = row  # fmt: skip
-    content = content_of(tuple(values), run)
+    content = content_of(values, run)
     return Deployment(
         number=number,
         run=Run(project, run, attempt),
@@ -244,10 +240,10 @@ def deployment_of(row: tuple[Any, ...], project: Project) -> Deployment:
         sent_revision=sent_revision,
         content=content,
         created_at=created_at,
-        held_since=held_since_ms,
+        held_since=held_since,
         next_attempt_at=next_attempt_at,
         attempts=attempts,
-        settled_at=settled_at_ms,
+        settled_at=settled_at,
         reason=reason,
     )
 

@@ -19,7 +19,7 @@ CREATE TABLE former_names (
 -- What was said about a run, once. The facts of a build go together.
 CREATE TABLE facts (
     id INTEGER PRIMARY KEY,
-    project_id INTEGER NOT NULL REFERENCES projects (id),
+    project_id INTEGER NOT NULL,       -- of a project; these are never deleted, and a check costs each enqueue
     run TEXT NOT NULL,                 -- Jenkins' number, or the run id
     attempt INTEGER NOT NULL,
     source TEXT NOT NULL,              -- poller, backfill, emit, intake, spool
@@ -27,14 +27,14 @@ CREATE TABLE facts (
     received_at INTEGER NOT NULL,      -- when it was said, by the controller's clock
     word INTEGER NOT NULL,             -- its identity
     started_at INTEGER,                -- exact for what polls say
-    principal TEXT,                    -- the team whose token a report had
+    principal TEXT NOT NULL,           -- the team whose token a report had; mostly empty
     body TEXT                          -- JSON of a Build or a Report
 );
 CREATE INDEX facts_of_run ON facts (project_id, run);
 
 CREATE TABLE deployments (
     id INTEGER PRIMARY KEY,
-    project_id INTEGER NOT NULL REFERENCES projects (id),
+    project_id INTEGER NOT NULL,
     run TEXT NOT NULL,
     attempt INTEGER NOT NULL,
     build_started_at INTEGER,          -- NULL: as started_at
