@@ -22,7 +22,7 @@ from agent.model.fact import Report
 from agent.model.git import branch_name, without_credentials
 from agent.model.keys import JENKINS
 from agent.model.names import environment_of_name
-from agent.model.status import Provider, Status, normalise, normalise_any
+from agent.model.status import Provider, Status, normalise, parse_word
 
 if TYPE_CHECKING:
     from agent.config.rules import Match, Options, Rule, Template
@@ -107,14 +107,13 @@ def of_stage(basis: Basis, times: tuple[int, int]) -> tuple[Content, dict[str, s
 
 def of_report(said: Report, options: Options, times: tuple[int, int]) -> tuple[Content, dict[str, str]]:
     """A run of another CI system: what is said of it is all that there is. ``times``: its start and end (UTC ms)."""
-    branch = branch_name(said.branch) if said.branch else None
     content = Content(
         status=_status_of_provider(said),
         started_at=times[0],
         ended_at=times[1],
         environment=written_environment(said.environment, options) if said.environment else None,
         repo_url=written_repo_url(said.repo_url, options) if said.repo_url else None,
-        branch=branch,
+        branch=branch_name(said.branch, commit=said.commit_hash or "") if said.branch else None,
         commit_hash=said.commit_hash,
         build_number=said.build_number,
         pr_number=said.pr_number or (str(said.pr_numbers[0]) if said.pr_numbers else None),
@@ -133,11 +132,10 @@ def result_of(said: Report) -> str | None:
 
 def _status_of_provider(said: Report) -> Status:
     """The system's word, or one of Hivel's own four."""
-    word = said.status or ""
-    if word.lower() in list(Status):
-        return Status(word.lower())
-    provider = Provider(said.provider)
-    return normalise_any(word) if provider is Provider.OTHER else normalise(provider, word)
+    try:
+        return parse_word(Provider(said.provider), said.status or "")
+    except ValueError:  # stored before words were checked at the door
+        return Status.UNKNOWN
 
 
 def _source(basis: Basis) -> Source:
@@ -361,7 +359,7 @@ def _fill_reported(draft: _Draft, said: Report, options: Options) -> None:
         if value := getattr(said, name):
             draft.fields[name], draft.origins[name] = value, SAID
     if said.branch:
-        draft.fields["branch"] = branch_name(said.branch)
+        draft.fields["branch"] = branch_name(said.branch, commit=said.commit_hash or "")
     if said.repo_url:
         draft.fields["repo_url"] = written_repo_url(said.repo_url, options)
     if said.environment:
@@ -384,7 +382,7 @@ def _fill_branch(draft: _Draft, fields: _Fields, match: Match, unit: _Unit, sour
     branch, origin = source.branch, source.origins.get("branch", "")
     if draft.rule.branch is not None:
         rendered, origin = fields.render(draft.rule.branch)
-        branch = branch_name(rendered) if rendered else None
+        branch = rendered if rendered == source.branch else branch_name(rendered, commit=source.commit or "")
         if "branch" not in match.groups and "branch" not in unit.groups:
             fields.values["branch"] = branch or ""
             fields.words["branch"] = origin
