@@ -221,8 +221,7 @@ class RawRows:
         places = [self._project(item.fact.run.project) for item in items]
         self._facts = [rows.fact_row(item.fact, place) for item, place in zip(items, places, strict=True)]
         self._deployments = [
-            tuple(rows.deployment_columns(item.deployment, place, NOW).values())
-            for item, place in zip(items, places, strict=True)
+            rows.deployment_row(item.deployment, place, NOW) for item, place in zip(items, places, strict=True)
         ]
 
     def _project(self, project: Project) -> int:

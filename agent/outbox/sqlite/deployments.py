@@ -197,8 +197,7 @@ class Deployments(Part):
         """Returns the ids that were not free, with the starts of those that have or had them."""
         now, known, made = self.clock.now_ms(), self._known_project_ids(), self._made_project_id
         values = (
-            rows.deployment_row(each, known.get(each.run.project) or made(each.run.project), now)
-            for each in deployments
+            rows.insertion(each, known.get(each.run.project) or made(each.run.project), now) for each in deployments
         )
         sql, inserted = rows.INSERT_DEPLOYMENT, 0
         if self._one("SELECT 1 FROM forgotten LIMIT 1"):

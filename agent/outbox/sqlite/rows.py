@@ -137,19 +137,7 @@ INSERT_UNLESS_FORGOTTEN = {len(columns) + 1: _insert(columns, unless_forgotten=T
 
 
 def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
-    """The values of ``INSERT_DEPLOYMENT``. ``now``: when it was made, held or settled, unless it says so itself."""
-    values = _values(deployment, project_id, now)
-    usual = len(_USUAL)
-    return values[:usual] if values[usual:] == _NOTHING_RARE else values
-
-
-def deployment_columns(deployment: Deployment, project_id: int, now: int) -> dict[str, object]:
-    """The same by the names of the columns."""
-    return dict(zip(_INSERTED, _values(deployment, project_id, now), strict=True))
-
-
-def _values(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
-    """The values of ``_INSERTED``."""
+    """The values of ``COLUMNS`` but for the number. ``now``: when it was made, held or settled, unless it says so."""
     run, content, names, state = deployment.run, deployment.content, deployment.names, deployment.state
     scope, stage, environment, repository, start, again = names[0]
     number, build_number, pr_numbers = run.number, content.build_number, content.pr_numbers
@@ -192,6 +180,18 @@ def _values(deployment: Deployment, project_id: int, now: int) -> tuple[object, 
         deployment.reason,
         deployment.attempts,
     )
+
+
+def insertion(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
+    """The values of ``INSERT_DEPLOYMENT``; see :func:`deployment_row`."""
+    values = deployment_row(deployment, project_id, now)
+    usual = len(_USUAL)
+    return values[:usual] if values[usual:] == _NOTHING_RARE else values
+
+
+def deployment_columns(deployment: Deployment, project_id: int, now: int) -> dict[str, object]:
+    """The same by the names of the columns."""
+    return dict(zip(_INSERTED, deployment_row(deployment, project_id, now), strict=True))
 
 
 def content_of(values: Sequence[Any], number: str) -> Content:
