@@ -18,15 +18,16 @@ class NoPlaceError(Exception):
     """The outbox takes no reports; the message says why."""
 
 
-def add_report(path: str, body: str, patience_s: float) -> None:
+def add_report(path: str, body: str, patience_s: float, max_size: int = 0) -> None:
     """Durable when it returns. Raises :class:`NoPlaceError` and :class:`sqlite3.Error`.
 
-    ``patience_s``: how long it waits while others write the file, or open or close it.
+    ``patience_s``: how long it waits while others write the file, or open or close it. ``max_size``: bytes that the
+    outbox may take; 0: no bound.
     """
     deadline = time.monotonic() + patience_s
     for _ in range(3):
         identity = os.stat(path).st_ino  # noqa: PTH116 - pathlib takes time to import
-        while not _add(path, body, last_try=time.monotonic() > deadline):
+        while not _add(path, body, max_size, last_try=time.monotonic() > deadline):
             # Small even steps: SQLite's own waiting grows, and loses against a process that commits in a loop.
             time.sleep(0.001)
         if os.stat(path).st_ino == identity:  # noqa: PTH116
@@ -35,7 +36,7 @@ def add_report(path: str, body: str, patience_s: float) -> None:
     raise NoPlaceError(f"{path} is replaced again and again")
 
 
-def _add(path: str, body: str, *, last_try: bool) -> bool:
+def _add(path: str, body: str, max_size: int, *, last_try: bool) -> bool:
     """False: somebody else has the file just now."""
     name = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     connection = sqlite3.connect(f"file:{name}?mode=rw", uri=True, isolation_level=None, timeout=0)
@@ -43,7 +44,11 @@ def _add(path: str, body: str, *, last_try: bool) -> bool:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version < REPORTS_SINCE:
             raise NoPlaceError("is of an older version; start the agent once")
+        if max_size and _taken(connection) >= max_size:
+            raise NoPlaceError("is full: [outbox] max_size is reached")
         connection.execute("PRAGMA synchronous = FULL")
+        # The agent writes its log back itself, if it runs; nobody who waits for a build should do that.
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("INSERT INTO reports (received_at, body) VALUES (?, ?)", (_now_ms(), body))
     except sqlite3.OperationalError as error:
         if last_try or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
@@ -52,6 +57,14 @@ def _add(path: str, body: str, *, last_try: bool) -> bool:
     finally:
         connection.close()
     return True
+
+
+def _taken(connection: sqlite3.Connection) -> int:
+    """Bytes without what is free inside, as ``size`` of the outbox."""
+    pages, free, page = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * page)
 
 
 def _now_ms() -> int:
