@@ -53,8 +53,9 @@ class Part:
     """One deployment of a run, as its facts tell it. Times are UTC milliseconds.
 
     ``names``: what a stored deployment is recognised by. ``suffixes``: what may stand behind the run's id in its own.
-    ``final``: nothing better is to come. ``since``: its first word, the fact ``anchor``. ``without_body``: the facts
-    of the build are gone, and only what was reported since is known.
+    ``final``: nothing better is to come. ``since``: its first word, the fact ``anchor``. ``reported``: somebody
+    reported it; else a rule makes it of a finished build. ``without_body``: the facts of the build are gone, and only
+    what was reported since is known.
     """
 
     run: Run
@@ -68,6 +69,7 @@ class Part:
     final: bool
     since: int
     anchor: int
+    reported: bool = True
     without_body: bool = False
 
     @property
@@ -265,6 +267,7 @@ class _Parts:
             final=final,
             since=first.received_at,
             anchor=first.word,
+            reported=first.kind is Kind.REPORT,
             without_body=facts.is_kept and self._final is None,
         )
 

@@ -58,9 +58,22 @@ def plan(
 
 
 def _build_of(row: Deployment, derived: Derived) -> BuildRef:
-    """By its first fact; the earliest time of its facts moves."""
+    """By its first fact; the earliest time of its facts moves.
+
+    Of a deployment whose facts are gone before a poll named its build, by the time when that ran.
+    """
     found = derived.builds.get(row.anchor)
-    return BuildRef(row.build_started_at, row.known) if found is None else found
+    if found is not None:
+        return found
+    near = [] if row.known else [part.build for part in derived.parts if _at_the_same_time(row, part)]
+    return max(near, default=BuildRef(row.build_started_at, row.known))
+
+
+def _at_the_same_time(row: Deployment, part: Part) -> bool:
+    if not row.run.project.reuses_numbers:
+        return True  # there is one build of it
+    begun = row.build_started_at <= part.build_ended_at + SAME_BUILD_MS
+    return begun and part.build_started_at <= row.build_ended_at + SAME_BUILD_MS
 
 
 @dataclass
@@ -117,11 +130,11 @@ class _Build:
 
     def _stands_for(self, place: int, part: Part) -> bool:
         row = self.frozen[place]
-        if part.scope is Scope.RULE:
+        if part.scope is Scope.RULE or not part.reported:
             return True  # what a rule makes of a build is settled with its first deployment
         if part.scope is Scope.STAGE:
             if row.scope is Scope.STAGE:
-                return self._lost_its_start(row, part)
+                return self._lost_its_start(row, part) or self._same_stage(place, part)
             return not row.named and (row.content.environment in (part.content.environment, None) or _was_never(row))
         if not part.named:
             return row.scope is not Scope.STAGE
@@ -129,6 +142,11 @@ class _Build:
             return False
         first_to_say = not row.named and not any(name.environment for name in row.names)
         return self._same_environment(place, part) or first_to_say or (row.scope is Scope.RULE and not row.named)
+
+    def _same_stage(self, place: int, part: Part) -> bool:
+        """The same stage at the same moment, which calls its environment by another name, or does not name it."""
+        own, name = self.frozen[place].names[0], part.names[0]
+        return (own.stage, own.start) == (name.stage, name.start) and self._same_environment(place, part)
 
     def _lost_its_start(self, row: Deployment, part: Part) -> bool:
         """A stage that reported itself without a start of its own, and said it later."""

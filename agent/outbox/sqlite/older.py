@@ -1,0 +1,392 @@
+"""What a row of the tables of versions 1 to 5 is in today's: a deployment, and the facts that it was made of.
+
+Those versions kept an event with its id and payload; which build it is of is in the id (see ``older_ids``), and while
+it is not delivered also in its ``source``, the JSON of the build or of a build made up from a report.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import msgspec
+
+from agent.model import fact as facts
+from agent.model.build import Build, Stage
+from agent.model.deployment import Content, Deployment, Name, Scope, State
+from agent.model.event import DeploymentEvent
+from agent.model.fact import Report, word_of
+from agent.model.keys import JENKINS, Run, jenkins_run, run_of_id
+from agent.model.status import Provider, Status, normalise
+from agent.model.times import parse_moment
+from agent.outbox.sqlite.older_ids import behind_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent.model.fact import Fact
+    from agent.outbox.sqlite.older_ids import OldIds, OldKey
+
+# Times of Jenkins and of this machine that are nearer are the same: Jenkins tells its own in whole seconds.
+_SAME_CLOCK_MS = 60_000
+_REPOSITORY = re.compile(r"(?:[a-z+]+://)?(?:[^/@]*@)?(?P<host>[^/:]+)(?::\d+)?[/:](?P<path>.+?)(?:\.git)?/*", re.I)
+_EVENT = msgspec.json.Decoder(DeploymentEvent).decode
+
+
+class UnsoundError(ValueError):
+    """A row that says what no agent wrote: the file is damaged."""
+
+
+class OldRow(NamedTuple):
+    """A row of ``events``. ``started_at``: of the build. ``reported``: None for what a poll found; else the stage
+    that reported itself, empty for a whole build."""
+
+    id: int
+    deployment_id: str
+    state: str
+    payload: str | None
+    source: str | None
+    started_at: int
+    created_at: int
+    next_attempt_at: int
+    attempts: int
+    settled_at: int | None
+    reason: str | None
+    reported: str | None
+
+    @classmethod
+    def of(cls, values: tuple[object, ...]) -> Self:
+        """The row with these values. Raises :class:`UnsoundError` where they are of other kinds."""
+        try:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            raise UnsoundError(f"event {values[0]} makes no sense: {error}") from error
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What a build said of itself, as a ``source`` has it."""
+
+    stage: str | None = None
+    environment: str | None = None
+    repo_url: str | None = None
+    branch: str | None = None
+    commit_hash: str | None = None
+    image: str | None = None
+    logs_url: str | None = None
+    pr_number: str | None = None
+    pr_numbers: tuple[int, ...] = ()
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A ``source``. ``early``: result and times are what the build itself said, and no poll's final word."""
+
+    controller: str
+    job: str
+    number: int
+    started_at: int
+    ended_at: int
+    url: str = ""
+    result: str | None = None
+    stages: tuple[Stage, ...] | None = None
+    reported: Said | None = None
+    early: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a poll read the finished build."""
+        return not self.early and not (self.reported and self.reported.stage)
+
+
+_SOURCE = msgspec.json.Decoder(Source).decode
+
+
+class Converted(NamedTuple):
+    """``wanted``: a build that reported something and that no poll has read."""
+
+    deployment: Deployment
+    facts: tuple[Fact, ...] = ()
+    wanted: bool = False
+
+
+class Older:
+    """Converts rows. ``clocks_ahead``: how far the clocks of the controllers are ahead of this machine's (ms)."""
+
+    def __init__(self, ids: OldIds, clocks_ahead: Mapping[str, int]) -> None:
+        self._ids = ids
+        self._ahead = {name: ahead for name, ahead in clocks_ahead.items() if abs(ahead) > _SAME_CLOCK_MS}
+
+    def convert(self, row: OldRow) -> Converted:
+        """Raises :class:`UnsoundError`."""
+        event, source = _event_of(row), _source_of(row)
+        if source is not None and row.source is not None:
+            said = self._facts(row, source, row.source)
+            return Converted(_with_source(row, event, source, said), said, wanted=not source.is_final)
+        return Converted(self._without_source(row, event))
+
+    def _facts(self, row: OldRow, source: Source, text: str) -> tuple[Fact, ...]:
+        """What was said of the build: what it reported itself, and what a poll read."""
+        run = jenkins_run(source.controller, source.job, source.number)
+        at = row.created_at + self._ahead.get(source.controller, 0)
+        found = list[facts.Fact]()
+        if source.reported is not None or not source.is_final:
+            # A report of a build that a poll has read was recognised as its own, however late it came.
+            found.append(facts.report(run, _report(source), source="emit", at=min(at, source.ended_at)))
+        if source.is_final:
+            found.append(facts.final(run, _final_build(text), at=max(at, source.ended_at)))
+        return tuple(found)
+
+    def _without_source(self, row: OldRow, event: DeploymentEvent | None) -> Deployment:
+        """Of what was delivered, and of what another system reported, there is nothing but the event."""
+        content, known = _content(row, event, None), row.reported is None
+        key = None if event is None else self._key(row, event, content)
+        if key is None:
+            run, name = run_of_id(row.deployment_id), Name(Scope.WHOLE)
+        else:
+            run = jenkins_run(key.controller, key.job, key.number)
+            name = _name(row, key.behind, content, None)
+        return _deployment(row, run, name, content, known=known, anchor=word_of("id", row.deployment_id))
+
+    def _key(self, row: OldRow, event: DeploymentEvent, content: Content) -> OldKey | None:
+        return self._ids.read(
+            row.deployment_id,
+            event.build_number,
+            url=event.logs_url,
+            parts=partial(_parts, row, content),
+            started_at=row.started_at,
+        )
+
+
+def _event_of(row: OldRow) -> DeploymentEvent | None:
+    if row.payload is None:
+        return None
+    try:
+        event = _EVENT(row.payload)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise UnsoundError(f"event {row.id} cannot be read: {error}") from error
+    if event.deployment_id != row.deployment_id:
+        raise UnsoundError(f"event {row.id} has the payload of another one")
+    return event
+
+
+def _source_of(row: OldRow) -> Source | None:
+    """None also for what is no build: nothing could be derived from it before."""
+    try:
+        return None if row.source is None else _SOURCE(row.source)
+    except msgspec.ValidationError:
+        return None
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise UnsoundError(f"the build of event {row.id} cannot be read: {error}") from error
+
+
+def _final_build(text: str) -> Build:
+    fields = msgspec.json.decode(text)
+    fields.pop("reported", None)
+    fields.pop("early", None)
+    return msgspec.convert(fields, Build)
+
+
+def _report(source: Source) -> Report:
+    """The report in a ``source``. One that did not say its times has the moment when it came as both."""
+    said = source.reported or Said()
+    own = not source.is_final
+    return Report(
+        provider=JENKINS,
+        status=source.result if own else None,
+        stage=said.stage,
+        environment=said.environment,
+        repo_url=said.repo_url,
+        branch=said.branch,
+        commit_hash=said.commit_hash,
+        image=said.image,
+        logs_url=said.logs_url,
+        pr_number=said.pr_number,
+        pr_numbers=said.pr_numbers,
+        build_number=str(source.number),
+        url=source.url or None,
+        started_at=source.started_at if own and source.started_at != source.ended_at else None,
+        ended_at=source.ended_at if own else None,
+    )
+
+
+# ---- the deployment
+
+
+def _with_source(row: OldRow, event: DeploymentEvent | None, source: Source, said: tuple[Fact, ...]) -> Deployment:
+    content = _content(row, event, source)
+    run = jenkins_run(source.controller, source.job, source.number)
+    base = f"{source.controller}:{source.job}#{source.number}"
+    behind = behind_id(row.deployment_id, base, partial(_parts, row, content, source), row.started_at)
+    name = _name(row, behind or "", content, source)
+    times = (source.started_at, source.ended_at)
+    return _deployment(row, run, name, content, known=source.is_final, anchor=said[0].word, times=times)
+
+
+def _deployment(
+    row: OldRow,
+    run: Run,
+    name: Name,
+    content: Content,
+    *,
+    known: bool,
+    anchor: int,
+    times: tuple[int, int] | None = None,
+) -> Deployment:
+    state = _state(row)
+    held = state is State.HELD
+    started_at, ended_at = times or (row.started_at, max(row.started_at, content.ended_at))
+    return Deployment(
+        number=row.id,
+        run=run,
+        build_started_at=started_at,
+        build_ended_at=ended_at,
+        known=known,
+        names=(name,),
+        anchor=anchor,
+        deployment_id=None if held else row.deployment_id,
+        state=state,
+        sent_revision=1 if state is State.DELIVERED else None,
+        content=content,
+        created_at=row.created_at,
+        held_since=row.created_at if held else None,
+        next_attempt_at=row.next_attempt_at,
+        attempts=row.attempts,
+        settled_at=None if state in (State.HELD, State.PENDING) else _first(row.settled_at, row.created_at),
+        reason=row.reason,
+    )
+
+
+def _first(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
+
+
+def _state(row: OldRow) -> State:
+    try:
+        state = State(row.state)
+    except ValueError as error:
+        raise UnsoundError(f"event {row.id} is in no state that there is") from error
+    # Nothing that has no content is sent.
+    return State.FAILED if state is State.PENDING and row.payload is None else state
+
+
+def _content(row: OldRow, event: DeploymentEvent | None, source: Source | None) -> Content:
+    if event is not None:
+        try:
+            started_at, ended_at = parse_moment(event.start_time), parse_moment(event.end_time)
+        except ValueError as error:
+            raise UnsoundError(f"event {row.id} has times that are none: {error}") from error
+        return Content(
+            status=event.status,
+            started_at=started_at,
+            ended_at=ended_at,
+            environment=event.environment,
+            repo_url=event.repo_url,
+            branch=event.branch,
+            commit_hash=event.commit_hash,
+            build_number=event.build_number,
+            pr_number=event.pr_number,
+            pr_numbers=event.pr_numbers or (),
+            image=event.image,
+            logs_url=event.logs_url,
+        )
+    problem = row.reason or "no event could be made of it"
+    if source is None:
+        return Content(status=Status.UNKNOWN, started_at=row.started_at, ended_at=row.started_at, problem=problem)
+    said = source.reported or Said()
+    return Content(
+        status=normalise(Provider.JENKINS, source.result),
+        started_at=source.started_at,
+        ended_at=source.ended_at,
+        environment=said.environment,
+        repo_url=said.repo_url,
+        branch=said.branch,
+        commit_hash=said.commit_hash,
+        build_number=str(source.number),
+        image=said.image,
+        logs_url=said.logs_url or source.url or None,
+        problem=problem,
+    )
+
+
+# ---- which part of the build it is
+
+
+def _parts(row: OldRow, content: Content, source: Source | None = None) -> list[str]:
+    """What may stand behind the id of the build in that of its deployment."""
+    found = [content.environment, row.reported]
+    if row.reported is None and content.repo_url and (repository := _REPOSITORY.fullmatch(content.repo_url)):
+        host, path = repository["host"].lower(), repository["path"]
+        found += [path, f"{host}/{path}"]
+    if source is not None:
+        found += [source.reported.environment] if source.reported else []
+        found += [stage.name for stage in source.stages or ()]
+    return list(dict.fromkeys(part for part in found if part))
+
+
+def _name(row: OldRow, behind: str, content: Content, source: Source | None) -> Name:
+    """By what a stored deployment is recognised when something is said of its build again."""
+    said = None if source is None else source.reported or Said()
+    if row.reported is None:
+        return _name_by_rule(behind.removeprefix(":"), content, source) if behind else Name(Scope.WHOLE)
+    if not row.reported:
+        # Of what was delivered nobody knows whether the build named its environment: it is taken to have.
+        environment = behind.removeprefix(":") or content.environment if said is None else said.environment
+        return Name(Scope.WHOLE, environment=environment or "")
+    environment = content.environment if said is None else said.environment
+    started_at, ended_at = (content.started_at, content.ended_at) if source is None else (
+        source.started_at, source.ended_at
+    )  # fmt: skip
+    start = started_at if started_at != ended_at else 0
+    return Name(Scope.STAGE, row.reported, environment or "", start=start)
+
+
+def _name_by_rule(behind: str, content: Content, source: Source | None) -> Name:
+    """One of several deployments that a rule made of a build: of its stages, of its repositories, or of both."""
+    repository = _repository_at_end(behind, content.repo_url)
+    if repository:
+        behind = behind[: -len(repository)].removesuffix(":")
+    if not behind:
+        return Name(Scope.RULE, repository=repository)
+    stages = () if source is None else tuple(stage for stage in source.stages or () if stage.started_at)
+    place = _stage_of(behind, content, stages)
+    if place is None:
+        environment, _, stage = behind.partition(":")
+        return Name(Scope.RULE, stage if environment == content.environment else behind, repository=repository)
+    name = stages[place].name
+    again = sum(stage.name == name for stage in stages[:place])
+    return Name(Scope.RULE, name, repository=repository, again=again)
+
+
+def _repository_at_end(behind: str, repo_url: str | None) -> str:
+    url = re.sub(r"(\.git)?/*\Z", "", repo_url or "").lower()
+    places = [place.end() for place in re.finditer(r"\A|:", behind)]
+    return next((behind[n:] for n in places if "/" in behind[n:] and url.endswith(behind[n:].lower())), "")
+
+
+def _stage_of(behind: str, content: Content, stages: tuple[Stage, ...]) -> int | None:
+    """Which of the stages of a build a rule made this deployment of, as far as id, times and environment tell."""
+    named = [n for n, stage in enumerate(stages) if _names(behind, stage.name)]
+    timed = [n for n, stage in enumerate(stages) if _is_at(stage, content)]
+    both = [n for n in timed if n in named]
+    wordy = [n for n, stage in enumerate(stages) if _tells(stage.name, behind.partition(":")[0])]
+    for found in (both, timed, named, wordy):
+        if len(found) == 1:
+            return found[0]
+    return next((found[0] for found in (both, named) if found), None)
+
+
+def _names(behind: str, stage: str) -> bool:
+    return (
+        behind == stage or behind.endswith(f":{stage}") or re.search(rf":{re.escape(stage)}:\d+\Z", behind) is not None
+    )
+
+
+def _is_at(stage: Stage, content: Content) -> bool:
+    return content.problem is None and (stage.started_at, stage.ended_at) == (content.started_at, content.ended_at)
+
+
+def _tells(stage: str, environment: str) -> bool:
+    """Whether the name of a stage tells this environment: ``Deploy to prod`` and ``production``."""
+    words = re.split(r"[^0-9a-z]+", stage.lower())
+    said = environment.lower()
+    return said in stage.lower() or any(len(word) >= 3 and said.startswith(word) for word in words)

@@ -1,0 +1,142 @@
+"""Which build a ``deployment_id`` of versions 1 to 5 is of: those files keep the key in this text alone.
+
+The text cannot be taken apart by itself: names of controllers hold ``:``, names of jobs hold ``#``, and what is longer
+than 255 characters ends in a hash. So an id is read only against what is known besides, and believed only if the same
+text can be made of the key again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from agent.model.ids import LONGEST, limited_id, part_deployment_id, reused_number_id
+from agent.model.names import build_of_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+    Parts = Callable[[], Collection[str]]
+    # A controller and the full name of a job.
+    Job = tuple[str, str]
+
+_SHORTENED = re.compile(r"~[0-9a-f]{16}\Z")
+# The start of a build behind the id of one whose number was used before, in UTC milliseconds.
+_START = re.compile(r"@-?\d{10,16}(?=:|\Z)")
+# No id of a job with a shorter name is shortened before its environment and stage are.
+_LONG_NAME = 150
+# So much of the beginning is kept whenever an id is shortened.
+_NEVER_CUT = 238
+
+
+class OldKey(NamedTuple):
+    """A build, and what stands behind its id: the parts that tell its deployments apart."""
+
+    controller: str
+    job: str
+    number: int
+    behind: str
+
+
+class OldIds:
+    """Reads ids against the names of controllers and jobs that are known: ``jobs`` with their controllers."""
+
+    def __init__(self, controllers: Iterable[str], jobs: Iterable[Job]) -> None:
+        self._jobs = set(jobs)
+        self._controllers = sorted({*controllers, *(controller for controller, _ in self._jobs)} - {""})
+        self._long = [key for key in sorted(self._jobs) if sum(map(len, key)) > _LONG_NAME]
+
+    def read(self, name: str, number: str | None, *, url: str | None, parts: Parts, started_at: int) -> OldKey | None:
+        """The key of an id, None when it is not certain.
+
+        ``number`` and ``url`` are those of the event: the build's number and page. ``parts`` gives what may stand
+        behind the build's id, as the environment. ``started_at``: of the build (UTC ms).
+        """
+        if number is None or not number.isascii() or not number.isdecimal() or str(int(number)) != number:
+            return None
+        found = self._found(self._in_text(name, f"#{number}"), name, number, parts, started_at)
+        if len(found) != 1 or not self._jobs.issuperset(found):
+            found |= self._found(self._elsewhere(name, number, url), name, number, parts, started_at)
+        likely = self._likely(found, url, parts)
+        return OldKey(*likely[0], int(number), found[likely[0]]) if len(likely) == 1 else None
+
+    def _found(self, jobs: Iterable[Job], name: str, number: str, parts: Parts, started_at: int) -> dict[Job, str]:
+        """Jobs of which the id may be, with what stands behind the id of the build."""
+        found = {}
+        for controller, job in jobs:
+            behind = behind_id(name, f"{controller}:{job}#{number}", parts, started_at)
+            if behind is not None:
+                found[controller, job] = behind
+        return found
+
+    def _likely(self, found: Mapping[Job, str], url: str | None, parts: Parts) -> list[Job]:
+        """A job that is known goes before one that is only made out of the text."""
+        likely = [job for job in found if job in self._jobs]
+        if not likely:
+            likely = [job for job, behind in found.items() if _is_explained(behind, parts)]
+        if len(likely) > 1 and (told := build_of_url(url or "")) is not None:
+            likely = [job for job in likely if job[1] == told[0]]
+        return likely
+
+    def _elsewhere(self, name: str, number: str, url: str | None) -> Iterator[Job]:
+        """Jobs that the page of the build tells, and those whose names are too long to be read in an id."""
+        told = build_of_url(url or "")
+        if told is not None and str(told[1]) == number:
+            place = name.find(f":{told[0]}#{number}")
+            if place > 0:  # a controller that is not polled
+                yield name[:place], told[0]
+        if is_shortened(name):
+            yield from (job for job in self._long if name.startswith(":".join(job)[:_NEVER_CUT]))
+            if told is not None:
+                yield from ((controller, told[0]) for controller in self._controllers)
+
+    def _in_text(self, name: str, mark: str) -> Iterator[Job]:
+        for controller in self._controllers:
+            if name.startswith(f"{controller}:"):
+                place = name.find(mark, len(controller) + 1)
+                while place >= 0:
+                    if name[place + len(mark) : place + len(mark) + 1] in ("", ":", "@"):
+                        yield controller, name[len(controller) + 1 : place]
+                    place = name.find(mark, place + 1)
+
+
+def is_shortened(name: str) -> bool:
+    """Whether the end of an id is a hash."""
+    return len(name) == LONGEST and _SHORTENED.search(name) is not None
+
+
+def behind_id(name: str, build: str, parts: Parts, started_at: int) -> str | None:
+    """What stands behind the id of a build in one of its deployments' ids; None: it is not one of them.
+
+    ``build`` is the id of the build before it was shortened. Of a shortened id only what can be made of ``parts`` is
+    found. The start of a number that was used again is left out.
+    """
+    if is_shortened(name):
+        for possible in _possible(parts()):
+            if name in _made(build, possible, started_at):
+                return "".join(f":{part}" for part in possible)
+    if not name.startswith(build):
+        return None
+    behind = name[len(build) :]
+    return _START.sub("", behind, count=1) if not behind or behind[0] in ":@" else None
+
+
+def _possible(parts: Collection[str]) -> Iterator[tuple[str, ...]]:
+    yield ()
+    yield from ((part,) for part in parts)
+    yield from ((first, second) for first in parts for second in parts if first != second)
+
+
+def _made(build: str, behind: tuple[str, ...], started_at: int) -> Iterator[str]:
+    """The ids that older versions made of a build and what stands behind: shortened at each step."""
+    base = limited_id(build)
+    whole = part_deployment_id(base, *behind) if behind else base
+    yield whole
+    yield reused_number_id(whole, started_at)
+    if behind:
+        yield part_deployment_id(reused_number_id(base, started_at), *behind)
+
+
+def _is_explained(behind: str, parts: Parts) -> bool:
+    """Whether it begins with something that stands behind ids of builds."""
+    return not behind or any(behind == f":{part}" or behind.startswith(f":{part}:") for part in parts())
