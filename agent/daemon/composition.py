@@ -122,6 +122,11 @@ class Parts:
         outbox, off_loop = self.housekeeping
         return await off_loop(outbox.prune, self.keep)
 
+    async def try_writing(self) -> None:
+        """Raises :class:`agent.outbox.values.OutboxError` when nothing can be stored."""
+        outbox, off_loop = self.housekeeping
+        await off_loop(outbox.try_writing)
+
     async def stored(self) -> Stored:
         """What the outbox knows, for monitoring. Raises :class:`agent.outbox.values.OutboxError`."""
         outbox, off_loop = self.looking

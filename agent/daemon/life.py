@@ -10,17 +10,14 @@ import structlog
 from agent.daemon.polling import Polls
 from agent.daemon.watchdog import STALLED_S, Watched, patience_of_delivery
 from agent.daemon.work import Work
-from agent.outbox.values import OutboxError
+from agent.outbox.values import OutboxError, OutboxFullError
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
     from agent.daemon.composition import Parts
-    from agent.daemon.monitoring import Stored
     from agent.daemon.schedule import Repeated, Schedule
-    from agent.delivery.dispatcher import Dispatcher
     from agent.model.times import Clock
-    from agent.model.trouble import Trouble, Unexpected
-    from agent.outbox.values import DamagedError
+    from agent.model.trouble import Unexpected
     from agent.sources.reports.accept import Taken
 
 log = structlog.get_logger("service")
@@ -44,35 +41,13 @@ class Life:
         self.clock = clock
         self.unexpected = unexpected
         self.parts = parts
-        self._work = Work(clock, unexpected)
+        self.work = Work(clock, unexpected)
         self._repeated: list[Repeated] = []
-        self.polls = [Polls(controller, self._work, clock) for controller in parts.controllers]
+        self.polls = [Polls(controller, self.work, clock) for controller in parts.controllers]
         self._delivery = Watched("delivery", patience_of_delivery(settings.delivery), lambda: parts.dispatcher.progress)
         self._reports = Watched("reports", STALLED_S, lambda: parts.reporting.batches)
         self._held = Watched("held events", PATIENT_S)
         self._housekeeping = Watched("housekeeping", PATIENT_S)
-
-    # ---- what others see of it
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        """Its circuit breaker and its tally."""
-        return self.parts.dispatcher
-
-    @property
-    def storing(self) -> Trouble:
-        """Whether the outbox can be written."""
-        return self._work.storing
-
-    @property
-    def damage(self) -> DamagedError | None:
-        """Why the outbox has to be repaired before anything goes on."""
-        return self._work.damage
-
-    @property
-    def over(self) -> asyncio.Event:
-        """Set it to end this life."""
-        return self._work.over
 
     @property
     def watched(self) -> list[Watched]:
@@ -80,19 +55,15 @@ class Life:
         polls = [polls.watched for polls in self.polls]
         return [*polls, self._delivery, self._reports, self._held, self._housekeeping]
 
-    async def stored(self) -> Stored:
-        """What the outbox knows. Raises :class:`agent.outbox.values.OutboxError`."""
-        return await self.parts.stored()
-
     async def accept(self, report: dict[str, object], team: str) -> Taken:
         """See :meth:`agent.daemon.composition.Reporting.accept`."""
         try:
-            taken = await self.parts.reporting.accept(report, team)
+            return await self.parts.reporting.accept(report, team)
+        except OutboxFullError:
+            raise  # monitoring sees that by itself
         except OutboxError as error:
-            self._work.cannot_store("intake", error)
+            self.work.cannot_store("intake", error)
             raise
-        self._work.storing.note("intake", None)
-        return taken
 
     def wake(self, controller: str | None) -> list[str]:
         """Let the poller of this controller, or all of them, look now; returns the names of those."""
@@ -117,37 +88,40 @@ class Life:
 
     async def end(self, within_s: float) -> int:
         """Begin nothing more and wait for what is under way; returns how much of it did not end in time."""
-        self.over.set()
+        self.work.over.set()
         for repeated in self._repeated:
             repeated.end()
         self.parts.dispatcher.stop()
         for polls in self.polls:
             polls.stop()
-        if not await self._work.finish(within_s * CANCEL_AFTER):
+        if not await self.work.finish(within_s * CANCEL_AFTER):
             return 0
         for polls in self.polls:
             polls.cancel()
-        return await self._work.finish(within_s * (1 - CANCEL_AFTER))
+        return await self.work.finish(within_s * (1 - CANCEL_AFTER))
 
     # ---- what is done again and again
 
     async def _deliver(self) -> None:
-        with self._work.doing(self._delivery):
+        with self.work.doing(self._delivery):
             await self.parts.deliver()
 
     async def _take_reports(self) -> None:
-        with self._work.doing(self._reports):
+        with self.work.doing(self._reports):
             for controller in await self.parts.reporting.take():
                 self.wake(controller)
 
     async def _release(self) -> None:
-        with self._work.doing(self._held):
+        with self.work.doing(self._held):
             for each in await self.parts.reporting.release():
                 log.warning("goes out without the poller's word", deployment_id=each.deployment_id)
 
     async def _tidy(self) -> None:
-        with self._work.doing(self._housekeeping):
+        with self.work.doing(self._housekeeping):
+            if self.work.storing.reason is not None:
+                await self.parts.try_writing()
+                self.work.storing.note("intake", None)  # nobody may report again, and so find it working
             for _ in range(STEPS):
-                if self.over.is_set() or not await self.parts.tidy():
+                if self.work.over.is_set() or not await self.parts.tidy():
                     break
                 await asyncio.sleep(BREATH_S)

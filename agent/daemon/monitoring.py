@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -15,19 +15,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent import __version__
+from agent.config.sizes import describe_size
 from agent.daemon.handover import NobodyThereError
 from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator
 
     from prometheus_client.core import Metric
     from starlette.requests import Request
 
-    from agent.daemon.polling import PollRecord, Polls
-    from agent.delivery.dispatcher import Dispatcher
-    from agent.model.times import Clock
-    from agent.model.trouble import Trouble, Unexpected
+    from agent.daemon.life import Life
+    from agent.daemon.polling import PollRecord
     from agent.outbox.interface import Outbox
     from agent.outbox.values import ControllerState, Counts, Missed
 
@@ -52,77 +51,64 @@ class Readiness(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Stored:
-    """What the outbox knows. ``oldest_pending``: since when (UTC ms) the oldest pending event waits."""
+    """What the outbox knows.
+
+    ``oldest_pending``: since when (UTC ms) the oldest pending event waits; ``size``: bytes that everything takes.
+    """
 
     counts: Counts
     oldest_pending: int | None
     controllers: list[ControllerState]
     missed: list[Missed]
-
-
-class Source(Protocol):
-    """What monitoring reads of the daemon."""
-
-    @property
-    def clock(self) -> Clock:
-        """What ages are measured by."""
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        """Its circuit breaker, and what it counted."""
-
-    @property
-    def polls(self) -> Sequence[Polls]:
-        """Those of each controller."""
-
-    @property
-    def storing(self) -> Trouble:
-        """Whether the outbox can be written."""
-
-    @property
-    def unexpected(self) -> Unexpected:
-        """Work that ended by a mistake."""
-
-    async def stored(self) -> Stored:
-        """Reads the outbox. Raises :class:`agent.outbox.values.OutboxError`."""
+    size: int
 
 
 def read(outbox: Outbox) -> Stored:
-    """What :meth:`Source.stored` returns. Raises :class:`agent.outbox.values.OutboxError`."""
-    return Stored(outbox.counts(), outbox.oldest_pending(), outbox.controllers(), outbox.missed())
+    """Everything that is told of the outbox. Raises :class:`agent.outbox.values.OutboxError`."""
+    return Stored(outbox.counts(), outbox.oldest_pending(), outbox.controllers(), outbox.missed(), outbox.size())
 
 
 # ---- readiness
 
 
-def readiness(source: Source, stored: Stored | OutboxError) -> Readiness:
+def readiness(life: Life, stored: Stored | OutboxError) -> Readiness:
     """Can events be stored, was every Jenkins read lately, may events go to Hivel, does everything get done?"""
-    trouble, errors = source.storing.reason, {}
+    trouble, errors = life.work.storing.reason, {}
     if isinstance(stored, OutboxError):
         trouble = str(stored)
     else:
         errors = {state.name: state.last_error for state in stored.controllers}
-    breaker = source.dispatcher.breaker
+        trouble = trouble or _full(stored.size, life.settings.max_size_bytes)
+    breaker = life.parts.dispatcher.breaker
     checks = [
         Check("outbox", trouble is None, trouble),
         Check("delivery", breaker.state != "paused", breaker.reason if breaker.state != "open" else None),
     ]
-    for name, record in _records(source).items():
-        age_s = _poll_age_s(source, record)
+    for name, record in _records(life).items():
+        age_s = _poll_age_s(life, record)
         late = f"no poll went through for {age_s:.0f} s" if age_s > record.ready_within_s else None
         reason = ": ".join(filter(None, (late, errors.get(name)))) or None
         checks.append(Check(f"jenkins {name}", late is None, reason))
-    checks += [Check(f"work: {work}", ok=False, reason=reason) for work, reason in source.unexpected.reasons.items()]
+    checks += [Check(f"work: {work}", ok=False, reason=reason) for work, reason in life.unexpected.reasons.items()]
     return Readiness(all(check.ok for check in checks), checks)
 
 
-def _records(source: Source) -> dict[str, PollRecord]:
-    return {polls.name: polls.record for polls in source.polls}
+def _full(size: int, most: int) -> str | None:
+    if not most or size < most:
+        return None
+    return (
+        f"the outbox is full ({describe_size(size)} of at most {describe_size(most)}): nothing new is taken in until "
+        "events are delivered and deleted, or [outbox] max_size is raised"
+    )
 
 
-def _poll_age_s(source: Source, record: PollRecord) -> float:
+def _records(life: Life) -> dict[str, PollRecord]:
+    return {polls.name: polls.record for polls in life.polls}
+
+
+def _poll_age_s(life: Life, record: PollRecord) -> float:
     last = record.started_at if record.finished_at is None else record.finished_at
-    return source.clock.monotonic() - last
+    return life.clock.monotonic() - last
 
 
 # ---- metrics
@@ -131,25 +117,25 @@ def _poll_age_s(source: Source, record: PollRecord) -> float:
 class _Collector:
     """What was read of the outbox for this answer, and what is counted along the way in the daemon."""
 
-    def __init__(self, source: Source, stored: Stored) -> None:
-        self._source = source
+    def __init__(self, life: Life, stored: Stored) -> None:
+        self._life = life
         self._stored = stored
 
     def collect(self) -> Iterator[Metric]:
-        source, stored = self._source, self._stored
+        life, stored = self._life, self._stored
         yield InfoMetricFamily("hivel_agent_build", "The version of the agent.", value={"version": __version__})
-        yield from _events(source, stored)
-        yield from _delivery(source)
-        yield from _polls(source, stored)
+        yield from _events(life, stored)
+        yield from _delivery(life)
+        yield from _polls(life, stored)
         errors = CounterMetricFamily(
             "hivel_agent_unexpected_errors", "Work that ended by a mistake in the agent, by its name.", labels=["where"]
         )
-        for where, count in sorted(source.unexpected.counts.items()):
+        for where, count in sorted(life.unexpected.counts.items()):
             errors.add_metric([where], count)
         yield errors
 
 
-def _events(source: Source, stored: Stored) -> Iterator[Metric]:
+def _events(life: Life, stored: Stored) -> Iterator[Metric]:
     events = GaugeMetricFamily("hivel_agent_events", "Events in the outbox, by state.", labels=["state"])
     for state, count in msgspec.structs.asdict(stored.counts).items():
         events.add_metric([state], count)
@@ -158,17 +144,17 @@ def _events(source: Source, stored: Stored) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "hivel_agent_oldest_pending_age_seconds",
         "How long the oldest pending event waits; 0 when none does.",
-        value=0 if oldest is None else max(0, source.clock.now_ms() - oldest) / 1000,
+        value=0 if oldest is None else max(0, life.clock.now_ms() - oldest) / 1000,
     )
     yield GaugeMetricFamily(
         "hivel_agent_outbox_writable",
         "1 when the last attempt to store something worked.",
-        value=float(source.storing.reason is None),
+        value=float(life.work.storing.reason is None),
     )
 
 
-def _delivery(source: Source) -> Iterator[Metric]:
-    tally, breaker = source.dispatcher.tally, source.dispatcher.breaker
+def _delivery(life: Life) -> Iterator[Metric]:
+    tally, breaker = life.parts.dispatcher.tally, life.parts.dispatcher.breaker
     yield CounterMetricFamily("hivel_agent_delivered", "Events that Hivel accepted.", value=tally.delivered)
     yield CounterMetricFamily("hivel_agent_failed", "Events that need a person.", value=tally.failed)
     retries = CounterMetricFamily(
@@ -187,15 +173,15 @@ def _flag(name: str, documentation: str, *, on: bool) -> Metric:
     return GaugeMetricFamily(name, documentation, value=float(on))
 
 
-def _polls(source: Source, stored: Stored) -> Iterator[Metric]:
+def _polls(life: Life, stored: Stored) -> Iterator[Metric]:
     durations = SummaryMetricFamily("hivel_agent_poll_duration_seconds", "How long polls took.", labels=["controller"])
     ages = GaugeMetricFamily(
         "hivel_agent_poll_age_seconds", "Since when no poll of this controller went through.", labels=["controller"]
     )
-    known = _records(source)
+    known = _records(life)
     for name, record in known.items():
         durations.add_metric([name], count_value=record.polls, sum_value=record.seconds)
-        ages.add_metric([name], _poll_age_s(source, record))
+        ages.add_metric([name], _poll_age_s(life, record))
     yield durations
     yield ages
     up = GaugeMetricFamily("hivel_agent_controller_up", "1 when the last poll worked.", labels=["controller"])
@@ -222,7 +208,7 @@ def _missed(controllers: list[str], stored: Stored) -> Metric:
 # ---- the pages
 
 
-def application(present: Callable[[], Awaitable[Source]]) -> Starlette:
+def application(present: Callable[[], Awaitable[Life]]) -> Starlette:
     """The pages of the monitoring listener.
 
     ``present`` returns what there is to be told about, or raises :class:`agent.daemon.handover.NobodyThereError`;
@@ -231,12 +217,12 @@ def application(present: Callable[[], Awaitable[Source]]) -> Starlette:
 
     async def metrics(_: Request) -> Response:
         try:
-            source = await present()
-            stored = await _stored(source)
+            life = await present()
+            stored = await _stored(life)
         except (NobodyThereError, OutboxError) as error:
             return Response(f"{error}\n", 503, media_type="text/plain")
         registry = CollectorRegistry()
-        registry.register(_Collector(source, stored))
+        registry.register(_Collector(life, stored))
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(_: Request) -> Response:
@@ -244,23 +230,23 @@ def application(present: Callable[[], Awaitable[Source]]) -> Starlette:
 
     async def readyz(_: Request) -> Response:
         try:
-            source = await present()
+            life = await present()
         except NobodyThereError as error:
             ready = Readiness(ready=False, checks=[Check("outbox", ok=False, reason=str(error))])
         else:
             try:
-                ready = readiness(source, await _stored(source))
+                ready = readiness(life, await _stored(life))
             except OutboxError as error:
-                ready = readiness(source, error)
+                ready = readiness(life, error)
         return _json(ready, 200 if ready.ready else 503)
 
     pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz}
     return Starlette(routes=[Route(path, page) for path, page in pages.items()])
 
 
-async def _stored(source: Source) -> Stored:
+async def _stored(life: Life) -> Stored:
     """A read that hangs is left alone: it would not come to an end by being cancelled."""
-    reading = asyncio.ensure_future(source.stored())
+    reading = asyncio.ensure_future(life.parts.stored())
     await asyncio.wait({reading}, timeout=PATIENCE_S)
     if not reading.done():
         reading.cancel()

@@ -119,10 +119,10 @@ class _Service:
                 life = Life(self._settings, parts, self._clock, self._unexpected)
                 with self._life.given(life):
                     self._begin(life)
-                    await life.over.wait()
+                    await life.work.over.wait()
                     pending = await self._end(life)
-            if life.damage is not None:
-                return what_is_broken(life.damage)
+            if life.work.damage is not None:
+                return what_is_broken(life.work.damage)
         except DamagedError as error:
             return what_is_broken(error)
         if self._stopping.is_set():
@@ -137,7 +137,7 @@ class _Service:
         )
         notify("READY=1")
         if self._stopping.is_set() or self._fresh is not None:  # a signal was faster
-            life.over.set()
+            life.work.over.set()
 
     async def _end(self, life: Life) -> int | None:
         """Returns how many events are pending when everything has come to its end, None where that cannot be told."""
@@ -146,7 +146,7 @@ class _Service:
         self._watchdog.watch()
         if self._stopping.is_set():
             await self._listeners.close_all()
-        return None if life.damage is not None else (await life.parts.counts()).pending
+        return None if life.work.damage is not None else (await life.parts.counts()).pending
 
     def _leave_in_the_middle(self, *, of: int) -> None:
         """Nothing is lost by it: what was not committed is read again, what was not settled is sent again."""
@@ -198,7 +198,7 @@ class _Service:
 
     def _end_life(self) -> None:
         if (life := self._life.present) is not None:
-            life.over.set()
+            life.work.over.set()
 
     # ---- what is done again and again, whichever life it is
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import signal
 import socket
@@ -18,6 +19,7 @@ import httpx
 import pytest
 
 from agent.sandbox.hivel import Fault
+from tests.integration.disks import mounted
 from tests.integration.doors import Doors
 from tests.integration.support import REPO, Agent, wait_until
 
@@ -301,6 +303,11 @@ def monitoring(agent: Agent) -> str:
     return found[1]
 
 
+def ready(agent: Agent) -> tuple[int, dict[str, dict[str, Any]]]:
+    answer = httpx.get(f"{monitoring(agent)}/readyz")
+    return answer.status_code, {check["name"]: check for check in answer.json()["checks"]}
+
+
 @pytest.fixture
 def doors(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Doors:
     jenkins.add_job(JOB)
@@ -330,9 +337,9 @@ def test_who_waits_for_the_write_lock_keeps_nobody_else_waiting(
             waiting = threads.submit(doors.post, REPORT)
             if what == "delivery":
                 wait_until(lambda: len(hivel.deployments()) == 3, "Hivel has answered")
-            for _ in range(30):
-                for page in ("/healthz", "/readyz", "/metrics"):
-                    assert httpx.get(monitoring(doors) + page, timeout=0.5).status_code == 200
+            with httpx.Client(base_url=monitoring(doors), timeout=0.5) as client:
+                for page in ("/healthz", "/readyz", "/metrics") * 20:
+                    assert client.get(page).status_code == 200, page
             assert not waiting.done(), "nothing waited for the lock"
             process.terminate()
             wait_until(lambda: "event=stopping" in doors.log(), "the stop is heard", seconds=2)
@@ -343,6 +350,29 @@ def test_who_waits_for_the_write_lock_keeps_nobody_else_waiting(
     stored = {each["deployment_id"] for each in doors.json("queue", "list")}
     assert "one" in stored
     assert doors.json("status")["events"]["delivered"] == (3 if what == "delivery" else 0)
+
+
+# ---- a disk without room
+
+OFTEN = "import agent.daemon.life; agent.daemon.life.HOUSEKEEPING_S = 0.1; from agent.main import main; main()"
+
+
+def test_a_disk_on_which_a_report_found_no_room_is_looked_at_again_when_nobody_reports_any_more(
+    doors: Doors, processes: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "tmpfs") as disk:
+        doors.config.write_text(doors.config.read_text().replace("outbox.db", f"{disk.folder}/outbox.db"))
+        processes.append(program(doors, OFTEN))
+        wait_for_start(doors)
+        wait_until(lambda: ready(doors)[0] == 200, "it is ready")
+        disk.fill()
+        reports = ({**REPORT, "deployment_id": f"one-{n}"} for n in itertools.count())
+        wait_until(lambda: doors.post(next(reports)).status_code == 503, "there is no room")
+        assert "no room" in ready(doors)[1]["outbox"]["reason"]
+        disk.make_room()
+        wait_until(lambda: ready(doors)[0] == 200, "it is ready again")
+        processes[0].kill()
+        processes[0].wait()
 
 
 # ---- mistakes
@@ -364,11 +394,6 @@ async def wrong(self, *args):
 composition.{place} = wrong
 main()
 """
-
-
-def ready(agent: Agent) -> tuple[int, dict[str, dict[str, Any]]]:
-    answer = httpx.get(f"{monitoring(agent)}/readyz")
-    return answer.status_code, {check["name"]: check for check in answer.json()["checks"]}
 
 
 def mistakes(agent: Agent, where: str) -> int:

@@ -232,63 +232,74 @@ def outbox(tmp_path: Path, clock: FakeClock) -> Iterator[SqliteOutbox]:
 
 
 class Played:
-    """What monitoring reads of a daemon, as far as readiness needs it."""
+    """What monitoring reads of a life of the daemon, as far as readiness needs it."""
 
     def __init__(self, outbox: SqliteOutbox) -> None:
         self.clock = outbox.clock
+        self.settings = SimpleNamespace(max_size_bytes=0)
         self.unexpected = Unexpected(outbox.clock)
-        self.storing = Trouble("storing events", outbox.clock)
+        self.work = SimpleNamespace(storing=Trouble("storing events", outbox.clock))
         self.polls = [SimpleNamespace(name="main", record=PollRecord(outbox.clock.monotonic(), ready_within_s=195))]
-        self.dispatcher = self
         self.breaker = CircuitBreaker(Backoff(1_000, 60_000), outbox.clock)
-        self.tally = Tally()
+        self.parts = SimpleNamespace(dispatcher=SimpleNamespace(breaker=self.breaker, tally=Tally()))
 
 
 def test_a_jenkins_that_was_not_polled_for_long_is_not_ready(outbox: SqliteOutbox, clock: FakeClock) -> None:
-    source = Played(outbox)
+    life = Played(outbox)
     problem = "no answer from http://jenkins.example.test/: Connection refused"
     outbox.save_controller(ControllerState("main", "unreachable", clock.now_ms(), last_error=problem))
     clock.advance(s=195)
-    assert readiness(source, read(outbox)).ready, "a restart of Jenkins is no reason to wake somebody"
+    assert readiness(life, read(outbox)).ready, "a restart of Jenkins is no reason to wake somebody"
     clock.advance(s=1)
-    told = readiness(source, read(outbox))
+    told = readiness(life, read(outbox))
     [check] = [check for check in told.checks if check.name == "jenkins main"]
     assert (told.ready, check.ok) == (False, False)
     assert check.reason == f"no poll went through for 196 s: {problem}"
-    source.polls[0].record.finished_at = clock.monotonic()
-    assert readiness(source, read(outbox)).ready
+    life.polls[0].record.finished_at = clock.monotonic()
+    assert readiness(life, read(outbox)).ready
 
 
 def test_an_outage_of_hivel_leaves_the_agent_ready_and_is_told(outbox: SqliteOutbox) -> None:
     """The agent does what it can: it keeps events. To take it out of service would help nobody."""
-    source = Played(outbox)
-    source.breaker.state, source.breaker.reason = BreakerState.OUTAGE, "HTTP 503"
-    told = readiness(source, read(outbox))
+    life = Played(outbox)
+    life.breaker.state, life.breaker.reason = BreakerState.OUTAGE, "HTTP 503"
+    told = readiness(life, read(outbox))
     assert told.ready
     assert [check.reason for check in told.checks if check.name == "delivery"] == ["HTTP 503"]
 
 
 def test_an_outbox_that_cannot_be_read_is_not_ready(outbox: SqliteOutbox) -> None:
-    source = Played(outbox)
+    life = Played(outbox)
     with closing(sqlite3.connect(outbox.path)) as connection:
         connection.execute("DROP TABLE controllers")
     with pytest.raises(OutboxError) as caught:
         read(outbox)
-    told = readiness(source, caught.value)
+    told = readiness(life, caught.value)
     [check] = [check for check in told.checks if check.name == "outbox"]
     assert (told.ready, check.ok) == (False, False)
     assert str(outbox.path) in (check.reason or "")
 
 
+def test_an_outbox_that_is_full_is_not_ready_until_there_is_room(outbox: SqliteOutbox) -> None:
+    life = Played(outbox)
+    life.settings.max_size_bytes = outbox.size()
+    told = readiness(life, read(outbox))
+    [check] = [check for check in told.checks if not check.ok]
+    assert (told.ready, check.name) == (False, "outbox")
+    assert "is full" in (check.reason or "") and "max_size" in (check.reason or "")
+    life.settings.max_size_bytes += 1
+    assert readiness(life, read(outbox)).ready
+
+
 def test_work_that_ended_by_a_mistake_is_not_ready_until_it_succeeds(outbox: SqliteOutbox) -> None:
-    source = Played(outbox)
-    source.unexpected.note("reports", KeyError("build"))
-    told = readiness(source, read(outbox))
+    life = Played(outbox)
+    life.unexpected.note("reports", KeyError("build"))
+    told = readiness(life, read(outbox))
     [check] = [check for check in told.checks if not check.ok]
     assert (told.ready, check.name) == (False, "work: reports")
     assert "KeyError: 'build'" in (check.reason or "")
-    source.unexpected.over("reports")
-    assert readiness(source, read(outbox)).ready
+    life.unexpected.over("reports")
+    assert readiness(life, read(outbox)).ready
 
 
 # ---- the port
