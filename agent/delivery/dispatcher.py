@@ -82,6 +82,7 @@ class Dispatcher:
         self._backoff = Backoff(settings.backoff_initial_ms, settings.backoff_max_ms)
         self._rate = RateLimit(settings.per_minute, clock, burst=settings.concurrency)
         self._drift: Drift | None = None
+        self._due_looked_after_at = 0.0
         self._stopping = asyncio.Event()
         self._using_outbox = asyncio.Lock()  # what is claimed and what is settled must fit together
         self._ready: deque[Claimed] = deque()
@@ -140,15 +141,21 @@ class Dispatcher:
             self._resumed = True
 
     async def _mind_the_clock(self) -> None:
-        """At the start, and whenever the clock was set: no deployment waits longer than the longest backoff.
+        """No deployment waits longer than the longest backoff.
 
-        Again and again until that is stored, and until no outcome waits in memory that has the time of before.
+        It might when a clock was set back: looked after at the start, whenever the clock was set, and now and then, for
+        it may have been set and set back while somebody else stored something.
         """
-        if self._drift is None or abs(self._drift.ms()) > CLOCK_WAS_SET_MS:
+        was_set = self._drift is None or abs(self._drift.ms()) > CLOCK_WAS_SET_MS
+        if was_set or self._clock.monotonic() >= self._due_looked_after_at:
             drift = Drift(self._clock)
-            latest = self._clock.now_ms() + self._settings.backoff_max_ms
-            if await self._make_due(latest) and not self._unsettled:
+            if await self._make_due(self._latest()):
                 self._drift = drift
+                self._due_looked_after_at = self._clock.monotonic() + self._settings.backoff_max_ms / 1000
+
+    def _latest(self) -> int:
+        """When the next attempt of anything is at the latest."""
+        return self._clock.now_ms() + self._settings.backoff_max_ms
 
     async def _probe(self) -> bool:
         """Send one deployment to see whether Hivel is back; True when it is."""
@@ -290,7 +297,7 @@ class Dispatcher:
         limit = CLAIM + self._unsettled.undelivered()
         besides = self._claimed | self._unsettled.delivered()
         found = await self._off_loop(partial(self._outbox.claim, limit, besides=besides))
-        due = [claimed for claimed in found if not self._unsettled.answers(claimed, now)]
+        due = [claimed for claimed in found if not self._unsettled.answers(claimed, now, self._latest())]
         for claimed in due[:CLAIM]:
             tried = self._unsettled.attempts(claimed.number)
             self._ready.append(replace(claimed, attempts=claimed.attempts + tried) if tried else claimed)
@@ -319,6 +326,7 @@ class Dispatcher:
         while True:
             await asyncio.sleep(SETTLE_EVERY_S)
             await self._settle()
+            await self._mind_the_clock()
 
     async def _settle(self) -> None:
         """Store what came of the attempts so far, or keep it for the next time."""
@@ -340,10 +348,11 @@ class Dispatcher:
     async def _store(self, batch: list[Settlement]) -> None:
         """Whoever is cancelled meanwhile has to know whether it was stored: nothing is settled twice."""
         stored = False
+        settlements = [_not_later(settlement, self._latest()) for settlement in batch]
 
         def settle() -> None:
             nonlocal stored
-            self._outbox.settle(batch)
+            self._outbox.settle(settlements)
             stored = True
 
         try:
@@ -351,6 +360,13 @@ class Dispatcher:
         finally:
             if stored:
                 self._unsettled.stored(batch)
+
+
+def _not_later(settlement: Settlement, latest: int) -> Settlement:
+    """The clock may have been set back since it was made."""
+    if settlement.next_attempt_at is None or settlement.next_attempt_at <= latest:
+        return settlement
+    return replace(settlement, next_attempt_at=latest)
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

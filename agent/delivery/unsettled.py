@@ -50,12 +50,15 @@ class Unsettled:
         """How many deployments were tried last without success."""
         return sum(last.state is not State.DELIVERED for last in self._last.values())
 
-    def answers(self, claimed: Claimed, now_ms: int) -> bool:
-        """Whether this very revision was refused, or has to wait; a newer one may go."""
+    def answers(self, claimed: Claimed, now_ms: int, latest_ms: int) -> bool:
+        """Whether this very revision was refused, or has to wait; a newer one may go.
+
+        A wait beyond ``latest_ms`` was given by a clock that was set back since.
+        """
         last = self._last.get(claimed.number)
         if last is None or last.claimed.revision != claimed.revision:
             return False
-        return last.state is not State.PENDING or (last.next_attempt_at or now_ms) > now_ms
+        return last.state is not State.PENDING or now_ms < (last.next_attempt_at or now_ms) <= latest_ms
 
     def attempts(self, number: int) -> int:
         """How often the deployment was tried beyond what the outbox knows."""

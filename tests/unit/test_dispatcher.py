@@ -71,6 +71,15 @@ def world() -> World:
     return World()
 
 
+def raising(error: Exception) -> Callable[..., Any]:
+    """A method that only raises this."""
+
+    def raises(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return raises
+
+
 # ---- revisions
 
 
@@ -258,11 +267,7 @@ def test_an_outbox_that_raises_stops_a_run_and_the_next_one_goes_on(
     world: World, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
 ) -> None:
     world.outbox.add(*range(1, 6))
-
-    def broken(*_: Any, **__: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(world.outbox, method, broken)
+    monkeypatch.setattr(world.outbox, method, raising(error))
     reading = method in ("claim", "delivery_state")
     if isinstance(error, OutboxError) and not isinstance(error, DamagedError) and not reading:
         world.run()
@@ -282,15 +287,100 @@ def test_damage_ends_a_run_at_once_and_not_when_everything_was_sent(
 ) -> None:
     world.outbox.add(*range(1, 2_001))
     monkeypatch.setattr(dispatching, "SETTLE_EVERY_S", 0)
-    world.outbox.broken = None
-
-    def broken(_: object) -> None:
-        raise DamagedError("broken")
-
-    monkeypatch.setattr(world.outbox, "settle", broken)
+    monkeypatch.setattr(world.outbox, "settle", raising(DamagedError("broken")))
     with pytest.raises(DamagedError):
         world.run()
     assert len(world.hivel.sent) < 100
+
+
+def test_damage_that_one_of_several_senders_meets_is_told_as_what_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not as a group of exceptions, in which nobody would find it."""
+    world.outbox.add(*range(1, 11))
+    claim = world.outbox.claim
+
+    def claims_once(*args: Any, **more: Any) -> Any:
+        monkeypatch.setattr(world.outbox, "claim", raising(DamagedError("broken")))
+        return claim(*args, **more)[:3]
+
+    monkeypatch.setattr(world.outbox, "claim", claims_once)
+    with pytest.raises(DamagedError):
+        world.run()
+    monkeypatch.undo()
+    world.run()
+    assert world.outbox.states() == {"delivered": 10}
+
+
+# ---- clocks that jump
+
+YEARS = 5 * 365 * 86_400_000
+
+
+def test_a_clock_that_is_set_back_makes_nobody_wait(world: World) -> None:
+    world.outbox.add(1)
+    world.answers(UNAVAILABLE)
+    world.run()
+    world.clock.jump(ms=-YEARS)
+    world.run()
+    world.later()
+    assert world.outbox.states() == {"delivered": 1}
+
+
+@pytest.mark.parametrize("disk", ["is full", "has room again"])
+def test_what_could_not_be_stored_before_the_clock_was_set_back_makes_nobody_wait(world: World, disk: str) -> None:
+    world.outbox.add(1)
+    world.outbox.rows[1].next_attempt_at = 0
+    world.outbox.broken = FULL
+    world.answers(UNAVAILABLE)
+    world.run()
+    world.clock.jump(ms=-YEARS)
+    world.outbox.broken = FULL if disk == "is full" else None
+    world.run()
+    world.later()
+    assert world.hivel.numbers == [1, 1]
+
+
+def test_what_is_stored_long_after_the_clock_was_set_back_waits_no_longer_than_the_longest_backoff(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.outbox.add(1, 2, 3)
+    world.answers(*[UNAVAILABLE] * 3)
+    monkeypatch.setattr(world.outbox, "settle", raising(FULL))
+    world.run()
+    world.clock.jump(ms=-YEARS)
+    world.run()
+    monkeypatch.undo()
+    world.run()
+    latest = world.clock.now_ms() + world.settings.backoff_max_ms
+    assert all(len(row.history) == 1 and row.next_attempt_at <= latest for row in world.outbox.rows.values())
+
+
+def test_a_clock_that_is_set_and_set_back_between_two_runs_makes_nobody_wait_for_long(world: World) -> None:
+    """Nobody can tell from the clock that something was stored meanwhile, with a time of that clock."""
+    world.run()
+    world.clock.jump(ms=YEARS)
+    world.outbox.add(1)
+    world.clock.jump(ms=-YEARS)
+    world.run()
+    world.later()
+    assert world.outbox.states() == {"delivered": 1}
+
+
+def test_a_clock_that_is_set_back_in_the_middle_of_a_long_run_makes_nobody_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "SETTLE_EVERY_S", 0)
+    world.outbox.add(*range(1, 101))
+    world.outbox.rows[100].next_attempt_at += 1_000
+
+    def meanwhile(claimed: Claimed) -> None:
+        if claimed.number == 3:
+            world.clock.jump(ms=-YEARS)
+
+    world.answers(meanwhile=meanwhile)
+    world.run()
+    assert world.outbox.states() == {"delivered": 100}
 
 
 # ---- being cancelled
@@ -425,6 +515,33 @@ def test_nothing_due_is_found_out_with_one_question(world: World, monkeypatch: p
     monkeypatch.setattr(world.outbox, "save_delivery_state", None)
     world.run()
     assert len(asked) == 1
+
+
+def test_however_long_a_run_lasts_no_more_is_kept_in_mind_than_what_is_claimed_ahead(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "CLAIM", 10)
+    monkeypatch.setattr(dispatching, "SETTLE_EVERY_S", 0)
+    world.outbox.add(*range(1, 501))
+    kept = []
+    claim = world.outbox.claim
+    monkeypatch.setattr(
+        world.outbox, "claim", lambda limit, besides: kept.append(len(besides)) or claim(limit, besides=besides)
+    )
+    world.run()
+    assert world.outbox.states() == {"delivered": 500}
+    assert max(kept) <= 20
+
+
+def test_when_hivel_is_back_nobody_waits_out_a_backoff(world: World) -> None:
+    world.outbox.add(*range(1, 11))
+    world.answers(*[UNAVAILABLE] * 30)
+    world.run()
+    world.outbox.rows[10].next_attempt_at += 800_000
+    world.answers()
+    world.clock.advance(s=5)
+    world.run()
+    assert world.outbox.states() == {"delivered": 10}
 
 
 # ---- what the process before left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -52,7 +53,9 @@ def test_the_loop_goes_on_while_a_function_waits() -> None:
 
 
 @pytest.mark.parametrize("error", [None, ValueError("in vain")])
-def test_whoever_is_cancelled_waits_for_the_end_of_what_began(error: Exception | None) -> None:
+def test_whoever_is_cancelled_waits_for_the_end_of_what_began(
+    error: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test() -> None:
         began, may_end, ended = threading.Event(), threading.Event(), []
 
@@ -77,6 +80,8 @@ def test_whoever_is_cancelled_waits_for_the_end_of_what_began(error: Exception |
             assert ended == [True]
 
     in_a_loop(test)
+    gc.collect()
+    assert not caplog.records, "an exception that nobody can wait for is no trouble"
 
 
 def test_what_has_not_begun_when_its_caller_is_cancelled_never_runs() -> None:
