@@ -23,12 +23,13 @@ import httpx
 from agent.config.credentials import Token
 from agent.config.settings import DeliverySettings, HivelSettings, TlsSettings
 from agent.daemon import logs
-from agent.delivery.dispatcher import Drain
+from agent.delivery.dispatcher import Dispatcher
 from agent.delivery.hivel import HivelClient
-from agent.model import event as events
 from agent.model.times import Clock
-from agent.outbox.sqlite.store import Outbox
-from tests.benchmarks.enqueue import make_entry
+from agent.outbox.offloop import OffLoop
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import Change
+from tests.benchmarks.enqueue import make_item
 from tests.benchmarks.output import machine, say, table, target
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "bench-token"
-PRODUCT, BARE = "outbox, Drain, HivelClient", "bare httpx.AsyncClient"
+PRODUCT, BARE = "outbox, Dispatcher, HivelClient", "bare httpx.AsyncClient"
 # Latency in ms, at once, events in a round, rounds.
 CASES = ((0, 8, 1_000, 9), (0, 64, 1_000, 3), (50, 64, 2_000, 5))
 CURL_EVENTS = 40
@@ -71,23 +72,23 @@ def server(latency_ms: int) -> Iterator[str]:
 
 
 async def product(folder: Path, url: str, at_once: int, count: int, runs: Runs) -> None:
-    """As the daemon does: claims, posts, judges, logs a line for each event, settles in batches."""
-    settings = DeliverySettings(concurrency=at_once)
+    """As the daemon does: claims, makes events, posts, classifies, logs a line for each, settles in batches."""
+    settings, clock = DeliverySettings(concurrency=at_once), Clock()
     hivel = HivelSettings(url=url, token=Token(TOKEN), tls=TlsSettings())
-    with Outbox(folder / "outbox.db", Clock()) as outbox:
+    with SqliteOutbox(folder / "outbox.db", clock) as outbox:
         first = outbox.counts().delivered
-        outbox.enqueue(make_entry(number) for number in range(first, first + count))
-        async with HivelClient(hivel, timeout_ms=10_000, concurrency=at_once) as client:
-            drain = Drain(outbox, client, settings)
+        outbox.store([Change(inserted=(make_item(number).deployment,)) for number in range(first, first + count)])
+        async with HivelClient(hivel, settings, clock) as client, OffLoop() as off_loop:
+            dispatcher = Dispatcher(outbox, client, settings, off_loop=off_loop, clock=clock)
             started, cpu = time.perf_counter(), time.process_time()
-            await drain.run()
+            await dispatcher.run()
             runs.add(count, started, cpu)
         assert outbox.counts().delivered == first + count
 
 
 async def bare(url: str, at_once: int, count: int, runs: Runs) -> None:
     """Tasks that post from a list and look at the status; at most eight connections a client, as httpx likes it."""
-    bodies = deque(_body(number) for number in range(count))
+    bodies = deque(make_item(number).event for number in range(count))
     clients = [
         httpx.AsyncClient(limits=httpx.Limits(max_connections=8, max_keepalive_connections=8), timeout=10)
         for _ in range(max(1, at_once // 8))
@@ -112,7 +113,7 @@ async def bare(url: str, at_once: int, count: int, runs: Runs) -> None:
 def curl(folder: Path, url: str) -> float:
     """Seconds for one event with a process for each, one after another."""
     body = folder / "body"
-    body.write_bytes(_body(1))
+    body.write_bytes(make_item(1).event)
     command = [
         "curl", "-s", "-o", "/dev/null", "-H", f"X-API-Token: {TOKEN}", "-H", "Content-Type: application/json",
         "--data-binary", f"@{body}", f"{url}/api/hooks/v2/deployment",
@@ -121,12 +122,6 @@ def curl(folder: Path, url: str) -> float:
     for _ in range(CURL_EVENTS):
         subprocess.run(command, check=True)
     return (time.perf_counter() - started) / CURL_EVENTS
-
-
-def _body(number: int) -> bytes:
-    event = make_entry(number).event
-    assert event is not None
-    return events.encode(event)
 
 
 def measure(folder: Path, url: str, at_once: int, count: int, rounds: int) -> tuple[Runs, Runs]:
