@@ -42,9 +42,10 @@ bench: $(BENCH_VENV)/.ready ## speed, beside others that do the same (about 15 m
 	@set -e; for name in $(if $(BENCH),"$(BENCH)",$(BENCHMARKS)); do \
 	  echo "== $$name"; $(BENCH_VENV)/bin/python -m tests.benchmarks.$$name; echo; done
 
-lint: $(VENV)/.ready ## ruff: rules and format
+lint: $(VENV)/.ready ## ruff: rules and format; import-linter: which room imports which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
 
 types: $(VENV)/.ready ## mypy --strict
 	@$(BIN)/mypy --strict agent
@@ -69,7 +70,7 @@ lock: ## write the lock files anew (needs uv)
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements.txt -o requirements-bench.txt
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(BENCH_VENV) dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .PHONY: soak
 SOAK_MINUTES ?= 20
