@@ -79,7 +79,8 @@ _REWRITES = {
     State.DISCARDED: _REWRITE + "('discarded')",
     # What Hivel has is as it is; only what the deployment stands for can change.
     State.DELIVERED: (
-        "UPDATE deployments SET known = :known, names = :names,"
+        "UPDATE deployments SET known = :known, scope = :scope, stage = :stage, said_environment = :said_environment,"
+        " names = :names,"
         " build_started_at = nullif(:began, started_at), build_ended_at = nullif(:ended, ended_at)"
         " WHERE id = :id AND state = 'delivered'"
     ),

@@ -39,15 +39,16 @@ class Looking(Deployments):
         if which.project is not None and project_id is None:
             return []
         conditions, values = _conditions(which, project_id, page.before)
-        if project_id is None and which.states:
+        states = [state.value for state in dict.fromkeys(which.states)]
+        if project_id is None and states:
             # One state after the other, each in the order of its index: no page sorts all rows of a state.
             of_state = _select(["state = ?", *conditions])
-            sql = " UNION ALL ".join([f"SELECT * FROM ({of_state})"] * len(which.states))  # noqa: S608
-            bound = [value for state in which.states for value in (state.value, *values, page.limit)]
+            sql = " UNION ALL ".join([f"SELECT * FROM ({of_state})"] * len(states))  # noqa: S608
+            bound = [value for state in states for value in (state, *values, page.limit)]
         else:
-            states = [f"+state IN ({', '.join('?' for _ in which.states)})"] if which.states else []
-            sql = f"SELECT * FROM ({_select([*states, *conditions])})"  # noqa: S608
-            bound = [*(state.value for state in which.states), *values, page.limit]
+            of_states = [f"+state IN ({', '.join('?' for _ in states)})"] if states else []
+            sql = f"SELECT * FROM ({_select([*of_states, *conditions])})"  # noqa: S608
+            bound = [*states, *values, page.limit]
         return self._deployments(self._all(f"{sql} ORDER BY id DESC LIMIT ?", (*bound, page.limit)))
 
     def find(self, name: str) -> Deployment | None:

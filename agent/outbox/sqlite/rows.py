@@ -10,7 +10,7 @@ import msgspec
 from agent.model.build import Build
 from agent.model.deployment import Content, Deployment, Name, Scope, State
 from agent.model.fact import Fact, Kind, Report
-from agent.model.keys import Run
+from agent.model.keys import JENKINS, Run
 from agent.model.status import Status
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def _body(fact: Fact) -> str | None:
 def _is_keyed(build: Build, run: Run) -> bool:
     """Whether the key of the fact says which build it is."""
     project = run.project
+    if project.provider != JENKINS:
+        return False
     return build.job == project.name and build.controller == project.scope and str(build.number) == run.number
 
 
@@ -99,7 +101,7 @@ def fact_of(row: tuple[Any, ...], project: Project) -> Fact:
 
 
 def _keyed(build: Build, project: Project, number: str) -> Build:
-    if build.controller or build.job or build.number or not number.isdecimal():
+    if build.controller or build.job or build.number or project.provider != JENKINS or not number.isdecimal():
         return build
     return msgspec.structs.replace(build, controller=project.scope, job=project.name, number=int(number))
 

@@ -1,0 +1,206 @@
+"""What people look at: filters, pages by number, counts that are always those of the deployments."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.model.deployment import State
+from agent.model.keys import Project, run_of_id
+from agent.model.status import Status
+from agent.outbox.values import Change, Counts, Filter, Keep, Page
+from tests.conformance.things import (
+    DAY,
+    claim_of,
+    clean_up,
+    content,
+    deployment,
+    finished,
+    in_state,
+    inserted,
+    refusal,
+    retry,
+    rewritten,
+    run,
+    stored,
+    success,
+)
+from tests.integration.support import NOON
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.model.deployment import Deployment
+    from agent.outbox.interface import Outbox
+    from tests.conformance.conftest import Engine
+    from tests.integration.support import FakeClock
+
+
+def shown(outbox: Outbox, limit: int = 99, before: int | None = None, **conditions: Any) -> list[int]:
+    return [each.number for each in outbox.query(Filter(**conditions), Page(limit, before))]
+
+
+# ---- filters
+
+
+@pytest.fixture
+def several(outbox: Outbox) -> Outbox:
+    said = [
+        content("production", repo_url="https://a.test/x"),
+        content("staging", status=Status.FAILED),
+        content("production", status=Status.FAILED, repo_url="https://a.test/x"),
+        content("Production"),
+        content(environment=None),  # type: ignore[arg-type]
+    ]
+    runs = [run(1), run(2), run(1, "deploy/shop-2"), run(4, controller="other"), run_of_id("given")]
+    states = [State.PENDING, State.FAILED, State.PENDING, State.HELD, State.FAILED]
+    for n, (of, state, body) in enumerate(zip(runs, states, said, strict=True)):
+        reason = f"No Répo_URL 100% of {n}" if state is State.FAILED else None
+        inserted(outbox, deployment(of=of, state=state, content=body, created_at=NOON + n, reason=reason))
+    outbox.settle([success(outbox.claim(1)[0], reason="already there")])
+    return outbox
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        ({}, [5, 4, 3, 2, 1]),
+        ({"states": (State.FAILED,)}, [5, 2]),
+        ({"states": (State.DELIVERED, State.HELD, State.FAILED)}, [5, 4, 2, 1]),
+        ({"states": (State.DISCARDED,)}, []),
+        ({"since": NOON + 2}, [5, 4, 3]),
+        ({"until": NOON + 2}, [2, 1]),
+        ({"since": NOON + 1, "until": NOON + 3}, [3, 2]),
+        ({"environment": "production"}, [3, 1]),
+        ({"status": "failed"}, [3, 2]),
+        ({"repo_url": "https://a.test/x"}, [3, 1]),
+        ({"reason": "rÉPO_url"}, [5, 2]),
+        ({"reason": "100%"}, [5, 2]),
+        ({"reason": "%"}, [5, 2]),
+        ({"reason": "ALREADY"}, [1]),
+        ({"reason": "nobody"}, []),
+        ({"project": Project("jenkins", "main", "deploy/shop")}, [2, 1]),
+        ({"project": Project("jenkins", "main", "deploy/SHOP")}, []),
+        ({"project": Project("", "", "")}, [5]),
+        ({"scope": "main"}, [3, 2, 1]),
+        ({"scope": "other"}, [4]),
+        ({"scope": "nobody"}, []),
+        ({"states": (State.FAILED,), "scope": "main"}, [2]),
+        ({"states": (State.FAILED, State.DELIVERED), "project": Project("jenkins", "main", "deploy/shop")}, [2, 1]),
+        ({"states": (State.PENDING, State.DELIVERED), "environment": "production", "status": "failed"}, [3]),
+        ({"states": (State.PENDING, State.PENDING)}, [3]),
+    ],
+    ids=str,
+)
+def test_conditions_add_up(several: Outbox, conditions: dict[str, Any], expected: list[int]) -> None:
+    assert shown(several, **conditions) == expected
+    assert shown(several, limit=1, **conditions) == expected[:1]
+    paged, before = [], None
+    while page := shown(several, limit=2, before=before, **conditions):
+        paged += page
+        before = page[-1]
+    assert paged == expected
+
+
+def test_pages_go_on_where_the_last_one_ended_whatever_comes_meanwhile(outbox: Outbox) -> None:
+    inserted(outbox, *(deployment(n) for n in range(1, 8)))
+    first = shown(outbox, limit=3)
+    inserted(outbox, deployment(8))
+    assert (first, shown(outbox, limit=3, before=first[-1])) == ([7, 6, 5], [4, 3, 2])
+    assert shown(outbox, limit=3, before=1) == []
+    assert len(outbox.query(Filter(), Page())) == 8
+
+
+# ---- one deployment
+
+
+def test_a_deployment_is_found_by_its_id_else_by_its_number(outbox: Outbox) -> None:
+    first, second = inserted(outbox, deployment(1), deployment(of=run_of_id("1")))
+    assert outbox.find("main:deploy/shop#1") == first
+    assert outbox.find("1") == second
+    assert outbox.find("2") == second
+    for name in ("3", "main:deploy/shop#2", "", "-1", "٣", "9" * 30, "1 "):
+        assert outbox.find(name) is None
+
+
+def test_the_deployments_of_a_run_are_told_in_their_order(outbox: Outbox) -> None:
+    inserted(outbox, *(deployment(1, deployment_id=name) for name in "bac"), deployment(2))
+    outbox.store([Change(facts=(finished(run(1)),))])
+    assert [each.deployment_id for each in outbox.of_run(run(1))] == ["b", "a", "c"]
+
+
+# ---- counts
+
+
+def counted(outbox: Outbox) -> Counts:
+    states = [each.state.value for each in outbox.all_deployments()]
+    return Counts(**{state.value: states.count(state.value) for state in State})
+
+
+KEEP = Keep(0, 0, DAY)
+STEPS = st.one_of(
+    st.tuples(st.just("insert"), st.sampled_from([State.HELD, State.PENDING, State.FAILED])),
+    st.tuples(st.just("settle"), st.sampled_from([success, retry, refusal])),
+    st.tuples(st.sampled_from(["remove", "release", "discard", "replay"]), st.integers(0, 9)),
+    st.tuples(st.sampled_from(["prune", "crash"]), st.none()),
+)
+
+
+@given(steps=st.lists(STEPS, max_size=30))
+def test_the_counts_are_those_of_the_deployments(
+    new_engine: Callable[[], Engine], steps: list[tuple[str, Any]]
+) -> None:
+    """Also when the newest ones are deleted and their numbers are given away again."""
+    engine, numbers = new_engine(), count(1)
+    with closing(engine.open()) as outbox, closing(engine.open()) as other:
+        for step, how in steps:
+            if step == "crash":
+                with pytest.raises(ZeroDivisionError), outbox.transaction():
+                    outbox.store([Change(inserted=(deployment(next(numbers)),))])
+                    raise ZeroDivisionError
+            elif step == "prune":
+                engine.clock.advance(s=1)
+                clean_up(outbox, KEEP)
+            else:
+                _change(outbox, step, how, numbers)
+            assert outbox.counts() == counted(outbox)
+        assert other.counts() == counted(outbox)
+
+
+def _change(outbox: Outbox, step: str, how: Any, numbers: count[int]) -> None:
+    if step == "insert":
+        inserted(outbox, deployment(next(numbers), how))
+    elif step == "settle":
+        outbox.settle([how(claimed) for claimed in outbox.claim(1)])
+    elif there := list(outbox.all_deployments()):
+        each = there[how % len(there)]
+        if step == "remove":
+            outbox.store([Change(removed=(each,))])
+        elif step == "release" and each.state is State.HELD:
+            rewritten(outbox, each, state=State.PENDING, deployment_id=f"released {next(numbers)}", held_since=None)
+        elif step == "discard":
+            outbox.discard([each], "why")
+        elif step == "replay":
+            outbox.replay([each])
+
+
+def test_the_oldest_pending_one_tells_how_long_hivel_is_behind(outbox: Outbox, clock: FakeClock) -> None:
+    assert outbox.oldest_pending() is None
+    in_state(outbox, State.FAILED, 1)
+    clock.advance(ms=5)
+    first, _ = inserted(outbox, deployment(2), deployment(3, created_at=NOON + 90))
+    assert outbox.oldest_pending() == NOON + 5
+    outbox.settle([success(claim_of(outbox, first.number))])
+    assert outbox.oldest_pending() == NOON + 90
+
+
+def test_what_was_attempted_is_told_of_each_deployment_alone(outbox: Outbox) -> None:
+    inserted(outbox, deployment(1), deployment(2))
+    outbox.settle([retry(claim_of(outbox, 1), at=NOON + 1), refusal(claim_of(outbox, 2), at=NOON + 2)])
+    found: list[Deployment] = [stored(outbox, number) for number in (1, 2)]
+    assert [[attempt.at for attempt in outbox.attempts(each)] for each in found] == [[NOON + 1], [NOON + 2]]
