@@ -128,7 +128,7 @@ class Housekeeping(Part):
 
     def _newest_is_ahead_of(self, now: int) -> bool:
         """As after a start with a clock that is years behind."""
-        newest = self._one("SELECT created_at FROM deployments ORDER BY id DESC LIMIT 1")
+        newest = self._one("SELECT created_at FROM deployments WHERE id = (SELECT max(id) FROM deployments)")
         return newest is not None and newest[0] > now
 
     # ---- facts and attempts
