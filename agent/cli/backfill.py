@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agent.cli.options import json_option, with_settings
+from agent.cli.outbox import ingest_of, open_outbox
 from agent.cli.output import console, escape, write_json
 from agent.cli.values import FUTURE_MS, job_pattern, moment
 from agent.daemon import logs
 from agent.model.times import Clock
-from agent.outbox.sqlite.store import Outbox
 from agent.sources.jenkins.backfill import Request, backfill
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.history import Span
@@ -46,14 +46,13 @@ def command(
     Example: hivel-agent backfill --since 2026-01-01 --job 'deploy/**' --dry-run
     """
     logs.configure(quiet=True)
-    clock = Clock()
-    now = clock.now_ms()
+    now = Clock().now_ms()
     pattern = job_pattern("--job", job)
     span = Span(moment("--since", since, now), moment("--until", until, now) if until else now + FUTURE_MS)
     words = f"since {since}, until {until or 'now'}, job {job or '**'}"
     request = Request(span, words, pattern, dry_run)
-    with Outbox(settings.outbox, clock) as outbox, _progress(hidden=as_json) as progress:
-        report = backfill(settings, outbox, JenkinsClient, request, progress)
+    with open_outbox(settings) as outbox, _progress(hidden=as_json) as progress:
+        report = backfill(settings, ingest_of(settings, outbox), JenkinsClient, request, progress)
     write_json(report) if as_json else show(report, dry_run=dry_run)
     sys.exit(1 if report.problems else 0)
 

@@ -12,6 +12,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LONGEST = 100 * 365 * 86_400_000
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
+# Jenkins tells its time in whole seconds, and some time after it read its clock.
+SAME_CLOCK_MS = 60_000
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
 
@@ -25,6 +27,11 @@ class Clock:
     def monotonic(self) -> float:
         """Seconds that only go forward, for waiting."""
         return time.monotonic()
+
+
+def offset_ms(ahead_ms: int | None) -> int:
+    """What turns this machine's time into that of a controller whose clock seemed to be so far ahead."""
+    return 0 if ahead_ms is None or abs(ahead_ms) <= SAME_CLOCK_MS else ahead_ms
 
 
 class Drift:

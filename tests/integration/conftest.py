@@ -9,7 +9,7 @@ import pytest
 
 from agent.config.credentials import Token
 from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings
-from agent.outbox.sqlite.store import Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sandbox.hivel import LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
@@ -26,8 +26,8 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def outbox(tmp_path: Path, clock: FakeClock) -> Iterator[Outbox]:
-    with Outbox(tmp_path / "outbox.db", clock) as outbox:
+def outbox(tmp_path: Path, clock: FakeClock) -> Iterator[SqliteOutbox]:
+    with SqliteOutbox(tmp_path / "outbox.db", clock) as outbox:
         yield outbox
 
 

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agent.config.rules import Pattern, Rule, Template
+from agent.config.rules import Options, Pattern, Rule, Template
+from agent.deployments.derive import Rules
+from agent.ingest.ingest import Ingest
+from agent.model.deployment import event_of
+from agent.model.event import encode
 from agent.model.times import Clock
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller, PollReport
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.config.settings import JenkinsSettings
-    from agent.outbox.sqlite.store import Outbox
+    from agent.outbox.interface import Outbox
     from agent.sandbox.server import LocalServer
 
 NOON = 1_795_435_200_000  # 2026-11-23T12:00:00Z
@@ -60,25 +64,33 @@ def rule(job: str = "**", environment: str = "{params.ENVIRONMENT}|{job.environm
     return Rule(pattern, Template.parse(environment, groups), **parsed)
 
 
+HOLD_FOR_MS = 3_600_000
+
+
+def ingest_of(outbox: Outbox, *rules: Rule, controllers: tuple[str, ...] = ("main",)) -> Ingest:
+    """The door into the outbox; without rules, every job is a deployment."""
+    return Ingest(outbox, Rules(rules or (rule(),), Options(), frozenset(controllers)), HOLD_FOR_MS)
+
+
 def poll(controller: JenkinsSettings, outbox: Outbox, *rules: Rule) -> PollReport:
     """One poll by a poller that was just started: it knows only what the outbox knows."""
     client = JenkinsClient(controller)
     try:
-        return Poller(controller, rules or (rule(),), client, outbox).poll()
+        return Poller(controller, client, ingest_of(outbox, *rules, controllers=(controller.name,))).poll()
     finally:
         client.close()
 
 
 def ids(outbox: Outbox) -> list[str]:
     """The deployment_ids in the outbox in the order in which they were enqueued."""
-    return [row.deployment_id for row in reversed(outbox.rows(None, 100_000))]
+    return [str(each.deployment_id) for each in outbox.all_deployments()]
 
 
 def event(outbox: Outbox, deployment_id: str) -> dict[str, Any]:
     """The payload of an event."""
-    row = outbox.find(deployment_id)
-    assert row is not None and row.payload is not None, deployment_id
-    content: dict[str, Any] = msgspec.json.decode(row.payload)
+    found = outbox.find(deployment_id)
+    assert found is not None and found.content.problem is None, deployment_id
+    content: dict[str, Any] = msgspec.json.decode(encode(event_of(deployment_id, found.content)))
     return content
 
 

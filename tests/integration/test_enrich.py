@@ -5,19 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from agent.config.rules import STAGE_ENVIRONMENT, Pattern, Template
-from agent.config.rules import Options
-from agent.sources.jenkins.client import JenkinsClient
+from agent.deployments.derive import Rules, derive
+from agent.model.fact import final
+from agent.model.keys import jenkins_run
+from agent.sandbox.jenkins.templates import build_data
+from agent.sources.jenkins.client import JenkinsClient, Job
+from agent.sources.jenkins.details import REMEMBERED, Details
 from agent.sources.jenkins.history import History
-from tests.integration.support import NOON, REPO, event, ids, poll, rule
+from agent.sources.jenkins.poller import Poller
+from agent.sources.jenkins.raw import RawBuild
+from tests.integration.support import NOON, REPO, event, ids, ingest_of, poll, rule
 
 if TYPE_CHECKING:
     from agent.config.rules import Rule
     from agent.config.settings import JenkinsSettings
-    from agent.outbox.sqlite.store import Outbox
+    from agent.outbox.interface import Outbox
     from agent.sandbox.jenkins import LocalJenkins
     from tests.integration.support import FakeClock
 
@@ -117,10 +124,71 @@ def test_a_lie_about_the_upstream_build_is_no_event_without_its_commit(
     deployed = _caused_by_a_build(watched)
     watched.break_with(lambda path, _: answer if path == "/job/build/job/shop/1/api/json" else None)
     report = poll(controller, outbox, rule("deploy/**"))
-    assert (ids(outbox), len(report.problems)) == ([], 1)
+    assert (ids(outbox), len(report.problems)) == (["main:deploy/shop#1"], 1)  # the other one, which has a commit
     watched.break_with(None)
     poll(controller, outbox, rule("deploy/**"))
     assert event(outbox, f"main:deploy/shop#{deployed}")["commit_hash"] == "c" * 40
+
+
+def test_a_pipeline_that_triggers_a_deployment_before_its_own_checkout_does_not_spoil_those_after_it(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    client = JenkinsClient(controller)
+    poller = Poller(controller, client, ingest_of(outbox, rule("deploy/**")))
+    poller.poll()
+    watched.add_job("build/shop")
+    built = watched.start_build("build/shop")
+    early = _caused_by(watched, "build/shop", built)
+    assert poller.poll().underivable == [f"main:deploy/shop#{early}"]
+    watched.update_build("build/shop", built, actions=[build_data(built, REPO, "origin/main", "c" * 40)])
+    late = _caused_by(watched, "build/shop", built)
+    assert poller.poll().enqueued == [f"main:deploy/shop#{late}"]
+    watched.finish_build("build/shop", built)
+    last = _caused_by(watched, "build/shop", built)
+    poller.poll()
+    assert event(outbox, f"main:deploy/shop#{last}")["commit_hash"] == "c" * 40
+    client.close()
+
+
+def test_one_build_that_starts_many_deployments_is_read_once_and_its_successor_of_that_number_as_well(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    client = JenkinsClient(controller)
+    poller = Poller(controller, client, ingest_of(outbox, rule("deploy/**")))
+    poller.poll()
+    for commit in ("c" * 40, "d" * 40):
+        watched.add_job("build/shop")
+        watched.finish_build("build/shop", watched.start_build("build/shop", repo=REPO, commit=commit))
+        watched.clear_requests()
+        deployed = [_caused_by(watched, "build/shop", 1) for _ in range(5)]
+        poller.poll()
+        assert {event(outbox, f"main:deploy/shop#{number}")["commit_hash"] for number in deployed} == {commit}
+        assert sum("/build/" in request.path for request in watched.requests) == 1
+        watched.delete_job("build/shop")
+        clock.advance(s=3_600)
+    client.close()
+
+
+def test_no_more_upstream_builds_are_remembered_than_there_is_room_for(controller: JenkinsSettings) -> None:
+    details = Details(OneCommit(), "main")  # type: ignore[arg-type]
+    for number in range(1, 3 * REMEMBERED):
+        cause = {"_class": "hudson.model.Cause$UpstreamCause", "upstreamProject": "build/shop", "upstreamBuild": number}
+        actions = [{"_class": "hudson.model.CauseAction", "causes": [cause]}]
+        raw = msgspec.convert({"number": number, "timestamp": NOON, "actions": actions}, RawBuild)
+        found = details.build(raw, Job(SHOP, number + 1, branch_job=False), None)
+        assert found.inherited is not None and found.inherited.number == number
+    assert len(details._upstream) == REMEMBERED
+
+
+class OneCommit:
+    """Has every build."""
+
+    def build(self, _: str, number: int) -> RawBuild:
+        fields = {"number": number, "result": "SUCCESS", "timestamp": NOON, "duration": 1_000}
+        return msgspec.convert(fields | {"actions": [build_data(number, REPO, "main", "c" * 40)]}, RawBuild)
+
+    def is_branch_job(self, _: str) -> bool:
+        return False
 
 
 @pytest.mark.parametrize("answer", NOTHING_TO_TELL.values(), ids=NOTHING_TO_TELL)
@@ -185,12 +253,13 @@ def test_explaining_a_build_of_a_branch_job_knows_the_pull_request_of_its_page(
     watched.set_page(job, "https://github.example.test/acme/shop/pull/71")
     watched.finish_build(job, watched.start_build(job, repo=REPO))
     client = JenkinsClient(controller)
-    history = History(client, "main", (rule("deploy/mb/*"),), Options())
+    rules = (rule("deploy/mb/*"),)
+    history = History(client, "main", rules)
     [(branch, match)] = history.jobs().deploying
-    _, past = history.build(branch, match, 1)
+    _, build = history.build(branch, match, 1)
     client.close()
-    [found] = past.derivations
-    assert found.event is not None and found.event.pr_number == "71"
+    [part] = derive([final(jenkins_run("main", job, 1), build, at=NOON)], Rules(rules)).parts
+    assert part.content.pr_number == "71"
 
 
 def _caused_by_a_build(jenkins: LocalJenkins, job: str = "build/shop", branch: str = "refs/remotes/origin/main") -> int:
@@ -199,6 +268,11 @@ def _caused_by_a_build(jenkins: LocalJenkins, job: str = "build/shop", branch: s
         jenkins.add_job(job)
     built = jenkins.start_build(job, repo=REPO, branch=branch, commit="c" * 40)
     jenkins.finish_build(job, built)
+    return _caused_by(jenkins, job, built)
+
+
+def _caused_by(jenkins: LocalJenkins, job: str, built: int) -> int:
+    """Deploy what was built; returns the number of the deployment."""
     cause = {"_class": "hudson.model.Cause$UpstreamCause", "upstreamProject": job, "upstreamBuild": built}
     deployed = jenkins.start_build(SHOP, causes=[cause])
     jenkins.finish_build(SHOP, deployed)

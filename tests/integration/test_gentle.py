@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.responses import Response
 
-from agent.outbox.cursors import ControllerState, controller_states
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller
 from agent.sources.jenkins.transport import Transport
-from tests.integration.support import NOON, REPO, poll, rule
+from tests.integration.support import NOON, REPO, ingest_of, poll
 
 if TYPE_CHECKING:
     import requests
 
     from agent.config.settings import JenkinsSettings
-    from agent.outbox.sqlite.store import Outbox
+    from agent.outbox.interface import Outbox
+    from agent.outbox.values import ControllerState
     from agent.sandbox.jenkins import LocalJenkins
     from tests.integration.support import FakeClock
 
@@ -63,7 +63,7 @@ def test_one_poll_after_another_goes_over_one_connection_and_is_compressed(
     client = JenkinsClient(one_at_once)
     session = client._transport.session
     session.hooks["response"].append(lambda answer, *_, **__: answers.append(answer))
-    poller = Poller(one_at_once, (rule(),), client, outbox)
+    poller = Poller(one_at_once, client, ingest_of(outbox))
     for _ in range(3):
         busy(jenkins, clock, 3)
         poller.poll()
@@ -81,7 +81,7 @@ def test_there_are_no_more_connections_than_questions_at_once(
 ) -> None:
     settings = replace(controller, concurrency=width)
     client = JenkinsClient(settings)
-    poller = Poller(settings, (rule(),), client, outbox)
+    poller = Poller(settings, client, ingest_of(outbox))
     for _ in range(3):
         busy(jenkins, clock, 60)
         poller.poll()
@@ -135,7 +135,7 @@ def test_the_state_of_a_controller_says_in_words_what_is_wrong_and_since_when(
     jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
 ) -> None:
     def state() -> ControllerState:
-        [found] = controller_states(outbox)
+        [found] = outbox.controllers()
         return found
 
     jenkins.add_job("deploy/shop")

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from agent.outbox.cursors import Cursors, controller_states
-from agent.outbox.sqlite.store import State
+from agent.model.deployment import State
+from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.poller import Poller
 from agent.sources.jenkins.reader import ASK_FOR_MISSING
-from tests.integration.support import NOON, REPO, event, ids, poll, rule
+from tests.integration.support import NOON, REPO, event, ids, ingest_of, poll, rule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.config.settings import JenkinsSettings
-    from agent.outbox.sqlite.store import Outbox
+    from agent.outbox.sqlite.engine import SqliteOutbox as Outbox
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
     from tests.integration.support import FakeClock
@@ -170,7 +171,7 @@ def test_a_build_that_vanishes_while_it_runs_is_not_followed_for_ever(
     for _ in range(6):
         clock.advance(s=15)
         poll(controller, outbox)
-    assert Cursors(outbox, "main").open_builds() == {}
+    assert outbox.open_builds("main") == {}
     assert ids(outbox) == []
 
 
@@ -195,7 +196,7 @@ def test_numbers_that_never_become_builds_are_given_up_after_a_while(
     for _ in range(6):
         assert poll(controller, outbox).requests <= 3 + ASK_FOR_MISSING
         clock.advance(s=15)
-    assert Cursors(outbox, "main").open_builds() == {}
+    assert outbox.open_builds("main") == {}
     assert poll(controller, outbox).requests == 1
 
 
@@ -414,12 +415,15 @@ def test_nothing_is_skipped_for_an_answer_that_lies(
     watched.break_with(lambda path, _: getattr(_Answers, answer) if path == where else None)
     report = poll(controller, outbox)
     assert len(report.problems) == 1
-    [known] = controller_states(outbox)
-    assert known.state == (state if where == "/api/json" or state == "unreachable" else "error")
-    assert known.last_error
+    [known] = outbox.controllers()
+    if where == "/api/json":
+        assert (known.state, bool(known.last_error), outbox.job_errors("main")) == (state, True, {})
+    else:
+        assert (known.state, known.last_error, set(outbox.job_errors("main"))) == ("ok", None, {"deploy/shop"})
     watched.break_with(None)
     assert poll(controller, outbox).enqueued == ["main:deploy/shop#4"]
-    assert [(c.state, c.last_error) for c in controller_states(outbox)] == [("ok", None)]
+    assert [(c.state, c.last_error) for c in outbox.controllers()] == [("ok", None)]
+    assert outbox.job_errors("main") == {}
 
 
 def test_a_job_that_cannot_be_read_does_not_keep_others_from_being_read(
@@ -467,8 +471,8 @@ def test_an_absurd_timestamp_is_recorded_as_failed_and_blocks_nothing(
     watched.update_build("deploy/shop", odd, timestamp=9_000_000_000_000_000)
     finish_one(watched, clock)
     poll(controller, outbox)
-    row = outbox.find(f"main:deploy/shop#{odd}")
-    assert row is not None and row.state is State.FAILED and "absurd times" in (row.reason or "")
+    found = outbox.find(f"main:deploy/shop#{odd}")
+    assert found is not None and found.state is State.FAILED and "absurd times" in (found.reason or "")
     assert outbox.counts().pending == 1
 
 
@@ -526,7 +530,7 @@ def test_numbers_beyond_all_measure_are_an_error_or_a_failed_event_and_no_crash(
     odd = finish_one(watched, clock)
     watched.update_build("deploy/shop", odd, timestamp=10**40, duration=10**40)
     poll(controller, outbox)
-    assert [row.state for row in outbox.rows(None, 10)] == [State.FAILED]
+    assert [each.state for each in outbox.all_deployments()] == [State.FAILED]
     watched.set_next_build_number("deploy/shop", 10**40)
     assert "another shape" in poll(controller, outbox).problems[0]
 
@@ -535,13 +539,10 @@ def test_a_new_jenkins_token_in_the_file_is_taken_up_without_a_restart(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, tmp_path: Path
 ) -> None:
     from agent.config.credentials import Token
-    from agent.sources.jenkins.client import JenkinsClient
-    from agent.sources.jenkins.poller import Poller
-
     file = tmp_path / "jenkins.token"
     file.write_text("old")
     client = JenkinsClient(replace(controller, token=Token.from_file(file)))
-    poller = Poller(controller, (rule(),), client, outbox)
+    poller = Poller(controller, client, ingest_of(outbox))
     assert "API token are wrong" in poller.poll().problems[0]
     assert not poller.due(), "a Jenkins that refuses is left in peace for a while"
     file.write_text("sandbox-token")
@@ -556,10 +557,10 @@ def test_the_cursor_stays_when_events_cannot_be_stored(
     from agent.outbox.values import OutboxError
 
     finish_one(watched, clock)
-    outbox.connection.execute("PRAGMA query_only = ON")
+    outbox._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(OutboxError, match="cannot be written"):
         poll(controller, outbox)
-    outbox.connection.execute("PRAGMA query_only = OFF")
+    outbox._connection.execute("PRAGMA query_only = OFF")
     assert poll(controller, outbox).enqueued == ["main:deploy/shop#4"]
 
 
@@ -640,8 +641,6 @@ def test_a_job_created_again_and_built_exactly_as_often_is_told_by_the_next_buil
 def test_builds_discarded_before_they_could_be_read_are_counted_and_said_aloud(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
 ) -> None:
-    from agent.outbox.cursors import missed_builds
-
     clock.advance(s=1_000)
     numbers = watched.add_builds("deploy/shop", 250, repo=REPO, every=1_000)
     for number in numbers[:-20]:
@@ -650,7 +649,7 @@ def test_builds_discarded_before_they_could_be_read_are_counted_and_said_aloud(
     for _ in range(6):
         reported += len(poll(controller, outbox).enqueued)
         clock.advance(s=15)
-    [missed] = missed_builds(outbox)
+    [missed] = outbox.missed()
     assert (reported, missed.full_name, missed.builds) == (20, "deploy/shop", 230)
 
 
@@ -675,11 +674,8 @@ def test_a_build_that_jenkins_cannot_read_is_asked_for_again_and_reported_once_i
 def test_a_controller_that_is_down_is_asked_less_and_less_often(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, jenkins_server: LocalServer
 ) -> None:
-    from agent.sources.jenkins.client import JenkinsClient
-    from agent.sources.jenkins.poller import Poller
-
     client = JenkinsClient(controller)
-    poller = Poller(controller, (rule(),), client, outbox)
+    poller = Poller(controller, client, ingest_of(outbox))
     jenkins_server.stop()
     asked = 0
     for _ in range(240):  # an hour of polls every 15 seconds

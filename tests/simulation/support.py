@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import msgspec
 import requests
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
@@ -23,8 +22,15 @@ from urllib3._collections import HTTPHeaderDict
 
 from agent.config.credentials import Token
 from agent.config.settings import JenkinsSettings
-from agent.outbox.sqlite.store import Outbox, Row
+from agent.deployments.derive import Rules
+from agent.ingest.ingest import Ingest
+from agent.model import fact as facts
+from agent.model.deployment import event_of
+from agent.model.fact import Report
+from agent.model.keys import JENKINS, jenkins_run
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.connection import exchange_under_way
 from agent.sources.jenkins.poller import Poller, PollReport
 from tests.integration.support import FakeClock, rule
 
@@ -35,9 +41,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message
 
     from agent.config.rules import Rule
+    from agent.model.deployment import Deployment
     from agent.sandbox.jenkins import LocalJenkins
 
 REPO = "https://github.example.test/acme/shop.git"
+HOLD_FOR_MS = 3_600_000
 MEMORY = Path("/dev/shm")  # a file system in memory, where there is one
 
 
@@ -59,9 +67,13 @@ class InProcess(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
         """One request; ``before`` may raise."""
         self._before()
+        exchange = exchange_under_way.get()
         try:
             messages = _call(self._app, request)
-        except ConnectionError as error:
+        except ConnectionRefusedError as error:
+            raise requests.ConnectionError(error, request=request) from error
+        except OSError as error:  # silence, or a connection that is cut
+            exchange.connected = True
             raise requests.ConnectionError(error, request=request) from error
         start, *bodies = messages
         headers = HTTPHeaderDict((k.decode("latin-1"), v.decode("latin-1")) for k, v in start["headers"])
@@ -155,6 +167,13 @@ class FragileConnection:
         return getattr(self._connection, name)
 
 
+def make_fragile(outbox: SqliteOutbox, before: Fuse, after: Fuse) -> None:
+    """Let everything that the outbox does pass through a connection that may be the last thing a process did."""
+    outbox._connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
+    fragile: Any = FragileConnection(outbox._connection, before, after)
+    outbox._connection = outbox._transactions.connection = fragile
+
+
 @dataclass(frozen=True)
 class Reported:
     """An event in the outbox. Times are UTC milliseconds; ``status`` is Hivel's."""
@@ -178,23 +197,42 @@ class Agent:
         *,
         since: str = "now",
     ) -> None:
-        self._path = folder / "outbox.db"
+        self.path = folder / "outbox.db"
         self._clock = clock
         self._jenkins = dict(jenkins)
         self._rules = rules
         self._since = since
         self._before_statement, self._after_statement, self._at_request = Fuse(), Fuse(), Fuse()
         self.at_request: Callable[[], None] = lambda: None
-        self._path.write_bytes(empty_outbox())
-        self._outbox: Outbox | None = None
+        self.path.write_bytes(empty_outbox())
+        self._outbox: SqliteOutbox | None = None
 
     # ---- its life
+
+    def restart(self, rules: tuple[Rule, ...]) -> None:
+        """Go on with other rules."""
+        self.kill()
+        self._rules = rules
 
     def poll(self, controller: str = "main") -> PollReport:
         """Look once, as whoever runs already or as one that starts now."""
         if self._outbox is None:
             self._start()
         return self._pollers[controller].poll()
+
+    def take(self, job: str, number: int, **said: Any) -> None:
+        """A build of the controller ``main`` reports something."""
+        if self._outbox is None:
+            self._start()
+        report = Report(provider=JENKINS, build_number=str(number), **said)
+        fact = facts.report(jenkins_run("main", job, number), report, source="intake", at=self._jenkins["main"].now_ms)
+        self._ingest.accept([fact])
+
+    def release(self) -> None:
+        """Let go what waited too long for a poll."""
+        if self._outbox is None:
+            self._start()
+        self._ingest.release()
 
     def poll_and_die(self, *, request: int | None = None, statement: int | None = None, after: bool = False) -> bool:
         """Look once and be killed at the n-th request or before or after the n-th statement; False: it survived."""
@@ -220,10 +258,9 @@ class Agent:
             self._outbox = None
 
     def _start(self) -> None:
-        self._outbox = Outbox(self._path, self._clock)
-        self._outbox.connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
-        fragile: Any = FragileConnection(self._outbox.connection, self._before_statement, self._after_statement)
-        self._outbox.connection = fragile
+        self._outbox = SqliteOutbox(self.path, self._clock)
+        make_fragile(self._outbox, self._before_statement, self._after_statement)
+        self._ingest = Ingest(self._outbox, Rules(self._rules, controllers=frozenset(self._jenkins)), HOLD_FOR_MS)
         self._clients = []
         self._pollers = {}
         for name, jenkins in self._jenkins.items():
@@ -231,7 +268,7 @@ class Agent:
             client = JenkinsClient(settings)
             client._transport.session.mount(settings.url, InProcess(jenkins.app, self._before_request))
             self._clients.append(client)
-            self._pollers[name] = Poller(settings, self._rules, client, self._outbox)
+            self._pollers[name] = Poller(settings, client, self._ingest)
 
     def _before_request(self) -> None:
         self._at_request()
@@ -241,8 +278,12 @@ class Agent:
 
     def reported(self) -> list[Reported]:
         """All events, oldest first."""
-        with Outbox(self._path, self._clock) as outbox:
-            return [_reported(row) for row in reversed(outbox.rows(None, 1_000_000))]
+        with self.outbox() as outbox:
+            return [_reported(row) for row in outbox.all_deployments()]
+
+    def outbox(self) -> SqliteOutbox:
+        """What there is, as another process sees it."""
+        return SqliteOutbox(self.path, self._clock)
 
     def ids(self) -> list[str]:
         """The deployment_ids of all events, oldest first."""
@@ -304,7 +345,7 @@ def empty_outbox() -> bytes:
     """A new outbox to be copied: making its tables takes longer than a story."""
     with memory_folder() as folder:
         path = Path(folder) / "outbox.db"
-        Outbox(path, FakeClock()).close()
+        SqliteOutbox(path, FakeClock()).close()
         return path.read_bytes()
 
 
@@ -313,15 +354,16 @@ def memory_folder() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="hivel-stories-", dir=MEMORY if MEMORY.is_dir() else None)
 
 
-def _reported(row: Row) -> Reported:
-    assert row.payload is not None, f"{row.deployment_id} could not be derived: {row.reason}"
-    event = msgspec.json.decode(row.payload)
+def _reported(row: Deployment) -> Reported:
+    assert row.deployment_id is not None, f"{row} is still held"
+    assert row.content.problem is None, f"{row.deployment_id} could not be derived: {row.content.problem}"
+    event = event_of(row.deployment_id, row.content)
     return Reported(
         deployment_id=row.deployment_id,
-        number=int(event["build_number"]),
-        started_at=_ms(event["start_time"]),
-        ended_at=_ms(event["end_time"]),
-        status=event["status"],
+        number=int(event.build_number or 0),
+        started_at=_ms(event.start_time),
+        ended_at=_ms(event.end_time),
+        status=event.status.value,
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.model.keys import Project
 from agent.sandbox.jenkins import LocalJenkins, Phase
+from agent.sources.jenkins.renames import ASK_ABOUT_NAMES
 from tests.simulation.support import REPO, Agent
 
 if TYPE_CHECKING:
@@ -239,6 +242,88 @@ def test_a_whole_folder_moves(story: Story) -> None:
     assert story.poll_for(minutes=2) == []
     story.build("deploy/team-b/web")
     assert story.poll() == ["main:deploy/team-b/web#2"]
+
+
+def test_jobs_that_one_timer_starts_cost_no_question_beyond_their_own(story: Story) -> None:
+    """Their newest builds have the same number, and started in the same millisecond."""
+    names = [f"nightly/app-{index}" for index in range(10)]
+    timed(story, names)
+    assert story.agent.poll().requests == 11
+    for _ in range(3):
+        story.later(minutes=60)
+        assert timed(story, names) == 10
+        assert story.agent.poll().requests == 11
+        assert story.agent.poll().requests == 1
+    assert len(story.agent.ids()) == 40
+
+
+def test_a_job_that_is_shown_late_is_none_of_those_that_the_same_timer_started(story: Story) -> None:
+    names = [f"nightly/app-{index}" for index in range(10)]
+    timed(story, names)
+    story.jenkins.hide(names[4])
+    assert len(story.poll()) == 9
+    story.jenkins.show(names[4])
+    report = story.agent.poll()
+    assert (report.enqueued, report.renamed) == ([f"main:{names[4]}#1"], 0)
+    assert report.requests <= 2 + ASK_ABOUT_NAMES
+    assert story.agent.poll().requests == 1
+
+
+def test_a_folder_of_jobs_that_one_timer_starts_moves(story: Story) -> None:
+    names = [f"nightly/app-{index}" for index in range(10)]
+    timed(story, names)
+    story.poll()
+    running = {name: story.jenkins.start_build(name, repo=REPO) for name in names}
+    story.poll()
+    story.jenkins.rename_job("nightly", "daily")
+    report = story.agent.poll()
+    assert (report.renamed, report.enqueued) == (10, [])
+    moved = [f"daily/app-{index}" for index in range(10)]
+    for name in moved:
+        story.jenkins.finish_build(name, running[f"nightly/{name.removeprefix('daily/')}"])
+    assert sorted(story.poll()) == sorted(f"main:{name}#2" for name in moved)
+    with story.agent.outbox() as outbox:
+        for name in moved:
+            [former] = outbox.former_names(Project("jenkins", "main", name))
+            assert former.name == f"nightly/{name.removeprefix('daily/')}"
+
+
+def test_jobs_that_one_timer_starts_are_told_apart_by_their_other_builds_when_they_get_other_names(
+    story: Story,
+) -> None:
+    names = ["nightly/one", "nightly/two", "nightly/three"]
+    for name in names:
+        story.jenkins.add_job(name)
+        story.build(name)
+    story.later(minutes=60)
+    timed(story, names)
+    story.poll()
+    assert len(story.agent.ids()) == 6
+    for name, other in zip(names, ["nightly/a", "nightly/b", "nightly/c"], strict=True):
+        story.jenkins.rename_job(name, other)
+    assert story.poll_for(minutes=1) == []
+    with story.agent.outbox() as outbox:
+        formers = {name: outbox.former_names(Project("jenkins", "main", f"nightly/{name}")) for name in "abc"}
+    assert {name: [former.name for former in found] for name, found in formers.items()} == {
+        "a": ["nightly/one"], "b": ["nightly/two"], "c": ["nightly/three"],
+    }  # fmt: skip
+
+
+def timed(story: Story, names: list[str]) -> int:
+    """A build of each of the jobs, all in the same millisecond; returns how many."""
+    at = story.clock.now_ms()
+    for name in names:
+        with suppress(KeyError):
+            story.jenkins.numbers(name)
+            continue
+        story.jenkins.add_job(name)
+    story.poll()
+    for name in names:
+        story.jenkins.start_build(name, repo=REPO, timestamp=at)
+    story.later(seconds=30)
+    for name in names:
+        story.jenkins.finish_build(name, story.jenkins.numbers(name)[-1])
+    return len(names)
 
 
 def test_a_job_takes_the_name_of_another(story: Story) -> None:
@@ -527,6 +612,21 @@ def test_the_first_start_meets_years_of_history(
     assert len(report.enqueued) == expected
     if since == "now":
         assert report.requests <= 2
+
+
+def test_jobs_that_were_never_built_cost_nothing(folder: Path, clock: FakeClock, jenkins: LocalJenkins) -> None:
+    for index in range(3_000):
+        jenkins.add_job(f"deploy/app-{index}")
+    agent = Agent(folder, clock, {"main": jenkins}, since="30d")
+    assert agent.poll().requests == 1
+    with agent.outbox() as outbox:
+        assert len(outbox.jobs("main")) == 3_000
+    jenkins.start_build("deploy/app-7", repo=REPO)
+    clock.advance(s=30)
+    jenkins.finish_build("deploy/app-7", 1)
+    report = agent.poll()
+    assert (report.enqueued, report.requests) == (["main:deploy/app-7#1"], 2)
+    agent.kill()
 
 
 def test_the_agent_was_down_for_days(story: Story) -> None:

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agent.ingest.told import told_by
-from agent.outbox.cursors import Cursors
-from agent.outbox.sqlite.store import Entry
-from agent.sources.jenkins.client import JenkinsError
-from agent.sources.jenkins.history import History, PastBuild, Span
+import structlog
+
+from agent.model import fact as facts
+from agent.model.deployment import State
+from agent.model.fact import Fact
+from agent.model.keys import jenkins_run
+from agent.model.times import offset_ms
+from agent.outbox.values import OutboxError
+from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
+from agent.sources.jenkins.history import History, Span
+from agent.sources.jenkins.unread import in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from agent.config.rules import Match, Pattern
     from agent.config.settings import JenkinsSettings, Settings
-    from agent.outbox.sqlite.store import Outbox
+    from agent.ingest.ingest import Accepted, Ingest
+    from agent.model.build import Build
+    from agent.outbox.interface import Outbox
     from agent.sources.jenkins.client import JenkinsClient, Job
+
+log = structlog.get_logger("backfill")
+
+# A backfill that is resumed within this time leaves the jobs alone that it has read already.
+SOON_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Request:
 
 @dataclass
 class BackfillReport:
-    """What a backfill did, or with ``dry_run`` would do. Lists hold deployment_ids."""
+    """What a backfill did, or with ``dry_run`` would do. Lists hold deployment_ids; ``known`` counts builds."""
 
     jobs: int = 0
     jobs_done_before: int = 0
@@ -43,49 +57,38 @@ class BackfillReport:
     problems: list[str] = field(default_factory=list)
 
 
-class Resumable:
-    """Which jobs an interrupted backfill has done; kept in the outbox until it is complete."""
+@dataclass(frozen=True)
+class Plan:
+    """What is to be read: ``span`` of each job; of jobs that an interrupted backfill has read, what came ``since``.
 
-    def __init__(self, outbox: Outbox, request: Request) -> None:
-        self._outbox = outbox
-        self._words = request.words
-        found = outbox.connection.execute(
-            "SELECT since, until FROM backfills WHERE id = ?", (request.words,)
-        ).fetchone()
-        self.span = Span(*found) if found else request.span
+    ``since`` None: nothing.
+    """
 
-    def begin(self) -> None:
-        """Remember the span: ``7d`` means the same seven days when it is resumed tomorrow."""
-        with self._outbox.transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO backfills (id, since, until) VALUES (?, ?, ?)",
-                (self._words, self.span.since, self.span.until),
-            )
+    span: Span
+    resumes: bool = False
+    since: Span | None = None
 
-    def done(self, controller: str) -> set[str]:
-        """The full names of the jobs that are done."""
-        found = self._outbox.connection.execute(
-            "SELECT full_name FROM backfilled_jobs WHERE id = ? AND controller = ?", (self._words, controller)
-        ).fetchall()
-        return {row[0] for row in found}
 
-    def note(self, controller: str, full_name: str) -> None:
-        """This job is done."""
-        with self._outbox.transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO backfilled_jobs (id, controller, full_name) VALUES (?, ?, ?)",
-                (self._words, controller, full_name),
-            )
+def plan(outbox: Outbox, request: Request) -> Plan:
+    """Whether this goes on with an interrupted backfill, which has its own span: ``7d`` means the same seven days.
 
-    def end(self) -> None:
-        """All is done: the same words ask anew."""
-        with self._outbox.transaction() as connection:
-            connection.execute("DELETE FROM backfills WHERE id = ?", (self._words,))
+    But the last seven days of somebody who asks a month later have nothing to do with those.
+    """
+    asked, now = request.span, outbox.clock.now_ms()
+    remembered = None if request.dry_run else outbox.backfill_span(request.words)
+    if remembered is None:
+        return Plan(asked)
+    since, until = remembered[0], min(remembered[1], now)
+    if until <= asked.since:
+        return Plan(asked)
+    is_new = min(asked.until, now) - until > SOON_MS
+    rest = Span(until - SOON_MS, asked.until) if is_new else None
+    return Plan(Span(min(since, asked.since), max(until, asked.until)), resumes=True, since=rest)
 
 
 def backfill(
     settings: Settings,
-    outbox: Outbox,
+    ingest: Ingest,
     client_of: Callable[[JenkinsSettings], JenkinsClient],
     request: Request,
     progress: Callable[[int, int, str], None],
@@ -93,88 +96,112 @@ def backfill(
     """Enqueue the past builds of all controllers; ``progress(done, total, job)`` is called for each job.
 
     May run beside the daemon, which delivers what is enqueued. What Jenkins does wrong is in the report; the jobs
-    concerned are done when it is repeated.
+    concerned are done when it is repeated. Raises :class:`OutboxError`.
     """
-    report = BackfillReport()
-    resumable = Resumable(outbox, request)
-    if not request.dry_run:
-        resumable.begin()
+    outbox, report = ingest.outbox, BackfillReport()
+    planned = plan(outbox, request)
+    if not planned.resumes and not request.dry_run:
+        outbox.begin_backfill(request.words, request.span.since, min(request.span.until, outbox.clock.now_ms()))
     for controller in settings.controllers:
         client = client_of(controller)
         try:
-            history = History(client, controller.name, settings.rules, settings.options)
-            _controller(_Work(outbox, history, controller.name, resumable, request, report), progress)
+            history = History(client, controller.name, ingest.rules.rules)
+            _Backfill(controller.name, ingest, history, request, planned, report).run(progress)
         except JenkinsError as error:
             report.problems.append(f"{controller.name}: {error}")
         finally:
             client.close()
     if not request.dry_run and not report.problems:
-        resumable.end()
+        outbox.end_backfill(request.words)
     return report
 
 
+class _NothingIsKeptError(Exception):
+    """Takes back what a dry run did."""
+
+
 @dataclass(frozen=True)
-class _Work:
-    outbox: Outbox
-    history: History
+class _Backfill:
+    """The backfill of one controller."""
+
     controller: str
-    resumable: Resumable
+    ingest: Ingest
+    history: History
     request: Request
+    plan: Plan
     report: BackfillReport
 
+    def run(self, progress: Callable[[int, int, str], None]) -> None:
+        """Raises :class:`JenkinsError` when the controller does not answer."""
+        jobs = self.history.jobs()
+        self.report.problems += [f"{self.controller}: {problem}" for problem in jobs.problems]
+        pattern = self.request.job
+        wanted = [
+            (job, match) for job, match in jobs.deploying if pattern is None or pattern.match(job.full_name) is not None
+        ]
+        done = self._done()
+        for index, (job, match) in enumerate(wanted):
+            progress(index, len(wanted), job.full_name)
+            self._read(job, match, is_done=job.full_name in done)
+        progress(len(wanted), len(wanted), "")
 
-def _controller(work: _Work, progress: Callable[[int, int, str], None]) -> None:
-    jobs = work.history.jobs()
-    work.report.problems += [f"{work.controller}: {problem}" for problem in jobs.problems]
-    pattern = work.request.job
-    wanted = [
-        (job, match) for job, match in jobs.deploying if pattern is None or pattern.match(job.full_name) is not None
-    ]
-    done = set() if work.request.dry_run else work.resumable.done(work.controller)
-    for index, (job, match) in enumerate(wanted):
-        progress(index, len(wanted), job.full_name)
-        work.report.jobs += 1
-        if job.full_name in done:
-            work.report.jobs_done_before += 1
-            continue
+    def _done(self) -> set[str]:
+        if not self.plan.resumes:
+            return set()
+        return self.ingest.outbox.backfilled_jobs(self.request.words, self.controller)
+
+    def _read(self, job: Job, match: Match, *, is_done: bool) -> None:
+        """What is wrong with a job is noted, and the others go on."""
+        self.report.jobs += 1
+        self.report.jobs_done_before += is_done
+        span = self.plan.since if is_done else self.plan.span
+        if span is None:
+            return
         try:
-            _job(work, job, match)
-        except JenkinsError as error:
-            work.report.problems.append(f"{work.controller}: job {job.full_name}: {error}")
-    progress(len(wanted), len(wanted), "")
-
-
-def _job(work: _Work, job: Job, match: Match) -> None:
-    former_names = Cursors(work.outbox, work.controller).former_names(job.full_name)
-    for page in work.history.builds(job, match, work.resumable.span):
-        work.report.builds += len(page)
-        unsaid = [past for past in page if not told_by(work.outbox, past.build, former_names)]
-        work.report.known += len(page) - len(unsaid)
-        entries = [entry for past in unsaid for entry in _entries(past)]
-        _enqueue(work, [e for e in entries if not _known(work, job.full_name, e, former_names)], len(entries))
-    if not work.request.dry_run:
-        work.resumable.note(work.controller, job.full_name)
-
-
-def _entries(past: PastBuild) -> list[Entry]:
-    return [
-        Entry(found.deployment_id, past.build.started_at, past.source, found.event, found.reason)
-        for found in past.derivations
-    ]
-
-
-def _known(work: _Work, job: str, entry: Entry, former_names: list[str]) -> bool:
-    """Whether the build was reported before, under this name of the job or a former one."""
-    prefix = f"{work.controller}:{job}#"
-    rest = entry.deployment_id.removeprefix(prefix)
-    return any(work.outbox.knows(f"{work.controller}:{name}#{rest}", entry.started_at) for name in (job, *former_names))
-
-
-def _enqueue(work: _Work, fresh: list[Entry], of: int) -> None:
-    added = fresh if work.request.dry_run else work.outbox.enqueue(fresh)
-    work.report.known += of - len(added)
-    for entry in added:
-        if entry.event is None:
-            work.report.underivable[entry.deployment_id] = entry.reason or ""
+            for page in self.history.builds(job, match, span):
+                self._report(page)
+        except (ControllerDownError, StoppedError, OutboxError):
+            raise
+        except Exception as error:
+            if not isinstance(error, JenkinsError):
+                log.exception("job cannot be read", controller=self.controller, job=job.full_name)
+            self.report.problems.append(f"{self.controller}: job {job.full_name}: {in_words(error)}")
         else:
-            work.report.enqueued.append(entry.deployment_id)
+            if not self.request.dry_run:
+                self.ingest.outbox.note_backfilled_job(self.request.words, self.controller, job.full_name)
+
+    def _report(self, builds: list[Build]) -> None:
+        """A page of builds; those that have deployments are left as they are."""
+        outbox, report = self.ingest.outbox, self.report
+        state = outbox.controller(self.controller)
+        now = outbox.clock.now_ms() + offset_ms(state.clock_ahead_ms if state else None)
+        report.builds += len(builds)
+        unknown, before = list[Fact](), set[str | None]()
+        for build in builds:
+            run = jenkins_run(build.controller, build.job, build.number)
+            if outbox.was_reported(run, build.started_at):
+                report.known += 1
+                continue
+            unknown.append(facts.final(run, build, at=now, source="backfill"))
+            if rows := outbox.of_run(run):  # it reported itself, or they are of another build of the number
+                before.update(each.deployment_id for each in rows)
+                report.known += any(not each.known for each in rows)
+        for each in self._accept(unknown).deployments:
+            if each.deployment_id in before:
+                continue
+            if each.state is State.PENDING:
+                report.enqueued.append(str(each.deployment_id))
+            elif each.state is State.FAILED:
+                report.underivable[str(each.deployment_id)] = each.reason or ""
+
+    def _accept(self, found: list[Fact]) -> Accepted:
+        """A dry run is the same work, taken back at its end."""
+        with _taken_back(self.ingest.outbox) if self.request.dry_run else nullcontext():
+            return self.ingest.accept(found)
+
+
+@contextmanager
+def _taken_back(outbox: Outbox) -> Iterator[None]:
+    with suppress(_NothingIsKeptError), outbox.transaction():
+        yield
+        raise _NothingIsKeptError

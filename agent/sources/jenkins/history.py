@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.config.rules import first_match
-from agent.deployments.legacy import derive, to_json
-from agent.sources.jenkins.raw import Phase, build_of
-from agent.sources.jenkins.details import Enricher
-from agent.sources.jenkins.reader import OVERLAP, PAGE
+from agent.sources.jenkins.details import Details
+from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
+from agent.sources.jenkins.look import PAGE
+from agent.sources.jenkins.raw import Phase
+from agent.sources.jenkins.reader import OVERLAP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from agent.config.rules import Match, Rule
-    from agent.deployments.legacy import Derivation, Options
     from agent.model.build import Build
-    from agent.sources.jenkins.raw import RawBuild
     from agent.sources.jenkins.client import JenkinsClient, Job
+    from agent.sources.jenkins.raw import RawBuild
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,6 @@ class Span:
 
     since: int
     until: int
-
-
-@dataclass(frozen=True)
-class PastBuild:
-    """A final build and what comes of it; ``source`` is kept with its events."""
-
-    build: Build
-    source: str
-    derivations: list[Derivation]
 
 
 @dataclass(frozen=True)
@@ -48,14 +39,12 @@ class Jobs:
 
 
 class History:
-    """Reads the past of one controller. Every method raises :class:`agent.sources.jenkins.client.JenkinsError`."""
+    """Reads the past of one controller. Every method raises :class:`agent.sources.jenkins.errors.JenkinsError`."""
 
-    def __init__(self, client: JenkinsClient, controller: str, rules: tuple[Rule, ...], options: Options) -> None:
+    def __init__(self, client: JenkinsClient, controller: str, rules: Sequence[Rule]) -> None:
         self._client = client
-        self._controller = controller
         self._rules = rules
-        self._options = options
-        self._enricher = Enricher(client, controller)
+        self._details = Details(client, controller)
 
     def jobs(self) -> Jobs:
         """The visible jobs."""
@@ -69,37 +58,48 @@ class History:
                 deploying.append((job, match))
         return Jobs(deploying, others, snapshot.problems)
 
-    def builds(self, job: Job, match: Match, span: Span) -> Iterator[list[PastBuild]]:
-        """The final builds of the span, newest first, page by page."""
+    def builds(self, job: Job, match: Match | None, span: Span) -> Iterator[list[Build]]:
+        """The final builds of the span, newest first, page by page.
+
+        A build that cannot be read hides no other one: what it raised is raised after the last page.
+        """
         if job.next_build_number <= 1:
             return
         seen: set[int] = set()
+        unread: list[JenkinsError] = []
         begin, end = 0, PAGE
         while True:
             listing = self._client.builds(job, begin, end)
             fresh = [raw for raw in listing.builds if raw.number not in seen]
             seen.update(raw.number for raw in fresh)
             wanted = [raw for raw in fresh if raw.phase is Phase.FINAL and span.since <= raw.ended_at < span.until]
-            yield [self._derived(job, match, raw, listing.pull_request_url) for raw in wanted]
+            yield list(self._whole(wanted, job, match, listing.pull_request_url, unread))
             # One build may have taken long and ended late; a whole page that ended before is the end.
             over = not fresh or all(raw.ended_at < span.since for raw in fresh)
             if over or len(listing.builds) < PAGE - OVERLAP:
-                return
+                break
             begin, end = end - OVERLAP, end - OVERLAP + PAGE
+        if unread:
+            raise unread[0]
 
-    def build(self, job: Job, match: Match, number: int) -> tuple[RawBuild, PastBuild]:
-        """One build, final or not, and what comes of it as it is now."""
+    def build(self, job: Job, match: Match | None, number: int) -> tuple[RawBuild, Build]:
+        """One build, final or not, as it is now: as Jenkins tells it, and what is kept of that."""
         raw = self._client.build(job.full_name, number)
         page = self._client.builds(job, 0, 1).pull_request_url if job.branch_job else None
-        return raw, self._derived(job, match, raw, page)
+        return raw, self._details.build(raw, job, match, pull_request_url=page)
 
-    def _derived(self, job: Job, match: Match, raw: RawBuild, pull_request_url: str | None) -> PastBuild:
-        build = build_of(
-            raw,
-            controller=self._controller,
-            job=job.full_name,
-            branch_job=job.branch_job,
-            pull_request_url=pull_request_url,
-        )
-        build = self._enricher.enrich(build, match)
-        return PastBuild(build, to_json(build), derive(build, match, self._options))
+    def _whole(
+        self,
+        builds: Sequence[RawBuild],
+        job: Job,
+        match: Match | None,
+        pull_request_url: str | None,
+        unread: list[JenkinsError],
+    ) -> Iterator[Build]:
+        for raw in builds:
+            try:
+                yield self._details.build(raw, job, match, pull_request_url=pull_request_url)
+            except (ControllerDownError, StoppedError):
+                raise
+            except JenkinsError as error:
+                unread.append(error)

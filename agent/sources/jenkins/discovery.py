@@ -1,0 +1,181 @@
+"""Which jobs are to be looked at: those that moved, and those with open builds that may be final by now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.config.rules import first_match
+from agent.outbox.values import JobCursor, OpenBuild
+from agent.sources.jenkins.backoff import Backoffs
+from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
+from agent.sources.jenkins.look import Candidate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from agent.config.rules import Rule
+    from agent.model.times import Clock
+    from agent.sources.jenkins.client import JenkinsClient, Job
+    from agent.sources.jenkins.unread import Unread
+
+log = structlog.get_logger("poller")
+
+Executing = dict[str, frozenset[int]]
+
+
+class Executors:
+    """What occupies the executors of a controller, as far as the user may see them."""
+
+    def __init__(self, client: JenkinsClient, controller: str, interval_s: float, clock: Clock) -> None:
+        self._client = client
+        self._controller = controller
+        self._backoffs = Backoffs[str](interval_s, clock)
+        self._hidden = False
+
+    def ask(self) -> Executing | None:
+        """The numbers of builds by job; None when they cannot be seen: then every open build is asked for.
+
+        Raises :class:`ControllerDownError`.
+        """
+        if not self._backoffs.due(self._controller):
+            return None
+        try:
+            running = self._client.running()
+        except (ControllerDownError, StoppedError):
+            raise
+        except JenkinsError as error:
+            if not self._hidden:
+                log.info("executors cannot be seen", controller=self._controller, reason=str(error))
+            self._hidden = True
+            self._backoffs.failed(self._controller, str(error))
+            return None
+        self._hidden = False
+        self._backoffs.succeeded(self._controller)
+        numbers: dict[str, set[int]] = {}
+        for full_name, number in running:
+            numbers.setdefault(full_name, set()).add(number)
+        return {full_name: frozenset(found) for full_name, found in numbers.items()}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the last polls left: the cursors of the jobs in question, and all open builds by job.
+
+    ``complete``: there are no cursors but these.
+    """
+
+    cursors: Mapping[str, JobCursor]
+    open_builds: Mapping[str, Sequence[OpenBuild]]
+    complete: bool
+
+
+@dataclass
+class Found:
+    """What there is to do.
+
+    ``passed``: cursors of jobs of which nothing is to be read, and ``followed`` what of them is open from now on.
+    ``renewed``: the same, of jobs with names that were another job's.
+    """
+
+    candidates: list[Candidate] = field(default_factory=list)
+    passed: list[JobCursor] = field(default_factory=list)
+    followed: dict[str, tuple[OpenBuild, ...]] = field(default_factory=dict)
+    renewed: list[Candidate] = field(default_factory=list)
+
+
+class Discovery:
+    """Sorts the jobs of one poll.
+
+    ``server_time`` (UTC ms): Jenkins' clock when it listed the jobs. ``nothing_ended_since``: it is the first poll, and
+    what ended before it is history.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        known: Known,
+        unread: Unread,
+        executors: Callable[[], Executing | None],
+        *,
+        now: int,
+        server_time: int,
+        nothing_ended_since: bool,
+    ) -> None:
+        self._rules = rules
+        self._known = known
+        self._unread = unread
+        self._ask_executors = executors
+        self._now = now
+        self._server_time = server_time
+        self._nothing_ended_since = nothing_ended_since
+        self._found = Found()
+
+    @cached_property
+    def _executing(self) -> Executing | None:
+        """One question, and only when somebody wants to know."""
+        return self._ask_executors()
+
+    def find(self, jobs: Iterable[Job]) -> Found:
+        """Look at each job. Raises :class:`ControllerDownError`."""
+        for job in jobs:
+            name = job.full_name
+            cursor, followed = self._known.cursors.get(name), self._known.open_builds.get(name, ())
+            moved = cursor is None or cursor.next_build_number != job.next_build_number
+            if (moved or followed) and self._unread.due(name):
+                self._sort(self._candidate(job, cursor, tuple(followed), moved=moved))
+        return self._found
+
+    def _candidate(
+        self, job: Job, cursor: JobCursor | None, followed: tuple[OpenBuild, ...], *, moved: bool
+    ) -> Candidate:
+        name = job.full_name
+        candidate = Candidate(
+            job, first_match(self._rules, name), cursor, self._server_time, followed,
+            unread=self._unread.builds(name), resting=self._unread.resting(name), moved=moved,
+        )  # fmt: skip
+        if cursor is not None and job.next_build_number < cursor.next_build_number:
+            return candidate.as_another_job()
+        return candidate
+
+    def _sort(self, candidate: Candidate) -> None:
+        if not candidate.moved or not self._is_passed(candidate):
+            self._look_at(candidate)
+        elif candidate.took_name:
+            self._found.renewed.append(candidate)
+        else:
+            self._pass(candidate)
+
+    def _is_passed(self, candidate: Candidate) -> bool:
+        """Whether the cursor moves on without a question."""
+        if candidate.match is None:
+            return True
+        if candidate.cursor is not None:
+            return False
+        never_built = candidate.job.next_build_number <= 1
+        # At the first start, everything that is not on an executor now ended before.
+        return never_built or (self._nothing_ended_since and self._executing is not None)
+
+    def _pass(self, candidate: Candidate) -> None:
+        name = candidate.job.full_name
+        cursor = JobCursor(name, candidate.job.next_build_number, self._server_time)
+        self._unread.read(name, besides=candidate.unread)
+        self._found.passed.append(cursor)
+        if candidate.match is None:
+            self._look_at(replace(candidate, cursor=cursor, moved=False))
+        elif self._nothing_ended_since and self._executing and (running := self._executing.get(name)):
+            self._found.followed[name] = tuple(OpenBuild(n, seen=True, first_seen_at=self._now) for n in running)
+
+    def _look_at(self, candidate: Candidate) -> None:
+        """Unless there is nothing to read: all that is open still runs, or is left in peace."""
+        numbers = {build.number for build in candidate.open_builds} - candidate.resting
+        if numbers and self._executing:
+            running = self._executing.get(candidate.job.full_name, frozenset())
+            candidate = replace(candidate, running=running)
+        if candidate.moved or not numbers <= candidate.running or (candidate.took_name and numbers):
+            self._found.candidates.append(candidate)
+        elif candidate.took_name:
+            self._found.renewed.append(candidate)

@@ -1,0 +1,166 @@
+"""Reading one job: whose builds they are, and the facts that they give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from agent.model import fact as facts
+from agent.model.keys import jenkins_run
+from agent.outbox.values import OpenBuild, OutboxError, Renamed
+from agent.sources.jenkins.errors import ControllerDownError, StoppedError
+from agent.sources.jenkins.look import UNREADABLE_MS, first_look, waiting_since
+from agent.sources.jenkins.reader import AnotherJobError
+from agent.sources.jenkins.storing import STORE_AT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from agent.model.fact import Fact
+    from agent.model.times import Clock
+    from agent.sources.jenkins.details import Details
+    from agent.sources.jenkins.look import Candidate, Look
+    from agent.sources.jenkins.raw import RawBuild
+    from agent.sources.jenkins.reader import FirstAnswer, JobReader
+    from agent.sources.jenkins.renames import Renames
+
+# What is not about a single job or build.
+NOT_OF_ONE_JOB = (ControllerDownError, StoppedError, OutboxError)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A job that was looked at, and what is to be stored of it."""
+
+    candidate: Candidate
+    look: Look
+    facts: list[Fact] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The full name that the job has now."""
+        return self.candidate.job.full_name
+
+    @property
+    def renamed(self) -> Renamed | None:
+        """Set when the job was known under another name."""
+        former = self.candidate.cursor
+        return None if former is None or former.full_name == self.name else Renamed(former, self.name)
+
+    @property
+    def missed(self) -> int:
+        """How many builds were gone."""
+        return len(self.look.missed) + self.look.missed_unlisted
+
+    @property
+    def newest_missed(self) -> int:
+        """The highest of their numbers, as far as it is known."""
+        return max(self.look.missed, default=self.candidate.job.next_build_number - 1)
+
+
+class Reading:
+    """Reads the jobs of one poll.
+
+    ``open_builds`` by job, as the last poll left them. ``now``: Jenkins' clock (UTC ms). ``store`` takes facts of which
+    there are so many that the job's cursor cannot be waited for.
+    """
+
+    def __init__(
+        self,
+        controller: str,
+        clock: Clock,
+        reader: JobReader,
+        details: Details,
+        renames: Renames,
+        *,
+        open_builds: Mapping[str, Sequence[OpenBuild]],
+        now: Callable[[], int],
+        store: Callable[[list[Fact]], None],
+    ) -> None:
+        self._controller = controller
+        self._clock = clock
+        self._reader = reader
+        self._details = details
+        self._renames = renames
+        self._open_builds = open_builds
+        self._now = now
+        self._store = store
+
+    def look(self, candidate: Candidate, first: FirstAnswer) -> Looked:
+        """Read one job. Raises :class:`JenkinsError`; its cursor then stays where it is."""
+        if candidate.cursor is None or not self._renames.was_taken(candidate.job.full_name):
+            try:
+                return self._read(*self._recognised(candidate, first))
+            except AnotherJobError:
+                pass
+        return self._read_as_another(candidate.as_another_job())
+
+    def _read_as_another(self, candidate: Candidate) -> Looked:
+        """Read a job of which the cursor is not: it may be one that had another name, else it is new."""
+        if candidate.match is None and not candidate.open_builds:
+            return Looked(candidate, first_look(candidate))
+        try:
+            return self._read(*self._recognised(candidate, self._reader.ask(candidate)))
+        except AnotherJobError:
+            return self._read(candidate, self._reader.ask(candidate))
+
+    def _recognised(self, candidate: Candidate, first: FirstAnswer) -> tuple[Candidate, FirstAnswer]:
+        """A job under a new name is the job that it was: its builds tell."""
+        if not candidate.moved:
+            return candidate, first
+        former = self._renames.former(candidate, self._reader.pages(candidate, first.listing))
+        if former is None:
+            return candidate, first
+        candidate = candidate.known_as(former, self._open_builds.get(former.full_name, ()))
+        return candidate, self._reader.ask(candidate)
+
+    def _read(self, candidate: Candidate, first: FirstAnswer) -> Looked:
+        look = first_look(candidate)
+        found: list[Fact] = []
+        for final in self._reader.read(candidate, first, look):
+            if len(found) >= STORE_AT:
+                self._store(found)
+                found = []
+            found += [fact for raw in final if (fact := self._final(candidate, look, raw))]
+        found += self._gone(candidate.job.full_name, look.gone)
+        looked = Looked(candidate, look, found)
+        if looked.renamed is not None:
+            self._renames.take(looked.renamed.former)
+        return looked
+
+    def _final(self, candidate: Candidate, look: Look, raw: RawBuild) -> Fact | None:
+        """The fact of a final build; while a page that is needed for it cannot be read, the build waits as open."""
+        build = next((build for build in candidate.open_builds if build.number == raw.number), None)
+        now = self._clock.now_ms()
+        since = now if build is None else waiting_since(build, now)
+        try:
+            return self._fact(candidate, look, raw, give_up=now - since > UNREADABLE_MS)
+        except NOT_OF_ONE_JOB:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this build
+            look.troubles[raw.number] = error
+        first_seen_at = now if build is None else build.first_seen_at
+        look.open_builds.append(
+            OpenBuild(raw.number, seen=True, first_seen_at=first_seen_at, waiting_since=since, started_at=raw.timestamp)
+        )
+        return None
+
+    def _fact(self, candidate: Candidate, look: Look, raw: RawBuild, *, give_up: bool) -> Fact:
+        build = self._details.build(
+            raw, candidate.job, candidate.match, pull_request_url=look.pull_request_url, give_up=give_up
+        )
+        return facts.final(jenkins_run(self._controller, build.job, build.number), build, at=self._now())
+
+    def with_what_is_gone(self, looked: Looked) -> Looked:
+        """With what ran of the job that had the name before, unless that was found under another name."""
+        if self._renames.was_taken(looked.name):
+            return looked
+        gone = self._gone(looked.name, looked.candidate.left)
+        return replace(looked, facts=[*looked.facts, *gone])
+
+    def _gone(self, job: str, builds: Iterable[OpenBuild]) -> list[Fact]:
+        return [
+            facts.gone(jenkins_run(self._controller, job, build.number), started_at=build.started_at, at=self._now())
+            for build in builds
+            if build.started_at is not None
+        ]

@@ -1,0 +1,113 @@
+"""The jobs of one poll: asked several at once, read one after the other, and none of them keeps the others waiting."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from agent.sources.jenkins.errors import JenkinsError, UnauthorizedError, UnreachableError
+from agent.sources.jenkins.look import first_look
+from agent.sources.jenkins.reading import NOT_OF_ONE_JOB, Looked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+    from concurrent.futures import Future
+
+    from agent.sources.jenkins.discovery import Found
+    from agent.sources.jenkins.look import Candidate
+    from agent.sources.jenkins.reader import FirstAnswer, JobReader
+    from agent.sources.jenkins.reading import Reading
+    from agent.sources.jenkins.storing import Storing
+
+# After so many jobs in a row that did not answer, the controller itself is asked again whether it does.
+SILENT_JOBS = 5
+
+
+class Round:
+    """Looks at the jobs of one poll.
+
+    ``is_up`` asks the controller itself, and raises when that does not answer.
+    """
+
+    def __init__(self, reader: JobReader, reading: Reading, storing: Storing, *, is_up: Callable[[], object]) -> None:
+        self._reader = reader
+        self._reading = reading
+        self._storing = storing
+        self._is_up = is_up
+        self._silent: list[tuple[str, JenkinsError]] = []
+        self._patience = SILENT_JOBS
+
+    def look_at(self, found: Found, *, at_once: int, stopping: Callable[[], bool]) -> None:
+        """Read and store. Raises :class:`JenkinsError` when the controller itself does not answer any more, and
+        :class:`agent.outbox.values.OutboxError`.
+        """
+        renewed = [Looked(candidate, first_look(candidate)) for candidate in found.renewed]
+        try:
+            with closing(self._ask_all(found.candidates, at_once)) as asked:
+                for candidate, answer in asked:
+                    looked = self._look(candidate, answer)
+                    if looked is not None and looked.candidate.took_name:
+                        renewed.append(looked)
+                    elif looked is not None:
+                        self._storing.add(looked)
+                    if stopping():
+                        break
+        except JenkinsError:
+            self._storing.commit()  # what was read before
+            raise
+        self._others_answer()
+        self._storing.commit()
+        if stopping():
+            return
+        # Their names were those of other jobs. Now it is known which of those were found under other names.
+        for looked in renewed:
+            self._storing.add(self._reading.with_what_is_gone(looked))
+        self._storing.commit()
+
+    def _ask_all(
+        self, candidates: Iterable[Candidate], at_once: int
+    ) -> Generator[tuple[Candidate, Future[FirstAnswer]]]:
+        """Ask the first question about each job, several at once but never far ahead of the reading."""
+        with ThreadPoolExecutor(at_once, thread_name_prefix="ask") as pool:
+            asked: deque[tuple[Candidate, Future[FirstAnswer]]] = deque()
+            try:
+                for candidate in candidates:
+                    asked.append((candidate, pool.submit(self._reader.ask, candidate)))
+                    if len(asked) > 2 * at_once:
+                        yield asked.popleft()
+                while asked:
+                    yield asked.popleft()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _look(self, candidate: Candidate, answer: Future[FirstAnswer]) -> Looked | None:
+        """Read one job; None: it could not be read, and its cursor stays where it is."""
+        name = candidate.job.full_name
+        try:
+            looked = self._reading.look(candidate, answer.result())
+        except NOT_OF_ONE_JOB:
+            raise
+        except (UnreachableError, UnauthorizedError) as error:
+            self._note_silence(name, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this job
+            self._storing.set_aside(name, error)
+        else:
+            self._others_answer()
+            self._storing.note(looked)
+            return looked
+        return None
+
+    def _note_silence(self, job: str, error: JenkinsError) -> None:
+        """Whether the job or the controller is to blame shows when others answer."""
+        self._silent.append((job, error))
+        if len(self._silent) >= self._patience:
+            self._is_up()
+            self._patience *= 2
+            self._others_answer()
+
+    def _others_answer(self) -> None:
+        for job, error in self._silent:
+            self._storing.set_aside(job, error)
+        self._silent.clear()

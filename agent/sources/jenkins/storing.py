@@ -1,0 +1,130 @@
+"""What a poll gives to the outbox: facts and cursors together, several jobs in one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.model.deployment import State
+from agent.outbox.values import OutboxError, Progress
+from agent.sources.jenkins.unread import in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent.ingest.ingest import Ingest
+    from agent.model.fact import Fact
+    from agent.sources.jenkins.reading import Looked
+    from agent.sources.jenkins.unread import Unread
+
+log = structlog.get_logger("poller")
+
+# So many jobs are stored in one transaction; each by itself would wait for the disk.
+JOBS_TOGETHER = 20
+# More facts than this are stored before the cursor moves: catching up takes no more memory for longer absences.
+STORE_AT = 500
+
+
+@dataclass
+class PollReport:
+    """What one poll did; ``problems`` are what could not be read, in words, ``job_errors`` in how many jobs."""
+
+    controller: str
+    jobs: int = 0
+    moved: int = 0
+    followed: int = 0
+    renamed: int = 0
+    enqueued: list[str] = field(default_factory=list)
+    underivable: list[str] = field(default_factory=list)
+    missed: int = 0
+    problems: list[str] = field(default_factory=list)
+    job_errors: int = 0
+    requests: int = 0
+    complete: bool = False
+
+
+class Storing:
+    """Stores what one poll of a controller finds, and notes it in the report.
+
+    ``take_reports`` takes in what builds reported, and is called before facts are stored. Methods raise
+    :class:`OutboxError`.
+    """
+
+    def __init__(self, ingest: Ingest, take_reports: Callable[[], object], unread: Unread, report: PollReport) -> None:
+        self._ingest = ingest
+        self._take_reports = take_reports
+        self._unread = unread
+        self._report = report
+        self._looked: list[Looked] = []
+
+    def set_aside(self, job: str, error: Exception) -> None:
+        """The job could not be read: leave it in peace for a while."""
+        self._unread.failed(job, error)
+        self._report.problems.append(f"job {job}: {in_words(error)}")
+
+    def accept(self, facts: Sequence[Fact], progress: Progress | None = None) -> None:
+        """Store at once."""
+        if facts:
+            self._take_reports()
+        for each in self._ingest.accept(facts, progress).deployments:
+            if each.deployment_id is not None and each.state is State.PENDING:
+                self._report.enqueued.append(each.deployment_id)
+            elif each.deployment_id is not None and each.state is State.FAILED:
+                self._report.underivable.append(each.deployment_id)
+
+    def add(self, looked: Looked) -> None:
+        """Store a job that was looked at, soon."""
+        self._looked.append(looked)
+        if len(self._looked) >= JOBS_TOGETHER or sum(len(job.facts) for job in self._looked) >= STORE_AT:
+            self.commit()
+
+    def commit(self) -> None:
+        """Store now. A crash before has read nothing, a crash after loses nothing."""
+        together, self._looked = self._looked, []
+        self._commit(together)
+
+    def _commit(self, together: list[Looked]) -> None:
+        if not together:
+            return
+        try:
+            self.accept([fact for job in together for fact in job.facts], self._progress(together))
+        except OutboxError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about one of them
+            if len(together) == 1:
+                self.set_aside(together[0].name, error)
+                return
+            for each in together:
+                self._commit([each])
+        else:
+            for each in together:
+                self._tell(each)
+
+    def _progress(self, together: list[Looked]) -> Progress:
+        return Progress(
+            self._report.controller,
+            cursors=tuple(job.look.cursor for job in together),
+            open_builds={job.name: tuple(job.look.open_builds) for job in together},
+            missed={job.name: (job.missed, job.newest_missed) for job in together if job.missed},
+            renamed=tuple(job.renamed for job in together if job.renamed is not None),
+        )
+
+    def note(self, looked: Looked) -> None:
+        """What of the job could be read and what not."""
+        troubles = looked.look.troubles
+        self._unread.read(looked.name, besides=looked.candidate.resting | troubles.keys())
+        for number, error in troubles.items():
+            self._unread.failed(looked.name, error, number)
+            self._report.problems.append(f"build {looked.name}#{number}: {in_words(error)}")
+
+    def _tell(self, looked: Looked) -> None:
+        told = log.bind(controller=self._report.controller, job=looked.name)
+        if looked.renamed is not None:
+            told.info("job has another name", before=looked.renamed.former.full_name)
+            self._report.renamed += 1
+        if looked.missed:
+            told.warning("builds were gone before they could be read", builds=looked.missed)
+            self._report.missed += looked.missed
+        self._report.followed += len(looked.look.open_builds)

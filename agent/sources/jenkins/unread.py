@@ -1,0 +1,134 @@
+"""Jobs and builds that cannot be read: each is tried again after its own backoff, and keeps nobody else waiting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.outbox.values import JobError
+from agent.sources.jenkins.backoff import Backoffs
+from agent.sources.jenkins.errors import BadAnswerError, JenkinsError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
+    from agent.model.times import Clock
+
+log = structlog.get_logger("poller")
+
+# A build that Jenkins says it cannot read costs it nothing to say so again: it is asked for once a minute.
+UNREADABLE_BUILD_S = 60.0
+# Instead of a build's number: the job itself. Jenkins counts builds from 1.
+_JOB = 0
+
+_Key = tuple[str, int]
+
+
+class Unread:
+    """The jobs and builds of one controller that could not be read the last time.
+
+    ``stored``: what an earlier process left. Whoever starts anew tries everything at once, for something may have been
+    mended, and ``since`` is kept.
+    """
+
+    def __init__(self, controller: str, interval_s: float, clock: Clock, stored: Mapping[str, JobError]) -> None:
+        self._controller = controller
+        self._clock = clock
+        self._slowly = Backoffs[_Key](interval_s, clock)
+        self._soon = Backoffs[_Key](interval_s, clock, longest_s=UNREADABLE_BUILD_S)
+        self._failing: dict[str, dict[int, Backoffs[_Key]]] = {}
+        self._stored = dict(stored)
+        self._changed = set(stored)
+
+    def __len__(self) -> int:
+        return len(self._failing)
+
+    def jobs(self) -> set[str]:
+        """The jobs that could not be read themselves, whose builds may well be."""
+        return {name for name, failing in self._failing.items() if _JOB in failing}
+
+    def due(self, job: str) -> bool:
+        """Whether the job may be asked about."""
+        return self._is_due(job, _JOB)
+
+    def builds(self, job: str) -> frozenset[int]:
+        """The numbers of the job's builds that could not be read."""
+        return frozenset(number for number in self._failing.get(job, ()) if number != _JOB)
+
+    def resting(self, job: str) -> frozenset[int]:
+        """Those of them that are left in peace for now."""
+        return frozenset(number for number in self.builds(job) if not self._is_due(job, number))
+
+    def _is_due(self, job: str, number: int) -> bool:
+        backoffs = self._failing.get(job, {}).get(number)
+        return backoffs is None or backoffs.due((job, number))
+
+    def failed(self, job: str, error: Exception, number: int = _JOB) -> None:
+        """The job, or one of its builds, could not be read."""
+        failing = self._failing.setdefault(job, {})
+        first = number not in failing
+        backoffs = self._soon if number != _JOB and isinstance(error, BadAnswerError) else self._slowly
+        failing[number] = backoffs
+        retry_after_ms = error.retry_after_ms if isinstance(error, UnreachableError) else None
+        reason = in_words(error)
+        backoffs.failed((job, number), reason if number == _JOB else f"build {number}: {reason}", retry_after_ms)
+        self._changed.add(job)
+        if first:
+            item = {"job": job} if number == _JOB else {"build": f"{job}#{number}"}
+            what = "job cannot be read" if number == _JOB else "build cannot be read"
+            trace = None if isinstance(error, JenkinsError) else error
+            log.warning(what, controller=self._controller, **item, reason=reason, exc_info=trace)
+
+    def read(self, job: str, besides: Container[int] = ()) -> None:
+        """The job could be read, and all its builds but those."""
+        failing = self._failing.get(job)
+        if failing is None:
+            return
+        for number in [number for number in failing if number == _JOB or number not in besides]:
+            for backoffs in (self._slowly, self._soon):
+                backoffs.succeeded((job, number))
+            del failing[number]
+        if not failing:
+            del self._failing[job]
+            log.info("job can be read again", controller=self._controller, job=job)
+        self._changed.add(job)
+
+    def forget(self, present: Container[str]) -> None:
+        """Jobs that are not there any more cannot be read either; nobody has to know."""
+        for job in [job for job in self._failing if job not in present]:
+            self.read(job)
+
+    def changes(self) -> dict[str, JobError | None]:
+        """What ``status`` has to show from now on; see ``Progress.errors``."""
+        errors = {job: self._error(job) for job in self._changed}
+        return {job: error for job, error in errors.items() if error is not None or job in self._stored}
+
+    def stored(self, changes: Mapping[str, JobError | None]) -> None:
+        """They are in the outbox now."""
+        for job, error in changes.items():
+            if error is None:
+                self._stored.pop(job, None)
+            else:
+                self._stored[job] = error
+        self._changed.clear()
+
+    def _error(self, job: str) -> JobError | None:
+        """Of the job itself, or of the build that is tried again first."""
+        failing = self._failing.get(job)
+        if failing is None:
+            return None
+        found = [
+            each
+            for backoffs in (self._slowly, self._soon)
+            for each in backoffs.failing()
+            if each.key[0] == job and failing.get(each.key[1]) is backoffs
+        ]
+        shown = min(found, key=lambda each: (each.key[1] != _JOB, each.next_try_at))
+        before = self._stored.get(job)
+        return JobError(job, shown.reason, before.since if before else self._clock.now_ms(), shown.next_try_at)
+
+
+def in_words(error: Exception) -> str:
+    """For people; of an exception that nobody expected its name, too."""
+    return str(error) if isinstance(error, JenkinsError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,171 @@
+"""Builds that reported something and that no poll knows yet: each is read once, whether or not a rule matches."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.config.rules import match_of_reporting
+from agent.deployments.attribution import BuildRef, attribute
+from agent.deployments.plan import kept_builds
+from agent.model import fact as facts
+from agent.model.build import Build
+from agent.model.keys import jenkins_run
+from agent.outbox.values import OpenBuild, Progress
+from agent.sources.jenkins.backoff import Backoffs
+from agent.sources.jenkins.client import Job
+from agent.sources.jenkins.errors import JenkinsError, UnreachableError
+from agent.sources.jenkins.raw import Phase
+from agent.sources.jenkins.reading import NOT_OF_ONE_JOB
+from agent.sources.jenkins.unread import in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from agent.config.rules import Rule
+    from agent.deployments.attribution import BuildFacts
+    from agent.model.fact import Fact
+    from agent.model.keys import Run
+    from agent.outbox.interface import Outbox
+    from agent.outbox.values import RunState, WantedBuild
+    from agent.sources.jenkins.client import JenkinsClient
+    from agent.sources.jenkins.details import Details
+    from agent.sources.jenkins.raw import RawBuild
+
+log = structlog.get_logger("poller")
+
+# However many builds are reported that Jenkins does not have: in one poll no more than so many are asked for.
+ASKED_AT_ONCE = 10
+# A build that cannot be read for so long is not asked for any more.
+GIVEN_UP_MS = 24 * 3_600_000
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A wanted build: its job if that is listed, and then how much was said of the build so far."""
+
+    wanted: WantedBuild
+    run: Run
+    job: Job | None
+    said: int
+
+    @property
+    def key(self) -> tuple[str, int, bool, int]:
+        """For its backoff: it is asked for anew when its job is listed, and when it reports once more."""
+        return self.wanted.full_name, self.wanted.number, self.job is not None, self.said
+
+    @property
+    def may_be_there(self) -> bool:
+        """Of a job that is not listed nobody knows."""
+        return self.job is None or self.wanted.number < self.job.next_build_number
+
+
+class WantedBuilds:
+    """Reads the wanted builds of one controller."""
+
+    def __init__(
+        self,
+        controller: str,
+        client: JenkinsClient,
+        outbox: Outbox,
+        details: Details,
+        *,
+        rules: Sequence[Rule],
+        interval_s: float,
+    ) -> None:
+        self._controller = controller
+        self._client = client
+        self._outbox = outbox
+        self._details = details
+        self._rules = rules
+        self._backoffs = Backoffs[tuple[str, int, bool, int]](interval_s, outbox.clock)
+
+    def read(self, jobs: Iterable[Job], now: int, store: Callable[[list[Fact], Progress], None]) -> None:
+        """Ask for those that are due, the likeliest first; ``store`` takes what comes of each.
+
+        ``now``: Jenkins' clock (UTC ms). Raises :class:`agent.sources.jenkins.errors.ControllerDownError`.
+        """
+        for each in self._due(jobs)[:ASKED_AT_ONCE]:
+            try:
+                store(*self._read(each, now))
+            except NOT_OF_ONE_JOB:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is about this build
+                self._failed(each, error, store)
+                if isinstance(error, UnreachableError):  # others may take as long to say nothing
+                    return
+
+    def _due(self, jobs: Iterable[Job]) -> list[_Asked]:
+        wanted = self._outbox.wanted_builds(self._controller)
+        if not wanted:
+            return []
+        listed = {job.full_name: job for job in jobs}
+        runs = {each: jenkins_run(self._controller, each.full_name, each.number) for each in wanted}
+        states = self._outbox.load([run for each, run in runs.items() if each.full_name in listed])
+        said = {run: len(state.facts) for run, state in states.items()}
+        asked = [_Asked(each, run, listed.get(each.full_name), said.get(run, 0)) for each, run in runs.items()]
+        self._backoffs.keep_only({each.key for each in asked})
+        failures = {each.key: each.failures for each in self._backoffs.failing()}
+        due = [each for each in asked if self._backoffs.due(each.key) and (each.may_be_there or self._is_overdue(each))]
+        return sorted(due, key=lambda each: (each.job is None, failures.get(each.key, 0)))
+
+    def _failed(self, asked: _Asked, error: Exception, store: Callable[[list[Fact], Progress], None]) -> None:
+        wanted = asked.wanted
+        log.info(
+            "reported build cannot be read",
+            controller=self._controller,
+            build=f"{wanted.full_name}#{wanted.number}",
+            reason=in_words(error),
+            exc_info=None if isinstance(error, JenkinsError) else error,
+        )
+        if self._is_overdue(asked):
+            store([], Progress(self._controller, no_longer_wanted=(wanted,)))
+            return
+        retry_after_ms = error.retry_after_ms if isinstance(error, UnreachableError) else None
+        self._backoffs.failed(asked.key, in_words(error), retry_after_ms)
+
+    def _is_overdue(self, asked: _Asked) -> bool:
+        return self._outbox.clock.now_ms() - asked.wanted.since > GIVEN_UP_MS
+
+    def _read(self, asked: _Asked, now: int) -> tuple[list[Fact], Progress]:
+        """What is known of the build now, and that it is not wanted any more."""
+        wanted = asked.wanted
+        done = Progress(self._controller, no_longer_wanted=(wanted,))
+        opened = self._outbox.open_builds(self._controller).get(wanted.full_name, ())
+        is_open = any(build.number == wanted.number for build in opened)
+        state = self._outbox.load([asked.run])[asked.run]
+        if is_open or all(build.ref.known for build in _reporting(state)):
+            return [], done  # a poll has read it since
+        raw = self._client.build(wanted.full_name, wanted.number)
+        if raw.phase is Phase.FINAL:
+            return self._final(asked, raw, state, now), done
+        if asked.job is None:
+            raise JenkinsError(f"it is not final, and {wanted.full_name} is not in the list of jobs")
+        our_now = self._outbox.clock.now_ms()
+        waiting_since = None if raw.phase is Phase.RUNNING else our_now
+        build = OpenBuild(
+            wanted.number, seen=True, first_seen_at=our_now, waiting_since=waiting_since, started_at=raw.timestamp
+        )
+        return [], dataclasses.replace(done, open_builds={wanted.full_name: (*opened, build)})
+
+    def _final(self, asked: _Asked, raw: RawBuild, state: RunState, now: int) -> list[Fact]:
+        run, name = asked.run, asked.wanted.full_name
+        probe = facts.final(run, Build(started_at=raw.timestamp, ended_at=raw.ended_at), at=now)
+        found = next((b for b in _reporting(state, probe) if b.ref == BuildRef(raw.timestamp, known=True)), None)
+        if found is None:
+            return []  # what was reported is of another build of this number: of a job that had the name before
+        if len(found.finals) > 1:  # it was read before, and the report came late: it is of what still has the number
+            return [facts.seen(run, started_at=raw.timestamp, at=now)]
+        job = asked.job or Job(name, raw.number + 1, self._client.is_branch_job(name))
+        page = self._client.builds(job, 0, 1).pull_request_url if job.branch_job else None
+        match, give_up = match_of_reporting(self._rules, name), self._is_overdue(asked)
+        return [facts.final(run, self._details.build(raw, job, match, pull_request_url=page, give_up=give_up), at=now)]
+
+
+def _reporting(state: RunState, *more: Fact) -> list[BuildFacts]:
+    """The builds of a run that reported something."""
+    builds = attribute([*state.facts, *more], kept_builds(state.deployments), by_said_start=False)
+    return [build for build in builds if build.reports]
