@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from agent.model.ids import (  # noqa: F401
-    LONGEST,
-    build_deployment_id,
-    limited_id,
-    part_deployment_id,
-    reused_number_id,
-)
+from agent.model.ids import LONGEST, limited_id
 from agent.model.status import Status
 from agent.model.times import rfc3339
 
@@ -110,11 +104,6 @@ def excess(name: str, value: str | None) -> str | None:
 
 def _optional(value: str | None) -> str | None:
     return None if not value or len(value) > LONGEST else value
-
-
-def renamed(event: DeploymentEvent, deployment_id: str) -> DeploymentEvent:
-    """The same event under another id."""
-    return msgspec.structs.replace(event, deployment_id=limited_id(deployment_id))
 
 
 def encode(event: DeploymentEvent) -> bytes:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from agent.model.times import Clock
 from agent.outbox.sqlite import schema
-from agent.outbox.sqlite.store import Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox as Outbox
 from tests.benchmarks.controller import TOKEN, USERNAME
 from tests.benchmarks.output import machine, say, table, target
 from tests.benchmarks.polling import Server

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.config.settings import JenkinsSettings
-    from agent.outbox.sqlite.store import Outbox
+    from agent.outbox.sqlite.engine import SqliteOutbox as Outbox
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer

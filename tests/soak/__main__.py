@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.model.times import Clock
-from agent.outbox.sqlite.store import Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox as Outbox
 from agent.sandbox.hivel import LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.model.times import Clock
-from agent.outbox.sqlite.store import Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox as Outbox
 
 if TYPE_CHECKING:
     from agent.sandbox.hivel import LocalHivel

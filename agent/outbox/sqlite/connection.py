@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from agent.outbox.sqlite import migrations, schema
+from agent.outbox.sqlite import migrations
 from agent.outbox.values import AlreadyRunningError, DamagedError, OutboxError
 
 if TYPE_CHECKING:
@@ -48,26 +48,6 @@ class PatientConnection(sqlite3.Connection):
 def _is_busy(error: sqlite3.OperationalError) -> bool:
     # Some errors are Python's own and have no code.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the file, make or migrate it where needed. Raises :class:`OutboxError`.
-
-    The connection may be handed from thread to thread, one at a time.
-    """
-    connection = _connection(path)
-    try:
-        version = _set_up(connection)
-    except sqlite3.Error as error:
-        connection.close()
-        raise in_words(error, path) from error
-    if version > schema.VERSION:
-        connection.close()
-        raise OutboxError(
-            f"the outbox {path} was written by a newer hivel-agent (its version {version}, "
-            f"known here: {schema.VERSION}); install that one again"
-        )
-    return connection
 
 
 def open_outbox(path: Path) -> PatientConnection:
@@ -178,61 +158,6 @@ def _create(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
         return  # another process was faster
-
-
-def _set_up(connection: sqlite3.Connection) -> int:
-    """Set what holds for one connection, migrate an older file; returns the version that the file has now."""
-    version = schema.version(connection)
-    if version == 0:
-        schema.prepare_new_file(connection)
-    configure(connection)
-    if version >= schema.VERSION:
-        return version
-    # All of it in one transaction: a second process waits for it and then finds nothing to do.
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        schema.migrate(connection)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return schema.version(connection)
-
-
-class WriteTransaction:
-    """All or nothing, on the disk when the block ends; inside another one it is part of that.
-
-    Raises :class:`OutboxError` when the file cannot be written; nothing of the block is then stored.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
-        self._path = path
-        self._is_inner = connection.in_transaction
-
-    def __enter__(self) -> sqlite3.Connection:
-        if not self._is_inner:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.Error as error:
-                raise in_words(error, self._path) from error
-        return self._connection
-
-    def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
-        if self._is_inner:
-            return
-        try:
-            try:
-                if raised is None:
-                    self._connection.execute("COMMIT")
-            finally:
-                if self._connection.in_transaction:  # a full disk may have rolled it back already
-                    self._connection.execute("ROLLBACK")
-            if isinstance(raised, sqlite3.Error):
-                raise raised
-        except sqlite3.Error as error:
-            raise in_words(error, self._path) from error
 
 
 class RunLock:
