@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from agent.daemon.changes import Changes
 from agent.daemon.monitoring import read
 from agent.delivery.dispatcher import Dispatcher
 from agent.delivery.hivel import HivelClient
@@ -59,6 +60,8 @@ class Reporting:
     """What builds report by themselves, and the deployments that wait for their poller's word."""
 
     def __init__(self, settings: Settings, outbox: SqliteOutbox, off_loop: OffLoop) -> None:
+        log = settings.outbox.with_name(settings.outbox.name + "-wal")  # every commit changes it
+        self._changes = Changes(log, *([] if settings.spool is None else [settings.spool]))
         self._ingest = Ingest(outbox, rules_of(settings), settings.hold_for_ms)
         self._reports = Reports(settings, self._ingest)
         self._spool = None if settings.spool is None else Spool(settings.spool, self._reports)
@@ -79,9 +82,12 @@ class Reporting:
         Reports that are posted meanwhile do not have to wait until it is done.
         """
         woken: set[str] = set()
+        if not self._changes.noticed():
+            return woken
         while taken := await self._off_loop(self.take_batch):
             woken.update(each.controller for each in taken if each.controller is not None)
             self.batches += 1
+        self._changes.looked()
         return woken
 
     def take_batch(self) -> list[Taken]:
@@ -181,7 +187,8 @@ class _Opener:
         client = JenkinsClient(controller)
         self.stack.callback(client.close)
         take = Reporting(settings, outbox, off_loop).take_batch
-        poller = Poller(controller, settings.rules, client, outbox, settings.options, take_reports=take)
+        ingest = Ingest(outbox, rules_of(settings), settings.hold_for_ms)
+        poller = Poller(controller, client, ingest, take_reports=take)
         return Controller(controller, client, poller, off_loop)
 
     async def dispatcher(self) -> Dispatcher:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from agent.model.times import Clock
 
+_TOGETHER_US = 50_000
 _BEGINNING = datetime(2000, 1, 1)  # noqa: DTZ001 - any will do; the zone follows
 
 
@@ -90,7 +91,10 @@ class Schedule:
 
         What ``work`` raises ends up in APScheduler's log and nowhere else.
         """
-        first = datetime.now(self._zone) + timedelta(seconds=first_in_s)
+        now = datetime.now(self._zone)
+        # What is begun at the same time stays together: it wakes the event loop once and not several times.
+        together = now.replace(microsecond=now.microsecond // _TOGETHER_US * _TOGETHER_US)
+        first = together + timedelta(seconds=first_in_s)
         job = self._scheduler.add_job(work, _Every(seconds), next_run_time=first, name=name)
         return Repeated(job, self._zone)
 
