@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.daemon.changes import Changes
-from agent.daemon.monitoring import read
+from agent.daemon.stored import read
 from agent.delivery.dispatcher import Dispatcher
 from agent.delivery.hivel import HivelClient
 from agent.ingest.ingest import Ingest
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agent.config.settings import JenkinsSettings, Settings
-    from agent.daemon.monitoring import Stored
+    from agent.daemon.stored import Stored
     from agent.model.deployment import Deployment
     from agent.model.times import Clock
     from agent.outbox.values import Counts

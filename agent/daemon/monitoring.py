@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 
     from agent.daemon.life import Life
     from agent.daemon.polling import PollRecord
-    from agent.outbox.interface import Outbox
-    from agent.outbox.values import ControllerState, Counts, Missed
+    from agent.daemon.stored import Stored
 
 # Who asks while the agent is between two lives, or while the outbox does not answer, is not left without an answer.
 PATIENCE_S = 5.0
@@ -47,25 +45,6 @@ class Readiness(msgspec.Struct, frozen=True):
 
     ready: bool
     checks: list[Check]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What the outbox knows.
-
-    ``oldest_pending``: since when (UTC ms) the oldest pending event waits; ``size``: bytes that everything takes.
-    """
-
-    counts: Counts
-    oldest_pending: int | None
-    controllers: list[ControllerState]
-    missed: list[Missed]
-    size: int
-
-
-def read(outbox: Outbox) -> Stored:
-    """Everything that is told of the outbox. Raises :class:`agent.outbox.values.OutboxError`."""
-    return Stored(outbox.counts(), outbox.oldest_pending(), outbox.controllers(), outbox.missed(), outbox.size())
 
 
 # ---- readiness

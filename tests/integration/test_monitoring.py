@@ -15,8 +15,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.daemon.monitoring import read, readiness
+from agent.daemon.monitoring import readiness
 from agent.daemon.polling import PollRecord
+from agent.daemon.stored import read
 from agent.delivery.breaker import BreakerState, CircuitBreaker
 from agent.delivery.observers import Tally
 from agent.delivery.retry import Backoff
