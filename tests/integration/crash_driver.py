@@ -22,10 +22,13 @@ from agent.config.file import load
 from agent.daemon.once import once
 from agent.delivery.hivel import HivelClient
 from agent.ingest import replay as replaying
+from agent.ingest.ingest import Ingest
+from agent.inspect.derived import rules_of
+from agent.model.deployment import State
 from agent.model.times import Clock
 from agent.outbox.sqlite.connection import PatientConnection
-from agent.outbox.sqlite.retention import Retention
-from agent.outbox.sqlite.store import Outbox, Selection
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import Filter, Keep
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
@@ -85,12 +88,12 @@ def work(settings: Settings) -> None:
     """What is done between an empty folder and deleted events: poll, deliver, replay, deliver, clean up."""
     clock = Clock()
     poll_and_deliver(settings)
-    with Outbox(settings.outbox, clock) as outbox:
-        replaying.replay(outbox, settings, replaying.choose(outbox, Selection(), None))
+    with SqliteOutbox(settings.outbox, clock) as outbox:
+        ingest = Ingest(outbox, rules_of(settings), settings.hold_for_ms)
+        replaying.replay(ingest, replaying.choose(outbox, Filter(states=(State.FAILED,))))
     poll_and_deliver(settings)
-    with Outbox(settings.outbox, clock) as outbox:
-        retention = Retention(outbox, keep_delivered_ms=0, keep_ids_ms=settings.keep_ids_ms)
-        while retention.step():
+    with SqliteOutbox(settings.outbox, clock) as outbox:
+        while outbox.prune(Keep(bodies_ms=0, deployments_ms=0, ids_ms=settings.keep_ids_ms)):
             pass
 
 

@@ -11,27 +11,30 @@ import sys
 import time
 from pathlib import Path
 
-from agent.model import event as events
-from agent.model.status import Status
+from agent.deployments.derive import Rules
+from agent.ingest.ingest import Ingest
+from agent.model import fact as facts
+from agent.model.fact import Report
+from agent.model.keys import jenkins_run
 from agent.model.times import Clock
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import OutboxError
-from agent.outbox.sqlite.store import Entry, Outbox
 
 
-def report(outbox: Outbox, job: str, number: int) -> None:
-    """One event, as a build in this job reports it."""
-    started_at = outbox.clock.now_ms() - 1_000
-    name = events.build_deployment_id("main", job, number)
-    event = events.completed(
-        deployment_id=name, status=Status.SUCCESS, started_at=started_at, ended_at=started_at + 1_000,
-        repo_url="https://github.example.test/acme/shop", environment="production", branch="main",
+def report(outbox: SqliteOutbox, job: str, number: int) -> None:
+    """One deployment, as a build in this job reports it."""
+    now = outbox.clock.now_ms()
+    said = Report(
+        provider="jenkins", status="SUCCESS", started_at=now - 1_000, ended_at=now, environment="production",
+        repo_url="https://github.example.test/acme/shop", branch="main",
     )  # fmt: skip
-    outbox.enqueue([Entry(name, started_at, None, event)])
+    fact = facts.report(jenkins_run("main", job, number), said, source="emit", at=now)
+    Ingest(outbox, Rules(()), hold_for_ms=0).accept([fact])
 
 
 def obey(verb: str, file: str, *rest: str) -> None:
     """One line."""
-    with Outbox(Path(file), Clock()) as outbox:
+    with SqliteOutbox(Path(file), Clock()) as outbox:
         if verb == "report":
             report(outbox, rest[0], int(rest[1]))
         else:

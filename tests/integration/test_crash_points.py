@@ -5,17 +5,23 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
+from agent.model.deployment import State
+from agent.model.keys import jenkins_run
 from agent.model.times import Clock
-from agent.outbox.sqlite.store import Outbox, State
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import Change
 from agent.sandbox.hivel import Fault, LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
+from tests.conformance.things import deployment
 from tests.integration.crash_driver import MOST_POINTS
 from tests.integration.support import REPO, Agent
 from tests.simulation.support import memory_folder
@@ -130,19 +136,37 @@ def test_a_kill_before_or_after_any_commit_or_post_loses_nothing_and_doubles_not
 
 def _check_what_the_kill_left(agent: Agent, hivel: LocalHivel, point: int) -> None:
     """What Hivel has is in the outbox, and the file is sound."""
-    with Outbox(agent.outbox, Clock()) as outbox:
+    with SqliteOutbox(agent.outbox, Clock()) as outbox:
         assert outbox.find_damage() is None, point
-        assert {row.deployment_id for row in outbox.rows(None, 100)} <= EXPECTED, point
+        assert {row.deployment_id for row in outbox.all_deployments()} <= EXPECTED, point
         for deployment in hivel.deployments():
-            assert outbox.last_known_start(deployment.event.deployment_id) is not None, point
+            assert _is_known(outbox, deployment.event.deployment_id), point
 
 
 def _check_the_end(agent: Agent, hivel: LocalHivel, point: int) -> None:
     """Every build is at Hivel once, and is delivered or was deleted since, and then it is still known."""
     arrived = [deployment.event.deployment_id for deployment in hivel.deployments()]
     assert (sorted(arrived), point) == (sorted(EXPECTED), point)
-    with Outbox(agent.outbox, Clock()) as outbox:
-        assert {row.state for row in outbox.rows(None, 100)} <= {State.DELIVERED}, point
-        assert all(outbox.last_known_start(name) is not None for name in EXPECTED), point
-        counted = outbox.connection.execute("SELECT state, count(*) FROM events GROUP BY state").fetchall()
+    with SqliteOutbox(agent.outbox, Clock()) as outbox:
+        counted = Counter(row.state.value for row in outbox.all_deployments())
+        assert set(counted) <= {State.DELIVERED.value}, point
+        assert all(_is_known(outbox, name) for name in EXPECTED), point
         assert {state: n for state, n in msgspec.to_builtins(outbox.counts()).items() if n} == dict(counted), point
+
+
+def _is_known(outbox: SqliteOutbox, name: str) -> bool:
+    """Whether the id is given, or was: then another deployment cannot have it."""
+    job, _, number = name.removeprefix("main:").partition("#")
+    asked = deployment(of=jenkins_run("main", job, int(number)))
+    with suppress(_Undone), outbox.transaction():
+        raise _Undone(bool(outbox.store([Change(inserted=(asked,))])))
+    return _Undone.last
+
+
+class _Undone(Exception):  # noqa: N818 - nothing went wrong
+    """Ends a transaction of which nothing is to stay."""
+
+    last = False
+
+    def __init__(self, known: bool) -> None:
+        _Undone.last = known
