@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from agent.cli.facts import in_words
 from agent.cli.options import json_option, with_settings
+from agent.cli.outbox import open_outbox
 from agent.cli.output import console, escape, styled, write_json
 from agent.daemon import logs
 from agent.inspect.explain import ExplainError, explain
-from agent.model.times import Clock
-from agent.outbox.sqlite.store import Outbox
 from agent.sources.jenkins.client import JenkinsClient
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def command(settings: Settings, *, build_url: str, as_json: bool) -> None:
     Example: hivel-agent explain http://jenkins.example.com/job/deploy/job/shop/12/
     """
     logs.configure(quiet=True)
-    with Outbox(settings.outbox, Clock()) if settings.outbox.exists() else nullcontext() as outbox:
+    with open_outbox(settings) if settings.outbox.exists() else nullcontext() as outbox:
         try:
             result = explain(settings, outbox, JenkinsClient, build_url)
         except ExplainError as error:
@@ -50,7 +50,7 @@ def show(value: Explanation) -> None:
     out.print(f"  jenkins  {escape(value.jenkins)}")
     for derived in value.derived:
         out.print(f"  event    {escape(derived.deployment_id)}")
-        event = {} if derived.event is None else msgspec.json.decode(derived.event)
+        event = {} if derived.event is None else msgspec.to_builtins(derived.event)
         if derived.reason:
             out.print(f"           [red]{escape(derived.reason)}[/]")
         for name in dict.fromkeys([*event, *derived.origins]):
@@ -65,3 +65,9 @@ def show(value: Explanation) -> None:
         )
     if not value.outbox:
         out.print("  outbox   does not know it")
+    for fact in value.facts:
+        out.print(f"  said     {fact.received_at}  {fact.source}: {escape(in_words(fact))}")
+    if value.wanted:
+        out.print("  wanted   it reported itself; the next poll reads it")
+    if value.set_aside is not None:
+        out.print(f"  error    [red]{escape(value.set_aside.strip())}[/]")

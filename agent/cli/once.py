@@ -9,12 +9,13 @@ import click
 
 from agent.cli.options import json_option, with_settings
 from agent.cli.output import console, delivery_line, escape, write_json
-from agent.daemon import logs, service
+from agent.daemon import logs
+from agent.daemon.once import once
 from agent.model.times import Clock
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
-    from agent.daemon.service import OnceReport
+    from agent.daemon.once import OnceReport
 
 
 @click.command("once")
@@ -30,7 +31,7 @@ def command(settings: Settings, *, as_json: bool) -> None:
     Example: */5 * * * * hivel-agent once --config /etc/hivel-agent/config.toml
     """
     logs.configure(quiet=True)
-    report = service.once(settings, Clock())
+    report = once(settings, Clock())
     write_json(report) if as_json else show(report)
     sys.exit(1 if report.needs_attention else 0)
 

@@ -12,14 +12,14 @@ from agent.cli.options import json_option, with_settings
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.values import FUTURE_MS, moment
 from agent.daemon import logs
-from agent.inspect import explain
+from agent.inspect.preview import preview as look
 from agent.model.times import Clock
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.history import Span
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
-    from agent.inspect.explain import Preview
+    from agent.inspect.preview import Preview
 
 DEFAULT_SINCE = "7d"
 
@@ -45,7 +45,7 @@ def command(settings: Settings, *, since: str, as_json: bool) -> None:
 def preview(settings: Settings, since: str = DEFAULT_SINCE) -> Preview:
     """Ask each Jenkins what ended since then."""
     now = Clock().now_ms()
-    return explain.preview(settings, JenkinsClient, Span(moment("--since", since, now), now + FUTURE_MS))
+    return look(settings, JenkinsClient, Span(moment("--since", since, now), now + FUTURE_MS))
 
 
 def show(value: Preview) -> None:
@@ -53,7 +53,7 @@ def show(value: Preview) -> None:
     out = console()
     lines = table("DEPLOYMENT_ID", "STATUS", "ENVIRONMENT", "REPOSITORY", "BRANCH", "REASON")
     for row in value.rows:
-        event = {} if row.derived.event is None else msgspec.json.decode(row.derived.event)
+        event = {} if row.derived.event is None else msgspec.to_builtins(row.derived.event)
         cells = [event.get(field, "-") for field in ("status", "environment", "repo_url", "branch")]
         lines.add_row(*map(escape, [row.derived.deployment_id, *cells, row.derived.reason or ""]))
     if value.rows:

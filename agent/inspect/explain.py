@@ -1,4 +1,4 @@
-"""``explain`` and ``preview``: why a build did or did not become an event, and what the rules would send."""
+"""``explain``: why one build did or did not become an event."""
 
 from __future__ import annotations
 
@@ -9,34 +9,37 @@ import msgspec
 
 from agent.config.rules import Match, first_match
 from agent.config.settings import controller_of
-from agent.sources.jenkins.raw import Phase
+from agent.inspect.derived import DerivedView, of_run, rules_of
+from agent.inspect.queue import FactView, Queue, fact_view
+from agent.model import fact as facts
+from agent.model.fact import Kind
+from agent.model.ids import run_id
+from agent.model.keys import jenkins_run
 from agent.model.names import build_of_url
 from agent.model.times import rfc3339
-from agent.outbox.cursors import Cursors
+from agent.outbox.values import RunState
 from agent.sources.jenkins.client import JenkinsError, Job, NotFoundError
-from agent.sources.jenkins.history import History, Span
+from agent.sources.jenkins.history import History
+from agent.sources.jenkins.raw import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.config.settings import JenkinsSettings, Settings
-    from agent.deployments.legacy import Derivation
-    from agent.sources.jenkins.raw import RawBuild
-    from agent.outbox.sqlite.store import Outbox, Row
+    from agent.model.build import Build
+    from agent.model.fact import Fact
+    from agent.model.keys import Project, Run
+    from agent.outbox.interface import Outbox
+    from agent.outbox.values import SetAside
     from agent.sources.jenkins.client import JenkinsClient
+    from agent.sources.jenkins.raw import RawBuild
+
+# Among so many things set aside the run is looked for.
+_SET_ASIDE = 10_000
 
 
 class ExplainError(Exception):
     """The question makes no sense; the message says what to ask instead."""
-
-
-class DerivedView(msgspec.Struct, frozen=True):
-    """What comes of a build: ``event`` is the payload, ``origins`` says for each field where it came from."""
-
-    deployment_id: str
-    event: msgspec.Raw | None
-    reason: str | None
-    origins: dict[str, str]
 
 
 class StoredView(msgspec.Struct, frozen=True):
@@ -50,7 +53,11 @@ class StoredView(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """``explain --json``. ``verdict`` is the answer in one sentence."""
+    """``explain --json``. ``verdict`` is the answer in one sentence.
+
+    ``facts``: what the outbox was told of the build. ``set_aside``: the error, with its trace, that nobody expected
+    when its deployments were derived. ``wanted``: it reported itself, and the next poll reads it.
+    """
 
     build: str
     verdict: str
@@ -58,46 +65,9 @@ class Explanation(msgspec.Struct, frozen=True):
     jenkins: str
     derived: list[DerivedView]
     outbox: list[StoredView]
-
-
-class PreviewRow(msgspec.Struct, frozen=True):
-    """One event that the rules would send, or a build of which none can be made."""
-
-    controller: str
-    job: str
-    derived: DerivedView
-
-
-class Preview(msgspec.Struct, frozen=True):
-    """``preview --json``; ``unmatched`` are the jobs that no rule matches, as ``controller:job``."""
-
-    since: str
-    rows: list[PreviewRow]
-    unmatched: list[str]
-    problems: list[str]
-
-
-def preview(settings: Settings, client_of: Callable[[JenkinsSettings], JenkinsClient], span: Span) -> Preview:
-    """What the rules would send for the builds of the span; nothing is stored or sent."""
-    rows: list[PreviewRow] = []
-    unmatched: list[str] = []
-    problems: list[str] = []
-    for controller in settings.controllers:
-        client = client_of(controller)
-        try:
-            history = History(client, controller.name, settings.rules, settings.options)
-            jobs = history.jobs()
-            problems += [f"{controller.name}: {problem}" for problem in jobs.problems]
-            unmatched += [f"{controller.name}:{job.full_name}" for job in jobs.others]
-            for job, match in jobs.deploying:
-                for page in history.builds(job, match, span):
-                    found = [derivation for past in page for derivation in past.derivations]
-                    rows += [PreviewRow(controller.name, job.full_name, _derived(each)) for each in found]
-        except JenkinsError as error:
-            problems.append(f"{controller.name}: {error}")
-        finally:
-            client.close()
-    return Preview(rfc3339(span.since), rows, unmatched, problems)
+    facts: list[FactView]
+    set_aside: str | None
+    wanted: bool
 
 
 def explain(
@@ -115,117 +85,44 @@ def explain(
     if controller is None:
         urls = ", ".join(each.url for each in settings.controllers)
         raise ExplainError(f"{url} is on none of the controllers of the configuration: {urls}")
-    match = first_match(settings.rules, full_name)
     client = client_of(controller)
     try:
-        return _Question(settings, outbox, client, controller, full_name, number).answer(match)
+        asked = _ask(client, controller.name, settings, full_name, number)
     finally:
         client.close()
+    return _Answer(settings, asked, _known(outbox, asked.run)).explanation()
+
+
+# ---- what Jenkins says
 
 
 @dataclass(frozen=True)
-class _Question:
-    """One build, and whom to ask about it."""
+class _Asked:
+    """The build as Jenkins has it now, and that in words. ``raw`` and ``build`` None: it cannot be read."""
 
-    settings: Settings
-    outbox: Outbox | None
-    client: JenkinsClient
-    controller: JenkinsSettings
-    full_name: str
-    number: int
-
-    def answer(self, match: Match | None) -> Explanation:
-        """Everything that is known about the build."""
-        raw, derivations, jenkins = self._ask(match)
-        rows = self._rows()
-        return Explanation(
-            build=f"{self.controller.name}:{self.full_name}#{self.number}",
-            verdict=self._verdict(match, raw, derivations, rows),
-            rule=None if match is None else self._rule(match),
-            jenkins=jenkins,
-            derived=[_derived(each) for each in derivations],
-            outbox=[
-                StoredView(row.deployment_id, row.state, rfc3339(row.created_at), row.attempts, row.reason)
-                for row in rows
-            ],
-        )
-
-    def _ask(self, match: Match | None) -> tuple[RawBuild | None, list[Derivation], str]:
-        """The build as Jenkins has it now, what comes of it, and that in words."""
-        try:
-            if match is None:
-                raw = self.client.build(self.full_name, self.number)
-                return raw, [], _in_words(raw)
-            history = History(self.client, self.controller.name, self.settings.rules, self.settings.options)
-            raw, past = history.build(self._job(), match, self.number)
-        except NotFoundError:
-            return None, [], "Jenkins has no such build (any more), or does not show it to this user"
-        except JenkinsError as error:
-            return None, [], str(error)
-        return raw, past.derivations, _in_words(raw)
-
-    def _job(self) -> Job:
-        for job in self.client.snapshot().jobs:
-            if job.full_name == self.full_name:
-                return job
-        return Job(self.full_name, self.number + 1, branch_job=False)
-
-    def _rows(self) -> list[Row]:
-        """The rows of this build, whatever is behind its id: environments, repositories, reused numbers."""
-        if self.outbox is None:
-            return []
-        return self.outbox.of_build(f"{self.controller.name}:{self.full_name}#{self.number}")
-
-    def _rule(self, match: Match) -> str:
-        index = next((i for i, rule in enumerate(self.settings.rules) if rule is match.rule), None)
-        return f'[[deployment]] number {(index or 0) + 1}, job = "{match.rule.job.text}"'
-
-    def _verdict(
-        self, match: Match | None, raw: RawBuild | None, derivations: list[Derivation], rows: list[Row]
-    ) -> str:
-        if rows:
-            return f"It is in the outbox: {', '.join(sorted({row.state.value for row in rows}))}."
-        if match is None:
-            return "No event: no [[deployment]] rule matches the job."
-        if raw is None:
-            return "No event: the build cannot be read, and the outbox does not know it."
-        if raw.phase is not Phase.FINAL:
-            return "No event yet: the build is not final."
-        if not derivations:
-            return "No event: the rule names stages, and none of them ran in this build."
-        return self._verdict_of_final(raw)
-
-    def _verdict_of_final(self, raw: RawBuild) -> str:
-        """A final build that a rule matches and the outbox does not know: what did the poller do?"""
-        if self.outbox is None:
-            return "No event yet: the agent has not polled."
-        cursors = Cursors(self.outbox, self.controller.name)
-        state, cursor = cursors.state(), cursors.jobs().get(self.full_name)
-        if state is None or state.report_from is None or cursor is None:
-            return "No event yet: the agent has not read this job."
-        if raw.ended_at < state.report_from:
-            return (
-                f"No event: the build ended before {rfc3339(state.report_from)}, when the agent started to report; "
-                "hivel-agent backfill reports history."
-            )
-        if raw.number >= cursor.next_build_number:
-            return "No event yet: the next poll will read it."
-        if any(build.number == raw.number for build in cursors.open_builds().get(self.full_name, [])):
-            return "No event yet: the build is followed and will be read again."
-        return (
-            "No event: the build was passed over, because no rule matched its job at that time, or it was gone when it "
-            "was to be read; hivel-agent backfill reports it."
-        )
+    run: Run
+    match: Match | None
+    words: str
+    raw: RawBuild | None = None
+    build: Build | None = None
 
 
-def _derived(derivation: Derivation) -> DerivedView:
-    event = derivation.event
-    return DerivedView(
-        derivation.deployment_id,
-        None if event is None else msgspec.Raw(msgspec.json.encode(event)),
-        derivation.reason,
-        derivation.origins,
-    )
+def _ask(client: JenkinsClient, controller: str, settings: Settings, full_name: str, number: int) -> _Asked:
+    run, match = jenkins_run(controller, full_name, number), first_match(settings.rules, full_name)
+    try:
+        raw, build = History(client, controller, settings.rules).build(_job(client, full_name, number), match, number)
+    except NotFoundError:
+        return _Asked(run, match, "Jenkins has no such build (any more), or does not show it to this user")
+    except JenkinsError as error:
+        return _Asked(run, match, str(error))
+    return _Asked(run, match, _in_words(raw), raw, build)
+
+
+def _job(client: JenkinsClient, full_name: str, number: int) -> Job:
+    for job in client.snapshot().jobs:
+        if job.full_name == full_name:
+            return job
+    return Job(full_name, number + 1, branch_job=False)
 
 
 def _in_words(raw: RawBuild) -> str:
@@ -236,3 +133,143 @@ def _in_words(raw: RawBuild) -> str:
             return "ended, but result or duration are not written yet"
         case Phase.FINAL:
             return f"{raw.result}, ended"
+
+
+# ---- what the outbox knows
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Of the run: facts, deployments (of all builds of its number), the error that set it aside.
+
+    ``wanted``: the next poll is to read it.
+    """
+
+    outbox: Outbox | None
+    state: RunState
+    set_aside: SetAside | None = None
+    wanted: bool = False
+
+
+def _known(outbox: Outbox | None, run: Run) -> _Known:
+    if outbox is None:
+        return _Known(None, RunState(run))
+    name, job, number = run.project.scope, run.project.name, int(run.number)
+    aside = (item for item in outbox.things_set_aside(_SET_ASIDE) if (item.kind, item.subject) == ("run", run_id(run)))
+    return _Known(
+        outbox,
+        outbox.load([run])[run],
+        next(aside, None),
+        any((each.full_name, each.number) == (job, number) for each in outbox.wanted_builds(name)),
+    )
+
+
+# ---- together
+
+
+@dataclass(frozen=True)
+class _Answer:
+    settings: Settings
+    asked: _Asked
+    known: _Known
+
+    def explanation(self) -> Explanation:
+        """Everything that is known about the build."""
+        known, derived = self.known, self._derived()
+        return Explanation(
+            build=run_id(self.asked.run),
+            verdict=self._verdict(derived),
+            rule=self._rule(),
+            jenkins=self.asked.words,
+            derived=derived,
+            outbox=self._stored(),
+            facts=[fact_view(each) for each in known.state.facts],
+            set_aside=None if known.set_aside is None else known.set_aside.error,
+            wanted=known.wanted,
+        )
+
+    def _derived(self) -> list[DerivedView]:
+        """By what the outbox was told and what Jenkins says now; of several builds of the number, of Jenkins' one."""
+        state, build = self.known.state, self.asked.build
+        try:
+            found = of_run((*state.facts, *self._read()), state.deployments, rules_of(self.settings))
+        except Exception:
+            if self.known.set_aside is None:
+                raise
+            return []  # the explanation says why
+        return [
+            view
+            for part, view in found
+            if build is None or not part.build.known or part.build.started_at == build.started_at
+        ]
+
+    def _read(self) -> list[Fact]:
+        """What was read just now. Of a build that still runs: what would come of it as it is, if it said nothing."""
+        raw, build, run = self.asked.raw, self.asked.build, self.asked.run
+        if raw is None or build is None:
+            return []
+        if raw.phase is not Phase.FINAL and any(each.kind is Kind.REPORT for each in self.known.state.facts):
+            return [facts.seen(run, started_at=raw.timestamp, at=max(raw.timestamp, raw.ended_at))]
+        return [facts.final(run, build, at=build.ended_at)]
+
+    def _stored(self) -> list[StoredView]:
+        """Whatever is behind its id: environments, repositories, reused numbers."""
+        outbox, rows = self.known.outbox, self.known.state.deployments
+        if outbox is None:
+            return []
+        ids = Queue(outbox, rules_of(self.settings), self.settings.hold_for_ms).ids(rows)
+        return [
+            StoredView(ids[row.number], row.state.value, rfc3339(row.created_at), row.attempts, row.reason)
+            for row in rows
+        ]
+
+    def _rule(self) -> str | None:
+        match = self.asked.match
+        if match is None:
+            return None
+        index = next((i for i, rule in enumerate(self.settings.rules) if rule is match.rule), None)
+        return f'[[deployment]] number {(index or 0) + 1}, job = "{match.rule.job.text}"'
+
+    def _verdict(self, derived: list[DerivedView]) -> str:
+        if rows := self.known.state.deployments:
+            return f"It is in the outbox: {', '.join(sorted({row.state.value for row in rows}))}."
+        if self.known.set_aside is not None:
+            return f"No event: an error that nobody expected; set aside {rfc3339(self.known.set_aside.at)}."
+        return self._why_none(derived)
+
+    def _why_none(self, derived: list[DerivedView]) -> str:
+        raw = self.asked.raw
+        if self.asked.match is None:
+            return "No event: no [[deployment]] rule matches the job."
+        if raw is None:
+            return "No event: the build cannot be read, and the outbox does not know it."
+        if raw.phase is not Phase.FINAL:
+            return "No event yet: the build is not final."
+        if not derived:
+            return "No event: the rule names stages, and none of them ran in this build."
+        if self.known.outbox is None:
+            return "No event yet: the agent has not polled."
+        return _why_not_read(raw, self.known.outbox, self.asked.run.project)
+
+
+def _why_not_read(raw: RawBuild, outbox: Outbox, job: Project) -> str:
+    """A final build that a rule matches and the outbox does not know: what did the poller do?"""
+    error = outbox.job_errors(job.scope).get(job.name)
+    if error is not None:
+        return f"No event yet: the job cannot be read, and is tried again {rfc3339(error.next_try_at)}: {error.error}"
+    state, cursor = outbox.controller(job.scope), outbox.job(job.scope, job.name)
+    if state is None or state.report_from is None or cursor is None:
+        return "No event yet: the agent has not read this job."
+    if raw.ended_at < state.report_from:
+        return (
+            f"No event: the build ended before {rfc3339(state.report_from)}, when the agent started to report; "
+            "hivel-agent backfill reports history."
+        )
+    if raw.number >= cursor.next_build_number:
+        return "No event yet: the next poll will read it."
+    if any(build.number == raw.number for build in outbox.open_builds(job.scope).get(job.name, [])):
+        return "No event yet: the build is followed and will be read again."
+    return (
+        "No event: the build was passed over, because no rule matched its job at that time, or it was gone when it "
+        "was to be read; hivel-agent backfill reports it."
+    )

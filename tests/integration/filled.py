@@ -51,10 +51,10 @@ class Filled:
         build = Build(**{"result": "SUCCESS", "checkouts": checkouts, **times, **fields})
         return self.accept(facts.final(self.run(job, number), build, at=build.ended_at))
 
-    def reported(self, job: str = "deploy/shop", number: int = 1, *, ago: int = 0, **fields: Any) -> Accepted:
-        """The build said something of itself, so long ago."""
+    def reported(self, job: str = "deploy/shop", number: int = 1, *, at: int = NOW, **fields: Any) -> Accepted:
+        """The build said something of itself."""
         said = Report(**{"provider": "jenkins", "status": "SUCCESS", "repo_url": REPO, "branch": "main", **fields})
-        return self.accept(facts.report(self.run(job, number), said, source="emit", at=NOW - ago, principal="shop"))
+        return self.accept(facts.report(self.run(job, number), said, source="emit", at=at, principal="shop"))
 
     def settle(self, state: State = State.DELIVERED, **changes: Any) -> None:
         """Whatever is due was sent, and Hivel said so."""

@@ -8,12 +8,14 @@ import pytest
 from starlette.responses import HTMLResponse
 
 from agent.model.times import rfc3339
-from tests.integration.support import NOON, REPO, Agent, ids
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import JobError, Progress, SetAside
+from tests.integration.filled import Filled
+from tests.integration.support import NOON, REPO, Agent
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.outbox.sqlite.store import Outbox
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
@@ -142,6 +144,77 @@ def test_explaining_something_else_is_a_usage_error(agent: Agent) -> None:
     assert (done.returncode, "is no URL of a build" in done.stderr) == (2, True)
 
 
-def test_what_a_backfill_enqueues_is_durable(agent: Agent, outbox: Outbox) -> None:
+def test_what_a_backfill_enqueues_is_durable(agent: Agent) -> None:
     agent.json("backfill", "--since", since(0.5))
-    assert sorted(ids(outbox)) == ["main:deploy/api#2", "main:deploy/shop#250"]
+    found = [(each["deployment_id"], each["state"]) for each in agent.json("queue", "list")]
+    assert sorted(found) == [("main:deploy/api#2", "pending"), ("main:deploy/shop#250", "pending")]
+
+
+def test_explain_says_what_the_build_itself_said_and_what_comes_of_both(
+    agent: Agent, jenkins: LocalJenkins, clock: FakeClock
+) -> None:
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    url = f"http://127.0.0.1:8080/job/deploy/job/shop/{number}/"
+    with SqliteOutbox(agent.outbox, clock) as outbox:
+        Filled(agent, outbox).reported(number=number, at=NOON, environment="staging", image="acme/shop:3")
+    told = agent.json("explain", url)
+    assert told["verdict"] == "It is in the outbox: held."
+    assert told["wanted"] is True
+    [fact] = told["facts"]
+    assert (fact["source"], fact["kind"], fact["body"]["environment"]) == ("emit", "report", "staging")
+    [derived] = told["derived"]
+    assert derived["deployment_id"] == f"main:deploy/shop#{number}" == told["outbox"][0]["deployment_id"]
+    assert (derived["event"]["environment"], derived["event"]["image"]) == ("staging", "acme/shop:3")
+    assert derived["origins"]["environment"] == "the build's own report"
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number, result="FAILURE")
+    agent.run("once")
+    told = agent.json("explain", url)
+    assert (told["verdict"], told["wanted"]) == ("It is in the outbox: delivered.", False)
+    assert {(each["source"], each["kind"]) for each in told["facts"]} == {("emit", "report"), ("poller", "final")}
+    [derived] = told["derived"]
+    assert (derived["event"]["status"], derived["event"]["environment"]) == ("failed", "staging")
+    text = agent.run("explain", url).stdout
+    assert "  said     " in text and "emit: report provider jenkins, status SUCCESS, environment staging" in text
+    assert "status         failed   (result FAILURE -> failed)" in text
+
+
+def test_explain_tells_of_a_build_that_jenkins_has_discarded_what_the_outbox_was_told(
+    agent: Agent, jenkins: LocalJenkins, clock: FakeClock
+) -> None:
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    agent.run("once")
+    jenkins.delete_build("deploy/shop", number)
+    told = agent.json("explain", f"http://127.0.0.1:8080/job/deploy/job/shop/{number}/")
+    assert told["verdict"] == "It is in the outbox: delivered."
+    assert told["jenkins"].startswith("Jenkins has no such build (any more)")
+    [derived] = told["derived"]
+    assert (derived["event"]["repo_url"], derived["origins"]["repo_url"]) == (REPO, "checkout 1 of 1 (origin)")
+
+
+def test_explain_names_the_job_that_cannot_be_read_and_an_error_that_nobody_expected(
+    agent: Agent, jenkins: LocalJenkins, clock: FakeClock
+) -> None:
+    clock.advance(s=60)
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    with SqliteOutbox(agent.outbox, clock) as outbox:
+        error = JobError("deploy/shop", "HTTP 504", NOON, NOON + HOUR)
+        outbox.save_progress(Progress("main", errors={"deploy/shop": error}))
+        verdict = f"No event yet: the job cannot be read, and is tried again {rfc3339(NOON + HOUR)}: HTTP 504"
+        assert explained(agent, "deploy/shop", number) == verdict
+        outbox.set_aside(SetAside(NOON, "run", f"main:deploy/shop#{number}", "Traceback\nValueError: odd"))
+    assert explained(agent, "deploy/shop", number).startswith("No event: an error that nobody expected; set aside")
+    text = agent.run("explain", f"http://127.0.0.1:8080/job/deploy/job/shop/{number}/").stdout
+    assert "ValueError: odd" in text
+
+
+def test_one_job_that_cannot_be_read_hides_no_other_from_a_preview(agent: Agent, jenkins: LocalJenkins) -> None:
+    jenkins.break_with(lambda path, _: HTMLResponse("", 500) if "/job/api" in path else None)
+    shown = agent.json("preview", "--since", since(1.5))
+    assert {row["job"] for row in shown["rows"]} == {"deploy/shop"}
+    [problem] = shown["problems"]
+    assert problem.startswith("main: job deploy/api: ")

@@ -93,7 +93,7 @@ def test_a_run_of_another_system_is_told_by_its_own_name(filled: Filled) -> None
 
 
 def test_what_was_said_about_a_build_is_shown_with_who_and_when(filled: Filled) -> None:
-    filled.reported(environment="staging", image="acme/shop:1", ago=HOUR - 30_000)
+    filled.reported(environment="staging", image="acme/shop:1", at=NOW - HOUR + 30_000)
     filled.built()
     shown = filled.agent.json("queue", "show", "main:deploy/shop#1")
     assert [(each["source"], each["kind"], each["team"]) for each in shown["facts"]] == [

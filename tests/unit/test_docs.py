@@ -15,14 +15,14 @@ from agent import __version__
 from agent.cli import main as command_line
 from agent.config import file as config
 from agent.config.file import ConfigError
-from agent.config.rules import Pattern, first_match
+from agent.config.rules import Pattern
 from agent.daemon.service import STOP_S
-from agent.delivery.answers import Answer, Verdict, judge
-from agent.deployments.legacy import Options, derive
+from agent.delivery.answers import Answer, Verdict, classify
+from agent.inspect.derived import of_build, rules_of
 from agent.model.build import Build
+from agent.model.deployment import State
 from agent.model.event import DeploymentEvent
 from agent.model.status import WORDS, Provider
-from agent.outbox.sqlite.store import State
 from agent.sandbox.hivel import Fault
 
 if TYPE_CHECKING:
@@ -185,7 +185,8 @@ def test_the_example_configuration_names_every_key_and_true_defaults(tmp_path: P
     assert defaults != text
     as_it_is, spelled_out = config.load(EXAMPLE), load(tmp_path, defaults)
     assert spelled_out.delivery == as_it_is.delivery
-    assert spelled_out.outbox == as_it_is.outbox
+    for name in ("outbox", "keep_delivered_ms", "keep_deployments_ms", "keep_ids_ms", "max_size_bytes", "hold_for_ms"):
+        assert getattr(spelled_out, name) == getattr(as_it_is, name), name
     for name in ("poll_interval_ms", "since", "timeout_ms"):
         assert getattr(spelled_out.controllers[0], name) == getattr(as_it_is.controllers[0], name)
 
@@ -225,10 +226,8 @@ def test_the_example_of_the_templates_derives_what_the_readme_says(tmp_path: Pat
         ended_at=1,
         parameters=dict(parameter.split("=") for parameter in parameters),
     )
-    match = first_match(load(tmp_path, HEAD + block[1]).rules, job)
-    assert match is not None
-    [derivation] = derive(build, match, Options())
-    event = derivation.event
+    [derived] = of_build(build, rules_of(load(tmp_path, HEAD + block[1])))
+    event = derived.event
     assert event is not None
     assert (event.environment, event.repo_url, event.branch) == (environment, repo_url, branch)
 
@@ -257,13 +256,21 @@ def test_what_happens_when_lists_the_statuses_that_the_policy_treats_so(verdict:
     statuses = [int(status) for status in re.findall(r"\b[45]\d\d\b", row[0])]
     assert statuses
     for status in statuses:
-        assert judge(Answer(status), "main:shop#1", 0).verdict is verdict
+        assert classify(Answer(status), "main:shop#1", 0).verdict is verdict
     if verdict is Verdict.FAILED:
-        everything = {s for s in range(400, 600) if judge(Answer(s), "main:shop#1", 0).verdict is verdict}
+        everything = {s for s in range(400, 600) if classify(Answer(s), "main:shop#1", 0).verdict is verdict}
         assert set(statuses) == everything
 
 
 # ---- verbs
+
+
+def test_every_state_can_be_chosen_in_the_list_as_the_readme_says() -> None:
+    told = re.search(r"`--state ([a-z|]+)`", section("### `hivel-agent queue list`"))
+    assert told is not None
+    (option,) = [p for p in command_line.load("queue").commands["list"].params if p.name == "state"]
+    assert told[1].split("|") == list(option.type.choices)
+    assert set(option.type.choices) == {state.value for state in State}
 
 
 def verbs(command: click.Command, words: tuple[str, ...] = ("hivel-agent",)) -> Iterator[tuple[str, click.Command]]:
@@ -298,7 +305,7 @@ def test_every_verb_that_the_readme_calls_exists() -> None:
     known = {name for name, _ in verbs(command_line.cli)}
     blocks = re.findall(r"(?ms)^```(?:sh|text)\n(.*?)^```$", README)
     called = re.findall(
-        r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent ([a-z]+(?: (?:list|show|hivel|jenkins))?)", "\n".join(blocks)
+        r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent ([a-z]+(?: (?:list|show|discard|hivel|jenkins))?)", "\n".join(blocks)
     )
     assert len(called) > 10
     assert {f"hivel-agent {name}" for name in called} <= known
