@@ -20,8 +20,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from agent.model.times import Clock
-from agent.outbox.sqlite import schema
-from agent.outbox.sqlite.engine import SqliteOutbox as Outbox
+from agent.outbox.sqlite import migrations
+from agent.outbox.sqlite.engine import SqliteOutbox
 from tests.benchmarks.controller import TOKEN, USERNAME
 from tests.benchmarks.output import machine, say, table, target
 from tests.benchmarks.polling import Server
@@ -122,22 +122,29 @@ class Daemon:
 
 
 def fill(path: Path, rows: int) -> None:
-    """An outbox of so many events: one in ten is pending, those are the newest."""
-    Outbox(path, Clock()).close()
+    """An outbox of so many deployments: one in ten is pending, those are the newest, and have a fact."""
+    SqliteOutbox(path, Clock()).close()
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute("PRAGMA cache_size = -200000")
     now, delivered = int(time.time() * 1000), rows - rows // PENDING
+    connection.execute("INSERT INTO projects (provider, scope, name) VALUES ('jenkins', 'main', 'deploy/shop')")
+    numbers = "WITH RECURSIVE numbers (n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?2)"
     for first in range(0, rows, CHUNK):
         connection.execute(
-            "WITH RECURSIVE numbers (n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?2)"
-            " INSERT INTO events (deployment_id, state, payload, started_at, created_at, next_attempt_at, settled_at)"
-            " SELECT printf('main:deploy/shop#%08d', n), CASE WHEN n <= ?3 THEN 'delivered' ELSE 'pending' END,"
-            ' printf(\'{"deployment_id":"main:deploy/shop#%08d","status":"success"}\', n), ?4 + n, ?4, ?4,'
-            " CASE WHEN n <= ?3 THEN ?4 END FROM numbers",
+            f"{numbers} INSERT INTO deployments (project_id, run, attempt, known, scope, anchor, deployment_id, state,"
+            " revision, sent_revision, status, environment, repo_url, branch, started_at, ended_at, created_at,"
+            " next_attempt_at, attempts, settled_at) SELECT 1, n, 1, 1, 'whole', n, printf('main:deploy/shop#%d', n),"
+            " CASE WHEN n <= ?3 THEN 'delivered' ELSE 'pending' END, 1, CASE WHEN n <= ?3 THEN 1 END, 'success',"
+            " 'production', 'https://github.example.test/acme/shop.git', 'main', ?4, ?4, ?4, ?4, n <= ?3, CASE WHEN n <= ?3 THEN ?4 END FROM numbers",
             (first + 1, min(first + CHUNK, rows), delivered, now),
         )
-    schema.count(connection)
+    connection.execute(
+        f"{numbers} INSERT INTO facts (project_id, run, attempt, source, kind, received_at, word, started_at,"
+        " principal) SELECT 1, n, 1, 'poller', 'seen', ?3, n, ?3, '' FROM numbers",
+        (delivered + 1, rows, now),
+    )
+    migrations.recount(connection)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     connection.close()
 
@@ -145,7 +152,7 @@ def fill(path: Path, rows: int) -> None:
 def claims(paths: Sequence[Path]) -> list[float]:
     """Seconds for a claim of 100 from each file, by turns."""
     with ExitStack() as stack:
-        outboxes = [stack.enter_context(Outbox(path, Clock())) for path in paths]
+        outboxes = [stack.enter_context(SqliteOutbox(path, Clock())) for path in paths]
         times: list[list[float]] = [[] for _ in outboxes]
         for _ in range(CLAIMS):
             for outbox, found in zip(outboxes, times, strict=True):
@@ -203,14 +210,14 @@ def main() -> None:
         started = time.perf_counter()
         fill(large, rows)
         gigabytes, seconds = large.stat().st_size / 1e9, time.perf_counter() - started
-        say(f"made an outbox of {rows:,} events, {gigabytes:.1f} GB, in {seconds:.0f} s")
+        say(f"made an outbox of {rows:,} deployments, {gigabytes:.1f} GB, in {seconds:.0f} s")
         claim = claims((small, large))
 
         empty, full = (Agent.configured(name, folder / name, jenkins.url) for name in ("empty", "full"))
         large.rename(full.outbox)
         starting, status = starts((empty, full)), statuses((empty, full))
         resident, cpu = idle((empty, full), IDLE_S)
-    say(f"\nLarge: {rows - rows // PENDING:,} delivered, {rows // PENDING:,} pending. Small: {SMALL:,} events.\n")
+    say(f"\nLarge: {rows - rows // PENDING:,} delivered, {rows // PENDING:,} pending. Small: {SMALL:,} deployments.\n")
     lines = [
         ["claim of 100, µs", f"small: {claim[0] * 1e6:.0f}", f"{claim[1] * 1e6:.0f}", f"{claim[1] / claim[0]:.2f}"],
         ["start of the daemon until READY, ms", *_of_two(starting, 1e3)],
@@ -220,7 +227,7 @@ def main() -> None:
     ]
     table(("", "empty", "large", "ratio"), lines)
     say(f"\nload now {os.getloadavg()[0]:.1f}")
-    target(f"claim at {rows:,} events, of {SMALL:,}", claim[1] / claim[0], below=2)
+    target(f"claim at {rows:,} deployments, of {SMALL:,}", claim[1] / claim[0], below=2)
     target("start, of an empty one's", starting[1] / starting[0], below=2)
     target("status, of an empty one's", status[1] / status[0], below=2)
     target("memory more than an empty one's, MB", (resident[1] - resident[0]) / 1e6, below=10)
