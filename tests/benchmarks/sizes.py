@@ -136,7 +136,8 @@ def fill(path: Path, rows: int) -> None:
             " revision, sent_revision, status, environment, repo_url, branch, started_at, ended_at, created_at,"
             " next_attempt_at, attempts, settled_at) SELECT 1, n, 1, 1, 'whole', n, printf('main:deploy/shop#%d', n),"
             " CASE WHEN n <= ?3 THEN 'delivered' ELSE 'pending' END, 1, CASE WHEN n <= ?3 THEN 1 END, 'success',"
-            " 'production', 'https://github.example.test/acme/shop.git', 'main', ?4, ?4, ?4, ?4, n <= ?3, CASE WHEN n <= ?3 THEN ?4 END FROM numbers",
+            " 'production', 'https://github.example.test/acme/shop.git', 'main',"
+            " ?4, ?4, ?4, ?4, n <= ?3, CASE WHEN n <= ?3 THEN ?4 END FROM numbers",
             (first + 1, min(first + CHUNK, rows), delivered, now),
         )
     connection.execute(
