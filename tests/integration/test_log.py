@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from agent.sandbox.hivel import Fault
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller
-from tests.integration.support import REPO, Agent, rule, wait_until
+from tests.integration.support import REPO, Agent, ingest_of, rule, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,7 +178,7 @@ def test_what_libraries_say_is_in_lines_of_the_same_form(log_format: str) -> Non
 def poller(controller: JenkinsSettings, outbox: Outbox, jenkins: LocalJenkins, clock: FakeClock) -> Iterator[Poller]:
     jenkins.add_job(JOB)
     client = JenkinsClient(controller)
-    poller = Poller(controller, (rule(),), client, outbox)
+    poller = Poller(controller, client, ingest_of(outbox, rule()))
     poller.poll()
     yield poller
     client.close()

@@ -22,7 +22,6 @@ from agent.delivery.breaker import BreakerState, CircuitBreaker
 from agent.delivery.observers import Tally
 from agent.delivery.retry import Backoff
 from agent.model.trouble import Trouble, Unexpected
-from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import ControllerState, OutboxError
 from agent.sandbox.hivel import Fault
 from tests.integration.disks import mounted
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from subprocess import Popen
 
+    from agent.outbox.sqlite.engine import SqliteOutbox
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
@@ -224,12 +224,6 @@ def test_an_outbox_that_cannot_be_written_is_not_ready(
         finally:
             process.kill()
             process.wait()
-
-
-@pytest.fixture
-def outbox(tmp_path: Path, clock: FakeClock) -> Iterator[SqliteOutbox]:
-    with SqliteOutbox(tmp_path / "outbox.db", clock) as outbox:
-        yield outbox
 
 
 class Played:
