@@ -62,8 +62,8 @@ class Reporting:
     def __init__(self, settings: Settings, outbox: SqliteOutbox, off_loop: OffLoop) -> None:
         log = settings.outbox.with_name(settings.outbox.name + "-wal")  # every commit changes it
         self._changes = Changes(log, *([] if settings.spool is None else [settings.spool]))
-        self._ingest = Ingest(outbox, rules_of(settings), settings.hold_for_ms)
-        self._reports = Reports(settings, self._ingest)
+        self.ingest = Ingest(outbox, rules_of(settings), settings.hold_for_ms)
+        self._reports = Reports(settings, self.ingest)
         self._spool = None if settings.spool is None else Spool(settings.spool, self._reports)
         self._off_loop = off_loop
         self.batches = 0
@@ -99,7 +99,7 @@ class Reporting:
 
     async def release(self) -> list[Deployment]:
         """Let go what waited long enough for its poller's word."""
-        return await self._off_loop(self._ingest.release)
+        return await self._off_loop(self.ingest.release)
 
 
 @dataclass(frozen=True)
@@ -186,9 +186,8 @@ class _Opener:
         settings = self.settings
         client = JenkinsClient(controller)
         self.stack.callback(client.close)
-        take = Reporting(settings, outbox, off_loop).take_batch
-        ingest = Ingest(outbox, rules_of(settings), settings.hold_for_ms)
-        poller = Poller(controller, client, ingest, take_reports=take)
+        reporting = Reporting(settings, outbox, off_loop)
+        poller = Poller(controller, client, reporting.ingest, take_reports=reporting.take_batch)
         return Controller(controller, client, poller, off_loop)
 
     async def dispatcher(self) -> Dispatcher:

@@ -44,7 +44,7 @@ class Polls:
         self._news = False
         self._began_at = -LEAST_GAP_S
         self.record = PollRecord(clock.monotonic(), 5 * self._interval_s + 120)
-        self.watched = Watched(f"polls of {self.name}", patience_of_poll(settings), lambda: controller.client.progress)
+        self.watched = Watched(f"polls of {self.name}", patience_of_poll(settings), lambda: controller.poller.progress)
 
     def begin(self, schedule: Schedule) -> Repeated:
         """Poll from now on."""
