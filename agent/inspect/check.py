@@ -15,7 +15,7 @@ from agent.config.sizes import describe_size
 from agent.delivery.answers import Answer, Verdict, classify
 from agent.delivery.hivel import HivelClient
 from agent.outbox.sqlite.engine import SqliteOutbox
-from agent.outbox.values import DamagedError, OutboxError
+from agent.outbox.values import DamagedError, OlderOutboxError, OutboxError
 from agent.sources.jenkins.client import JenkinsClient, JenkinsError
 
 if TYPE_CHECKING:
@@ -80,8 +80,9 @@ def _outbox(settings: Settings, clock: Clock, *, thoroughly: bool) -> Finding:
             problem = outbox.find_damage() if thoroughly else None
             outbox.try_writing()
     except OutboxError as error:
-        # Damage is no reason not to start: the start mends it.
-        return Finding(Level.WARNING if isinstance(error, DamagedError) else Level.ERROR, "outbox", str(error))
+        # Damage and an older version are no reasons not to start: the start mends the one and upgrades the other.
+        level = Level.WARNING if isinstance(error, DamagedError | OlderOutboxError) else Level.ERROR
+        return Finding(level, "outbox", str(error))
     if problem is not None:
         return Finding(Level.ERROR, "outbox", f"{settings.outbox} is damaged ({problem}); restart the agent")
     if (free := _free_bytes(settings.outbox)) < LEAST_FREE:

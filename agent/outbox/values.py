@@ -30,6 +30,10 @@ class DamagedError(OutboxError):
     """The outbox is broken. The agent that holds the run lock repairs it."""
 
 
+class OlderOutboxError(OutboxError):
+    """An older version wrote it. The agent that holds the run lock upgrades it, or is about to."""
+
+
 class OutboxFullError(OutboxError):
     """``[outbox] max_size`` is reached: nothing new is taken in until deployments were delivered and deleted."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import getpass
 import os
 import pty
+import sqlite3
 import subprocess
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -364,3 +366,29 @@ def test_status_says_that_an_outbox_is_full(tmp_path: Path) -> None:
     assert len(text) < 2_000
     [outbox_finding] = [each for each in agent.json("check", "--offline") if each["subject"] == "outbox"]
     assert outbox_finding["level"] == "warning" and "is full: it takes" in outbox_finding["message"]
+
+
+# ---- an outbox of another version
+
+
+@pytest.mark.parametrize(
+    ("version", "code", "level", "words"),
+    [
+        (5, 0, "warning", "was written by an older version; it is upgraded when hivel-agent run or once starts"),
+        (999, 1, "error", "was written by a newer hivel-agent (its version 999"),
+    ],
+    ids=["older", "newer"],
+)
+def test_an_older_outbox_keeps_no_agent_from_starting_and_a_newer_one_does(
+    tmp_path: Path, version: int, code: int, level: str, words: str
+) -> None:
+    """The service checks before each start, also before the one that upgrades."""
+    agent = configured(tmp_path)
+    with closing(sqlite3.connect(agent.outbox)) as file:
+        file.execute(f"PRAGMA user_version = {version}")
+    assert agent.run("check", "--offline").returncode == code
+    [found] = [each for each in agent.json("check", "--offline") if each["subject"] == "outbox"]
+    assert (found["level"], words in found["message"]) == (level, True)
+    for verb in (["status"], ["queue", "list"], ["queue", "discard", "1"], ["replay", "--failed"]):
+        done = agent.run(*verb)
+        assert (done.returncode, words in done.stderr) == (1, True), done.stderr

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from agent.outbox.sqlite import migrations
-from agent.outbox.values import AlreadyRunningError, DamagedError, OutboxError
+from agent.outbox.values import AlreadyRunningError, DamagedError, OlderOutboxError, OutboxError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ def open_outbox(path: Path) -> PatientConnection:
         raise in_words(error, path) from error
     if version != migrations.VERSION:
         connection.close()
-        raise OutboxError(_of_another_version(path, version))
+        raise _of_another_version(path, version)
     return connection
 
 
@@ -97,15 +97,19 @@ def _migrated(connection: sqlite3.Connection) -> int:
     return migrations.version(connection)
 
 
-def _of_another_version(path: Path, version: int) -> str:
+def _of_another_version(path: Path, version: int) -> OutboxError:
     if version > migrations.VERSION:
-        return (
+        return OutboxError(
             f"the outbox {path} was written by a newer hivel-agent (its version {version}, "
             f"known here: {migrations.VERSION}); install that one again"
         )
     if path.with_name(path.name + ".upgrading").exists() and RunLock(path).holder() is not None:
-        return f"the outbox {path} is being upgraded{_upgraded_so_far(path)}; try again when that is done"
-    return f"the outbox {path} was written by an older version; it is upgraded when hivel-agent run or once starts"
+        return OlderOutboxError(
+            f"the outbox {path} is being upgraded{_upgraded_so_far(path)}; try again when that is done"
+        )
+    return OlderOutboxError(
+        f"the outbox {path} was written by an older version; it is upgraded when hivel-agent run or once starts"
+    )
 
 
 def _upgraded_so_far(path: Path) -> str:
