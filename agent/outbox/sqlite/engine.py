@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from agent.outbox.sqlite.backfills import Backfills
 from agent.outbox.sqlite.cursors import Cursors
 from agent.outbox.sqlite.deliveries import Deliveries
+from agent.outbox.sqlite.deployments import Deployments
 from agent.outbox.sqlite.housekeeping import Housekeeping
 from agent.outbox.sqlite.looking import Looking
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from agent.outbox.interface import Outbox
 
 
-class SqliteOutbox(Looking, Deliveries, Cursors, Backfills, Housekeeping):
+class SqliteOutbox(Deployments, Looking, Deliveries, Cursors, Backfills, Housekeeping):
     """One connection to the outbox. Use one for each thread that works at the same time as another."""
 
     def close(self) -> None:

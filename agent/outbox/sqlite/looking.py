@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.outbox.sqlite import rows
-from agent.outbox.sqlite.deployments import Deployments
+from agent.outbox.sqlite.loading import Loading
 from agent.outbox.sqlite.part import MOST_DIGITS
 from agent.outbox.values import Attempt, Counts, LastRepair, SetAside
 
@@ -30,7 +30,7 @@ COUNTS = (
 _PIECE = 500
 
 
-class Looking(Deployments):
+class Looking(Loading):
     """See :class:`agent.outbox.interface.Looking`."""
 
     def query(self, which: Filter, page: Page) -> list[Deployment]:
