@@ -183,7 +183,7 @@ def test_a_deployment_comes_only_from_where_it_may_come(outbox: Outbox, old: Sta
         deployment_id=before.deployment_id if new is State.HELD or before.deployment_id else "main:deploy/shop#1",
         revision=before.revision if new is State.DELIVERED else before.revision + 1,
     )
-    outbox.store([Change(rewritten=(wanted,))])
+    assert outbox.store([Change(rewritten=(wanted,))]) == {}
     after = stored(outbox, before.number)
     ways = {
         State.HELD: (State.HELD, State.PENDING, State.FAILED),
@@ -202,7 +202,8 @@ def test_a_deployment_comes_only_from_where_it_may_come(outbox: Outbox, old: Sta
 @pytest.mark.parametrize("revision", [1, 2, 4, 5])
 def test_a_deployment_that_changed_meanwhile_stays_as_it_is(outbox: Outbox, revision: int) -> None:
     [first] = inserted(outbox, deployment(1, revision=3))
-    outbox.store([Change(rewritten=(replace(first, revision=revision, content=content("late")),))])
+    late = replace(first, revision=revision, content=content("late"))
+    assert outbox.store([Change(rewritten=(late,))]) == {}
     assert (stored(outbox, 1).content == content("late")) is (revision in (3, 4))
 
 

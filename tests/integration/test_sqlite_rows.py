@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlite_utils
+from msgspec.structs import replace
 
 from agent.model.deployment import Name, Scope, State
 from agent.outbox.sqlite.engine import SqliteOutbox
@@ -65,6 +66,13 @@ def test_what_other_columns_say_is_not_there_twice(outbox: SqliteOutbox) -> None
     unsaid = ("build_started_at", "build_ended_at", "build_number", "names", "stage", "said_environment", "pr_numbers")
     assert {name: row[name] for name in unsaid} == dict.fromkeys(unsaid)
     assert (row["run"], row["scope"], row["started_at"]) == ("12", "whole", NOON)
+
+
+def test_what_a_delivered_deployment_learns_of_its_build_is_not_there_twice(outbox: SqliteOutbox) -> None:
+    delivered = in_state(outbox, State.DELIVERED, build_started_at=NOON - 5, known=False)
+    outbox.store([Change(rewritten=(replace(delivered, build_started_at=NOON, known=True),))])
+    [row] = table(outbox, "deployments")
+    assert (row["build_started_at"], row["build_ended_at"], row["known"]) == (None, None, 1)
 
 
 @pytest.mark.parametrize(
