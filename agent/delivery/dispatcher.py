@@ -1,47 +1,36 @@
-"""The dispatcher: whatever is due in the outbox goes to Hivel, several at once, and is settled in batches."""
+"""The dispatcher: whatever is due in the outbox goes to Hivel, several at once."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import traceback
-from collections import deque
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from agent.delivery.answers import Outcome, Verdict
 from agent.delivery.breaker import OUTAGE_AFTER, BreakerState, CircuitBreaker
+from agent.delivery.claims import Claims
 from agent.delivery.observers import Tally, log_outcome
 from agent.delivery.retry import Backoff, given_up
-from agent.delivery.unsettled import Unsettled
 from agent.model.deployment import State
 from agent.model.event import InvalidEventError
 from agent.model.rate import RateLimit
-from agent.model.times import Drift
-from agent.outbox.values import DamagedError, OutboxError, Settlement
+from agent.outbox.values import OutboxError, Settlement
 
 if TYPE_CHECKING:
     from agent.config.settings import DeliverySettings
     from agent.model.times import Clock
     from agent.outbox.interface import Deliveries
     from agent.outbox.offloop import Runner
-    from agent.outbox.values import Claimed, DeliveryState
+    from agent.outbox.values import Claimed
 
 log = structlog.get_logger("delivery")
 
 # Commits cost more than answers: acknowledgements of this long share one. A crash in between sends them again.
 SETTLE_EVERY_S = 0.05
-SETTLE_AT_MOST = 200
-CLAIM = 200
-# What was claimed so long ago may say something else by now, or be discarded: it is claimed anew.
-CLAIM_HOLDS_S = 1.0
-# While outcomes cannot be stored, delivery goes on until so many of them wait in memory.
-UNSETTLED_AT_MOST = 5_000
-CLOCK_WAS_SET_MS = 1_000
 
 
 class Sender(Protocol):
@@ -73,36 +62,30 @@ class Dispatcher:
         rng: random.Random | None = None,
     ) -> None:
         """Whatever is done with the outbox is done by ``off_loop``."""
-        self._outbox = outbox
         self._sender = sender
         self._settings = settings
-        self._off_loop = off_loop
         self._clock = clock
         self._rng = rng or random.Random()
         self._backoff = Backoff(settings.backoff_initial_ms, settings.backoff_max_ms)
         self._rate = RateLimit(settings.per_minute, clock, burst=settings.concurrency)
-        self._drift: Drift | None = None
-        self._due_looked_after_at = 0.0
+        self._claims = Claims(outbox, off_loop, clock, settings.backoff_max_ms)
         self._stopping = asyncio.Event()
-        self._using_outbox = asyncio.Lock()  # what is claimed and what is settled must fit together
-        self._ready: deque[Claimed] = deque()
-        self._claimed: set[int] = set()  # in ``_ready`` or in flight
-        self._claimed_at = 0.0
         self._free_lanes: list[int] = []
-        self._unsettled = Unsettled()
         self._resumed = False
-        self._saved_state: DeliveryState | None = None
         self._set_aside_in_a_row: set[int] = set()
         self._unexpected: Exception | None = None
         self.breaker = CircuitBreaker(self._backoff, clock, rng)
         self.tally = Tally()
-        # Why outcomes cannot be stored right now. They are kept, and not sent again as long as this process lives.
-        self.trouble: OutboxError | None = None
 
     @property
     def progress(self) -> int:
         """Grows with every answer: it tells one who waits whether anything goes on."""
         return self.tally.attempts
+
+    @property
+    def trouble(self) -> OutboxError | None:
+        """Why outcomes cannot be stored right now. They are kept, and not sent again as long as this process lives."""
+        return self._claims.trouble
 
     def stop(self) -> None:
         """Send nothing more; what is in flight is waited for and settled by the :meth:`run` that sent it."""
@@ -116,18 +99,16 @@ class Dispatcher:
         not about one deployment. The next run goes on in any case, also after this one was cancelled: outcomes that
         are not stored yet are kept, and what was in flight is due again.
         """
-        self._using_outbox = asyncio.Lock()
         try:
             await self._resume()
             await self._settle()
             if self._stopping.is_set():
                 return
-            await self._mind_the_clock()
-            if (self.breaker.state is BreakerState.OPEN or await self._probe()) and await self._is_anything_due():
-                await self._send_all()
+            await self._claims.mind_the_clock()
+            if self.breaker.state is BreakerState.OPEN or await self._probe():
+                await self._send_what_is_due()
         finally:
-            self._claimed.clear()
-            self._ready.clear()
+            self._claims.let_go()
         if (error := self._unexpected) is not None:
             self._unexpected = None
             raise error
@@ -135,27 +116,10 @@ class Dispatcher:
     async def _resume(self) -> None:
         """Go on where the process before this one was."""
         if not self._resumed:
-            before = await self._off_loop(self._outbox.delivery_state)
+            before = await self._claims.state_before()
             if before is not None:
                 self.breaker.resume(before)
             self._resumed = True
-
-    async def _mind_the_clock(self) -> None:
-        """No deployment waits longer than the longest backoff.
-
-        It might when a clock was set back: looked after at the start, whenever the clock was set, and now and then, for
-        it may have been set and set back while somebody else stored something.
-        """
-        was_set = self._drift is None or abs(self._drift.ms()) > CLOCK_WAS_SET_MS
-        if was_set or self._clock.monotonic() >= self._due_looked_after_at:
-            drift = Drift(self._clock)
-            if await self._make_due(self._latest()):
-                self._drift = drift
-                self._due_looked_after_at = self._clock.monotonic() + self._settings.backoff_max_ms / 1000
-
-    def _latest(self) -> int:
-        """When the next attempt of anything is at the latest."""
-        return self._clock.now_ms() + self._settings.backoff_max_ms
 
     async def _probe(self) -> bool:
         """Send one deployment to see whether Hivel is back; True when it is."""
@@ -163,7 +127,7 @@ class Dispatcher:
             self.breaker.probe_now()
         if not self.breaker.may_probe():
             return False
-        claimed = await self._least_tried()
+        claimed = await self._claims.take_least_tried(self._rng)
         if claimed is None:
             return False
         await self._deliver(claimed, lane=0)
@@ -171,28 +135,15 @@ class Dispatcher:
         if self.breaker.state is not BreakerState.OPEN:
             return False
         # Hivel is back: nobody waits out a backoff that the outage caused.
-        await self._make_due(self._clock.now_ms())
-        return True
-
-    async def _make_due(self, later_than: int) -> bool:
-        try:
-            await self._off_loop(partial(self._outbox.make_due, later_than=later_than))
-        except DamagedError:
-            raise
-        except OutboxError as error:
-            self.trouble = error
-            return False
+        await self._claims.make_all_due()
         return True
 
     # ---- sending
 
-    async def _is_anything_due(self) -> bool:
-        """Mostly nothing is, and this is asked every second: no senders are started to find that out."""
-        async with self._using_outbox:
-            await self._claim()
-        return bool(self._ready)
-
-    async def _send_all(self) -> None:
+    async def _send_what_is_due(self) -> None:
+        await self._claims.fill()
+        if not self._claims.waiting:  # mostly so, and asked every second: no tasks are started to find that out
+            return
         self._free_lanes = list(range(self._settings.concurrency))
         try:
             async with asyncio.TaskGroup() as group:
@@ -211,7 +162,7 @@ class Dispatcher:
     async def _send_from(self, lane: int, senders: asyncio.TaskGroup) -> None:
         """Send until nothing is due; as long as there is more, somebody else sends too."""
         while (claimed := await self._next_in_its_turn()) is not None:
-            if self._ready and self._free_lanes:
+            if self._claims.waiting and self._free_lanes:
                 self._start_sending(senders)
             await self._deliver(claimed, lane)
         self._free_lanes.append(lane)
@@ -221,20 +172,12 @@ class Dispatcher:
         if (wait_s := self._rate.reserve()) > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
-        if not self._may_go():
-            return None
-        if not self._has_fresh():
-            async with self._using_outbox:
-                if not self._has_fresh() and self._may_go():
-                    await self._claim()
-        return self._ready.popleft() if self._ready and self._may_go() else None
-
-    def _has_fresh(self) -> bool:
-        return bool(self._ready) and self._clock.monotonic() - self._claimed_at <= CLAIM_HOLDS_S
+        if self._may_go():
+            await self._claims.fill()
+        return self._claims.take() if self._may_go() else None
 
     def _may_go(self) -> bool:
-        stopped = self._stopping.is_set() or self.breaker.state is not BreakerState.OPEN
-        return not stopped and len(self._unsettled) < UNSETTLED_AT_MOST
+        return not self._stopping.is_set() and self.breaker.state is BreakerState.OPEN and not self._claims.full
 
     async def _deliver(self, claimed: Claimed, lane: int) -> None:
         at, started = self._clock.now_ms(), self._clock.monotonic()
@@ -244,11 +187,11 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this deployment
             came = error
         finally:
-            self._claimed.discard(claimed.number)
+            self._claims.landed(claimed)
         duration_ms = round((self._clock.monotonic() - started) * 1000)
         before = self.breaker.state
         outcome = given_up(claimed, self._noted(claimed, came), self._settings, self._clock.now_ms())
-        self._unsettled.add(self._settlement(claimed, at, duration_ms, outcome))
+        self._claims.add(self._settlement(claimed, at, duration_ms, outcome))
         self.tally.record(outcome)
         log_outcome(claimed, outcome, self.breaker, before)
 
@@ -273,36 +216,6 @@ class Dispatcher:
         self.breaker.trip(BreakerState.OUTAGE, outcome)
         return outcome
 
-    # ---- the outbox
-
-    async def _least_tried(self) -> Claimed | None:
-        """Any one of those: the oldest may be some that Hivel always stumbles over, and speak for no others."""
-        async with self._using_outbox:
-            await self._claim()
-        least = min((claimed.attempts for claimed in self._ready), default=0)
-        candidates = [claimed for claimed in self._ready if claimed.attempts == least]
-        self._ready.clear()
-        self._claimed.clear()
-        if not candidates:
-            return None
-        claimed = self._rng.choice(candidates)
-        self._claimed.add(claimed.number)
-        return claimed
-
-    async def _claim(self) -> None:
-        """What was answered and is not stored yet is claimed again only when it has to be sent again."""
-        self._claimed.difference_update(claimed.number for claimed in self._ready)
-        self._ready.clear()
-        now, self._claimed_at = self._clock.now_ms(), self._clock.monotonic()
-        limit = CLAIM + self._unsettled.undelivered()
-        besides = self._claimed | self._unsettled.delivered()
-        found = await self._off_loop(partial(self._outbox.claim, limit, besides=besides))
-        due = [claimed for claimed in found if not self._unsettled.answers(claimed, now, self._latest())]
-        for claimed in due[:CLAIM]:
-            tried = self._unsettled.attempts(claimed.number)
-            self._ready.append(replace(claimed, attempts=claimed.attempts + tried) if tried else claimed)
-            self._claimed.add(claimed.number)
-
     def _settlement(self, claimed: Claimed, at: int, duration_ms: int, outcome: Outcome) -> Settlement:
         next_attempt_at = None
         if outcome.verdict is Verdict.RETRY:
@@ -326,47 +239,10 @@ class Dispatcher:
         while True:
             await asyncio.sleep(SETTLE_EVERY_S)
             await self._settle()
-            await self._mind_the_clock()
+            await self._claims.mind_the_clock()
 
     async def _settle(self) -> None:
-        """Store what came of the attempts so far, or keep it for the next time."""
-        try:
-            async with self._using_outbox:
-                while batch := self._unsettled.oldest(SETTLE_AT_MOST):
-                    await self._store(batch)
-                state = self.breaker.snapshot()
-                if state != self._saved_state:
-                    await self._off_loop(self._outbox.save_delivery_state, state)
-                    self._saved_state = state
-        except DamagedError:
-            raise
-        except OutboxError as error:
-            self.trouble = error
-        else:
-            self.trouble = None
-
-    async def _store(self, batch: list[Settlement]) -> None:
-        """Whoever is cancelled meanwhile has to know whether it was stored: nothing is settled twice."""
-        stored = False
-        settlements = [_not_later(settlement, self._latest()) for settlement in batch]
-
-        def settle() -> None:
-            nonlocal stored
-            self._outbox.settle(settlements)
-            stored = True
-
-        try:
-            await self._off_loop(settle)
-        finally:
-            if stored:
-                self._unsettled.stored(batch)
-
-
-def _not_later(settlement: Settlement, latest: int) -> Settlement:
-    """The clock may have been set back since it was made."""
-    if settlement.next_attempt_at is None or settlement.next_attempt_at <= latest:
-        return settlement
-    return replace(settlement, next_attempt_at=latest)
+        await self._claims.settle(self.breaker.snapshot())
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -13,6 +13,7 @@ import pytest
 
 from agent.config.credentials import Token
 from agent.config.settings import HivelSettings
+from agent.delivery import claims
 from agent.delivery import dispatcher as dispatching
 from agent.delivery.dispatcher import Dispatcher
 from agent.delivery.hivel import HivelClient
@@ -66,7 +67,7 @@ class Delivery:
                     self._dispatcher = Dispatcher(
                         self.outbox, client, self._settings, off_loop=off_loop, clock=clock, rng=random.Random(1)
                     )
-                self._dispatcher._sender, self._dispatcher._off_loop = client, off_loop
+                self._dispatcher._sender, self._dispatcher._claims._off_loop = client, off_loop
                 for _ in range(count):
                     await self._dispatcher.run()
                 return self._dispatcher.breaker
@@ -305,7 +306,7 @@ def test_delivery_goes_on_while_outcomes_cannot_be_stored_and_nothing_is_sent_ag
 def test_no_more_outcomes_are_kept_in_memory_than_there_is_room_for(
     outbox: SqliteOutbox, hivel: LocalHivel, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatching, "UNSETTLED_AT_MOST", 20)
+    monkeypatch.setattr(claims, "UNSETTLED_AT_MOST", 20)
     enqueue(outbox, range(100))
     with unwritable(outbox):
         delivery.passes(3)

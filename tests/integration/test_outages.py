@@ -112,15 +112,14 @@ def test_an_outage_of_hours_costs_few_requests_and_few_lines_and_ends_gently(
     outbox: SqliteOutbox, hivel: LocalHivel, hivel_server: LocalServer, hivel_settings: HivelSettings, gauge: Gauge,
     delivery_settings: DeliverySettings, clock: FakeClock, fault: str,
 ) -> None:  # fmt: skip
-    if fault == "time-out":
-        delivery_settings = replace(delivery_settings, timeout_ms=100)
+    during = replace(delivery_settings, timeout_ms=100) if fault == "time-out" else delivery_settings
     if (how := FAULTS[fault]) is not None:
         hivel.fault(how)
     else:
         hivel_server.stop()
     enqueue(outbox, range(WAITING))
     with capture_logs() as lines:
-        dispatcher, _ = deliver(outbox, hivel_settings, delivery_settings, clock, seconds=HOURS * 3600)
+        dispatcher, _ = deliver(outbox, hivel_settings, during, clock, seconds=HOURS * 3600)
         assert dispatcher.breaker.state == "outage"
         assert dispatcher.tally.retries.total() <= CONCURRENCY + HOURS * 3600 / 900 * 3
         assert states(outbox) == {"pending": WAITING}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from agent.config.settings import DeliverySettings
+from agent.delivery import claims
 from agent.delivery import dispatcher as dispatching
 from agent.delivery.answers import Answer
 from agent.delivery.dispatcher import Dispatcher
@@ -165,7 +166,7 @@ def test_attempts_count_on_while_they_cannot_be_stored(world: World) -> None:
 def test_those_that_wait_and_cannot_be_stored_do_not_hide_those_behind_them(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatching, "CLAIM", 5)
+    monkeypatch.setattr(claims, "CLAIM", 5)
     world.outbox.add(*range(1, 21))
     world.outbox.broken = FULL
     world.answers(*[REFUSED] * 12)
@@ -520,7 +521,7 @@ def test_nothing_due_is_found_out_with_one_question(world: World, monkeypatch: p
 def test_however_long_a_run_lasts_no_more_is_kept_in_mind_than_what_is_claimed_ahead(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatching, "CLAIM", 10)
+    monkeypatch.setattr(claims, "CLAIM", 10)
     monkeypatch.setattr(dispatching, "SETTLE_EVERY_S", 0)
     world.outbox.add(*range(1, 501))
     kept = []
