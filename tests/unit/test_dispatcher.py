@@ -21,9 +21,10 @@ from agent.delivery.answers import Answer
 from agent.delivery.dispatcher import Dispatcher
 from agent.model.deployment import State
 from agent.outbox.offloop import OffLoop
-from agent.outbox.values import DamagedError, DeliveryState, OutboxError
+from agent.outbox.values import DamagedError, DeliveryState, OutboxError, Settlement
+from tests.deployments import NOON
 from tests.integration.support import FakeClock
-from tests.unit.deliveries import FULL, STORED, UNAVAILABLE, MemoryDeliveries, ScriptedHivel, at_once
+from tests.unit.deliveries import FULL, STORED, UNAVAILABLE, MemoryDeliveries, ScriptedHivel, at_once, claimed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -532,6 +533,32 @@ def test_however_long_a_run_lasts_no_more_is_kept_in_mind_than_what_is_claimed_a
     world.run()
     assert world.outbox.states() == {"delivered": 500}
     assert max(kept) <= 20
+
+
+def test_a_settling_ends_although_more_and_more_is_to_be_settled(world: World) -> None:
+    """Claims wait for it: they would wait until nothing is left to be sent."""
+    world.outbox.add(*range(1, 101))
+    own = claims.Claims(world.outbox, at_once, world.clock, 900_000)
+    settle = world.outbox.settle
+    batches = []
+
+    def settle_and_add(settlements: list[Settlement]) -> None:
+        batches.append(len(settlements))
+        settle(settlements)
+        own.add(delivered(len(batches) + 1))
+
+    world.outbox.settle = settle_and_add  # type: ignore[method-assign,assignment]
+    own.add(delivered(1))
+    state = world.dispatcher.breaker.snapshot()
+    asyncio.run(own.settle(state))
+    assert batches == [1]
+    own.let_go()
+    asyncio.run(own.settle(state))
+    assert batches == [1, 1]
+
+
+def delivered(number: int) -> Settlement:
+    return Settlement(claimed(number), State.DELIVERED, True, NOON, 1, 200, "delivered", "")
 
 
 def test_when_hivel_is_back_nobody_waits_out_a_backoff(world: World) -> None:
