@@ -222,6 +222,19 @@ def test_a_deployment_goes_later_and_leaves_its_id_for_a_while(outbox: Outbox, c
     assert known_start(outbox, 1) is None
 
 
+def test_attempts_of_a_deleted_deployment_are_nobodys(outbox: Outbox, clock: FakeClock) -> None:
+    """Its number may be given again."""
+    [first] = inserted(outbox, deployment(1))
+    outbox.settle([retry(claim_of(outbox, 1)), refusal(claim_of(outbox, 1))])
+    outbox.discard([stored(outbox, 1)], "why")
+    assert len(outbox.attempts(first)) == 2
+    clock.advance(ms=401 * DAY)
+    clean_up(outbox, KEEP)
+    assert outbox.attempts(first) == []
+    [second] = inserted(outbox, deployment(2))
+    assert outbox.attempts(second) == []
+
+
 def test_what_was_discarded_goes_as_what_was_delivered(outbox: Outbox, clock: FakeClock) -> None:
     in_state(outbox, State.DISCARDED)
     clock.advance(ms=401 * DAY)
