@@ -134,16 +134,24 @@ def _says(build: BuildFacts, until: int, said: int) -> bool:
 
 
 def _unknown(fact: Fact, unknown: list[BuildFacts], *, by_said_start: bool) -> BuildFacts:
-    """The build that nobody knows which it is: reports with no more than ten minutes between them are of one."""
-    stamp = fact.received_at
-    began = min(stamp, fact.started_at) if by_said_start and fact.started_at is not None else stamp
-    for build in reversed(unknown):
-        if began <= build.last_seen_at + SAME_BUILD_MS:
-            build.last_seen_at = max(build.last_seen_at, stamp)
-            return build
-    made = BuildFacts(BuildRef(stamp, known=False), last_seen_at=stamp)
-    unknown.append(made)
-    return made
+    """The build that nobody knows which it is: reports with no more than ten minutes between them are of one.
+
+    So are those that say the very same start: two builds of one number do not begin in the same millisecond.
+    """
+    stamp, said = fact.received_at, fact.started_at
+    began = min(stamp, said) if by_said_start and said is not None else stamp
+    same = [build for build in unknown if said is not None and said in _starts(build)]
+    near = [build for build in unknown if began <= build.last_seen_at + SAME_BUILD_MS]
+    of = next(iter((*same, *reversed(near))), None)
+    if of is None:
+        of = BuildFacts(BuildRef(stamp, known=False))
+        unknown.append(of)
+    of.last_seen_at = max(of.last_seen_at, stamp)
+    return of
+
+
+def _starts(build: BuildFacts) -> set[int | None]:
+    return {fact.started_at for fact in build.reports}
 
 
 def words_of(build: BuildFacts) -> Collection[int]:

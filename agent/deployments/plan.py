@@ -94,7 +94,7 @@ class _Build:
         left = self._bind()
         alone = len(self.parts) == 1 and not self.frozen
         planned = list[Deployment]()
-        for part in sorted(left, key=lambda part: (part.scope is Scope.STAGE, part.since, part.names)):
+        for part in sorted(left, key=lambda part: (part.scope is Scope.STAGE, part.since)):  # else in their own order
             row = next((row for row in held if _meets(row, part)), None)
             row = row or next((row for row in held if row.anchor == part.anchor), None)
             if row is not None:
@@ -105,9 +105,7 @@ class _Build:
     def _bind(self) -> list[Part]:
         """Give each part to the frozen deployment that stands for it; returns the parts that none stands for."""
         left = []
-        by_names = sorted(
-            self.parts, key=lambda part: (not any(_meets(row, part) for row in self.frozen), part.since, part.names)
-        )
+        by_names = sorted(self.parts, key=lambda part: (not any(_meets(row, part) for row in self.frozen), part.since))
         for part in by_names:
             place = self._place(part)
             if place is None:
@@ -135,7 +133,8 @@ class _Build:
         if part.scope is Scope.STAGE:
             if row.scope is Scope.STAGE:
                 return self._lost_its_start(row, part) or self._same_stage(place, part)
-            return not row.named and (row.content.environment in (part.content.environment, None) or _was_never(row))
+            by_rule = not row.named and not any(_meets(row, other) for other in self.parts)
+            return by_rule and (row.content.environment in (part.content.environment, None) or _was_never(row))
         if not part.named:
             return row.scope is not Scope.STAGE
         if row.scope is Scope.STAGE:

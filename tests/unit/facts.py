@@ -36,11 +36,15 @@ RUN = Run(PROJECT, "12")
 
 
 def rules(
-    environment: str | None = "production", *, stages: bool = False, controllers: tuple[str, ...] = ("main",)
+    environment: str | None = "production",
+    *,
+    stages: bool = False,
+    pattern: str = "re:Deploy (?P<environment>.+)",
+    controllers: tuple[str, ...] = ("main",),
 ) -> Rules:
     """One rule for every job; None: no rule matches. ``stages``: it wants the stages called "Deploy …"."""
     job = Pattern.parse("**" if environment is not None else "never")
-    stage = Pattern.parse("re:Deploy (?P<environment>.+)") if stages else None
+    stage = Pattern.parse(pattern) if stages else None
     groups = ("stage", "environment") if stages else ()
     template = Template.parse("{environment}|production" if stages else environment or "production", groups)
     rule = Rule(job, template, stage=stage)
@@ -172,4 +176,3 @@ def lived(draw: st.DrawFn, start: int, *, seen: bool = True, project: Project = 
 
 def covered(row: Deployment, names: Iterable[object]) -> bool:
     return not set(row.names).isdisjoint(names)
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from agent.model import fact as facts
+from agent.model.build import Stage
 from agent.model.deployment import Scope, State
 from agent.model.fact import Kind, Report
 from agent.model.keys import Project, Run, run_of_id
@@ -118,6 +119,15 @@ def test_a_report_without_environment_leaves_the_rules_stages_as_they_are() -> N
     assert ids(world) == ["main:deploy/shop#12:eu", "main:deploy/shop#12:us"]
     assert {row.content.image for row in world.rows} == {"shop:1.2"}
     assert {row.scope for row in world.rows} == {Scope.RULE}
+
+
+def test_of_two_stages_of_the_rule_with_one_environment_the_first_that_ran_has_the_short_id() -> None:
+    world = World(rules(stages=True))
+    ran = (Stage("Deploy z eu", "SUCCESS", NOON, NOON + 1), Stage("Deploy eu", "FAILED", NOON + 2, NOON + 3))
+    world.rules = rules(stages=True, pattern="re:Deploy.* (?P<environment>eu)$")
+    world.accept(facts.final(RUN, replace(build(NOON, END), stages=ran), at=END))
+    names = {row.deployment_id: row.names[0].stage for row in world.rows}
+    assert names == {"main:deploy/shop#12:eu": "Deploy z eu", "main:deploy/shop#12:eu:Deploy eu": "Deploy eu"}
 
 
 def test_stages_that_report_themselves_take_the_place_of_the_rules_parts() -> None:

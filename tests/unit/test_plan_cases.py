@@ -67,7 +67,6 @@ def test_a_build_whose_id_somebody_gave_to_a_deployment_of_that_time_is_no_secon
     assert world.rows == []
 
 
-@pytest.mark.xfail(strict=True, reason="attribution does not look at equal starts of builds that no poll knows yet")
 @pytest.mark.parametrize("fields", [{"stage": "Deploy"}, {}], ids=["stage", "whole"])
 def test_two_reports_of_an_hour_apart_that_say_the_same_start_are_of_one_build(fields: dict[str, str]) -> None:
     """Nobody has polled in between (Jenkins is down); the very same millisecond is no chance."""
@@ -82,3 +81,17 @@ def test_two_reports_of_an_hour_apart_that_say_the_same_start_are_of_one_build(f
     world.plan()
     world.deliver()
     assert list(world.hivel) == [world.rows[0].deployment_id]
+
+
+def test_a_stage_that_reports_itself_leaves_alone_what_was_reported_of_the_whole_build() -> None:
+    """It went out alone without a repository, and the poller will mend it."""
+    world = World(rules(None))
+    world.accept(facts.report(RUN, said("v1", repo_url=None), source="intake", at=NOON + MINUTE))
+    world.now = NOON + 2 * HOUR
+    world.plan()
+    assert [row.state for row in world.rows] == [State.FAILED]
+    world.accept(facts.seen(RUN, started_at=NOON, at=world.now))
+    world.accept(stage(world.now, environment="eu"))
+    assert sorted(row.state for row in world.rows) == [State.FAILED, State.PENDING]
+    world.accept(facts.final(RUN, build(NOON, NOON + 3 * HOUR), at=NOON + 3 * HOUR))
+    assert [row.state for row in world.rows] == [State.PENDING, State.PENDING]
