@@ -47,6 +47,8 @@ def show(report: OnceReport) -> None:
         )
         for problem in poll.problems:
             out.print(f"          [red]{escape(problem)}[/]")
+    for work, mistake in report.mistakes.items():
+        out.print(f"[red]{escape(work)}: {escape(mistake)}[/]")
     counts = report.counts
     out.print(delivery_line(report.delivery))
     out.print(f"events    {counts.pending} pending, {counts.delivered} delivered, {counts.failed} failed")

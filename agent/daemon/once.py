@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 from agent.daemon.composition import assembled
 from agent.daemon.damage import mend, what_is_broken
 from agent.inspect.status import delivery_status
+from agent.model.trouble import Unexpected
 from agent.outbox.sqlite.connection import RunLock
-from agent.outbox.values import DamagedError
+from agent.outbox.values import DamagedError, OutboxError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from agent.config.settings import Settings
     from agent.inspect.status import DeliveryStatus
     from agent.model.times import Clock
     from agent.outbox.values import Counts
     from agent.sources.jenkins.poller import PollReport
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class OnceReport:
-    """What a single pass did, and what it left behind."""
+    """What a single pass did, and what it left behind. ``mistakes``: unexpected errors by the work that they ended."""
 
     polls: list[PollReport]
     delivery: DeliveryStatus
     counts: Counts
+    mistakes: dict[str, str] = field(default_factory=dict)
 
     @property
     def needs_attention(self) -> bool:
         """Something failed: a poll, an event, or the delivery is paused. Events that merely wait are no failure."""
-        return bool(any(poll.problems for poll in self.polls) or self.counts.failed or self.delivery.state == "paused")
+        failed = self.mistakes or self.counts.failed or any(poll.problems for poll in self.polls)
+        return bool(failed or self.delivery.state == "paused")
 
 
 def once(settings: Settings, clock: Clock) -> OnceReport:
@@ -50,9 +57,27 @@ def once(settings: Settings, clock: Clock) -> OnceReport:
 
 
 async def _once(settings: Settings, clock: Clock) -> OnceReport:
+    unexpected = Unexpected(clock)
+
+    async def tried(work: str, coroutine: Coroutine[object, object, T]) -> T | None:
+        """A mistake in one work keeps nothing else from being done."""
+        try:
+            return await coroutine
+        except OutboxError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is told in the report
+            unexpected.note(work, error)
+            return None
+
     async with assembled(settings, clock) as parts:
-        await parts.reporting.take()
-        polls = await asyncio.gather(*(controller.poll() for controller in parts.controllers))
-        await parts.reporting.release()
-        await parts.deliver()
-        return OnceReport(polls, delivery_status(parts.dispatcher.breaker.snapshot()), await parts.counts())
+        await tried("reports", parts.reporting.take())
+        polling = (tried(f"polls of {each.settings.name}", each.poll()) for each in parts.controllers)
+        polls = await asyncio.gather(*polling)
+        await tried("held events", parts.reporting.release())
+        await tried("delivery", parts.deliver())
+        return OnceReport(
+            [report for report in polls if report is not None],
+            delivery_status(parts.dispatcher.breaker.snapshot()),
+            await parts.counts(),
+            unexpected.reasons,
+        )
