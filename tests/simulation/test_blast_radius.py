@@ -237,6 +237,38 @@ def test_a_build_whose_stages_cannot_be_asked_for_a_day_is_taken_without_them(st
     assert errors(staged) == {}
 
 
+def test_a_build_that_jenkins_cannot_read_is_asked_for_about_once_a_minute_for_a_day(story: Story) -> None:
+    number = story.build()
+    story.jenkins.corrupt_build(SHOP, number)
+    story.poll_for(minutes=2)
+    story.jenkins.clear_requests()
+    story.poll_for(minutes=60)
+    asked = sum(f"/{number}/" in request.path for request in story.jenkins.requests)
+    assert 55 <= asked <= 120
+    assert errors(story)[SHOP].error.startswith(f"build {number}: ")
+    story.later(minutes=22 * 60)
+    assert story.poll_for(minutes=2) == []
+    assert list(errors(story)) == [SHOP]
+    story.later(minutes=60)
+    story.poll_for(minutes=2)
+    with story.agent.outbox() as outbox:
+        [missed] = outbox.missed()
+    assert (missed.full_name, missed.builds, errors(story)) == (SHOP, 1, {})
+    assert story.agent.poll().requests == 1
+
+
+def test_a_long_build_that_cannot_be_read_for_a_moment_is_not_given_up(story: Story) -> None:
+    number = story.start()
+    for _ in range(3 * 24):
+        story.later(minutes=60)
+        story.poll()
+    story.jenkins.finish_build(SHOP, number)
+    story.jenkins.corrupt_build(SHOP, number)
+    assert story.poll_for(minutes=2) == []
+    story.jenkins.corrupt_build(SHOP, number, corrupt=False)
+    assert story.poll_for(minutes=2) == [f"main:deploy/shop#{number}"]
+
+
 # ---- the job, or the controller?
 
 

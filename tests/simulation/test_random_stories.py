@@ -25,6 +25,7 @@ At the edges of it:
 * A job with a past that takes the name of one that the agent knows may bring its past, if no poll read a build of it:
   by their numbers these are new builds, and that they started before may be the work of a clock that was set back.
 * For the same reason a build of a job that the agent knew when it started is owed whenever it ended by Jenkins' clock.
+* While the pages of a job fail, and until its backoff is over, nothing is owed. Afterwards everything is.
 * A build that stays odd (not building, no result) is owed when the grace period is over, with an unknown result.
 * Jenkins' times are whole seconds in its ``Date`` header: what ended in the second of the first start is neither. What
   was about to end then is not owed: it may be on no executor any more, and have no end yet.
@@ -42,7 +43,9 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from starlette.responses import HTMLResponse
 
+from agent.model.names import job_path
 from agent.sandbox.jenkins import Interrupted, LocalJenkins, Phase
 from tests.integration.support import FakeClock
 from tests.integration.support import rule as deployments_in
@@ -51,6 +54,8 @@ from tests.simulation.support import REPO, Agent, memory_folder, play_random_sto
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from starlette.responses import Response
 
 STORIES = int(os.environ.get("HIVEL_STORIES", "250"))
 STEPS = 35
@@ -156,6 +161,7 @@ class World(RuleBasedStateMachine):
         self.jenkins = LocalJenkins(now_ms=self.time.now_ms)
         self.jobs: list[Job] = []
         self.hidden: set[str] = set()
+        self.failing: dict[Job, str] = {}  # which of its pages
         self.up = True
         self.allowed: set[Build] = set()
         self.owed: set[Build] = set()
@@ -176,6 +182,7 @@ class World(RuleBasedStateMachine):
             Path(self.folder.name), self.agents_clock, {"main": self.jenkins}, (deployments_in(RULE),),
             since=f"{since_hours}h" if since_hours else "now",
         )  # fmt: skip
+        self.jenkins.break_with(self._fail)
         for folder in FOLDERS:
             self.jenkins.add_folder(folder, "multibranch" if folder.endswith("/mb") else "folder")
         for name in past.draw(st.lists(names, max_size=4, unique=True)):
@@ -319,7 +326,7 @@ class World(RuleBasedStateMachine):
             report_from = self.jenkins.now_ms - self.since_ms
             self.oldest = min(self.oldest or report_from, report_from // 1000 * 1000)
             self.newest = max(self.newest or 0, report_from)
-        undisturbed = poll() and up and self.up
+        undisturbed = poll() and up and self.up and not self.failing and not self.agent.unread()
         after = self._meeting()
         not_owed = self._not_owed(meeting) | self._not_owed(after)
         self._note_who_is_told(meeting)
@@ -654,6 +661,22 @@ class World(RuleBasedStateMachine):
     def _kind(job: Job) -> str:
         return "pipeline" if "/mb/" in job.name else job.kind
 
+    def _fail(self, path: str, _: str) -> Response | None:
+        for job, which in self.failing.items():
+            own = f"/{job_path(job.name)}/"
+            if path.startswith(own) and (which == "all" or (path == f"{own}api/json") == (which == "list")):
+                return HTMLResponse("", 504)
+        return None
+
+    @rule(pick=picks, which=st.sampled_from(["all", "list", "builds"]))
+    def the_pages_of_a_job_fail(self, pick: int, which: str) -> None:
+        self._each_job(pick, lambda job: self.failing.update({job: which}))
+
+    @precondition(lambda self: self.failing)
+    @rule()
+    def all_pages_can_be_read(self) -> None:
+        self.failing.clear()
+
     @rule(seconds=st.sampled_from([-900, -20, 20, 900]))
     def jenkins_clock_is_set(self, seconds: int) -> None:
         self._pass(seconds=1)
@@ -690,6 +713,8 @@ class World(RuleBasedStateMachine):
         """
         if not self.up:
             self._back(Interrupted.GOES_ON)
+        self.failing.clear()
+        self._pass(seconds=3_700)
         for name in list(self.hidden):
             self._show(name)
         for job in self.jobs:

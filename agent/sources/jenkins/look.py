@@ -190,6 +190,10 @@ class Sorter:
             self._follow(replace(build, waiting_since=since))
             self._look.troubles[build.number] = error
 
+    def is_only_expected(self, build: OpenBuild) -> bool:
+        """Whether all that is known is that its number was given away."""
+        return not build.seen and build.number not in self._candidate.unread
+
     def wait_or_miss(self, build: OpenBuild) -> None:
         """It is not there: it may appear in a moment, or is gone."""
         if waiting := self.still_waiting(build):
@@ -198,7 +202,10 @@ class Sorter:
             self._miss(build)
 
     def still_waiting(self, build: OpenBuild) -> OpenBuild | None:
-        """The build with the start of its waiting noted; None when it waited long enough."""
+        """The build with the start of its waiting noted; None when it waited long enough.
+
+        That it could not be read before is no waiting.
+        """
         since = self._now if build.number in self._candidate.unread else waiting_since(build, self._now)
         return None if self._now - since > GRACE_MS else replace(build, waiting_since=since)
 

@@ -109,8 +109,8 @@ class JobReader:
                 look.open_builds.append(build)
             elif trouble is not None:
                 sorter.not_shown(build, trouble)
-            elif not build.seen and ((waiting := sorter.still_waiting(build)) or asked >= ASK_FOR_MISSING):
-                sorter.wait_or_miss(waiting or build)
+            elif sorter.is_only_expected(build) and (sorter.still_waiting(build) or asked >= ASK_FOR_MISSING):
+                sorter.wait_or_miss(build)
             else:
                 asked += 1
                 final += self._ask_for(candidate.job.full_name, build, sorter)
