@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
+from agent.model.build import Build
 from agent.model.fact import SAME_BUILD_MS, Kind
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class BuildFacts:
 
     ref: BuildRef
     ended_at: int | None = None
+    gone_at: int | None = None
     last_seen_at: int = 0
     names: set[Project] = field(default_factory=set)
     is_kept: bool = False
@@ -54,15 +56,22 @@ class BuildFacts:
         """A poll said something of this build."""
         self.names.add(fact.run.project)
         if fact.kind is Kind.GONE:
-            self._ended(fact.received_at)
+            self.gone_at = max(self.gone_at or 0, fact.received_at)
             return
         self.last_seen_at = max(self.last_seen_at, fact.received_at)
-        if fact.kind is Kind.FINAL:
+        if isinstance(fact.body, Build):
             self.finals.append(fact)
-            self._ended(getattr(fact.body, "ended_at", fact.received_at))
+            ends = (fact.body.ended_at, *(() if self.ended_at is None else (self.ended_at,)))
+            self.ended_at = min(ends)
 
-    def _ended(self, at: int) -> None:
-        self.ended_at = at if self.ended_at is None else min(self.ended_at, at)
+    @property
+    def last_word_at(self) -> int:
+        """Until when it may say something (UTC ms): a little after its end, and nothing any more once it is gone."""
+        if self.ended_at is not None:
+            return max(self.ended_at + SAME_BUILD_MS, self.last_seen_at)
+        if self.gone_at is None or self.gone_at < self.last_seen_at:
+            return _NEVER
+        return self.gone_at
 
 
 def attribute(facts: Iterable[Fact], kept: Iterable[KeptBuild], *, by_said_start: bool) -> list[BuildFacts]:
@@ -117,19 +126,18 @@ def _fitting(fact: Fact, builds: list[BuildFacts]) -> BuildFacts | None:
         exact = [build for build, until in begun if _says(build, until, said)]
         if exact:
             return exact[-1]
-    fits = [build for build, until in begun if until == _NEVER or stamp < max(until, build.ref.started_at + 1)]
+    fits = [build for build, until in begun if stamp < max(until, build.ref.started_at + 1)]
     return fits[-1] if fits else None
 
 
 def _until(build: BuildFacts, later: BuildFacts | None) -> int:
     """From when on a report is not of this build any more."""
-    after_it = _NEVER if build.ended_at is None else max(build.ended_at + SAME_BUILD_MS, build.last_seen_at) + 1
-    return min(after_it, _NEVER if later is None else later.ref.started_at - SAME_BUILD_MS)
+    return min(build.last_word_at + 1, _NEVER if later is None else later.ref.started_at - SAME_BUILD_MS)
 
 
 def _says(build: BuildFacts, until: int, said: int) -> bool:
     """Whether a start that somebody said is within this build."""
-    latest = _NEVER if build.ended_at is None else build.ended_at + SAME_BUILD_MS
+    latest = build.last_word_at if build.ended_at is None else build.ended_at + SAME_BUILD_MS
     return build.ref.started_at - SAME_BUILD_MS <= said <= latest and said < until
 
 

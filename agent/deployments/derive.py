@@ -222,15 +222,20 @@ class _Parts:
         return found
 
     def _reported_stages(self) -> list[Part]:
-        parts = []
-        stages = sorted({(_stage_of(fact), self._written(fact)) for fact in self._staged})
-        for stage, environment in stages:
-            mine = [f for f in self._staged if (_stage_of(f), self._written(f)) == (stage, environment)]
-            parts += [self._reported_stage(stage, each) for each in _by_start(mine)]
-        return parts
+        """Each stage in each environment; a report that names none is of the one that the rule gives."""
+        groups: dict[tuple[str, str], list[Fact]] = {}
+        for fact in self._staged:
+            groups.setdefault((_stage_of(fact), self._environment_of_stage(fact)), []).append(fact)
+        return [
+            self._reported_stage(stage, each) for (stage, _), mine in sorted(groups.items()) for each in _by_start(mine)
+        ]
 
-    def _written(self, fact: Fact) -> str:
-        return contents.written_environment(_environment_of(fact), self._rules.options)
+    def _environment_of_stage(self, fact: Fact) -> str:
+        if said := _environment_of(fact):
+            return contents.written_environment(said, self._rules.options)
+        report = said_in([fact])
+        content, _ = contents.of_stage(self._basis(report, [fact]), _times([fact], report))
+        return content.environment or ""
 
     def _reported_stage(self, stage: str, mine: list[Fact]) -> Part:
         said = said_in(mine)
@@ -259,7 +264,7 @@ class _Parts:
             run=self._run(),
             build=facts.ref,
             build_started_at=started_at,
-            build_ended_at=max(started_at, facts.last_seen_at) if ended_at is None else ended_at,
+            build_ended_at=max(started_at, facts.last_seen_at, facts.gone_at or 0) if ended_at is None else ended_at,
             names=names,
             content=content,
             origins=origins,

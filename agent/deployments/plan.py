@@ -103,16 +103,26 @@ class _Build:
         return [*self.frozen, *planned]
 
     def _bind(self) -> list[Part]:
-        """Give each part to the frozen deployment that stands for it; returns the parts that none stands for."""
-        left = []
-        by_names = sorted(self.parts, key=lambda part: (not any(_meets(row, part) for row in self.frozen), part.since))
-        for part in by_names:
+        """Give each part to the frozen deployment that stands for it; returns the parts that none stands for.
+
+        The content of a deployment is that of one part: of its own, else of the first that is bound to it.
+        """
+        left, written = [], set[int]()
+        for part in sorted(self.parts, key=self._nearest_first):
             place = self._place(part)
             if place is None:
                 left.append(part)
-            else:
-                self.frozen[place] = _bound(self.frozen[place], part, self.moment)
+                continue
+            row = _bound(self.frozen[place], part)
+            if place not in written and _may_rewrite(row, part):
+                row = _rewritten(row, part, self.moment)
+                written.add(place)
+            self.frozen[place] = row
         return left
+
+    def _nearest_first(self, part: Part) -> tuple[bool, bool, int]:
+        own = any(row.names[0] in part.names for row in self.frozen)
+        return not own, not any(_meets(row, part) for row in self.frozen), part.since
 
     def _place(self, part: Part) -> int | None:
         places = range(len(self.frozen))
@@ -226,20 +236,30 @@ def _joined(names: tuple[Name, ...], more: tuple[Name, ...]) -> tuple[Name, ...]
     return tuple(dict.fromkeys((*names, *more)))
 
 
-def _bound(row: Deployment, part: Part, moment: Moment) -> Deployment:
-    """The deployment with this part bound to it, and with its content while Hivel does not have it."""
+def _bound(row: Deployment, part: Part) -> Deployment:
+    """The deployment with this part bound to it."""
     takes_its_place = part.scope is Scope.STAGE and row.scope is not Scope.STAGE and _was_never(row)
     names = (part.names, row.names) if takes_its_place else (row.names, part.names)
     bound = replace(row, names=_joined(*names))
-    if part.build.known:
-        bound = replace(bound, known=True, build_started_at=part.build_started_at, build_ended_at=part.build_ended_at)
-    if row.state not in (State.PENDING, State.FAILED) or part.without_body or not _may_rewrite(bound, part):
+    if not part.build.known:
         return bound
+    return replace(bound, known=True, build_started_at=part.build_started_at, build_ended_at=part.build_ended_at)
+
+
+def _may_rewrite(row: Deployment, part: Part) -> bool:
+    """Whether Hivel does not have it yet, and the part is what it is of, and not only covered by it."""
+    if row.state not in (State.PENDING, State.FAILED) or part.without_body or row.scope is not part.scope:
+        return False
+    return row.scope is not Scope.RULE or row.names[0] in part.names
+
+
+def _rewritten(row: Deployment, part: Part, moment: Moment) -> Deployment:
+    """The deployment with the content of the part; a failed one is tried again if that is another one."""
     if part.content == row.content:
-        return bound
+        return row
     problem = part.content.problem
     return replace(
-        bound,
+        row,
         content=part.content,
         revision=row.revision + 1,
         state=State.PENDING if problem is None else State.FAILED,
@@ -247,13 +267,6 @@ def _bound(row: Deployment, part: Part, moment: Moment) -> Deployment:
         settled_at=None if problem is None else moment.now,
         reason=problem,
     )
-
-
-def _may_rewrite(row: Deployment, part: Part) -> bool:
-    """Whether the part is what the deployment is of, and not only covered by it."""
-    if row.scope is not part.scope:
-        return False
-    return row.scope is not Scope.RULE or row.names[0] in part.names
 
 
 class _Ids:

@@ -97,7 +97,6 @@ def test_a_stage_that_reports_itself_leaves_alone_what_was_reported_of_the_whole
     assert [row.state for row in world.rows] == [State.PENDING, State.PENDING]
 
 
-@pytest.mark.xfail(strict=True, reason="ten minutes are given to a build that is known to be gone, too")
 def test_a_report_after_a_poll_found_a_build_gone_is_of_the_job_that_was_created_again() -> None:
     """Nothing that is gone says anything. The new build, of a job without a rule, is gone before a poll asks for it."""
     world = World(rules(None))
