@@ -167,15 +167,18 @@ def test_settlements_of_many_are_recorded_each(outbox: Outbox) -> None:
 # ---- settlements of another revision, or of what is not pending any more
 
 
-def test_what_was_sent_before_it_changed_is_delivered_as_it_was_sent(outbox: Outbox) -> None:
-    """Else the outbox would say that Hivel has what it does not have."""
+@pytest.mark.parametrize("build_started_at", [NOON, NOON + 5, NOON + 7])
+def test_what_was_sent_before_it_changed_is_delivered_as_it_was_sent(outbox: Outbox, build_started_at: int) -> None:
+    """Else the outbox would say that Hivel has what it does not have. What the deployment is of stays known."""
     [first] = inserted(outbox, deployment(1, content=content("staging", image="shop:1", pr_numbers=(1, 2))))
     [claimed] = outbox.claim(1)
-    newer = rewritten(outbox, first, content=content("production", started_at=NOON + 5, build_number="9"))
+    said = content("production", started_at=NOON + 5, build_number="9")
+    newer = rewritten(outbox, first, content=said, build_started_at=build_started_at)
     outbox.settle([success(claimed, at=NOON + 9)])
     after = stored(outbox, 1)
     assert after.content == first.content
     assert (after.state, after.revision, after.sent_revision, after.attempts) == (State.DELIVERED, 2, 1, 1)
+    assert newer.build_started_at == build_started_at
     assert (after.build_started_at, after.build_ended_at) == (newer.build_started_at, newer.build_ended_at)
     assert outbox.claim(9) == []
 

@@ -185,11 +185,14 @@ def test_the_clock_of_a_controller_that_is_years_ahead_keeps_nothing(outbox: Out
     assert not has_facts(outbox)
 
 
-def test_what_is_kept_of_a_renamed_job_goes_together_under_all_its_names(outbox: Outbox, clock: FakeClock) -> None:
-    """A report under the old name, and the deployment under the new one, are of one build."""
+@pytest.mark.parametrize("name", ["old", "new"])
+def test_what_is_kept_of_a_renamed_job_goes_together_under_all_its_names(
+    outbox: Outbox, clock: FakeClock, name: str
+) -> None:
+    """A report under the old name, the end of the build under the new one, and a deployment under either."""
     outbox.store([Change(facts=(reported(run(1, "old")),))])
     outbox.save_progress(Progress("main", renamed=(Renamed(JobCursor("old", 2, NOON), "new"),)))
-    [pending] = inserted(outbox, deployment(of=run(1, "new")))
+    [pending] = inserted(outbox, deployment(of=run(1, name)))
     outbox.store([Change(facts=(finished(run(1, "new")),))])
     clock.advance(ms=99 * DAY)
     clean_up(outbox, KEEP)

@@ -79,7 +79,7 @@ def test_what_was_undone_can_be_done_again(engine: Engine, outbox: Outbox) -> No
     assert [each.run for each in outbox.all_deployments()] == [run(1, "b"), run(1, "a")]
 
 
-def test_a_transaction_within_another_is_undone_alone(outbox: Outbox) -> None:
+def test_a_transaction_within_another_is_undone_alone(engine: Engine, outbox: Outbox) -> None:
     with outbox.transaction():
         enqueue(outbox, 1)
         with pytest.raises(CrashError), outbox.transaction():
@@ -88,8 +88,10 @@ def test_a_transaction_within_another_is_undone_alone(outbox: Outbox) -> None:
                 enqueue(outbox, 3, "other")
             raise CrashError
         enqueue(outbox, 4, "other")
-    assert [each.run for each in outbox.all_deployments()] == [run(1), run(4, "other")]
-    assert outbox.facts(run(2, "other")) == []
+    with closing(engine.open()) as other:
+        for each in (outbox, other):
+            assert [one.run for one in each.all_deployments()] == [run(1), run(4, "other")]
+            assert (each.facts(run(2, "other")), each.facts(run(4, "other"))) == ([], [finished(run(4, "other"))])
 
 
 def test_a_transaction_within_another_ends_with_the_other(engine: Engine, outbox: Outbox) -> None:

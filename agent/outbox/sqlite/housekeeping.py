@@ -38,7 +38,7 @@ _FACTS = (
     " ON f.project_id = json_extract(asked.value, '$[0]') AND f.run = json_extract(asked.value, '$[1]')"
 )
 _DEPLOYMENTS = (
-    "SELECT d.project_id, d.run, d.attempt, d.id, d.state, coalesce(d.settled_at, d.created_at)"
+    "SELECT d.project_id, d.run, d.attempt, d.state, coalesce(d.settled_at, d.created_at)"
     " FROM json_each(?1) AS asked CROSS JOIN deployments AS d"
     " ON d.project_id = json_extract(asked.value, '$[0]') AND d.run = json_extract(asked.value, '$[1]')"
 )
@@ -94,7 +94,7 @@ class _Stored:
     is_final: bool = False
     is_followed: bool = False
     received: list[int] = field(default_factory=list)
-    deployments: list[tuple[int, str, int]] = field(default_factory=list)  # number, state, time
+    deployments: list[tuple[str, int]] = field(default_factory=list)  # state, time
 
 
 class Housekeeping(Part):
@@ -151,8 +151,6 @@ class Housekeeping(Part):
         """Whether the facts of these runs can go."""
         names = self._all_names(places)
         stored = self._stored({each for under in names.values() for each in under})
-        if ahead := [number for each in stored.values() for number, _, time in each.deployments if time > now]:
-            self._settled_now(ahead, now)
         return {place: _age([stored[each] for each in under], now, cutoff) for place, under in names.items()}
 
     def _all_names(self, places: Iterable[Place]) -> dict[Place, list[Place]]:
@@ -173,9 +171,9 @@ class Housekeeping(Part):
             if (of_run := stored.get(_place(place))) is not None:
                 of_run.received.append(received_at)
                 of_run.is_final = of_run.is_final or kind in _FINAL
-        for *place, number, state, time in self._all(_DEPLOYMENTS, (asked,)):
+        for *place, state, time in self._all(_DEPLOYMENTS, (asked,)):
             if (of_run := stored.get(_place(place))) is not None:
-                of_run.deployments.append((number, state, time))
+                of_run.deployments.append((state, time))
         is_open, is_wanted = ({tuple(row) for row in self._all(_BUILDS.format(table=table), (asked,))}
                               for table in ("open_builds", "wanted_builds"))  # fmt: skip
         for place_, of_run in stored.items():
@@ -276,10 +274,10 @@ def _age(stored: Collection[_Stored], now: int, cutoff: int) -> Age:
     received = [time for of_name in stored for time in of_name.received]
     if deployments:  # a controller's clock may be ahead of ours: its facts count as soon as that time has come
         received = [time for time in received if time <= now]
-    last = max([*(time for _, _, time in deployments), *received], default=0)
+    last = max([*(time for _, time in deployments), *received], default=0)
     if cutoff <= last <= now:
         return Age.YOUNG
-    kept = any(state not in _SETTLED for _, state, _ in deployments) or any(each.is_followed for each in stored)
+    kept = any(state not in _SETTLED for state, _ in deployments) or any(each.is_followed for each in stored)
     return Age.STUCK if kept or last > now else Age.OLD
 
 
