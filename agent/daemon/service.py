@@ -140,13 +140,17 @@ class _Service:
             life.work.over.set()
 
     async def _end(self, life: Life) -> int | None:
-        """Returns how many events are pending when everything has come to its end, None where that cannot be told."""
+        """Returns how many events are pending at a stop, None where that cannot be told."""
         if late := await life.end(STOP_S):
             self._leave_in_the_middle(of=late)
         self._watchdog.watch()
-        if self._stopping.is_set():
-            await self._listeners.close_all()
-        return None if life.work.damage is not None else (await life.parts.counts()).pending
+        if not self._stopping.is_set():
+            return None
+        await self._listeners.close_all()
+        try:
+            return (await life.parts.counts()).pending
+        except OutboxError:
+            return None
 
     def _leave_in_the_middle(self, *, of: int) -> None:
         """Nothing is lost by it: what was not committed is read again, what was not settled is sent again."""
