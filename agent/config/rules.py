@@ -24,7 +24,7 @@ class RuleError(ValueError):
 
 
 class MaskedParameterError(ValueError):
-    """A template reads a password parameter, whose value Jenkins tells nobody."""
+    """A template reads a parameter without a value that Jenkins tells, such as a password, and nothing else helps."""
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,47 @@ class Template:
             raise RuleError(f"{text!r}: there is nothing on one side of a |")
         return cls(text, alternatives)
 
-    def render(self, fields: Mapping[str, str], masked: Iterable[str] = ()) -> str | None:
+    def render(
+        self, fields: Mapping[str, str], masked: Iterable[str] = (), kinds: Mapping[str, str] | None = None
+    ) -> str | None:
         """The text, or None when every alternative lacks a value. Raises :class:`MaskedParameterError`."""
-        alternative = self.choose(fields, masked)
+        alternative = self.choose(fields, masked, kinds)
         if alternative is None:
             return None
         return _FIELD.sub(lambda found: fields[found[1]].strip(), alternative)
 
-    def choose(self, fields: Mapping[str, str], masked: Iterable[str] = ()) -> str | None:
-        """The alternative that :meth:`render` takes, as it is written. Raises :class:`MaskedParameterError`."""
+    def choose(
+        self, fields: Mapping[str, str], masked: Iterable[str] = (), kinds: Mapping[str, str] | None = None
+    ) -> str | None:
+        """The alternative that :meth:`render` takes, as it is written.
+
+        ``masked``: parameters without a value; ``kinds`` says what they are. Raises :class:`MaskedParameterError` when
+        no alternative has a value, and one would have had it but for such a parameter.
+        """
+        passed_over = ""
         for alternative in self.alternatives:
             names = fields_of(alternative)
-            for name in names:
-                if name.startswith("params.") and name.removeprefix("params.") in masked:
-                    raise MaskedParameterError(f"{{{name}}} is a password parameter: Jenkins does not tell its value")
-            if all(fields.get(name, "").strip() for name in names):
+            valueless = valueless_of(names, masked)
+            if valueless:
+                passed_over = passed_over or valueless[0]
+            elif all(fields.get(name, "").strip() for name in names):
                 return alternative
+        if passed_over:
+            raise MaskedParameterError(without_value(passed_over, kinds or {}))
         return None
+
+
+def valueless_of(names: Iterable[str], masked: Iterable[str]) -> list[str]:
+    """Those fields of a template that are parameters without a value."""
+    without = {f"params.{name}" for name in masked}
+    return [name for name in names if name in without]
+
+
+def without_value(field: str, kinds: Mapping[str, str]) -> str:
+    """Why ``params.NAME`` has no value, in words."""
+    kind = kinds.get(field.removeprefix("params."), "password")
+    told = "which build it names, and no text" if kind == "run" else "no value"
+    return f"{{{field}}} is a {kind} parameter, of which Jenkins tells {told}"
 
 
 def fields_of(alternative: str) -> list[str]:

@@ -6,15 +6,18 @@ with ``checkouts = "each"`` one of each repository. What a report says goes befo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from agent.config.rules import MaskedParameterError, fields_of
-from agent.deployments import pulls, stages
+from agent.config.rules import MaskedParameterError, fields_of, valueless_of, without_value
+from agent.deployments import pulls, reported, stages
 from agent.deployments import repository as scm
+from agent.deployments.checkouts import Wanted
+from agent.deployments.reported import SAID
+from agent.deployments.urls import https_form, path_of, plain
 from agent.model import event as events
 from agent.model.deployment import Content, Name, Scope, event_of
 from agent.model.event import InvalidEventError
@@ -25,13 +28,13 @@ from agent.model.names import environment_of_name
 from agent.model.status import Provider, Status, normalise, parse_word
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from agent.config.rules import Match, Options, Rule, Template
     from agent.deployments.pulls import Pulls
     from agent.deployments.repository import Source
     from agent.model.build import Build, Stage
 
-# Where a field came from that the build itself reported.
-SAID = "the build's own report"
 NOTHING_SAID = Report(provider=JENKINS)
 # Hivel's own words for a result, in Jenkins'.
 _RESULTS = {"FAILED": "FAILURE", "CANCELED": "ABORTED", "CANCELLED": "ABORTED", "UNKNOWN": ""}
@@ -52,12 +55,31 @@ class Found:
 
 @dataclass(frozen=True)
 class Basis:
-    """What the parts of one build are made of: ``build`` as far as polls know it, its rule, and what was reported."""
+    """What the parts of one build are made of: ``build`` as far as polls know it, its rule, and what was reported.
+
+    ``left_out``: why something that was reported does not count, in words, by the field.
+    """
 
     build: Build
     match: Match
     options: Options
     said: Report = NOTHING_SAID
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def wanted(self) -> Wanted:
+        """What says which repository is the application's."""
+        said, rule = self.said, self.match.rule
+        url = (said.repo_url or "") if "repo_url" in said.given else ""
+        return Wanted(self.options.libraries, rule.repository, url, tuple(_named(self)))
+
+    def sources(self, *, each: bool = False) -> list[Source]:
+        """Where the build's code comes from."""
+        return scm.sources(self.build, wanted=self.wanted(), each=each)
+
+    def weighed(self) -> Basis:
+        """The same with that of the report which counts."""
+        said, left_out = reported.counted(self.said, self.sources()[0], self.wanted())
+        return replace(self, said=said, left_out=left_out)
 
 
 # ---- the parts
@@ -65,14 +87,14 @@ class Basis:
 
 def of_rule(basis: Basis) -> list[Found]:
     """The parts that the rule makes of a finished build; none when it wants stages and none of them ran."""
+    basis = basis.weighed()
     build, rule = basis.build, basis.match.rule
     units = _units(build, rule, basis.options)
     if isinstance(units, str):
         unit = _whole(build, basis.options, "controller, job and number")
         content = Content(status=unit.status, started_at=unit.started_at, ended_at=unit.ended_at, problem=units)
         return [Found(Name(Scope.WHOLE), content, {})]
-    each = rule.checkouts == "each" and not basis.said.repo_url
-    sources = scm.sources(build, repository=rule.repository, libraries=basis.options.libraries, each=each)
+    sources = basis.sources(each=rule.checkouts == "each" and not basis.said.repo_url)
     names, again = _repository_names(sources), _Counter()
     found = []
     for unit in units:
@@ -87,12 +109,14 @@ def of_rule(basis: Basis) -> list[Found]:
 
 def of_whole(basis: Basis) -> tuple[Content, dict[str, str]]:
     """A build of which somebody reported something as a whole."""
+    basis = basis.weighed()
     unit = _whole(basis.build, basis.options, "controller, job and number")
-    return _content(basis, unit, _source(basis), alone=True)
+    return _content(basis, unit, basis.sources()[0], alone=True)
 
 
 def of_stage(basis: Basis, times: tuple[int, int]) -> tuple[Content, dict[str, str]]:
     """A stage that reported itself; ``times``: its start and end (UTC ms)."""
+    basis = basis.weighed()
     build, said = basis.build, basis.said
     result = result_of(said)
     status, origin = _status(result, f"result {result}", basis.options)
@@ -102,7 +126,7 @@ def of_stage(basis: Basis, times: tuple[int, int]) -> tuple[Content, dict[str, s
         "logs_url": "the build's page",
     } | dict.fromkeys(("start_time", "end_time"), SAID)
     unit = _Unit(status, *times, build.url, origins, said.stage)
-    return _content(basis, unit, _source(basis), alone=True)
+    return _content(basis, unit, basis.sources()[0], alone=True)
 
 
 def of_report(said: Report, options: Options, times: tuple[int, int]) -> tuple[Content, dict[str, str]]:
@@ -121,7 +145,8 @@ def of_report(said: Report, options: Options, times: tuple[int, int]) -> tuple[C
         image=said.image,
         logs_url=said.logs_url or said.url,
     )
-    return _checked(content), {}
+    declared = content.repo_url and Wanted(options.libraries).is_library(content.repo_url)
+    return _checked(content, _declared(content.repo_url) if declared else None), {}
 
 
 def result_of(said: Report) -> str | None:
@@ -138,8 +163,21 @@ def _status_of_provider(said: Report) -> Status:
         return Status.UNKNOWN
 
 
-def _source(basis: Basis) -> Source:
-    return scm.sources(basis.build, repository=basis.match.rule.repository, libraries=basis.options.libraries)[0]
+def _named(basis: Basis) -> Iterator[tuple[str, str]]:
+    """The revisions that the report and the rule name, each with the words for it."""
+    said, template = basis.said, basis.match.rule.branch
+    for name in ("commit_hash", "branch"):
+        if name in said.given and (value := getattr(said, name)):
+            yield value, SAID
+    if template is None:
+        return
+    fields = _Fields(basis.build, _parameters(basis.build) | _of_job(basis), {})
+    try:
+        text, _ = fields.render(template)
+    except MaskedParameterError:
+        return
+    if text:
+        yield text, f'the rule\'s branch = "{template.text}"'
 
 
 class _Counter:
@@ -285,16 +323,19 @@ class _Fields:
 
     def render(self, template: Template) -> tuple[str | None, str]:
         """The text and in words where it came from. Raises :class:`agent.config.rules.MaskedParameterError`."""
-        masked = self.build.masked_parameters
-        alternative = template.choose(self.values, masked)
+        masked, kinds = self.build.masked_parameters, self.build.parameter_kinds
+        alternative = template.choose(self.values, masked, kinds)
         if alternative is None:
             return None, ""
         words = list(dict.fromkeys(self._origin(name) for name in fields_of(alternative)))
-        if not words:
-            return template.render(self.values, masked), "the rule's literal"
         whole = alternative.startswith("{") and alternative.find("}") == len(alternative) - 1
-        origin = ", ".join(words)
-        return template.render(self.values, masked), origin if whole else f'the rule\'s "{alternative}": {origin}'
+        origin = ", ".join(words) or "the rule's literal"
+        if words and not whole:
+            origin = f'the rule\'s "{alternative}": {origin}'
+        before = template.alternatives[: template.alternatives.index(alternative)]
+        passed_over = [name for each in before for name in valueless_of(fields_of(each), masked)]
+        told = [without_value(name, kinds) for name in dict.fromkeys(passed_over)]
+        return template.render(self.values, masked, kinds), "; ".join((origin, *told))
 
     def _origin(self, name: str) -> str:
         return self.words.get(name) or f"parameter {name.removeprefix('params.')}"
@@ -302,10 +343,7 @@ class _Fields:
 
 def _template_fields(basis: Basis, unit: _Unit, source: Source) -> _Fields:
     build, match = basis.build, basis.match
-    values = {f"params.{name}": value for name, value in build.parameters.items()} | {
-        "job": build.job,
-        "job.environment": environment_of_name(build.job),
-        "number": str(build.number),
+    values = _parameters(build) | {
         "repo_url": source.repo_url or "",
         "branch": source.branch or "",
         "commit": source.commit or "",
@@ -313,11 +351,22 @@ def _template_fields(basis: Basis, unit: _Unit, source: Source) -> _Fields:
     words = {"job": "job name", "job.environment": "job name", "number": "build number"} | source.origins
     for name in match.groups:
         words[name] = f"job name ({name} of the rule's pattern)"
-    values |= match.groups  # the rule's own names win
+    values |= _of_job(basis)
     if unit.stage is not None:
         words |= dict.fromkeys(("stage", *unit.groups), f"stage {unit.stage}")
         values |= {"stage": unit.stage} | unit.groups
     return _Fields(build, values, words)
+
+
+def _parameters(build: Build) -> dict[str, str]:
+    return {f"params.{name}": value for name, value in build.parameters.items()}
+
+
+def _of_job(basis: Basis) -> dict[str, str]:
+    """What the job's name tells; the rule's own names win."""
+    build = basis.build
+    told = {"job": build.job, "job.environment": environment_of_name(build.job), "number": str(build.number)}
+    return told | basis.match.groups
 
 
 def _draft(basis: Basis, unit: _Unit, source: Source) -> _Draft:
@@ -331,6 +380,7 @@ def _draft(basis: Basis, unit: _Unit, source: Source) -> _Draft:
         "started_at": unit.started_at,
         "ended_at": unit.ended_at,
         "commit_hash": source.commit,
+        "first_commit_at": _first_commit_at(source),
         "build_number": str(basis.build.number),
         "logs_url": unit.logs_url,
     }
@@ -350,14 +400,35 @@ def _draft(basis: Basis, unit: _Unit, source: Source) -> _Draft:
     except MaskedParameterError as error:
         draft.reason = str(error)
     _fill_reported(draft, said, options)
+    for name, words in basis.left_out.items():
+        draft.origins[name] = "; ".join(filter(None, (draft.origins.get(name), words)))
+    _take_out_library(draft, basis.wanted())
     return draft
+
+
+def _take_out_library(draft: _Draft, wanted: Wanted) -> None:
+    """Whatever says so: a repository that is declared a library is no application's."""
+    repo_url = draft.fields.get("repo_url")
+    if repo_url and wanted.is_library(repo_url):
+        draft.fields["repo_url"] = None
+        draft.missing = draft.origins["repo_url"] = _declared(repo_url)
+
+
+def _declared(repo_url: str | None) -> str:
+    return f"[repositories] libraries declares {repo_url} a library"
+
+
+def _first_commit_at(source: Source) -> int | None:
+    """When the oldest commit was made that is new (UTC milliseconds)."""
+    times = [each.oldest_at for of in (source, *source.others) for each in of.changes if each.oldest_at is not None]
+    return min(times, default=None)
 
 
 def _fill_reported(draft: _Draft, said: Report, options: Options) -> None:
     """What the build said of itself goes before what a rule or its JSON tells."""
     for name in ("branch", "repo_url", "environment", "commit_hash", "image", "logs_url"):
         if value := getattr(said, name):
-            draft.fields[name], draft.origins[name] = value, SAID
+            draft.fields[name], draft.origins[name] = value, reported.origin(said, name)
     if said.branch:
         draft.fields["branch"] = branch_name(said.branch, commit=said.commit_hash or "")
     if said.repo_url:
@@ -369,7 +440,7 @@ def _fill_reported(draft: _Draft, said: Report, options: Options) -> None:
 def written_repo_url(repo_url: str, options: Options) -> str:
     """The URL as it is sent: without credentials, in the form that ``[repositories]`` wants."""
     bare = without_credentials(repo_url)
-    return scm.https_form(bare) if options.url_form == "https" else bare
+    return https_form(bare) if options.url_form == "https" else bare
 
 
 def written_environment(environment: str, options: Options) -> str:
@@ -413,32 +484,46 @@ def _repository_names(sources: list[Source]) -> list[str]:
     """What tells the repositories of a build apart: nothing when there is one, ``acme/shop``, or with host."""
     if len(sources) == 1:
         return [""]
-    paths = [scm.path_of(source.repo_url or "") for source in sources]
+    paths = [path_of(source.repo_url or "") for source in sources]
     return [
-        path if paths.count(path) == 1 else scm.plain(source.repo_url or "")
+        path if paths.count(path) == 1 else plain(source.repo_url or "")
         for path, source in zip(paths, sources, strict=True)
     ]
 
 
-def _pulls(build: Build, said: Report, *, alone: bool) -> Pulls:
-    """Pull requests of the build, else of the upstream build that it deploys; change sets name no repository."""
+def _pulls(build: Build, said: Report, source: Source, *, alone: bool) -> Pulls:
+    """Pull requests of the build, else of the builds whose code it deploys; only those of the source's repository."""
     if said.pr_number or said.pr_numbers:
         return pulls.Pulls(said.pr_number or str(said.pr_numbers[0]), said.pr_numbers, SAID)
     if not alone:
-        return pulls.Pulls(origin="left out: the build does not tell which repository they belong to")
-    found = pulls.of_build(build)
-    holder = scm.holder_of(build)
-    if found.numbers or holder is build:
+        told = _joined([pulls.of_messages(_messages(source))], "merges in the change sets")
+        return told or pulls.Pulls(origin="left out: the build does not tell which repository they belong to")
+    mine = source if source.build is build else scm.NOTHING
+    found = pulls.of_build(build, checkouts=mine.checkouts, messages=_messages(mine))
+    if found.numbers or source.build is None or source.build is build:
         return found
-    above = pulls.of_build(holder)
-    if not above.numbers:
-        return above
-    return pulls.Pulls(above.number, above.numbers, f"{above.origin} of upstream build {holder.job}#{holder.number}")
+    held = {
+        each.whose: pulls.of_build(each.build or build, checkouts=each.checkouts, messages=_messages(each))
+        for each in (source, *source.others)
+    }
+    telling = {whose: each for whose, each in held.items() if each.numbers}
+    words = ", ".join(f"{each.origin}{whose}" for whose, each in telling.items())
+    return _joined([each.numbers for each in telling.values()], words) or pulls.Pulls()
+
+
+def _joined(several: Iterable[Iterable[int]], words: str) -> Pulls | None:
+    numbers = tuple(dict.fromkeys(number for each in several for number in each))[: events.MOST_PULL_REQUESTS]
+    return pulls.Pulls(str(numbers[0]), numbers, words) if numbers else None
+
+
+def _messages(source: Source) -> tuple[str, ...]:
+    """Of everything that is new in it, newest first."""
+    return tuple(message for each in source.changes for message in each.messages)
 
 
 def _content(basis: Basis, unit: _Unit, source: Source, *, alone: bool) -> tuple[Content, dict[str, str]]:
     draft = _draft(basis, unit, source)
-    pulled = _pulls(basis.build, basis.said, alone=alone)
+    pulled = _pulls(basis.build, basis.said, source, alone=alone)
     origins = draft.origins
     if pulled.origin:
         origins |= dict.fromkeys(("pr_number", "pr_numbers"), pulled.origin)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agent.deployments.attribution import BuildFacts
 
 _ONE_RUN = BuildRef(0, known=False)
+_SAID = tuple(name for name in Report.__struct_fields__ if name != "given")
 
 
 def _everybody(_principal: str, _project: Project) -> bool:
@@ -113,12 +114,18 @@ def _order(fact: Fact) -> tuple[int, int]:
 
 
 def said_in(facts: Iterable[Fact]) -> Report:
-    """What reports say together: of each field the last word. They come in their order."""
+    """What reports say together: of each field the last word that was given, else the last. They come in order."""
     told: dict[str, object] = {}
+    given: set[str] = set()
     for fact in facts:
-        if isinstance(fact.body, Report):
-            told |= {name: value for name in Report.__struct_fields__ if (value := getattr(fact.body, name))}
-    return Report(**{"provider": ""} | told)  # type: ignore[arg-type]
+        if not isinstance(fact.body, Report):
+            continue
+        for name in _SAID:
+            value = getattr(fact.body, name)
+            if value and (name in fact.body.given or name not in given):
+                told[name] = value
+                given |= {name} & set(fact.body.given)
+    return Report(**{"provider": "", "given": tuple(sorted(given))} | told)  # type: ignore[arg-type]
 
 
 def _times(facts: Sequence[Fact], said: Report) -> tuple[int, int]:
@@ -282,7 +289,8 @@ def _worth(final: Fact) -> tuple[int, int, int]:
     build = final.body
     gaps = 0
     if isinstance(build, Build):
-        gaps = sum(not known for known in (build.checkouts or build.inherited, build.stages, build.url, build.result))
+        source, libraries = build.checkouts or build.inherited or build.related, build.libraries is not None
+        gaps = sum(not known for known in (source, libraries, build.stages, build.url, build.result))
     return gaps, final.received_at, final.word
 
 

@@ -82,7 +82,7 @@ def of_build(
     ``checkouts`` and ``messages``: those of the application, where they are known; without them all of the build's.
     """
     own = _own(build, build.checkouts if checkouts is None else checkouts)
-    merged = list(of_messages(build.change_messages if messages is None else messages))
+    merged = list(of_messages(build.messages if messages is None else messages))
     numbers = tuple(dict.fromkeys([*(number for number, _ in own), *merged]))[:MOST_PULL_REQUESTS]
     if not numbers:
         return Pulls()

@@ -1,237 +1,381 @@
-"""Repositories: which of a build's checkouts is the application's, and how a repository's URL is written."""
+"""Where a deployment's code comes from: repository, branch, commit and changes, of the build itself or of another one.
+
+A build that checked out nothing of an application takes them from the build that it names, repeats or was started by;
+one that failed before its checkout from its job.
+"""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
-from agent.model.git import branch_name, without_credentials
+from agent.deployments import checkouts as own_checkouts
+from agent.deployments.checkouts import Applications, Candidate, Wanted, own_branch
+from agent.deployments.urls import is_same, plain, repository_of_page
+from agent.model.build import Build, ChangeSet, Related, Relation
+from agent.model.git import branch_name, branch_of_parameters, is_tag, remote_of, remotes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from agent.config.rules import Pattern
-    from agent.model.build import Build, Checkout
+    from agent.model.build import Checkout
 
-# A build records the checkout of a shared library like any other; told by the repository's name.
-_LIBRARY_NAME = re.compile(r"(?i)(^|[-_./:])(lib|libs|library|libraries)(\.git)?/?$")
-_BRANCH_PARAMETERS = ("BRANCH_NAME", "GIT_BRANCH", "BRANCH")
-
-_HOST = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]?#\\]+)"
-_WITH_SCHEME = re.compile(
-    rf"(?i:(?P<scheme>https|ssh|git\+ssh|ssh\+git|git))://(?:[^/]*@)?{_HOST}(?P<port>:[0-9]*)?/+(?P<path>.*)", re.DOTALL
-)
-# git@host:path; one letter before the colon is a drive of Windows.
-_SCP_LIKE = re.compile(rf"(?:[^/:@\s]+@)?(?![A-Za-z]:){_HOST}:/*(?P<path>(?!//).*)", re.DOTALL)
-_ENDINGS = re.compile(r"(?:/|\.git)+\Z")
-_AZURE_HOSTS = ("ssh.dev.azure.com", "vs-ssh.visualstudio.com")
-_AZURE_PATH = re.compile(r"v3/(?P<organisation>[^/]+)/(?P<project>[^/]+)/(?P<repository>[^/]+)\Z")
+_RAN = ("SUCCESS", "UNSTABLE")
+# Shorter values of parameters stand in many texts by chance.
+_TELLING = 2
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a deployment's code comes from; ``origins`` says in words how ``repo_url``, ``branch``, ``commit`` came."""
+    """Where a deployment's code comes from; ``origins`` says in words how ``repo_url``, ``branch``, ``commit`` came.
+
+    ``own``: what the build or its job tell of themselves, and no other build. ``build``: the one that has the checkout
+    (``whose``: in words, empty for the build itself); ``checkouts`` and ``changes`` are those of the application in it.
+    ``others``: what more it brings, from builds that started it together with this one. ``libraries``: what the build
+    itself checked out of shared libraries.
+    """
 
     repo_url: str | None = None
     branch: str | None = None
     commit: str | None = None
     origins: dict[str, str] = field(default_factory=dict)
+    own: bool = False
+    build: Build | None = None
+    whose: str = ""
+    checkouts: tuple[Checkout, ...] = ()
+    changes: tuple[ChangeSet, ...] = ()
+    others: tuple[Source, ...] = ()
+    libraries: tuple[Checkout, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """One repository among a build's checkouts: the ``remote``-th URL of the ``number``-th checkout (from 1)."""
-
-    checkout: Checkout
-    number: int
-    remote: int
-
-    @property
-    def url(self) -> str:
-        return self.checkout.remote_urls[self.remote]
-
-
-# ---- which repository
-
-
-def holder_of(build: Build) -> Build:
-    """The build whose checkouts count: itself, or the upstream build that had one."""
-    holder = build
-    while not holder.checkouts and holder.inherited is not None:
-        holder = holder.inherited
-    return holder
+NOTHING = Source()
 
 
 def sources(
-    build: Build, *, repository: Pattern | None = None, libraries: Sequence[Pattern] = (), each: bool = False
+    build: Build,
+    *,
+    repository: Pattern | None = None,
+    libraries: Sequence[Pattern] = (),
+    each: bool = False,
+    wanted: Wanted | None = None,
 ) -> list[Source]:
     """The application's repository; with ``each`` all of them that are no libraries; never an empty list.
 
-    A build without a checkout takes what the upstream build had that is kept in ``inherited``.
+    ``wanted``: instead of ``repository`` and ``libraries``.
     """
-    holder = holder_of(build)
-    whose = "" if holder is build else f" of upstream build {holder.job}#{holder.number}"
-    candidates, note = _candidates(holder, repository, libraries)
-    if not candidates:
-        branch, origin = _branch_elsewhere(holder, whose)
-        origins = {"branch": origin} if branch else {}
-        return [Source(branch=branch, origins=origins | ({"repo_url": note} if note else {}))]
-    if each:
-        said = note if len(candidates) == 1 else ""
-        return [_source(build, holder, candidate, whose, said) for candidate in candidates]
-    if len(candidates) > 1 and not note:
-        urls = ", ".join(candidate.url for candidate in candidates)
-        note = f"{len(candidates)} checkouts could be the application's: {urls}; "
-        note += "the first was taken; set repository in the rule"
-    return [_source(build, holder, candidates[0], whose, note)]
+    search = _Search(build, wanted or Wanted(libraries, repository))
+    found = search.each() if each else [search.one()]
+    left_out = own_checkouts.of_build(build, search.wanted).libraries
+    return [replace(source, libraries=left_out) for source in found]
 
 
-def _candidates(build: Build, repository: Pattern | None, libraries: Sequence[Pattern]) -> tuple[list[_Candidate], str]:
-    """The repositories that may be the application's, likeliest first, each once, and what is to be said of them."""
-    if not build.checkouts:
-        return [], ""
-    numbered = list(enumerate(build.checkouts, 1))
-    if repository is not None:
-        chosen = [
-            _Candidate(checkout, number, remote)
-            for number, checkout in numbered
-            for remote in _remotes(checkout)
-            if repository.match(plain(checkout.remote_urls[remote])) is not None
-        ]
-        if chosen:
-            return _distinct(chosen), f"chosen by repository = {repository.text!r}"
-        urls = ", ".join(url for checkout in build.checkouts for url in checkout.remote_urls)
-        return [], f"no checkout matches repository = {repository.text!r}: {urls}"
-    firsts = [_Candidate(checkout, number, _remotes(checkout)[0]) for number, checkout in numbered]
-    applications = [candidate for candidate in firsts if not is_library(candidate.checkout, libraries)]
-    if not applications:
-        return firsts[:1], "nothing but a library was checked out; set repo_url in the rule if it is not the one"
-    if build.branch_job:
-        own = [c for c in applications if _own_branch(build) in map(branch_name, c.checkout.branches)]
-        if own and len(own) < len(applications):
-            rest = [candidate for candidate in applications if candidate not in own]
-            note = "the one on the job's own branch" if len(_distinct(own)) == 1 else ""
-            return _distinct([*own, *rest]), note
-    return _distinct(applications), ""
+def has_application(build: Build, wanted: Wanted) -> bool:
+    """Whether the build, or one of those that were read for its sake, checked out an application."""
+    return _held_by(build, wanted) is not None
 
 
-def _distinct(candidates: Iterable[_Candidate]) -> list[_Candidate]:
-    """Each repository once: a build may check out the same one several times."""
-    distinct: dict[str, _Candidate] = {}
-    for candidate in candidates:
-        distinct.setdefault(plain(candidate.url), candidate)
-    return list(distinct.values())
+def failed_early(build: Build) -> bool:
+    """Whether a build that checked nothing out may have failed before it came to that."""
+    return build.result not in _RAN
 
 
-def is_library(checkout: Checkout, libraries: Iterable[Pattern] = ()) -> bool:
-    """Whether a checkout is that of a shared library, by its name or by the patterns of the configuration."""
-    for url in checkout.remote_urls:
-        name = plain(url)
-        if _LIBRARY_NAME.search(url) or any(pattern.match(name) is not None for pattern in libraries):
-            return True
-    return False
+# ---- which build
 
 
-def _remotes(checkout: Checkout) -> list[int]:
-    """The places of the remotes' URLs, the one that is called origin first."""
-    places = list(range(len(checkout.remote_urls)))
-    first = _origin(checkout)
-    if len(checkout.branches) == len(places) and first < len(places):
-        places.insert(0, places.pop(first))
-    return places
+@dataclass(frozen=True)
+class _Held:
+    """A build that checked out the application, and the way to it. ``others``: of builds that also started it."""
+
+    build: Build
+    applications: Applications
+    way: tuple[Related, ...] = ()
+    others: tuple[_Held, ...] = ()
 
 
-def _origin(checkout: Checkout) -> int:
-    """With several remotes, the place of the branch of the one that is called origin; else the first."""
-    for index, name in enumerate(checkout.branches):
-        if name.removeprefix("refs/remotes/").startswith("origin/"):
-            return index
-    return 0
+def _held_by(build: Build, wanted: Wanted) -> _Held | None:
+    """The build that a run parameter names, the build itself, the one that it repeats, or those that started it."""
+    if found := _first(build, Relation.NAMED, wanted):
+        return found
+    applications = own_checkouts.of_build(build, wanted)
+    if applications.candidates and not applications.last_resort:
+        return _Held(build, applications)
+    if found := _first(build, Relation.REPEATED, wanted):
+        return found
+    return None if _failed_early(build, wanted) else _newest_cause(build, wanted)
 
 
-def _source(build: Build, holder: Build, candidate: _Candidate, whose: str, note: str) -> Source:
-    checkout = candidate.checkout
-    raw = _branch_of(candidate)
-    where = f"checkout {candidate.number} of {len(holder.checkouts)}{whose}"
-    remote = raw.removeprefix("refs/").removeprefix("remotes/").partition("/")[0] if "/" in raw else ""
-    called = f" ({remote})" if remote in ("origin", "upstream") or raw.startswith("refs/remotes/") else ""
-    if not note and len(checkout.remote_urls) > 1 and remote != "origin":
-        note = f"{len(checkout.remote_urls)} remotes: {', '.join(checkout.remote_urls)}; the first was taken"
-        note += "; set repository in the rule"
-    origins = {"repo_url": f"{where}{called}" + (f"; {note}" if note else "")}
-    branch = branch_name(raw)
-    if branch:
-        origins["branch"] = f"tag of {where}" if "refs/tags/" in raw else f"{where}{called}"
-    else:
-        branch, origin = _branch_elsewhere(holder, whose)
-        if branch is None and holder is not build:
-            branch, origin = _branch_elsewhere(build, "")
+def _related(build: Build) -> tuple[Related, ...]:
+    inherited = (Related(Relation.CAUSE, build.inherited),) if build.inherited is not None else ()
+    return build.related or inherited
+
+
+def _through(related: Related, wanted: Wanted) -> _Held | None:
+    found = _held_by(related.build, wanted)
+    return found and replace(found, way=(related, *found.way))
+
+
+def _first(build: Build, how: Relation, wanted: Wanted) -> _Held | None:
+    held = (_through(each, wanted) for each in _related(build) if each.how is how)
+    return next((found for found in held if found), None)
+
+
+def _newest_cause(build: Build, wanted: Wanted) -> _Held | None:
+    """Several builds that are folded in the queue: the newest one's commit is deployed, with what all of them bring."""
+    causes = [each for each in _related(build) if each.how is Relation.CAUSE]
+    held = [found for each in causes if (found := _through(each, wanted))]
+    if not held:
+        return None
+    newest = max(held, key=lambda each: (each.way[0].build.started_at, each.way[0].build.number))
+    return replace(newest, others=(*newest.others, *(each for each in held if each is not newest)))
+
+
+def _failed_early(build: Build, wanted: Wanted) -> bool:
+    """Whether a build failed before a checkout that other builds of its job have."""
+    return failed_early(build) and any(
+        each.how is Relation.SAME_JOB and _held_by(each.build, wanted) is not None for each in _related(build)
+    )
+
+
+# ---- what it tells
+
+
+class _Search:
+    """The sources of one build."""
+
+    def __init__(self, build: Build, wanted: Wanted) -> None:
+        self.build = build
+        self.wanted = wanted
+
+    def one(self) -> Source:
+        held = _held_by(self.build, self.wanted)
+        if held is not None:
+            return self._with_others(held)
+        if (source := self._of_job()).repo_url:
+            return source
+        applications = own_checkouts.of_build(self.build, self.wanted)
+        if applications.candidates and not source.commit:  # a library most likely
+            return self._source(_Held(self.build, applications), applications.candidates[0])
+        note = applications.note or source.origins.get("repo_url", "")
+        return replace(source, origins=source.origins | ({"repo_url": note} if note else {}))
+
+    def each(self) -> list[Source]:
+        held = _held_by(self.build, self.wanted)
+        if held is None or len(held.applications.candidates) == 1:
+            return [self.one()]
+        several = replace(held, applications=replace(held.applications, certain=True))
+        return [self._source(several, candidate, alone=False) for candidate in held.applications.candidates]
+
+    def _with_others(self, held: _Held) -> Source:
+        source = self._source(held, held.applications.candidates[0])
+        others = [self._source(each, each.applications.candidates[0]) for each in held.others]
+        same = [each for each in others if is_same(each.repo_url or "", source.repo_url or "")]
+        if not others:
+            return source
+        builds = ", ".join(_called(each.way[0].build) for each in held.others)
+        note = f"{source.origins['repo_url']}; the newest of {len(others) + 1} that started it, beside {builds}"
+        return replace(source, others=tuple(same), origins=source.origins | {"repo_url": note})
+
+    def _source(self, held: _Held, candidate: Candidate, *, alone: bool = True) -> Source:
+        return _Reading(self.build, held, candidate, alone=alone).source()
+
+    def _of_job(self) -> Source:
+        """Of a build that checked nothing out: what its job and the other builds of the job tell."""
+        build, origins = self.build, dict[str, str]()
+        other = self._other_build() if failed_early(build) else None
+        repo_url = self._repository_of_job(other, origins)
+        branch, origins["branch"] = _branch_elsewhere(build, "")
+        if not branch and other:
+            branch, origins["branch"] = _branch_of_other(build, other)
+        commit = build.revision.commit if build.revision else None
+        if commit:
+            origins["commit"] = "what the branch job was started for"
+        told = {key: words for key, words in origins.items() if words}
+        # Systems that tell nothing of what was checked out may tell what is new in it.
+        changes = () if build.checkouts else build.change_sets
+        return Source(repo_url, branch, commit, told, own=bool(repo_url), build=build, changes=changes)
+
+    def _other_build(self) -> Source | None:
+        """Another build of the job with a checkout that does not depend on its parameters."""
+        for related in _related(self.build):
+            held = _through(related, self.wanted) if related.how is Relation.SAME_JOB else None
+            if held is not None and held.build is related.build:
+                found = self._source(held, held.applications.candidates[0])
+                if found.repo_url and not _by_parameter(self.build, related.build, found.repo_url):
+                    return found
+        return None
+
+    def _repository_of_job(self, other: Source | None, origins: dict[str, str]) -> str | None:
+        page = self.build.pull_request_url or ""
+        repository = repository_of_page(page)
+        pattern = self.wanted.repository
+        if repository and (
+            self.wanted.is_library(repository) or (pattern and pattern.match(plain(repository)) is None)
+        ):
+            repository = None
+        if other and other.repo_url and (repository is None or is_same(other.repo_url, repository)):
+            origins["repo_url"] = f"{other.origins['repo_url']}; this one checked nothing out"
+            return other.repo_url
+        if repository:
+            origins["repo_url"] = f"the branch job's page {page}"
+        return repository
+
+
+def _by_parameter(build: Build, other: Build, text: str | None) -> bool:
+    """Whether a parameter of the other build seems to have made this text, and this build's is not the same."""
+    return any(
+        len(value) >= _TELLING and value in (text or "") and build.parameters.get(name) != value
+        for name, value in other.parameters.items()
+    )
+
+
+def _branch_of_other(build: Build, source: Source) -> tuple[str | None, str]:
+    """The branch that another build of the job had, or what the parameter says by which it had that."""
+    other = source.build or build
+    for name, value in other.parameters.items():
+        if source.branch and branch_name(value, commit="") == source.branch:
+            branch = branch_name(build.parameters.get(name))
+            return branch, f"parameter {name}, by which {_called(other)} has its branch" if branch else ""
+    if _by_parameter(build, other, source.branch):
+        return None, ""
+    return source.branch, f"{source.origins.get('branch', '')}; this one checked nothing out" if source.branch else ""
+
+
+class _Reading:
+    """What one checkout of a build tells. ``alone``: it is the only one that counts."""
+
+    def __init__(self, build: Build, held: _Held, candidate: Candidate, *, alone: bool) -> None:
+        self._build = build
+        self._held = held
+        self._candidate = candidate
+        self._alone = alone
+        holder, checkout = held.build, candidate.checkout
+        self._raw = candidate.raw_branch
+        self._is_own_branch = holder.branch_job and self._raw == own_branch(holder)
+        remotes = () if self._is_own_branch else remotes_of(checkout.branches, len(checkout.remote_urls))
+        self._remotes = remotes
+        self._where = f"checkout {candidate.number} of {len(holder.checkouts)}{_whose(held.way)}"
+        self._remote = remote_of(self._raw, remotes)
+        self._called = f" ({self._remote})" if self._is_remote_to_tell() else ""
+
+    def source(self) -> Source:
+        candidate, checkout = self._candidate, self._candidate.checkout
+        origins = {"repo_url": self._said(self._note())}
+        branch, origins["branch"] = self._branch()
+        commit, origins["commit"] = self._commit()
+        return Source(
+            candidate.url or None,
+            branch,
+            commit,
+            {key: words for key, words in origins.items() if words},
+            own=self._held.build is self._build and not self._held.applications.last_resort,
+            build=self._held.build,
+            whose=_whose(self._held.way),
+            checkouts=(checkout,),
+            changes=self._changes(),
+        )
+
+    def _is_remote_to_tell(self) -> bool:
+        return self._remote in ("origin", "upstream") or (
+            bool(self._remote) and self._raw.startswith(("refs/remotes/", "remotes/"))
+        )
+
+    def _said(self, note: str) -> str:
+        return f"{self._where}{self._called}" + (f"; {note}" if note else "")
+
+    def _note(self) -> str:
+        """What is to be said of the choice of the repository."""
+        applications, urls = self._held.applications, self._candidate.checkout.remote_urls
+        if not urls:
+            return "its plugin does not tell the repository; set repo_url in the rule"
+        note = applications.note
+        if len(applications.candidates) > 1 and not note and not applications.certain:
+            all_urls = ", ".join(each.url for each in applications.candidates)
+            note = f"{len(applications.candidates)} checkouts could be the application's: {all_urls}; "
+            return note + "the first was taken; set repository in the rule"
+        told = self._remote == "origin" or own_checkouts.is_called_after(self._candidate.url, self._candidate.checkout)
+        if not note and len({plain(url) for url in urls}) > 1 and not told:
+            note = f"{len(urls)} remotes: {', '.join(urls)}; the first was taken; set repository in the rule"
+        return note
+
+    def _branch(self) -> tuple[str | None, str]:
+        checkout, holder = self._candidate.checkout, self._held.build
+        commit, is_name = checkout.commit, self._is_own_branch or checkout.kind != ""
+        if self._is_own_branch and _is_change(holder):
+            branch = None
+        else:
+            branch = branch_name(self._raw, self._remotes, commit=commit, is_name=is_name)
         if branch:
-            origins["branch"] = origin
-    if checkout.commit:
-        origins["commit"] = f"{where}{called}"
-    return Source(candidate.url, branch, checkout.commit, origins)
+            tag = f"tag of {self._where}" if is_tag(self._raw, self._remotes) else ""
+            return branch, self._with_why(tag or f"{self._where}{self._called}")
+        found = _branch_elsewhere(holder, _whose(self._held.way), commit=commit)
+        if found[0] is None and holder is not self._build:
+            found = _branch_elsewhere(self._build, "", commit=commit)
+        return found
+
+    def _commit(self) -> tuple[str | None, str]:
+        """The checkout's; of a pull request its own, where a merge was made for the build that nobody else knows."""
+        commit, revision = self._candidate.checkout.commit, self._held.build.revision
+        is_pull = revision is not None and revision.target is not None
+        if revision and revision.commit and is_pull and self._is_own_branch and commit != revision.commit:
+            return revision.commit, f"the pull request's own; {self._where} is a merge that was made for the build"
+        return commit, self._with_why(f"{self._where}{self._called}") if commit else ""
+
+    def _with_why(self, words: str) -> str:
+        return f"{words}; {self._candidate.why}" if self._candidate.why else words
+
+    def _changes(self) -> tuple[ChangeSet, ...]:
+        """Those that end with the commit that was checked out; alone also those that end with no other checkout's."""
+        holder = self._held.build
+        if self._alone and not holder.change_sets and holder.change_messages:  # stored by an older version
+            return (ChangeSet(messages=holder.change_messages),)
+        mine, others = self._candidate.checkout.commit, {each.commit for each in holder.checkouts}
+        return tuple(
+            each
+            for each in holder.change_sets
+            if (each.head is not None and each.head == mine) or (self._alone and each.head not in others)
+        )
 
 
-def _branch_of(candidate: _Candidate) -> str:
-    """The branch that belongs to the remote, as git spells it; empty when the checkout tells none."""
-    branches = candidate.checkout.branches
-    aligned = len(branches) == len(candidate.checkout.remote_urls)
-    index = candidate.remote if aligned else _origin(candidate.checkout)
-    return (branches[index : index + 1] or branches[:1] or ("",))[0]
+# ---- words and branches
 
 
-def _own_branch(build: Build) -> str:
-    return unquote(build.job.rpartition("/")[2])
+def _is_change(build: Build) -> bool:
+    """Whether a branch job is that of a Gerrit change, ``11/4711/3``: its name is no branch."""
+    return branch_name(own_branch(build), (), commit="") is None
 
 
-def _branch_elsewhere(build: Build, whose: str) -> tuple[str | None, str]:
+def _branch_elsewhere(build: Build, whose: str, *, commit: str | None = None) -> tuple[str | None, str]:
     """A detached head or no checkout at all: the branch job's name or the build's parameters may know."""
-    if build.branch_job:
-        return _own_branch(build), f"job name{whose}"
-    for name in _BRANCH_PARAMETERS:
-        if branch := branch_name(build.parameters.get(name, "")):
-            return branch, f"parameter {name}{whose}"
-    return None, ""
+    if build.branch_job and not _is_change(build):
+        return own_branch(build), f"job name{whose}"
+    if build.branch_job and build.revision and build.revision.target:
+        return build.revision.target, f"the branch that the change is for{whose}"
+    branch, parameter = branch_of_parameters(build.parameters, commit=commit)
+    return branch, f"parameter {parameter}{whose}" if branch else ""
 
 
-# ---- how a URL is written
+def _whose(way: Iterable[Related]) -> str:
+    """Of which build something is, in words: the nearest last, those between only where they were chosen."""
+    links = list(way)
+    if not links:
+        return ""
+    words = _link(links[-1])
+    return words + "".join(_link(each) for each in reversed(links[:-1]) if each.how is not Relation.CAUSE)
 
 
-def plain(url: str) -> str:
-    """The URL without scheme, user and ``.git``, the host in lower case: ``github.com/acme/shop``."""
-    written = https_form(url)
-    scheme, separator, rest = written.partition("://")
-    if not separator or not scheme.isalnum():
-        return _ENDINGS.sub("", written) or written
-    host, slash, path = rest.partition("/")
-    return f"{host.lower()}{slash}{_ENDINGS.sub('', path)}"
+def _link(related: Related) -> str:
+    called = _called(related.build)
+    match related.how:
+        case Relation.NAMED:
+            return f" of build {called}, which parameter {related.parameter} names"
+        case Relation.REPEATED:
+            return f" of build {called}, which is repeated"
+        case Relation.SAME_JOB:
+            return f" of build {called} of the same job"
+        case Relation.CAUSE:
+            return f" of upstream build {called}"
 
 
-def path_of(url: str) -> str:
-    """The repository within its host: ``acme/shop``; the whole of what has no host."""
-    name = plain(url)
-    has_host = name != url and not url.startswith(("/", "file:"))
-    return (name.partition("/")[2] or name) if has_host else name
-
-
-def https_form(url: str) -> str:
-    """``https://host/path`` of an https, ssh, scp-like or git URL: no user, no ``.git``, no port but that of https.
-
-    Anything else (a path, http, an unknown scheme) stays as it is but for its credentials. Azure DevOps' ssh URLs
-    name the repository otherwise than its web pages and are translated.
-    """
-    clean = without_credentials(url.strip()).strip()
-    found = _WITH_SCHEME.fullmatch(clean) or (None if "://" in clean else _SCP_LIKE.fullmatch(clean))
-    if found is None:
-        return clean
-    host, path = found["host"], _ENDINGS.sub("", found["path"])
-    if not path:
-        return clean
-    if host.lower() in _AZURE_HOSTS and (azure := _AZURE_PATH.match(path)):
-        return f"https://dev.azure.com/{azure['organisation']}/{azure['project']}/_git/{azure['repository']}"
-    parts = found.groupdict()
-    port = (parts.get("port") or "") if (parts.get("scheme") or "").lower() == "https" else ""
-    return f"https://{host}{port if port != ':' else ''}/{path}"
+def _called(build: Build) -> str:
+    return f"{build.job}#{build.number}"

@@ -110,7 +110,8 @@ class _Asked:
 def _ask(client: JenkinsClient, controller: str, settings: Settings, full_name: str, number: int) -> _Asked:
     run, match = jenkins_run(controller, full_name, number), first_match(settings.rules, full_name)
     try:
-        raw, build = History(client, controller, settings.rules).build(_job(client, full_name, number), match, number)
+        history = History(client, controller, settings.rules, settings.options.libraries)
+        raw, build = history.build(_job(client, full_name, number), match, number)
     except NotFoundError:
         return _Asked(run, match, "Jenkins has no such build (any more), or does not show it to this user")
     except JenkinsError as error:

@@ -46,7 +46,7 @@ def preview(settings: Settings, client_of: Callable[[JenkinsSettings], JenkinsCl
     for controller in settings.controllers:
         client = client_of(controller)
         try:
-            history = History(client, controller.name, settings.rules)
+            history = History(client, controller.name, settings.rules, settings.options.libraries)
             _Controller(controller.name, history, rules_of(settings), found).read(span)
         except JenkinsError as error:
             found.problems.append(f"{controller.name}: {error}")

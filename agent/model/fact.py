@@ -35,6 +35,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``status`` is the word as it was said, in the words of ``provider``. ``stage``: it is about that stage alone. Times
     are UTC milliseconds by the clock of who said them. ``url`` is the page of the build.
+    ``given``: the names of those fields that somebody wrote down (a flag, an argument, a file). All others were found
+    in the environment of the build, where the checkout of a shared library leaves its own repository and commit.
     """
 
     provider: str
@@ -52,6 +54,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str | None = None
     started_at: int | None = None
     ended_at: int | None = None
+    given: tuple[str, ...] = ()
 
 
 Body = Build | Report | str | None

@@ -15,10 +15,11 @@ from agent.model.fact import final
 from agent.model.keys import jenkins_run
 from agent.sandbox.jenkins.templates import build_data
 from agent.sources.jenkins.client import JenkinsClient, Job
-from agent.sources.jenkins.details import REMEMBERED, Details
+from agent.sources.jenkins.details import Details
 from agent.sources.jenkins.history import History
 from agent.sources.jenkins.poller import Poller
 from agent.sources.jenkins.raw import RawBuild
+from agent.sources.jenkins.related import REMEMBERED
 from tests.integration.support import NOON, REPO, event, ids, ingest_of, poll, rule
 
 if TYPE_CHECKING:
@@ -176,8 +177,8 @@ def test_no_more_upstream_builds_are_remembered_than_there_is_room_for(controlle
         actions = [{"_class": "hudson.model.CauseAction", "causes": [cause]}]
         raw = msgspec.convert({"number": number, "timestamp": NOON, "actions": actions}, RawBuild)
         found = details.build(raw, Job(SHOP, number + 1, branch_job=False), None)
-        assert found.inherited is not None and found.inherited.number == number
-    assert len(details._upstream) == REMEMBERED
+        assert [each.build.number for each in found.related] == [number]
+    assert len(details._related._builds) == REMEMBERED
 
 
 class OneCommit:

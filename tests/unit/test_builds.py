@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model.build import Build, Checkout, UpstreamBuild
-from agent.sources.jenkins.raw import BUILD_TREE, CHANGES, MESSAGE_LENGTH, Phase, RawBuild, build_of
+from agent.model.build import Build, ChangeSet, Checkout, Revision, UpstreamBuild
 from agent.sandbox.jenkins.tree import parse
+from agent.sources.jenkins.raw import BUILD_TREE, CHANGES, MESSAGE_LENGTH, Phase, RawBuild, build_of
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
+OTHER = RECORDED / "2.504.3"
 SHA = "f95b91056489d8c02e4ef910367506a785e7c393"
 
 
@@ -106,9 +107,16 @@ def test_the_parameters_of_a_recorded_build_are_text_and_the_password_is_masked(
     assert kept.masked_parameters == ("DEPLOY_TOKEN",)
 
 
-@pytest.mark.parametrize("file", sorted((RECORDED / "builds").glob("*.json")), ids=lambda file: file.stem)
-def test_the_tree_asks_for_all_that_is_kept(file: Path) -> None:
-    whole = json.loads(file.read_text(encoding="utf-8"))
+def recorded_builds() -> list[Any]:
+    answers = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in (RECORDED / "builds").glob("*.json")}
+    for file in (*OTHER.glob("checkouts/*.json"), *OTHER.glob("causes/*.json")):
+        for answer in json.loads(file.read_text(encoding="utf-8"))["builds"]:
+            answers[f"{file.stem}-{answer['number']} of 2.504.3"] = answer
+    return [pytest.param(answer, id=name) for name, answer in sorted(answers.items())]
+
+
+@pytest.mark.parametrize("whole", recorded_builds())
+def test_the_tree_asks_for_all_that_is_kept(whole: dict[str, Any]) -> None:
     cut = parse(BUILD_TREE).apply(whole)
     kept = [
         build_of(msgspec.convert(answer, RawBuild), controller="main", job="x", branch_job=False)
@@ -160,13 +168,18 @@ def test_no_credentials_of_a_remote_are_kept() -> None:
     assert kept.checkouts[0].remote_urls == ("https://github.com/acme/shop.git", "ssh://git@host/acme/shop")
 
 
-_KEYS = st.sampled_from(["name", "value", "SHA1", "branch", "upstreamProject", "_class"])
+_KEYS = st.sampled_from(
+    ["name", "value", "SHA1", "branch", "upstreamProject", "_class", "hash", "head", "target", "number", "data"]
+)
 _JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS | st.text(), inner, max_size=4),
     max_leaves=12,
 )
-_FIELDS = ["_class", "parameters", "causes", "remoteUrls", "lastBuiltRevision", "other"]
+_FIELDS = [
+    "_class", "parameters", "causes", "remoteUrls", "lastBuiltRevision", "libraries", "revision", "mercurialNodeName",
+    "other",
+]  # fmt: skip
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(_FIELDS), _JSON) | st.none(), max_size=4), st.text())
@@ -234,30 +247,30 @@ def test_an_upstream_build_counts_once() -> None:
 
 
 def test_the_messages_of_a_recorded_build_come_newest_first() -> None:
-    messages = recorded("shop-mb-main-2").change_messages
+    messages = recorded("shop-mb-main-2").messages
     assert len(messages) == 8
     assert (messages[0], messages[-1]) == ("SHOP-12 main moves", "SHOP-4 breaks the build")
-    assert recorded("matrix-app-4").change_messages == ("SHOP-12 main moves",)
-    assert recorded("free-app-12").change_messages == ()
+    assert recorded("matrix-app-4").messages == ("SHOP-12 main moves",)
+    assert recorded("free-app-12").messages == ()
 
 
 def test_freestyle_and_pipeline_builds_name_their_changes_differently() -> None:
     change_set = {"items": [{"comment": "old\n"}, {"comment": "new\n\nwith a body\n"}]}
-    assert build(changeSet=change_set).change_messages == ("new\n\nwith a body", "old")
+    assert build(changeSet=change_set).messages == ("new\n\nwith a body", "old")
     other = {"items": [{"comment": "of the library"}]}
-    assert build(changeSets=[change_set, other]).change_messages == ("new\n\nwith a body", "old", "of the library")
+    assert build(changeSets=[change_set, other]).messages == ("new\n\nwith a body", "old", "of the library")
 
 
 def test_messages_are_bounded_and_the_newest_are_kept() -> None:
     items = [{"comment": f"number {number}"} for number in range(CHANGES + 50)]
-    messages = build(changeSet={"items": items}).change_messages
+    messages = build(changeSet={"items": items}).messages
     assert len(messages) == CHANGES
     assert messages[0] == f"number {CHANGES + 49}"
 
 
 def test_a_long_message_keeps_its_beginning_and_its_end() -> None:
     text = f"Merge branch 'x'\n\n{'long ' * 500}\nSee merge request acme/shop!71"
-    (message,) = build(changeSet={"items": [{"comment": text}]}).change_messages
+    (message,) = build(changeSet={"items": [{"comment": text}]}).messages
     assert len(message) == MESSAGE_LENGTH == 500
     assert message.startswith("Merge branch 'x'\n")
     assert message.endswith("\nSee merge request acme/shop!71")
@@ -268,17 +281,183 @@ def test_no_credentials_of_a_message_or_of_the_pull_requests_page_are_kept() -> 
     kept = build_of(
         raw, controller="main", job="shop", branch_job=True, pull_request_url="https://bot:s3cr3t@h/acme/shop/pull/7"
     )
-    assert kept.change_messages == ("clone https://h/x",)
+    assert kept.messages == ("clone https://h/x",)
     assert kept.pull_request_url == "https://h/acme/shop/pull/7"
 
 
 @pytest.mark.parametrize("odd", [None, 7, "x", [], [7, None], {"items": 7}, {"items": [7, None, {"comment": 7}]}])
 def test_odd_change_sets_are_passed_over(odd: object) -> None:
-    assert build(changeSet=odd, changeSets=[odd]).change_messages == ()
-    assert build(changeSets=odd).change_messages == ()
+    assert build(changeSet=odd, changeSets=[odd]).messages == ()
+    assert build(changeSets=odd).messages == ()
 
 
 def test_a_build_kept_before_there_were_stages_still_reads() -> None:
     kept = b'{"controller":"main","job":"shop","number":7,"started_at":1,"ended_at":2,"checkouts":[]}'
     read = msgspec.json.decode(kept, type=Build)
-    assert (read.stages, read.inherited, read.upstream, read.change_messages) == (None, None, (), ())
+    assert (read.stages, read.inherited, read.upstream, read.messages) == (None, None, (), ())
+
+
+def test_the_messages_of_a_build_that_an_older_version_kept_still_read() -> None:
+    kept = b'{"started_at":1,"ended_at":2,"change_messages":["Mend it (#71)"]}'
+    assert msgspec.json.decode(kept, type=Build).messages == ("Mend it (#71)",)
+
+
+# ---- what Jenkins knows for certain
+
+
+def of_2_504_3(name: str, number: int, *, branch_job: bool = False) -> Build:
+    job = json.loads((OTHER / f"{name}.json").read_text(encoding="utf-8"))
+    (answer,) = (answer for answer in job["builds"] if answer["number"] == number)
+    raw = msgspec.convert(answer, RawBuild)
+    return build_of(raw, controller="main", job=job["fullName"], branch_job=branch_job)
+
+
+def test_the_libraries_of_a_pipeline_are_kept_and_that_it_has_none() -> None:
+    assert of_2_504_3("checkouts/lib-dynamic-two", 1).libraries == ("shared@main", "tools@main")
+    assert of_2_504_3("checkouts/scm-light", 1).libraries == ()
+    assert of_2_504_3("checkouts/freestyle-main", 1).libraries is None
+    assert of_2_504_3("checkouts/scm-light-does-not-compile", 1).libraries is None
+
+
+def test_what_a_branch_job_was_started_for_is_kept_also_when_it_could_not_be_compiled() -> None:
+    broken = of_2_504_3("checkouts/branchjob-broken", 1, branch_job=True)
+    assert broken.revision == Revision("broken", "d48fa7c21255151cfe9020fe9a4aba404db5e08e")
+    replayed = of_2_504_3("checkouts/branchjob-feature", 3, branch_job=True)  # has it twice
+    assert replayed.revision == Revision("feature", "d6ce6efb581a7d59e3307bd1c27d42f7df32e34c")
+
+
+SCM_REVISION = {"_class": "jenkins.scm.api.SCMRevisionAction"}
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ({"hash": "a", "head": {"name": "main"}}, Revision("main", "a")),  # git, Bitbucket: a branch
+        ({"pullHash": "b", "head": {"name": "PR-7", "target": {"name": "main"}}}, Revision("PR-7", "b", "main")),
+        (
+            {"origin": {"hash": "c"}, "head": {"name": "MR-7", "target": {"name": "main"}}},
+            Revision("MR-7", "c", "main"),
+        ),
+        ({"head": {"name": "PR-7", "target": {"name": "main"}}}, Revision("PR-7", None, "main")),  # Bitbucket
+        ({}, Revision()),
+        ("odd", None),
+        (None, None),
+    ],
+    ids=["branch", "GitHub", "GitLab and Gitea", "Bitbucket", "nothing", "odd", "null"],
+)
+def test_the_revision_of_each_branch_source(told: object, kept: Revision | None) -> None:
+    assert build({**SCM_REVISION, "revision": told}).revision == kept
+
+
+def test_of_several_revisions_the_jobs_own_counts() -> None:
+    actions = [{**SCM_REVISION, "revision": {"hash": name, "head": {"name": name}}} for name in ("lib", "shop")]
+    assert build(*actions).revision == Revision("shop", "shop")
+
+
+def test_a_null_name_of_a_branch_keeps_its_place_and_drops_nothing() -> None:
+    revision = {"SHA1": SHA, "branch": [{"name": None}, {"name": "origin/main"}, None]}
+    kept = build({"remoteUrls": ["https://h/x"], "lastBuiltRevision": revision}).checkouts
+    assert kept == (Checkout(("https://h/x",), ("", "origin/main", ""), SHA),)
+
+
+def test_change_sets_know_their_newest_commit_and_when_the_oldest_was_made() -> None:
+    items = [
+        {"commitId": "a", "timestamp": 5_000, "comment": "old"},
+        {"commitId": "b", "timestamp": 4_000, "comment": "new"},
+        {"commitId": "c", "timestamp": -1},
+    ]
+    assert build(changeSets=[{"kind": "git", "items": items}]).change_sets == (ChangeSet("c", ("new", "old"), 4_000),)
+    assert build(changeSets=[{"kind": "hg", "items": items}]).change_sets == (ChangeSet("a", ("old", "new"), 4_000),)
+
+
+# ---- other systems, by the fields that their plugins export
+
+
+@pytest.mark.parametrize(
+    ("module", "url", "branch"),
+    [
+        ("https://svn.example.test/repos/shop/trunk", "https://svn.example.test/repos/shop", "trunk"),
+        ("https://svn.example.test/repos/shop/branches/1.4/web", "https://svn.example.test/repos/shop", "1.4"),
+        ("https://u:s3cr3t@svn.example.test/repos/shop/tags/v1/", "https://svn.example.test/repos/shop", "v1"),
+        ("https://svn.example.test/repos/shop", "https://svn.example.test/repos/shop", ""),
+    ],
+)
+def test_subversion_tells_what_was_checked_out_in_its_change_log(module: str, url: str, branch: str) -> None:
+    kept = build(changeSet={"kind": "svn", "revisions": [{"module": module, "revision": 4711}], "items": []})
+    assert kept.checkouts == (Checkout((url,), (branch,), "4711", "svn"),)
+
+
+def test_mercurial_tells_branch_and_commit_and_no_repository() -> None:
+    kept = build({"mercurialNodeName": SHA, "mercurialRevisionNumber": "7", "mercurialRevisionBranch": "default"})
+    assert kept.checkouts == (Checkout((), ("default",), SHA, "hg"),)
+
+
+def test_the_gitlab_plugin_tells_the_merge_request_in_its_cause() -> None:
+    data = {"mergeRequestIid": 12, "sourceBranch": "fix", "targetBranch": "main"}
+    cause = {"_class": "com.dabsquared.gitlabjenkins.cause.GitLabWebHookCause", "data": data}
+    causes = {"_class": "hudson.model.CauseAction", "causes": [cause]}
+    assert build(causes).parameters == {"gitlabMergeRequestIid": "12", "gitlabSourceBranch": "fix"}
+    own = {"parameters": [{"name": "gitlabSourceBranch", "value": "own"}]}
+    assert build(causes, own).parameters["gitlabSourceBranch"] == "own"
+
+
+# ---- repetitions, and parameters that are no text
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "repeats"),
+    [
+        ("causes/replay", 2, 1),
+        ("causes/restart-from-stage", 2, 1),
+        ("causes/deploy-rebuilt", 2, 1),
+        ("causes/deploy-app", 2, 1),
+        ("causes/deploy-app", 1, None),
+        ("checkouts/branchjob-feature", 3, 1),
+    ],
+)
+def test_the_build_that_a_recorded_one_repeats(name: str, number: int, repeats: int | None) -> None:
+    kept = of_2_504_3(name, number)
+    assert kept.repeats == (UpstreamBuild(kept.job, repeats) if repeats else None)
+    assert kept.repeats not in kept.upstream
+
+
+REPLAY = "org.jenkinsci.plugins.workflow.cps.replay.ReplayCause"
+RESTART = "org.jenkinsci.plugins.pipeline.modeldefinition.causes.RestartDeclarativePipelineCause"
+
+
+@pytest.mark.parametrize(
+    ("cls", "words", "number"),
+    [
+        (REPLAY, "Replayed #7", 7),
+        (REPLAY, "Rebuilt #7", 7),
+        (REPLAY, "Replayed #1,234", 1234),
+        (REPLAY, "Replayed #1\u202f234", 1234),
+        (REPLAY, "Replayed #1.234.567", 1234567),
+        (REPLAY, "\u57fa\u4e8e#12 \u56de\u653e", 12),
+        (RESTART, "Restarted from build #7, stage 2024", 7),
+        (RESTART, "Restarted from build #1,234, stage Deploy #2", 1234),
+        (REPLAY, "Replayed", None),
+        (REPLAY, None, None),
+        (REPLAY, "Replayed #99999999999999999999", None),
+        ("hudson.model.Cause$UserIdCause", "Started by user #7", None),
+    ],
+)
+def test_the_number_of_a_repeated_build_is_read_out_of_words(cls: str, words: str | None, number: int | None) -> None:
+    causes = [{"_class": cls, "shortDescription": words}]
+    kept = build({"_class": "hudson.model.CauseAction", "causes": causes})
+    assert kept.repeats == (UpstreamBuild("shop", number) if number else None)
+
+
+def test_parameters_without_a_value_say_what_they_are_and_a_run_parameter_which_build_it_names() -> None:
+    kept = of_2_504_3("causes/params-all-freestyle", 1)
+    assert kept.parameter_kinds == {
+        "SECRET": "password", "CREDENTIALS": "credentials", "ARTIFACT_OF": "run", "bundle.zip": "file"
+    }  # fmt: skip
+    assert kept.masked_parameters == tuple(kept.parameter_kinds)
+    assert kept.named_builds == {"ARTIFACT_OF": UpstreamBuild("samples/build-app", 1)}
+    assert kept.parameters["DRY_RUN"] == "true"
+
+
+def test_builds_that_were_folded_in_the_queue_name_all_that_started_them() -> None:
+    kept = of_2_504_3("causes/deploy-folded", 1)
+    assert kept.upstream == (UpstreamBuild("samples/package-b", 1), UpstreamBuild("samples/package-a", 1))

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.rules import DEFAULT_ENVIRONMENT, Options, Pattern, Rule, Template, default_rules
-from agent.deployments.derive import Rules
+from agent.deployments.derive import Rules, derive
 from agent.inspect.derived import DerivedView, of_build
-from agent.model.build import Build, Checkout
+from agent.model.build import Build, ChangeSet, Checkout, Related, Relation
 from agent.model.event import encode
+from agent.model.fact import final
 from agent.model.ids import run_id
 from agent.model.keys import jenkins_run
 from agent.model.status import Status
@@ -578,6 +579,77 @@ def test_pull_requests_are_the_merges_newest_first() -> None:
     assert (event["pr_number"], event["pr_numbers"]) == ("71", [71, 35])
 
 
+def test_changes_that_end_with_a_checkouts_commit_are_those_of_its_repository() -> None:
+    library, infra = Checkout((f"{SHOP}-lib",), ("main",), "1" * 40), "https://x/acme/infra"
+    build = made(
+        checkouts=(
+            library,
+            Checkout((SHOP,), ("origin/main",), "2" * 40),
+            Checkout((infra,), ("origin/main",), "3" * 40),
+        ),
+        libraries=("tools@main",),
+        change_sets=(
+            ChangeSet("1" * 40, ("Of the library (#501)",), 1_000),
+            ChangeSet("2" * 40, ("Mend the cart (#71)",), 2_000),
+            ChangeSet("3" * 40, ("More room (#9)",), 3_000),
+        ),
+    )
+    assert payload(build, rule())["pr_numbers"] == [71]
+    each = derivations(build, rule_with(checkouts="each"))
+    assert [found.event and found.event.pr_numbers for found in each] == [(71,), (9,)]
+
+
+def first_commit_at(build: Build) -> int | None:
+    run = jenkins_run(build.controller, build.job, build.number)
+    [part] = derive([final(run, build, at=build.ended_at)], Rules((rule(),), Options(), frozenset({"main"}))).parts
+    return part.content.first_commit_at
+
+
+def test_the_oldest_commit_is_that_of_the_applications_changes() -> None:
+    sets = ChangeSet("a" * 40, ("one",), 5_000), ChangeSet("b" * 40, ("library",), 1_000)
+    app, library = Checkout((SHOP,), ("origin/main",), "a" * 40), Checkout((f"{SHOP}-lib",), ("main",), "b" * 40)
+    build = made(checkouts=(app, library), libraries=("x",), change_sets=sets)
+    assert first_commit_at(build) == 5_000
+    above = made(checkouts=(app,), change_sets=(ChangeSet("a" * 40, (), 7_000),))
+    other = msgspec.structs.replace(above, number=6, change_sets=(ChangeSet("a" * 40, (), 6_000),))
+    causes = tuple(Related(Relation.CAUSE, each) for each in (above, other))
+    assert first_commit_at(made(related=causes)) == 6_000
+    assert first_commit_at(made(checkouts=(app,))) is None
+
+
+def test_builds_that_were_folded_bring_the_pull_requests_of_all_and_no_other_repositorys() -> None:
+    def above(number: int, url: str) -> Related:
+        commit = f"{number}" * 40
+        app, changes = Checkout((url,), ("origin/main",), commit), ChangeSet(commit, (f"Mend it (#{number})",))
+        built = made(job="build", number=number, started_at=number, checkouts=(app,), change_sets=(changes,))
+        return Related(Relation.CAUSE, built)
+
+    build = made(related=(above(5, SHOP), above(7, SHOP), above(6, "https://x/acme/infra")))
+    found = derived(build, rule())
+    assert found.event is not None
+    assert (found.event.commit_hash, found.event.pr_numbers) == ("7" * 40, (7, 5))
+    assert found.origins["pr_numbers"] == (
+        "merges in the change sets of upstream build build#7, merges in the change sets of upstream build build#5"
+    )
+
+
+# ---- libraries that are declared
+
+LIBRARY = Options(libraries=(Pattern.parse("**/acme/shop"),))
+
+
+@pytest.mark.parametrize(
+    "by",
+    [rule(repo_url=SHOP), rule(repo_url="{params.REPO}"), rule_with(repository=Pattern.parse("**/shop"))],
+    ids=["literal", "parameter", "chosen"],
+)
+def test_a_repository_that_is_declared_a_library_is_never_sent_whatever_the_rule_says(by: Rule) -> None:
+    build = made(parameters={"REPO": SHOP, "BRANCH": "main"}, checkouts=(checkout(SHOP),))
+    found = derived(build, by, LIBRARY)
+    assert found.event is None
+    assert (found.reason or "").startswith("no repo_url")
+
+
 # ---- statuses and environments of the configuration
 
 
@@ -648,6 +720,24 @@ def test_a_required_field_that_stays_empty_is_named(by: Rule, missing: str) -> N
 def test_a_template_that_reads_a_password_parameter_makes_no_event() -> None:
     by = rule(repo_url=SHOP, branch="main", environment="{params.DEPLOY_TOKEN}")
     assert "{params.DEPLOY_TOKEN} is a password parameter" in reason(recorded("deploy-param-7", "deploy-param"), by)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("run", "is a run parameter, of which Jenkins tells which build it names, and no text"),
+        ("file", "is a file parameter, of which Jenkins tells no value"),
+        ("credentials", "is a credentials parameter, of which Jenkins tells no value"),
+        ("password", "is a password parameter, of which Jenkins tells no value"),
+    ],
+)
+def test_a_parameter_without_a_value_says_what_it_is_and_the_next_alternative_is_tried(kind: str, told: str) -> None:
+    build = made(checkouts=(checkout(SHOP),), masked_parameters=("X",), parameter_kinds={"X": kind})
+    assert reason(build, rule(environment="{params.X}")) == f"{{params.X}} {told}"
+    found = derived(build, rule(environment="{params.X}|{params.Y}|production"))
+    assert found.event is not None
+    assert found.event.environment == "production"
+    assert found.origins["environment"] == f"the rule's literal; {{params.X}} {told}"
 
 
 def test_absurd_times_make_no_event() -> None:

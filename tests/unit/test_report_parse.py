@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.settings import JenkinsSettings, controller_of
-from agent.deployments.repository import https_form
+from agent.deployments.urls import https_form
 from agent.model.fact import Report
 from agent.model.keys import Project, Run, jenkins_run, run_of_id
 from agent.model.names import build_of_url

@@ -202,9 +202,17 @@ def test_no_brace_of_a_template_comes_out_of_it(text: str) -> None:
 
 
 def test_a_password_parameter_is_told_and_not_taken_for_a_missing_one() -> None:
-    template = Template.parse("{params.SECRET}|production")
+    template = Template.parse("{params.SECRET}|{params.ABSENT}")
     with pytest.raises(MaskedParameterError, match=r"\{params\.SECRET\} is a password parameter"):
         template.render({}, masked=["SECRET"])
+    with pytest.raises(MaskedParameterError, match=r"\{params\.SECRET\} is a file parameter"):
+        template.render({}, masked=["SECRET"], kinds={"SECRET": "file"})
+
+
+def test_the_alternative_behind_a_parameter_without_a_value_is_tried() -> None:
+    template = Template.parse("{params.SECRET}|{branch}|production")
+    assert template.render({}, masked=["SECRET"]) == "production"
+    assert template.render({"branch": "main"}, masked=["SECRET"]) == "main"
 
 
 def test_a_password_parameter_behind_a_value_is_never_read() -> None:

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.config.rules import Pattern
-from agent.deployments.repository import https_form, path_of, plain, sources
+from agent.deployments.repository import sources
+from agent.deployments.urls import https_form, path_of, plain
 from agent.model.build import Build, Checkout
 
 SHOP = "https://github.com/acme/shop.git"

@@ -105,7 +105,7 @@ def backfill(
     for controller in settings.controllers:
         client = client_of(controller)
         try:
-            history = History(client, controller.name, ingest.rules.rules)
+            history = History(client, controller.name, ingest.rules.rules, ingest.rules.options.libraries)
             _Backfill(controller.name, ingest, history, request, planned, report).run(progress)
         except JenkinsError as error:
             report.problems.append(f"{controller.name}: {error}")

@@ -49,3 +49,15 @@ class BadAnswerError(JenkinsError):
 
 class PageError(BadAnswerError):
     """A failure or another shape: this one page has nothing to tell, others may be fine."""
+
+
+# What says that there is nothing to tell. Anything else (an outage, a login page, a revoked token) may be mended.
+_NOTHING_TO_TELL = (NotFoundError, ForbiddenError, PageError, ValueError)
+
+
+def raise_unless_nothing_to_tell(error: Exception, *, give_up: bool = False) -> None:
+    """Raise what may be mended, unless nobody waits for it any longer (``give_up``)."""
+    if isinstance(error, _NOTHING_TO_TELL):
+        return
+    if not give_up or isinstance(error, (ControllerDownError, StoppedError)):
+        raise error

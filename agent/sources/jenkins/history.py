@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.config.rules import first_match
+from agent.sources.jenkins.client import Listing
 from agent.sources.jenkins.details import Details
 from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
 from agent.sources.jenkins.look import PAGE
 from agent.sources.jenkins.raw import Phase
 from agent.sources.jenkins.reader import OVERLAP
+from agent.sources.jenkins.related import LISTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from agent.config.rules import Match, Rule
+    from agent.config.rules import Match, Pattern, Rule
     from agent.model.build import Build
     from agent.sources.jenkins.client import JenkinsClient, Job
     from agent.sources.jenkins.raw import RawBuild
@@ -39,12 +41,17 @@ class Jobs:
 
 
 class History:
-    """Reads the past of one controller. Every method raises :class:`agent.sources.jenkins.errors.JenkinsError`."""
+    """Reads the past of one controller. Every method raises :class:`agent.sources.jenkins.errors.JenkinsError`.
 
-    def __init__(self, client: JenkinsClient, controller: str, rules: Sequence[Rule]) -> None:
+    ``libraries``: repositories that are never the application's, by the configuration.
+    """
+
+    def __init__(
+        self, client: JenkinsClient, controller: str, rules: Sequence[Rule], libraries: Sequence[Pattern] = ()
+    ) -> None:
         self._client = client
         self._rules = rules
-        self._details = Details(client, controller)
+        self._details = Details(client, controller, libraries)
 
     def jobs(self) -> Jobs:
         """The visible jobs."""
@@ -73,7 +80,7 @@ class History:
             fresh = [raw for raw in listing.builds if raw.number not in seen]
             seen.update(raw.number for raw in fresh)
             wanted = [raw for raw in fresh if raw.phase is Phase.FINAL and span.since <= raw.ended_at < span.until]
-            yield list(self._whole(wanted, job, match, listing.pull_request_url, unread))
+            yield list(self._whole(wanted, job, match, listing, unread))
             # One build may have taken long and ended late; a whole page that ended before is the end.
             over = not fresh or all(raw.ended_at < span.since for raw in fresh)
             if over or len(listing.builds) < PAGE - OVERLAP:
@@ -85,20 +92,22 @@ class History:
     def build(self, job: Job, match: Match | None, number: int) -> tuple[RawBuild, Build]:
         """One build, final or not, as it is now: as Jenkins tells it, and what is kept of that."""
         raw = self._client.build(job.full_name, number)
-        page = self._client.builds(job, 0, 1).pull_request_url if job.branch_job else None
-        return raw, self._details.build(raw, job, match, pull_request_url=page)
+        listing = self._client.builds(job, 0, LISTED) if job.branch_job else Listing([])
+        page = listing.pull_request_url
+        return raw, self._details.build(raw, job, match, pull_request_url=page, listed=listing.builds)
 
     def _whole(
         self,
         builds: Sequence[RawBuild],
         job: Job,
         match: Match | None,
-        pull_request_url: str | None,
+        listing: Listing,
         unread: list[JenkinsError],
     ) -> Iterator[Build]:
+        page = listing.pull_request_url
         for raw in builds:
             try:
-                yield self._details.build(raw, job, match, pull_request_url=pull_request_url)
+                yield self._details.build(raw, job, match, pull_request_url=page, listed=listing.builds)
             except (ControllerDownError, StoppedError):
                 raise
             except JenkinsError as error:

@@ -61,7 +61,7 @@ class Poller:
         self._clock = ingest.outbox.clock
         self._rules = ingest.rules.rules
         self._take_reports = take_reports
-        self._details = Details(client, settings.name)
+        self._details = Details(client, settings.name, ingest.rules.options.libraries)
         self._executors = Executors(client, settings.name, interval_s, self._clock)
         self._wanted = WantedBuilds(
             settings.name, client, self._outbox, self._details, rules=self._rules, interval_s=interval_s

@@ -10,23 +10,27 @@ import enum
 import re
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 
-from agent.model.build import Build, Checkout, UpstreamBuild
+from agent.model.build import Build, ChangeSet, Checkout, Revision, UpstreamBuild
 from agent.model.git import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What is asked of a build, in the language of `tree=`. Fields that a build does not have are left out by Jenkins.
+# Freestyle builds have one change set, pipelines a list. Git's items come oldest first, so a narrower range would lose
+# the newest; the git plugin itself keeps no more than the newest 1024 commits of a build.
+_CHANGES = "[kind,revisions[module,revision],items[commitId,timestamp,comment]{0,1024}]"
 BUILD_TREE = (
     "number,url,result,building,inProgress,timestamp,duration,"
-    "actions[_class,parameters[_class,name,value],causes[_class,upstreamProject,upstreamBuild],"
-    "remoteUrls,lastBuiltRevision[SHA1,branch[name]]],"
-    # Freestyle builds have one change set, pipelines a list. Items come oldest first, so a narrower range would lose
-    # the newest; the git plugin itself keeps no more than the newest 1024 commits of a build.
-    "changeSets[items[comment]{0,1024}],changeSet[items[comment]{0,1024}]"
+    "actions[_class,parameters[_class,name,value,jobName,number],"
+    "causes[_class,shortDescription,upstreamProject,upstreamBuild,data[mergeRequestIid,sourceBranch]],"
+    "remoteUrls,lastBuiltRevision[SHA1,branch[name]],mercurialNodeName,mercurialRevisionBranch,"
+    "libraries[name,version],revision[hash,pullHash,origin[hash],head[name,target[name]]]],"
+    f"changeSets{_CHANGES},changeSet{_CHANGES}"
 )
 
 # Jenkins' numbers are Java ints; its times are longs, and SQLite's integers end there too.
@@ -40,6 +44,12 @@ MESSAGE_LENGTH = _MESSAGE_HEAD + _MESSAGE_TAIL + len("…\n…")
 
 # What some people put into a text parameter; it must not be kept in the outbox.
 _URL_CREDENTIALS = re.compile(r"(\w://)[^\s/@:]*:[^\s/@]*@")
+# The number of a build in a cause's words, grouped as the locale of the question does it: #1234, #1,234, #1 234.
+_IN_WORDS = re.compile("#[0-9]+(?:[,.'\u2019\u00a0\u202f][0-9]{2,3})*")
+_DIGITS = 10
+_SVN_LAYOUT = re.compile(
+    r"(?P<root>.+?)/(?:(?P<trunk>trunk)|branches/(?P<branch>[^/]+)|tags/(?P<tag>[^/]+))(?:/.*)?", re.DOTALL
+)
 
 T = TypeVar("T")
 
@@ -60,6 +70,10 @@ class RawAction(msgspec.Struct):
     causes: Any = None
     remote_urls: Any = msgspec.field(default=None, name="remoteUrls")
     last_built_revision: Any = msgspec.field(default=None, name="lastBuiltRevision")
+    hg_node: Any = msgspec.field(default=None, name="mercurialNodeName")
+    hg_branch: Any = msgspec.field(default=None, name="mercurialRevisionBranch")
+    libraries: Any = None
+    revision: Any = None
 
 
 class RawBuild(msgspec.Struct):
@@ -93,27 +107,110 @@ class RawBuild(msgspec.Struct):
     @property
     def ended_at(self) -> int:
         """UTC milliseconds; only right once the build is final."""
-        return self.timestamp + max(self.duration, 0)
+        return min(self.timestamp + max(self.duration, 0), _LONGEST)
 
 
 class _Parameter(msgspec.Struct):
     name: str
     value: Any = msgspec.UNSET
+    cls: str = msgspec.field(default="", name="_class")
+    job: Any = msgspec.field(default=None, name="jobName")
+    number: Any = None  # as text
+
+    def named_build(self) -> UpstreamBuild | None:
+        """The build that a run parameter names."""
+        number = self.number if isinstance(self.number, str) else ""
+        if not self.cls.endswith("RunParameterValue") or not (number.isascii() and number.isdigit() and self.job):
+            return None
+        return None if len(number) > _DIGITS else UpstreamBuild(str(self.job), int(number))
+
+    @property
+    def kind(self) -> str:
+        """Of a parameter without a value: ``hudson.model.PasswordParameterValue`` is ``password``."""
+        return self.cls.rpartition(".")[2].rpartition("$")[2].removesuffix("ParameterValue").lower()
 
 
 class _Branch(msgspec.Struct):
-    name: str = ""
+    name: str | None = ""  # null: a detached head
+
+
+class _GitLabData(msgspec.Struct):
+    merge_request: Any = msgspec.field(default=None, name="mergeRequestIid")
+    source_branch: Any = msgspec.field(default=None, name="sourceBranch")
 
 
 class _Cause(msgspec.Struct):
     cls: str = msgspec.field(default="", name="_class")
+    description: Any = msgspec.field(default=None, name="shortDescription")
     project: Any = msgspec.field(default=None, name="upstreamProject")
     number: Any = msgspec.field(default=None, name="upstreamBuild")
+    data: Any = None
+
+    def build(self) -> UpstreamBuild | None:
+        """The build that it names."""
+        job, number = _convert(self.project, str), _convert(self.number, BuildNumber)
+        return UpstreamBuild(job, number) if job and number else None
+
+    def repeated(self, job: str) -> UpstreamBuild | None:
+        """The build that is repeated; Replay and Restart tell it in words only, ``Replayed #1,234``."""
+        if self.cls.endswith(".RebuildCause"):
+            return self.build()
+        if not self.cls.endswith((".ReplayCause", ".RestartDeclarativePipelineCause")):
+            return None
+        found = _IN_WORDS.search(self.description) if isinstance(self.description, str) else None
+        number = re.sub(r"\D", "", found[0]) if found else ""
+        return UpstreamBuild(job, int(number)) if 0 < len(number) <= _DIGITS else None
+
+
+class _SHA(msgspec.Struct):
+    hash: str | None = None
+
+
+class _Named(msgspec.Struct):
+    name: str | None = None
+
+
+class _Head(msgspec.Struct):
+    name: str | None = None
+    target: _Named | None = None
+
+
+class _ScmRevision(msgspec.Struct):
+    """``hash``: of branches. Pull requests: ``pullHash`` of GitHub, ``origin`` of GitLab and Gitea."""
+
+    hash: str | None = None
+    pull_hash: str | None = msgspec.field(default=None, name="pullHash")
+    origin: _SHA | None = None
+    head: _Head | None = None
+
+
+class _Library(msgspec.Struct):
+    name: str
+    version: str | None = None
 
 
 class _Revision(msgspec.Struct):
     SHA1: str | None = None
-    branch: list[_Branch] = []
+    branch: list[_Branch | None] = []
+
+
+class _Module(msgspec.Struct):
+    """What Subversion checked out."""
+
+    module: str
+    revision: int
+
+
+class _Item(msgspec.Struct):
+    commit: Any = msgspec.field(default=None, name="commitId")
+    timestamp: Any = None
+    comment: Any = None
+
+
+class _Changes(msgspec.Struct):
+    kind: Any = None
+    revisions: Any = None
+    items: Any = None
 
 
 def build_of(
@@ -124,21 +221,15 @@ def build_of(
     ``branch_job``: the job is a branch of a multibranch project, so that its name is the branch.
     ``pull_request_url``: the page that the job's ``ObjectMetadataAction`` names (``objectUrl``).
     """
-    parameters: dict[str, str] = {}
-    masked: list[str] = []
-    checkouts: list[Checkout] = []
-    upstream: list[UpstreamBuild] = []
-    for action in raw.actions:
-        if action is None:
-            continue
-        for parameter in _convert(action.parameters, list[_Parameter]) or ():
-            if parameter.value is msgspec.UNSET:
-                masked.append(parameter.name)
-            elif (text := _text(parameter.value)) is not None:
-                parameters[parameter.name] = text
-        if checkout := _checkout(action):
-            checkouts.append(checkout)
-        upstream += _upstream(action)
+    actions = [action for action in raw.actions if action is not None]
+    causes = list(_causes(actions))
+    listed = [each for action in actions for each in _convert(action.parameters, list[_Parameter]) or ()]
+    masked = {each.name: each.kind for each in listed if each.value is msgspec.UNSET}
+    named = {each.name: build for each in listed if (build := each.named_build())}
+    parameters = {each.name: text for each in listed if (text := _text(each.value)) is not None}
+    repeats = next((build for cause in causes if (build := cause.repeated(job))), None)
+    changes = list(_changes(raw))
+    checkouts = [*map(_checkout, actions), *(each for found in changes for each in _subversion(found))]
     return Build(
         controller=controller,
         job=job,
@@ -148,34 +239,136 @@ def build_of(
         started_at=raw.timestamp,
         ended_at=raw.ended_at,
         branch_job=branch_job,
-        parameters=parameters,
+        parameters=_of_gitlab(causes) | parameters,
         masked_parameters=tuple(masked),
-        checkouts=tuple(checkouts),
-        upstream=tuple(dict.fromkeys(upstream)),
-        change_messages=tuple(islice(_messages(raw), CHANGES)),
+        parameter_kinds={name: kind for name, kind in masked.items() if kind},
+        checkouts=tuple(each for each in checkouts if each is not None),
+        libraries=_libraries(actions),
+        revision=_revision(actions, job),
+        change_sets=tuple(_bounded_sets(changes)),
+        upstream=tuple(dict.fromkeys(_upstream(causes))),
+        repeats=repeats,
+        named_builds=named,
         pull_request_url=without_credentials(pull_request_url) if pull_request_url else None,
     )
 
 
-def _upstream(action: RawAction) -> Iterator[UpstreamBuild]:
-    """From a ``CauseAction``: an interrupted build's action has ``causes`` too, which are something else."""
-    if action.cls != "hudson.model.CauseAction":
+# ---- who started it
+
+
+def _causes(actions: list[RawAction]) -> Iterator[_Cause]:
+    """Of ``CauseAction``: an interrupted build's action has ``causes`` too, which are something else."""
+    for action in actions:
+        if action.cls == "hudson.model.CauseAction":
+            yield from _convert(action.causes, list[_Cause]) or ()
+
+
+def _upstream(causes: list[_Cause]) -> Iterator[UpstreamBuild]:
+    for cause in causes:
+        if cause.cls.endswith("UpstreamCause") and (build := cause.build()):
+            yield build
+
+
+def _of_gitlab(causes: list[_Cause]) -> dict[str, str]:
+    """What the gitlab plugin sets as variables of the build, under their names; to readers it shows the cause."""
+    told: dict[str, str] = {}
+    for cause in causes:
+        data = _convert(cause.data, _GitLabData) or _GitLabData()
+        if isinstance(data.merge_request, int) and data.merge_request > 0:
+            told["gitlabMergeRequestIid"] = str(data.merge_request)
+        if isinstance(data.source_branch, str) and data.source_branch:
+            told["gitlabSourceBranch"] = data.source_branch
+    return told
+
+
+# ---- what was checked out
+
+
+def _checkout(action: RawAction) -> Checkout | None:
+    if isinstance(action.hg_node, str) and action.hg_node:
+        branch = action.hg_branch if isinstance(action.hg_branch, str) else ""
+        return Checkout(remote_urls=(), branches=(branch,), commit=action.hg_node, kind="hg")
+    urls = [url.strip() for url in _convert(action.remote_urls, list[str]) or () if url.strip()]
+    if not urls:
+        return None
+    revision = _convert(action.last_built_revision, _Revision) or _Revision()
+    return Checkout(
+        remote_urls=tuple(without_credentials(url) for url in urls),
+        branches=tuple((branch and branch.name) or "" for branch in revision.branch),
+        commit=revision.SHA1 or None,
+    )
+
+
+def _subversion(changes: _Changes) -> Iterator[Checkout]:
+    """The change log of Subversion names what was checked out; its layout tells the branch."""
+    if changes.kind != "svn":
         return
-    for cause in _convert(action.causes, list[_Cause]) or ():
-        job, number = _convert(cause.project, str), _convert(cause.number, BuildNumber)
-        if cause.cls.endswith("UpstreamCause") and job and number:
-            yield UpstreamBuild(job, number)
+    for each in _convert(changes.revisions, list[_Module]) or ():
+        url, branch = without_credentials(each.module.rstrip("/")), ""
+        if layout := _SVN_LAYOUT.fullmatch(url):
+            url, branch = layout["root"], layout["trunk"] or layout["branch"] or layout["tag"]
+        if url:
+            yield Checkout((url,), (branch,), str(each.revision), kind="svn")
 
 
-def _messages(raw: RawBuild) -> Iterator[str]:
-    """The messages of all change sets, newest first; Jenkins lists ``{"items": [{"comment": "…"}]}`` oldest first."""
+def _libraries(actions: list[RawAction]) -> tuple[str, ...] | None:
+    """Of ``LibrariesAction``, which every pipeline has that could be compiled; None: there is none."""
+    told = [
+        _convert(action.libraries, list[_Library])
+        for action in actions
+        if action.cls.endswith(".LibrariesAction") and action.libraries is not None
+    ]
+    if not told:
+        return None
+    libraries = (each for found in told for each in found or ())
+    return tuple(dict.fromkeys(f"{each.name}@{each.version}" if each.version else each.name for each in libraries))
+
+
+def _revision(actions: list[RawAction], job: str) -> Revision | None:
+    """Of ``SCMRevisionAction``; of several (a pipeline may read a library from a multibranch source) the job's own."""
+    found = []
+    for action in actions:
+        told = _convert(action.revision, _ScmRevision) if action.cls.endswith(".SCMRevisionAction") else None
+        if told is not None:
+            head = told.head or _Head()
+            commit = told.hash or told.pull_hash or (told.origin.hash if told.origin else None)
+            found.append(Revision(head.name, commit, head.target.name if head.target else None))
+    own = unquote(job.rpartition("/")[2])
+    return next((each for each in found if each.name == own), found[0] if found else None)
+
+
+# ---- what is new in it
+
+
+def _changes(raw: RawBuild) -> Iterator[_Changes]:
     several = raw.change_sets if isinstance(raw.change_sets, list) else []
     for change_set in (*several, raw.change_set):
-        items = change_set.get("items") if isinstance(change_set, dict) else None
-        for item in reversed(items) if isinstance(items, list) else ():
-            comment = item.get("comment") if isinstance(item, dict) else None
-            if isinstance(comment, str) and (message := comment.strip()):
-                yield _bounded(_URL_CREDENTIALS.sub(r"\1", message))
+        found = _convert(change_set, _Changes) if change_set is not None else None
+        if found is not None:
+            yield found
+
+
+def _bounded_sets(changes: list[_Changes]) -> Iterator[ChangeSet]:
+    """With so many messages as are kept of a build."""
+    left = CHANGES
+    for found in changes:
+        listed = found.items if isinstance(found.items, list) else []
+        items = [item for each in listed if (item := _convert(each, _Item))]
+        if not items:
+            continue
+        if found.kind not in ("svn", "hg"):  # those list the newest first
+            items.reverse()
+        messages = tuple(islice(_messages(items), left))
+        left -= len(messages)
+        times = [item.timestamp for item in items if isinstance(item.timestamp, int) and 0 < item.timestamp < _LONGEST]
+        head = items[0].commit if isinstance(items[0].commit, str) else None
+        yield ChangeSet(head or None, messages, min(times, default=None))
+
+
+def _messages(items: list[_Item]) -> Iterator[str]:
+    for item in items:
+        if isinstance(item.comment, str) and (message := item.comment.strip()):
+            yield _bounded(_URL_CREDENTIALS.sub(r"\1", message))
 
 
 def _bounded(message: str) -> str:
@@ -185,16 +378,7 @@ def _bounded(message: str) -> str:
     return f"{message[:_MESSAGE_HEAD]}…\n…{message[-_MESSAGE_TAIL:]}"
 
 
-def _checkout(action: RawAction) -> Checkout | None:
-    urls = [url.strip() for url in _convert(action.remote_urls, list[str]) or () if url.strip()]
-    if not urls:
-        return None
-    revision = _convert(action.last_built_revision, _Revision) or _Revision()
-    return Checkout(
-        remote_urls=tuple(without_credentials(url) for url in urls),
-        branches=tuple(branch.name for branch in revision.branch),
-        commit=revision.SHA1 or None,
-    )
+# ---- values
 
 
 def _convert(value: Any, type_: type[T]) -> T | None:

@@ -121,20 +121,20 @@ class Reading:
             if len(found) >= STORE_AT:
                 self._store(found)
                 found = []
-            found += [fact for raw in final if (fact := self._final(candidate, look, raw))]
+            found += [fact for raw in final if (fact := self._final(candidate, first, look, raw))]
         found += self._gone(candidate.job.full_name, look.gone)
         looked = Looked(candidate, look, found)
         if looked.renamed is not None:
             self._renames.take(looked.renamed.former)
         return looked
 
-    def _final(self, candidate: Candidate, look: Look, raw: RawBuild) -> Fact | None:
+    def _final(self, candidate: Candidate, first: FirstAnswer, look: Look, raw: RawBuild) -> Fact | None:
         """The fact of a final build; while a page that is needed for it cannot be read, the build waits as open."""
         build = next((build for build in candidate.open_builds if build.number == raw.number), None)
         now = self._clock.now_ms()
         since = now if build is None else waiting_since(build, now)
         try:
-            return self._fact(candidate, look, raw, give_up=now - since > UNREADABLE_MS)
+            return self._fact(candidate, first, raw, give_up=now - since > UNREADABLE_MS)
         except NOT_OF_ONE_JOB:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this build
@@ -145,9 +145,10 @@ class Reading:
         )
         return None
 
-    def _fact(self, candidate: Candidate, look: Look, raw: RawBuild, *, give_up: bool) -> Fact:
+    def _fact(self, candidate: Candidate, first: FirstAnswer, raw: RawBuild, *, give_up: bool) -> Fact:
+        page, listed = first.listing.pull_request_url, first.listing.builds
         build = self._details.build(
-            raw, candidate.job, candidate.match, pull_request_url=look.pull_request_url, give_up=give_up
+            raw, candidate.job, candidate.match, pull_request_url=page, listed=listed, give_up=give_up
         )
         return facts.final(jenkins_run(self._controller, build.job, build.number), build, at=self._now())
 

@@ -16,10 +16,11 @@ from agent.model.build import Build
 from agent.model.keys import jenkins_run
 from agent.outbox.values import OpenBuild, Progress
 from agent.sources.jenkins.backoff import Backoffs
-from agent.sources.jenkins.client import Job
+from agent.sources.jenkins.client import Job, Listing
 from agent.sources.jenkins.errors import JenkinsError, UnreachableError
 from agent.sources.jenkins.raw import Phase
 from agent.sources.jenkins.reading import NOT_OF_ONE_JOB
+from agent.sources.jenkins.related import LISTED
 from agent.sources.jenkins.unread import in_words
 
 if TYPE_CHECKING:
@@ -160,9 +161,11 @@ class WantedBuilds:
         if len(found.finals) > 1:  # it was read before, and the report came late: it is of what still has the number
             return [facts.seen(run, started_at=raw.timestamp, at=now)]
         job = asked.job or Job(name, raw.number + 1, self._client.is_branch_job(name))
-        page = self._client.builds(job, 0, 1).pull_request_url if job.branch_job else None
+        listing = self._client.builds(job, 0, LISTED) if job.branch_job else Listing([])
         match, give_up = match_of_reporting(self._rules, name), self._is_overdue(asked)
-        return [facts.final(run, self._details.build(raw, job, match, pull_request_url=page, give_up=give_up), at=now)]
+        page = listing.pull_request_url
+        build = self._details.build(raw, job, match, pull_request_url=page, listed=listing.builds, give_up=give_up)
+        return [facts.final(run, build, at=now)]
 
 
 def _reporting(state: RunState, *more: Fact) -> list[BuildFacts]:

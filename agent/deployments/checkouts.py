@@ -1,0 +1,364 @@
+"""Which of a build's own checkouts is the application's, and which are shared libraries.
+
+What Jenkins knows for certain goes first: the commit that a branch job was started for, the page of its repository, the
+libraries that the pipeline loaded. Only what these leave open is told by names, and is said to be.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from agent.deployments.urls import is_same, path_of, plain, repository_of_page
+from agent.model.git import branch_name, remote_of, remotes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from agent.config.rules import Pattern
+    from agent.model.build import Build, Checkout
+
+# A build records the checkout of a shared library like any other; told by the repository's name.
+_LIBRARY_NAME = re.compile(r"(?i)(^|[-_./:])(lib|libs|library|libraries)(\.git)?/?$")
+# Parameters that say which revision is to be deployed.
+_REVISION_PARAMETER = re.compile(
+    r"(?i)branch|tag|revision|(?:^|_)rev(?:$|_)|commit|sha|version|release|(?:^|_)ref(?:$|_)"
+)
+_WORDS = re.compile(r"[^a-z0-9]+")
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,64}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What configuration, rule and report say about the application's repository.
+
+    ``libraries``: repositories that never are it. ``repository``: the rule's choice. ``url``: the one that a report
+    names. ``named``: revisions that the rule names, each with the words for it.
+    """
+
+    libraries: Sequence[Pattern] = ()
+    repository: Pattern | None = None
+    url: str = ""
+    named: tuple[tuple[str, str], ...] = ()
+
+    def is_library(self, url: str) -> bool:
+        """Whether the configuration declares this repository to be a library."""
+        name = plain(url)
+        return any(pattern.match(name) is not None for pattern in self.libraries)
+
+
+NOTHING_WANTED = Wanted()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One repository among a build's checkouts: the ``remote``-th URL of the ``number``-th checkout (from 1).
+
+    ``why``: which of several checkouts of the repository it is, in words.
+    """
+
+    checkout: Checkout
+    number: int
+    remote: int = 0
+    why: str = ""
+
+    @property
+    def url(self) -> str:
+        """Empty for systems that do not tell it."""
+        return self.checkout.remote_urls[self.remote] if self.checkout.remote_urls else ""
+
+    @property
+    def raw_branch(self) -> str:
+        """The branch that belongs to the remote, as git spells it; empty when the checkout tells none."""
+        branches = self.checkout.branches
+        aligned = len(branches) == len(self.checkout.remote_urls)
+        index = self.remote if aligned else origin_of(self.checkout)
+        return (branches[index : index + 1] or branches[:1] or ("",))[0]
+
+
+@dataclass(frozen=True)
+class Applications:
+    """The repositories that may be the application's, likeliest first, each once, and what is to be said of them.
+
+    ``certain``: the first one is it. ``last_resort``: they most likely are libraries. ``libraries``: the checkouts that
+    are.
+    """
+
+    candidates: tuple[Candidate, ...] = ()
+    note: str = ""
+    certain: bool = False
+    last_resort: bool = False
+    libraries: tuple[Checkout, ...] = ()
+
+
+def of_build(build: Build, wanted: Wanted = NOTHING_WANTED) -> Applications:
+    """What a build itself checked out of the application."""
+    return _Choice(build, wanted).made() if build.checkouts else Applications()
+
+
+class _Choice:
+    """The application among the checkouts of one build."""
+
+    def __init__(self, build: Build, wanted: Wanted) -> None:
+        self._build = build
+        self._wanted = wanted
+        self._all = [Candidate(checkout, number) for number, checkout in enumerate(build.checkouts, 1)]
+        self._known = [each for each in self._all if not any(map(wanted.is_library, each.checkout.remote_urls))]
+        certain, self._why_certain = self._find_certain()
+        self._certain = {each.number for each in certain}
+        loaded = _Loaded(build, [each for each in self._known if each.number not in self._certain])
+        self._loaded, self._unclear, self._all_loaded_are_known = loaded.found, loaded.unclear, loaded.complete
+
+    def made(self) -> Applications:
+        eligible, words = self._eligible()
+        if words and not eligible:
+            return Applications(note=f"no checkout matches {words}: {_urls(self._all)}", libraries=self._libraries(()))
+        rest = [each for each in eligible if each.number not in self._loaded]
+        if not rest:
+            return self._only_libraries(eligible, words)
+        applications = [each for each in rest if each.number in self._certain]
+        if applications:
+            others = [each for each in rest if each.number not in self._certain]
+            note = f"chosen by {words}" if words else self._why_certain
+            return self._result([*applications, *others], note, certain=True)
+        return self._guessed(rest, words)
+
+    def _find_certain(self) -> tuple[list[Candidate], str]:
+        """What the branch job was started for, as ``SCMRevisionAction`` and the job's page say it."""
+        commit = self._build.revision.commit if self._build.revision else None
+        at_commit = [each for each in self._known if commit and each.checkout.commit == commit]
+        if at_commit:
+            return at_commit, "at the commit that the branch job was started for"
+        page = repository_of_page(self._build.pull_request_url or "")
+        of_page = [each for each in self._known if page and is_same(each.url, page)]
+        return of_page, "the repository of the branch job's page" if of_page else ""
+
+    def _eligible(self) -> tuple[list[Candidate], str]:
+        """What the rule or a report chooses, with the words for it; else the first remote of each checkout."""
+        pattern, url = self._wanted.repository, self._wanted.url
+        remotes = [replace(each, remote=remote) for each in self._known for remote in _remotes(each.checkout)]
+        if pattern is not None:
+            return [each for each in remotes if pattern.match(plain(each.url)) is not None], (
+                f"repository = {pattern.text!r}"
+            )
+        if reported := [each for each in remotes if is_same(each.url, url)]:
+            return reported, "the repository that was reported"
+        firsts = [replace(each, remote=_remotes(each.checkout)[0]) for each in self._known if each.url]
+        return firsts or self._known, ""
+
+    def _only_libraries(self, eligible: list[Candidate], words: str) -> Applications:
+        if words:  # the rule may know better
+            return self._result(eligible, f"chosen by {words}, a library that the build loaded", last_resort=True)
+        note = f"nothing but shared libraries was checked out: {_urls(self._all)}"
+        return Applications(note=note, libraries=self._libraries(()))
+
+    def _guessed(self, rest: list[Candidate], words: str) -> Applications:
+        """By names, where Jenkins does not tell it."""
+        named = [each for each in rest if _LIBRARY_NAME.search(each.url)]
+        others = [each for each in rest if each not in named]
+        if words:
+            return self._result([*others, *named], f"chosen by {words}")
+        if self._all_loaded_are_known:
+            return self._of_own_branch([*others, *named], [])
+        if not others:
+            note = "nothing but a library was checked out; set repo_url in the rule if it is not the one"
+            return self._result(rest[:1], note, last_resort=True, named=named)
+        return self._of_own_branch(others, named)
+
+    def _of_own_branch(self, candidates: list[Candidate], named: list[Candidate]) -> Applications:
+        own = [each for each in candidates if is_on_own_branch(self._build, each)]
+        if not own or len(own) == len(candidates):
+            return self._result(candidates, self._unclear, named=named)
+        one = len({plain(each.url) for each in own}) == 1
+        ordered = [*own, *(each for each in candidates if each not in own)]
+        return self._result(ordered, "the one on the job's own branch" if one else self._unclear, named=named)
+
+    def _result(
+        self,
+        candidates: list[Candidate],
+        note: str,
+        *,
+        certain: bool = False,
+        last_resort: bool = False,
+        named: Iterable[Candidate] = (),
+    ) -> Applications:
+        """Each repository once: a build may check out the same one several times."""
+        groups: dict[str, list[Candidate]] = {}
+        for each in candidates:
+            group = groups.setdefault(plain(each.url) if each.url else f"#{each.number}", [])
+            if each.number not in [other.number for other in group]:  # else by another of its remotes
+                group.append(each)
+        revisions = _Revisions(self._build, self._wanted)
+        distinct = tuple(revisions.choose(sorted(group, key=lambda each: each.number)) for group in groups.values())
+        return Applications(distinct, note, certain, last_resort, self._libraries(named))
+
+    def _libraries(self, named: Iterable[Candidate]) -> tuple[Checkout, ...]:
+        known = {each.number for each in self._known}
+        left_out = self._loaded | {each.number for each in named}
+        return tuple(each.checkout for each in self._all if each.number in left_out or each.number not in known)
+
+
+class _Loaded:
+    """Which checkouts are those of the libraries that a pipeline loaded: ``found`` by their numbers.
+
+    ``LibrariesAction`` tells their names, and no checkout of them. The plugin's own checkouts have the bare name of a
+    branch, others mostly do not; a library that Jenkins has in its cache has no checkout at all. ``complete``: no more
+    are to be expected. ``unclear``: several checkouts could be meant, in words.
+    """
+
+    def __init__(self, build: Build, candidates: list[Candidate]) -> None:
+        self._build = build
+        self._names = [each.partition("@")[0].lower() for each in build.libraries or ()]
+        self._versions = {each.partition("@")[2] for each in build.libraries or ()}
+        self.unclear = ""
+        self.found: set[int] = set()
+        if self._names:
+            self._find(candidates)
+        self.complete = build.libraries is not None and len(self.found) >= len(self._names)
+
+    def _find(self, candidates: list[Candidate]) -> None:
+        wanted = len(self._names)
+        bare = [each for each in candidates if self._is_bare(each)]
+        likeliest = sorted(bare, key=self._likeness, reverse=True)
+        self.found = {each.number for each in likeliest[:wanted]}
+        if len(bare) > wanted and self._likeness(likeliest[wanted - 1]) == self._likeness(likeliest[wanted]):
+            # Libraries are mostly loaded before anything else is checked out.
+            self.found = {each.number for each in bare[:wanted]}
+            libraries = ", ".join(self._build.libraries or ())
+            self.unclear = f"Jenkins does not tell which of {_urls(bare)} are the libraries {libraries}; "
+            self.unclear += "the last was taken; set repository in the rule"
+        # Libraries by the older ways of retrieval look like any other checkout.
+        rest = [each for each in candidates if each.number not in self.found]
+        for each in rest:
+            left = len(rest) - sum(other.number in self.found for other in rest)
+            if len(self.found) < wanted and left > 1 and self._is_called_so(each):
+                self.found.add(each.number)
+
+    def _is_bare(self, candidate: Candidate) -> bool:
+        """Whether the branch is written without a remote, as only libraries and branch jobs' own checkouts have it."""
+        revision = self._build.revision
+        may_be_own = revision is None or revision.commit is None or revision.target is not None
+        if may_be_own and is_on_own_branch(self._build, candidate):
+            return False
+        names, urls = candidate.checkout.branches, candidate.checkout.remote_urls
+        remotes = remotes_of(names, len(urls))
+        return bool(names) and all(
+            branch_name(name, remotes, commit="") is not None
+            and not name.startswith("refs/")
+            and not remote_of(name, remotes)
+            for name in names
+        )
+
+    def _likeness(self, candidate: Candidate) -> tuple[bool, bool, bool, bool]:
+        """How much it looks like a library."""
+        return (
+            not _named_by_parameter(self._build, candidate),
+            self._is_called_so(candidate),
+            _LIBRARY_NAME.search(candidate.url) is not None,
+            not self._versions.isdisjoint(candidate.checkout.branches),
+        )
+
+    def _is_called_so(self, candidate: Candidate) -> bool:
+        """Whether the repository has the name of a library: ``shared`` is ``jenkins-shared``."""
+        words = set(_WORDS.split(path_of(candidate.url).rpartition("/")[2].lower()))
+        return any(words.issuperset(_WORDS.split(name)) for name in self._names)
+
+
+class _Revisions:
+    """Which of several checkouts of one repository is deployed."""
+
+    def __init__(self, build: Build, wanted: Wanted) -> None:
+        self._build = build
+        self._named = wanted.named
+
+    def choose(self, group: list[Candidate]) -> Candidate:
+        """What the rule or a parameter names, else what the branch job was started for, else the last."""
+        if len(group) == 1:
+            return group[0]
+        chosen, which = self._chosen(group)
+        names = ", then ".join(_shown(each) for each in group)
+        return replace(chosen, why=f"checked out {len(group)} times, {names}; {which}")
+
+    def _chosen(self, group: list[Candidate]) -> tuple[Candidate, str]:
+        for text, words in self._named:
+            if hits := [each for each in group if _is_named(each, text)]:
+                return hits[-1], f"{words} names this one"
+        if hits := [each for each in group if _named_by_parameter(self._build, each)]:
+            return hits[-1], f"parameter {_named_by_parameter(self._build, hits[-1])} names this one"
+        commit = self._build.revision.commit if self._build.revision else None
+        if hits := [each for each in group if commit and each.checkout.commit == commit]:
+            return hits[-1], "the branch job was started for this one"
+        return group[-1], "the last was taken"
+
+
+def is_on_own_branch(build: Build, candidate: Candidate) -> bool:
+    """Whether a branch job checked out its own branch."""
+    return build.branch_job and own_branch(build) in (
+        candidate.raw_branch,
+        *map(branch_name, candidate.checkout.branches),
+    )
+
+
+def own_branch(build: Build) -> str:
+    """The name of a branch job: that of its branch, tag, pull request or change."""
+    told = build.revision.name if build.revision else None
+    return told or unquote(build.job.rpartition("/")[2])
+
+
+def origin_of(checkout: Checkout) -> int:
+    """With several remotes, the place of the branch of the one that is called origin; else the first."""
+    remotes = remotes_of(checkout.branches, len(checkout.remote_urls))
+    for index, name in enumerate(checkout.branches):
+        if remote_of(name, remotes) == "origin":
+            return index
+    return 0
+
+
+def _remotes(checkout: Checkout) -> list[int]:
+    """The places of the remotes' URLs, the likeliest first: origin's, or that of a host with the remote's name."""
+    places = list(range(len(checkout.remote_urls)))
+    if len(checkout.branches) == len(places):
+        first = origin_of(checkout)
+    else:
+        called_so = [place for place in places if is_called_after(checkout.remote_urls[place], checkout)]
+        first = called_so[0] if len(called_so) == 1 else 0
+    if first < len(places):
+        places.insert(0, places.pop(first))
+    return places
+
+
+def is_called_after(url: str, checkout: Checkout) -> bool:
+    """Whether the remote of the branch has the name of the URL's host: ``github/main`` is of ``github.com``."""
+    remote = remote_of(checkout.branches[0], remotes_of(checkout.branches, 2)) if checkout.branches else ""
+    return remote not in ("", "*") and remote in re.split(r"[^a-z0-9-]+", plain(url).partition("/")[0])
+
+
+def _named_by_parameter(build: Build, candidate: Candidate) -> str:
+    """The parameter that names the revision of a checkout; empty if none does."""
+    for name, value in build.parameters.items():
+        if _REVISION_PARAMETER.search(name) and _is_named(candidate, value):
+            return name
+    return ""
+
+
+def _is_named(candidate: Candidate, text: str) -> bool:
+    """Whether a text means the revision: its branch, its tag (``1.4`` for ``v1.4``), its commit or the start of it."""
+    text = text.strip()
+    if not text:
+        return False
+    commit = (candidate.checkout.commit or "").lower()
+    if _SHORT_COMMIT.fullmatch(text) and commit.startswith(text.lower()):
+        return True
+    name = branch_name(candidate.raw_branch, commit="")
+    return name is not None and name in (branch_name(text, commit=""), f"v{text}")
+
+
+def _shown(candidate: Candidate) -> str:
+    commit = candidate.checkout.commit
+    return branch_name(candidate.raw_branch, commit=commit) or (commit or "")[:12] or "detached"
+
+
+def _urls(candidates: Iterable[Candidate]) -> str:
+    return ", ".join(url for each in candidates for url in each.checkout.remote_urls)

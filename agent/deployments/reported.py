@@ -1,0 +1,63 @@
+"""What counts of a report about repository, branch and commit, beside what Jenkins says.
+
+What somebody gave goes before everything but a library. What was only found in the environment of a build may be of the
+shared library that was checked out there: it counts where the build itself checked out nothing of an application.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from agent.deployments.urls import is_same
+
+if TYPE_CHECKING:
+    from agent.deployments.checkouts import Wanted
+    from agent.deployments.repository import Source
+    from agent.model.fact import Report
+
+# Where a field came from that the build itself reported.
+SAID = "the build's own report"
+_PLACES = ("repo_url", "branch", "commit_hash")
+
+
+def counted(said: Report, source: Source, wanted: Wanted) -> tuple[Report, dict[str, str]]:
+    """The report without what does not count, and why, in words, for each field that was left out.
+
+    ``source``: what Jenkins says of the build, with the libraries that it checked out.
+    """
+    places = [name for name in _PLACES if getattr(said, name)]
+    found = [name for name in places if name not in said.given]
+    if said.repo_url and wanted.is_library(said.repo_url):
+        left_out, why = places, "a repository that [repositories] libraries declares a library"
+    elif _has_own(said, source):
+        left_out, why = found, "found in its environment; what the build checked out goes before that"
+    elif _is_library(said, source):
+        left_out, why = found, "found in its environment, of a shared library"
+    else:
+        return said, {}
+    words = {name: f"{SAID} says {getattr(said, name)}: {why}" for name in left_out}
+    return replace(said, **dict.fromkeys(left_out)), words
+
+
+def origin(said: Report, name: str) -> str:
+    """Where a field of the report came from, in words."""
+    return SAID if name in said.given or name not in _PLACES else f"{SAID}, from its environment"
+
+
+def _has_own(said: Report, source: Source) -> bool:
+    """Whether Jenkins knows the application's checkout of this very build; not if another repository was given."""
+    if not source.own or not source.repo_url:
+        return False
+    given = said.repo_url if "repo_url" in said.given else None
+    return given is None or is_same(given, source.repo_url)
+
+
+def _is_library(said: Report, source: Source) -> bool:
+    """Whether the repository or the commit that was found is that of a library which the build checked out."""
+    repo_url, commit = (None if name in said.given else getattr(said, name) for name in ("repo_url", "commit_hash"))
+    return any(
+        (commit and commit == each.commit) or any(is_same(repo_url or "", url) for url in each.remote_urls)
+        for each in source.libraries
+    )

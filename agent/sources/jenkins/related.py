@@ -1,0 +1,174 @@
+"""The builds that tell what another one deploys: those that it names, repeats, was started by, or that its job had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+from msgspec.structs import replace
+
+from agent.deployments import checkouts, repository
+from agent.model.build import Related, Relation
+from agent.model.fact import SAME_BUILD_MS
+from agent.sources.jenkins.errors import JenkinsError, raise_unless_nothing_to_tell
+from agent.sources.jenkins.raw import Phase, build_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from agent.deployments.checkouts import Wanted
+    from agent.model.build import Build, UpstreamBuild
+    from agent.sources.jenkins.client import JenkinsClient, Job
+    from agent.sources.jenkins.raw import RawBuild
+
+log = structlog.get_logger("poller")
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+# A deployment is started by a build, which may be started by a build, …: so far the cause is followed.
+UPSTREAM_STEPS = 5
+# Builds that wait in the queue together become one: so many of those that started it are read.
+_CAUSES = 10
+# So many run parameters are looked at, and so many other builds of a job.
+_NAMED = 3
+_OTHERS = 3
+# So many builds of a job are listed to find one with a checkout, for one that failed before it came to that.
+LISTED = 10
+# So many builds, and jobs, are remembered: one build often starts several deployments.
+REMEMBERED = 64
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Of which build: ``job`` and ``listed``, builds that were read with it, are told of the first one only."""
+
+    wanted: Wanted
+    give_up: bool
+    steps: int
+    job: Job | None = None
+    listed: tuple[RawBuild, ...] = ()
+
+    def further(self) -> _Question:
+        return _Question(self.wanted, self.give_up, self.steps - 1)
+
+
+class RelatedBuilds:
+    """Reads them, the likeliest first, and no more than are needed.
+
+    Raises :class:`JenkinsError` when Jenkins did not answer that there is nothing to tell: then it is to be tried
+    again. With ``give_up`` that is left out, too.
+    """
+
+    def __init__(self, client: JenkinsClient, controller: str) -> None:
+        self._client = client
+        self._controller = controller
+        self._builds: dict[tuple[str, int], Build] = {}
+        self._of_jobs: dict[str, Build | None] = {}  # None: the job has none with a checkout
+
+    def with_related(
+        self, build: Build, job: Job, wanted: Wanted, *, listed: Iterable[RawBuild] = (), give_up: bool = False
+    ) -> Build:
+        """The build with those that tell what it deploys. ``listed``: builds of its job that were read with it."""
+        own = checkouts.of_build(build, wanted)
+        if own.candidates and not own.last_resort:
+            _remember(self._of_jobs, build.job, _as_other(build))
+        return self._complete(build, _Question(wanted, give_up, UPSTREAM_STEPS, job, tuple(listed)))
+
+    def _complete(self, build: Build, question: _Question) -> Build:
+        if question.steps > 0:
+            for find in (self._named, self._others, self._causes, self._repeated, self._listed):
+                build = replace(build, related=(*build.related, *find(build, question)))
+                told = any(each.how is Relation.SAME_JOB for each in build.related)
+                if told or repository.has_application(build, question.wanted):
+                    break
+        return build
+
+    def _named(self, build: Build, question: _Question) -> Iterator[Related]:
+        """The build that a run parameter names; of several the first that had a checkout."""
+        for parameter, named in list(build.named_builds.items())[:_NAMED]:
+            read = self._read(build, named, question)
+            if read is not None and repository.has_application(read, question.wanted):
+                yield Related(Relation.NAMED, read, parameter)
+                return
+
+    def _causes(self, build: Build, question: _Question) -> Iterator[Related]:
+        for cause in build.upstream[:_CAUSES]:
+            read = self._read(build, cause, question)
+            if read is not None:
+                yield Related(Relation.CAUSE, read)
+
+    def _repeated(self, build: Build, question: _Question) -> Iterator[Related]:
+        read = self._read(build, build.repeats, question) if build.repeats else None
+        if read is not None:
+            yield Related(Relation.REPEATED, read)
+
+    def _read(self, build: Build, which: UpstreamBuild, question: _Question) -> Build | None:
+        key = which.job, which.number
+        known = self._builds.get(key)
+        # Started long after that one ended: it may be of a job that was created again, and has the number once more.
+        if known is None or build.started_at > known.ended_at + SAME_BUILD_MS:
+            known = self._ask(which, give_up=question.give_up)
+        return known and self._complete(known, question.further())
+
+    def _ask(self, which: UpstreamBuild, *, give_up: bool) -> Build | None:
+        try:
+            raw = self._client.build(which.job, which.number)
+        except JenkinsError as error:
+            raise_unless_nothing_to_tell(error, give_up=give_up)
+            log.info("upstream build cannot be read", build=f"{which.job}#{which.number}", reason=str(error))
+            return None
+        branch_job = self._client.is_branch_job(which.job)
+        found = build_of(raw, controller=self._controller, job=which.job, branch_job=branch_job)
+        self._builds.pop((which.job, which.number), None)
+        if raw.phase is Phase.FINAL:  # while it runs, its checkouts may be still to come
+            _remember(self._builds, (which.job, which.number), found)
+        return found
+
+    # ---- of a build that failed before its checkout
+
+    def _others(self, build: Build, question: _Question) -> Iterator[Related]:
+        """Other builds of the job that checked out an application, the nearest first."""
+        if question.job is None or not repository.failed_early(build):
+            return
+        near = sorted(question.listed, key=lambda raw: abs(raw.number - build.number))
+        found = [each for raw in near if (each := self._other(build, raw, question))]
+        if not found and (known := self._of_jobs.get(build.job)):
+            found = [known]
+        for each in found[:_OTHERS]:
+            yield Related(Relation.SAME_JOB, each)
+
+    def _other(self, build: Build, raw: RawBuild, question: _Question) -> Build | None:
+        if raw.number == build.number:
+            return None
+        other = build_of(raw, controller=self._controller, job=build.job, branch_job=build.branch_job)
+        own = checkouts.of_build(other, question.wanted)
+        return _as_other(other) if own.candidates and not own.last_resort else None
+
+    def _listed(self, build: Build, question: _Question) -> Iterator[Related]:
+        """Ask for them, once for each job, where nothing else tells the repository."""
+        asks = question.job is not None and repository.failed_early(build) and not build.pull_request_url
+        if question.job is None or not asks or build.job in self._of_jobs:
+            return
+        try:
+            listed = self._client.builds(question.job, 0, LISTED).builds
+        except JenkinsError as error:
+            raise_unless_nothing_to_tell(error, give_up=question.give_up)
+            return
+        found = [each for raw in listed if (each := self._other(build, raw, question))]
+        _remember(self._of_jobs, build.job, found[0] if found else None)
+        for each in found[:_OTHERS]:
+            yield Related(Relation.SAME_JOB, each)
+
+
+def _as_other(build: Build) -> Build:
+    """What is kept of another build of the job: what it checked out, and the parameters on which that may depend."""
+    return replace(build, change_sets=(), upstream=(), repeats=None, named_builds={}, related=(), stages=None)
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > REMEMBERED:
+        del known[next(iter(known))]
