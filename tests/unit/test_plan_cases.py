@@ -105,3 +105,23 @@ def test_a_report_after_a_poll_found_a_build_gone_is_of_the_job_that_was_created
     world.accept(facts.gone(RUN, started_at=NOON, at=NOON + 24 * MINUTE))
     world.accept(facts.report(RUN, said("v2"), source="emit", at=NOON + 25 * MINUTE))
     assert sorted(str(row.content.image) for row in world.rows) == ["v1", "v2"]
+
+
+@pytest.mark.xfail(strict=True, reason="a start that is said says nothing of a build that no poll knows yet")
+def test_a_start_that_lies_before_what_was_reported_an_hour_ago_is_of_that_build() -> None:
+    """Jenkins is down for long: what was said without a start went out, and later the build says when it began.
+
+    The build that began before that report still runs now, so that the report was its own. The other way round two
+    events of one deployment are at Hivel.
+    """
+    world = World(rules())
+    for minutes, start in ((60, None), (120, NOON), (180, NOON)):
+        at = NOON + minutes * MINUTE
+        world.now = at
+        world.plan()  # what was held for an hour goes
+        world.deliver()
+        world.accept(facts.report(RUN, said("v1", started_at=start, environment="us"), source="intake", at=at))
+    world.now = NOON + 10 * HOUR
+    world.plan()
+    world.deliver()
+    assert len(world.hivel) == 1
