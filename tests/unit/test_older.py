@@ -159,6 +159,14 @@ def test_a_held_row_is_a_report_without_an_id() -> None:
     assert converted.wanted
 
 
+def test_what_version_3_held_is_a_report_although_it_does_not_say_so() -> None:
+    told = msgspec.json.decode(source(early=True, environment="staging"))
+    del told["early"]
+    for state in ("held", "pending", "failed"):
+        converted = convert(row(state=state, payload=None, source=msgspec.json.encode(told).decode(), reported=""))
+        assert ([fact.kind for fact in converted.facts], converted.deployment.known) == ([Kind.REPORT], False)
+
+
 def test_a_report_is_stamped_by_the_clock_of_its_controller() -> None:
     early = source(build(NOON, END + HOUR), early=True, environment="staging")
     old = row(state="held", payload=None, source=early, reported="", created_at=END)

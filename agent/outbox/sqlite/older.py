@@ -16,7 +16,7 @@ from agent.model import fact as facts
 from agent.model.build import Build, Stage
 from agent.model.deployment import Content, Deployment, Name, Scope, State
 from agent.model.event import DeploymentEvent
-from agent.model.fact import Report, word_of
+from agent.model.fact import Kind, Report, word_of
 from agent.model.keys import JENKINS, Run, jenkins_run, run_of_id
 from agent.model.status import Provider, Status, normalise
 from agent.model.times import parse_moment
@@ -79,7 +79,8 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A ``source``. ``early``: result and times are what the build itself said, and no poll's final word."""
+    """A ``source``. ``early``: result and times are what the build itself said, and no poll's final word; version 3
+    did not say so at first."""
 
     controller: str
     job: str
@@ -92,13 +93,10 @@ class Source(msgspec.Struct, frozen=True):
     reported: Said | None = None
     early: bool = False
 
-    @property
-    def is_final(self) -> bool:
-        """Whether a poll read the finished build."""
-        return not self.early and not (self.reported and self.reported.stage)
-
 
 _SOURCE = msgspec.json.Decoder(Source).decode
+_NOT_POLLED = ("reported", "early")
+_MADE_UP = {"controller", "job", "number", "url", "result", "started_at", "ended_at", *_NOT_POLLED}
 
 
 class Converted(NamedTuple):
@@ -119,21 +117,24 @@ class Older:
     def convert(self, row: OldRow) -> Converted:
         """Raises :class:`UnsoundError`."""
         event, source = _event_of(row), _source_of(row)
-        if source is not None and row.source is not None:
-            said = self._facts(row, source, row.source)
-            return Converted(_with_source(row, event, source, said), said, wanted=not source.is_final)
-        return Converted(self._without_source(row, event))
+        if source is None:
+            return Converted(self._without_source(row, event))
+        said = self._facts(row, source)
+        is_final = said[-1].kind is Kind.FINAL
+        return Converted(_with_source(row, event, source, said), said, wanted=not is_final)
 
-    def _facts(self, row: OldRow, source: Source, text: str) -> tuple[Fact, ...]:
+    def _facts(self, row: OldRow, source: Source) -> tuple[Fact, ...]:
         """What was said of the build: what it reported itself, and what a poll read."""
+        final = _final_build(row, source)
         run = jenkins_run(source.controller, source.job, source.number)
         at = row.created_at + self._ahead.get(source.controller, 0)
         found = list[facts.Fact]()
-        if source.reported is not None or not source.is_final:
+        if source.reported is not None or final is None:
             # A report of a build that a poll has read was recognised as its own, however late it came.
-            found.append(facts.report(run, _report(source), source="emit", at=min(at, source.ended_at)))
-        if source.is_final:
-            found.append(facts.final(run, _final_build(text), at=max(at, source.ended_at)))
+            said = _report(source, alone=final is None)
+            found.append(facts.report(run, said, source="emit", at=min(at, source.ended_at)))
+        if final is not None:
+            found.append(facts.final(run, final, at=max(at, source.ended_at)))
         return tuple(found)
 
     def _without_source(self, row: OldRow, event: DeploymentEvent | None) -> Deployment:
@@ -179,20 +180,29 @@ def _source_of(row: OldRow) -> Source | None:
         raise UnsoundError(f"the build of event {row.id} cannot be read: {error}") from error
 
 
-def _final_build(text: str) -> Build:
-    fields = msgspec.json.decode(text)
-    fields.pop("reported", None)
-    fields.pop("early", None)
-    return msgspec.convert(fields, Build)
+def _final_build(row: OldRow, source: Source) -> Build | None:
+    """The build as a poll read it; None for one that was made up from a report, which says nothing but the key, result
+    and times."""
+    if source.early or row.state == State.HELD or (source.reported and source.reported.stage) or row.source is None:
+        return None
+    fields = msgspec.json.decode(row.source)
+    if row.reported is not None and fields.keys() <= _MADE_UP:
+        return None
+    try:
+        return msgspec.convert({name: value for name, value in fields.items() if name not in _NOT_POLLED}, Build)
+    except msgspec.ValidationError as error:
+        raise UnsoundError(f"the build of event {row.id} makes no sense: {error}") from error
 
 
-def _report(source: Source) -> Report:
-    """The report in a ``source``. One that did not say its times has the moment when it came as both."""
+def _report(source: Source, *, alone: bool) -> Report:
+    """The report in a ``source``. One that did not say its times has the moment when it came as both.
+
+    ``alone``: result and times are those of the report.
+    """
     said = source.reported or Said()
-    own = not source.is_final
     return Report(
         provider=JENKINS,
-        status=source.result if own else None,
+        status=source.result if alone else None,
         stage=said.stage,
         environment=said.environment,
         repo_url=said.repo_url,
@@ -204,8 +214,8 @@ def _report(source: Source) -> Report:
         pr_numbers=said.pr_numbers,
         build_number=str(source.number),
         url=source.url or None,
-        started_at=source.started_at if own and source.started_at != source.ended_at else None,
-        ended_at=source.ended_at if own else None,
+        started_at=source.started_at if alone and source.started_at != source.ended_at else None,
+        ended_at=source.ended_at if alone else None,
     )
 
 
@@ -219,7 +229,7 @@ def _with_source(row: OldRow, event: DeploymentEvent | None, source: Source, sai
     behind = behind_id(row.deployment_id, base, partial(_parts, row, content, source), row.started_at)
     name = _name(row, behind or "", content, source)
     times = (source.started_at, source.ended_at)
-    return _deployment(row, run, name, content, known=source.is_final, anchor=said[0].word, times=times)
+    return _deployment(row, run, name, content, known=said[-1].kind is Kind.FINAL, anchor=said[0].word, times=times)
 
 
 def _deployment(

@@ -54,9 +54,12 @@ class OldIds:
         """
         if number is None or not number.isascii() or not number.isdecimal() or str(int(number)) != number:
             return None
-        found = self._found(self._in_text(name, f"#{number}"), name, number, parts, started_at)
-        if len(found) != 1 or not self._jobs.issuperset(found):
-            found |= self._found(self._elsewhere(name, number, url), name, number, parts, started_at)
+        mark = f"#{number}"
+        told = list(self._in_text(name, mark))
+        if len(told) == 1 and told[0] in self._jobs and not is_shortened(name):
+            behind = name[len(told[0][0]) + len(told[0][1]) + 1 + len(mark) :]  # as nearly all are
+            return OldKey(*told[0], int(number), _START.sub("", behind, count=1) if behind else "")
+        found = self._found([*told, *self._elsewhere(name, number, url)], name, number, parts, started_at)
         likely = self._likely(found, url, parts)
         return OldKey(*likely[0], int(number), found[likely[0]]) if len(likely) == 1 else None
 

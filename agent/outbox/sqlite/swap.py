@@ -1,0 +1,152 @@
+"""Putting another file in the place of the outbox while other processes, as ``emit``, may open it at any moment.
+
+A database is three files: itself, its log (``-wal``) and the log's index (``-shm``), which are found by their names.
+Whoever has the old database open while a new one gets its name would write to the log of the new one. So the old file
+is replaced only while nobody has it open, and nobody can open it until the new one has its name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import struct
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+# The bytes that SQLite locks, as its file format says: who opens a database asks for the first, and holds a shared
+# lock on the last 510 as long as it has a database with a log open.
+_PENDING = 0x40000000
+_ALL = 512
+# No newcomer has to wait longer for those who have it open; `emit` goes on trying for five seconds.
+_SHUT_S = 1.5
+_OPEN_S = 0.5
+# Who opened the old file just before it was replaced, and has not come to ask for a lock, gives up within this time.
+HOLD_S = 1.0
+LOGS = ("-wal", "-shm")
+
+
+class InUseError(Exception):
+    """Another process has the file open all the time; ``pid`` is its number where that can be told."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"process {pid}" if pid > 0 else "another process")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file with something behind its name."""
+    return path.with_name(path.name + suffix)
+
+
+@contextmanager
+def alone_with(path: Path, patience_s: float, tick: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Nobody else, this process included, has the database open, or can open it.
+
+    ``tick`` is called while it waits. Raises :class:`InUseError` after ``patience_s``, and :class:`OSError`.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _shut(file, time.monotonic() + patience_s, tick)
+        yield
+    finally:
+        os.close(file)
+
+
+def open_alone(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
+    """Open the database within :func:`alone_with`, by a connection that takes no locks; ``ro`` leaves all as it is."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}&vfs=unix-none"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # without other processes the index of the log needs no file
+    return connection
+
+
+def put_in_place(new: Path, path: Path, tick: Callable[[], None] = lambda: None) -> None:
+    """Give a complete database, whose log is empty, the name of the other one, within :func:`alone_with` that.
+
+    Nobody can open it before its name is on the disk: what is stored in it stays. ``tick`` is called while it waits.
+    """
+    for suffix in LOGS:
+        beside(new, suffix).unlink(missing_ok=True)
+        beside(path, suffix).unlink(missing_ok=True)
+    file = os.open(new, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _lock(file, _ALL)
+        os.fsync(file)
+        new.replace(path)
+        sync_folder(path)
+    finally:
+        os.close(file)
+    until = time.monotonic() + HOLD_S
+    while (left := until - time.monotonic()) > 0:
+        tick()
+        time.sleep(min(left, 0.25))
+
+
+def sync(path: Path) -> None:
+    """On the disk when it returns."""
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def sync_folder(path: Path) -> None:
+    """The names in the folder of this file are on the disk when it returns."""
+    with suppress(PermissionError):  # a folder that may be written to, and not be read
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _shut(file: int, deadline: float, tick: Callable[[], None]) -> None:
+    """Keep newcomers out, and wait until the others have left; let newcomers in now and then."""
+    while True:
+        until = time.monotonic() + _SHUT_S
+        if _wait_for(file, 1, until, tick) and _wait_for(file, _ALL, until, tick):
+            return
+        if time.monotonic() > deadline:
+            raise InUseError(_holder(file))
+        _let_in(file)
+        tick()
+        time.sleep(_OPEN_S)
+
+
+def _wait_for(file: int, length: int, until: float, tick: Callable[[], None]) -> bool:
+    while not _lock(file, length):
+        if time.monotonic() > until:
+            return False
+        tick()
+        time.sleep(0.0005)
+    return True
+
+
+def _lock(file: int, length: int) -> bool:
+    """A lock of the open file, not of the process: no closing of another descriptor lets go of it."""
+    try:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, length))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _let_in(file: int) -> None:
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, _ALL))
+
+
+def _holder(file: int) -> int:
+    """The process that has it open; 0 if that cannot be told."""
+    found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _ALL))
+    *_, pid = struct.unpack("hhqqi4x", found)
+    return int(pid)
+
+
+def _flock(kind: int, length: int) -> bytes:
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, _PENDING, length, 0)

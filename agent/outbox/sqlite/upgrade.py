@@ -1,0 +1,363 @@
+"""An outbox of versions 1 to 5 becomes one of today: it is copied into a new file, which then gets its place.
+
+Only the holder of the run lock upgrades. ``emit`` goes on storing reports in the old file until the new one has its
+place. Whenever it is killed, the old file is as it was, and the next start begins again. The old file stays beside the
+new one as ``outbox.db.v5`` where there is room for it: for a way back, put it in its place and start the older version.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from itertools import count, groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from agent.outbox.sqlite import migrations
+from agent.outbox.sqlite.connection import PatientConnection, in_words
+from agent.outbox.sqlite.copying import (
+    NOT_COUNTED,
+    SUCCESS,
+    Writer,
+    begin_new_file,
+    clocks_ahead,
+    complete_new_file,
+    copy,
+    copy_newer_reports,
+    former_names,
+    known_ids,
+    remove_new_file,
+)
+from agent.outbox.sqlite.older import Older, OldRow, UnsoundError
+from agent.outbox.sqlite.swap import InUseError, alone_with, beside, open_alone, put_in_place, sync
+from agent.outbox.values import DamagedError, OutboxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from agent.model.times import Clock
+    from agent.outbox.sqlite.copying import Fields
+
+# How long it waits for other processes to close the outbox.
+PATIENCE_S = 60.0
+_PIECE = 1_000
+# So many bytes are written before they are brought to the disk: one large step at the end would take long.
+_SYNCED_TOGETHER = 64 * 1024 * 1024
+_TICK_S = 0.5
+_TRIES = 3
+# Of the whole work, in percent: copying rows; the rest are indexes and the disk.
+_COPYING = 90
+# Tables that are the same in both; they are small, and copied last.
+_SAME = ("delivery", "controllers", "jobs", "open_builds", "missed", "backfills", "backfilled_jobs", "repairs")
+_ATTEMPTS = (
+    f"SELECT event_id, at, duration_ms, http_status, verdict, CASE verdict WHEN '{SUCCESS}' THEN '' ELSE answer END"  # noqa: S608
+    f" FROM attempts INDEXED BY attempts_of_event WHERE verdict != '{NOT_COUNTED}' ORDER BY event_id, id"
+)
+# It changes when anybody but `emit` writes.
+_FINGERPRINT = (
+    "SELECT state, count(*), sum(id), sum(next_attempt_at & 0xffffffff) FROM events GROUP BY state ORDER BY state"
+)
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """What came of it: the version that the file had, how many events were in it, and where it is kept (None: there
+    was no room)."""
+
+    version: int
+    events: int
+    kept: Path | None
+
+
+def upgrade(
+    path: Path, clock: Clock, controllers: Iterable[str], progress: Callable[[int], None] = lambda _: None
+) -> Upgraded | None:
+    """Bring an outbox of an older version up to date; None when there is nothing to do.
+
+    ``controllers``: the names of all that are polled. ``progress`` is called with the percentage, at least once a
+    second. Only the holder of the run lock may call it, and nobody in this process may have the outbox open. Raises
+    :class:`agent.outbox.values.DamagedError` for a file that has to be repaired, and
+    :class:`agent.outbox.values.OutboxError` with the reason when it cannot be done; the old file is then as it was.
+    """
+    told = _Progress(path, clock, progress)
+    try:
+        _clean_up(path)
+        if not path.exists() or not 0 < _version(path) < migrations.FIRST:
+            return None
+        for _ in range(_TRIES):
+            done = _Upgrade(path, frozenset(controllers), told).run()
+            if done is not None:
+                return done
+        raise OutboxError(
+            f"the outbox {path} cannot be upgraded: another process of the older version goes on writing to it; end "
+            "that one, then start again"
+        )
+    except (OSError, sqlite3.Error, UnsoundError, InUseError) as error:
+        raise _in_our_words(error, path) from error
+    finally:
+        with suppress(OSError):  # what is left is removed by the next start
+            _clean_up(path)
+
+
+def _in_our_words(error: Exception, path: Path) -> OutboxError:
+    if isinstance(error, sqlite3.Error) and isinstance(damaged := in_words(error, path), DamagedError):
+        return damaged
+    if isinstance(error, (UnsoundError, sqlite3.IntegrityError)):
+        return DamagedError(
+            f"the outbox {path} is damaged ({error}); when hivel-agent run or once starts, it moves the file aside "
+            "and recovers what can be read"
+        )
+    if isinstance(error, InUseError):
+        reason, advice = f"{error} has it open, perhaps a backfill of the older version", "End that process"
+    else:
+        full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+        reason, advice = str(error), "Make room on its disk" if full else "Check its owner, its folder and its disk"
+    return OutboxError(f"the outbox {path} cannot be upgraded: {reason}; it stays as it is. {advice}, then start again")
+
+
+def free_bytes(path: Path) -> int:
+    """How much room there is on the disk of this file."""
+    return shutil.disk_usage(path.parent).free
+
+
+def _version(path: Path) -> int:
+    with closing(_open(path)) as connection:
+        return migrations.version(connection)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0, factory=PatientConnection)
+
+
+def _clean_up(path: Path) -> None:
+    """Remove what an upgrade that was killed left behind."""
+    remove_new_file(beside(path, ".upgrading"))
+    beside(path, ".upgrading-progress").unlink(missing_ok=True)
+    if path.exists():
+        for other in path.parent.iterdir():
+            if other.name.startswith(f"{path.name}.v") and other.samefile(path):  # nothing took its place
+                other.unlink()
+
+
+class _Progress:
+    """Tells how far it is: the caller, and in a file the other verbs."""
+
+    def __init__(self, path: Path, clock: Clock, tell: Callable[[int], None]) -> None:
+        self._file = beside(path, ".upgrading-progress")
+        self._clock = clock
+        self._tell = tell
+        self._percent = -1
+        self._told_at = 0.0
+
+    def at(self, percent: int) -> None:
+        """So much is done."""
+        if percent != self._percent:
+            self._percent = percent
+            self._file.write_text(str(percent), "utf-8")
+            self._told_at = 0.0
+        self.tick()
+
+    def tick(self) -> None:
+        """It still goes on."""
+        now = self._clock.monotonic()
+        if now - self._told_at >= _TICK_S:
+            self._told_at = now
+            self._tell(max(self._percent, 0))
+
+
+class _Upgrade:
+    """One try."""
+
+    def __init__(self, path: Path, polled: frozenset[str], progress: _Progress) -> None:
+        self._path = path
+        self._polled = polled
+        self._progress = progress
+        self._building = beside(path, ".upgrading")
+        self._synced = 0
+
+    def run(self) -> Upgraded | None:
+        """None: somebody else than `emit` wrote to the old file meanwhile."""
+        _clean_up(self._path)
+        self._refuse_without_room()
+        with closing(_open(self._path)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")  # nobody waits for one who reads
+            connection.execute("BEGIN")
+            old = _Old(connection)
+            version, fingerprint = migrations.version(connection), old.fingerprint()
+            with closing(begin_new_file(self._building, self._path)) as new:
+                new.set_progress_handler(self._progress.tick, 50_000)
+                events = _Copy(old, new, self._polled, self._progress).all(self._sync_a_little)
+        complete_new_file(self._building)
+        self._progress.at(_COPYING + 8)
+        with alone_with(self._path, PATIENCE_S, self._progress.tick):
+            with closing(open_alone(self._path, "rw")) as connection:
+                old = _Old(connection)
+                if old.fingerprint() != fingerprint:
+                    return None
+                self._copy_the_rest(old)
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            kept = self._keep(version)
+            put_in_place(self._building, self._path, self._progress.tick)
+        return Upgraded(version, events, kept)
+
+    def _refuse_without_room(self) -> None:
+        """Before the disk, which others need as well, is filled."""
+        with closing(_open(self._path)) as connection:
+            used, free, size = (
+                connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        needed, there = (used - free) * size, free_bytes(self._path)
+        if there < needed:
+            raise OutboxError(
+                f"the outbox {self._path} cannot be upgraded: beside it there is room for {there // 1_000_000} MB, and "
+                f"{needed // 1_000_000 + 1} MB are needed; it stays as it is. Make room on its disk, then start again"
+            )
+
+    def _sync_a_little(self) -> None:
+        size = self._building.stat().st_size
+        if size - self._synced >= _SYNCED_TOGETHER:
+            self._synced = size
+            sync(self._building)
+
+    def _copy_the_rest(self, old: _Old) -> None:
+        """What is small, and the reports that came meanwhile."""
+        with closing(sqlite3.connect(self._building, isolation_level=None)) as new:
+            new.execute("BEGIN")
+            for table in _SAME:
+                copy(new, table, old.table(table))
+            copy_newer_reports(new, old.table)
+            new.execute(
+                "DELETE FROM wanted_builds AS w WHERE EXISTS (SELECT 1 FROM open_builds AS o"
+                " WHERE o.controller = w.controller AND o.full_name = w.full_name AND o.number = w.number)"
+            )
+            new.execute("COMMIT")
+            new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _keep(self, version: int) -> Path | None:
+        """Give the old file a second name where there is room for both; where it goes then, and None without room."""
+        if free_bytes(self._path) < self._path.stat().st_size:
+            return None
+        kept = beside(self._path, f".v{version}")
+        for more in count(1):
+            if not kept.exists():
+                break
+            kept = beside(self._path, f".v{version}-{more}")  # of an upgrade before
+        try:
+            os.link(self._path, kept)
+        except OSError:  # a file system without links
+            shutil.copy2(self._path, kept)
+        return kept
+
+
+class _Old:
+    """Reads the tables of versions 1 to 5."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        self._tables = {name for (name,) in found}
+
+    def fingerprint(self) -> list[Any]:
+        """Two of the same are of the same events."""
+        return self._connection.execute(_FINGERPRINT).fetchall()
+
+    def span(self) -> tuple[int, int]:
+        """The lowest and the highest number of an event."""
+        lowest, highest = self._connection.execute("SELECT min(id), max(id) FROM events").fetchone()
+        return lowest or 0, highest or 0
+
+    def events(self) -> Iterator[list[OldRow]]:
+        """All of them in pieces, in the order of their numbers. Raises :class:`UnsoundError`."""
+        names = self._columns("events")
+        columns = (name if name in names else "NULL" for name in OldRow._fields)
+        cursor = self._connection.execute(f"SELECT {', '.join(columns)} FROM events ORDER BY id")  # noqa: S608
+        while found := cursor.fetchmany(_PIECE):
+            yield list(map(OldRow.of, found))
+
+    def attempts(self) -> Iterator[tuple[int, Iterator[Any]]]:
+        """Those that count, by event; of a success no more than that it was."""
+        found = self._rows(_ATTEMPTS)
+        return groupby(found, key=itemgetter(0))
+
+    def table(self, name: str, behind: str = "") -> Iterator[Fields]:
+        """All rows of a table, none of one that this version does not have; ``behind``: conditions in SQL."""
+        if name not in self._tables:
+            return iter(())
+        columns = self._columns(name)
+        found = self._rows(f"SELECT {', '.join(columns)} FROM {name} {behind}")  # noqa: S608
+        return (dict(zip(columns, row, strict=True)) for row in found)
+
+    def _columns(self, table: str) -> list[str]:
+        return [row[1] for row in self._connection.execute(f"PRAGMA table_info({table})").fetchall()]
+
+    def _rows(self, sql: str) -> Iterator[Any]:
+        cursor = self._connection.execute(sql)
+        while found := cursor.fetchmany(_PIECE):
+            yield from found
+
+
+class _Copy:
+    """Copies all that is large."""
+
+    def __init__(self, old: _Old, new: sqlite3.Connection, polled: frozenset[str], progress: _Progress) -> None:
+        self._old = old
+        self._new = new
+        self._writer = Writer(new, polled)
+        self._older = Older(known_ids(old.table, polled), clocks_ahead(old.table("controllers")))
+        self._progress = progress
+
+    def all(self, sync_a_little: Callable[[], None]) -> int:
+        """Returns how many events there are."""
+        new = self._new
+        # The index of the ids is the table's own; the others are made in one go.
+        later = new.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'deployments' AND sql IS NOT NULL"
+        ).fetchall()
+        for name, _ in later:
+            new.execute(f"DROP INDEX {name}")
+        events = self._events(sync_a_little)
+        for project, former in former_names(self._old.table("former_names")):
+            self._writer.add_former_name(project, former)
+        copy(new, "forgotten", self._old.table("pruned"))
+        copy_newer_reports(new, self._old.table)
+        self._progress.at(_COPYING)
+        for number, (_, sql) in enumerate(later, 1):
+            new.execute(sql)
+            self._progress.at(_COPYING + 2 * number)
+        migrations.recount(new)
+        new.execute("COMMIT")
+        return events
+
+    def _events(self, sync_a_little: Callable[[], None]) -> int:
+        lowest, highest = self._old.span()
+        attempts = _Attempts(self._old.attempts())
+        done = 0
+        for piece in self._old.events():
+            self._writer.add(map(self._older.convert, piece))
+            for row in piece:  # nearly all were delivered at the first attempt
+                if row.attempts > 1 or row.state != "delivered":
+                    self._writer.add_attempts(row.id, row.attempts, attempts.of(row.id))
+            done += len(piece)
+            self._progress.at((piece[-1].id - lowest) * _COPYING // (highest - lowest + 1))
+            sync_a_little()
+        return done
+
+
+class _Attempts:
+    """Attempts by event, asked for in the order of the events' numbers."""
+
+    def __init__(self, by_event: Iterator[tuple[int, Iterator[Any]]]) -> None:
+        self._by_event = by_event
+        self._next = next(by_event, None)
+
+    def of(self, event_id: int) -> Iterator[Any]:
+        """Oldest first, to be read before the next event is asked for."""
+        while self._next is not None and self._next[0] < event_id:
+            self._next = next(self._by_event, None)
+        return self._next[1] if self._next is not None and self._next[0] == event_id else iter(())
