@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -98,6 +98,18 @@ def test_what_a_new_deployment_does_not_say_is_filled_in(outbox: Outbox, clock: 
     assert [each.created_at for each in (pending, held, failed)] == [now] * 3
     assert [each.held_since for each in (pending, held, failed)] == [None, now, None]
     assert [each.settled_at for each in (pending, held, failed)] == [None, None, now]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"attempts": 3}, {"sent_revision": 0}, {"next_attempt_at": 5}, {"reason": "HTTP 503"}, {"known": False}],
+    ids=str,
+)
+def test_what_is_copied_is_what_it_was(outbox: Outbox, changes: dict[str, Any]) -> None:
+    """Nearly all of them have nothing of it."""
+    first, second = inserted(outbox, deployment(1, created_at=NOON), deployment(2, created_at=NOON, **changes))
+    assert first == replace(deployment(1), number=1, created_at=NOON)
+    assert second == replace(deployment(2), number=2, created_at=NOON, **changes)
 
 
 def test_every_deployment_comes_out_of_a_large_outbox_once_and_in_order(outbox: Outbox) -> None:
