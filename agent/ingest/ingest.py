@@ -130,12 +130,19 @@ class Ingest:
             trace = "".join(traceback.format_exception(error))
             self.outbox.set_aside(SetAside(self.outbox.clock.now_ms(), "run", subject, trace))
             return list(rows)
-        self._ask_for_builds(state.run, derived)
+        self._ask_for_builds(state.run, facts, derived)
         return planned
 
-    def _ask_for_builds(self, run: Run, derived: Derived) -> None:
-        """A build that reported something and that no poll knows is read once, whether or not a rule matches."""
-        if self.rules.polls(run.project) and any(not part.build.known for part in derived.parts):
+    def _ask_for_builds(self, run: Run, facts: Iterable[Fact], derived: Derived) -> None:
+        """A build that reported something and that no poll knows is read once, whether or not a rule matches.
+
+        Not if a poll has looked since and found another build of that number: then nobody will ever find it.
+        """
+        if not self.rules.polls(run.project):
+            return
+        said = [fact.received_at for fact in facts if (of := derived.builds.get(fact.word)) and not of.known]
+        looked = [fact.received_at for fact in facts if fact.kind in (Kind.SEEN, Kind.FINAL)]
+        if said and max(said) > max(looked, default=max(said) - 1):
             self.outbox.want_builds(run.project.scope, [(run.project.name, int(run.number))])
 
 

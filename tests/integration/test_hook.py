@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ class Hook:
         self.outbox = outbox
         self.ingest = ingest_of(self.settings, outbox)
         self.reports = Reports(self.settings, self.ingest)
+        self.requests = 0
 
     def report(self, **fields: Any) -> str:
         """Report as a build does; returns the state of its event."""
@@ -79,8 +81,10 @@ class Hook:
         settings = self.settings
         client = JenkinsClient(settings.controllers[0])
         try:
-            take_inbox(self.reports)
-            return Poller(settings.controllers[0], settings.rules, client, self.ingest).poll().enqueued
+            take = partial(take_inbox, self.reports)
+            report = Poller(settings.controllers[0], client, self.ingest, take_reports=take).poll()
+            self.requests += report.requests
+            return report.enqueued
         finally:
             client.close()
 
@@ -696,6 +700,34 @@ def test_a_held_event_of_an_earlier_job_is_not_confirmed_by_another_ones_build(
     hook.release()
     assert event(outbox, f"main:build/shop#{number}")["status"] == "success"
     assert len(ids(outbox)) == 1
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["another has its number", "nobody has its number"])
+def test_a_build_that_was_gone_before_a_poll_knew_it_is_not_asked_for_for_ever(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, again: bool
+) -> None:
+    hook.build_reports("build/shop", start(jenkins, clock, "build/shop"), status="SUCCESS", repo_url=REPO, branch="b")
+    jenkins.delete_job("build/shop")
+    clock.advance(s=700)
+    jenkins.add_job("build/shop")
+    if again:
+        number = start(jenkins, clock, "build/shop")
+        hook.build_reports("build/shop", number, status="SUCCESS", repo_url=REPO, branch="main")
+        jenkins.finish_build("build/shop", number)
+    for _ in range(10):
+        hook.poll()
+        clock.advance(s=15)
+    clock.advance(ms=HOUR)
+    hook.release()
+    deliver(outbox)
+    said = [len(outbox.facts(row.run)) for row in rows(outbox)]
+    hook.requests = 0
+    for _ in range(20):
+        hook.poll()
+        clock.advance(s=15)
+    assert hook.requests == 20, "nothing happened"
+    assert [len(outbox.facts(row.run)) for row in rows(outbox)] == said
+    assert len(ids(outbox)) == (2 if again else 1)
 
 
 def test_a_report_that_arrives_while_the_poller_reads_its_build_is_not_a_second_event(

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,23 +31,27 @@ import msgspec
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from agent.config.credentials import Token
-from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings, Settings
-from agent.config.rules import Options
-from agent.ingest.takeup import TakeUp
-from agent.outbox.sqlite.store import Outbox, Settlement, State
+from agent.config.settings import JenkinsSettings
+from agent.model import event as events
+from agent.model.deployment import Scope, State, event_of
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller
+from agent.sources.reports.accept import Reports
+from agent.sources.reports.inbox import take_inbox
+from tests.deployments import rows
+from tests.integration.reporting import deliver, ingest_of, settings_of
 from tests.integration.support import FakeClock
 from tests.integration.support import rule as deployments_in
 from tests.simulation import played
 from tests.simulation.support import (
     REPO,
     AgentKilledError,
-    FragileConnection,
     Fuse,
     InProcess,
     empty_outbox,
+    make_fragile,
     memory_folder,
     play_random_stories,
 )
@@ -54,7 +59,7 @@ from tests.simulation.support import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.outbox.sqlite.store import Row
+    from agent.model.deployment import Deployment
 
 STORIES = int(os.environ.get("HIVEL_STORIES", "150"))
 STEPS = 40
@@ -120,30 +125,30 @@ class Process:
             name="main", url="http://main.jenkins.test/", username=jenkins.username, token=Token(jenkins.token),
             poll_interval_ms=15_000, since="now", timeout_ms=5_000, concurrency=1,
         )  # fmt: skip
-        self._settings = Settings(
-            file=self._path, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(controller,),
-            rules=(deployments_in("deploy/**"),), options=Options(), outbox=self._path, delivery=DeliverySettings(),
-            hold_for_ms=HOUR,
-        )  # fmt: skip
+        self._settings = settings_of(self._path, controller, rules=(deployments_in("deploy/**"),))
         self._before, self._after, self._at_request = Fuse(), Fuse(), Fuse()
         self.at_request: Callable[[], None] = lambda: None
         self.hivel: dict[str, dict[str, Any]] = {}
-        self._outbox: Outbox | None = None
+        self._outbox: SqliteOutbox | None = None
 
-    def _start(self) -> Outbox:
+    def _start(self) -> SqliteOutbox:
         if self._outbox is None:
-            self._outbox = Outbox(self._path, self._clock)
-            self._outbox.connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
-            fragile: Any = FragileConnection(self._outbox.connection, self._before, self._after)
-            self._outbox.connection = fragile
-            self.takeup = TakeUp(self._settings, self._outbox)
+            self._outbox = SqliteOutbox(self._path, self._clock)
+            make_fragile(self._outbox, self._before, self._after)
+            self._ingest = ingest_of(self._settings, self._outbox)
+            self.reports = Reports(self._settings, self._ingest)
             [controller] = self._settings.controllers
             self._client = JenkinsClient(controller)
-            self._client._transport.session.mount(controller.url, InProcess(self._jenkins.app, self._before_request))
-            self._poller = Poller(
-                controller, self._settings.rules, self._client, self._outbox, take_reports=self.takeup.take_stored
-            )
+            mounted = InProcess(self._jenkins.app, self._before_request)
+            self._client._transport.session.mount(controller.url, mounted)
+            take = partial(take_inbox, self.reports)
+            self._poller = Poller(controller, self._client, self._ingest, take_reports=take)
         return self._outbox
+
+    def _opened(self) -> SqliteOutbox:
+        outbox = SqliteOutbox(self._path, self._clock)
+        outbox._connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
+        return outbox
 
     def _before_request(self) -> None:
         self._at_request()
@@ -171,7 +176,8 @@ class Process:
         return True
 
     def poll(self) -> bool:
-        """Look once; whether Jenkins could be asked everything."""
+        """Look once, after what waits in the inbox; whether Jenkins could be asked everything."""
+        take_inbox(self.reports)
         report = self._poller.poll()
         return report.complete and not report.problems
 
@@ -179,27 +185,31 @@ class Process:
         """Everything that is due; Hivel keeps what it got first under an id."""
         outbox = self._start()
         for due in outbox.claim(1_000):
-            self.hivel.setdefault(due.deployment_id, msgspec.json.decode(due.payload))
-            settled = Settlement(due.id, State.DELIVERED, True, self._clock.now_ms(), 1, 200, "delivered", "")
-            outbox.settle([settled])
+            sent = events.encode(event_of(due.deployment_id, due.content))
+            self.hivel.setdefault(due.deployment_id, msgspec.json.decode(sent))
+            deliver(outbox, due)
 
     def take_stored(self) -> None:
         self._start()
-        self.takeup.take_stored()
+        take_inbox(self.reports)
+
+    def report(self, report: dict[str, Any]) -> None:
+        """Through the intake."""
+        self.reports.take(report, source="intake", at=self._clock.now_ms())
 
     def release(self) -> None:
-        self._start().release_overdue(HOUR)
+        self._start()
+        self._ingest.release()
 
     def emit(self, report: dict[str, Any]) -> None:
         """Another process stores a report."""
-        with Outbox(self._path, self._clock) as outbox:
-            outbox.connection.execute("PRAGMA synchronous = OFF")
+        with self._opened() as outbox:
             outbox.add_report(msgspec.json.encode(report).decode())
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Deployment]:
         """As another process sees them."""
-        with Outbox(self._path, self._clock) as outbox:
-            return outbox.rows(None, 10_000)
+        with self._opened() as outbox:
+            return rows(outbox)
 
 
 class World(RuleBasedStateMachine):
@@ -351,7 +361,7 @@ class World(RuleBasedStateMachine):
         return build.result is not None and bool(build.environments - {environment} or self._polled(build))
 
     def _polled(self, build: Build) -> bool:
-        return any(self._build_of(row) is build for row in self.process.rows() if row.reported is None)
+        return any(row.known and self._build_of(row) is build for row in self.process.rows())
 
     def _url(self, build: Build) -> str:
         return f"http://main.jenkins.test/job/{build.job.replace('/', '/job/')}/{build.number}/"
@@ -359,7 +369,7 @@ class World(RuleBasedStateMachine):
     def _through(self, door: str, report: dict[str, Any], statement: int | None, *, after: bool) -> None:
         if door == "emit":
             self.process.emit(report)
-        elif not self.process.do(lambda: self.process.takeup.take(report, self.clock.now_ms()), statement, after=after):
+        elif not self.process.do(lambda: self.process.report(report), statement, after=after):
             self.process.emit(report)  # whether it was stored is not known: the build tries the other door
 
     @rule(statement=statements, after=st.booleans())
@@ -384,7 +394,7 @@ class World(RuleBasedStateMachine):
     def _check_confirmed(self, build: Build) -> None:
         """Right after a poll: nothing of a final build waits any more, but for what came while it looked."""
         for row in self.process.rows():
-            if self._build_of(row) is not build or row.reported:
+            if self._build_of(row) is not build or row.scope is Scope.STAGE:
                 continue
             assert row.state is not State.HELD, f"{row} waits although the poller saw {build}"
             if not build.went_out_early and row.state is State.PENDING:
@@ -440,12 +450,8 @@ class World(RuleBasedStateMachine):
 
     # ---- which build an event is of
 
-    def _build_of(self, row: Row) -> Build | None:
-        if row.payload is not None:
-            return self._build_of_event(msgspec.json.decode(row.payload))
-        source = msgspec.json.decode(row.source or "{}")
-        tag = source.get("reported", {}).get("image")
-        return self._find(tag, source["number"], source["started_at"])
+    def _build_of(self, row: Deployment) -> Build | None:
+        return self._find(row.content.image, int(row.run.number), row.build_started_at)
 
     def _build_of_event(self, event: dict[str, Any]) -> Build | None:
         from agent.model.times import parse_moment
