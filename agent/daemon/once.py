@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from agent.daemon.composition import assembled
-from agent.daemon.damage import mend, what_is_broken
+from agent.daemon.outbox_file import make_ready, what_is_broken
 from agent.inspect.status import delivery_status
 from agent.model.trouble import Unexpected
 from agent.outbox.sqlite.connection import RunLock
@@ -48,11 +48,11 @@ def once(settings: Settings, clock: Clock) -> OnceReport:
     :class:`agent.outbox.values.OutboxError` when it cannot start.
     """
     with RunLock(settings.outbox):
-        mend(settings, clock, None)
+        make_ready(settings, clock, None)
         try:
             return asyncio.run(_once(settings, clock))
         except DamagedError as error:  # damage in the depth of the file shows when it is read
-            mend(settings, clock, what_is_broken(error))
+            make_ready(settings, clock, what_is_broken(error))
         return asyncio.run(_once(settings, clock))
 
 

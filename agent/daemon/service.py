@@ -15,11 +15,11 @@ from agent import __version__
 from agent.config.file import ConfigError, load
 from agent.daemon import signals
 from agent.daemon.composition import assembled
-from agent.daemon.damage import mend, what_is_broken
 from agent.daemon.handover import Handover, NobodyThereError
 from agent.daemon.life import Life
 from agent.daemon.listener import Listeners
 from agent.daemon.monitoring import PATIENCE_S, application
+from agent.daemon.outbox_file import make_ready, what_is_broken
 from agent.daemon.schedule import Schedule
 from agent.daemon.systemd import notify, notify_reloading, watchdog_s
 from agent.daemon.watchdog import Watchdog
@@ -101,7 +101,7 @@ class _Service:
 
     async def _mend(self, problem: str | None) -> None:
         """Repair the outbox if it is damaged. A stop does not wait for it longer than for other things."""
-        mending = asyncio.ensure_future(asyncio.to_thread(mend, self._settings, self._clock, problem))
+        mending = asyncio.ensure_future(asyncio.to_thread(make_ready, self._settings, self._clock, problem))
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait({mending, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

@@ -30,7 +30,7 @@ def at(moment):
 
 lives = 0
 signals = {"mend0": signal.SIGHUP, "begin1": signal.SIGHUP, "ready2": signal.SIGHUP, "begin3": signal.SIGTERM}
-mend, assembled = service.mend, service.assembled
+mend, assembled = service.make_ready, service.assembled
 
 def mend_and_be_told(*args):
     at("mend")
@@ -48,7 +48,7 @@ def told(state):
     if state == "READY=1":
         at("ready")
 
-service.mend, service.assembled, service.notify = mend_and_be_told, begin_and_be_told, told
+service.make_ready, service.assembled, service.notify = mend_and_be_told, begin_and_be_told, told
 service.run(load(Path(sys.argv[1])), Clock())
 assert not signals, signals
 os.kill(os.getpid(), signal.SIGHUP)  # too late, and no reason to die of it

@@ -1,0 +1,63 @@
+"""An outbox that cannot be used as it is: of an older version, or damaged. Whoever holds its lock makes it ready."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.daemon.systemd import extend_timeout
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.sqlite.repair import repair, unfinished
+from agent.outbox.sqlite.upgrade import upgrade
+from agent.outbox.values import DamagedError
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
+    from agent.model.times import Clock
+    from agent.outbox.sqlite.upgrade import Upgraded
+
+log = structlog.get_logger("service")
+
+# The upgrade says at least once a second how far it is; if it hangs, systemd ends it after so many seconds.
+UPGRADE_PATIENCE_S = 60
+
+
+def what_is_broken(error: DamagedError) -> str:
+    """In the words of the one that noticed it."""
+    return str(error.__cause__ or error)
+
+
+def make_ready(settings: Settings, clock: Clock, problem: str | None) -> None:
+    """Bring an outbox of an older version up to date, and repair one where somebody met damage (``problem``).
+
+    Only the holder of the run lock may call it. systemd is told to wait for as long as it gets on. Raises
+    :class:`agent.outbox.values.OutboxError` when the outbox cannot be used at all.
+    """
+    path = settings.outbox
+    if problem is None and unfinished(path):
+        problem = "its repair was interrupted"
+    if problem is None:
+        try:
+            _upgrade(settings, clock)
+            SqliteOutbox(path, clock).close()
+        except DamagedError as error:
+            problem = what_is_broken(error)
+    if problem is not None:
+        done = repair(path, clock, problem, [controller.name for controller in settings.controllers])
+        log.error(
+            "outbox was damaged", problem=problem, moved_to=str(done.moved_to), events_recovered=done.events,
+            advice="builds that ended in the last week are read again; for older ones: hivel-agent backfill",
+        )  # fmt: skip
+
+
+def _upgrade(settings: Settings, clock: Clock) -> None:
+    names = [controller.name for controller in settings.controllers]
+    done = upgrade(settings.outbox, clock, names, lambda _percent: extend_timeout(UPGRADE_PATIENCE_S))
+    if done is not None:
+        log.info("outbox upgraded", from_version=done.version, events=done.events, old_file=_kept(done))
+
+
+def _kept(done: Upgraded) -> str:
+    """Where the old file is, for a way back."""
+    return "not kept, there was no room" if done.kept is None else str(done.kept)
