@@ -572,6 +572,16 @@ def test_when_hivel_is_back_nobody_waits_out_a_backoff(world: World) -> None:
     assert world.outbox.states() == {"delivered": 10}
 
 
+def test_a_probe_is_one_of_those_that_were_tried_least_and_is_settled_at_once(world: World) -> None:
+    world.outbox.add(1, 2, 3)
+    world.answers(*[UNAVAILABLE] * 30)
+    world.run()
+    world.outbox.add(4)
+    world.later()
+    assert world.hivel.numbers[3:] == [4]
+    assert [len(row.history) for row in world.outbox.rows.values()] == [1, 1, 1, 1]
+
+
 # ---- what the process before left
 
 
