@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent.model.build import Checkout
 
 _RAN = ("SUCCESS", "UNSTABLE")
+_OF_JOB = (Relation.SAME_JOB, Relation.SAME_PROJECT)
 # Shorter values of parameters stand in many texts by chance.
 _TELLING = 2
 
@@ -133,7 +134,7 @@ def _newest_cause(build: Build, wanted: Wanted) -> _Held | None:
 def _failed_early(build: Build, wanted: Wanted) -> bool:
     """Whether a build failed before a checkout that other builds of its job have."""
     return failed_early(build) and any(
-        each.how is Relation.SAME_JOB and _held_by(each.build, wanted) is not None for each in _related(build)
+        each.how in _OF_JOB and _held_by(each.build, wanted) is not None for each in _related(build)
     )
 
 
@@ -198,7 +199,7 @@ class _Search:
     def _other_build(self) -> Source | None:
         """Another build of the job with a checkout that does not depend on its parameters."""
         for related in _related(self.build):
-            held = _through(related, self.wanted) if related.how is Relation.SAME_JOB else None
+            held = _through(related, self.wanted) if related.how in _OF_JOB else None
             if held is not None and held.build is related.build:
                 found = self._source(held, held.applications.candidates[0])
                 if found.repo_url and not _by_parameter(self.build, related.build, found.repo_url):
@@ -373,6 +374,8 @@ def _link(related: Related) -> str:
             return f" of build {called}, which is repeated"
         case Relation.SAME_JOB:
             return f" of build {called} of the same job"
+        case Relation.SAME_PROJECT:
+            return f" of build {called} of another branch"
         case Relation.CAUSE:
             return f" of upstream build {called}"
 

@@ -57,7 +57,9 @@ class Relation(enum.StrEnum):
     NAMED = "named"  # a run parameter names it: it is what is deployed
     REPEATED = "repeated"  # by Replay, Restart from Stage, Rebuild
     CAUSE = "cause"  # it started the other one
-    SAME_JOB = "same job"  # another build of the job, of one that failed before it checked anything out
+    # Of one that failed before it checked anything out:
+    SAME_JOB = "same job"  # another build of its job
+    SAME_PROJECT = "same project"  # a build of another branch of its multibranch project
 
 
 class Stage(msgspec.Struct, frozen=True, omit_defaults=True):

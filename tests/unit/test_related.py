@@ -58,6 +58,10 @@ class Recorded:
     def listed(self, job: str) -> list[RawBuild]:
         return [raw for (name, _), raw in sorted(self.builds_.items(), reverse=True) if name == job]
 
+    def other_branches(self, job: str) -> list[str]:
+        project = job.rpartition("/")[0]
+        return sorted({name for name, _ in self.builds_ if name.startswith(f"{project}/") and name != job})
+
     def is_branch_job(self, job: str) -> bool:
         return "-mb/" in job
 
@@ -263,6 +267,30 @@ def test_other_builds_of_the_job_tell_the_repository_in_the_form_that_it_always_
     assert (source.commit or "")[:7] == "d48fa7c"
     assert source.origins["repo_url"].startswith("checkout 1 of 1 of build samples/store-mb/broken#2 of the same job")
     assert jenkins.asked == []
+
+
+def test_the_first_build_of_a_branch_that_does_not_compile_is_of_the_repository_of_the_other_branches(
+    jenkins: Recorded,
+) -> None:
+    _, source = read(jenkins, "samples/store-mb/broken", 1)  # git's own multibranch projects have no pages
+    assert (source.repo_url, source.branch, (source.commit or "")[:7]) == (STORE, "broken", "d48fa7c")
+    assert source.origins["repo_url"] == (
+        "checkout 2 of 2 of build samples/store-mb/main#3 of another branch; at the commit that the branch job was "
+        "started for; this one checked nothing out"
+    )
+    assert jenkins.asked == ["samples/store-mb/broken", "samples/store-mb/main"]
+
+
+def test_a_project_is_asked_once_and_only_where_a_build_failed_before_its_checkout(jenkins: Recorded) -> None:
+    related = RelatedBuilds(jenkins, "main")  # type: ignore[arg-type]
+    broken = {"_class": "jenkins.scm.api.SCMRevisionAction", "revision": {"hash": "e" * 40}}
+    for number, job in enumerate(("app-mb/one", "app-mb/two", "app-mb/one", "alone-mb/one"), 1):
+        jenkins.add(job, number, broken, result="FAILURE")
+    for job, number in ((job, number) for job, number in list(jenkins.builds_) if job.startswith(("app-", "alone-"))):
+        build = build_of(jenkins.builds_[job, number], controller="main", job=job, branch_job=True)
+        build = related.with_related(build, Job(job, 9, branch_job=True), Wanted())
+        assert sources(build)[0].commit == "e" * 40
+    assert jenkins.asked == ["app-mb/one", "app-mb/two", "app-mb/two", "alone-mb/one"]
 
 
 def test_a_job_that_tells_nothing_else_is_asked_once_for_its_other_builds(jenkins: Recorded) -> None:

@@ -150,6 +150,11 @@ class JenkinsClient:
         """Whether the job is a branch of a multibranch project, by the last snapshot: no request is made."""
         return full_name in self._branch_jobs
 
+    def other_branches(self, full_name: str) -> list[str]:
+        """The other branch jobs of its multibranch project, by the last snapshot: no request is made."""
+        project = full_name.rpartition("/")[0]
+        return sorted(each for each in self._branch_jobs if each.rpartition("/")[0] == project and each != full_name)
+
     def builds(self, job: Job, first: int, last: int) -> Listing:
         """The builds at places ``first`` to ``last`` (not included) of the job, newest first.
 

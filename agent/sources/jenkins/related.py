@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from agent.deployments import checkouts, repository
 from agent.model.build import Related, Relation
 from agent.model.fact import SAME_BUILD_MS
+from agent.sources.jenkins.client import Job
 from agent.sources.jenkins.errors import JenkinsError, raise_unless_nothing_to_tell
 from agent.sources.jenkins.raw import Phase, build_of
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from agent.deployments.checkouts import Wanted
     from agent.model.build import Build, UpstreamBuild
-    from agent.sources.jenkins.client import JenkinsClient, Job
+    from agent.sources.jenkins.client import JenkinsClient
     from agent.sources.jenkins.raw import RawBuild
 
 log = structlog.get_logger("poller")
@@ -34,10 +35,14 @@ _CAUSES = 10
 # So many run parameters are looked at, and so many other builds of a job.
 _NAMED = 3
 _OTHERS = 3
+# So many other branches of a project are asked, the likeliest first.
+_BRANCHES = 2
+_TRUNKS = ("main", "master", "trunk", "develop")
 # So many builds of a job are listed to find one with a checkout, for one that failed before it came to that.
 LISTED = 10
-# So many builds, and jobs, are remembered: one build often starts several deployments.
+# So many builds are remembered, for one build often starts several deployments, and so many jobs.
 REMEMBERED = 64
+_JOBS = 500
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ class RelatedBuilds:
         self._client = client
         self._controller = controller
         self._builds: dict[tuple[str, int], Build] = {}
-        self._of_jobs: dict[str, Build | None] = {}  # None: the job has none with a checkout
+        # By job or multibranch project; None: it has no build with a checkout.
+        self._of_jobs: dict[str, Build | None] = {}
 
     def with_related(
         self, build: Build, job: Job, wanted: Wanted, *, listed: Iterable[RawBuild] = (), give_up: bool = False
@@ -73,14 +79,14 @@ class RelatedBuilds:
         """The build with those that tell what it deploys. ``listed``: builds of its job that were read with it."""
         own = checkouts.of_build(build, wanted)
         if own.candidates and not own.last_resort:
-            _remember(self._of_jobs, build.job, _as_other(build))
+            self._note(build.job, _as_other(build))
         return self._complete(build, _Question(wanted, give_up, UPSTREAM_STEPS, job, tuple(listed)))
 
     def _complete(self, build: Build, question: _Question) -> Build:
         if question.steps > 0:
             for find in (self._named, self._others, self._causes, self._repeated, self._listed):
                 build = replace(build, related=(*build.related, *find(build, question)))
-                told = any(each.how is Relation.SAME_JOB for each in build.related)
+                told = any(each.how in (Relation.SAME_JOB, Relation.SAME_PROJECT) for each in build.related)
                 if told or repository.has_application(build, question.wanted):
                     break
         return build
@@ -123,7 +129,7 @@ class RelatedBuilds:
         found = build_of(raw, controller=self._controller, job=which.job, branch_job=branch_job)
         self._builds.pop((which.job, which.number), None)
         if raw.phase is Phase.FINAL:  # while it runs, its checkouts may be still to come
-            _remember(self._builds, (which.job, which.number), found)
+            _remember(self._builds, (which.job, which.number), found, REMEMBERED)
         return found
 
     # ---- of a build that failed before its checkout
@@ -133,33 +139,62 @@ class RelatedBuilds:
         if question.job is None or not repository.failed_early(build):
             return
         near = sorted(question.listed, key=lambda raw: abs(raw.number - build.number))
-        found = [each for raw in near if (each := self._other(build, raw, question))]
+        found = [each for raw in near if (each := self._other(build.job, build, raw, question))]
         if not found and (known := self._of_jobs.get(build.job)):
             found = [known]
-        for each in found[:_OTHERS]:
-            yield Related(Relation.SAME_JOB, each)
+        yield from (Related(Relation.SAME_JOB, each) for each in found[:_OTHERS])
+        if not found and build.branch_job and (known := self._of_jobs.get(build.job.rpartition("/")[0])):
+            yield Related(Relation.SAME_PROJECT, known)
 
-    def _other(self, build: Build, raw: RawBuild, question: _Question) -> Build | None:
-        if raw.number == build.number:
+    def _other(self, job: str, build: Build, raw: RawBuild, question: _Question) -> Build | None:
+        """A build of a job, if it checked out an application and is not the one in question."""
+        if (job, raw.number) == (build.job, build.number):
             return None
-        other = build_of(raw, controller=self._controller, job=build.job, branch_job=build.branch_job)
+        other = build_of(raw, controller=self._controller, job=job, branch_job=build.branch_job)
         own = checkouts.of_build(other, question.wanted)
         return _as_other(other) if own.candidates and not own.last_resort else None
 
     def _listed(self, build: Build, question: _Question) -> Iterator[Related]:
-        """Ask for them, once for each job, where nothing else tells the repository."""
-        asks = question.job is not None and repository.failed_early(build) and not build.pull_request_url
-        if question.job is None or not asks or build.job in self._of_jobs:
+        """Ask for them, once for each job or project, where nothing else tells the repository."""
+        if question.job is None or not repository.failed_early(build) or build.pull_request_url:
             return
+        if build.job not in self._of_jobs:
+            found = self._ask_job(build, question.job, question)
+            self._note(build.job, found[0] if found else None)
+            yield from (Related(Relation.SAME_JOB, each) for each in found[:_OTHERS])
+            if found:
+                return
+        if build.branch_job:
+            yield from self._of_project(build, question)
+
+    def _of_project(self, build: Build, question: _Question) -> Iterator[Related]:
+        """All branches of a multibranch project are of one repository, mostly."""
+        project = build.job.rpartition("/")[0]
+        if project not in self._of_jobs:
+            others = self._client.other_branches(build.job)
+            others.sort(key=lambda job: job.rpartition("/")[2] not in _TRUNKS)
+            for job in others[:_BRANCHES]:
+                if found := self._ask_job(build, Job(job, 0, branch_job=True), question):
+                    self._note(job, found[0])
+                    break
+            else:
+                self._note(project, None)
+        if known := self._of_jobs[project]:
+            yield Related(Relation.SAME_PROJECT, known)
+
+    def _ask_job(self, build: Build, job: Job, question: _Question) -> list[Build]:
         try:
-            listed = self._client.builds(question.job, 0, LISTED).builds
+            listed = self._client.builds(job, 0, LISTED).builds
         except JenkinsError as error:
             raise_unless_nothing_to_tell(error, give_up=question.give_up)
-            return
-        found = [each for raw in listed if (each := self._other(build, raw, question))]
-        _remember(self._of_jobs, build.job, found[0] if found else None)
-        for each in found[:_OTHERS]:
-            yield Related(Relation.SAME_JOB, each)
+            return []
+        return [each for raw in listed if (each := self._other(job.full_name, build, raw, question))]
+
+    def _note(self, job: str, build: Build | None) -> None:
+        """What the job has; of a branch job also what its project has."""
+        _remember(self._of_jobs, job, build, _JOBS)
+        if build is not None and build.branch_job:
+            _remember(self._of_jobs, job.rpartition("/")[0], build, _JOBS)
 
 
 def _as_other(build: Build) -> Build:
@@ -167,8 +202,8 @@ def _as_other(build: Build) -> Build:
     return replace(build, change_sets=(), upstream=(), repeats=None, named_builds={}, related=(), stages=None)
 
 
-def _remember(known: dict[K, V], key: K, value: V) -> None:
+def _remember(known: dict[K, V], key: K, value: V, most: int) -> None:
     known.pop(key, None)
     known[key] = value
-    if len(known) > REMEMBERED:
+    if len(known) > most:
         del known[next(iter(known))]
