@@ -74,11 +74,8 @@ class BuildFacts:
         return self.gone_at
 
 
-def attribute(facts: Iterable[Fact], kept: Iterable[KeptBuild], *, by_said_start: bool) -> list[BuildFacts]:
-    """Sort the facts of one number by the builds that they are of, earliest first.
-
-    ``by_said_start``: of builds that no poll will ever name, what they say of their start tells which belong together.
-    """
+def attribute(facts: Iterable[Fact], kept: Iterable[KeptBuild]) -> list[BuildFacts]:
+    """Sort the facts of one number by the builds that they are of, earliest first."""
     facts = sorted(facts, key=_order)
     builds = _known_builds(facts, kept)
     unknown: list[BuildFacts] = []
@@ -87,7 +84,7 @@ def attribute(facts: Iterable[Fact], kept: Iterable[KeptBuild], *, by_said_start
             continue
         of = _build_of(fact, builds)
         if of is None:
-            of = _unknown(fact, unknown, by_said_start=by_said_start)
+            of = _unknown(fact, unknown)
         of.reports.append(fact)
     return sorted([*builds, *unknown], key=lambda build: build.ref)
 
@@ -141,13 +138,14 @@ def _says(build: BuildFacts, until: int, said: int) -> bool:
     return build.ref.started_at - SAME_BUILD_MS <= said <= latest and said < until
 
 
-def _unknown(fact: Fact, unknown: list[BuildFacts], *, by_said_start: bool) -> BuildFacts:
+def _unknown(fact: Fact, unknown: list[BuildFacts]) -> BuildFacts:
     """The build that nobody knows which it is: reports with no more than ten minutes between them are of one.
 
-    So are those that say the very same start: two builds of one number do not begin in the same millisecond.
+    So are those that say the very same start: two builds of one number do not begin in the same millisecond. And a
+    build that says that it began before an earlier report ran when that was said.
     """
     stamp, said = fact.received_at, fact.started_at
-    began = min(stamp, said) if by_said_start and said is not None else stamp
+    began = stamp if said is None else min(stamp, said)
     same = [build for build in unknown if said is not None and said in _starts(build)]
     near = [build for build in unknown if began <= build.last_seen_at + SAME_BUILD_MS]
     of = next(iter((*same, *reversed(near))), None)

@@ -100,7 +100,7 @@ def derive(facts: Iterable[Fact], rules: Rules, kept: Collection[KeptBuild] = ()
     project = next(iter(distinct.values())).run.project
     if not project.reuses_numbers:
         return _other_system(sorted(distinct.values(), key=_order), rules)
-    builds = attribute(distinct.values(), kept, by_said_start=not rules.polls(project))
+    builds = attribute(distinct.values(), kept)
     parts = [part for build in builds for part in _Parts(build, rules).all()]
     return Derived(parts, {word: build.ref for build in builds for word in words_of(build)})
 

@@ -107,7 +107,6 @@ def test_a_report_after_a_poll_found_a_build_gone_is_of_the_job_that_was_created
     assert sorted(str(row.content.image) for row in world.rows) == ["v1", "v2"]
 
 
-@pytest.mark.xfail(strict=True, reason="a start that is said says nothing of a build that no poll knows yet")
 def test_a_start_that_lies_before_what_was_reported_an_hour_ago_is_of_that_build() -> None:
     """Jenkins is down for long: what was said without a start went out, and later the build says when it began.
 

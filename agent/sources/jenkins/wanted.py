@@ -170,5 +170,5 @@ class WantedBuilds:
 
 def _reporting(state: RunState, *more: Fact) -> list[BuildFacts]:
     """The builds of a run that reported something."""
-    builds = attribute([*state.facts, *more], kept_builds(state.deployments), by_said_start=False)
+    builds = attribute([*state.facts, *more], kept_builds(state.deployments))
     return [build for build in builds if build.reports]
