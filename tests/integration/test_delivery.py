@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent.config.credentials import Token
-from agent.config.settings import HivelSettings
+from agent.config.settings import DeliverySettings, HivelSettings
 from agent.delivery import claims
 from agent.delivery import dispatcher as dispatching
 from agent.delivery.dispatcher import Dispatcher
@@ -20,10 +20,13 @@ from agent.delivery.hivel import HivelClient
 from agent.model.deployment import State
 from agent.model.status import Status
 from agent.outbox.offloop import OffLoop
+from agent.outbox.sqlite.connection import in_words
 from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import OutboxError
 from agent.sandbox.hivel import Fault
 from agent.sandbox.server import LocalServer
 from tests.deployments import NOON, enqueue, rewrite, rows, states
+from tests.unit.deliveries import STORED, ScriptedHivel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from agent.config.settings import DeliverySettings
+    from agent.delivery.answers import Answer
     from agent.delivery.breaker import CircuitBreaker
+    from agent.outbox.values import Claimed
     from agent.sandbox.hivel import LocalHivel
     from tests.integration.support import FakeClock
 
@@ -628,3 +632,57 @@ def test_the_loop_goes_on_while_another_process_holds_the_write_lock(
     asyncio.run(run())
     assert states(outbox) == {"delivered": 100}
     assert len(hivel.requests()) == 100
+
+
+# ---- an outbox that is out of order for a while
+
+
+def test_what_was_in_flight_when_the_outbox_could_not_be_read_is_sent_again(
+    outbox: SqliteOutbox, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the error is told as what it is, not as a group of exceptions in which nobody would find the damage."""
+    enqueue(outbox, [1, 2])
+    hivel, never = ScriptedHivel(), asyncio.Event()
+
+    async def silent_once(_: Claimed) -> Answer:
+        hivel.answer = hivel.always(STORED)
+        monkeypatch.setattr(outbox, "claim", cannot_be_read)
+        await never.wait()
+        return STORED
+
+    def cannot_be_read(limit: int, *, besides: object = ()) -> Any:
+        raise in_words(sqlite3.DatabaseError("database disk image is malformed"), outbox.path)
+
+    async def run() -> None:
+        async with OffLoop() as off_loop:
+            dispatcher = Dispatcher(outbox, hivel, DeliverySettings(), off_loop=off_loop, clock=clock)
+            hivel.answer = silent_once
+            with pytest.raises(OutboxError, match="malformed"):
+                await dispatcher.run()
+            assert len(hivel.sent) == 2
+            monkeypatch.undo()
+            await dispatcher.run()
+
+    asyncio.run(run())
+    assert states(outbox) == {"delivered": 2}
+
+
+@pytest.mark.parametrize("when", ["before the answer was stored", "after it was"])
+def test_a_clock_that_was_set_back_while_nothing_could_be_stored_makes_nobody_wait(
+    outbox: SqliteOutbox, hivel: LocalHivel, delivery: Delivery, clock: FakeClock, when: str
+) -> None:
+    hivel.fault(Fault(kind="status", status=503, times=1))
+    enqueue(outbox, [1])
+    if when == "before the answer was stored":
+        with unwritable(outbox):
+            delivery.passes()
+            clock.jump(ms=-5 * 365 * 86_400_000)
+    else:
+        delivery.passes()
+        with unwritable(outbox):
+            clock.jump(ms=-5 * 365 * 86_400_000)
+            delivery.passes()
+    delivery.passes()
+    clock.advance(s=900)
+    delivery.passes()
+    assert states(outbox) == {"delivered": 1}
