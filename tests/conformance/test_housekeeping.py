@@ -282,6 +282,24 @@ def test_an_old_deployment_that_was_sent_again_keeps_nobody_from_going(outbox: O
     assert [each.number for each in outbox.all_deployments()] == [1]
 
 
+@pytest.mark.parametrize("days", [31, 401])
+def test_many_that_were_sent_again_keep_nobody_from_going(outbox: Outbox, clock: FakeClock, days: int) -> None:
+    enqueue(outbox, *range(1, 451))
+    enqueue(outbox, 9_999)
+    deliver_all(outbox)
+    clock.advance(ms=(days - 11) * DAY)
+    assert all(outbox.replay([stored(outbox, number) for number in range(1, 451)]))
+    deliver_all(outbox)
+    clock.advance(ms=11 * DAY)
+    clean_up(outbox, KEEP)
+    assert not has_facts(outbox, 9_999)
+    assert outbox.counts().delivered == (451 if days == 31 else 450)
+    clock.advance(ms=days * DAY)
+    clean_up(outbox, KEEP)
+    assert not has_facts(outbox, 1)
+    assert outbox.counts().delivered == (451 if days == 31 else 0)
+
+
 # ---- steps
 
 

@@ -38,7 +38,7 @@ _FACTS = (
     " ON f.project_id = json_extract(asked.value, '$[0]') AND f.run = json_extract(asked.value, '$[1]')"
 )
 _DEPLOYMENTS = (
-    "SELECT d.project_id, d.run, d.attempt, d.state, coalesce(d.settled_at, d.created_at)"
+    "SELECT d.project_id, d.run, d.attempt, d.state, d.created_at, coalesce(d.settled_at, d.created_at)"
     " FROM json_each(?1) AS asked CROSS JOIN deployments AS d"
     " ON d.project_id = json_extract(asked.value, '$[0]') AND d.run = json_extract(asked.value, '$[1]')"
 )
@@ -54,15 +54,15 @@ class Age(Enum):
     """What becomes of something that a walk comes past."""
 
     OLD = "it is deleted"
-    YOUNG = "it is looked at again when it has become old"
-    STUCK = "it is old enough, but something keeps it: it is looked at in the next walk"
+    YOUNG = "it was made a short while ago, as is all that comes behind it"
+    STUCK = "it was made long ago, but something keeps it: it is looked at in the next walk"
 
 
 @dataclass
 class Walk:
     """A way through a table in the order of its key, step by step.
 
-    It rests before what is too young, and begins anew when it has come so far and ``period`` is over: what kept
+    It rests before what is too young, and begins anew when it has come so far and ``period`` (ms) is over: what kept
     something may be gone.
     """
 
@@ -94,7 +94,7 @@ class _Stored:
     is_final: bool = False
     is_followed: bool = False
     received: list[int] = field(default_factory=list)
-    deployments: list[tuple[str, int]] = field(default_factory=list)  # state, time
+    deployments: list[tuple[str, int, int]] = field(default_factory=list)  # state, when it was made, and settled
 
 
 class Housekeeping(Part):
@@ -138,7 +138,7 @@ class Housekeeping(Part):
         found = self._all(
             "SELECT id, project_id, run, attempt FROM facts WHERE id > ? ORDER BY id LIMIT ?", (last, CHUNK)
         )
-        ages = self._ages({row[1:] for row in found}, now, now - keep_ms)
+        ages = self._ages({row[1:] for row in found}, now, now - keep_ms) if found else {}
         old = [place for place, age in ages.items() if age is Age.OLD]
         if old:
             with self._writing():
@@ -171,9 +171,9 @@ class Housekeeping(Part):
             if (of_run := stored.get(_place(place))) is not None:
                 of_run.received.append(received_at)
                 of_run.is_final = of_run.is_final or kind in _FINAL
-        for *place, state, time in self._all(_DEPLOYMENTS, (asked,)):
+        for *place, state, created_at, settled_at in self._all(_DEPLOYMENTS, (asked,)):
             if (of_run := stored.get(_place(place))) is not None:
-                of_run.deployments.append((state, time))
+                of_run.deployments.append((state, created_at, settled_at))
         is_open, is_wanted = ({tuple(row) for row in self._all(_BUILDS.format(table=table), (asked,))}
                               for table in ("open_builds", "wanted_builds"))  # fmt: skip
         for place_, of_run in stored.items():
@@ -202,14 +202,14 @@ class Housekeeping(Part):
     def _prune_deployments(self, now: int, keep_ms: int) -> bool:
         last = self._deployments_walk.begin(now, min(keep_ms, DAY_MS))
         found = self._all(
-            "SELECT id, state, coalesce(settled_at, created_at), project_id, run, attempt FROM deployments"
+            "SELECT id, project_id, run, attempt, state, created_at, coalesce(settled_at, created_at) FROM deployments"
             " WHERE id > ? ORDER BY id LIMIT ?",
             (last, CHUNK),
         )
-        if ahead := [number for number, _, time, *_ in found if time > now]:
+        if ahead := [row[0] for row in found if row[6] > now]:
             self._settled_now(ahead, now)
-        passed = [(number, _age_of_row(state, time, now, now - keep_ms)) for number, state, time, *_ in found]
-        old = {row[0]: _place(row[3:]) for row, (_, age) in zip(found, passed, strict=True) if age is Age.OLD}
+        passed = [(row[0], _age([_Stored(deployments=[row[4:]])], now, now - keep_ms)) for row in found]
+        old = {row[0]: _place(row[1:4]) for row, (_, age) in zip(found, passed, strict=True) if age is Age.OLD}
         if old:
             with self._writing():
                 self._delete_deployments(old, now, now - keep_ms)
@@ -231,7 +231,7 @@ class Housekeeping(Part):
             self._connection.execute("DELETE FROM deployments WHERE id = ?", (number,))
             self._connection.execute(
                 "INSERT OR REPLACE INTO forgotten (id_hash, started_at, day) VALUES (?, ?, ?)",
-                (id_hash(name), started_at, now // DAY_MS),
+                (id_hash(name or ""), started_at, now // DAY_MS),
             )
 
     def _prune_ids(self, now: int, keep_ms: int) -> bool:
@@ -272,16 +272,11 @@ def _place(values: Iterable[Any]) -> Place:
 def _age(stored: Collection[_Stored], now: int, cutoff: int) -> Age:
     deployments = [each for of_name in stored for each in of_name.deployments]
     received = [time for of_name in stored for time in of_name.received]
+    made = [created_at for _, created_at, _ in deployments] or received
+    if made and cutoff <= min(made) and max(made) <= now:
+        return Age.YOUNG
     if deployments:  # a controller's clock may be ahead of ours: its facts count as soon as that time has come
         received = [time for time in received if time <= now]
-    last = max([*(time for _, time in deployments), *received], default=0)
-    if cutoff <= last <= now:
-        return Age.YOUNG
-    kept = any(state not in _SETTLED for state, _ in deployments) or any(each.is_followed for each in stored)
-    return Age.STUCK if kept or last > now else Age.OLD
-
-
-def _age_of_row(state: str, time: int, now: int, cutoff: int) -> Age:
-    if cutoff <= time <= now:
-        return Age.YOUNG
-    return Age.OLD if state in _SETTLED and time < cutoff else Age.STUCK
+    last = max([*(settled_at for _, _, settled_at in deployments), *received], default=0)
+    kept = any(state not in _SETTLED for state, _, _ in deployments) or any(each.is_followed for each in stored)
+    return Age.STUCK if kept or last >= cutoff else Age.OLD
