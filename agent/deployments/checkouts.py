@@ -15,7 +15,7 @@ from agent.deployments.urls import is_same, path_of, plain, repository_of_page
 from agent.model.git import branch_name, remote_of, remotes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from agent.config.rules import Pattern
     from agent.model.build import Build, Checkout
@@ -138,15 +138,17 @@ class _Choice:
     def _eligible(self) -> tuple[list[Candidate], str]:
         """What the rule or a report chooses, with the words for it; else the first remote of each checkout."""
         pattern, url = self._wanted.repository, self._wanted.url
-        remotes = [replace(each, remote=remote) for each in self._known for remote in _remotes(each.checkout)]
         if pattern is not None:
-            return [each for each in remotes if pattern.match(plain(each.url)) is not None], (
-                f"repository = {pattern.text!r}"
-            )
-        if reported := [each for each in remotes if is_same(each.url, url)]:
+            chosen = [each for each in self._remotes() if pattern.match(plain(each.url)) is not None]
+            return chosen, f"repository = {pattern.text!r}"
+        if url and (reported := [each for each in self._remotes() if is_same(each.url, url)]):
             return reported, "the repository that was reported"
-        firsts = [replace(each, remote=_remotes(each.checkout)[0]) for each in self._known if each.url]
+        firsts = [_of_remote(each, _remotes(each.checkout)[0]) for each in self._known if each.url]
         return firsts or self._known, ""
+
+    def _remotes(self) -> Iterator[Candidate]:
+        """Each checkout with each of its remotes."""
+        return (_of_remote(each, remote) for each in self._known for remote in _remotes(each.checkout))
 
     def _only_libraries(self, eligible: list[Candidate], words: str) -> Applications:
         if words:  # the rule may know better
@@ -316,9 +318,15 @@ def origin_of(checkout: Checkout) -> int:
     return 0
 
 
+def _of_remote(candidate: Candidate, remote: int) -> Candidate:
+    return candidate if remote == candidate.remote else replace(candidate, remote=remote)
+
+
 def _remotes(checkout: Checkout) -> list[int]:
     """The places of the remotes' URLs, the likeliest first: origin's, or that of a host with the remote's name."""
     places = list(range(len(checkout.remote_urls)))
+    if len(places) < 2:
+        return places
     if len(checkout.branches) == len(places):
         first = origin_of(checkout)
     else:

@@ -156,10 +156,10 @@ def _own(build: Build, checkouts: Iterable[Checkout]) -> list[tuple[int, str]]:
 
 def _of_parameters(parameters: dict[str, str]) -> Iterator[tuple[int, str]]:
     for name in _NUMBER_PARAMETERS:
-        if number := pull_request_of(f"refs/pull/{parameters.get(name, '').strip()}"):
+        if (value := parameters.get(name)) and (number := pull_request_of(f"refs/pull/{value.strip()}")):
             yield number, f"parameter {name}"
     for name in _REF_PARAMETERS:
-        if number := pull_request_of(parameters.get(name)):
+        if (value := parameters.get(name)) and (number := pull_request_of(value)):
             yield number, f"parameter {name}"
 
 

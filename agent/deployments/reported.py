@@ -22,6 +22,11 @@ SAID = "the build's own report"
 _PLACES = ("repo_url", "branch", "commit_hash")
 
 
+def tells_place(said: Report) -> bool:
+    """Whether a report says anything of where the code comes from."""
+    return any(getattr(said, name) for name in _PLACES)
+
+
 def counted(said: Report, source: Source, wanted: Wanted) -> tuple[Report, dict[str, str]]:
     """The report without what does not count, and why, in words, for each field that was left out.
 

@@ -67,8 +67,7 @@ def sources(
     """
     search = _Search(build, wanted or Wanted(libraries, repository))
     found = search.each() if each else [search.one()]
-    left_out = own_checkouts.of_build(build, search.wanted).libraries
-    return [replace(source, libraries=left_out) for source in found]
+    return [replace(source, libraries=search.own.libraries) for source in found] if search.own.libraries else found
 
 
 def has_application(build: Build, wanted: Wanted) -> bool:
@@ -94,11 +93,14 @@ class _Held:
     others: tuple[_Held, ...] = ()
 
 
-def _held_by(build: Build, wanted: Wanted) -> _Held | None:
-    """The build that a run parameter names, the build itself, the one that it repeats, or those that started it."""
+def _held_by(build: Build, wanted: Wanted, own: Applications | None = None) -> _Held | None:
+    """The build that a run parameter names, the build itself, the one that it repeats, or those that started it.
+
+    ``own``: what it checked out itself, if that is known already.
+    """
     if found := _first(build, Relation.NAMED, wanted):
         return found
-    applications = own_checkouts.of_build(build, wanted)
+    applications = own or own_checkouts.of_build(build, wanted)
     if applications.candidates and not applications.last_resort:
         return _Held(build, applications)
     if found := _first(build, Relation.REPEATED, wanted):
@@ -147,21 +149,21 @@ class _Search:
     def __init__(self, build: Build, wanted: Wanted) -> None:
         self.build = build
         self.wanted = wanted
+        self.own = own_checkouts.of_build(build, wanted)
 
     def one(self) -> Source:
-        held = _held_by(self.build, self.wanted)
+        held = _held_by(self.build, self.wanted, self.own)
         if held is not None:
             return self._with_others(held)
         if (source := self._of_job()).repo_url:
             return source
-        applications = own_checkouts.of_build(self.build, self.wanted)
-        if applications.candidates and not source.commit:  # a library most likely
-            return self._source(_Held(self.build, applications), applications.candidates[0])
-        note = applications.note or source.origins.get("repo_url", "")
+        if self.own.candidates and not source.commit:  # a library most likely
+            return self._source(_Held(self.build, self.own), self.own.candidates[0])
+        note = self.own.note or source.origins.get("repo_url", "")
         return replace(source, origins=source.origins | ({"repo_url": note} if note else {}))
 
     def each(self) -> list[Source]:
-        held = _held_by(self.build, self.wanted)
+        held = _held_by(self.build, self.wanted, self.own)
         if held is None or len(held.applications.candidates) == 1:
             return [self.one()]
         several = replace(held, applications=replace(held.applications, certain=True))

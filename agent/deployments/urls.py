@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
 from agent.model.git import without_credentials
@@ -26,6 +27,7 @@ _BITBUCKET_SERVER = re.compile(r"(?P<root>(?:/[^/]+)*?)/(?P<of>projects|users)/(
 _AZURE_PAGE = re.compile(r"(?P<path>/(?:[^/]+/)+_git/[^/]+)(?:/.*)?")
 
 
+@lru_cache(maxsize=1024)
 def plain(url: str) -> str:
     """The URL without scheme, user and ``.git``, the host in lower case: ``github.com/acme/shop``."""
     written = https_form(url)
