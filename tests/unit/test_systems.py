@@ -818,5 +818,6 @@ def test_nothing_slow_is_loaded_with_it() -> None:
             "agent.deployments",
             "agent.deployments.systems",
             "agent.deployments.systems.ci",
+            "agent.deployments.systems.words",
             "agent.model",
         }

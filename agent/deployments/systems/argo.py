@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import TYPE_CHECKING
 
-from agent.deployments.systems.ci import branch_of_target, first, run_name
+from agent.deployments.systems.words import branch_of_target, first, run_name
 from agent.model.git import branch_name, is_commit
 from agent.model.status import normalise_argocd
 

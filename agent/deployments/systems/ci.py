@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 
+from agent.deployments.systems.words import branch_of_target, first, is_retry, run_name
 from agent.model.git import branch_name, without_credentials
 
 TYPE_CHECKING = False  # the one of typing costs the import of typing
@@ -98,7 +99,7 @@ def _github_actions(environment: Mapping[str, str]) -> dict[str, str]:
         or _of_ref(ref or first(environment, "GITHUB_REF_NAME")),
         "commit_hash": first(environment, "GITHUB_SHA"),
         "environment": _member(event, "deployment", "environment") or first(environment, *_ENVIRONMENTS),
-        "logs_url": f"{logs_url}/attempts/{attempt}" if logs_url and _is_retry(attempt) else logs_url,
+        "logs_url": f"{logs_url}/attempts/{attempt}" if logs_url and is_retry(attempt) else logs_url,
         "pr_number": _pull_request_of_ref(ref) or _member(event, "pull_request", "number"),
     }
 
@@ -178,7 +179,7 @@ def _azure_build(environment: Mapping[str, str]) -> dict[str, str]:
             _azure_path(collection, project),
             build_id,
             *(name for name in names if name != "__default"),
-            attempt=f"{stage_attempt or 1}.{job_attempt}" if _is_retry(job_attempt) else stage_attempt,
+            attempt=f"{stage_attempt or 1}.{job_attempt}" if is_retry(job_attempt) else stage_attempt,
         ),
         "environment": first(environment, "ENVIRONMENT_NAME", *_ENVIRONMENTS),
         "logs_url": f"{collection}/{_quoted(project)}/_build/results?buildId={_quoted(build_id)}" if known else "",
@@ -310,15 +311,6 @@ def _member(event: object, *names: str) -> str:
 # ---- what all have in common
 
 
-def first(values: Mapping[str, str], *names: str) -> str:
-    """The first of these variables that says something."""
-    for name in names:
-        value = values.get(name)
-        if value and not value.isspace():
-            return value
-    return ""
-
-
 def _has(environment: Mapping[str, str], *names: str) -> bool:
     return all(first(environment, name) for name in names)
 
@@ -327,31 +319,12 @@ def _says_yes(environment: Mapping[str, str], name: str) -> bool:
     return first(environment, name).strip().lower() == "true"
 
 
-def run_name(system: str, project: str, run: str, *names: str, attempt: str = "") -> str:
-    """``system:project#run``, with names within the run and any attempt after the first; "" without project or run."""
-    if not project or not run:
-        return ""
-    within = "".join(f"/{name}" for name in names if name)
-    return f"{system}:{project}#{run}{within}{f'.{attempt}' if _is_retry(attempt) else ''}"
-
-
-def _is_retry(attempt: str) -> bool:
-    return attempt not in {"", "1"}
-
-
 def _of_ref(ref: str) -> str:
     """The branch or tag of a ref, which has one name alone (no remotes); "" for the ref of a pull request."""
     for prefix in ("refs/heads/", "refs/tags/"):
         if ref.startswith(prefix):
             return ref.removeprefix(prefix)
     return "" if ref.startswith("refs/") else ref
-
-
-def branch_of_target(revision: str) -> str:
-    """Argo CD's target revision is a branch, a tag, a commit, HEAD, or a range of versions."""
-    if revision.startswith(("<", ">", "=", "!")) or any(character in revision for character in "*^~ "):
-        return ""
-    return branch_name(revision) or ""
 
 
 def _pull_request_of_ref(ref: str) -> str:

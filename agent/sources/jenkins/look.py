@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from agent.sources.jenkins.client import Job
     from agent.sources.jenkins.raw import RawBuild
 
+# More facts than this are stored before the cursor moves: catching up takes no more memory for longer absences.
+STORE_AT = 500
 # Jenkins lists no more than this in one answer.
 PAGE = 100
 # So long a build may look odd (no result, no duration, 404 although listed) before what is known counts as final.

@@ -9,9 +9,8 @@ from agent.model import fact as facts
 from agent.model.keys import jenkins_run
 from agent.outbox.values import OpenBuild, OutboxError, Renamed
 from agent.sources.jenkins.errors import ControllerDownError, StoppedError
-from agent.sources.jenkins.look import UNREADABLE_MS, first_look, waiting_since
+from agent.sources.jenkins.look import STORE_AT, UNREADABLE_MS, first_look, waiting_since
 from agent.sources.jenkins.reader import AnotherJobError
-from agent.sources.jenkins.storing import STORE_AT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -9,6 +9,7 @@ import structlog
 
 from agent.model.deployment import State
 from agent.outbox.values import OutboxError, Progress
+from agent.sources.jenkins.look import STORE_AT
 from agent.sources.jenkins.unread import in_words
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ log = structlog.get_logger("poller")
 
 # So many jobs are stored in one transaction; each by itself would wait for the disk.
 JOBS_TOGETHER = 20
-# More facts than this are stored before the cursor moves: catching up takes no more memory for longer absences.
-STORE_AT = 500
 
 
 @dataclass
