@@ -87,7 +87,7 @@ class Loading(Part):
                 facts[run].append(rows.fact_of(row, self._project(row[0])))
         found = self._of_places(_DEPLOYMENTS, _MANY_DEPLOYMENTS, asked)
         for row, deployment in zip(found, self._deployments(found), strict=True):
-            for run in places.get(row[1:4], ()):
+            for run in places.get((row[1], row[2], deployment.run.attempt), ()):
                 deployments[run].append(deployment)
         self._add_open_builds(facts, names)
         return {run: RunState(run, tuple(facts[run]), tuple(deployments[run])) for run in facts}

@@ -108,34 +108,54 @@ def _keyed(build: Build, project: Project, number: str) -> Build:
 
 # ---- deployments
 
-_USUAL = (
-    "project_id", "run", "attempt", "known", "scope", "anchor", "deployment_id", "state", "revision", "created_at",
-    "next_attempt_at", "status", "environment", "repo_url", "branch", "commit_hash", "first_commit_at", "started_at",
-    "ended_at", "pr_number", "image", "logs_url",
+_GIVEN = (
+    "project_id", "run", "anchor", "deployment_id", "created_at", "next_attempt_at", "status", "environment",
+    "repo_url", "branch", "commit_hash", "first_commit_at", "started_at", "ended_at", "pr_number", "image", "logs_url",
 )  # fmt: skip
-# NULL in most rows. Python's sqlite3 takes longer for a NULL than for a text, so that those are left out.
-_RARE = (
-    "build_number", "pr_numbers", "problem", "build_started_at", "build_ended_at", "stage", "said_environment", "names",
-    "sent_revision", "held_since", "settled_at", "reason", "attempts",
-)  # fmt: skip
-_NOTHING_RARE = (*[None] * 12, 0)
-_INSERTED = (*_USUAL, *_RARE)
+# What most new rows say. Python's sqlite3 takes longer for a NULL than for a text, so that these are not given.
+_USUALLY: dict[str, str | int | None] = {
+    "build_number": None,
+    "pr_numbers": None,
+    "problem": None,
+    "attempt": 1,
+    "known": 1,
+    "scope": Scope.WHOLE.value,
+    "state": State.PENDING.value,
+    "revision": 1,
+    "build_started_at": None,
+    "build_ended_at": None,
+    "stage": None,
+    "said_environment": None,
+    "names": None,
+    "sent_revision": None,
+    "held_since": None,
+    "settled_at": None,
+    "reason": None,
+    "attempts": 0,
+}
+_AS_USUAL = tuple(_USUALLY.values())
+_INSERTED = (*_GIVEN, *_USUALLY)
 COLUMNS = ", ".join(("id", *_INSERTED))
 # What Hivel gets.
-CONTENT_COLUMNS = (*_USUAL[11:], *_RARE[:3])
+CONTENT_COLUMNS = (*_GIVEN[6:], "build_number", "pr_numbers", "problem")
 
 
-def _insert(columns: tuple[str, ...], *, unless_forgotten: bool = False) -> str:
-    marks = ", ".join("?" for _ in columns)
-    source = f"SELECT {marks} WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id_hash = ?)"  # noqa: S608
-    source = source if unless_forgotten else f"VALUES ({marks})"
-    return f"INSERT INTO deployments ({', '.join(columns)}) {source} ON CONFLICT (deployment_id) DO NOTHING"
+def _insert(given: tuple[str, ...], *, unless_forgotten: bool = False) -> str:
+    """What is not given is as usual."""
+    values = dict.fromkeys(given, "?") | {
+        name: f"'{value}'" if isinstance(value, str) else str(value)
+        for name, value in _USUALLY.items()
+        if name not in given and value is not None
+    }
+    source = f"SELECT {', '.join(values.values())} WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id_hash = ?)"  # noqa: S608
+    source = source if unless_forgotten else f"VALUES ({', '.join(values.values())})"
+    return f"INSERT INTO deployments ({', '.join(values)}) {source} ON CONFLICT (deployment_id) DO NOTHING"
 
 
 # By the number of values. Nothing is inserted whose id another deployment has …
-INSERT_DEPLOYMENT = {len(columns): _insert(columns) for columns in (_USUAL, _INSERTED)}
+INSERT_DEPLOYMENT = {len(given): _insert(given) for given in (_GIVEN, _INSERTED)}
 # … or had, before it was deleted: this takes longer. The last value is ``id_hash`` of the id.
-INSERT_UNLESS_FORGOTTEN = {len(columns) + 1: _insert(columns, unless_forgotten=True) for columns in (_USUAL, _INSERTED)}
+INSERT_UNLESS_FORGOTTEN = {len(given) + 1: _insert(given, unless_forgotten=True) for given in (_GIVEN, _INSERTED)}
 
 
 def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
@@ -148,13 +168,8 @@ def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[o
     return (
         project_id,
         number,
-        run.attempt,
-        1 if deployment.known else 0,
-        scope._value_,
         deployment.anchor,
         deployment.deployment_id,
-        state._value_,
-        deployment.revision,
         deployment.created_at or now,
         deployment.next_attempt_at,
         content.status._value_,
@@ -171,6 +186,11 @@ def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[o
         None if build_number == number else build_number or "",
         _ENCODE(pr_numbers).decode() if pr_numbers else None,
         content.problem,
+        run.attempt,
+        1 if deployment.known else 0,
+        scope._value_,
+        state._value_,
+        deployment.revision,
         None if started_at == content.started_at else started_at,
         None if ended_at == content.ended_at else ended_at,
         stage or None,
@@ -187,8 +207,8 @@ def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[o
 def insertion(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
     """The values of ``INSERT_DEPLOYMENT``; see :func:`deployment_row`."""
     values = deployment_row(deployment, project_id, now)
-    usual = len(_USUAL)
-    return values[:usual] if values[usual:] == _NOTHING_RARE else values
+    given = len(_GIVEN)
+    return values[:given] if values[given:] == _AS_USUAL else values
 
 
 def deployment_columns(deployment: Deployment, project_id: int, now: int) -> dict[str, object]:
@@ -223,8 +243,8 @@ def content_of(values: Sequence[Any], number: str) -> Content:
 def deployment_of(row: tuple[Any, ...], project: Project) -> Deployment:
     """The deployment of a row of ``COLUMNS``. Raises :class:`KeyError` or :class:`msgspec.MsgspecError`."""
     (
-        number, _, run, attempt, known, scope, anchor, deployment_id, state, revision, created_at, next_attempt_at,
-        *values, build_started_at, build_ended_at, stage, said_environment, names, sent_revision, held_since,
+        number, _, run, anchor, deployment_id, created_at, next_attempt_at, *values, attempt, known, scope, state,
+        revision, build_started_at, build_ended_at, stage, said_environment, names, sent_revision, held_since,
         settled_at, reason, attempts,
     ) = row  # fmt: skip
     content = content_of(values, run)
