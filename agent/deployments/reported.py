@@ -28,7 +28,7 @@ def tells_place(said: Report) -> bool:
 
 
 def counted(said: Report, source: Source, wanted: Wanted) -> tuple[Report, dict[str, str]]:
-    """The report without what does not count, and why, in words, for each field that was left out.
+    """The report without what does not count, and why, in words, for each field that says something else.
 
     ``source``: what Jenkins says of the build, with the libraries that it checked out.
     """
@@ -42,7 +42,9 @@ def counted(said: Report, source: Source, wanted: Wanted) -> tuple[Report, dict[
         left_out, why = found, "found in its environment, of a shared library"
     else:
         return said, {}
-    words = {name: f"{SAID} says {getattr(said, name)}: {why}" for name in left_out}
+    known = {"repo_url": source.repo_url, "branch": source.branch, "commit_hash": source.commit}
+    other = [name for name in left_out if getattr(said, name) != known[name]]
+    words = {name: f"{SAID} says {getattr(said, name)}: {why}" for name in other}
     return replace(said, **dict.fromkeys(left_out)), words
 
 

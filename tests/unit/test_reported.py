@@ -60,6 +60,7 @@ def test_what_was_found_in_the_environment_does_not_win_against_the_builds_own_c
         f"checkout 2 of 2 (origin); the build's own report says {SHARED}: found in its environment; "
         "what the build checked out goes before that"
     )
+    assert part.origins["branch"] == "checkout 2 of 2 (origin)"  # the report says the same
 
 
 def test_what_was_given_wins_against_everything() -> None:
