@@ -251,7 +251,7 @@ def _whole(build: Build, options: Options, identity: str) -> _Unit:
 
 def _staged(build: Build, stage: Stage, result: str, groups: dict[str, str], options: Options) -> _Unit:
     name = f"stage {stage.name}"
-    said = f"{name}: {stage.status}"
+    said = f"{name}: {stage.status}" + (f" (told by {stage.told_by})" if stage.told_by else "")
     if result == stages.UNFINISHED:
         status, origin = Status.UNKNOWN, f"{said} although the build is final -> {Status.UNKNOWN}"
     else:

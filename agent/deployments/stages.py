@@ -1,27 +1,33 @@
 """The stages of a pipeline's build, as the two plugins that know them tell it.
 
-``/wfapi/describe`` (pipeline-rest-api): ``{"stages": [{"name": "Build", "status": "SUCCESS", "startTimeMillis": ms,
-"durationMillis": ms, "pauseDurationMillis": ms, "error": {"message": "…", "type": "…"}}, …]}``, all stages in one list,
-those of parallel branches too. The duration includes pauses.
-
 ``/pipeline-overview/tree`` (pipeline-graph-view): ``{"status": "ok", "data": {"complete": true, "stages": [{"name":
 "Build", "state": "success", "type": "STAGE", "startTimeMillis": ms, "totalDurationMillis": ms, "url": "/job/…",
-"children": […]}, …]}}``. A stage that still runs has no duration.
+"children": […]}, …]}}``. A stage that still runs has no duration. What is below a skipped stage is not listed. A build
+without stages has a placeholder, and so has one whose stages are those of the old ``stage 'x'`` without a block.
 
-Both are asked once the build is final. What its stages say is not bound to the build's result: a build that went on
+``/wfapi/describe`` (pipeline-rest-api): ``{"status": "SUCCESS", "stages": [{"id": "6", "name": "Build", "status":
+"SUCCESS", "startTimeMillis": ms, "durationMillis": ms, "pauseDurationMillis": ms, …}, …]}``, all stages in one list,
+those of parallel branches too. The duration includes pauses. A stage that was skipped has the word of whatever made
+Declarative skip it: NOT_EXECUTED, FAILED, ABORTED or even SUCCESS; and NOT_EXECUTED is also said of a stage that
+worked and was interrupted or set to NOT_BUILT. ``/execution/node/<id>/wfapi/describe`` tells such a stage's steps:
+``{"stageFlowNodes": [{"name": "Shell Script", …}, …]}``.
+
+They are asked once the build is final. What its stages say is not bound to the build's result: a build that went on
 (``catchError``) is SUCCESS or UNSTABLE with a FAILED stage in it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
+from msgspec.structs import replace
 
 from agent.model.build import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 UNFINISHED = "UNFINISHED"
 _LONGEST = 2**62
@@ -36,9 +42,9 @@ RESULTS: dict[str, str | None] = {
     "aborted": "ABORTED",
     "in_progress": UNFINISHED,
     "paused_pending_input": UNFINISHED,
-    "not_executed": None,  # skipped by `when`, or set to NOT_BUILT
-    "skipped": None,  # newer versions write this for `when`
-    "skipped_for_failure": None,  # see stages_of_wfapi
+    "not_executed": None,
+    "skipped": None,
+    "skipped_for_failure": None,  # older versions of the agent stored it
     # pipeline-graph-view, besides success, unstable, aborted and skipped
     "failure": "FAILURE",
     "running": UNFINISHED,
@@ -46,10 +52,22 @@ RESULTS: dict[str, str | None] = {
     "unknown": UNFINISHED,
     "queued": None,
     "not_built": None,
+    # what the agent makes of both
+    "worked, not_built": "NOT_BUILT",
+    "aborted before its steps": None,
 }
 
-# A stage that Declarative skips takes tenths of a second; one that took longer ran, whatever its error.
-_SKIPPED_WITHIN_MS = 2_000
+OVERVIEW: Final = "pipeline-graph-view"
+WFAPI: Final = "pipeline-rest-api"
+_WORKED, _NOT_REACHED, _SKIPPED = "WORKED, NOT_BUILT", "ABORTED BEFORE ITS STEPS", "SKIPPED"
+
+# The steps of a stage that Declarative skipped: the first, and the second where it had its agent before its `when`.
+_CONTEXT = "Get contextual object from internal APIs"
+_CHECKOUT = "Check out from version control"
+_INPUT = "Wait for interactive input"
+# A skipped stage takes tenths of a second. One that took longer is not asked for its steps: it ran.
+_ASKED_BELOW_MS = 10_000
+_NODE_ID = re.compile(r"[0-9]{1,18}")
 
 
 def result_of(stage: Stage) -> str | None:
@@ -57,34 +75,11 @@ def result_of(stage: Stage) -> str | None:
     return RESULTS.get(stage.status.lower(), UNFINISHED)
 
 
-def stages_of_wfapi(answer: dict[str, Any]) -> tuple[Stage, ...]:
-    """The stages of a ``/wfapi/describe``. Raises :class:`ValueError` for anything else.
-
-    The plugin does not tell a stage that Declarative skipped because an earlier one had failed from one that failed:
-    both are FAILED with the earlier one's error. A stage that began after another had ended with the very same error
-    and that took no time itself is taken for skipped, and its status is ``SKIPPED_FOR_FAILURE``.
-    """
-    listed = _stages_in(answer, "/wfapi/describe")
-    stages, failures = list[Stage](), list[tuple[object, int]]()
-    for entry in listed:
-        stage = _stage(entry, "status", "durationMillis")
-        if stage is None:
-            continue
-        error = entry.get("error")
-        if error and stage.status in ("FAILED", "ABORTED"):
-            if stage.ended_at - stage.started_at < _SKIPPED_WITHIN_MS and any(
-                error == earlier and ended_at <= stage.started_at for earlier, ended_at in failures
-            ):
-                stage = msgspec.structs.replace(stage, status="SKIPPED_FOR_FAILURE")
-            failures.append((error, stage.ended_at))
-        stages.append(stage)
-    return tuple(stages)
-
-
 def stages_of_overview(answer: dict[str, Any]) -> tuple[Stage, ...]:
     """The stages and parallel branches of a ``/pipeline-overview/tree``, outer ones before those within.
 
-    Raises :class:`ValueError` for anything else. A branch of the same name as its only stage counts once.
+    Raises :class:`ValueError` for anything else. A branch of the same name as its only stage counts once. None at all:
+    the build has no stages, or the plugin does not see them.
     """
     data = answer.get("data", answer)
     listed = _stages_in(data if isinstance(data, dict) else {}, "/pipeline-overview/tree")
@@ -95,12 +90,80 @@ def _flattened(listed: list[dict[str, Any]]) -> Iterator[Stage]:
     waiting: list[tuple[dict[str, Any], str]] = [(entry, "") for entry in reversed(listed)]
     while waiting:  # no recursion: whatever is nested, and however deep
         entry, around = waiting.pop()
-        stage = _stage(entry, "state", "totalDurationMillis")
+        stage = _stage(entry, "state", "totalDurationMillis", OVERVIEW)
         counts = entry.get("type", "STAGE") in ("STAGE", "PARALLEL") and entry.get("placeholder") is not True
         if stage is not None and counts and stage.name != around:
-            yield stage
+            # Set to NOT_BUILT or interrupted; a stage that a restart left out has no time.
+            yield replace(stage, status=_WORKED) if stage.status == "not_built" and _took(stage) else stage
+        if stage is not None and stage.status == "skipped":
+            continue
         name = stage.name if stage is not None and counts else around
         waiting += [(child, name) for child in reversed(_objects(entry.get("children")))]
+
+
+def questions_of_wfapi(answer: dict[str, Any], wanted: Callable[[str], bool]) -> list[str]:
+    """The ids of the stages whose word in a ``/wfapi/describe`` is to be checked by their steps.
+
+    ``wanted``: whether a stage of that name matters. Raises :class:`ValueError` for anything else.
+    """
+    found = [(entry, stage) for entry, stage in _of_wfapi(answer) if isinstance(entry.get("id"), str)]
+    bad = ("FAILED", "UNSTABLE", "ABORTED")
+    troubled = answer.get("status") != "SUCCESS" or any(stage.status in bad for _, stage in found)
+    return [
+        entry["id"]
+        for entry, stage in found
+        if _doubtful(stage, troubled=troubled) and _NODE_ID.fullmatch(entry["id"]) and wanted(stage.name)
+    ]
+
+
+def _doubtful(stage: Stage, *, troubled: bool) -> bool:
+    """Whether the word may be that of a stage which did not run, or NOT_EXECUTED of one that did.
+
+    ``troubled``: something went wrong in the build.
+    """
+    if stage.status in ("NOT_EXECUTED", "ABORTED"):
+        return True
+    return troubled and stage.status in ("FAILED", "SUCCESS") and _took(stage) < _ASKED_BELOW_MS
+
+
+def stages_of_wfapi(
+    answer: dict[str, Any], steps: Mapping[str, dict[str, Any]] = MappingProxyType({})
+) -> tuple[Stage, ...]:
+    """The stages of a ``/wfapi/describe``. Raises :class:`ValueError` for anything else.
+
+    ``steps``: answers of ``/execution/node/<id>/wfapi/describe`` by the id. Where one shows that the stage was skipped,
+    or ran although it is called NOT_EXECUTED, that is the stage's status.
+    """
+    stages = list[Stage]()
+    for entry, stage in _of_wfapi(answer):
+        asked = steps.get(entry["id"]) if isinstance(entry.get("id"), str) else None
+        word = None if asked is None else _by_steps(stage.status, asked)
+        stages.append(stage if word is None else replace(stage, status=word, told_by=f"{WFAPI}, by the stage's steps"))
+    return tuple(stages)
+
+
+def _of_wfapi(answer: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Stage]]:
+    for entry in _stages_in(answer, "/wfapi/describe"):
+        stage = _stage(entry, "status", "durationMillis", WFAPI)
+        if stage is not None:
+            yield entry, stage
+
+
+def _by_steps(word: str, answer: dict[str, Any]) -> str | None:
+    """The word for a stage by its steps, given the plugin's own; None where they tell nothing."""
+    listed = answer.get("stageFlowNodes")
+    if not isinstance(listed, list):
+        return None
+    names = sorted(str(step.get("name")) for step in _objects(listed))
+    if names in ([_CONTEXT], [_CHECKOUT, _CONTEXT]):
+        return _SKIPPED
+    if word in ("ABORTED", "NOT_EXECUTED") and names in ([], [_INPUT]):  # its node never came, or nobody let it go on
+        return _NOT_REACHED
+    return _WORKED if word == "NOT_EXECUTED" and names else word
+
+
+def _took(stage: Stage) -> int:
+    return max(0, stage.ended_at - stage.started_at) if stage.ended_at else 0
 
 
 def _stages_in(answer: dict[str, Any], where: str) -> list[dict[str, Any]]:
@@ -113,7 +176,7 @@ def _objects(value: object) -> list[dict[str, Any]]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def _stage(entry: dict[str, Any], status: str, duration: str) -> Stage | None:
+def _stage(entry: dict[str, Any], status: str, duration: str, told_by: str) -> Stage | None:
     """None for an entry that names no stage."""
     name, word, url = entry.get("name"), entry.get(status), entry.get("url")
     if not isinstance(name, str) or not name.strip():
@@ -125,6 +188,7 @@ def _stage(entry: dict[str, Any], status: str, duration: str) -> Stage | None:
         started_at=started_at or 0,
         ended_at=0 if not started_at or took is None else started_at + took,
         url=url if isinstance(url, str) else "",
+        told_by=told_by,
     )
 
 

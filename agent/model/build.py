@@ -65,8 +65,10 @@ class Relation(enum.StrEnum):
 class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One stage of a pipeline's build, as one of the stage plugins tells it (see ``agent.deployments.stages``).
 
-    ``status`` is the plugin's own word. Times are UTC milliseconds; ``ended_at`` is 0 for a stage that did not end,
-    both are 0 for one that did not start. ``url`` may be a path on the controller; empty when there is no page.
+    ``status`` is the plugin's own word, but where its steps tell otherwise (``agent.deployments.stages.RESULTS`` has
+    all words). Times are UTC milliseconds; ``ended_at`` is 0 for a stage that did not end, both are 0 for one that did
+    not start. ``url`` may be a path on the controller; empty when there is no page. ``told_by``: in words, whose word
+    the status is.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     started_at: int = 0
     ended_at: int = 0
     url: str = ""
+    told_by: str = ""
 
 
 class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

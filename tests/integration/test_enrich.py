@@ -15,7 +15,7 @@ from agent.model.fact import final
 from agent.model.keys import jenkins_run
 from agent.sandbox.jenkins.templates import build_data
 from agent.sources.jenkins.client import JenkinsClient, Job
-from agent.sources.jenkins.details import Details
+from agent.sources.jenkins.details import MOST_QUESTIONS, Details
 from agent.sources.jenkins.history import History
 from agent.sources.jenkins.poller import Poller
 from agent.sources.jenkins.raw import RawBuild
@@ -110,12 +110,108 @@ def test_when_no_plugin_tells_the_stages_the_rule_says_what_is_reported(
 def test_a_lie_about_stages_is_no_event_of_the_whole_build(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, answer: Response, page: str
 ) -> None:
-    watched.set_stages(SHOP, 1, overview=OVERVIEW)
+    watched.set_stages(SHOP, 1, **({"wfapi": WFAPI} if page == "wfapi/describe" else {"overview": OVERVIEW}))
     watched.break_with(lambda path, _: answer if path.endswith(page) else None)
     report = poll(controller, outbox, stage_rule())
     assert (ids(outbox), len(report.problems)) == ([], 1)
     watched.break_with(None)
     assert poll(controller, outbox, stage_rule()).enqueued == ["main:deploy/shop#1:qa"]
+
+
+def stage_pages(jenkins: LocalJenkins) -> list[str]:
+    """What was asked of the first build's stages."""
+    start = "/job/deploy/job/shop/1/"
+    paths = [request.path.removeprefix(start) for request in jenkins.requests if request.path.startswith(start)]
+    return [path for path in paths if path.endswith(("describe", "tree"))]
+
+
+# Tests are unstable, what comes after them is skipped: one plugin tells it, the other calls it SUCCESS.
+UNSTABLE: dict[str, Any] = {
+    "status": "UNSTABLE",
+    "stages": [
+        {"id": "6", "name": "Test", "status": "UNSTABLE", "startTimeMillis": NOON, "durationMillis": 1_000},
+        *(
+            {
+                "id": str(node),
+                "name": f"Deploy {node}",
+                "status": "SUCCESS",
+                "startTimeMillis": NOON,
+                "durationMillis": 9,
+            }
+            for node in range(11, 41)
+        ),
+    ],
+}
+SKIPPED = {"stageFlowNodes": [{"name": "Get contextual object from internal APIs"}]}
+PLACEHOLDER = {"name": "System Generated", "state": "success", "type": "PIPELINE_START", "placeholder": True}
+
+
+def test_one_page_is_asked_for_where_the_plugin_is_that_tells_a_skipped_stage(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox
+) -> None:
+    names = (each["name"] for each in UNSTABLE["stages"][1:])
+    skipped = [{"name": name, "state": "skipped", "startTimeMillis": NOON} for name in names]
+    watched.set_stages(SHOP, 1, wfapi=UNSTABLE, overview={"data": {"stages": skipped}})
+    watched.clear_requests()
+    assert poll(controller, outbox, stage_rule()).enqueued == []
+    assert stage_pages(watched) == ["pipeline-overview/tree"]
+
+
+@pytest.mark.parametrize("overview", [None, {"data": {"stages": [PLACEHOLDER]}}], ids=["no plugin", "placeholder"])
+def test_without_it_the_steps_of_doubtful_stages_are_asked_for_and_not_without_end(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, overview: dict[str, Any] | None
+) -> None:
+    watched.set_stages(SHOP, 1, wfapi=UNSTABLE, overview=overview)
+    watched.break_with(
+        lambda path, _: (
+            Response(msgspec.json.encode(SKIPPED), media_type="application/json")
+            if "/execution/node/" in path
+            else None
+        )
+    )
+    watched.clear_requests()
+    poll(controller, outbox, stage_rule())
+    assert stage_pages(watched) == [
+        *("pipeline-overview/tree", "wfapi/describe"),
+        *(f"execution/node/{node}/wfapi/describe" for node in range(11, 11 + MOST_QUESTIONS)),
+    ]
+    assert set(ids(outbox)) == {f"main:deploy/shop#1:{node}" for node in range(11 + MOST_QUESTIONS, 41)}
+
+
+@pytest.mark.parametrize("answer", LIES.values(), ids=LIES)
+def test_a_lie_about_the_steps_of_a_stage_is_no_event(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, answer: Response
+) -> None:
+    watched.set_stages(SHOP, 1, wfapi={**UNSTABLE, "stages": UNSTABLE["stages"][:2]})
+    watched.break_with(lambda path, _: answer if "/execution/node/" in path else None)
+    report = poll(controller, outbox, stage_rule())
+    assert (ids(outbox), len(report.problems)) == ([], 1)
+
+
+@pytest.mark.parametrize("answer", NOTHING_TO_TELL.values(), ids=NOTHING_TO_TELL)
+def test_where_the_steps_cannot_be_read_the_plugins_word_counts(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, answer: Response
+) -> None:
+    watched.set_stages(SHOP, 1, wfapi={**UNSTABLE, "stages": UNSTABLE["stages"][:2]})
+    watched.break_with(lambda path, _: answer if "/execution/node/" in path else None)
+    assert poll(controller, outbox, stage_rule()).enqueued == ["main:deploy/shop#1:11"]
+
+
+def test_a_build_of_the_old_stage_step_is_no_build_without_stages_only_where_one_plugin_sees_them(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox
+) -> None:
+    watched.set_stages(SHOP, 1, overview={"data": {"stages": [PLACEHOLDER]}})
+    report = poll(controller, outbox, stage_rule())
+    assert (report.enqueued, report.underivable, report.problems) == ([], [], [])
+
+
+def test_nothing_is_asked_of_the_stages_for_a_rule_without_any(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox
+) -> None:
+    watched.set_stages(SHOP, 1, wfapi=UNSTABLE, overview=OVERVIEW)
+    watched.clear_requests()
+    assert poll(controller, outbox, rule("deploy/**")).enqueued == ["main:deploy/shop#1"]
+    assert stage_pages(watched) == []
 
 
 @pytest.mark.parametrize("answer", LIES.values(), ids=LIES)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agent.config.rules import STAGE_ENVIRONMENT, Options, Pattern, Rule, Template
 from agent.deployments.derive import Rules
-from agent.deployments.stages import stages_of_overview, stages_of_wfapi
+from agent.deployments.stages import questions_of_wfapi, result_of, stages_of_overview, stages_of_wfapi
 from agent.ingest.ingest import Ingest
 from agent.ingest.replay import Outcome, choose, replay
 from agent.inspect.derived import DerivedView, of_build
@@ -28,7 +28,7 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import Filter, Page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
 STAGE = "re:^Deploy (to )?(?P<environment>.+)$"
@@ -174,26 +174,243 @@ def test_a_stage_that_waits_for_input_is_unfinished() -> None:
         assert (name, status) == ("main:shop#7:Approve", "unknown")
 
 
-def failed(name: str, start: int, took: int, message: str = "exit code 1") -> dict[str, Any]:
-    error = {"message": message, "type": "hudson.AbortException"}
-    return {"name": name, "status": "FAILED", "startTimeMillis": start, "durationMillis": took, "error": error}
+# ---- which stages ran: what a real Jenkins 2.504.3 answered, and what is right
+
+# Situation and build -> the stages that ran, in order, with what came of each.
+RAN = {
+    "abort-previous#1": "Build SUCCESS, Deploy production NOT_BUILT",  # it worked for four seconds
+    "abort-previous#2": "Build SUCCESS, Deploy production SUCCESS",
+    "aborted-by-user#1": "Build SUCCESS, Deploy production ABORTED",
+    "aborted-by-user#2": "Build SUCCESS, Deploy production ABORTED",
+    "aborted-by-user-scripted#1": "Build SUCCESS, Deploy production ABORTED",
+    "aborted-in-parallel#1": "Deploy eu SUCCESS, Deploy us SUCCESS, Verify SUCCESS",
+    "aborted-in-parallel#2": "Deploy eu SUCCESS, Deploy us ABORTED",
+    "agent-none-stage-agents#1": "Build SUCCESS, Deploy production ABORTED",
+    "catcherror#1": "Deploy failure FAILURE, Deploy unstable UNSTABLE, Deploy aborted ABORTED, "
+    "Deploy not_built NOT_BUILT, Deploy success SUCCESS, Verify SUCCESS",
+    "catcherror-then-same-error#1": "Deploy staging FAILURE, Deploy production FAILURE, Verify SUCCESS",
+    "checkout-fails-in-stage#1": "Checkout FAILURE",
+    "currentbuild-result#1": "Test SUCCESS, Deploy production SUCCESS, After SUCCESS",
+    "does-not-compile#1": "",
+    "error-in-script#1": "Build SUCCESS, Deploy production FAILURE",
+    "exception-in-script#1": "Deploy production FAILURE",
+    "fast-fail-both#1": "Build FAILURE, Deploy production FAILURE",
+    "input-aborted#1": "Build SUCCESS, Approve ABORTED",
+    "input-aborted#2": "Build SUCCESS, Approve ABORTED",
+    "input-directive-aborted#1": "Build SUCCESS, Deploy production ABORTED",
+    "input-directive-proceeded#1": "Build SUCCESS, Deploy production SUCCESS, Verify SUCCESS",
+    "input-in-deploy-aborted#1": "Deploy production ABORTED",
+    "input-proceeded#1": "Build SUCCESS, Approve SUCCESS, Deploy production SUCCESS",
+    "input-timeout#1": "Build SUCCESS, Approve ABORTED",
+    "input-timeout-caught#1": "Approve SUCCESS, Deploy production SUCCESS",
+    "library-stage#1": "Build SUCCESS, Deploy staging SUCCESS, Deploy production FAILURE",
+    "matrix-one-cell-fails#1": "Deploy all FAILURE, Deploy SUCCESS, Check SUCCESS, Deploy SUCCESS, Check SUCCESS, "
+    "Deploy SUCCESS, Check SUCCESS, Deploy FAILURE",
+    "milestone-superseded#1": "Build NOT_BUILT",
+    "milestone-superseded#2": "Build SUCCESS, Deploy production SUCCESS",
+    "nested-declarative#1": "Release FAILURE, Build SUCCESS, Deploy production FAILURE",
+    "nested-stages#1": "Release FAILURE, Build SUCCESS, Deploy production FAILURE",
+    "nested-stages-caught#1": "Release SUCCESS, Deploy production FAILURE, Rollback SUCCESS",
+    "no-stage#1": "",
+    "not-built-error#1": "Build NOT_BUILT, Deploy production SUCCESS",
+    "old-stage-step#1": "Build SUCCESS, Deploy production SUCCESS",
+    "parallel-deploys#1": "Build SUCCESS, Deploy UNSTABLE, Deploy eu SUCCESS, Deploy us UNSTABLE, Deploy ap SUCCESS, "
+    "Migrate SUCCESS, Roll out SUCCESS",
+    "parallel-failfast-declarative#1": "Fan out FAILURE, Deploy eu ABORTED, Deploy us FAILURE",
+    "parallel-failfast-scripted#1": "Fan out FAILURE, Deploy eu ABORTED, Deploy us FAILURE",
+    "parallel-nested-scripted#1": "Deploy SUCCESS, Deploy eu SUCCESS, Check eu SUCCESS",
+    "parallel-no-failfast#1": "Deploy eu SUCCESS, Deploy us FAILURE",
+    "post-build-fails#1": "Deploy production SUCCESS",
+    "post-fails#1": "Deploy production FAILURE",
+    "post-sections#1": "Deploy production SUCCESS",
+    "post-unstable#1": "Deploy production SUCCESS",
+    "replay#1": "Build SUCCESS, Deploy production SUCCESS",
+    "replay#2": "Build SUCCESS, Deploy production SUCCESS",
+    "restart-from-middle#1": "Build SUCCESS, Deploy staging SUCCESS, Test FAILURE",
+    "restart-from-middle#2": "Test SUCCESS, Deploy production SUCCESS",
+    "restart-from-stage#1": "Build SUCCESS, Test SUCCESS, Deploy production FAILURE",
+    "restart-from-stage#2": "Deploy production SUCCESS, Verify SUCCESS",
+    "resumed-after-crash#1": "Build SUCCESS, Deploy production SUCCESS, Verify SUCCESS",
+    "resumed-after-restart#1": "Build SUCCESS, Deploy production SUCCESS, Verify SUCCESS",
+    "resumed-after-restart-sleep#1": "Build SUCCESS, Deploy production SUCCESS, Verify SUCCESS",
+    "retry-all-fail#1": "Deploy production FAILURE, Deploy production FAILURE, Deploy production FAILURE",
+    "retry-around-stage#1": "Deploy production FAILURE, Deploy production FAILURE, Deploy production SUCCESS, "
+    "Verify SUCCESS",
+    "retry-stage-option#1": "Deploy production SUCCESS, Verify SUCCESS",
+    "same-name-twice#1": "Deploy SUCCESS, Deploy FAILURE",
+    "same-name-twice-ok#1": "Deploy SUCCESS, Deploy SUCCESS",
+    "skip-after-failure#1": "Build SUCCESS, Test FAILURE",
+    "skip-after-failure-nested#1": "Test FAILURE",
+    "skip-after-failure-slow#1": "Deploy staging FAILURE",
+    "skip-after-unstable#1": "Build SUCCESS, Test UNSTABLE",
+    "stage-post-unstable#1": "Deploy production UNSTABLE, Verify SUCCESS",
+    "timeout-stage#1": "Deploy production ABORTED",
+    "timeout-step#1": "Build SUCCESS, Deploy production ABORTED",
+    "timeout-whole#1": "Build SUCCESS, Deploy production ABORTED",
+    "try-catch#1": "Deploy production FAILURE, Rollback SUCCESS",
+    "try-catch-inside#1": "Deploy production SUCCESS, Verify SUCCESS",
+    "try-catch-rethrow#1": "Deploy production FAILURE, Rollback SUCCESS",
+    "unstable-step#1": "Test UNSTABLE, Deploy production SUCCESS, Smoke UNSTABLE",
+    "warnerror#1": "Deploy production UNSTABLE, Verify SUCCESS",
+    "when-false#1": "Build SUCCESS, Verify SUCCESS",
+    "when-false-nested#1": "Build SUCCESS, Half SUCCESS, Deploy d SUCCESS",
+    "when-false-stage-agent#1": "Build SUCCESS, Test FAILURE",
+}
+# Where the steps tell more: the node never came, or nobody answered the input. Nothing was done in the stage.
+BY_STEPS = {
+    "agent-none-stage-agents#1": "Build SUCCESS",
+    "input-aborted#1": "Build SUCCESS",
+    "input-aborted#2": "Build SUCCESS",
+    "input-directive-aborted#1": "Build SUCCESS",
+    "input-in-deploy-aborted#1": "",
+    "input-timeout#1": "Build SUCCESS",
+}
+# What one of the plugins lists besides: branches of a scripted parallel and cells, actions after all stages.
+_BESIDES = ("eu", "us", "Post Actions", "Declarative: Post Actions")
+
+
+def situation(name: str) -> dict[str, Any]:
+    """The answers of both plugins for one build, and the steps of some of its stages by their ids."""
+    folder, _, number = name.partition("#")
+    answers: dict[str, Any] = json.loads((RECORDED / "2.504.3" / "stages" / f"{folder}.json").read_bytes())[number]
+    return answers
+
+
+def ran(stages: Iterable[Stage]) -> list[str]:
+    found = [(stage.name, result_of(stage)) for stage in stages if not stage.name.startswith(("Matrix", *_BESIDES[2:]))]
+    return [f"{name} {result}" for name, result in found if result is not None and name not in _BESIDES]
+
+
+def expected(stages: str) -> list[str]:
+    return stages.split(", ") if stages else []
+
+
+def test_every_recorded_situation_is_judged() -> None:
+    files = (RECORDED / "2.504.3" / "stages").glob("*.json")
+    assert {f"{file.stem}#{number}" for file in files for number in json.loads(file.read_bytes())} == set(RAN)
+
+
+@pytest.mark.parametrize("name", RAN)
+def test_the_overview_tells_which_stages_ran_and_what_came_of_them(name: str) -> None:
+    stages = stages_of_overview(situation(name)["overview"])
+    assert ran(stages) == ([] if name == "old-stage-step#1" else expected(RAN[name]))
+    assert {stage.told_by for stage in stages} <= {"pipeline-graph-view"}
+
+
+@pytest.mark.parametrize("name", RAN)
+def test_wfapi_tells_the_same_where_it_is_asked_for_the_steps_of_doubtful_stages(name: str) -> None:
+    """But for parents, which it calls SUCCESS whatever their stages did."""
+    answers = situation(name)
+    asked = questions_of_wfapi(answers["wfapi"], lambda _: True)
+    not_recorded = {node for node in asked if node not in answers["nodes"]}
+    stages = stages_of_wfapi(answers["wfapi"], {node: answers["nodes"][node] for node in {*asked} - not_recorded})
+    kept = [
+        stage
+        for stage, entry in zip(stages, answers["wfapi"]["stages"], strict=True)
+        if entry["id"] not in not_recorded and stage.name not in ("Release", "Fan out", "Deploy all")
+    ]
+    left_out = [
+        *(entry["name"] for entry in answers["wfapi"]["stages"] if entry["id"] in not_recorded),
+        *("Release", "Fan out", "Deploy all"),
+    ]
+    told, right = sorted(ran(kept)), sorted(expected(BY_STEPS.get(name, RAN[name])))
+    if name == "parallel-deploys#1":
+        right[right.index("Deploy UNSTABLE")] = "Deploy SUCCESS"  # a parent
+    assert [each for each in told if each.rpartition(" ")[0] not in left_out] == sorted(
+        each for each in right if each.rpartition(" ")[0] not in left_out
+    )
+
+
+def failed(name: str, start: int, took: int, node: str) -> dict[str, Any]:
+    error = {"message": "exit code 1", "type": "hudson.AbortException"}
+    times = {"startTimeMillis": start, "durationMillis": took}
+    return {"id": node, "name": name, "status": "FAILED", "error": error} | times
+
+
+TWO_FAILURES = {
+    "status": "FAILED",
+    "stages": [failed("Build", 1_000, 4_000, "6"), failed("Deploy qa", 6_000, 80, "11")],
+}
+SKIPPED = {"stageFlowNodes": [{"name": "Get contextual object from internal APIs"}]}
 
 
 @pytest.mark.parametrize(
-    ("second", "status"),
+    ("steps", "deployed"),
     [
-        (failed("Deploy qa", 6_000, 80), "SKIPPED_FOR_FAILURE"),
-        (failed("Deploy qa", 6_000, 2_500), "FAILED"),  # it took its time
-        (failed("Deploy qa", 6_000, 80, "exit code 2"), "FAILED"),  # it failed in its own way
-        (failed("Deploy qa", 3_000, 80), "FAILED"),  # it is within the other or beside it
+        ({"11": SKIPPED}, []),
+        ({"11": {"stageFlowNodes": [{"name": "Check out from version control"}, *SKIPPED["stageFlowNodes"]]}}, []),
+        ({"11": {"stageFlowNodes": [*SKIPPED["stageFlowNodes"], {"name": "Shell Script"}]}}, ["main:shop#7:qa"]),
+        ({"11": {"stageFlowNodes": [{"name": "Check out from version control"}]}}, ["main:shop#7:qa"]),
+        ({"11": {"stageFlowNodes": []}}, ["main:shop#7:qa"]),  # an exception within script {}
+        ({"11": {"stageFlowNodes": "odd"}}, ["main:shop#7:qa"]),
+        ({"6": SKIPPED}, ["main:shop#7:qa"]),
+        ({}, ["main:shop#7:qa"]),
     ],
-    ids=["skipped", "long", "another error", "parallel"],
+    ids=["skipped", "with checkout", "worked", "failed checkout", "no steps", "odd", "another's", "not told"],
 )
-def test_a_stage_skipped_after_a_failure_did_not_run(second: dict[str, Any], status: str) -> None:
-    stages = stages_of_wfapi({"stages": [failed("Build", 1_000, 4_000), second]})
-    assert [stage.status for stage in stages] == ["FAILED", status]
-    events = derivations(staged(stages))
-    assert [each.deployment_id for each in events] == (["main:shop#7:qa"] if status == "FAILED" else [])
+def test_only_its_steps_make_a_failed_stage_a_skipped_one(steps: dict[str, Any], deployed: list[str]) -> None:
+    """Not the same error within an instant: two stages may well fail alike."""
+    assert [each.deployment_id for each in derivations(staged(stages_of_wfapi(TWO_FAILURES, steps)))] == deployed
+
+
+@pytest.mark.parametrize("word", ["ABORTED", "NOT_EXECUTED"])
+@pytest.mark.parametrize("steps", [[], ["Wait for interactive input"]], ids=["no node", "no answer"])
+def test_nothing_was_deployed_in_a_stage_that_was_stopped_before_its_steps(word: str, steps: list[str]) -> None:
+    told = {"11": {"stageFlowNodes": [{"name": step} for step in steps]}}
+    assert ran(stages_of_wfapi({"stages": [stage_of_wfapi(word, 60_000)]}, told)) == []
+    told["11"]["stageFlowNodes"].append({"name": "Shell Script"})
+    assert len(ran(stages_of_wfapi({"stages": [stage_of_wfapi(word, 60_000)]}, told))) == 1
+
+
+def stage_of_wfapi(status: str, took: int = 80, **more: Any) -> dict[str, Any]:
+    return {"id": "11", "name": "Deploy qa", "status": status, "startTimeMillis": 1, "durationMillis": took} | more
+
+
+@pytest.mark.parametrize(
+    ("build", "stage", "asked"),
+    [
+        ("SUCCESS", stage_of_wfapi("SUCCESS"), False),
+        ("SUCCESS", stage_of_wfapi("NOT_EXECUTED"), True),
+        ("SUCCESS", stage_of_wfapi("NOT_EXECUTED", 60_000), True),
+        ("ABORTED", stage_of_wfapi("ABORTED", 60_000), True),
+        ("UNSTABLE", stage_of_wfapi("SUCCESS"), True),
+        ("UNSTABLE", stage_of_wfapi("SUCCESS", 60_000), False),
+        ("FAILED", stage_of_wfapi("FAILED"), True),
+        ("FAILED", stage_of_wfapi("FAILED", 60_000), False),
+        ("FAILED", stage_of_wfapi("FAILED", id="../../delete"), False),
+        ("FAILED", stage_of_wfapi("FAILED", id=11), False),
+        ("FAILED", stage_of_wfapi("FAILED", name="Build"), False),
+    ],
+)
+def test_only_a_stage_that_matters_and_may_not_have_run_is_asked_for_its_steps(
+    build: str, stage: dict[str, Any], asked: bool
+) -> None:
+    questions = questions_of_wfapi({"status": build, "stages": [stage]}, lambda name: name.startswith("Deploy"))
+    assert questions == (["11"] if asked else [])
+
+
+def test_what_went_on_after_a_failure_is_asked_although_the_build_is_a_success() -> None:
+    stages = [failed("Build", 1_000, 4_000, "6"), stage_of_wfapi("SUCCESS")]
+    assert questions_of_wfapi({"status": "SUCCESS", "stages": stages}, lambda name: name == "Deploy qa") == ["11"]
+
+
+def test_nothing_below_a_skipped_stage_ran_whatever_is_said_of_it() -> None:
+    child = {"name": "Deploy eu", "state": "success", "type": "STAGE", "children": []}
+    parent = {"name": "Release", "state": "skipped", "type": "STAGE", "children": [child]}
+    assert ran(stages_of_overview({"stages": [parent]})) == []
+
+
+def test_the_origin_of_the_status_says_whose_word_it_is() -> None:
+    [found] = derivations(staged(stages_of_overview(situation("try-catch#1")["overview"])))
+    assert found.origins["status"] == "stage Deploy production: failure (told by pipeline-graph-view) -> failed"
+    answers = situation("fast-fail-both#1")
+    [found] = derivations(staged(stages_of_wfapi(answers["wfapi"], answers["nodes"])))
+    assert "FAILED (told by pipeline-rest-api, by the stage's steps)" in found.origins["status"]
+
+
+def test_a_stage_that_an_older_version_stored_as_skipped_stays_skipped() -> None:
+    stored = msgspec.json.decode(b'{"name":"Deploy qa","status":"SKIPPED_FOR_FAILURE","started_at":1}', type=Stage)
+    assert derivations(staged((stored,))) == []
 
 
 def test_the_stages_within_parallel_branches_are_found_and_blocks_are_none() -> None:

@@ -8,7 +8,7 @@ import structlog
 from msgspec.structs import replace
 
 from agent.deployments.checkouts import Wanted
-from agent.deployments.stages import stages_of_overview, stages_of_wfapi
+from agent.deployments.stages import questions_of_wfapi, stages_of_overview, stages_of_wfapi
 from agent.sources.jenkins.errors import JenkinsError, raise_unless_nothing_to_tell
 from agent.sources.jenkins.raw import build_of
 from agent.sources.jenkins.related import RelatedBuilds
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from agent.config.rules import Match, Pattern
-    from agent.model.build import Build
+    from agent.model.build import Build, Stage
     from agent.sources.jenkins.client import JenkinsClient, Job
     from agent.sources.jenkins.raw import RawBuild
 
 log = structlog.get_logger("poller")
 
-# Plugins that tell the stages: pipeline-rest-api, pipeline-graph-view. Neither is guaranteed to be there.
-_STAGE_PAGES = (("wfapi/describe", stages_of_wfapi), ("pipeline-overview/tree", stages_of_overview))
+# The pages of the plugins that tell the stages, pipeline-graph-view and pipeline-rest-api. Neither is guaranteed to be
+# there. The first one's word counts: only it tells a skipped stage from one that failed or went well.
+OVERVIEW = "pipeline-overview/tree"
+WFAPI = "wfapi/describe"
+# So many stages of one build are asked for their steps.
+MOST_QUESTIONS = 20
 
 
 class Details:
@@ -65,21 +69,40 @@ class Details:
         wanted = Wanted(self._libraries, match.rule.repository if match else None)
         build = self._related.with_related(build, job, wanted, listed=listed, give_up=give_up)
         if match is not None and match.rule.stage is not None:
-            build = self._with_stages(build, give_up=give_up)
+            build = self._with_stages(build, match.rule.stage, give_up=give_up)
         return build
 
     # ---- stages
 
-    def _with_stages(self, build: Build, *, give_up: bool) -> Build:
-        reasons = []
-        for page, parse in _STAGE_PAGES:
-            try:
-                return replace(build, stages=parse(self._client.page(build.job, build.number, page)))
-            except (JenkinsError, ValueError) as error:
-                raise_unless_nothing_to_tell(error, give_up=give_up)
-                reasons.append(f"{page}: {error}")
+    def _with_stages(self, build: Build, pattern: Pattern, *, give_up: bool) -> Build:
+        reasons, none_seen = [], False
+        try:
+            if stages := stages_of_overview(self._client.page(build.job, build.number, OVERVIEW)):
+                return replace(build, stages=stages)
+            none_seen = True  # the plugin does not see those of the old step `stage 'x'`
+        except (JenkinsError, ValueError) as error:
+            raise_unless_nothing_to_tell(error, give_up=give_up)
+            reasons.append(f"{OVERVIEW}: {error}")
+        try:
+            return replace(build, stages=self._stages_of_wfapi(build, pattern, give_up=give_up))
+        except (JenkinsError, ValueError) as error:
+            raise_unless_nothing_to_tell(error, give_up=give_up)
+            reasons.append(f"{WFAPI}: {error}")
+        if none_seen:
+            return replace(build, stages=())
         missing = "; ".join(reasons)
         if build.job not in self._told:
             self._told.add(build.job)
             log.warning("stages cannot be read", controller=self._controller, job=build.job, reason=missing)
         return replace(build, stages_missing=missing)
+
+    def _stages_of_wfapi(self, build: Build, pattern: Pattern, *, give_up: bool) -> tuple[Stage, ...]:
+        """The stages by the plugin whose words may lie: those that match and look like it are asked for their steps."""
+        answer = self._client.page(build.job, build.number, WFAPI)
+        steps = {}
+        for node in questions_of_wfapi(answer, lambda name: pattern.match(name) is not None)[:MOST_QUESTIONS]:
+            try:
+                steps[node] = self._client.page(build.job, build.number, f"execution/node/{node}/{WFAPI}")
+            except JenkinsError as error:  # the plugin's own word counts then
+                raise_unless_nothing_to_tell(error, give_up=give_up)
+        return stages_of_wfapi(answer, steps)
