@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import structlog
+
 from agent.deployments.derive import Rules
 from agent.ingest.ingest import Ingest
 from agent.model import fact as facts
@@ -43,6 +45,7 @@ def obey(verb: str, file: str, *rest: str) -> None:
 
 def main() -> None:
     """Until there is nothing more to do."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     _answer("here")
     for line in sys.stdin:
         started = time.monotonic()

@@ -15,11 +15,10 @@ import httpx
 import pytest
 
 from agent.config.credentials import Token
-from agent.config.settings import Address, DeliverySettings, HivelSettings, IntakeSettings, Settings
-from agent.config.rules import Options
-from agent.ingest.takeup import TakeUp
+from agent.config.settings import Address, IntakeSettings
 from agent.sandbox.server import LocalServer
 from agent.sources.reports.intake import Intake
+from tests.integration.reporting import reports_of, settings_of
 from tests.integration.snippets import (
     BUILD,
     FOLDER,
@@ -38,7 +37,8 @@ from tests.integration.snippets import (
 )
 
 if TYPE_CHECKING:
-    from agent.outbox.sqlite.store import Outbox
+    from agent.outbox.sqlite.engine import SqliteOutbox
+    from agent.sources.reports.accept import Taken
 
 WARNING = "WARNING: the deployment was not reported to Hivel"
 PASTED = [name for name in SNIPPETS if "def reportToHivel(" in (FOLDER / name).read_text(encoding="utf-8")]
@@ -194,18 +194,17 @@ def test_a_deployment_is_reported_with_its_result(everything: Everything, snippe
     assert WARNING not in played.log
 
 
-def test_the_real_intake_takes_every_request_that_was_made(everything: Everything, outbox: Outbox) -> None:
+def test_the_real_intake_takes_every_request_that_was_made(everything: Everything, outbox: SqliteOutbox) -> None:
     """The same bytes and headers once more, but for those that belong to the connection."""
     requests = [request for played in everything.played.values() for request in played.requests]
     bearers = {request.headers["authorization"] for request in requests}
     tokens = tuple(("", Token(bearer.removeprefix("Bearer "))) for bearer in bearers)
-    settings = Settings(
-        file=outbox.path, hivel=HivelSettings("http://hivel.test", Token("t")), controllers=(), rules=(),
-        options=Options(), outbox=outbox.path, delivery=DeliverySettings(),
-    )  # fmt: skip
-    intake = Intake(
-        IntakeSettings(Address("127.0.0.1", 0), tokens), TakeUp(settings, outbox), outbox.clock, lambda _: []
-    )
+    reports = reports_of(settings_of(outbox.path), outbox)
+
+    async def accept(report: dict[str, object], team: str) -> Taken:
+        return reports.take(report, source="intake", at=outbox.clock.now_ms(), principal=team)
+
+    intake = Intake(IntakeSettings(Address("127.0.0.1", 0), tokens), accept, lambda _: [])
     with LocalServer(intake.app) as server, httpx.Client(base_url=server.url) as client:
         for request in requests:
             kept = {name: request.headers[name] for name in ("authorization", "content-type")}
