@@ -78,6 +78,8 @@ class Basis:
 
     def weighed(self) -> Basis:
         """The same with that of the report which counts."""
+        if not reported.tells_place(self.said):
+            return self
         said, left_out = reported.counted(self.said, self.sources()[0], self.wanted())
         return replace(self, said=said, left_out=left_out)
 

@@ -28,7 +28,10 @@ TEXTS = (
     "branch", "commit_hash", "environment", "image", "logs_url",
 )  # fmt: skip
 TEXTS_OR_NUMBERS = ("build_number", "pr_number", "start_time", "end_time")
-FIELDS = (*TEXTS, *TEXTS_OR_NUMBERS, "pr_numbers")
+# Names of fields that somebody wrote down: a flag, an argument of a step. What is not among them was found in the
+# environment of the build, where the checkout of a shared library leaves its own repository, branch and commit.
+GIVEN = "given"
+FIELDS = (*TEXTS, *TEXTS_OR_NUMBERS, "pr_numbers", GIVEN)
 URLS = ("build_url", "repo_url", "logs_url")
 _LONGEST = dict.fromkeys(TEXTS, LONGEST_TEXT) | dict.fromkeys(URLS, LONGEST_URL)
 
@@ -74,6 +77,8 @@ def _field(name: str, content: object) -> object:
         return None
     if name == "pr_numbers":
         return _numbers(content)
+    if name == GIVEN:
+        return _names(content)
     if isinstance(content, str):
         # Half a surrogate pair can be stored nowhere; it comes from bytes that are no UTF-8.
         text = content.strip().encode("utf-8", "replace").decode()
@@ -114,6 +119,12 @@ def _numbers(content: object) -> list[int]:
     if isinstance(content, list) and all(type(n) is int and 0 < n < 2**31 for n in content):
         return list(dict.fromkeys(content))[:MOST_PULL_REQUESTS]
     raise ReportError("pr_numbers: a list of whole numbers above 0 is expected")
+
+
+def _names(content: object) -> list[str]:
+    if isinstance(content, list) and all(isinstance(name, str) and name in FIELDS for name in content):
+        return list(dict.fromkeys(content))
+    raise ReportError("given: a list of names of fields is expected")
 
 
 def _kind(value: object) -> str:

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.model.deployment import State
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agent.model.deployment import Content, Deployment
+    from agent.model.deployment import Content, Deployment, State
     from agent.model.fact import Fact
     from agent.model.keys import Project, Run
 

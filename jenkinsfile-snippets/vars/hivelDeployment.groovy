@@ -3,7 +3,7 @@
 // It runs in the sandbox, without any approval: apart from the steps isUnix, sh, powershell, echo, timeout, withEnv and
 // withCredentials it calls only what is on the default whitelist of the Script Security plugin:
 //   JsonOutput.toJson(Map), String.replace, System.currentTimeMillis, Object.toString,
-//   and get, put, remove, keySet and plus of maps;
+//   get, put, remove, keySet and plus of maps, and add of lists;
 // env, currentBuild.currentResult and currentBuild.timeInMillis are open to every pipeline.
 // Not on it are FlowInterruptedException.getResult and getCauses: a block that was interrupted counts as ABORTED.
 
@@ -44,7 +44,7 @@ def report(Map arguments) {
             return
         }
         def id = arguments.get('credentialsId') ?: 'hivel-agent-token'
-        def json = asJson(fields(asked) + arguments)
+        def json = asJson(fields(asked) + [given: given(arguments)] + arguments)
         timeout(time: 15, unit: 'SECONDS') {
             withCredentials([string(credentialsId: id, variable: 'HIVEL_TOKEN')]) {
                 withEnv(["HIVEL_AGENT_URL=${url}", "HIVEL_REPORT=${json}"]) { send() }
@@ -70,6 +70,15 @@ def fields(long now) {
         repo_url: env.GIT_URL, commit_hash: env.GIT_COMMIT, pr_number: env.CHANGE_ID,
         branch: env.CHANGE_ID ? env.CHANGE_BRANCH : (env.BRANCH_NAME ?: env.GIT_BRANCH),
     ]
+}
+
+/** Which of the fields of the source somebody wrote down; in env they may be those of a shared library. */
+def given(Map arguments) {
+    def names = []
+    for (name in ['repo_url', 'branch', 'commit_hash']) {
+        if (arguments.get(name)) { names.add(name) }
+    }
+    return names
 }
 
 /** ASCII without $ and ', and only ever in an environment variable: no value can break the JSON or run anything. */

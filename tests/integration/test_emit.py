@@ -148,6 +148,7 @@ def test_options_go_before_the_environment(build: Build) -> None:
             "provider": "jenkins", "job": "other", "build_number": "8", "build_url": "https://j.test/job/other/8/",
             "repo_url": "https://x.test/y", "branch": "release/1", "commit_hash": "abc", "environment": "staging",
             "stage": "Deploy", "start_time": "2026-11-23T12:00:00Z", "image": "i:1", "pr_numbers": [7, 9, 11],
+            "given": ["repo_url", "branch", "commit_hash"],
         }
     ]  # fmt: skip
 

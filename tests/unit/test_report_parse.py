@@ -236,3 +236,21 @@ def test_everything_that_is_said_is_in_the_fact() -> None:
         branch="origin/main", commit_hash="abc", image="i:1", logs_url="https://logs.example.test/7", pr_number="9",
         pr_numbers=(9, 11), build_number="7", url=f"{MAIN.url}job/a/7/",
     )  # fmt: skip
+
+
+# ---- what somebody wrote down
+
+
+def test_a_report_says_which_of_its_fields_somebody_wrote_down() -> None:
+    said = parsed(job="deploy/shop", build_number="7", repo_url="https://x.test/y", branch="main", given=["repo_url"])
+    assert said.said.given == ("repo_url",)
+
+
+def test_a_field_that_is_not_there_cannot_have_been_written_down() -> None:
+    assert parsed(job="deploy/shop", build_number="7", given=["repo_url"]).said.given == ()
+
+
+@pytest.mark.parametrize("given_names", ["repo_url", ["nothing"], [7], {"repo_url": True}])
+def test_what_was_written_down_is_a_list_of_names_of_fields(given_names: object) -> None:
+    with pytest.raises(ReportError, match="given: a list of names of fields is expected"):
+        checked({"job": "deploy/shop", "build_number": "7", "given": given_names})

@@ -14,7 +14,7 @@ import sys
 
 from agent.config.paths import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
 from agent.deployments.systems.ci import SYSTEMS, fields, fields_of_resource, recognise
-from agent.model.report import MOST_BYTES, ReportError, checked
+from agent.model.report import GIVEN, MOST_BYTES, ReportError, checked
 
 LONGEST_S = 10
 
@@ -73,6 +73,10 @@ _WHAT = {
     "image": ("NAME", "the container image"),
     "logs_url": ("URL", "the page with the log; default: the build's page"),
 }
+
+
+# Where the code comes from: what a flag says of it goes before what the build checked out.
+_PLACE = ("repo_url", "branch", "commit_hash")
 
 
 class EmitError(Exception):
@@ -171,6 +175,8 @@ def _report(options: argparse.Namespace) -> dict[str, object]:
         value = getattr(options, name)
         if value is not None and name != "system":
             report[name] = _numbers(value) if name == "pr_numbers" else value
+    if given := [name for name in _PLACE if getattr(options, name)]:
+        report[GIVEN] = given
     report = checked(report)
     of_jenkins = "build_url" in report or {"job", "build_number"} <= report.keys()
     if of_jenkins and options.system is None and report["provider"] == "other" and "run" not in report:

@@ -15,7 +15,7 @@ from agent.model.fact import Report
 from agent.model.ids import limited_id, part_deployment_id, run_id
 from agent.model.keys import Project, Run, jenkins_run, run_of_id
 from agent.model.names import build_of_url
-from agent.model.report import MOST_DIGITS, ReportError
+from agent.model.report import GIVEN, MOST_DIGITS, ReportError
 from agent.model.status import Provider
 from agent.model.times import parse_http_date, parse_moment, rfc3339
 
@@ -149,8 +149,13 @@ class _Fields:
             url=self.text("build_url") or None,
             started_at=self.moment("start_time"),
             ended_at=self.moment("end_time"),
+            given=tuple(name for name in self._names(GIVEN) if name in self._report),
             **texts,
         )
+
+    def _names(self, name: str) -> list[str]:
+        names = self._report.get(name, [])
+        return [str(each) for each in names] if isinstance(names, list) else []
 
 
 def _epoch(text: str) -> int:
