@@ -27,8 +27,9 @@ PAGE = 4096
 DELIVERED = 60
 PENDING = 20
 TABLES = (
-    "events", "attempts", "counts", "delivery", "controllers", "jobs", "open_builds", "events_by_state",
-    "sqlite_autoindex_events_1",
+    "projects", "facts", "facts_of_run", "deployments", "deployments_of_run", "deployments_by_state",
+    "sqlite_autoindex_deployments_1", "attempts", "counts", "delivery", "controllers", "jobs", "open_builds",
+    "forgotten", "reports",
 )  # fmt: skip
 
 
@@ -141,7 +142,7 @@ def test_the_daemon_starts_on_a_damaged_file_and_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize(
-    ("verb", "name"), [*(("once", name) for name in TABLES), ("run", "delivery"), ("run", "events_by_state")]
+    ("verb", "name"), [*(("once", name) for name in TABLES), ("run", "delivery"), ("run", "deployments_by_state")]
 )
 def test_whichever_table_is_broken_the_agent_goes_on(used: Agent, hivel: LocalHivel, verb: str, name: str) -> None:
     """Damage in the depth of the file does not show when it is opened, but when that table is first read."""
@@ -158,7 +159,8 @@ def test_whichever_table_is_broken_the_agent_goes_on(used: Agent, hivel: LocalHi
         assert "Traceback" not in used.log()
     assert len(hivel.deployments()) == everything
     if moved_aside(used):
-        assert used.json("status")["events"] == {"pending": 0, "held": 0, "delivered": everything, "failed": 0}
+        states = {state: n for state, n in used.json("status")["events"].items() if n}
+        assert states == {"delivered": everything}
 
 
 @pytest.mark.parametrize("first_page", [0, 1], ids=["the whole file", "all but the first page"])

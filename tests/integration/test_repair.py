@@ -391,6 +391,20 @@ def test_a_file_of_an_older_version_is_repaired_as_well(tmp_path: Path, clock: F
     assert (len(found["forgotten"]), len(found["missed"]), len(found["repairs"])) == (5, 1, 2)
 
 
+def test_a_repair_that_an_older_version_began_comes_to_its_end(tmp_path: Path, clock: FakeClock) -> None:
+    path = unpacked(tmp_path).rename(tmp_path / "outbox.db.recovered").with_name("outbox.db")
+    sql(
+        tmp_path / "outbox.db.recovered",
+        f"INSERT INTO repairs VALUES ({NOON}, 'outbox.db.damaged-then', 'junk', 66, 5)",
+    )
+    path.write_bytes(b"junk")
+    assert unfinished(path)
+    done = repair(path, clock, "its repair was interrupted", POLLED)
+    assert (done.moved_to.name, done.events, done.moved_to.read_bytes()) == ("outbox.db.damaged-then", 66, b"junk")
+    assert not unfinished(path)
+    assert len(deployments(path, clock)) == 66 - 5  # those that are held have no id yet
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_whichever_pages_of_an_older_file_are_broken_the_new_one_is_sound(
     tmp_path: Path, clock: FakeClock, seed: int

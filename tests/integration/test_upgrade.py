@@ -677,6 +677,20 @@ def test_who_could_write_to_the_old_file_can_write_to_the_new_one(tmp_path: Path
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
 
+def test_a_name_that_is_a_link_stays_one(tmp_path: Path, clock: FakeClock) -> None:
+    (tmp_path / "data").mkdir()
+    path = unpacked(tmp_path / "data")
+    link = tmp_path / "outbox.db"
+    link.symlink_to(path)
+    done = upgraded(link, clock)
+    assert link.is_symlink() and done.kept == tmp_path / "data" / "outbox.db.v5"
+    assert len(deployments(link, clock)) == 66
+    overwritten = b"junk" * 1000
+    path.write_bytes(overwritten)
+    assert repair(link, clock, "junk", POLLED).moved_to.read_bytes() == overwritten
+    assert link.is_symlink() and deployments(link, clock) == []
+
+
 def test_what_needs_no_upgrade_is_left_alone(tmp_path: Path, clock: FakeClock) -> None:
     path = tmp_path / "outbox.db"
     assert upgrade(path, clock, POLLED) is None

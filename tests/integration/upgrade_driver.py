@@ -1,6 +1,7 @@
-"""A process that upgrades an outbox: ``FILE [KILLED_AT]``; prints seconds, most memory, and the longest silence.
+"""A process that upgrades an outbox: ``FILE [KILLED_AT]``.
 
-``KILLED_AT``: it kills itself when so many percent are done.
+It prints how many seconds it took, how many of them on a processor, the most memory, and the longest time without a
+word of progress. ``KILLED_AT``: it kills itself when so many percent are done.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main() -> None:
         "events": None if done is None else done.events,
         "kept": done is not None and done.kept is not None,
         "seconds": time.monotonic() - began,
+        "cpu_s": sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),
         "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "silence_s": max(silence, time.monotonic() - last),
     }

@@ -7,6 +7,7 @@ it is not delivered also in its ``source``, the JSON of the build or of a build 
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -19,7 +20,6 @@ from agent.model.event import DeploymentEvent
 from agent.model.fact import Kind, Report, word_of
 from agent.model.keys import JENKINS, Run, jenkins_run, run_of_id
 from agent.model.status import Provider, Status, normalise
-from agent.model.times import parse_moment
 from agent.outbox.sqlite.older_ids import behind_id
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _SAME_CLOCK_MS = 60_000
 _REPOSITORY = re.compile(r"(?:[a-z+]+://)?(?:[^/@]*@)?(?P<host>[^/:]+)(?::\d+)?[/:](?P<path>.+?)(?:\.git)?/*", re.I)
 _EVENT = msgspec.json.Decoder(DeploymentEvent).decode
+_STATES = {state.value: state for state in (State.PENDING, State.HELD, State.DELIVERED, State.FAILED)}
 
 
 class UnsoundError(ValueError):
@@ -271,18 +272,22 @@ def _first(value: int | None, otherwise: int) -> int:
 
 
 def _state(row: OldRow) -> State:
-    try:
-        state = State(row.state)
-    except ValueError as error:
-        raise UnsoundError(f"event {row.id} is in no state that there is") from error
+    state = _STATES.get(row.state)
+    if state is None:
+        raise UnsoundError(f"event {row.id} is in no state that there is")
     # Nothing that has no content is sent.
     return State.FAILED if state is State.PENDING and row.payload is None else state
+
+
+def _moment(text: str) -> int:
+    """As an event has it, always with a zone."""
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
 def _content(row: OldRow, event: DeploymentEvent | None, source: Source | None) -> Content:
     if event is not None:
         try:
-            started_at, ended_at = parse_moment(event.start_time), parse_moment(event.end_time)
+            started_at, ended_at = _moment(event.start_time), _moment(event.end_time)
         except ValueError as error:
             raise UnsoundError(f"event {row.id} has times that are none: {error}") from error
         return Content(

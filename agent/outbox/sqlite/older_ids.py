@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Job = tuple[str, str]
 
 _SHORTENED = re.compile(r"~[0-9a-f]{16}\Z")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 # The start of a build behind the id of one whose number was used before, in UTC milliseconds.
 _START = re.compile(r"@-?\d{10,16}(?=:|\Z)")
 # No id of a job with a shorter name is shortened before its environment and stage are.
@@ -44,6 +45,10 @@ class OldIds:
     def __init__(self, controllers: Iterable[str], jobs: Iterable[Job]) -> None:
         self._jobs = set(jobs)
         self._controllers = sorted({*controllers, *(controller for controller, _ in self._jobs)} - {""})
+        self._by_text: dict[str, Job | None] = {}
+        for job in self._jobs:
+            text = ":".join(job)
+            self._by_text[text] = None if text in self._by_text else job
         self._long = [key for key in sorted(self._jobs) if sum(map(len, key)) > _LONG_NAME]
 
     def read(self, name: str, number: str | None, *, url: str | None, parts: Parts, started_at: int) -> OldKey | None:
@@ -52,14 +57,16 @@ class OldIds:
         ``number`` and ``url`` are those of the event: the build's number and page. ``parts`` gives what may stand
         behind the build's id, as the environment. ``started_at``: of the build (UTC ms).
         """
-        if number is None or not number.isascii() or not number.isdecimal() or str(int(number)) != number:
+        if number is None or not _NUMBER.fullmatch(number):
             return None
         mark = f"#{number}"
-        told = list(self._in_text(name, mark))
-        if len(told) == 1 and told[0] in self._jobs and not is_shortened(name):
-            behind = name[len(told[0][0]) + len(told[0][1]) + 1 + len(mark) :]  # as nearly all are
-            return OldKey(*told[0], int(number), _START.sub("", behind, count=1) if behind else "")
-        found = self._found([*told, *self._elsewhere(name, number, url)], name, number, parts, started_at)
+        text, _, behind = name.partition(mark)
+        job = self._by_text.get(text)
+        if job is not None and _may_stand_behind(behind) and mark not in behind and not is_shortened(name):
+            return OldKey(*job, int(number), _START.sub("", behind, count=1))  # as nearly all are
+        found = self._found(
+            [*self._in_text(name, mark), *self._elsewhere(name, number, url)], name, number, parts, started_at
+        )
         likely = self._likely(found, url, parts)
         return OldKey(*likely[0], int(number), found[likely[0]]) if len(likely) == 1 else None
 
@@ -98,7 +105,7 @@ class OldIds:
             if name.startswith(f"{controller}:"):
                 place = name.find(mark, len(controller) + 1)
                 while place >= 0:
-                    if name[place + len(mark) : place + len(mark) + 1] in ("", ":", "@"):
+                    if _may_stand_behind(name[place + len(mark) :]):
                         yield controller, name[len(controller) + 1 : place]
                     place = name.find(mark, place + 1)
 
@@ -121,7 +128,11 @@ def behind_id(name: str, build: str, parts: Parts, started_at: int) -> str | Non
     if not name.startswith(build):
         return None
     behind = name[len(build) :]
-    return _START.sub("", behind, count=1) if not behind or behind[0] in ":@" else None
+    return _START.sub("", behind, count=1) if _may_stand_behind(behind) else None
+
+
+def _may_stand_behind(text: str) -> bool:
+    return not text or text[0] in ":@"
 
 
 def _possible(parts: Collection[str]) -> Iterator[tuple[str, ...]]:

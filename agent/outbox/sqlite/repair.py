@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from agent.model.times import rfc3339
 from agent.outbox.sqlite import migrations
-from agent.outbox.sqlite.connection import open_outbox
 from agent.outbox.sqlite.copying import (
     begin_new_file,
     complete_new_file,
@@ -24,7 +23,8 @@ from agent.outbox.sqlite.copying import (
     remove_new_file,
 )
 from agent.outbox.sqlite.recovery import Damaged, recover
-from agent.outbox.sqlite.swap import LOGS, InUseError, alone_with, beside, open_alone, put_in_place
+from agent.outbox.sqlite.swap import LOGS, InUseError, alone_with, beside, open_alone, put_in_place, real
+from agent.outbox.sqlite.upgrade import upgrade
 from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Repair:
 
 def unfinished(path: Path) -> bool:
     """Whether a repair of this outbox was interrupted after its new file was complete."""
-    return _complete(path).exists()
+    return _complete(real(path)).exists()
 
 
 def repair(path: Path, clock: Clock, problem: str, controllers: Collection[str]) -> Repair:
@@ -63,6 +63,7 @@ def repair(path: Path, clock: Clock, problem: str, controllers: Collection[str])
     and nobody in this process may have the outbox open. Raises :class:`agent.outbox.values.OutboxError` when there is
     no room for it.
     """
+    path = real(path)
     try:
         if not unfinished(path):
             _build(path, clock, problem, controllers)
@@ -74,6 +75,7 @@ def repair(path: Path, clock: Clock, problem: str, controllers: Collection[str])
                 _keep(beside(path, suffix), beside(done.moved_to, suffix))
             _take_newer_reports(path)
             put_in_place(_complete(path), path)
+        upgrade(path, clock, controllers)  # an older version may have begun this
     except (OSError, sqlite3.Error) as error:
         raise OutboxError(
             f"the outbox {path} is damaged ({problem}) and cannot be repaired: {error}; make room on its disk, "
@@ -132,7 +134,7 @@ def _build(path: Path, clock: Clock, problem: str, controllers: Collection[str])
 
 def _take_newer_reports(path: Path) -> None:
     """`emit` may have stored some after they were read."""
-    with closing(open_outbox(_complete(path))) as new:
+    with closing(sqlite3.connect(_complete(path), isolation_level=None)) as new:
         with suppress(sqlite3.Error), closing(open_alone(path, "ro")) as old:
             copy_newer_reports(new, Damaged(old).table)
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

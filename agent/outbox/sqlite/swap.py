@@ -38,6 +38,11 @@ class InUseError(Exception):
         super().__init__(f"process {pid}" if pid > 0 else "another process")
 
 
+def real(path: Path) -> Path:
+    """The file itself, where its name is a link in another folder: SQLite keeps the logs beside the file."""
+    return path.resolve() if path.is_symlink() else path
+
+
 def beside(path: Path, suffix: str) -> Path:
     """The file with something behind its name."""
     return path.with_name(path.name + suffix)

@@ -12,8 +12,9 @@ import shutil
 import sqlite3
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import count, groupby
+from itertools import count, groupby, takewhile
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.outbox.sqlite import migrations
@@ -32,12 +33,11 @@ from agent.outbox.sqlite.copying import (
     remove_new_file,
 )
 from agent.outbox.sqlite.older import Older, OldRow, UnsoundError
-from agent.outbox.sqlite.swap import InUseError, alone_with, beside, open_alone, put_in_place, sync
+from agent.outbox.sqlite.swap import InUseError, alone_with, beside, open_alone, put_in_place, real, sync
 from agent.outbox.values import DamagedError, OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from agent.model.times import Clock
     from agent.outbox.sqlite.copying import Fields
@@ -83,6 +83,7 @@ def upgrade(
     :class:`agent.outbox.values.DamagedError` for a file that has to be repaired, and
     :class:`agent.outbox.values.OutboxError` with the reason when it cannot be done; the old file is then as it was.
     """
+    path = real(path)
     told = _Progress(path, clock, progress)
     try:
         _clean_up(path)
@@ -138,10 +139,16 @@ def _clean_up(path: Path) -> None:
     """Remove what an upgrade that was killed left behind."""
     remove_new_file(beside(path, ".upgrading"))
     beside(path, ".upgrading-progress").unlink(missing_ok=True)
-    if path.exists():
-        for other in path.parent.iterdir():
-            if other.name.startswith(f"{path.name}.v") and other.samefile(path):  # nothing took its place
-                other.unlink()
+    for version in range(1, migrations.FIRST):
+        for kept in takewhile(Path.exists, _kept_names(path, version)):
+            if path.exists() and kept.samefile(path):  # nothing took its place
+                kept.unlink()
+
+
+def _kept_names(path: Path, version: int) -> Iterator[Path]:
+    """Where the old file may be kept: behind those of upgrades before."""
+    yield beside(path, f".v{version}")
+    yield from (beside(path, f".v{version}-{more}") for more in count(1))
 
 
 class _Progress:
@@ -243,11 +250,7 @@ class _Upgrade:
         """Give the old file a second name where there is room for both; where it goes then, and None without room."""
         if free_bytes(self._path) < self._path.stat().st_size:
             return None
-        kept = beside(self._path, f".v{version}")
-        for more in count(1):
-            if not kept.exists():
-                break
-            kept = beside(self._path, f".v{version}-{more}")  # of an upgrade before
+        kept = next(name for name in _kept_names(self._path, version) if not name.exists())
         try:
             os.link(self._path, kept)
         except OSError:  # a file system without links
