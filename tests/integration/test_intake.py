@@ -490,11 +490,11 @@ def test_while_another_process_locks_the_outbox_everybody_else_gets_an_answer(
     with SqliteOutbox(outbox.path, outbox.clock) as other, other.transaction():
         reporter.start()
         began = time.monotonic()
-        for _ in range(100):
+        for _ in range(10):
             assert server.post("/v1/wake").status_code == 202
             assert server.post(content=b"{").status_code == 400
         assert answers == []
-        print(f"200 answers while the outbox was locked: {time.monotonic() - began:.2f} s")  # noqa: T201
+        print(f"20 answers while the outbox was locked: {time.monotonic() - began:.2f} s")  # noqa: T201
     reporter.join()
     assert answers == [202]
 
