@@ -346,6 +346,14 @@ def test_a_report_that_is_lost_is_in_its_deployment(tmp_path: Path, clock: FakeC
     assert (told.environment, told.image) == ("staging", "shop:7")
 
 
+def test_the_build_of_a_report_that_is_held_is_asked_for(tmp_path: Path, clock: FakeClock) -> None:
+    path = reporting(tmp_path, clock)
+    sql(path, "DELETE FROM wanted_builds")
+    repair(path, clock, "a test", ["main"])
+    with SqliteOutbox(path, clock) as outbox:
+        assert [(each.full_name, each.number) for each in outbox.wanted_builds("main")] == [(JOB, 7)]
+
+
 def test_a_deployment_that_is_lost_is_made_again_of_its_report(tmp_path: Path, clock: FakeClock) -> None:
     path = reporting(tmp_path, clock)
     sql(path, "DELETE FROM deployments")

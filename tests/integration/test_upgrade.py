@@ -54,6 +54,9 @@ from tests.simulation.support import memory_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from agent.sandbox.hivel import LocalHivel
+    from agent.sandbox.server import LocalServer
+
 HOUR = 3_600_000
 MB = 1024 * 1024
 PAGE = 4096
@@ -576,6 +579,25 @@ def test_a_process_that_has_it_open_is_named(tmp_path: Path, clock: FakeClock, m
         name: rows for name, rows in before.items() if name != "reports"
     }
     upgraded(path, clock)
+
+
+def test_the_agent_upgrades_and_sends_what_was_due_and_nothing_else(
+    tmp_path: Path, hivel: LocalHivel, hivel_server: LocalServer, jenkins_server: LocalServer
+) -> None:
+    agent = Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
+    path = unpacked(tmp_path)
+    due = sorted(old["deployment_id"] for old in old_events(path) if old["state"] == "pending")
+    now = time.time_ns() // 1_000_000
+    write(path, f"UPDATE events SET next_attempt_at = 1, created_at = iif(state = 'held', {now}, created_at)")()
+    write(path, f"UPDATE reports SET received_at = {now}")()
+    done = agent.run("once")
+    assert "Traceback" not in done.stderr, done.stderr
+    assert path.with_name("outbox.db.v5").exists()
+    assert sorted(each.event.deployment_id for each in hivel.deployments()) == due
+    states = {state: n for state, n in agent.json("status")["events"].items() if n}
+    assert states == {"held": 6 + 3, "delivered": 27 + len(due), "failed": 8}, "three reports were taken from the inbox"
+    assert agent.run("once").returncode in (0, 1)
+    assert len(hivel.deployments()) == len(due)
 
 
 # ---- the disk

@@ -39,6 +39,13 @@ _SAME = ("reports", "missed", "repairs", "controllers", "set_aside", "wanted_bui
 _SAYS_SOMETHING = "kind IN ('final', 'report', 'unreadable')"
 _OF_RUN = "SELECT 1 FROM deployments AS d WHERE d.project_id = f.project_id AND d.run = f.run"
 _ONE_OF_SEVERAL = "(d.scope = 'stage' OR d.said_environment IS NOT NULL)"
+# The poller does not know any more which builds it follows.
+_WANTED = (
+    "INSERT OR IGNORE INTO wanted_builds SELECT p.scope, p.name, CAST(d.run AS INTEGER), d.created_at"
+    " FROM deployments AS d JOIN projects AS p ON p.id = d.project_id WHERE d.state = 'held'"
+    " AND p.provider = 'jenkins' AND p.scope = ? AND NOT EXISTS"
+    " (SELECT 1 FROM facts AS f WHERE f.project_id = d.project_id AND f.run = d.run AND f.kind = 'final')"
+)
 _BROKEN = (sqlite3.Error, UnicodeDecodeError)
 
 
@@ -137,6 +144,7 @@ class _Recovery:
         """Returns how many deployments were taken over."""
         taken = int(self._new.execute("SELECT count(*) FROM deployments").fetchone()[0])
         _Order(self._new, self._writer).restore(incomplete=self._incomplete)
+        self._new.executemany(_WANTED, [(controller,) for controller in self._polled])
         return taken
 
     # ---- of this version

@@ -7,6 +7,7 @@ new one as ``outbox.db.v5`` where there is room for it: for a way back, put it i
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -116,6 +117,7 @@ def _in_our_words(error: Exception, path: Path) -> OutboxError:
         reason, advice = f"{error} has it open, perhaps a backfill of the older version", "End that process"
     else:
         full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+        full = full or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
         reason, advice = str(error), "Make room on its disk" if full else "Check its owner, its folder and its disk"
     return OutboxError(f"the outbox {path} cannot be upgraded: {reason}; it stays as it is. {advice}, then start again")
 
