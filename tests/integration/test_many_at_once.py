@@ -137,8 +137,8 @@ def test_an_older_file_is_left_as_it_is_by_all_but_the_agent(tmp_path: Path) -> 
     with users(8) as openers:
         [answer] = set(all_at_once(openers, f"open {path}"))
     assert answer == (
-        f"OlderOutboxError: the outbox {path} was written by an older version; it is upgraded when hivel-agent run or once "
-        "starts"
+        f"OlderOutboxError: the outbox {path} was written by an older version; "
+        "it is upgraded when hivel-agent run or once starts"
     )
     assert path.read_bytes() == before
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.model.times import Clock
-from agent.outbox.sqlite.engine import SqliteOutbox as Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sandbox.hivel import LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
@@ -59,7 +59,9 @@ def play(folder: Path, seconds: float, rng: random.Random, stack: ExitStack) -> 
     hivel_server = stack.enter_context(LocalServer(hivel.app))
     agent = Agent.configured(folder, jenkins=jenkins_server, hivel=hivel_server, backoff_max="3s", timeout="2s")
     agent.config.write_text(
-        agent.config.read_text().replace('path = "outbox.db"', 'path = "outbox.db"\nkeep_delivered = "3m"')
+        agent.config.read_text().replace(
+            'path = "outbox.db"', 'path = "outbox.db"\nkeep_delivered = "3m"\nkeep_deployments = "3m"'
+        )
     )
     daemon = stack.enter_context(Daemon(agent))
     builds = Builds(jenkins, rng)
@@ -113,7 +115,7 @@ def _wait(condition: Callable[[], bool]) -> None:
 
 
 def _pending(agent: Agent) -> int:
-    with Outbox(agent.outbox, Clock()) as outbox:
+    with SqliteOutbox(agent.outbox, Clock()) as outbox:
         return outbox.counts().pending
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.model.times import Clock
-from agent.outbox.sqlite.engine import SqliteOutbox as Outbox
+from agent.outbox.sqlite.engine import SqliteOutbox
 
 if TYPE_CHECKING:
     from agent.sandbox.hivel import LocalHivel
@@ -53,11 +54,12 @@ def look_at(
         "exit code of the last stop": counts.pop("exit code of the last stop"),
     }  # fmt: skip
     wrong.update({name: counts.pop(name) for name in list(counts) if name.startswith("failure")})
-    with closing(Outbox(agent.outbox, Clock())) as outbox:
+    with closing(SqliteOutbox(agent.outbox, Clock())) as outbox:
         left = outbox.counts()
         wrong["pending at the end"], wrong["failed at the end"] = left.pending, left.failed
         wrong["damages in the outbox"] = int(outbox.find_damage() is not None or outbox.last_repair() is not None)
-        deleted = int(outbox.connection.execute("SELECT count(*) FROM pruned").fetchone()[0])
+    with closing(sqlite3.connect(agent.outbox)) as file:
+        deleted = int(file.execute("SELECT count(*) FROM forgotten").fetchone()[0])
     waits = sorted(d.received_at_ms - expected[name][1] for name, d in arrived.items() if name in expected)
     seen = {
         "builds finished": len(expected),
