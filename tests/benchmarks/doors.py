@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
+from agent.model.times import Clock
+from agent.outbox.sqlite.engine import SqliteOutbox
 from tests.benchmarks.drain import server
 from tests.benchmarks.output import machine, say, table, target
 
@@ -160,12 +161,11 @@ def doors(folder: Path, intake: str, hivel: str) -> list[Door]:
 
 def stored(folder: Path) -> tuple[int, int, int]:
     """How many reports came through: by ``emit`` into the outbox (two of them) and the spool folder, and by HTTP."""
-    connection = sqlite3.connect(folder / "outbox.db")
-    names = [name for (name,) in connection.execute("SELECT deployment_id FROM events").fetchall()]
-    waiting = connection.execute("SELECT count(*) FROM reports").fetchone()[0]
-    connection.close()
-    by_intake = sum(int(name.partition("#")[2].partition(":")[0]) > BY_INTAKE for name in names)
-    return len(names) - by_intake + waiting, len(list((folder / "spool-of-emit").iterdir())), by_intake
+    with SqliteOutbox(folder / "outbox.db", Clock()) as outbox:
+        numbers = [int(each.run.number) for each in outbox.all_deployments()]
+        waiting = len(outbox.reports(1_000_000))
+    by_intake = sum(number > BY_INTAKE for number in numbers)
+    return len(numbers) - by_intake + waiting, len(list((folder / "spool-of-emit").iterdir())), by_intake
 
 
 def main() -> None:
