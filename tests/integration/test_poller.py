@@ -539,6 +539,7 @@ def test_a_new_jenkins_token_in_the_file_is_taken_up_without_a_restart(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, tmp_path: Path
 ) -> None:
     from agent.config.credentials import Token
+
     file = tmp_path / "jenkins.token"
     file.write_text("old")
     client = JenkinsClient(replace(controller, token=Token.from_file(file)))
