@@ -16,7 +16,7 @@ from agent.ingest.ingest import Ingest
 from agent.ingest.replay import replay
 from agent.model.deployment import State
 from agent.model.report import ReportError
-from agent.outbox.values import Filter, OutboxFullError, Page
+from agent.outbox.values import Filter, Keep, OutboxFullError, Page
 from agent.sources.jenkins.backfill import Request, backfill
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.history import Span
@@ -1094,6 +1094,36 @@ def test_a_given_id_that_is_of_no_other_run_is_a_deployment_of_its_own(
     for _ in range(2):
         assert hook.report(deployment_id=name, **COMPLETE) == "pending"
     assert len(ids(outbox)) == 2
+
+
+# ---- what is answered where there is no deployment to see
+
+
+def test_a_report_of_what_was_delivered_and_deleted_makes_no_second_event(
+    hook: Hook, clock: FakeClock, outbox: Outbox
+) -> None:
+    report = {"run": "nightly-7", "provider": "other", **COMPLETE}
+    hook.report(**report)
+    deliver(outbox)
+    clock.advance(ms=2 * HOUR)
+    while outbox.prune(Keep(bodies_ms=HOUR, deployments_ms=HOUR, ids_ms=1_000 * HOUR)):
+        pass
+    assert ids(outbox) == []
+    assert hook.report(**report) == "delivered"
+    assert ids(outbox) == []
+
+
+def test_a_report_of_a_run_that_cannot_be_derived_is_kept_and_waits(
+    hook: Hook, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = {"run": "nightly-7", "provider": "other", **COMPLETE}
+    with monkeypatch.context() as patched:
+        patched.setattr("agent.ingest.ingest.derive", lambda *_: {}["nobody expected it"])
+        assert hook.report(**report) == "held"
+    assert ids(outbox) == []
+    assert [(item.kind, item.subject) for item in outbox.things_set_aside(10)] == [("run", "nightly-7")]
+    hook.report(**report, image="i:1")
+    assert event(outbox, "nightly-7:qa")["image"] == "i:1"
 
 
 # ---- when something was said
