@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.model.deployment import State
 from agent.model.fact import Fact, gone
 from agent.model.keys import Project, Run
-from agent.outbox.values import Change, Counts, JobCursor, Keep, OpenBuild, Progress, Renamed, WantedBuild
+from agent.outbox.values import Change, Counts, JobCursor, Keep, OpenBuild, Progress, Renamed, SetAside, WantedBuild
 from tests.conformance.things import (
     DAY,
     claim_of,
@@ -509,3 +509,11 @@ def test_a_deployment_that_says_again_what_was_sent_keeps_the_start_of_its_build
     clock.advance(ms=401 * DAY)
     clean_up(outbox, KEEP)
     assert known_start(outbox, 1) == NOON + 50
+
+
+def test_what_was_set_aside_goes_with_the_bodies_of_that_time(outbox: Outbox, clock: FakeClock) -> None:
+    outbox.set_aside(SetAside(clock.now_ms(), "run", "main:deploy/shop#1", "nobody expected this"))
+    clock.advance(ms=10 * DAY)
+    outbox.set_aside(SetAside(clock.now_ms(), "run", "main:deploy/shop#2", "nor this"))
+    outbox.prune(Keep(bodies_ms=5 * DAY, deployments_ms=400 * DAY, ids_ms=400 * DAY))
+    assert [item.subject for item in outbox.things_set_aside(10)] == ["main:deploy/shop#2"]

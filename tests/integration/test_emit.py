@@ -526,3 +526,14 @@ def test_ten_at_once_beside_a_busy_daemon_are_all_stored_in_time(
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_full_outbox_takes_nothing_and_the_spool_folder_does(build: Build) -> None:
+    """[outbox] max_size: what does not fit waits beside it."""
+    build.spool.mkdir()
+    config = build.folder / "full.toml"
+    config.write_text(f'[outbox]\npath = "{build.outbox}"\nmax_size = "1KB"\n[hook]\nspool = "{build.spool}"\n')
+    done = build.emit("--config", str(config), "--strict", "--status", "SUCCESS", variables=JENKINS)
+    assert done.returncode == 0, done.stderr
+    assert build.stored() == []
+    assert len(list(build.spool.glob("*.json"))) == 1

@@ -124,7 +124,14 @@ class Housekeeping(Part):
             self._prune_ids(now, keep.ids_ms),
             self._give_back(),
         )
+        self._prune_set_aside(now - keep.bodies_ms)
         return any(more)
+
+    def _prune_set_aside(self, cutoff: int) -> None:
+        """They are few, and of use as long as the facts that they are about."""
+        if self._one("SELECT 1 FROM set_aside WHERE at < ? LIMIT 1", (cutoff,)) is not None:
+            with self._writing():
+                self._connection.execute("DELETE FROM set_aside WHERE at < ?", (cutoff,))
 
     def _newest_is_ahead_of(self, now: int) -> bool:
         """As after a start with a clock that is years behind."""

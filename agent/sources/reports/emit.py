@@ -75,6 +75,8 @@ _WHAT = {
 }
 
 
+# What of the configuration matters here; a key may be written with escapes.
+_KEYS = (b"path", b"spool", b"max_size", b"\\")
 # Where the code comes from: what a flag says of it goes before what the build checked out.
 _PLACE = ("repo_url", "branch", "commit_hash")
 
@@ -219,10 +221,10 @@ def _store(options: argparse.Namespace, report: dict[str, object]) -> str:
     body = json.dumps(report, ensure_ascii=False).encode("utf-8", "replace")
     if len(body) > MOST_BYTES:
         raise EmitError(f"the report has {len(body)} bytes, more than {MOST_BYTES}")
-    outbox, spool, unread = _places(options.config)
+    outbox, spool, unread, max_size = _places(options.config)
     if os.access(outbox, os.W_OK) and os.access(os.path.dirname(outbox) or ".", os.W_OK):  # noqa: PTH120
         try:
-            return _into_outbox(outbox, body, options.timeout / 2)
+            return _into_outbox(outbox, body, options.timeout / 2, max_size)
         except _TooLongError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, there is another door
@@ -234,10 +236,10 @@ def _store(options: argparse.Namespace, report: dict[str, object]) -> str:
     raise EmitError(f"{reason}; and there is no folder {spool or '[hook] spool'}{unread}")
 
 
-def _into_outbox(outbox: str, body: bytes, patience_s: float) -> str:
+def _into_outbox(outbox: str, body: bytes, patience_s: float, max_size: int) -> str:
     from agent.outbox.sqlite.inbox import add_report  # noqa: PLC0415 - SQLite is loaded only where it is needed
 
-    add_report(outbox, body.decode(), patience_s)
+    add_report(outbox, body.decode(), patience_s, max_size)
     return outbox
 
 
@@ -272,8 +274,17 @@ def _sync_folder(folder: str, moved: int) -> None:
         os.close(fd)
 
 
-def _places(config: str | None) -> tuple[str, str, str]:
-    """Outbox and spool as the configuration says; a file that this user cannot read says nothing, which is told."""
+def _bytes(size: str) -> int:
+    from agent.config.sizes import parse_size  # noqa: PLC0415 - few outboxes have a bound
+
+    return parse_size(size)
+
+
+def _places(config: str | None) -> tuple[str, str, str, int]:
+    """Outbox and spool as the configuration says; a file that this user cannot read says nothing, which is told.
+
+    And how many bytes the outbox may take; 0: no bound.
+    """
     path = config or os.environ.get("HIVEL_AGENT_CONFIG") or DEFAULT_CONFIG
     try:
         with open(path, "rb") as file:  # noqa: PTH123
@@ -281,9 +292,9 @@ def _places(config: str | None) -> tuple[str, str, str]:
     except OSError as error:
         if config:
             raise EmitError(f"cannot read {config}: {error.strerror}") from error
-        return DEFAULT_OUTBOX, DEFAULT_SPOOL, f" ({path} cannot be read: {error.strerror})"
-    if not any(key in line.partition(b"#")[0] for line in text.splitlines() for key in (b"path", b"spool", b"\\")):
-        return DEFAULT_OUTBOX, DEFAULT_SPOOL, ""  # tomllib takes as long to load as everything else
+        return DEFAULT_OUTBOX, DEFAULT_SPOOL, f" ({path} cannot be read: {error.strerror})", 0
+    if not any(key in line.partition(b"#")[0] for line in text.splitlines() for key in _KEYS):
+        return DEFAULT_OUTBOX, DEFAULT_SPOOL, "", 0  # tomllib takes as long to load as everything else
     import tomllib  # noqa: PLC0415
 
     try:
@@ -291,6 +302,8 @@ def _places(config: str | None) -> tuple[str, str, str]:
         outbox = tables.get("outbox", {}).get("path", DEFAULT_OUTBOX)
         spool = tables.get("hook", {}).get("spool", DEFAULT_SPOOL)
         folder = os.path.dirname(path)  # noqa: PTH120
-        return os.path.join(folder, outbox), os.path.join(folder, spool) if spool else "", ""  # noqa: PTH118
+        max_size = tables.get("outbox", {}).get("max_size", "")
+        spool = os.path.join(folder, spool) if spool else ""  # noqa: PTH118
+        return os.path.join(folder, outbox), spool, "", _bytes(max_size) if max_size else 0  # noqa: PTH118
     except (ValueError, AttributeError, TypeError) as error:
         raise EmitError(f"{path} is no configuration: {error}; hivel-agent check says more") from None
