@@ -15,6 +15,7 @@ from agent.model.fact import STEP_BACK_MS, Kind, Report
 from agent.model.ids import limited_id, part_deployment_id, run_id
 from agent.model.keys import GIVEN_IDS
 from agent.model.report import ReportError, checked
+from agent.model.times import offset_ms
 from agent.sources.reports.given import deployment_called, said_of
 from agent.sources.reports.parse import Parsed, parse
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from agent.outbox.values import RunState
 
 log = structlog.get_logger("reports")
-
-# Jenkins tells its time in whole seconds, and some time after it read its clock.
-SAME_CLOCK_MS = 60_000
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Reports:
 
         Raises :class:`agent.model.report.ReportError` when it says too little.
         """
-        at += self._clock_ahead_ms(parsed.controller)
+        at += self._offset_ms(parsed.controller)
         found = None
         if parsed.run.project == GIVEN_IDS:
             found = deployment_called(self.outbox, parsed.run.number, self._ingest.rules)
@@ -109,11 +107,10 @@ class Reports:
 
     # ---- the fact
 
-    def _clock_ahead_ms(self, controller: str | None) -> int:
+    def _offset_ms(self, controller: str | None) -> int:
         """What turns this machine's time into that of the controller, by which its builds are told apart."""
         state = None if controller is None else self.outbox.controller(controller)
-        ahead = (state and state.clock_ahead_ms) or 0
-        return ahead if abs(ahead) > SAME_CLOCK_MS else 0
+        return offset_ms(None if state is None else state.clock_ahead_ms)
 
     def _refuse_what_is_incomplete(self, said: Report, at: int) -> None:
         """Nobody else will ever say what is missing in a report of another system."""
