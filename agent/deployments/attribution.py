@@ -146,13 +146,14 @@ def _unknown(fact: Fact, unknown: list[BuildFacts]) -> BuildFacts:
     """
     stamp, said = fact.received_at, fact.started_at
     began = stamp if said is None else min(stamp, said)
-    same = [build for build in unknown if said is not None and said in _starts(build)]
-    near = [build for build in unknown if began <= build.last_seen_at + SAME_BUILD_MS]
-    of = next(iter((*same, *reversed(near))), None)
-    if of is None:
-        of = BuildFacts(BuildRef(stamp, known=False))
+    near = [b for b in unknown if began <= b.last_seen_at + SAME_BUILD_MS or (said is not None and said in _starts(b))]
+    of = near[0] if near else BuildFacts(BuildRef(stamp, known=False))
+    if not near:
         unknown.append(of)
-    of.last_seen_at = max(of.last_seen_at, stamp)
+    for other in near[1:]:  # this report tells that they are one
+        of.reports += other.reports
+        unknown.remove(other)
+    of.last_seen_at = stamp
     return of
 
 

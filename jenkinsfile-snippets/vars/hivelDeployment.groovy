@@ -3,7 +3,7 @@
 // It runs in the sandbox, without any approval: apart from the steps isUnix, sh, powershell, echo, timeout, withEnv and
 // withCredentials it calls only what is on the default whitelist of the Script Security plugin:
 //   JsonOutput.toJson(Map), String.replace, System.currentTimeMillis, Object.toString,
-//   get, put, remove, keySet and plus of maps, and add of lists;
+//   and get, put, remove, keySet and plus of maps;
 // env, currentBuild.currentResult and currentBuild.timeInMillis are open to every pipeline.
 // Not on it are FlowInterruptedException.getResult and getCauses: a block that was interrupted counts as ABORTED.
 
@@ -74,11 +74,11 @@ def fields(long now) {
 
 /** Which of the fields of the source somebody wrote down; in env they may be those of a shared library. */
 def given(Map arguments) {
-    def names = []
+    def written = [:]
     for (name in ['repo_url', 'branch', 'commit_hash']) {
-        if (arguments.get(name)) { names.add(name) }
+        if (arguments.get(name)) { written.put(name, true) }
     }
-    return names
+    return written.keySet()
 }
 
 /** ASCII without $ and ', and only ever in an environment variable: no value can break the JSON or run anything. */

@@ -284,7 +284,9 @@ def test_the_library_takes_every_argument_and_sends_no_option_of_its_own(everyth
     assert not {"url", "credentialsId"} & report.keys()
     helped = (FOLDER / "vars" / "hivelDeployment.txt").read_text(encoding="utf-8")
     explained = set(re.findall(r"<code>(\w+)</code>", "".join(re.findall(r"<dt>.*?</dt>", helped))))
-    assert explained == (report.keys() | {"url", "credentialsId"}) - {"provider", "job", "build_number", "build_url"}
+    by_itself = {"provider", "job", "build_number", "build_url", "given"}
+    assert explained == (report.keys() | {"url", "credentialsId"}) - by_itself
+    assert sorted(report["given"]) == ["branch", "commit_hash", "repo_url"]
 
 
 def test_the_library_gives_back_the_value_of_the_block(everything: Everything) -> None:

@@ -9,18 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.model.event import (
-    DeploymentEvent,
-    InvalidEventError,
-    build_deployment_id,
-    completed,
-    decode,
-    encode,
-    limited_id,
-    part_deployment_id,
-    reused_number_id,
-    wire,
-)
+from agent.model.event import DeploymentEvent, InvalidEventError, completed, decode, encode, wire
+from agent.model.ids import build_deployment_id, limited_id, part_deployment_id, reused_number_id
 from agent.model.status import Status
 
 # The example of Hivel's page, section 9, as it stands there.

@@ -124,3 +124,16 @@ def test_a_start_that_lies_before_what_was_reported_an_hour_ago_is_of_that_build
     world.plan()
     world.deliver()
     assert len(world.hivel) == 1
+
+
+def test_a_report_that_says_the_start_joins_what_was_taken_for_two_builds() -> None:
+    """Jenkins is down; a stage said its start, an hour later the build says something without one, and then with it."""
+    world = World(rules(None))
+    world.accept(stage(NOON, environment="eu", started_at=NOON))
+    world.deliver()
+    world.now = NOON + HOUR
+    world.accept(facts.report(RUN, said("v1"), source="emit", at=world.now))
+    world.accept(facts.report(RUN, said("v1", started_at=NOON), source="emit", at=world.now + 1))
+    world.now += 2 * HOUR
+    world.plan()
+    assert len(world.rows) == 2

@@ -118,7 +118,12 @@ def _in_our_words(error: Exception, path: Path) -> OutboxError:
     else:
         full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
         full = full or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
-        reason, advice = str(error), "Make room on its disk" if full else "Check its owner, its folder and its disk"
+        reason = str(error)
+        advice = (
+            "Make room on its disk"
+            if full
+            else "Check its owner and its folder (is its disk full, read-only or broken?)"
+        )
     return OutboxError(f"the outbox {path} cannot be upgraded: {reason}; it stays as it is. {advice}, then start again")
 
 
