@@ -77,7 +77,7 @@ def _replayed(ingest: Ingest, row: Deployment) -> Outcome:
             return _outcome(row, "it waits for the final result of its build; it is sent by itself")
         case State.PENDING if row.state is State.PENDING:
             return _outcome(row, "it is pending already")
-        case State.FAILED if now.content.problem is not None:
+        case State.FAILED | State.DISCARDED if now.content.problem is not None:
             return _outcome(row, _why(ingest, now))
     done = now.state is State.PENDING or ingest.outbox.replay([now])[0]
     return _outcome(row, None if done else "changed meanwhile; look at it again")
