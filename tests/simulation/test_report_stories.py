@@ -38,6 +38,7 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller
+from agent.sources.jenkins.wanted import ASKED_AT_ONCE
 from agent.sources.reports.accept import Reports
 from agent.sources.reports.inbox import take_inbox
 from tests.deployments import rows
@@ -129,6 +130,7 @@ class Process:
         self._before, self._after, self._at_request = Fuse(), Fuse(), Fuse()
         self.at_request: Callable[[], None] = lambda: None
         self.hivel: dict[str, dict[str, Any]] = {}
+        self.asked_for_all = True
         self._outbox: SqliteOutbox | None = None
 
     def _start(self) -> SqliteOutbox:
@@ -178,6 +180,8 @@ class Process:
     def poll(self) -> bool:
         """Look once, after what waits in the inbox; whether Jenkins could be asked everything."""
         take_inbox(self.reports)
+        [controller] = self._settings.controllers
+        self.asked_for_all = len(self._start().wanted_builds(controller.name)) <= ASKED_AT_ONCE
         report = self._poller.poll()
         return report.complete and not report.problems
 
@@ -383,7 +387,7 @@ class World(RuleBasedStateMachine):
         undisturbed = [False]
 
         def poll() -> None:
-            undisturbed[0] = self.process.poll()
+            undisturbed[0] = self.process.poll() and self.process.asked_for_all
 
         if not self.process.do(poll, statement, after=after) or not undisturbed[0] or not self.up:
             return
@@ -392,7 +396,10 @@ class World(RuleBasedStateMachine):
                 self._check_confirmed(build)
 
     def _check_confirmed(self, build: Build) -> None:
-        """Right after a poll: nothing of a final build waits any more, but for what came while it looked."""
+        """Right after a poll: nothing of a final build waits any more, but for what came while it looked.
+
+        Of builds that are not found by themselves a poll asks for ten, and the next one for the others.
+        """
         for row in self.process.rows():
             if self._build_of(row) is not build or row.scope is Scope.STAGE:
                 continue
