@@ -40,6 +40,10 @@ class ReportError(Exception):
     """The report is wrong; the message names the field and says what belongs there."""
 
 
+class UnknownWordError(ReportError):
+    """The status is no word of the report's provider."""
+
+
 def decode(body: bytes) -> dict[str, object]:
     """The report of a JSON document. Raises :class:`ReportError`."""
     if len(body) > MOST_BYTES:

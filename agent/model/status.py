@@ -158,6 +158,14 @@ def normalise_any(raw: str) -> Status:
     return _ANY.get(raw.lower(), Status.UNKNOWN)
 
 
+def provider_called(word: str) -> Provider:
+    """The provider of this name, in any case. Raises :class:`ValueError` with those that there are."""
+    try:
+        return Provider(word.lower())
+    except ValueError:
+        raise ValueError(f"{word!r:.60} is not known; there are {', '.join(Provider)}") from None
+
+
 def known_words(provider: Provider) -> tuple[str, ...]:
     """The words that a report may use for ``provider``, in lower case: its own, then Hivel's own four.
 

@@ -259,6 +259,11 @@ def test_credentials_in_an_address_are_not_stored(build: Build) -> None:
         (["--image", "x" * 70_000], "image: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'… has 70000 characters"),
         (["--branch", "x" * 1_001], "branch: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'… has 1001 characters"),
         (["--build-url", "https://[your-jenkins]/job/a/2/"], "build_url: 'https://[your-jenkins]/job/a/2/' is no URL"),
+        (
+            ["--status", "sucess", "--provider", "jenkins"],
+            "--status: 'sucess' is no status of jenkins; known are success, failure, ",
+        ),
+        (["--provider", "cvs", "--run", "1"], "--provider: 'cvs' is not known; there are jenkins, "),
         (["--repo-url", "https://[your-git]/acme/shop"], "repo_url: 'https://[your-git]/acme/shop' is no URL"),
     ],
 )
@@ -272,6 +277,31 @@ def test_wrong_options_are_a_warning_and_0_and_with_strict_1(
     assert line.startswith("hivel-agent emit: warning: not reported: ")
     assert complaint in line
     assert build.stored() == []
+
+
+def test_any_word_may_come_of_a_system_that_has_no_table(build: Build) -> None:
+    build.emit("--run", "7", "--status", "sucess")
+    assert [(report["provider"], report["status"]) for report in build.stored()] == [("other", "sucess")]
+
+
+def test_a_word_that_was_only_found_and_nobody_knows_is_left_out_and_said(build: Build) -> None:
+    done = build.emit(variables=SYSTEMS["gitlab_ci"] | {"CI_JOB_STATUS": "brand_new"})
+    assert done.returncode == 0
+    assert "warning: left out: status: 'brand_new' is no status of gitlab_ci; known are " in done.stderr
+    assert "status" not in build.stored()[0]
+
+
+def test_what_an_older_emit_stored_with_a_word_that_nobody_knows_goes_out_as_unknown_and_is_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SqliteOutbox(tmp_path / "outbox.db", Clock()) as outbox:
+        report = {"provider": "gitlab_ci", "run": "7", "status": "sucess", "environment": "eu", "repo_url": REPO}
+        outbox.add_report(json.dumps(report | {"branch": "main"}))
+        [taken] = take_inbox(reports_of(settings_of(tmp_path / "outbox.db"), outbox))
+        found = outbox.find(taken.deployment_id)
+    assert found is not None
+    assert (taken.state, found.content.status, found.content.environment) == ("pending", "unknown", "eu")
+    assert "'sucess' is no status of gitlab_ci; known are " in "".join(capsys.readouterr())
 
 
 def test_a_report_that_says_not_which_build_it_is_is_not_stored(build: Build) -> None:

@@ -1150,6 +1150,8 @@ def test_what_says_no_time_is_of_the_moment_of_its_report_by_the_controllers_clo
 ) -> None:
     jenkins.skew_ms = ahead_ms
     hook.poll()
-    hook.build_reports("deploy/shop", 7, stage="Deploy", environment="eu", repo_url=REPO, branch="main", status="x")
+    hook.build_reports(
+        "deploy/shop", 7, stage="Deploy", environment="eu", repo_url=REPO, branch="main", status="UNSTABLE"
+    )
     expected = clock.now_ms() + (ahead_ms if abs(ahead_ms) > 60_000 else 0)
     assert abs(rows(outbox)[0].content.ended_at - expected) <= 1_000

@@ -356,6 +356,14 @@ def test_a_body_of_more_than_64_kb_is_413(server: Server, outbox: SqliteOutbox) 
         (b'{"job": "a", "build_number": 1, "start_time": 1e300}', "start_time: '1e+300' is no time"),
         (b'{"job": "a", "build_number": 1, "event_type": "started"}', "event_type: only completed deployments"),
         (b'{"provider": "cvs", "run": "1"}', "provider: 'cvs' is not known"),
+        (
+            b'{"job": "a", "build_number": 1, "status": "sucess"}',
+            "status: 'sucess' is no status of jenkins; known are success, failure, unstable, aborted, not_built, ",
+        ),
+        (
+            b'{"provider": "github_actions", "run": "1", "status": "ABORTED"}',
+            "status: 'ABORTED' is no status of github_actions; known are success, failure, timed_out, ",
+        ),
         (b'{"run": "1"}', "no repo_url, no environment, no branch in the report"),
         (b"{}", "deployment_id: nothing says which deployment this is"),
         (b'{"build_url": "https://[your-jenkins]/job/a/2/"}', "build_url: 'https://[your-jenkins]/job/a/2/' is no URL"),

@@ -141,11 +141,13 @@ def test_wrong_files_are_set_aside_and_hold_nobody_back(folder: Folder) -> None:
     (folder.path / "d.json").write_bytes(b"\xff\xfe")
     (folder.path / "e.json").write_text("[" * 60_000)
     (folder.path / "f.json").write_text('{"deployment_id": "\\ud800\\u0000", "repo_url": "r", "branch": 7}')
+    (folder.path / "g.json").write_text('{"provider": "gitlab_ci", "run": "7", "status": "sucess"}')
     folder.put("z.json")
     folder.later()
     assert folder.take() == ["one"]
     rejected = folder.rejected()
-    assert list(rejected) == ["a.json", "b.json", "c.json", "d.json", "e.json", "f.json"]
+    assert list(rejected) == ["a.json", "b.json", "c.json", "d.json", "e.json", "f.json", "g.json"]
+    assert "status: 'sucess' is no status of gitlab_ci; known are success, failed, " in rejected["g.json"]
     assert "'colour': there is no such field" in rejected["a.json"]
     assert "an object with the fields of the event is expected" in rejected["b.json"]
     assert "start_time: 'yesterday' is no time" in rejected["c.json"]

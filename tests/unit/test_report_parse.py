@@ -14,7 +14,18 @@ from agent.deployments.urls import https_form
 from agent.model.fact import Report
 from agent.model.keys import Project, Run, jenkins_run, run_of_id
 from agent.model.names import build_of_url
-from agent.model.report import FIELDS, LONGEST_TEXT, LONGEST_URL, TEXTS, URLS, ReportError, checked, decode
+from agent.model.report import (
+    FIELDS,
+    LONGEST_TEXT,
+    LONGEST_URL,
+    TEXTS,
+    URLS,
+    ReportError,
+    UnknownWordError,
+    checked,
+    decode,
+)
+from agent.model.status import Provider, known_words
 from agent.sources.reports.parse import Parsed, parse
 from tests.integration.reporting import settings_of
 
@@ -236,6 +247,25 @@ def test_everything_that_is_said_is_in_the_fact() -> None:
         branch="origin/main", commit_hash="abc", image="i:1", logs_url="https://logs.example.test/7", pr_number="9",
         pr_numbers=(9, 11), build_number="7", url=f"{MAIN.url}job/a/7/",
     )  # fmt: skip
+
+
+# ---- the word of a status
+
+
+@pytest.mark.parametrize("provider", [provider for provider in Provider if provider is not Provider.OTHER])
+def test_a_word_that_the_provider_has_not_is_refused_with_those_that_it_has(provider: Provider) -> None:
+    with pytest.raises(UnknownWordError, match=rf"^status: 'sucess' is no status of {provider}; known are ") as raised:
+        parsed(provider=provider.value, job="a", build_number="7", run="7", status="sucess")
+    assert ", ".join(known_words(provider)) in str(raised.value)
+
+
+def test_of_any_other_system_every_word_is_taken() -> None:
+    assert parsed(run="7", status="sucess").said.status == "sucess"
+
+
+@pytest.mark.parametrize("word", ["SUCCESS", "success", "FAILURE", "Unstable", "aborted", "NOT_BUILT", "failed", None])
+def test_jenkins_own_words_and_hivels_are_taken_of_a_build_in_any_case(word: str | None) -> None:
+    assert parsed(job="a", build_number="7", status=word).said.status == word
 
 
 # ---- what somebody wrote down

@@ -15,6 +15,7 @@ import sys
 from agent.config.paths import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
 from agent.deployments.systems.ci import SYSTEMS, fields, fields_of_resource, recognise
 from agent.model.report import GIVEN, MOST_BYTES, ReportError, checked
+from agent.model.status import parse_word, provider_called
 
 LONGEST_S = 10
 
@@ -185,6 +186,25 @@ def _report(options: argparse.Namespace) -> dict[str, object]:
         report["provider"] = "jenkins"  # somewhere else somebody reports a build of it
     if "deployment_id" not in report and not (of_jenkins if report["provider"] == "jenkins" else "run" in report):
         raise EmitError("nothing says which build this is: give --job and --build-number, --run, or --deployment-id")
+    return _in_known_words(report, said=options.status is not None)
+
+
+def _in_known_words(report: dict[str, object], *, said: bool) -> dict[str, object]:
+    """The report if the agent will understand its words. ``said``: the status was; else it was found, and is left out.
+
+    Raises :class:`EmitError`.
+    """
+    try:
+        provider = provider_called(str(report["provider"]))
+    except ValueError as error:
+        raise EmitError(f"--provider: {error}") from None
+    try:
+        parse_word(provider, str(report.get("status", "unknown")))
+    except ValueError as error:
+        if said:
+            raise EmitError(f"--status: {error}") from None
+        _say(f"warning: left out: status: {error}", sys.stderr)
+        del report["status"]
     return report
 
 

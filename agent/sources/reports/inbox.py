@@ -9,8 +9,9 @@ import msgspec
 import structlog
 
 from agent.model.fact import Fact, Kind, word_of
+from agent.model.ids import run_id
 from agent.model.keys import run_of_id
-from agent.model.report import ReportError, decode
+from agent.model.report import ReportError, UnknownWordError, decode
 from agent.outbox.values import OutboxError, SetAside
 from agent.sources.reports.accept import Said, Taken, tell
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from agent.outbox.values import StoredReport
     from agent.sources.reports.accept import Reports
+    from agent.sources.reports.parse import Parsed
 
 log = structlog.get_logger("reports")
 
@@ -97,11 +99,21 @@ def _read(reports: Reports, stored: Sequence[StoredReport]) -> list[Said]:
     said: list[Said] = []
     for each in stored:
         try:
-            parsed = reports.parse(decode(each.body.encode("utf-8", "replace")))
+            parsed = _parsed(reports, decode(each.body.encode("utf-8", "replace")))
             said.append(reports.read(parsed, source="emit", at=each.received_at, behind=said))
         except ReportError as error:
             said.append(Said(_unreadable(each, str(error))))
     return said
+
+
+def _parsed(reports: Reports, report: dict[str, object]) -> Parsed:
+    """What a report says. Without the word of its status where ``emit`` of an older version let pass what is none."""
+    try:
+        return reports.parse(report)
+    except UnknownWordError as error:
+        parsed = reports.parse({name: value for name, value in report.items() if name != "status"})
+        log.warning("status is unknown", deployment_id=run_id(parsed.run), reason=str(error))
+        return parsed
 
 
 def _says_which(body: str) -> str:

@@ -15,8 +15,8 @@ from agent.model.fact import Report
 from agent.model.ids import limited_id, part_deployment_id, run_id
 from agent.model.keys import Project, Run, jenkins_run, run_of_id
 from agent.model.names import build_of_url
-from agent.model.report import GIVEN, MOST_DIGITS, ReportError
-from agent.model.status import Provider
+from agent.model.report import GIVEN, MOST_DIGITS, ReportError, UnknownWordError
+from agent.model.status import Provider, parse_word, provider_called
 from agent.model.times import parse_http_date, parse_moment, rfc3339
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from agent.config.settings import JenkinsSettings, Settings
 
 _TEXTS = (
-    "status", "stage", "environment", "repo_url", "branch", "commit_hash", "image", "logs_url", "pr_number",
-    "build_number",
+    "stage", "environment", "repo_url", "branch", "commit_hash", "image", "logs_url", "pr_number", "build_number",
 )  # fmt: skip
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 # An epoch from here on is in milliseconds: as milliseconds it is March 1973, as seconds the year 5138.
@@ -46,7 +45,7 @@ def parse(report: Mapping[str, object], settings: Settings) -> Parsed:
     """Which run a report is of, and what it says. ``report`` was checked for its shape.
 
     Raises :class:`agent.model.report.ReportError` when it does not say what it is about, or says it in words that
-    nobody understands.
+    nobody understands; :class:`agent.model.report.UnknownWordError` when the status is one that its provider has not.
     """
     fields = _Fields(report)
     provider = fields.provider()
@@ -117,9 +116,20 @@ class _Fields:
             about_jenkins = self.text("job") or build_of_url(self.text("build_url")) is not None
             return Provider.JENKINS if about_jenkins else Provider.OTHER
         try:
-            return Provider(word.lower())
-        except ValueError:
-            raise ReportError(f"provider: {word!r:.60} is not known; there are {', '.join(Provider)}") from None
+            return provider_called(word)
+        except ValueError as error:
+            raise ReportError(f"provider: {error}") from None
+
+    def status(self, provider: Provider) -> str | None:
+        """The word as it was said: a slip would go out as a result that nobody knows."""
+        word = self.text("status")
+        if not word:
+            return None
+        try:
+            parse_word(provider, word)
+        except ValueError as error:
+            raise UnknownWordError(f"status: {error}") from None
+        return word
 
     def names_a_build(self) -> bool:
         """Whether it says which build of Jenkins it is of."""
@@ -145,6 +155,7 @@ class _Fields:
         numbers = self._report.get("pr_numbers", [])
         return Report(
             provider=provider.value,
+            status=self.status(provider),
             pr_numbers=tuple(numbers) if isinstance(numbers, list) else (),
             url=self.text("build_url") or None,
             started_at=self.moment("start_time"),
