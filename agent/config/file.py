@@ -95,6 +95,7 @@ class _Deployment(msgspec.Struct, forbid_unknown_fields=True):
     repository: str | None = None
     checkouts: Literal["one", "each"] = "one"
     stage: str | None = None
+    attempts: Literal["last", "each"] = "last"
     without_stages: Literal["build", "none"] = "build"
 
 
@@ -393,6 +394,7 @@ def _rule(check: _Checker, key: str, raw: _Deployment) -> Rule:
         repository=check.pattern(f"{key}.repository", raw.repository),
         checkouts=raw.checkouts,
         stage=stage,
+        attempts=raw.attempts,
         without_stages=raw.without_stages,
     )
 

@@ -142,8 +142,8 @@ class Rule:
     """One ``[[deployment]]`` table. None: the field is taken from the build alone.
 
     ``repository`` chooses among the repositories that a build checked out; ``checkouts`` says whether one of them or
-    each gives an event. With ``stage`` the events are those of the stages that match; ``without_stages`` says what to
-    do when the stages of a build cannot be read.
+    each gives an event. With ``stage`` the events are those of the stages that match; ``attempts`` says whether stages
+    of one name in one build are one event or one each, ``without_stages`` what to do when they cannot be read.
     """
 
     job: Pattern
@@ -154,6 +154,7 @@ class Rule:
     repository: Pattern | None = None
     checkouts: Literal["one", "each"] = "one"
     stage: Pattern | None = None
+    attempts: Literal["last", "each"] = "last"
     without_stages: Literal["build", "none"] = "build"
 
 

@@ -15,6 +15,7 @@ import msgspec
 from agent.config.rules import MaskedParameterError, fields_of, valueless_of, without_value
 from agent.deployments import pulls, reported, stages
 from agent.deployments import repository as scm
+from agent.deployments.attempts import each_attempt, last_attempts
 from agent.deployments.checkouts import Wanted
 from agent.deployments.reported import SAID
 from agent.deployments.urls import https_form, path_of, plain
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from agent.config.rules import Match, Options, Rule, Template
+    from agent.deployments.attempts import Attempt
     from agent.deployments.pulls import Pulls
     from agent.deployments.repository import Source
     from agent.model.build import Build, Stage
@@ -231,12 +233,9 @@ def _units(build: Build, rule: Rule, options: Options) -> list[_Unit] | str:
             )
             return f"{missing}; {advice}, then replay"
         return [_whole(build, options, f"controller, job and number; the whole build: {missing}")]
-    units = list[_Unit]()
-    for stage in build.stages:
-        groups = rule.stage.match(stage.name)
-        if groups is not None and (result := stages.result_of(stage)) is not None:
-            units.append(_staged(build, stage, result, groups, options))
-    return units
+    matching = [stage for stage in build.stages if rule.stage.match(stage.name) is not None]
+    ran = each_attempt(matching) if rule.attempts == "each" else last_attempts(matching)
+    return [_staged(build, attempt, rule.stage.match(attempt.stage.name) or {}, options) for attempt in ran]
 
 
 def _whole(build: Build, options: Options, identity: str) -> _Unit:
@@ -251,9 +250,12 @@ def _whole(build: Build, options: Options, identity: str) -> _Unit:
     return _Unit(status, build.started_at, build.ended_at, build.url, origins)
 
 
-def _staged(build: Build, stage: Stage, result: str, groups: dict[str, str], options: Options) -> _Unit:
+def _staged(build: Build, attempt: Attempt, groups: dict[str, str], options: Options) -> _Unit:
+    stage, result = attempt.stage, attempt.result
     name = f"stage {stage.name}"
     said = f"{name}: {stage.status}" + (f" (told by {stage.told_by})" if stage.told_by else "")
+    if attempt.of > 1:
+        said = f"{said}, the last of {attempt.of} attempts"
     if result == stages.UNFINISHED:
         status, origin = Status.UNKNOWN, f"{said} although the build is final -> {Status.UNKNOWN}"
     else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from agent.deployments.derive import Derived, Part
+    from agent.model.deployment import Content
 
 
 @dataclass(frozen=True)
@@ -192,16 +193,20 @@ class _Build:
 
     def _again(self, part: Part) -> tuple[str, int] | None:
         """The id of the first deployment of this very stage and environment, and how many there are of them."""
-        if part.scope is not Scope.STAGE:
+        if part.scope is not Scope.STAGE and not part.names[0].again:
             return None
         same = [
             row.deployment_id
             for row in self.frozen
-            if row.scope is Scope.STAGE
+            if row.scope is part.scope
             and row.deployment_id is not None
-            and (row.names[0].stage, row.content.environment) == (part.names[0].stage, part.content.environment)
+            and _of_stage(row.names[0], row.content) == _of_stage(part.names[0], part.content)
         ]
         return (same[0], len(same)) if same else None
+
+
+def _of_stage(name: Name, content: Content) -> tuple[str, str, str | None]:
+    return name.stage, name.repository, content.environment
 
 
 def _meets(row: Deployment, part: Part) -> bool:

@@ -147,6 +147,7 @@ def test_the_keys_for_stages_repositories_environments_and_statuses_are_read(set
         [[deployment]]
         job = "re:^(?P<team>[^/]+)/"
         stage = "re:^Deploy (to )?(?P<environment>.+)$"
+        attempts = "each"
         without_stages = "none"
         repository = "**/shop"
         checkouts = "each"
@@ -170,6 +171,7 @@ def test_the_keys_for_stages_repositories_environments_and_statuses_are_read(set
     assert rule.environment.text == STAGE_ENVIRONMENT
     assert rule.repository is not None
     assert (rule.repository.text, rule.checkouts, rule.without_stages) == ("**/shop", "each", "none")
+    assert rule.attempts == "each"
     assert [pattern.text for pattern in read.options.libraries] == ["**/deploy-lib", "re:-tools$"]
     assert read.options.url_form == "https"
     assert read.options.environment_map == {"prod": "production"}
@@ -180,6 +182,7 @@ def test_without_those_keys_everything_is_as_it_was(settings: Load) -> None:
     read = settings(f"{HIVEL}{JENKINS}[[deployment]]\njob = 'x'\n")
     (rule,) = read.rules
     assert (rule.repository, rule.stage, rule.checkouts, rule.without_stages) == (None, None, "one", "build")
+    assert rule.attempts == "last"
     assert read.options == Options()
 
 
@@ -440,6 +443,7 @@ def test_a_wrong_type_names_its_key(settings: Load, text: str, key: str) -> None
         (with_deployment('job = "a"\nenvironment = "{stage}"'), "deployment[0].environment: '{stage}': there is no"),
         (with_deployment('job = "a"\nrepository = "re:["'), "deployment[0].repository: 're:[' is no regular"),
         (with_deployment('job = "a"\ncheckouts = "all"'), "deployment[0].checkouts: Invalid enum value 'all'"),
+        (with_deployment('job = "a"\nattempts = "all"'), "deployment[0].attempts: Invalid enum value 'all'"),
         (with_deployment('job = "a"\nwithout_stages = ""'), "deployment[0].without_stages: Invalid enum value ''"),
         (with_table('[repositories]\nlibraries = ["a", "re:("]'), "repositories.libraries[1]: 're:(' is no regular"),
         (with_table('[repositories]\nlibraries = ["a", ""]'), "repositories.libraries[1]: is empty"),

@@ -52,7 +52,7 @@ def staged(stages: tuple[Stage, ...] | None, **changes: Any) -> Build:
 def derivations(build: Build, stage: str = STAGE, **options: Any) -> list[DerivedView]:
     """The deployments of a build whose final word is all that is known of it."""
     pattern = Pattern.parse(stage)
-    rule_options = {key: options.pop(key) for key in ("without_stages", "checkouts") if key in options}
+    rule_options = {key: options.pop(key) for key in ("without_stages", "checkouts", "attempts") if key in options}
     environment = Template.parse(STAGE_ENVIRONMENT, ("environment", "stage"))
     rule = Rule(Pattern.parse("**"), environment, stage=pattern, **rule_options)
     return of_build(build, Rules((rule,), Options(**options), frozenset({"main"})))
@@ -445,13 +445,6 @@ def test_the_logs_are_the_stages_page_or_the_builds(url: str, page: str, logs_ur
     assert found.event.logs_url == logs_url
 
 
-def test_stages_of_one_name_are_numbered() -> None:
-    stages = tuple(Stage("Deploy qa", "SUCCESS", at, at + 1) for at in (1, 2, 3, 4))
-    assert [name for name, _ in shown(derivations(staged(stages)))] == [
-        *("main:shop#7:qa", "main:shop#7:qa:Deploy qa", "main:shop#7:qa:Deploy qa:2", "main:shop#7:qa:Deploy qa:3")
-    ]
-
-
 def test_stages_and_repositories_multiply() -> None:
     checkouts = tuple(Checkout((f"https://h/acme/{name}",), ("origin/main",), "c") for name in ("shop", "infra"))
     build = staged((Stage("Deploy qa", "SUCCESS", 1, 2),), checkouts=checkouts)
@@ -573,9 +566,12 @@ def test_odd_entries_break_nothing(entries: list[Any]) -> None:
 _STAGES = st.lists(st.builds(Stage, st.text(max_size=5) | st.just("Deploy qa"), st.text(max_size=5), st.integers()))
 
 
-@given(_STAGES, st.text(), st.sampled_from(["one", "each"]))
-def test_whatever_stages_there_are_no_two_events_have_the_same_id(stages: list[Stage], url: str, each: str) -> None:
-    found = derivations(staged(tuple(stages), url=url), "re:(?s)^(?P<environment>.*)$", checkouts=each)
+@given(_STAGES, st.text(), st.sampled_from(["one", "each"]), st.sampled_from(["last", "each"]))
+def test_whatever_stages_there_are_no_two_events_have_the_same_id(
+    stages: list[Stage], url: str, each: str, attempts: str
+) -> None:
+    build = staged(tuple(stages), url=url)
+    found = derivations(build, "re:(?s)^(?P<environment>.*)$", checkouts=each, attempts=attempts)
     assert len({each.deployment_id for each in found}) == len(found)
     assert all((each.event is None) == (each.reason is not None) for each in found)
 
