@@ -73,7 +73,7 @@ class _Controller:
             try:
                 self._job(job, match, span)
             except JenkinsError as error:
-                if _is_of_controller(error):
+                if is_of_controller(error):
                     raise
                 self._found.problems.append(f"{self._name}: job {job.full_name}: {error}")
 
@@ -84,7 +84,7 @@ class _Controller:
                 self._found.rows.extend(rows)
 
 
-def _is_of_controller(error: JenkinsError) -> bool:
+def is_of_controller(error: JenkinsError) -> bool:
     """Whether no other question would be answered."""
     down = isinstance(error, ControllerDownError)
     return down or (isinstance(error, UnauthorizedError) and not isinstance(error, ForbiddenError))

@@ -267,7 +267,7 @@ def _known(row: Deployment, derived: Derived) -> KnownView | None:
     if part.without_body:
         return None
     sent, known = event_view(row.deployment_id, row.content), event_view(row.deployment_id, part.content)
-    return KnownView(known, part.content.problem, _differences(sent, known))
+    return KnownView(known, part.content.problem, differences(sent, known))
 
 
 def _part_of(row: Deployment, derived: Derived) -> Part | None:
@@ -278,7 +278,8 @@ def _part_of(row: Deployment, derived: Derived) -> Part | None:
     return next(iter([*first, *own, *parts]), None)
 
 
-def _differences(sent: DeploymentEvent | None, known: DeploymentEvent | None) -> list[DifferenceView]:
+def differences(sent: DeploymentEvent | None, known: DeploymentEvent | None) -> list[DifferenceView]:
+    """The fields of which two events of one deployment say something else; none where there is no event."""
     if sent is None or known is None:
         return []
     had, has = msgspec.to_builtins(sent), msgspec.to_builtins(known)

@@ -217,6 +217,10 @@ class Looking(Protocol):
         """The one with this deployment_id, else with this number."""
         ...
 
+    def projects(self, ended_since: int) -> list[Project]:
+        """Those with deployments of builds that ended then or later, each under the name that these have."""
+        ...
+
     def of_run(self, run: Run) -> list[Deployment]:
         """All deployments of a run, under its project's name and the former ones."""
         ...

@@ -244,7 +244,7 @@ class Filter:
     """Which deployments; conditions add up. ``since`` and ``until`` (not included) are times of enqueueing.
 
     ``reason``: the reason contains this text, in any case. ``project``: of this project, under this very name.
-    ``scope``: of this controller.
+    ``scope``: of this controller. ``ended_since``: their builds ended then or later.
     """
 
     states: tuple[State, ...] = ()
@@ -256,6 +256,7 @@ class Filter:
     reason: str | None = None
     project: Project | None = None
     scope: str | None = None
+    ended_since: int | None = None
 
 
 @dataclass(frozen=True)

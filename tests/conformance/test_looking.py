@@ -45,6 +45,18 @@ def shown(outbox: Outbox, limit: int = 99, before: int | None = None, **conditio
     return [each.number for each in outbox.query(Filter(**conditions), Page(limit, before))]
 
 
+def test_projects_are_those_whose_builds_ended_in_the_time(outbox: Outbox) -> None:
+    """By the build's end, not by that of a stage, and not by when it was enqueued."""
+    early, late = run(1), run(2, "deploy/api")
+    inserted(outbox, deployment(of=early, build_started_at=NOON, build_ended_at=NOON + 5))
+    inserted(outbox, deployment(of=late, build_started_at=NOON, build_ended_at=NOON + 10))
+    inserted(outbox, deployment(of=run(3, "deploy/api"), build_started_at=NOON, build_ended_at=NOON + 11))
+    assert set(outbox.projects(NOON + 5)) == {early.project, late.project}
+    assert outbox.projects(NOON + 6) == [late.project]
+    assert outbox.projects(NOON + 12) == []
+    assert shown(outbox, ended_since=NOON + 10) == [3, 2]
+
+
 # ---- filters
 
 
@@ -76,6 +88,8 @@ def several(outbox: Outbox) -> Outbox:
         ({"since": NOON + 2}, [5, 4, 3]),
         ({"until": NOON + 2}, [2, 1]),
         ({"since": NOON + 1, "until": NOON + 3}, [3, 2]),
+        ({"ended_since": NOON - 1}, [5, 4, 3, 2, 1]),
+        ({"ended_since": NOON + 10 * DAY}, []),
         ({"environment": "production"}, [3, 1]),
         ({"status": "failed"}, [3, 2]),
         ({"repo_url": "https://a.test/x"}, [3, 1]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.model.keys import Project
 from agent.outbox.sqlite import rows
 from agent.outbox.sqlite.loading import Loading
 from agent.outbox.sqlite.part import MOST_DIGITS
@@ -50,6 +51,19 @@ class Looking(Loading):
             sql = f"SELECT * FROM ({_select([*of_states, *conditions])})"  # noqa: S608
             bound = [*states, *values, page.limit]
         return self._deployments(self._all(f"{sql} ORDER BY id DESC LIMIT ?", (*bound, page.limit)))
+
+    def projects(self, ended_since: int) -> list[Project]:
+        """Those with deployments of builds that ended then or later. It reads all deployments: a second for a million.
+
+        A former name is a project of its own.
+        """
+        found = self._all(
+            "SELECT provider, scope, name FROM projects WHERE id IN"
+            " (SELECT project_id FROM deployments WHERE coalesce(build_ended_at, ended_at) >= ?)"
+            " ORDER BY provider, scope, name",
+            (ended_since,),
+        )
+        return [Project(*row) for row in found]
 
     def find(self, name: str) -> Deployment | None:
         """The one with this deployment_id, else with this number."""
@@ -122,6 +136,7 @@ def _conditions(which: Filter, project_id: int | None, before: int | None) -> tu
         "project_id = ?": project_id,
         "created_at >= ?": which.since,
         "created_at < ?": which.until,
+        "coalesce(build_ended_at, ended_at) >= ?": which.ended_since,
         "environment = ?": which.environment,
         "status = ?": which.status,
         "repo_url = ?": which.repo_url,

@@ -1,0 +1,253 @@
+"""What would be said of a run now, beside what the outbox has of it: event by event, with the fields that differ."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from agent.config.rules import first_match, match_of_reporting
+from agent.deployments.attribution import BuildRef
+from agent.deployments.checkouts import Wanted
+from agent.deployments.derive import derive
+from agent.deployments.plan import kept_builds
+from agent.deployments.repository import has_application
+from agent.inspect.derived import event_view
+from agent.inspect.queue import DifferenceView, differences
+from agent.model import fact as facts
+from agent.model.build import Build
+from agent.model.deployment import Scope, State
+from agent.model.fact import Kind
+from agent.model.ids import part_deployment_id, run_id
+from agent.model.status import Status  # noqa: TC001 - a field of a struct
+from agent.model.times import parse_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from agent.deployments.derive import Derived, Part, Rules
+    from agent.model.deployment import Deployment
+    from agent.model.event import DeploymentEvent
+    from agent.model.fact import Fact
+    from agent.outbox.values import RunState
+
+# A report that went out alone has the times of its build give or take some seconds: no figure moves by that.
+TOLERANCE_MS = 60_000
+_TIMES = ("start_time", "end_time")
+# Where a page is moves with the job and the address of Jenkins.
+_NOT_COMPARED = ("logs_url", "build_number")
+DELETED = "Jenkins has the build no more, and what was read of it is deleted"
+NO_RULE = "no [[deployment]] rule matches the job"
+OTHER_PARTS = "the rules make no such event of the build"
+
+
+class Change(enum.StrEnum):
+    """What became of an event."""
+
+    SAME = "same"
+    CHANGED = "changed"  # the same deployment, and a field says something else
+    GONE = "gone"  # would be no event any more
+    NEW = "new"  # was no event, and would be one
+    UNKNOWN = "not comparable"
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One event. ``before`` and ``now`` are the statuses, None where there is no event.
+
+    ``reason``: of one that is gone or not comparable.
+    """
+
+    change: Change
+    deployment_id: str
+    before: Status | None = None
+    now: Status | None = None
+    fields: tuple[DifferenceView, ...] = ()
+    reason: str = ""
+
+
+class Compared(NamedTuple):
+    """One event of a build, and the row that it has in the outbox."""
+
+    build: BuildRef
+    row: Deployment | None
+    difference: Difference
+
+
+# ---- what is known of a build
+
+
+def with_reading(said: Iterable[Fact], fresh: Fact, rules: Rules) -> list[Fact]:
+    """The facts with a build as it was read just now instead of as it was read before.
+
+    What Jenkins has deleted since (stages, the build that started this one) is taken from before.
+    """
+    build = fresh.body
+    rest: list[Fact] = []
+    before: list[Fact] = []
+    for fact in said:
+        is_of_it = fact.kind is Kind.FINAL and fact.started_at == fresh.started_at
+        (before if is_of_it else rest).append(fact)
+    if isinstance(build, Build) and any(_knows_more(fact, build, rules) for fact in before):
+        return [*rest, *before]
+    seen = [facts.seen(fact.run, started_at=fact.started_at or 0, at=fact.received_at) for fact in before]
+    return [*rest, *seen, fresh]
+
+
+def _knows_more(fact: Fact, fresh: Build, rules: Rules) -> bool:
+    kept, match = fact.body, match_of_reporting(rules.rules, fresh.job)
+    if not isinstance(kept, Build):
+        return False
+    if match.rule.stage is not None and fresh.stages is None and kept.stages is not None:
+        return True
+    wanted = Wanted(rules.options.libraries, match.rule.repository)
+    return has_application(kept, wanted) and not has_application(fresh, wanted)
+
+
+def _lacks(build: Build, job: str, rules: Rules) -> str:
+    """What the rules of now would need to know of a build that was read under other ones; empty: nothing."""
+    match = first_match(rules.rules, job)
+    if match is None:
+        return ""
+    if match.rule.stage is not None and build.stages is None and build.stages_missing is None:
+        return "nobody asked Jenkins for the stages of the build"
+    names_others = build.upstream or build.repeats or build.named_builds
+    wanted = Wanted(rules.options.libraries, match.rule.repository)
+    if names_others and not build.related and build.inherited is None and not has_application(build, wanted):
+        return "nobody asked Jenkins for the build that this one names"
+    return ""
+
+
+# ---- one run
+
+
+def compare_run(
+    state: RunState, rules: Rules, *, read: int | None = None, may_be_new: bool = True, without: str = DELETED
+) -> list[Compared]:
+    """Each event of the run.
+
+    ``read``: only of the build that started then (UTC ms): Jenkins was asked for it just now.
+    ``may_be_new``: False where the poller did not read it yet.
+    ``without``: why nobody can say what becomes of a build of which no reading is kept.
+    Held deployments are left out, and those that a person discarded.
+    """
+    run = _Run(state, rules, derive(state.facts, rules, kept_builds(state.deployments)), without, read)
+    found = list[Compared]()
+    for ref in run.builds():
+        if read is None or ref.started_at == read:
+            found += [Compared(ref, *each) for each in run.compared(ref, may_be_new=may_be_new)]
+    return found
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run number, whose builds are compared one by one."""
+
+    state: RunState
+    rules: Rules
+    derived: Derived
+    without: str
+    read: int | None
+
+    def builds(self) -> list[BuildRef]:
+        """Those that have deployments, or would have some."""
+        return sorted({*map(self._build_of, self._rows()), *(part.build for part in self.derived.parts)})
+
+    def compared(self, ref: BuildRef, *, may_be_new: bool) -> Iterator[tuple[Deployment | None, Difference]]:
+        """The events of one build, each with its row."""
+        rows = [row for row in self._rows() if self._build_of(row) == ref]
+        parts = [part for part in self.derived.parts if part.build == ref]
+        if reason := self._not_comparable(ref, rows, parts):
+            yield from ((row, _unknown(row, reason)) for row in rows if row.state is not State.DISCARDED)
+            return
+        pairs, left = _paired(rows, parts)
+        gone = OTHER_PARTS if first_match(self.rules.rules, self.state.run.project.name) else NO_RULE
+        for row, part in pairs:
+            difference = _difference(row, part, gone)
+            was_or_is = difference.before is not None or difference.now is not None
+            if was_or_is and row.state is not State.DISCARDED:
+                yield row, difference
+        held = {name for row in self.state.deployments if not row.frozen for name in row.names}
+        for part in left if may_be_new else ():
+            if part.final and part.content.problem is None and held.isdisjoint(part.names):
+                yield None, _new(part)
+
+    def _rows(self) -> list[Deployment]:
+        return [row for row in self.state.deployments if row.frozen]
+
+    def _build_of(self, row: Deployment) -> BuildRef:
+        return self.derived.builds.get(row.anchor) or BuildRef(row.build_started_at, row.known)
+
+    def _not_comparable(self, ref: BuildRef, rows: Sequence[Deployment], parts: Sequence[Part]) -> str:
+        """Why nobody can say what these rows would be by now; empty: it can be said."""
+        facts_ = self.state.facts
+        finals = [fact for fact in facts_ if fact.kind is Kind.FINAL and fact.started_at == ref.started_at]
+        said = {fact.word for fact in facts_ if fact.kind in (Kind.REPORT, Kind.UNREADABLE)}
+        reported = any(word in said and build == ref for word, build in self.derived.builds.items())
+        if not finals and (not reported or any(part.without_body for part in parts)):
+            return self.without
+        if not reported and any(row.named or row.scope is Scope.STAGE for row in rows):
+            return "it reported itself, and what it said is deleted"
+        if ref.started_at == self.read:
+            return ""
+        job = self.state.run.project.name
+        lacking = [_lacks(fact.body, job, self.rules) for fact in finals if isinstance(fact.body, Build)]
+        return lacking[0] if lacking and all(lacking) else ""
+
+
+def _paired(
+    rows: Sequence[Deployment], parts: Sequence[Part]
+) -> tuple[list[tuple[Deployment, Part | None]], list[Part]]:
+    """Each row with the part that it is of by its own name, else by one that its build gave it; and the parts left."""
+    left = list(parts)
+    own: dict[int, Part] = {}
+    for is_own in (True, False):
+        for row in rows:
+            if row.number in own:
+                continue
+            part = next((part for part in left if _is_of(row, part, is_own=is_own)), None)
+            if part is not None:
+                own[row.number] = part
+                left.remove(part)
+    return [(row, own.get(row.number)) for row in rows], left
+
+
+def _is_of(row: Deployment, part: Part, *, is_own: bool) -> bool:
+    if is_own:
+        return row.names[0] in part.names
+    return part.reported and not set(row.names).isdisjoint(part.names)
+
+
+def _difference(row: Deployment, part: Part | None, gone: str) -> Difference:
+    name = row.deployment_id or run_id(row.run)
+    had = event_view(name, row.content)
+    has = None if part is None else event_view(name, part.content)
+    if had is None or has is None:
+        if had is None:
+            return Difference(Change.SAME if has is None else Change.NEW, name, now=_status(has))
+        why = gone if part is None else part.content.problem or ""
+        return Difference(Change.GONE, name, before=had.status, reason=why)
+    fields = tuple(each for each in differences(had, has) if not _is_nothing(each))
+    return Difference(Change.CHANGED if fields else Change.SAME, name, had.status, has.status, fields)
+
+
+def _status(event: DeploymentEvent | None) -> Status | None:
+    return None if event is None else event.status
+
+
+def _new(part: Part) -> Difference:
+    suffix = next((each for each in part.suffixes if each), ()) if part.scope is not Scope.WHOLE else ()
+    return Difference(Change.NEW, part_deployment_id(run_id(part.run), *suffix), now=part.content.status)
+
+
+def _unknown(row: Deployment, reason: str) -> Difference:
+    name = row.deployment_id or run_id(row.run)
+    status = _status(event_view(name, row.content))
+    return Difference(Change.UNKNOWN, name, status, status, reason=reason)
+
+
+def _is_nothing(each: DifferenceView) -> bool:
+    if each.field in _NOT_COMPARED:
+        return True
+    return each.field in _TIMES and abs(parse_moment(each.sent) - parse_moment(each.known)) < TOLERANCE_MS
