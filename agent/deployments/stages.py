@@ -10,7 +10,8 @@ without stages has a placeholder, and so has one whose stages are those of the o
 those of parallel branches too. The duration includes pauses. A stage that was skipped has the word of whatever made
 Declarative skip it: NOT_EXECUTED, FAILED, ABORTED or even SUCCESS; and NOT_EXECUTED is also said of a stage that
 worked and was interrupted or set to NOT_BUILT. ``/execution/node/<id>/wfapi/describe`` tells such a stage's steps:
-``{"stageFlowNodes": [{"name": "Shell Script", …}, …]}``.
+``{"stageFlowNodes": [{"name": "Shell Script", …}, …]}``. Both plugins call a stage aborted that was stopped before its
+steps, while it waited for a node or for an answer: its steps tell that, too, and both have the same ids.
 
 They are asked once the build is final. What its stages say is not bound to the build's result: a build that went on
 (``catchError``) is SUCCESS or UNSTABLE with a FAILED stage in it.
@@ -19,6 +20,7 @@ They are asked once the build is final. What its stages say is not bound to the 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +29,7 @@ from msgspec.structs import replace
 from agent.model.build import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
 UNFINISHED = "UNFINISHED"
 _LONGEST = 2**62
@@ -69,24 +71,44 @@ _INPUT = "Wait for interactive input"
 _ASKED_BELOW_MS = 10_000
 _NODE_ID = re.compile(r"[0-9]{1,18}")
 
+Steps = Mapping[str, dict[str, Any]]
+NO_STEPS: Final[Steps] = MappingProxyType({})
+
 
 def result_of(stage: Stage) -> str | None:
     """The stage's word as a build's result, :data:`UNFINISHED` for one that nobody knows; None: it did not run."""
     return RESULTS.get(stage.status.lower(), UNFINISHED)
 
 
-def stages_of_overview(answer: dict[str, Any]) -> tuple[Stage, ...]:
+def questions_of_overview(answer: dict[str, Any], wanted: Callable[[str], bool]) -> list[str]:
+    """The ids of the stages whose steps are to be looked at: stopped ones, which may not have come to their steps.
+
+    ``wanted``: whether a stage of that name matters. Raises :class:`ValueError` for anything else. A stage with others
+    within is told by those. A branch is none: the steps of its node are told by nobody.
+    """
+    return [
+        entry["id"]
+        for entry, stage in _of_overview(answer)
+        if _is_id(entry.get("id")) and stage.status == "aborted" and _stands_alone(entry) and wanted(stage.name)
+    ]
+
+
+def _stands_alone(entry: dict[str, Any]) -> bool:
+    return entry.get("type", "STAGE") == "STAGE" and not _objects(entry.get("children"))
+
+
+def stages_of_overview(answer: dict[str, Any], steps: Steps = NO_STEPS) -> tuple[Stage, ...]:
     """The stages and parallel branches of a ``/pipeline-overview/tree``, outer ones before those within.
 
     Raises :class:`ValueError` for anything else. A branch of the same name as its only stage counts once. None at all:
-    the build has no stages, or the plugin does not see them.
+    the build has no stages, or the plugin does not see them. ``steps``: as :func:`stages_of_wfapi` has them.
     """
+    return tuple(_told_by_steps(stage, steps, entry) for entry, stage in _of_overview(answer))
+
+
+def _of_overview(answer: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Stage]]:
     data = answer.get("data", answer)
     listed = _stages_in(data if isinstance(data, dict) else {}, "/pipeline-overview/tree")
-    return tuple(_flattened(listed))
-
-
-def _flattened(listed: list[dict[str, Any]]) -> Iterator[Stage]:
     waiting: list[tuple[dict[str, Any], str]] = [(entry, "") for entry in reversed(listed)]
     while waiting:  # no recursion: whatever is nested, and however deep
         entry, around = waiting.pop()
@@ -94,7 +116,8 @@ def _flattened(listed: list[dict[str, Any]]) -> Iterator[Stage]:
         counts = entry.get("type", "STAGE") in ("STAGE", "PARALLEL") and entry.get("placeholder") is not True
         if stage is not None and counts and stage.name != around:
             # Set to NOT_BUILT or interrupted; a stage that a restart left out has no time.
-            yield replace(stage, status=_WORKED) if stage.status == "not_built" and _took(stage) else stage
+            worked = stage.status == "not_built" and _took(stage)
+            yield entry, replace(stage, status=_WORKED) if worked else stage
         if stage is not None and stage.status == "skipped":
             continue
         name = stage.name if stage is not None and counts else around
@@ -106,13 +129,13 @@ def questions_of_wfapi(answer: dict[str, Any], wanted: Callable[[str], bool]) ->
 
     ``wanted``: whether a stage of that name matters. Raises :class:`ValueError` for anything else.
     """
-    found = [(entry, stage) for entry, stage in _of_wfapi(answer) if isinstance(entry.get("id"), str)]
+    found = list(_of_wfapi(answer))
     bad = ("FAILED", "UNSTABLE", "ABORTED")
     troubled = answer.get("status") != "SUCCESS" or any(stage.status in bad for _, stage in found)
     return [
         entry["id"]
         for entry, stage in found
-        if _doubtful(stage, troubled=troubled) and _NODE_ID.fullmatch(entry["id"]) and wanted(stage.name)
+        if _is_id(entry.get("id")) and _doubtful(stage, troubled=troubled) and wanted(stage.name)
     ]
 
 
@@ -126,20 +149,23 @@ def _doubtful(stage: Stage, *, troubled: bool) -> bool:
     return troubled and stage.status in ("FAILED", "SUCCESS") and _took(stage) < _ASKED_BELOW_MS
 
 
-def stages_of_wfapi(
-    answer: dict[str, Any], steps: Mapping[str, dict[str, Any]] = MappingProxyType({})
-) -> tuple[Stage, ...]:
+def stages_of_wfapi(answer: dict[str, Any], steps: Steps = NO_STEPS) -> tuple[Stage, ...]:
     """The stages of a ``/wfapi/describe``. Raises :class:`ValueError` for anything else.
 
     ``steps``: answers of ``/execution/node/<id>/wfapi/describe`` by the id. Where one shows that the stage was skipped,
     or ran although it is called NOT_EXECUTED, that is the stage's status.
     """
-    stages = list[Stage]()
-    for entry, stage in _of_wfapi(answer):
-        asked = steps.get(entry["id"]) if isinstance(entry.get("id"), str) else None
-        word = None if asked is None else _by_steps(stage.status, asked)
-        stages.append(stage if word is None else replace(stage, status=word, told_by=f"{WFAPI}, by the stage's steps"))
-    return tuple(stages)
+    return tuple(_told_by_steps(stage, steps, entry) for entry, stage in _of_wfapi(answer))
+
+
+def _told_by_steps(stage: Stage, steps: Steps, entry: dict[str, Any]) -> Stage:
+    asked = steps.get(entry["id"]) if _is_id(entry.get("id")) else None
+    word = None if asked is None else _by_steps(stage.status.upper(), asked)
+    return stage if word is None else replace(stage, status=word, told_by=f"{WFAPI}, by the stage's steps")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and _NODE_ID.fullmatch(value) is not None
 
 
 def _of_wfapi(answer: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Stage]]:

@@ -157,6 +157,66 @@ def test_one_page_is_asked_for_where_the_plugin_is_that_tells_a_skipped_stage(
     assert stage_pages(watched) == ["pipeline-overview/tree"]
 
 
+def stopped(name: str, node: str, state: str = "aborted") -> dict[str, Any]:
+    times = {"startTimeMillis": NOON + 1_000, "totalDurationMillis": 5_000}
+    return {"id": node, "name": name, "state": state, "type": "STAGE", "children": []} | times
+
+
+STOPPED = {"data": {"stages": [stopped("Build", "6"), stopped("Deploy qa", "11"), stopped("Deploy live", "16")]}}
+
+
+def test_a_stopped_stage_whose_steps_never_began_is_no_deployment_where_the_overview_answers(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox
+) -> None:
+    """One question for each stopped stage that matches; who waited for a node or an answer deployed nothing."""
+    steps = {"11": [], "16": [{"name": "Shell Script"}]}
+
+    def answer(path: str, _: object) -> Response | None:
+        node = path.partition("/execution/node/")[2].partition("/")[0]
+        told = msgspec.json.encode({"stageFlowNodes": steps.get(node)})
+        return Response(told, media_type="application/json") if node else None
+
+    watched.set_stages(SHOP, 1, overview=STOPPED)
+    watched.break_with(answer)
+    watched.clear_requests()
+    assert poll(controller, outbox, stage_rule()).enqueued == ["main:deploy/shop#1:live"]
+    assert event(outbox, "main:deploy/shop#1:live")["status"] == "canceled"
+    assert stage_pages(watched) == [
+        *("pipeline-overview/tree", "execution/node/11/wfapi/describe", "execution/node/16/wfapi/describe"),
+    ]
+
+
+@pytest.mark.parametrize("state", ["success", "failure", "unstable", "not_built", "skipped", "running"])
+def test_a_build_in_which_no_stage_that_matters_was_stopped_costs_one_page(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, state: str
+) -> None:
+    overview = {"data": {"stages": [stopped("Build", "6"), stopped("Deploy qa", "11", state)]}}
+    watched.set_stages(SHOP, 1, overview=overview)
+    watched.clear_requests()
+    poll(controller, outbox, stage_rule())
+    assert stage_pages(watched) == ["pipeline-overview/tree"]
+
+
+@pytest.mark.parametrize("answer", NOTHING_TO_TELL.values(), ids=NOTHING_TO_TELL)
+def test_a_stopped_stage_whose_steps_cannot_be_read_is_canceled(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, answer: Response
+) -> None:
+    watched.set_stages(SHOP, 1, overview=STOPPED)
+    watched.break_with(lambda path, _: answer if "/execution/node/" in path else None)
+    poll(controller, outbox, stage_rule())
+    assert [event(outbox, f"main:deploy/shop#1:{where}")["status"] for where in ("qa", "live")] == ["canceled"] * 2
+
+
+@pytest.mark.parametrize("answer", LIES.values(), ids=LIES)
+def test_a_lie_about_the_steps_of_a_stopped_stage_is_no_event(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, answer: Response
+) -> None:
+    watched.set_stages(SHOP, 1, overview=STOPPED)
+    watched.break_with(lambda path, _: answer if "/execution/node/" in path else None)
+    report = poll(controller, outbox, stage_rule())
+    assert (ids(outbox), len(report.problems)) == ([], 1)
+
+
 @pytest.mark.parametrize("overview", [None, {"data": {"stages": [PLACEHOLDER]}}], ids=["no plugin", "placeholder"])
 def test_without_it_the_steps_of_doubtful_stages_are_asked_for_and_not_without_end(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, overview: dict[str, Any] | None

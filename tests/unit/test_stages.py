@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from agent.config.rules import STAGE_ENVIRONMENT, Options, Pattern, Rule, Template
 from agent.deployments.derive import Rules
-from agent.deployments.stages import questions_of_wfapi, result_of, stages_of_overview, stages_of_wfapi
+from agent.deployments.stages import (
+    questions_of_overview,
+    questions_of_wfapi,
+    result_of,
+    stages_of_overview,
+    stages_of_wfapi,
+)
 from agent.ingest.ingest import Ingest
 from agent.ingest.replay import Outcome, choose, replay
 from agent.inspect.derived import DerivedView, of_build
@@ -265,6 +271,8 @@ BY_STEPS = {
     "input-in-deploy-aborted#1": "",
     "input-timeout#1": "Build SUCCESS",
 }
+# A branch of a parallel that Declarative made: the id of its node is none that the other plugin knows as a stage's.
+UNASKED = {"parallel-failfast-declarative#1"}
 # What one of the plugins lists besides: branches of a scripted parallel and cells, actions after all stages.
 _BESIDES = ("eu", "us", "Post Actions", "Declarative: Post Actions")
 
@@ -295,6 +303,16 @@ def test_the_overview_tells_which_stages_ran_and_what_came_of_them(name: str) ->
     stages = stages_of_overview(situation(name)["overview"])
     assert ran(stages) == ([] if name == "old-stage-step#1" else expected(RAN[name]))
     assert {stage.told_by for stage in stages} <= {"pipeline-graph-view"}
+
+
+@pytest.mark.parametrize("name", RAN)
+def test_the_steps_of_stopped_stages_tell_which_of_them_the_overview_should_not_count(name: str) -> None:
+    answers = situation(name)
+    asked = questions_of_overview(answers["overview"], lambda _: True)
+    assert bool(asked) == any(" ABORTED" in each for each in expected(RAN[name])) or name in UNASKED
+    stages = stages_of_overview(answers["overview"], {node: answers["nodes"][node] for node in asked})
+    right = BY_STEPS.get(name, RAN[name])
+    assert ran(stages) == ([] if name == "old-stage-step#1" else expected(right))
 
 
 @pytest.mark.parametrize("name", RAN)
@@ -387,6 +405,42 @@ def test_only_a_stage_that_matters_and_may_not_have_run_is_asked_for_its_steps(
 ) -> None:
     questions = questions_of_wfapi({"status": build, "stages": [stage]}, lambda name: name.startswith("Deploy"))
     assert questions == (["11"] if asked else [])
+
+
+def stage_of_overview(state: str = "aborted", **more: Any) -> dict[str, Any]:
+    plain = {"id": "11", "name": "Deploy qa", "state": state, "type": "STAGE", "children": []}
+    return plain | {"startTimeMillis": 1, "totalDurationMillis": 60_000} | more
+
+
+@pytest.mark.parametrize(
+    ("stage", "asked"),
+    [
+        (stage_of_overview(), True),
+        *((stage_of_overview(state), False) for state in ("success", "failure", "unstable", "skipped", "not_built")),
+        (stage_of_overview(name="Build"), False),
+        (stage_of_overview(type="PARALLEL"), False),
+        (stage_of_overview(children=[stage_of_overview("success", id="12", name="Migrate")]), False),
+        (stage_of_overview(id=11), False),
+        (stage_of_overview(id="../../delete"), False),
+        (stage_of_overview(id=None), False),
+    ],
+)
+def test_only_a_stopped_stage_that_matters_and_stands_alone_is_asked_where_the_overview_answers(
+    stage: dict[str, Any], asked: bool
+) -> None:
+    questions = questions_of_overview({"data": {"stages": [stage]}}, lambda name: name.startswith("Deploy"))
+    assert questions == (["11"] if asked else [])
+
+
+@pytest.mark.parametrize("steps", [[], ["Wait for interactive input"], ["Get contextual object from internal APIs"]])
+def test_a_stopped_stage_of_the_overview_that_never_came_to_its_steps_is_no_deployment(steps: list[str]) -> None:
+    answer = {"data": {"stages": [stage_of_overview()]}}
+    told: dict[str, Any] = {"11": {"stageFlowNodes": [{"name": step} for step in steps]}}
+    assert derivations(staged(stages_of_overview(answer, told))) == []
+    for other in ({}, {"11": {"stageFlowNodes": "odd"}}, {"11": {}}, {"12": told["11"]}):
+        assert shown(derivations(staged(stages_of_overview(answer, other)))) == [("main:shop#7:qa", "canceled")]
+    told["11"]["stageFlowNodes"].append({"name": "Shell Script"})
+    assert shown(derivations(staged(stages_of_overview(answer, told)))) == [("main:shop#7:qa", "canceled")]
 
 
 def test_what_went_on_after_a_failure_is_asked_although_the_build_is_a_success() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from msgspec.structs import replace
 
 from agent.deployments.checkouts import Wanted
-from agent.deployments.stages import questions_of_wfapi, stages_of_overview, stages_of_wfapi
+from agent.deployments.stages import questions_of_overview, questions_of_wfapi, stages_of_overview, stages_of_wfapi
 from agent.sources.jenkins.errors import JenkinsError, raise_unless_nothing_to_tell
 from agent.sources.jenkins.raw import build_of
 from agent.sources.jenkins.related import RelatedBuilds
@@ -77,7 +77,7 @@ class Details:
     def _with_stages(self, build: Build, pattern: Pattern, *, give_up: bool) -> Build:
         reasons, none_seen = [], False
         try:
-            if stages := stages_of_overview(self._client.page(build.job, build.number, OVERVIEW)):
+            if stages := self._stages_of_overview(build, pattern, give_up=give_up):
                 return replace(build, stages=stages)
             none_seen = True  # the plugin does not see those of the old step `stage 'x'`
         except (JenkinsError, ValueError) as error:
@@ -96,13 +96,24 @@ class Details:
             log.warning("stages cannot be read", controller=self._controller, job=build.job, reason=missing)
         return replace(build, stages_missing=missing)
 
+    def _stages_of_overview(self, build: Build, pattern: Pattern, *, give_up: bool) -> tuple[Stage, ...]:
+        """The stages by the plugin that knows which were skipped: only those that were stopped may need a question."""
+        answer = self._client.page(build.job, build.number, OVERVIEW)
+        nodes = questions_of_overview(answer, lambda name: pattern.match(name) is not None)
+        return stages_of_overview(answer, self._steps(build, nodes, give_up=give_up))
+
     def _stages_of_wfapi(self, build: Build, pattern: Pattern, *, give_up: bool) -> tuple[Stage, ...]:
         """The stages by the plugin whose words may lie: those that match and look like it are asked for their steps."""
         answer = self._client.page(build.job, build.number, WFAPI)
+        nodes = questions_of_wfapi(answer, lambda name: pattern.match(name) is not None)
+        return stages_of_wfapi(answer, self._steps(build, nodes, give_up=give_up))
+
+    def _steps(self, build: Build, nodes: Sequence[str], *, give_up: bool) -> dict[str, dict[str, Any]]:
+        """The steps of these stages by their ids, as far as they can be read; else the plugin's own word counts."""
         steps = {}
-        for node in questions_of_wfapi(answer, lambda name: pattern.match(name) is not None)[:MOST_QUESTIONS]:
+        for node in nodes[:MOST_QUESTIONS]:
             try:
                 steps[node] = self._client.page(build.job, build.number, f"execution/node/{node}/{WFAPI}")
-            except JenkinsError as error:  # the plugin's own word counts then
+            except JenkinsError as error:
                 raise_unless_nothing_to_tell(error, give_up=give_up)
-        return stages_of_wfapi(answer, steps)
+        return steps
