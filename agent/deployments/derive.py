@@ -11,6 +11,7 @@ from agent.config.rules import Options, first_match, match_of_reporting
 from agent.deployments import content as contents
 from agent.deployments.attribution import BuildRef, KeptBuild, attribute, words_of
 from agent.deployments.content import Basis
+from agent.deployments.reported import is_given
 from agent.model.build import Build
 from agent.model.deployment import Content, Name, Scope
 from agent.model.fact import Fact, Kind, Report
@@ -217,8 +218,8 @@ class _Parts:
         names = tuple(Name(Scope.WHOLE, environment=each) for each in sorted(environments))
         content, origins = contents.of_whole(self._basis(said, mine))
         behind = content.environment or "build"
-        final = self._final is not None or self._facts.is_kept or not self._rules.polls(self._run().project)
-        return self._part(mine, names, content, origins, suffixes=((), (behind,), (behind, "build")), final=final)
+        suffixes = ((), (behind,), (behind, "build"))
+        return self._part(mine, names, content, origins, suffixes=suffixes, final=self._is_final())
 
     def _environments(self, facts: Iterable[Fact]) -> dict[str, set[str]]:
         """The environments that were said, by the name under which they are sent."""
@@ -251,7 +252,12 @@ class _Parts:
         content, origins = contents.of_stage(self._basis(said, mine), _times(mine, said))
         behind = content.environment or stage
         suffixes = ((behind,), (behind, stage))
-        return self._part(mine, tuple(dict.fromkeys(names)), content, origins, suffixes=suffixes, final=True)
+        final = self._is_final() or (is_given(said) and content.problem is None)
+        return self._part(mine, tuple(dict.fromkeys(names)), content, origins, suffixes=suffixes, final=final)
+
+    def _is_final(self) -> bool:
+        """Whether the poller has had its word, or will never have one."""
+        return self._final is not None or self._facts.is_kept or not self._rules.polls(self._run().project)
 
     def _part(
         self,

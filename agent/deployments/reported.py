@@ -27,6 +27,11 @@ def tells_place(said: Report) -> bool:
     return any(getattr(said, name) for name in _PLACES)
 
 
+def is_given(said: Report) -> bool:
+    """Whether nothing that it says of the place was only found: the poller will know nothing better."""
+    return all(name in said.given for name in _PLACES if getattr(said, name))
+
+
 def counted(said: Report, source: Source, wanted: Wanted) -> tuple[Report, dict[str, str]]:
     """The report without what does not count, and why, in words, for each field that says something else.
 

@@ -284,7 +284,7 @@ def test_stages_that_report_themselves_are_final_and_the_build_is_not_reported_a
     hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
 ) -> None:
     number = start(jenkins, clock)
-    common = {"repo_url": REPO, "branch": "main", "start_time": clock.now_ms() - 5_000}
+    common = {**GIVEN, "start_time": clock.now_ms() - 5_000}
     for environment, status in (("staging", "SUCCESS"), ("prod", "FAILURE")):
         told = hook.build_reports(
             "deploy/shop", number, stage=f"Deploy {environment}", environment=environment, status=status, **common
@@ -297,6 +297,37 @@ def test_stages_that_report_themselves_are_final_and_the_build_is_not_reported_a
     assert [(each["status"], each["start_time"]) for each in told] == [
         ("success", "2026-11-23T12:01:25.000Z"), ("failed", "2026-11-23T12:01:25.000Z"),
     ]  # fmt: skip
+
+
+def test_a_stage_that_found_a_librarys_repository_is_held_and_sent_with_what_the_build_checked_out(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    library = {"repo_url": "https://git.example.test/acme/jenkins-shared", "branch": "v2", "commit_hash": "b" * 40}
+    told = hook.build_reports("deploy/shop", number, stage="Deploy", environment="eu", status="SUCCESS", **library)
+    assert told == "held"
+    hook.poll()
+    assert outbox.claim(10) == [], "the build still runs: nobody knows yet what it checked out"
+    jenkins.finish_build("deploy/shop", number, "FAILURE")
+    hook.poll()
+    assert ids(outbox) == [f"main:deploy/shop#{number}:eu"]
+    sent = event(outbox, f"main:deploy/shop#{number}:eu")
+    assert (sent["status"], sent["repo_url"], sent["branch"]) == ("success", REPO, "main")
+
+
+def test_a_stage_is_held_no_longer_than_hold_for(
+    hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
+) -> None:
+    number = start(jenkins, clock)
+    hook.build_reports(
+        "deploy/shop", number, stage="Deploy", environment="eu", status="SUCCESS", repo_url=REPO, branch="main"
+    )
+    clock.advance(s=3_599)
+    hook.release()
+    assert set(hook.states().values()) == {"held"}
+    clock.advance(s=1)
+    hook.release()
+    assert hook.states() == {f"main:deploy/shop#{number}:eu": "pending"}
 
 
 def test_two_stages_of_one_environment_are_two_events_and_a_repeated_report_is_one(
@@ -415,7 +446,9 @@ def test_no_time_is_so_absurd_that_it_stops_the_reports_behind_it(hook: Hook, ou
 
 
 PLACEHOLDER = "https://[your-jenkins]/job/a/2/"
-STAGE: dict[str, Any] = {"job": "deploy/shop", "stage": "Deploy", "status": "SUCCESS", "repo_url": REPO, "branch": "m"}
+# Somebody wrote down where it comes from: it is final at once.
+GIVEN: dict[str, Any] = {"repo_url": REPO, "branch": "main", "given": ["repo_url", "branch"]}
+STAGE: dict[str, Any] = {"job": "deploy/shop", "stage": "Deploy", "status": "SUCCESS", **GIVEN}
 
 
 @pytest.mark.parametrize("field", ["build_url", "repo_url", "logs_url"])
@@ -1058,7 +1091,7 @@ def test_who_gives_the_id_of_a_part_adds_to_that_part_alone(
     hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox
 ) -> None:
     number = start(jenkins, clock)
-    base, common = f"main:deploy/shop#{number}", {"status": "SUCCESS", "repo_url": REPO, "branch": "main"}
+    base, common = f"main:deploy/shop#{number}", {"status": "SUCCESS", **GIVEN}
     for environment in ("eu", "us"):
         hook.build_reports("deploy/shop", number, stage="Deploy", environment=environment, **common)
     assert hook.report(deployment_id=f"{base}:us", image="i:1", **COMPLETE) == "pending"

@@ -534,7 +534,8 @@ def test_what_nobody_expected_is_503_and_in_the_log_with_its_trace(
 
 def test_the_answer_names_the_deployment_that_the_report_is_about(server: Server, outbox: SqliteOutbox) -> None:
     """Of a held one the id that it will most likely get."""
-    build = {"job": "deploy/shop", "build_number": 7, "status": "SUCCESS", "repo_url": "r", "branch": "b"}
+    given = {"repo_url": "r", "branch": "b", "given": ["repo_url", "branch"]}
+    build = {"job": "deploy/shop", "build_number": 7, "status": "SUCCESS", **given}
     told = [
         server.post(json={**build, **fields}).json()
         for fields in ({"environment": "eu"}, {"environment": "us"}, {"environment": "eu", "image": "i:1"},

@@ -72,6 +72,10 @@ def said(tag: str, **fields: object) -> Report:
     return Report(**told)  # type: ignore[arg-type]
 
 
+# Of a report: somebody wrote down repository and branch, so that a stage is final at once.
+GIVEN = ("repo_url", "branch")
+
+
 @dataclass
 class World:
     """What the outbox would hold of one run number, and what Hivel got."""
@@ -160,6 +164,7 @@ def lived(draw: st.DrawFn, start: int, *, seen: bool = True, project: Project = 
             stage=draw(st.sampled_from([None, None, "a", "b"])),
             started_at=draw(st.sampled_from([None, start, at, start - 25 * HOUR])),
             status=draw(st.sampled_from(["SUCCESS", "FAILURE"])),
+            given=draw(st.sampled_from([(), GIVEN])),
         )
         who = draw(st.sampled_from(["", "", "", NOBODY]))
         reports.append((at + late, facts.report(run, body, source="emit", at=at + number, principal=who)))

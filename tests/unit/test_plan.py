@@ -10,7 +10,7 @@ from agent.model.deployment import Scope, State
 from agent.model.fact import Kind, Report
 from agent.model.keys import Project, Run, run_of_id
 from agent.model.status import Status
-from tests.unit.facts import HOUR, MINUTE, NOBODY, NOON, REPO, RUN, World, build, rules, said
+from tests.unit.facts import GIVEN, HOUR, MINUTE, NOBODY, NOON, REPO, RUN, World, build, rules, said
 
 END = NOON + 5 * MINUTE
 
@@ -138,16 +138,19 @@ def test_stages_that_report_themselves_take_the_place_of_the_rules_parts() -> No
 
 def test_two_stages_of_one_environment_have_two_ids() -> None:
     world = World(rules())
-    world.accept(report(stage="api", environment="eu"), report(NOON + 2 * MINUTE, stage="web", environment="eu"))
+    world.accept(
+        report(stage="api", environment="eu", given=GIVEN),
+        report(NOON + 2 * MINUTE, stage="web", environment="eu", given=GIVEN),
+    )
     assert ids(world) == ["main:deploy/shop#12:eu", "main:deploy/shop#12:eu:web"]
 
 
 def test_a_stage_that_reports_two_starts_of_its_own_deployed_twice() -> None:
     """A retry, or two things that are deployed in one stage; the first may be at Hivel already."""
     world = World(rules())
-    world.accept(report(stage="api", environment="eu", started_at=NOON + 1_000, status="FAILURE"))
+    world.accept(report(stage="api", environment="eu", started_at=NOON + 1_000, status="FAILURE", given=GIVEN))
     world.deliver()
-    world.accept(report(NOON + 2 * MINUTE, stage="api", environment="eu", started_at=NOON + 60_000))
+    world.accept(report(NOON + 2 * MINUTE, stage="api", environment="eu", started_at=NOON + 60_000, given=GIVEN))
     assert ids(world) == ["main:deploy/shop#12:eu", "main:deploy/shop#12:eu~2"]
 
 

@@ -8,7 +8,7 @@ from agent.model import fact as facts
 from agent.model.build import Build
 from agent.model.deployment import State
 from agent.model.keys import run_of_id
-from tests.unit.facts import HOUR, MINUTE, NOON, REPO, RUN, World, build, rules, said
+from tests.unit.facts import GIVEN, HOUR, MINUTE, NOON, REPO, RUN, World, build, rules, said
 
 END = NOON + 5 * MINUTE
 
@@ -91,7 +91,7 @@ def test_a_stage_that_reports_itself_leaves_alone_what_was_reported_of_the_whole
     world.plan()
     assert [row.state for row in world.rows] == [State.FAILED]
     world.accept(facts.seen(RUN, started_at=NOON, at=world.now))
-    world.accept(stage(world.now, environment="eu"))
+    world.accept(stage(world.now, environment="eu", given=GIVEN))
     assert sorted(row.state for row in world.rows) == [State.FAILED, State.PENDING]
     world.accept(facts.final(RUN, build(NOON, NOON + 3 * HOUR), at=NOON + 3 * HOUR))
     assert [row.state for row in world.rows] == [State.PENDING, State.PENDING]

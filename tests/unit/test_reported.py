@@ -10,8 +10,10 @@ from agent.config.rules import Options, Pattern, Rule, Template
 from agent.deployments.derive import Part, Rules, derive, said_in
 from agent.model import fact as facts
 from agent.model.build import Build, Checkout, Related, Relation
+from agent.model.deployment import State
 from agent.model.fact import Report
 from agent.model.keys import Project, Run, jenkins_run
+from tests.unit.facts import HOLD_FOR, World, rules
 
 NOON = 1_790_000_000_000
 SHOP = "https://git.example.test/acme/shop.git"
@@ -140,3 +142,65 @@ def test_of_several_reports_the_last_word_that_was_given_counts() -> None:
     assert (merged.commit_hash, merged.image, merged.branch) == ("2" * 40, "i:2", "x")
     assert merged.given == ("commit_hash", "image")
     assert said_in(words[2:]).given == ()
+
+
+# ---- a stage that reports itself: at once, or with the poller's word
+
+
+def stage_report(at: int = NOON + 1_000, **fields: Any) -> facts.Fact:
+    said_of_stage = said(**{"stage": "Deploy", "started_at": NOON, **fields})
+    return facts.report(RUN, said_of_stage, source="intake", at=at)
+
+
+def test_a_stage_whose_repository_was_found_waits_for_the_pollers_word_and_gets_the_builds_own() -> None:
+    """The checkout of a shared library leaves its own in the environment: that must not be sent."""
+    world = World(rules())
+    world.accept(stage_report(**FOUND))
+    assert [row.state for row in world.rows] == [State.HELD]
+    world.accept(facts.final(RUN, built(LIBRARY, APP), at=NOON + 61_000))
+    world.deliver()
+    [sent] = world.hivel.values()
+    assert (sent.repo_url, sent.branch, sent.commit_hash) == APPLICATION
+
+
+def test_if_the_poller_never_has_that_word_it_goes_out_with_what_was_found() -> None:
+    world = World(rules())
+    world.accept(stage_report(**FOUND))
+    world.now += HOLD_FOR - 1
+    world.plan()
+    assert [row.state for row in world.rows] == [State.HELD]
+    world.now += 1
+    world.plan()
+    assert [(row.state, row.content.repo_url) for row in world.rows] == [(State.PENDING, SHARED)]
+
+
+def test_of_a_controller_that_nobody_polls_a_stage_is_final_at_once() -> None:
+    world = World(rules(controllers=()))
+    world.accept(stage_report(**FOUND))
+    assert [row.state for row in world.rows] == [State.PENDING]
+
+
+@pytest.mark.parametrize(
+    ("given", "templates", "final"),
+    [
+        (("repo_url", "branch", "commit_hash"), {}, True),
+        (("repo_url", "branch"), {}, False),  # the commit may be a library's
+        (("repo_url",), {}, False),
+        ((), {"repo_url": "https://git.example.test/acme/shop", "branch": "main"}, False),  # the report goes before it
+    ],
+)
+def test_a_stage_is_final_at_once_only_if_nothing_of_its_place_was_merely_found(
+    given: tuple[str, ...], templates: dict[str, str], final: bool
+) -> None:
+    [part] = parts(said(stage="Deploy", given=given, **FOUND), **templates)
+    assert part.final is final
+    [part] = parts(said(stage="Deploy", given=given, **FOUND), build=built(APP), **templates)
+    assert part.final
+
+
+def test_a_stage_that_says_nothing_of_its_place_is_final_at_once_only_where_the_rule_says_it() -> None:
+    [part] = parts(said(stage="Deploy"))
+    assert (part.final, part.content.problem) == (False, part.content.problem)
+    assert "no repo_url" in (part.content.problem or "")
+    [part] = parts(said(stage="Deploy"), repo_url="https://git.example.test/acme/shop", branch="main")
+    assert (part.final, part.content.problem) == (True, None)
