@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from agent.cli.values import duration
 from agent.sandbox.hivel import Fault, LocalHivel
-from agent.sandbox.jenkins import LocalJenkins
+from agent.sandbox.jenkins import LocalJenkins, ReplicatedJenkins
+from agent.sandbox.jenkins.local import wall_clock_ms
 from agent.sandbox.server import serve
 
 if TYPE_CHECKING:
@@ -70,16 +73,47 @@ def hivel(host: str, port: int, token: str, db: Path | None, fault: str | None, 
 @listen_options(8091)
 @click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Recorded answers.")
 @click.option("--every", default=0.0, help="Start a build, and finish the one before, every so many seconds.")
-def jenkins(host: str, port: int, token: str, folder: Path | None, every: float) -> None:
+@click.option(
+    "--replicas", default=1, type=click.IntRange(1, 10), help="So many replicas serve it, as CloudBees CI HA."
+)
+@click.option("--lag", help="How far the last replica lags behind the first, such as 6s; at most 10m. Default: 0s.")
+@click.option("--sticky", is_flag=True, help="A client that keeps cookies stays with its replica; default: at random.")
+@click.option("--failover", default=0.0, help="Let one replica after the other end and return, every so many seconds.")
+def jenkins(
+    *, host: str, port: int, token: str, folder: Path | None, every: float,
+    replicas: int, lag: str | None, failover: float, sticky: bool,
+) -> None:  # fmt: skip
     """A local Jenkins that serves recorded jobs and builds. Its user is hivel-agent.
+
+    With several replicas the list of jobs comes from any of them, as late as that one is. What is asked about one job
+    or about the executors, with tree=, is answered for all. A replica that ends leaves its running builds to another.
 
     \b
     Example: hivel-agent sandbox jenkins --port 8091 --every 5
+    Several: hivel-agent sandbox jenkins --every 5 --replicas 2 --lag 6s --failover 60
     """
-    local = LocalJenkins.from_folder(folder, token=token) if folder else LocalJenkins.recorded(token=token)
+
+    def make(now_ms: Callable[[], int] = wall_clock_ms) -> LocalJenkins:
+        options: dict[str, Any] = {"token": token, "now_ms": now_ms}
+        return LocalJenkins.from_folder(folder, **options) if folder else LocalJenkins.recorded(**options)
+
+    if replicas == 1 and (lag or sticky or failover):
+        raise click.UsageError("--lag, --sticky and --failover are for several --replicas")
+    local: LocalJenkins | ReplicatedJenkins
+    if replicas == 1:
+        local = one = make()
+        play = one.play
+    else:
+        lag_ms = duration("--lag", lag or "0s", most_ms=600_000)
+        lags = [lag_ms * index // (replicas - 1) for index in range(replicas)]
+        local = several = ReplicatedJenkins(make, lags, sticky=sticky)
+        play = partial(several.change, LocalJenkins.play)
+        if failover > 0:
+            _repeat(failover, several.fail_over)
     if every > 0:
-        _repeat(every, local.play)
-    _serve(local.app, host, port, f"local Jenkins, user {local.username}, token {token}")
+        _repeat(every, play)
+    what = "local Jenkins" if replicas == 1 else f"local Jenkins of {replicas} replicas"
+    _serve(local.app, host, port, f"{what}, user {local.username}, token {token}")
 
 
 def _repeat(seconds: float, action: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from agent.config.rules import Pattern, RuleError
-from agent.model.times import parse_since
+from agent.model.times import describe_duration, parse_duration, parse_since
 
 # Jenkins' clock may be ahead of this one: what just ended there is seen all the same.
 FUTURE_MS = 24 * 3_600_000
@@ -17,6 +17,17 @@ def moment(option: str, text: str, now_ms: int) -> int:
         return parse_since(text, now_ms)
     except ValueError as error:
         raise click.UsageError(f"{option}: {error}") from None
+
+
+def duration(option: str, text: str, *, most_ms: int) -> int:
+    """A duration in milliseconds: ``6s``, ``2m``."""
+    try:
+        ms = parse_duration(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None
+    if ms > most_ms:
+        raise click.UsageError(f"{option}: {text} is longer than {describe_duration(most_ms)}")
+    return ms
 
 
 def job_pattern(option: str, text: str | None) -> Pattern | None:

@@ -290,14 +290,18 @@ class _Parts:
         )
 
 
-def _worth(final: Fact) -> tuple[int, int, int]:
-    """Of several final words the one with the fewest gaps, then the earliest: stages may be purged later."""
+def _worth(final: Fact) -> tuple[int, int, int, int]:
+    """Of several final words that of the latest end: a build that looked final may run on, on another replica.
+
+    Then the one with the fewest gaps, then the earliest: stages may be purged later.
+    """
     build = final.body
-    gaps = 0
+    gaps = ended_at = 0
     if isinstance(build, Build):
         source, libraries = build.checkouts or build.inherited or build.related, build.libraries is not None
         gaps = sum(not known for known in (source, libraries, build.stages, build.url, build.result))
-    return gaps, final.received_at, final.word
+        ended_at = build.ended_at
+    return -ended_at, gaps, final.received_at, final.word
 
 
 def _stage_of(fact: Fact) -> str:

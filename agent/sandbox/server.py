@@ -50,7 +50,7 @@ def cut_connection(scope: Scope) -> None:
 
 def _uvicorn(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
-        app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
+        app, interface="asgi3", http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
         timeout_graceful_shutdown=1, server_header=False, date_header=False,
     )  # fmt: skip
     return uvicorn.Server(config)

@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from agent.model.deployment import State
 from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.look import GRACE_MS
 from agent.sources.jenkins.poller import Poller
 from agent.sources.jenkins.reader import ASK_FOR_MISSING
 from tests.integration.support import NOON, REPO, event, ids, ingest_of, poll, rule
@@ -155,7 +156,7 @@ def test_a_build_that_stays_odd_is_reported_with_what_is_known(
     number = watched.start_build("deploy/shop", repo=REPO)
     watched.update_build("deploy/shop", number, building=False, inProgress=False, result=None, duration=0)
     poll(controller, outbox)
-    clock.advance(s=61)
+    clock.advance(ms=GRACE_MS + 1)
     poll(controller, outbox)
     seen = event(outbox, f"main:deploy/shop#{number}")
     assert seen["status"] == "unknown"
@@ -168,7 +169,7 @@ def test_a_build_that_vanishes_while_it_runs_is_not_followed_for_ever(
     number = watched.start_build("deploy/shop", repo=REPO)
     poll(controller, outbox)
     watched.delete_build("deploy/shop", number)
-    for _ in range(6):
+    for _ in range(18):
         clock.advance(s=15)
         poll(controller, outbox)
     assert outbox.open_builds("main") == {}
@@ -193,7 +194,7 @@ def test_numbers_that_never_become_builds_are_given_up_after_a_while(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
 ) -> None:
     watched.set_next_build_number("deploy/shop", 50_000)
-    for _ in range(6):
+    for _ in range(18):
         assert poll(controller, outbox).requests <= 3 + ASK_FOR_MISSING
         clock.advance(s=15)
     assert outbox.open_builds("main") == {}
@@ -647,7 +648,7 @@ def test_builds_discarded_before_they_could_be_read_are_counted_and_said_aloud(
     for number in numbers[:-20]:
         watched.delete_build("deploy/shop", number)
     reported = 0
-    for _ in range(6):
+    for _ in range(18):
         reported += len(poll(controller, outbox).enqueued)
         clock.advance(s=15)
     [missed] = outbox.missed()

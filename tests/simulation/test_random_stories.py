@@ -720,7 +720,7 @@ class World(RuleBasedStateMachine):
         for job in self.jobs:
             self._start(job)
         for _ in range(5):
-            self._pass(seconds=45)
+            self._pass(seconds=125)
             self.poll()
         not_owed = self._not_owed(self._meeting())
         for build in self._matching_finals():

@@ -140,7 +140,7 @@ def test_a_build_is_deleted_while_it_is_followed(story: Story) -> None:
     number = story.start()
     story.poll()
     story.jenkins.delete_build(SHOP, number)
-    assert story.poll_for(minutes=3) == []
+    assert story.poll_for(minutes=5) == []
     story.build()
     assert story.poll() == ["main:deploy/shop#5"]
 
@@ -152,7 +152,7 @@ def test_the_numbers_jump(story: Story, jump: int) -> None:
     assert story.poll() == ["main:deploy/shop#4"]
     story.build()
     assert story.poll() == [f"main:deploy/shop#{jump}"]
-    assert story.poll_for(minutes=3) == []
+    assert story.poll_for(minutes=5) == []
     assert story.agent.poll().requests == 1
 
 
@@ -528,7 +528,7 @@ def test_the_controllers_clock_is_set(story: Story, step: int) -> None:
     story.build()
     assert story.poll() == ["main:deploy/shop#6"]
     story.jenkins.update_build(SHOP, running, building=False, inProgress=False)  # and it stays so, without a result
-    assert story.poll_for(minutes=2) == ["main:deploy/shop#5"]
+    assert story.poll_for(minutes=5) == ["main:deploy/shop#5"]
 
 
 def test_a_clock_that_is_set_back_makes_no_job_another_one(story: Story) -> None:
@@ -538,7 +538,7 @@ def test_a_clock_that_is_set_back_makes_no_job_another_one(story: Story) -> None
     story.jenkins.update_build(SHOP, odd, building=False, inProgress=False)  # and it stays so, without a result
     story.jenkins.skew_ms = -15 * MINUTE
     story.start()
-    assert story.poll_for(minutes=2) == ["main:deploy/shop#4", "main:deploy/shop#5"]
+    assert story.poll_for(minutes=5) == ["main:deploy/shop#4", "main:deploy/shop#5"]
 
 
 def test_a_clock_that_is_set_back_forgets_no_build_of_long_ago(new_story: Story) -> None:

@@ -274,7 +274,7 @@ def test_a_followed_build_that_is_gone_is_said_to_be_gone(reporting: Story, how:
         reporting.later(minutes=30)
         for _ in range(1 if how == "created again" else 3):
             reporting.build("deploy/shop")
-    reporting.poll_for(minutes=3)
+    reporting.poll_for(minutes=5)
     with reporting.agent.outbox() as outbox:
         gone = [fact for fact in outbox.facts(jenkins_run("main", "deploy/shop", number)) if fact.kind is Kind.GONE]
         assert outbox.open_builds("main") == {}

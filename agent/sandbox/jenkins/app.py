@@ -58,7 +58,7 @@ class Application:
         record = _Recorder(send, self.requests, scope["method"], path, query)
         try:
             if broken is None and self._controller.availability is Availability.DOWN:
-                _refuse(scope)
+                refuse(scope)
             else:
                 await (broken or self._answering)(scope, receive, record)
         finally:
@@ -70,7 +70,7 @@ class Application:
         await response(scope, receive, send)
 
 
-def _refuse(scope: Scope) -> None:
+def refuse(scope: Scope) -> None:
     """Break the connection; without one, as in a test without sockets, raise what the other side would see."""
     if TRANSPORT not in scope.get("extensions", {}):
         raise ConnectionRefusedError("Connection refused")

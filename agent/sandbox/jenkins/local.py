@@ -30,7 +30,8 @@ _DEMO_ENVIRONMENTS: Final = ("staging", "production")
 _DEMO_RESULTS: Final = ("SUCCESS", "SUCCESS", "SUCCESS", "FAILURE", "SUCCESS", "UNSTABLE", "ABORTED")
 
 
-def _wall_clock() -> int:
+def wall_clock_ms() -> int:
+    """UTC milliseconds."""
     return time.time_ns() // 1_000_000
 
 
@@ -52,7 +53,7 @@ class LocalJenkins:
         token: str = "sandbox-token",  # noqa: S107 -- of a Jenkins that guards nothing
         prefix: str = "",
         root_url: str | None = None,
-        now_ms: Callable[[], int] = _wall_clock,
+        now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         prefix = f"/{prefix.strip('/')}" if prefix.strip("/") else ""
         url = f"{(root_url or RECORDED_ROOT.rstrip('/') + prefix).rstrip('/')}/"

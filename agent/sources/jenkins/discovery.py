@@ -12,7 +12,7 @@ from agent.config.rules import first_match
 from agent.outbox.values import JobCursor, OpenBuild
 from agent.sources.jenkins.backoff import Backoffs
 from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
-from agent.sources.jenkins.look import Candidate
+from agent.sources.jenkins.look import CLOCK_TOLERANCE_MS, GRACE_MS, Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -137,9 +137,15 @@ class Discovery:
             job, first_match(self._rules, name), cursor, self._server_time, followed,
             unread=self._unread.builds(name), resting=self._unread.resting(name), moved=moved,
         )  # fmt: skip
-        if cursor is not None and job.next_build_number < cursor.next_build_number:
-            return candidate.as_another_job()
-        return candidate
+        if cursor is None or job.next_build_number >= cursor.next_build_number:
+            return candidate
+        if self._may_lag_behind(cursor):
+            return replace(candidate, moved=False, lagging=True)
+        return candidate.as_another_job()
+
+    def _may_lag_behind(self, cursor: JobCursor) -> bool:
+        """Whether the answer may be from before the number was given away that the cursor knows."""
+        return -CLOCK_TOLERANCE_MS <= self._server_time - cursor.looked_at <= GRACE_MS
 
     def _sort(self, candidate: Candidate) -> None:
         if not candidate.moved or not self._is_passed(candidate):
@@ -173,9 +179,12 @@ class Discovery:
         """Unless there is nothing to read: all that is open still runs, or is left in peace."""
         numbers = {build.number for build in candidate.open_builds} - candidate.resting
         if numbers and self._executing:
-            running = self._executing.get(candidate.job.full_name, frozenset())
+            # What did not run when it was read last is read once more: its waiting is over.
+            waited = {build.number for build in candidate.open_builds if build.seen and build.waiting_since is not None}
+            running = self._executing.get(candidate.job.full_name, frozenset()) - waited
             candidate = replace(candidate, running=running)
-        if candidate.moved or not numbers <= candidate.running or (candidate.took_name and numbers):
+        in_doubt = candidate.lagging and candidate.match is not None
+        if candidate.moved or in_doubt or not numbers <= candidate.running or (candidate.took_name and numbers):
             self._found.candidates.append(candidate)
         elif candidate.took_name:
             self._found.renewed.append(candidate)

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 STORE_AT = 500
 # Jenkins lists no more than this in one answer.
 PAGE = 100
-# So long a build may look odd (no result, no duration, 404 although listed) before what is known counts as final.
-GRACE_MS = 60_000
+# So long a build may look odd (no result, no duration, 404 although listed) before what is known counts as final. Where
+# several replicas serve a controller, each may lag by two minutes, and builds of one that ended stand still meanwhile.
+GRACE_MS = 240_000
+# A build below the cursor that started so long after the cursor was set belongs to another job of that name.
+CLOCK_TOLERANCE_MS = 2_000
 # So long a build is asked for again that Jenkins cannot read, or of which a page beside it cannot be read.
 UNREADABLE_MS = 24 * 3_600_000
 # Of a job that was never seen and has no past, so many numbers may belong to builds that appear in a moment.
@@ -34,9 +37,11 @@ class Candidate:
 
     ``match`` None: no rule makes its builds deployments, and only those that are open are of interest. ``cursor``
     None: seen for the first time, then builds that ended before ``report_from`` are history. ``running``: the numbers
-    that occupy an executor. ``unread``: open builds that could not be read the last time, and those of them that are
-    left in peace for now, ``resting``. ``moved``: builds were started since the last look. ``took_name``: the name was
-    another job's, whose open builds are ``left``. ``server_time`` (UTC ms): Jenkins' clock when ``job`` was read.
+    that occupy an executor. ``lagging``: the next number is lower than it was moments ago, by the answer of a replica
+    that lags or because the name is another job's now; its builds tell. ``unread``: open builds that could not be read
+    the last time, and those of them that are left in peace for now, ``resting``. ``moved``: builds were started since
+    the last look. ``took_name``: the name was another job's, whose open builds are ``left``. ``server_time`` (UTC ms):
+    Jenkins' clock when ``job`` was read.
     """
 
     job: Job
@@ -48,6 +53,7 @@ class Candidate:
     unread: frozenset[int] = frozenset()
     resting: frozenset[int] = frozenset()
     moved: bool = True
+    lagging: bool = False
     took_name: bool = False
     left: tuple[OpenBuild, ...] = ()
 
@@ -55,6 +61,11 @@ class Candidate:
     def first_new(self) -> int:
         """The lowest number that was never read."""
         return self.cursor.next_build_number if self.cursor else 1
+
+    @property
+    def next_number(self) -> int:
+        """No build has this number or a higher one yet, as far as is known."""
+        return max(self.job.next_build_number, self.first_new) if self.lagging else self.job.next_build_number
 
     @property
     def former_name(self) -> str | None:
@@ -69,7 +80,9 @@ class Candidate:
 
         But not of a branch job, whose list also tells of which pull request it is.
         """
-        if self.moved or self.job.branch_job or len(self.open_builds) != 1 or not self.open_builds[0].seen:
+        if self.moved or self.lagging or self.job.branch_job:
+            return None
+        if len(self.open_builds) != 1 or not self.open_builds[0].seen:
             return None
         return self.open_builds[0]
 
@@ -81,7 +94,7 @@ class Candidate:
         """
         another = replace(
             self, cursor=None, open_builds=(), unread=frozenset(), resting=frozenset(), moved=True,
-            took_name=True, left=(*self.left, *self.open_builds),
+            lagging=False, took_name=True, left=(*self.left, *self.open_builds),
         )  # fmt: skip
         if self.match is not None:
             return another
@@ -100,9 +113,9 @@ class Candidate:
     def question(self) -> tuple[int, int]:
         """The places of the builds to list first: what is new, what is open near it, and the newest that is known."""
         wanted = [self.first_new] if self.moved else []
-        wanted += [b.number for b in self.open_builds if self.job.next_build_number - b.number < PAGE]
-        lowest = min(wanted, default=self.job.next_build_number)
-        return 0, min(self.job.next_build_number - lowest + 1, PAGE)
+        wanted += [b.number for b in self.open_builds if self.next_number - b.number < PAGE]
+        lowest = min(wanted, default=self.next_number)
+        return 0, min(self.next_number - lowest + 1, PAGE)
 
 
 @dataclass
@@ -132,7 +145,7 @@ def first_look(candidate: Candidate) -> Look:
     advanced = replace(
         cursor,
         full_name=job.full_name,
-        next_build_number=job.next_build_number,
+        next_build_number=candidate.next_number,
         looked_at=max(cursor.looked_at, candidate.server_time) if candidate.moved else cursor.looked_at,
     )
     return Look(advanced)
@@ -164,7 +177,10 @@ class Sorter:
         if candidate.cursor is None and raw.phase is Phase.FINAL and raw.ended_at < self._report_from:
             self._look.has_past = True
             return False
-        return raw.number >= candidate.first_new and self.shown(self._first_seen(raw.number), raw)
+        if raw.number < candidate.first_new and raw.phase is not Phase.RUNNING:
+            return False
+        # Below the cursor it runs again: another replica took it over, or this answer lags behind.
+        return self.shown(self._first_seen(raw.number), raw)
 
     def _first_seen(self, number: int, *, seen: bool = True) -> OpenBuild:
         return OpenBuild(number, seen, first_seen_at=self._now)
@@ -176,7 +192,8 @@ class Sorter:
         if raw.phase is Phase.RUNNING:
             self._follow(replace(build, seen=True, waiting_since=None, started_at=raw.timestamp))
             return False
-        if raw.phase is Phase.SETTLING and (waiting := self.still_waiting(build)):
+        here = build if build.seen else replace(build, waiting_since=None)  # that it was not there is another waiting
+        if raw.phase is Phase.SETTLING and (waiting := self.still_waiting(here)):
             self._follow(replace(waiting, seen=True, started_at=raw.timestamp))
             return False
         return raw.phase is Phase.FINAL or raw.ended_at >= self._report_from  # else it was odd long before

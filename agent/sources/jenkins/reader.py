@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.sources.jenkins.client import Listing
 from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
-from agent.sources.jenkins.look import PAGE, Sorter
+from agent.sources.jenkins.look import CLOCK_TOLERANCE_MS, PAGE, Sorter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 OVERLAP = 10
 # At most so many missing numbers of a job are asked for one by one before they count as missed.
 ASK_FOR_MISSING = 5
-# A build below the cursor that started so long after the cursor was set belongs to another job of that name.
-CLOCK_TOLERANCE_MS = 2_000
 
 
 class AnotherJobError(Exception):
@@ -79,7 +77,7 @@ class JobReader:
         """The listing, and the pages behind it up to one build that is known: it tells whose job this is."""
         job, first_new = candidate.job, candidate.first_new
         page = first.builds
-        yield _below(page, job.next_build_number)
+        yield _below(page, candidate.next_number)
         _, end = candidate.question()
         if not candidate.moved or end < PAGE:
             return
@@ -94,7 +92,7 @@ class JobReader:
                 end = begin  # more was deleted meanwhile than pages overlap: further back
                 continue
             page, end = following, begin + PAGE
-            yield _below(page, job.next_build_number)
+            yield _below(page, candidate.next_number)
 
     def _read_unlisted(
         self, candidate: Candidate, look: Look, sorter: Sorter, trouble: JenkinsError | None

@@ -105,8 +105,11 @@ class Reading:
 
     def _recognised(self, candidate: Candidate, first: FirstAnswer) -> tuple[Candidate, FirstAnswer]:
         """A job under a new name is the job that it was: its builds tell."""
-        if not candidate.moved:
+        if not candidate.moved and not candidate.lagging:
             return candidate, first
+        cursor, listed = candidate.cursor, first.listing.builds
+        if candidate.lagging and cursor is not None and self._renames.shows_another_job(cursor, candidate, listed):
+            raise AnotherJobError
         former = self._renames.former(candidate, self._reader.pages(candidate, first.listing))
         if former is None:
             return candidate, first

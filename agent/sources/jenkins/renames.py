@@ -11,6 +11,7 @@ from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, NotF
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from agent.model.keys import Run
     from agent.outbox.interface import Outbox
     from agent.outbox.values import JobCursor
     from agent.sources.jenkins.client import JenkinsClient, Job, Snapshot
@@ -57,6 +58,17 @@ class Renames:
             if found is not None or not self._gone:
                 return found
         return None
+
+    def shows_another_job(self, cursor: JobCursor, candidate: Candidate, page: Iterable[RawBuild]) -> bool:
+        """Whether a build below the cursor began at the last look or later, and is none of those that are known."""
+        open_builds = {(build.number, build.started_at) for build in candidate.open_builds}
+        return any(
+            raw.timestamp >= cursor.looked_at
+            and raw.number < cursor.next_build_number
+            and (raw.number, raw.timestamp) not in open_builds
+            and not self._outbox.was_reported(self._run(cursor, raw), raw.timestamp)
+            for raw in page
+        )
 
     def take(self, former: JobCursor) -> None:
         """The job of that cursor was found: nobody else is it."""
@@ -162,8 +174,10 @@ class Renames:
     def _is_reported(self, cursor: JobCursor, raw: RawBuild) -> bool:
         if raw.number >= cursor.next_build_number or raw.timestamp > cursor.looked_at:
             return False
-        run = jenkins_run(self._controller, cursor.full_name, raw.number)
-        return self._outbox.was_reported(run, raw.timestamp)
+        return self._outbox.was_reported(self._run(cursor, raw), raw.timestamp)
+
+    def _run(self, cursor: JobCursor, raw: RawBuild) -> Run:
+        return jenkins_run(self._controller, cursor.full_name, raw.number)
 
 
 def _shows_newest_of(cursor: JobCursor, page: Iterable[RawBuild]) -> bool:
