@@ -12,6 +12,7 @@ set +x
 : "${ENVIRONMENT:=production}"
 export ENVIRONMENT
 
+# GIT_URL and the like are the job's own: a freestyle job loads no shared library.
 # awk reads the variables itself, and writes them as JSON byte by byte: no value can break it or run anything.
 report=$(LC_ALL=C awk '
     function json(text,    at, byte, out) {
@@ -39,11 +40,12 @@ answer=$(curl --silent --show-error --connect-timeout 2 --max-time 5 --config - 
     --write-out ' HTTP %{http_code}' --url "$HIVEL_AGENT_URL/v1/events" 2>&1 <<END
 header = "Authorization: Bearer $HIVEL_TOKEN"
 END
-) || :
+) || code=$?
 case $answer in
     *' HTTP 202') ;;
     *' HTTP '???)
         printf 'WARNING: the deployment was not reported to Hivel: HTTP %s: %.300s\n' \
             "${answer##* HTTP }" "${answer% HTTP *}" ;;
-    *) printf 'WARNING: the deployment was not reported to Hivel: %.300s\n' "$answer" ;;
+    *) printf 'WARNING: the deployment was not reported to Hivel: %.300s\n' \
+        "${answer:-curl was stopped, exit code $code}" ;;
 esac

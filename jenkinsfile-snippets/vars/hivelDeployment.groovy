@@ -62,17 +62,16 @@ def warn(String reason) {
     echo "WARNING: the deployment was not reported to Hivel: ${reason}"
 }
 
-/** What Jenkins tells of this build. */
+/** What Jenkins tells of this build; not GIT_URL and the like, which may be those of a shared library. */
 def fields(long now) {
     return [
         provider: 'jenkins', job: env.JOB_NAME, build_number: env.BUILD_NUMBER, build_url: env.BUILD_URL,
         status: currentBuild.currentResult, start_time: currentBuild.timeInMillis, end_time: now,
-        repo_url: env.GIT_URL, commit_hash: env.GIT_COMMIT, pr_number: env.CHANGE_ID,
-        branch: env.CHANGE_ID ? env.CHANGE_BRANCH : (env.BRANCH_NAME ?: env.GIT_BRANCH),
+        pr_number: env.CHANGE_ID, branch: env.CHANGE_BRANCH,
     ]
 }
 
-/** Which of the fields of the source somebody wrote down; in env they may be those of a shared library. */
+/** Which of the fields of the source somebody wrote down. */
 def given(Map arguments) {
     def written = [:]
     for (name in ['repo_url', 'branch', 'commit_hash']) {
@@ -102,13 +101,14 @@ def send() {
                 --write-out ' HTTP %{http_code}' --url "$HIVEL_AGENT_URL/v1/events" 2>&1 <<END
             header = "Authorization: Bearer $HIVEL_TOKEN"
 END
-            ) || :
+            ) || code=$?
             case $answer in
                 *' HTTP 202') ;;
                 *' HTTP '???)
                     printf 'WARNING: the deployment was not reported to Hivel: HTTP %s: %.300s\\n' \
                         "${answer##* HTTP }" "${answer% HTTP *}" ;;
-                *) printf 'WARNING: the deployment was not reported to Hivel: %.300s\\n' "$answer" ;;
+                *) printf 'WARNING: the deployment was not reported to Hivel: %.300s\\n' \
+                    "${answer:-curl was stopped, exit code $code}" ;;
             esac
         '''
     } else {

@@ -18,7 +18,10 @@ abstract class Steps extends Script {
         return arguments.script
     }
 
-    boolean isUnix() { !world.given.windows }
+    boolean isUnix() {
+        world.need('hudson.Launcher')
+        !world.given.windows
+    }
 
     void echo(String message) { world.log << message << '\n' }
 

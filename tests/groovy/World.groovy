@@ -24,7 +24,7 @@ class World {
 
     /** Runs a script as Jenkins does: written to a file, with `-xe`, standard error in the log too. */
     void shell(String script) {
-        needNode()
+        need('hudson.FilePath')
         if (stopped(script)) { throw new FlowInterruptedException('ABORTED') }
         run(['sh', '-xe'], script)
         settle(script)
@@ -32,7 +32,7 @@ class World {
 
     /** Windows' shells are not here: what would have been run is noted. PowerShell runs where it is installed. */
     void windows(String shell, String script) {
-        needNode()
+        need('hudson.FilePath')
         if (stopped(script)) { throw new FlowInterruptedException('ABORTED') }
         unrunnable << [shell: shell, script: script, variables: new LinkedHashMap(variables)]
         if (shell == 'powershell' && given.pwsh) { run([given.pwsh, '-NoProfile', '-NonInteractive', '-File'], script) }
@@ -42,8 +42,9 @@ class World {
         settle(script)
     }
 
-    private void needNode() {
-        if (nodes < 1) { throw new IOException('Required context class hudson.FilePath is missing') }
+    /** What only a node gives to a step, as the step asks for it. */
+    void need(String context) {
+        if (nodes < 1) { throw new IOException("Required context class ${context} is missing") }
     }
 
     /** Somebody stops the build while this step runs. */

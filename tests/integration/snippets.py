@@ -175,14 +175,15 @@ class _Stage:
         assert curl is not None
         self._program(self._tools / "curl", CURL.format(curl=curl))
         self._program(self._tools / "hivel-agent", EMIT)
-        # For a node without curl, or with one that hangs: only what a shell needs.
-        for name in ("without", "hanging"):
+        # For a node without curl (only what a shell needs), with one that hangs, or that Jenkins kills with the build.
+        for name in ("without", "hanging", "killed"):
             (folder / name).mkdir()
         for program in ("sh", "cat", "sleep", "awk", "env"):
             target = shutil.which(program)
             assert target is not None
             (folder / "without" / program).symlink_to(target)
         self._program(folder / "hanging" / "curl", "#!/bin/sh\nexec sleep 60\n")
+        self._program(folder / "killed" / "curl", "#!/bin/sh\nkill $$\n")
 
     def _program(self, path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
@@ -191,7 +192,8 @@ class _Stage:
     def _path(self, without: str) -> str:
         if without == "curl":
             return str(self._folder / "without")
-        first = [str(self._folder / "hanging")] if without == "patience" else []
+        instead = {"patience": "hanging", "mercy": "killed"}
+        first = [str(self._folder / instead[without])] if without in instead else []
         return os.pathsep.join([*first, str(self._tools), os.environ["PATH"]])
 
     def given(self, case_id: str, case: Case) -> dict[str, Any]:

@@ -66,6 +66,7 @@ HOSTILE = {
 
 # ---- pipelines for what the snippets do not show
 
+DECLARATIVE = (FOLDER / "declarative-build.Jenkinsfile").read_text(encoding="utf-8")
 WHOLE = "node { stage('Deploy') { sh './deploy.sh' }\n hivelDeployment(environment: 'production') }"
 BLOCK = "node { stage('Deploy') { sh './build.sh'\n hivelDeployment(environment: 'production') { sh './deploy.sh' } } }"
 SCRIPTS = {
@@ -94,10 +95,13 @@ SCRIPTS = {
             stages { stage('Deploy') { steps { node { sh './deploy.sh' } } } }
             post { always { hivelDeployment(environment: 'production') } }
         }""",
+    "no node, pasted": "pipeline { agent none\n post { always { script { reportToHivel(environment: 'x') } } } }\n"
+    + DECLARATIVE[DECLARATIVE.index("/** Reports to the agent.") :],
+    "given, pasted": "node { reportToHivel(repo_url: 'https://git.example.com/r', commit_hash: env.NOTHING) }\n"
+    + DECLARATIVE[DECLARATIVE.index("/** Reports to the agent.") :],
     "needs approvals": '@Deprecated def f() { new URL("x").text }\nsh "echo ${env.X}"\nx.rawBuild.getAction(null)',
     # The patience of a pipeline is cut from 15 s to 1 s, to see its end sooner.
-    "impatient": re.sub("time: 15,", "time: 1,", (FOLDER / "declarative-build.Jenkinsfile").read_text(encoding="utf-8"))
-    .replace("< 15000", "< 1000"),
+    "impatient": re.sub("time: 15,", "time: 1,", DECLARATIVE).replace("< 15000", "< 1000"),
 }  # fmt: skip
 
 
@@ -109,6 +113,7 @@ def cases() -> dict[str, Case]:
             found[f"{fault}-{snippet}"] = Case(snippet, fault=fault, variables=branch)
         found[f"broken-{snippet}-failure"] = Case(snippet, "failure", fault="broken", variables=branch)
         found[f"nocurl-{snippet}"] = Case(snippet, without="curl", variables=branch)
+        found[f"killed-{snippet}"] = Case(snippet, without="mercy", variables=branch)
         if not found[f"nocurl-{snippet}"].freestyle:
             found[f"nocredential-{snippet}"] = Case(snippet, credentials={}, variables=branch)
             found[f"noplugin-{snippet}"] = Case(snippet, without="credentials plugin", variables=branch)
@@ -129,8 +134,10 @@ def cases() -> dict[str, Case]:
     found["no-address"] = Case("whole", variables={"HIVEL_AGENT_URL": None})
     found["library-windows"] = Case("block", windows=True)
     found["every-argument"] = Case("every argument", credentials={"other": TOKEN})
-    for script in ("value", "bare", "no node"):
-        found[script.replace(" ", "-")] = Case(script)
+    for script in ("value", "bare", "no node", "no node, pasted", "given, pasted"):
+        found[script.replace(", ", "-").replace(" ", "-")] = Case(script)
+    found["no-version"] = Case("shared-library.Jenkinsfile", params={"VERSION": ""})
+    found["no-version-several"] = Case("several-environments.Jenkinsfile", params={"VERSION": ""})
     for deploy in RESULTS:
         found[f"caught-{deploy}"] = Case("caught", deploy)
     return found
@@ -143,6 +150,7 @@ def hostile(snippet: str, value: str) -> Case:
         "GIT_URL": f"https://git.example.com/{value}",
         "GIT_BRANCH": value,
         "BRANCH_NAME": f"release/{value}",
+        "CHANGE_BRANCH": f"feature/{value}",
     }
     if snippet == "freestyle.sh":
         variables |= {"ENVIRONMENT": value, "BUILD_RESULT": "SUCCESS", "BRANCH_NAME": None}
@@ -187,8 +195,9 @@ def test_a_deployment_is_reported_with_its_result(everything: Everything, snippe
     report = first.report
     assert (report["status"], report["provider"]) == (RESULTS[deploy], "jenkins")
     assert (report["job"], report["build_number"], report["build_url"]) == tuple(BUILD.values())
-    assert (report["repo_url"], report["commit_hash"]) == (SOURCE["GIT_URL"], SOURCE["GIT_COMMIT"])
-    assert report["branch"] == ("origin/main" if snippet == "freestyle.sh" else "main")
+    place = {name: report[name] for name in ("repo_url", "commit_hash", "branch", "given") if name in report}
+    own = {"repo_url": SOURCE["GIT_URL"], "commit_hash": SOURCE["GIT_COMMIT"], "branch": SOURCE["GIT_BRANCH"]}
+    assert place == (own if snippet == "freestyle.sh" else {})  # a pipeline's may be those of a shared library
     assert ("stage" in report) == (snippet in STAGES)
     assert all(value not in (None, "") for value in report.values())
     assert WARNING not in played.log
@@ -325,9 +334,10 @@ def test_no_value_breaks_a_report_or_runs_anything(everything: Everything, snipp
     (report, *_) = reports(snippet, played)
     assert report["job"] == f"deploy/{value}"
     assert report["build_url"] == f"https://jenkins.example.com/{value}"
-    if snippet != "scripted.Jenkinsfile":
-        assert report["repo_url"] == f"https://git.example.com/{value}"
-    assert report["branch"] == (value if snippet == "freestyle.sh" else f"release/{value}")
+    if snippet == "freestyle.sh":
+        assert (report["repo_url"], report["branch"]) == (f"https://git.example.com/{value}", value)
+    else:
+        assert report["branch"] == f"feature/{value}"
     assert report["status"] == "SUCCESS"
     if "image" in report:
         assert report["image"] == f"registry.example.com/shop:{value}"
@@ -417,7 +427,26 @@ def test_without_an_address_the_library_says_what_to_set(everything: Everything)
 def test_without_a_node_the_log_says_so(everything: Everything) -> None:
     played = everything["no-node"]
     assert (played.result, played.requests) == ("SUCCESS", [])
-    assert re.search(f"{WARNING}: .*hudson.FilePath is missing", played.log)
+    assert re.search(f"{WARNING}: .*hudson.Launcher is missing", played.log)
+    assert re.search(f"{WARNING}: .*hudson.FilePath is missing", everything["no-node-pasted"].log)
+
+
+@pytest.mark.parametrize("snippet", SENDING)
+def test_where_curl_is_killed_with_the_build_the_log_says_so(everything: Everything, snippet: str) -> None:
+    played = everything[f"killed-{snippet}"]
+    assert (played.result, played.requests) == ("SUCCESS", [])
+    assert f"{WARNING}: curl was stopped, exit code 143" in played.log
+
+
+def test_without_a_version_there_is_no_image(everything: Everything) -> None:
+    for case in ("no-version", "no-version-several"):
+        assert everything[case].requests
+        assert all("image" not in request.report for request in everything[case].requests)
+
+
+def test_what_a_call_says_of_the_source_is_marked_as_given(everything: Everything) -> None:
+    report = only(everything["given-pasted"])
+    assert (report["repo_url"], report["given"]) == ("https://git.example.com/r", ["repo_url"])
 
 
 # ---- PowerShell is not everywhere: what can be said without it, and one test with it
