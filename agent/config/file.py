@@ -29,6 +29,7 @@ from agent.config.rules import (
     default_rules,
 )
 from agent.config.settings import (
+    USER_AGENT,
     Address,
     DeliverySettings,
     HivelSettings,
@@ -52,6 +53,7 @@ JENKINS_RESULTS = ("SUCCESS", "UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED")
 KEEP_DEPLOYMENTS = "400d"
 # An outbox with less room holds no working day of anybody.
 LEAST_SIZE = 10_000_000
+LONGEST_CONTACT = 200
 
 T = TypeVar("T")
 
@@ -61,6 +63,10 @@ class ConfigError(Exception):
 
 
 # ---- The file as it is written. msgspec checks keys and types; what they mean is checked below.
+
+
+class _Http(msgspec.Struct, forbid_unknown_fields=True):
+    contact: str | None = None
 
 
 class _Hivel(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,6 +84,7 @@ class _Jenkins(msgspec.Struct, forbid_unknown_fields=True):
     token_file: str | None = None
     poll_interval: str = "15s"
     since: Any = "now"  # text, or a date or time of TOML's own
+    roots: list[str] | None = None
     timeout: str = "30s"
     concurrency: int = 8
     requests_per_minute: int = 1200
@@ -142,6 +149,7 @@ class _Intake(msgspec.Struct, forbid_unknown_fields=True):
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     hivel: _Hivel
+    http: _Http = msgspec.field(default_factory=_Http)
     jenkins: list[_Jenkins] = []
     deployment: list[_Deployment] = []
     environments: dict[str, str] = {}
@@ -165,7 +173,8 @@ def load(path: Path) -> Settings:
     """Read and check the configuration. Raises :class:`ConfigError`."""
     raw = _read(path)
     check = _Checker(path)
-    controllers = tuple(_controller(check, f"jenkins[{i}]", table) for i, table in enumerate(raw.jenkins))
+    agent = _user_agent(check, raw.http)
+    controllers = tuple(_controller(check, f"jenkins[{i}]", table, agent) for i, table in enumerate(raw.jenkins))
     if not controllers:
         raise check.error("[[jenkins]]", "no controller is named; one table per Jenkins is needed")
     names = [controller.name for controller in controllers]
@@ -178,6 +187,7 @@ def load(path: Path) -> Settings:
             url=check.url("hivel.url", raw.hivel.url).rstrip("/"),
             token=check.token("hivel", raw.hivel.token_file, "HIVEL_API_TOKEN", "hivel-token"),
             tls=_tls(check, "hivel", raw.hivel),
+            user_agent=agent,
         ),
         controllers=controllers,
         rules=tuple(_rule(check, f"deployment[{i}]", table) for i, table in enumerate(raw.deployment))
@@ -330,7 +340,30 @@ class _Checker:
         return None if text is None else self.parse(key, lambda: Template.parse(text, groups))
 
 
-def _controller(check: _Checker, key: str, raw: _Jenkins) -> JenkinsSettings:
+def _user_agent(check: _Checker, raw: _Http) -> str:
+    if raw.contact is None:
+        return USER_AGENT
+    contact = raw.contact.strip()
+    usable = bool(contact) and contact.isascii() and contact.isprintable() and not set(contact) & set("()\\")
+    if not usable or len(contact) > LONGEST_CONTACT:
+        raise check.error(
+            "http.contact",
+            f"{raw.contact!r} cannot be said in a header; write an address or a URL in at most {LONGEST_CONTACT} ASCII "
+            "characters without brackets ( ) and backslashes",
+        )
+    return f"{USER_AGENT} ({contact})"
+
+
+def _roots(check: _Checker, key: str, names: list[str]) -> tuple[str, ...]:
+    for name in names:
+        if not name.isprintable() or not all(part.strip() for part in name.split("/")):
+            raise check.error(
+                key, f"{name!r} is no full name of a folder; write it like services or platform/services, without URL"
+            )
+    return tuple(names)
+
+
+def _controller(check: _Checker, key: str, raw: _Jenkins, user_agent: str) -> JenkinsSettings:
     url = check.url(f"{key}.url", raw.url).rstrip("/") + "/"
     name = raw.name if raw.name is not None else urlsplit(url).netloc
     if not name or not name.isprintable() or "#" in name:
@@ -355,6 +388,8 @@ def _controller(check: _Checker, key: str, raw: _Jenkins) -> JenkinsSettings:
         concurrency=check.number(f"{key}.concurrency", raw.concurrency, 1, 64),
         requests_per_minute=check.number(f"{key}.requests_per_minute", raw.requests_per_minute, 0, 1_000_000),
         tls=_tls(check, key, raw),
+        user_agent=user_agent,
+        roots=_roots(check, f"{key}.roots", raw.roots or []),
     )
 
 

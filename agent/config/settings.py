@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from agent import __version__
 from agent.model import times
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from agent.model.event import CanceledSpelling
 
 DEPLOYMENT_PATH = "/api/hooks/v2/deployment"
+# What requests say of who asks, followed by the contact if one is configured.
+USER_AGENT = f"hivel-jenkins-agent/{__version__}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class HivelSettings:
     url: str
     token: Token
     tls: TlsSettings = TlsSettings()
+    user_agent: str = USER_AGENT
 
     @property
     def deployment_url(self) -> str:
@@ -53,7 +57,10 @@ class HivelSettings:
 
 @dataclass(frozen=True)
 class JenkinsSettings:
-    """One controller. ``url`` ends with a slash; without ``username`` it is asked anonymously."""
+    """One controller. ``url`` ends with a slash; without ``username`` it is asked anonymously.
+
+    ``roots``: the folders that are asked, by their full names; none: everything.
+    """
 
     name: str
     url: str
@@ -65,6 +72,14 @@ class JenkinsSettings:
     concurrency: int = 8
     requests_per_minute: int = 0  # 0: any number
     tls: TlsSettings = TlsSettings()
+    user_agent: str = USER_AGENT
+    roots: tuple[str, ...] = ()
+
+    @property
+    def outermost_roots(self) -> tuple[str, ...]:
+        """The roots without those that are in another one, or there twice: each is asked with all that is below it."""
+        unique = tuple(dict.fromkeys(self.roots))
+        return tuple(root for root in unique if not any(root.startswith(f"{other}/") for other in unique))
 
     def report_from(self, now_ms: int) -> int:
         """The moment (UTC ms) from which a first start reports builds."""

@@ -184,7 +184,7 @@ class _Opener:
     async def controller(self, controller: JenkinsSettings) -> Controller:
         outbox, off_loop = await self.outbox(f"polls of {controller.name}")
         settings = self.settings
-        client = JenkinsClient(controller)
+        client = JenkinsClient(controller, self.clock)
         self.stack.callback(client.close)
         reporting = Reporting(settings, outbox, off_loop)
         poller = Poller(controller, client, reporting.ingest, take_reports=reporting.take_batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 from agent.daemon.watchdog import Watched, patience_of_poll
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from agent.daemon.work import Work
     from agent.model.times import Clock
     from agent.sources.jenkins.poller import PollReport
+    from agent.sources.jenkins.traffic import Traffic
 
-# However often somebody has news: Jenkins is asked no more often than this.
+# However often somebody has news: Jenkins is asked no more often than this, and while it is slow no more often than the
+# setting says.
 LEAST_GAP_S = 1.0
 
 
@@ -42,7 +45,8 @@ class Polls:
         self._repeated: Repeated | None = None
         self._running = False
         self._news = False
-        self._began_at = -LEAST_GAP_S
+        self._woken = False
+        self._began_at = -inf
         self.record = PollRecord(clock.monotonic(), 5 * self._interval_s + 120)
         self.watched = Watched(f"polls of {self.name}", patience_of_poll(settings), lambda: controller.poller.progress)
 
@@ -58,7 +62,24 @@ class Polls:
         if self._running:
             self._news = True
         elif self._repeated is not None:
-            self._repeated.bring_forward(max(0.0, self._began_at + LEAST_GAP_S - self._clock.monotonic()))
+            self._woken = True
+            gap_s = self._interval_s if self.interval_s > self._interval_s else LEAST_GAP_S
+            self._repeated.bring_forward(max(0.0, self._began_at + gap_s - self._clock.monotonic()))
+
+    @property
+    def interval_s(self) -> float:
+        """How often Jenkins is asked for now."""
+        return self._controller.poller.interval_s
+
+    @property
+    def traffic(self) -> Traffic:
+        """What Jenkins was asked."""
+        return self._controller.client.traffic
+
+    def _is_time(self) -> bool:
+        """The schedule goes by the setting; while Jenkins is slow, most of its runs are left out."""
+        slack_s = self._interval_s / 2
+        return self._woken or self._clock.monotonic() >= self._began_at + self.interval_s - slack_s
 
     def stop(self) -> None:
         """Let the poll under way end after the job that it looks at."""
@@ -72,10 +93,10 @@ class Polls:
         if self._work.over.is_set():
             return
         with self._work.doing(self.watched) as run:
-            if not self._controller.poller.due():
+            if not self._is_time() or not self._controller.poller.due():
                 run.idle = True
                 return
-            self._running, self._news = True, False
+            self._running, self._news, self._woken = True, False, False
             self._began_at = self._clock.monotonic()
             try:
                 self._note(await self._controller.poll())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from agent import __version__
 from agent.config.file import ConfigError
+from agent.config.proxies import Proxies, ProxyError
 from agent.delivery.answers import BODY_LIMIT, Answer, Outcome, classify
 from agent.model import event as events
 from agent.model.deployment import event_of
@@ -31,7 +31,7 @@ class HivelClient:
         """Raises :class:`agent.config.file.ConfigError` when the environment names a proxy that cannot be used."""
         self._url = httpx.URL(settings.deployment_url)
         self._headers = [
-            ("User-Agent", f"hivel-jenkins-agent/{__version__}"),
+            ("User-Agent", settings.user_agent),
             ("Accept", "application/json"),
             ("Accept-Encoding", "identity"),
             ("Content-Type", "application/json"),
@@ -41,25 +41,23 @@ class HivelClient:
         self._spelling = delivery.canceled_spelling
         self._clock = clock
         context = settings.tls.context()
+        proxy = _proxy(settings.deployment_url, context)
         limits = httpx.Limits(
             max_connections=CONNECTIONS_PER_CLIENT,
             max_keepalive_connections=CONNECTIONS_PER_CLIENT,
             keepalive_expiry=30,
         )
-        try:
-            self._clients = [
-                httpx.AsyncClient(
-                    verify=context,
-                    limits=limits,
-                    timeout=httpx.Timeout(self._timeout_s, pool=None),
-                    follow_redirects=False,
-                )
-                for _ in range(-(-delivery.concurrency // CONNECTIONS_PER_CLIENT))
-            ]
-        except (ValueError, ImportError) as error:
-            raise ConfigError(
-                f"the proxy of the environment (HTTPS_PROXY, ALL_PROXY, …) is not usable: {error}"
-            ) from error
+        self._clients = [
+            httpx.AsyncClient(
+                verify=context,
+                limits=limits,
+                timeout=httpx.Timeout(self._timeout_s, pool=None),
+                follow_redirects=False,
+                proxy=proxy,
+                trust_env=False,  # proxies are looked up in the one place that knows them, and ~/.netrc is not asked
+            )
+            for _ in range(-(-delivery.concurrency // CONNECTIONS_PER_CLIENT))
+        ]
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,6 +101,17 @@ class HivelClient:
             return _proxy_refuses(str(error))
         except httpx.HTTPError as error:
             return Answer(None, _network_error(error), untrusted_certificate=_is_certificate_error(error))
+
+
+def _proxy(url: str, context: ssl.SSLContext) -> httpx.Proxy | None:
+    try:
+        proxy = Proxies().route(url).proxy
+    except ProxyError as error:
+        raise ConfigError(str(error)) from error
+    if proxy is None:
+        return None
+    headers = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else None
+    return httpx.Proxy(proxy.url, headers=headers, ssl_context=context if proxy.url.startswith("https:") else None)
 
 
 async def _answer(response: httpx.Response, token: str) -> Answer:

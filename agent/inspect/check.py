@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.config.proxies import Proxies, ProxyError
 from agent.config.rules import first_match
 from agent.config.sizes import describe_size
 from agent.delivery.answers import Answer, Verdict, classify
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # With less than this, storing what a poll finds is a matter of luck.
 LEAST_FREE = 1024 * 1024
+# The subject of what is about Hivel.
+HIVEL = "hivel"
 
 
 class Level(enum.StrEnum):
@@ -50,12 +53,56 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
     findings = [Finding(Level.OK, "configuration", f"{settings.file} is complete; {len(settings.rules)} rule(s)")]
     findings += [finding for path in _token_files(settings) if (finding := _permissions(path))]
     findings.append(_outbox(settings, clock, thoroughly=not offline))
+    routes = _routes(settings)
+    findings += routes
     if offline:
         return findings
+    unusable = {finding.subject for finding in routes if finding.level is Level.ERROR}
     for controller in settings.controllers:
-        findings += _controller(settings, controller)
-    findings.append(asyncio.run(_hivel(settings, clock)))
+        findings += _overlaps(controller)
+        if _subject(controller) not in unusable:
+            findings += _controller(settings, controller)
+    if HIVEL not in unusable:
+        findings.append(asyncio.run(_hivel(settings, clock)))
     return findings
+
+
+def _subject(controller: JenkinsSettings) -> str:
+    return f"jenkins {controller.name}"
+
+
+def _routes(settings: Settings) -> list[Finding]:
+    """What the environment says of proxies; nothing if it says nothing."""
+    proxies = Proxies()
+    findings = [
+        Finding(Level.WARNING, "proxy", f"{text}; write names and networks like example.com, 10.0.0.0/8 or fd00::/8")
+        for text in proxies.unusable
+    ]
+    urls = {HIVEL: settings.hivel.deployment_url, **{_subject(each): each.url for each in settings.controllers}}
+    for subject, url in urls.items():
+        try:
+            route = proxies.route(url)
+        except ProxyError as error:
+            findings.append(Finding(Level.ERROR, subject, str(error)))
+        else:
+            if route.reason is not None:
+                findings.append(Finding(Level.OK, subject, f"is asked {route}"))
+    return findings
+
+
+def _overlaps(controller: JenkinsSettings) -> list[Finding]:
+    """Roots that change nothing."""
+    outermost, found = controller.outermost_roots, []
+    for place, root in enumerate(controller.roots):
+        outer = next((each for each in outermost if root.startswith(f"{each}/")), None)
+        if outer is not None:
+            words = f"roots: {root} is asked with {outer}, which it is in; take one of them out"
+        elif root in controller.roots[:place]:
+            words = f"roots: {root} is there twice"
+        else:
+            continue
+        found.append(Finding(Level.WARNING, _subject(controller), words))
+    return found
 
 
 def _token_files(settings: Settings) -> list[Path]:
@@ -109,15 +156,16 @@ def _missing_outbox(path: Path) -> Finding:
 
 
 def _controller(settings: Settings, controller: JenkinsSettings) -> list[Finding]:
-    subject = f"jenkins {controller.name}"
+    subject = _subject(controller)
     client = JenkinsClient(controller)
     try:
         about = client.about()
-        jobs = client.snapshot().jobs
+        snapshot = client.snapshot()
     except JenkinsError as error:
         return [Finding(Level.ERROR, subject, str(error))]
     finally:
         client.close()
+    jobs = snapshot.jobs
     deploying = sum(first_match(settings.rules, job.full_name) is not None for job in jobs)
     who = "anonymously" if about.anonymous else f"as {about.user}"
     findings = [
@@ -125,8 +173,9 @@ def _controller(settings: Settings, controller: JenkinsSettings) -> list[Finding
             Level.OK,
             subject,
             f"Jenkins {about.version or '(version not told)'} at {controller.url}, {who}: "
-            f"{len(jobs)} job(s) visible, {deploying} of them deploy by the rules",
-        )
+            f"{len(jobs)} job(s) visible{_where(controller)}, {deploying} of them deploy by the rules",
+        ),
+        *(Finding(Level.WARNING, subject, problem) for problem in snapshot.problems),
     ]
     if not jobs:
         findings.append(
@@ -137,11 +186,16 @@ def _controller(settings: Settings, controller: JenkinsSettings) -> list[Finding
     return findings
 
 
+def _where(controller: JenkinsSettings) -> str:
+    roots = controller.outermost_roots
+    return f" in {', '.join(roots)}" if roots else ""
+
+
 async def _hivel(settings: Settings, clock: Clock) -> Finding:
     """An empty object is no event: Hivel refuses it with 400 once the token was accepted."""
     async with HivelClient(settings.hivel, settings.delivery, clock) as hivel:
         answer = await hivel.post(b"{}")
-    subject, url = "hivel", settings.hivel.deployment_url
+    subject, url = HIVEL, settings.hivel.deployment_url
     if _refused_for_its_content(answer):
         return Finding(Level.OK, subject, f"{url} answers and accepts the token (no event was sent)")
     outcome = classify(answer, "", clock.now_ms())

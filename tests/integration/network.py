@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
@@ -92,13 +93,15 @@ class Server:
 class Proxy:
     """A proxy that alone knows where some hosts are: ``hosts`` maps host:port to a local port.
 
-    ``requests`` is what it was asked for: ``CONNECT host:port`` or ``POST http://host/path``.
+    ``requests`` is what it was asked for: ``CONNECT host:port`` or ``POST http://host/path``; ``credentials`` are those
+    that came with it, as they were sent.
     """
 
     def __init__(self, hosts: dict[str, int], *, refuse_with: str | None = None) -> None:
         self._hosts = hosts
         self._refusal = refuse_with
         self.requests: list[str] = []
+        self.credentials: list[str | None] = []
 
     def __enter__(self) -> Self:
         self._socket = bind("127.0.0.1", 0)
@@ -119,6 +122,8 @@ class Proxy:
         with suppress(OSError), client, client.makefile("rb") as incoming:
             method, target, head = _read_head(incoming)
             self.requests.append(f"{method} {target}")
+            found = re.search(rb"(?mi)^proxy-authorization: (.*?)\r?$", head)
+            self.credentials.append(found[1].decode() if found else None)
             if self._refusal is not None:
                 client.sendall(f"HTTP/1.1 {self._refusal}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
                 return

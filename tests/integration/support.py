@@ -74,7 +74,7 @@ def ingest_of(outbox: Outbox, *rules: Rule, controllers: tuple[str, ...] = ("mai
 
 def poll(controller: JenkinsSettings, outbox: Outbox, *rules: Rule) -> PollReport:
     """One poll by a poller that was just started: it knows only what the outbox knows."""
-    client = JenkinsClient(controller)
+    client = JenkinsClient(controller, outbox.clock)
     try:
         return Poller(controller, client, ingest_of(outbox, *rules, controllers=(controller.name,))).poll()
     finally:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 import pytest
 
+from agent import __version__
 from tests.integration.network import Authority, Proxy, Server
 from tests.integration.support import REPO, Agent, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
@@ -284,6 +288,120 @@ def test_a_proxy_that_cannot_be_used_is_a_wrong_configuration(jenkins_server: Lo
     done = agent.run("run", HTTPS_PROXY="socks5://127.0.0.1:1080")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "HTTPS_PROXY" in done.stderr and "SOCKS" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1,[::1]", "fd00::/8,127.0.0.0/8", "http://127.0.0.1 [::1]:8080 fd00::/8"])
+def test_addresses_and_networks_of_ipv6_in_no_proxy_are_understood(
+    hivel: LocalHivel, hivel_server: LocalServer, jenkins_server: LocalServer, tmp_path: Path, value: str
+) -> None:
+    """httpx fails on each of these when it reads the environment itself."""
+    with Proxy({}) as proxy:
+        agent = configured(tmp_path, jenkins=jenkins_server.url, hivel=hivel_server.url)
+        done = agent.run("once", HTTP_PROXY=proxy.url, ALL_PROXY=proxy.url, NO_PROXY=value)
+        assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+        assert agent.run("check", HTTP_PROXY=proxy.url, NO_PROXY=value).returncode == 0
+    assert len(hivel.deployments()) == 3
+    assert proxy.requests == []
+
+
+def test_both_clients_give_the_proxy_the_same_credentials(
+    hivel: LocalHivel, jenkins: LocalJenkins, authority: Authority, tmp_path: Path
+) -> None:
+    """With characters for which the two libraries have encodings of their own."""
+    trust = f'ca_file = "{authority.file}"'
+    with (
+        Server(hivel.app, authority.issue("hivel.example.test")) as hivel_server,
+        Server(jenkins.app) as jenkins_server,
+        Proxy({"hivel.example.test:443": hivel_server.port, "jenkins.example.test": jenkins_server.port}) as proxy,
+    ):
+        agent = configured(
+            tmp_path, jenkins="http://jenkins.example.test", hivel="https://hivel.example.test", hivel_lines=trust
+        )
+        secret = proxy.url.replace("http://", "http://ю:hunter2%40@")
+        done = agent.run("once", ALL_PROXY=secret)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert {request.split()[0] for request in proxy.requests} == {"CONNECT", "GET"}
+    assert set(proxy.credentials) == {"Basic " + base64.b64encode("ю:hunter2@".encode()).decode()}
+
+
+def test_check_says_the_way_to_each_and_what_in_the_environment_means_nothing(
+    jenkins_server: LocalServer, tmp_path: Path
+) -> None:
+    agent = configured(tmp_path, jenkins=jenkins_server.url, hivel="https://hivel.example.test")
+    environment = {
+        "HTTPS_PROXY": "http://someone:hunter2@proxy.example.test",
+        "HTTP_PROXY": "http://proxy.example.test",
+    }
+    checked = agent.run("check", "--offline", **environment, NO_PROXY="10.0.0.0/99,127.0.0.0/8")
+    assert checked.returncode == 0
+    shown = " ".join(checked.stdout.split())
+    assert "hivel: is asked through the proxy http://proxy.example.test:80 (HTTPS_PROXY)" in shown
+    assert "jenkins main: is asked directly (NO_PROXY: '127.0.0.0/8')" in shown
+    assert "NO_PROXY: '10.0.0.0/99' is no host, domain, address or network, and is ignored" in shown
+    assert "hunter2" not in shown
+    assert "asked" not in agent.run("check", "--offline").stdout
+
+
+def test_check_names_a_proxy_that_cannot_be_used_and_the_rest_is_looked_at(
+    jenkins_server: LocalServer, tmp_path: Path
+) -> None:
+    agent = configured(tmp_path, jenkins=jenkins_server.url, hivel="https://hivel.example.test")
+    for options in ((), ("--offline",)):
+        checked = agent.run("check", *options, HTTPS_PROXY="socks5://someone:hunter2@proxy.example.test")
+        assert checked.returncode == 1
+        assert "hivel: HTTPS_PROXY names a proxy that cannot be used: SOCKS is not supported" in checked.stdout
+        assert "hunter2" not in checked.stdout + checked.stderr
+        assert ("job(s) visible" in checked.stdout) == (not options)
+
+
+def test_jenkins_is_told_nothing_from_netrc(tmp_path: Path, hivel_server: LocalServer, jenkins: LocalJenkins) -> None:
+    seen = Headers(jenkins.app)
+    with Server(seen) as server:
+        agent = configured(tmp_path, jenkins=server.url, hivel=hivel_server.url)
+        text = agent.config.read_text()
+        agent.config.write_text(text.replace('username = "hivel-agent"\ntoken_file = "jenkins.token"\n', ""))
+        (tmp_path / ".netrc").write_text("default login someone password hunter2\n")
+        (tmp_path / ".netrc").chmod(0o600)
+        agent.run("once", HOME=str(tmp_path))
+    assert seen.values("authorization") == {None}
+
+
+# ---- who asks
+
+
+class Headers:
+    """Notes the headers of requests on their way to an application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._seen: list[dict[bytes, bytes]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._seen.append(dict(scope["headers"]))
+        await self._app(scope, receive, send)
+
+    def values(self, name: str) -> set[str | None]:
+        found = {headers.get(name.encode()) for headers in self._seen}
+        return {None if value is None else value.decode("latin-1") for value in found}
+
+
+@pytest.mark.parametrize(
+    ("lines", "agent_name"),
+    [
+        ("", f"hivel-jenkins-agent/{__version__}"),
+        ('[http]\ncontact = "platform@example.com"', f"hivel-jenkins-agent/{__version__} (platform@example.com)"),
+    ],
+)
+def test_jenkins_and_hivel_are_told_who_asks(
+    jenkins: LocalJenkins, hivel: LocalHivel, tmp_path: Path, lines: str, agent_name: str
+) -> None:
+    to_jenkins, to_hivel = Headers(jenkins.app), Headers(hivel.app)
+    with Server(to_jenkins) as jenkins_server, Server(to_hivel) as hivel_server:
+        agent = Agent.configured(tmp_path, jenkins=jenkins_server.url, hivel=hivel_server.url, extra=lines)
+        done = agent.run("once")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (to_jenkins.values("user-agent"), to_hivel.values("user-agent")) == ({agent_name}, {agent_name})
 
 
 # ---- how many

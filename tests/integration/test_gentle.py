@@ -161,3 +161,120 @@ def test_the_state_of_a_controller_says_in_words_what_is_wrong_and_since_when(
     clock.advance(s=15)
     poll(controller, outbox)
     assert (state().state, state().since, state().last_error) == ("ok", clock.now_ms(), None)
+
+
+# ---- a proxy or Jenkins that asks for a rest
+
+
+def asking(poller_settings: JenkinsSettings, outbox: Outbox) -> tuple[JenkinsClient, Poller]:
+    client = JenkinsClient(poller_settings, outbox.clock)
+    return client, Poller(poller_settings, client, ingest_of(outbox))
+
+
+def resting(status: int, value: str) -> Response:
+    return Response(b"slow down", status, headers={"Retry-After": value})
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("90", 90), ("Mon, 23 Nov 2026 12:01:30 GMT", 90), ("86400", 3600), ("Fri, 31 Dec 9999 23:59:59 GMT", 3600)],
+)
+def test_retry_after_is_obeyed_by_the_poller_within_an_hour(
+    jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock,
+    status: int, value: str, seconds: int,
+) -> None:  # fmt: skip
+    jenkins.add_job("deploy/shop")
+    jenkins.break_with(lambda *_: resting(status, value))
+    client, poller = asking(controller, outbox)
+    report = poller.poll()
+    assert "(Retry-After)" in report.problems[0]
+    jenkins.break_with(None)
+    clock.advance(s=seconds - 1)
+    assert not poller.due()
+    assert not poller.poll().complete  # not even when somebody insists
+    assert len(jenkins.requests) == 1
+    clock.advance(s=300)  # with the pauses that are its own
+    assert poller.due() and poller.poll().complete
+    client.close()
+
+
+@pytest.mark.parametrize("value", ["0", "", "soon", "-5", "Mon, 23 Nov 2020 12:00:00 GMT"])
+def test_a_retry_after_that_names_no_time_to_come_is_about_that_page_alone(
+    jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, value: str
+) -> None:
+    busy(jenkins, clock, 3)
+    client, poller = asking(controller, outbox)
+    poller.poll()
+    clock.advance(s=30)
+    busy(jenkins, clock, 3)
+    jenkins.break_with(lambda path, _: resting(503, value) if path.startswith("/job/deploy/job/app-1/") else None)
+    assert len(poller.poll().enqueued) == 2
+    assert poller.due()
+    client.close()
+
+
+def test_a_page_that_asks_for_a_rest_gets_it_from_all_questions_and_the_others_go_first_afterwards(
+    jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    """A page that always answers so keeps nobody else waiting for ever, and what is read is stored."""
+    one_at_once = replace(controller, concurrency=1)
+    busy(jenkins, clock, 3)
+    client, poller = asking(one_at_once, outbox)
+    poller.poll()
+    clock.advance(s=30)
+    busy(jenkins, clock, 3)
+    jenkins.break_with(lambda path, _: resting(429, "60") if path.startswith("/job/deploy/job/app-1/") else None)
+    jenkins.clear_requests()
+    enqueued = list(poller.poll().enqueued)
+    assert [request.status for request in jenkins.requests].count(429) == 1
+    assert jenkins.requests[-1].status == 429
+    [state] = outbox.controllers()
+    assert state.state == "unreachable" and "asks for 1m of rest (Retry-After)" in (state.last_error or "")
+    asked_at = [0]
+    for second in range(15, 1_200, 15):
+        clock.advance(s=15)
+        before = len(jenkins.requests)
+        if poller.due():
+            enqueued += poller.poll().enqueued
+        if [request for request in jenkins.requests[before:] if request.status == 429]:
+            assert second - asked_at[-1] >= 60
+            asked_at.append(second)
+    assert sorted(enqueued) == ["main:deploy/app-0#1", "main:deploy/app-2#1"]
+    jenkins.break_with(None)
+    clock.advance(s=4_000)
+    assert poller.poll().enqueued == ["main:deploy/app-1#1"]
+    client.close()
+
+
+def test_a_question_about_executors_that_asks_for_a_rest_is_left_out_afterwards(
+    jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    client, poller = asking(controller, outbox)
+    jenkins.add_job("deploy/shop")
+    poller.poll()
+    jenkins.break_with(lambda path, _: resting(503, "60") if path.startswith("/computer") else None)
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    poller.poll()
+    clock.advance(s=15)
+    assert not poller.poll().complete  # it runs: who is on the executors?
+    jenkins.finish_build("deploy/shop", number)
+    clock.advance(s=61)
+    assert poller.poll().enqueued == ["main:deploy/shop#1"]
+    client.close()
+
+
+def test_polls_become_rarer_while_jenkins_is_slow_and_as_usual_afterwards(
+    jenkins: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    jenkins.add_job("deploy/shop")
+    client, poller = asking(controller, outbox)
+    seconds = 0.2
+    jenkins.break_with(lambda *_: clock.advance(ms=round(seconds * 1000)))  # type: ignore[func-returns-value]
+    intervals = []
+    for seconds in (*[0.2] * 20, 6, 6, 6, 6, 0.2, 0.2, 0.2):  # noqa: B007 - the hook looks at it
+        poller.poll()
+        intervals.append(poller.interval_s)
+        clock.advance(s=15)
+    assert intervals == [15] * 20 + [30, 60, 120, 120, 60, 30, 15]
+    client.close()

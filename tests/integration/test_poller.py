@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -707,13 +707,13 @@ def test_no_more_requests_are_made_at_once_than_the_setting_says(
 
     ask = Transport.get
 
-    def counted(self: Transport, path: str, tree: str | None) -> object:
+    def counted(self: Transport, *question: Any) -> object:
         nonlocal at_once, most
         with lock:
             at_once += 1
             most = max(most, at_once)
         try:
-            return ask(self, path, tree)
+            return ask(self, *question)
         finally:
             with lock:
                 at_once -= 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import __version__
 from agent.config.file import DEFAULT_PATH, ConfigError, find_file, load
 from agent.config.rules import DEFAULT_ENVIRONMENT, DEFAULT_JOBS, STAGE_ENVIRONMENT, Options
 from agent.config.settings import DeliverySettings, Settings
@@ -49,6 +50,38 @@ def problem(settings: Load, text: str) -> str:
     file, message = str(error.value).split("config.toml: ", 1)
     assert file
     return message
+
+
+# ---- who asks
+
+
+def test_the_contact_is_part_of_what_jenkins_and_hivel_are_told(settings: Load) -> None:
+    assert settings(HIVEL + JENKINS).hivel.user_agent == f"hivel-jenkins-agent/{__version__}"
+    read = settings('[http]\ncontact = " https://wiki.example.com/hivel "\n' + HIVEL + JENKINS)
+    expected = f"hivel-jenkins-agent/{__version__} (https://wiki.example.com/hivel)"
+    assert (read.hivel.user_agent, read.controllers[0].user_agent) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    "contact", ["", "  ", "a (b)", "a\\r\\nX: y", "a\\tb", "jürgen", "a\\\\b", "a\\u0000", "x" * 201, ")"]
+)
+def test_a_contact_that_is_no_comment_of_a_header_is_refused(settings: Load, contact: str) -> None:
+    assert "cannot be said in a header" in problem(settings, f'[http]\ncontact = "{contact}"\n' + HIVEL + JENKINS)
+
+
+# ---- the folders that are asked
+
+
+def test_roots_are_full_names_of_folders_and_the_outermost_are_asked(settings: Load) -> None:
+    assert settings(HIVEL + JENKINS).controllers[0].roots == ()
+    read = settings(HIVEL + JENKINS + 'roots = ["a/b", "c", "a/b/d", "c", "c d", "a/bc"]\n').controllers[0]
+    assert read.roots == ("a/b", "c", "a/b/d", "c", "c d", "a/bc")
+    assert read.outermost_roots == ("a/b", "c", "c d", "a/bc")
+
+
+@pytest.mark.parametrize("root", ["", "/a", "a/", "a//b", " ", "a/ /b", "a\\nb"])
+def test_a_root_that_is_no_full_name_is_refused(settings: Load, root: str) -> None:
+    assert problem(settings, HIVEL + JENKINS + f'roots = ["{root}"]\n').startswith("jenkins[0].roots: ")
 
 
 # ---- what is read

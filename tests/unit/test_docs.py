@@ -94,6 +94,7 @@ def load(tmp_path: Path, text: str) -> Settings:
 
 TABLES = {
     "### `[hivel]`": config._Hivel,
+    "### `[http]`": config._Http,
     "### `[[jenkins]]`": config._Jenkins,
     "### `[[deployment]]`": config._Deployment,
     "### `[repositories]`": config._Repositories,

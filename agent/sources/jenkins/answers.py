@@ -19,11 +19,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Answer:
-    """The body of a 200 and its headers; ``page`` is the address that was asked, without the question."""
+    """The body of a 200 and its headers; ``page`` is the address that was asked, without the question.
+
+    ``seconds``: how long it took.
+    """
 
     page: str
     body: bytes
     headers: Mapping[str, str]
+    seconds: float = 0.0
 
     def decode(self, type_: type[T]) -> T:
         """The body in the shape ``type_``. Raises :class:`PageError` for another, :class:`BadAnswerError` for none."""
@@ -63,9 +67,10 @@ class Item(msgspec.Struct):
 
 
 class Items(msgspec.Struct):
-    """The answer of the controller or of a folder."""
+    """The answer of the controller or of a folder; a job has no ``jobs``."""
 
-    jobs: list[Item] = []
+    cls: str = msgspec.field(default="", name="_class")
+    jobs: list[Item] | None = None
 
 
 class _JobAction(msgspec.Struct):

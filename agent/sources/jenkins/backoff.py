@@ -88,10 +88,13 @@ class Backoffs(Generic[Key]):
         return failed is None or self._clock.monotonic() >= failed.until
 
     def failed(self, key: Key, reason: str, retry_after_ms: int | None = None) -> None:
-        """It could not be read: wait longer than the last time, and as long as Jenkins asked for, within an hour."""
+        """It could not be read: wait longer than the last time, on top of what Jenkins asked for within an hour.
+
+        Who asks for a rest is left in peace as a whole for that long; then everybody else goes first.
+        """
         before = self._failed.get(key)
         failures = before.failures if before else 0
-        wait_s = _at_least(_delay_s(self._interval_s, failures, self._longest_s, self._rng), retry_after_ms)
+        wait_s = _delay_s(self._interval_s, failures, self._longest_s, self._rng) + _at_least(0.0, retry_after_ms)
         self._failed[key] = _Failed(reason, failures + 1, self._clock.monotonic() + wait_s)
 
     def succeeded(self, key: Key) -> None:

@@ -43,13 +43,18 @@ class Exchange:
         self._pause_s = pause_s
         self._too_late = f"the answer was not complete after {whole_s:g} s"
         self._deadline = time.monotonic() + whole_s
-        self._room = limit
+        self._limit = self._room = limit
         self._progress = progress
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
         self._aborted = False
         self.connected = False
         self.failure: str | None = None  # in words, where the exception has none
+
+    @property
+    def received(self) -> int:
+        """Bytes that came in, headers included."""
+        return self._limit - self._room
 
     def hurry(self, seconds: float) -> None:
         """From here on it may take only so long."""
@@ -211,7 +216,18 @@ _POOLS = {"http": _Pool, "https": _SecurePool}
 
 
 class Adapter(requests.adapters.HTTPAdapter):
-    """Lets ``requests`` use these connections, straight and through HTTP proxies."""
+    """Lets ``requests`` use these connections, straight and through HTTP proxies.
+
+    ``proxy_authorization``: what the proxy is told of who asks.
+    """
+
+    def __init__(self, *, connections: int, proxy_authorization: str | None = None) -> None:
+        self._proxy_authorization = proxy_authorization
+        super().__init__(pool_maxsize=connections)
+
+    def proxy_headers(self, _: str) -> dict[str, str]:
+        """As ``requests`` says."""
+        return {"Proxy-Authorization": self._proxy_authorization} if self._proxy_authorization else {}
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """As ``requests`` says."""

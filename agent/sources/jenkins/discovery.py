@@ -11,7 +11,7 @@ import structlog
 from agent.config.rules import first_match
 from agent.outbox.values import JobCursor, OpenBuild
 from agent.sources.jenkins.backoff import Backoffs
-from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
+from agent.sources.jenkins.errors import AskedToWaitError, ControllerDownError, JenkinsError, StoppedError
 from agent.sources.jenkins.look import CLOCK_TOLERANCE_MS, GRACE_MS, Candidate
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class Executors:
             return None
         try:
             running = self._client.running()
+        except AskedToWaitError as error:
+            self._backoffs.failed(self._controller, str(error), error.retry_after_ms)
+            raise
         except (ControllerDownError, StoppedError):
             raise
         except JenkinsError as error:

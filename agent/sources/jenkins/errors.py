@@ -1,8 +1,8 @@
 """What can come of a question to Jenkins other than an answer.
 
 An error is about the question that was asked: whoever asked knows whether that was the controller, a job or a build.
-Two are about the controller whatever the question was: :class:`ControllerDownError` and, unless it is a
-:class:`ForbiddenError`, :class:`UnauthorizedError`.
+Two are about the controller whatever the question was: :class:`ControllerDownError` (with
+:class:`AskedToWaitError`) and, unless it is a :class:`ForbiddenError`, :class:`UnauthorizedError`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,17 @@ class UnreachableError(JenkinsError):
 
 class ControllerDownError(UnreachableError):
     """No connection: refused, no such host, TLS or a proxy in between fails. Other questions fare no better."""
+
+
+class AskedToWaitError(ControllerDownError):
+    """429 or 503 with a Retry-After: until it is over, nothing is asked of the controller at all.
+
+    ``asked`` False: it is not over yet, and this question was not sent.
+    """
+
+    def __init__(self, message: str, *, retry_after_ms: int, asked: bool) -> None:
+        super().__init__(message, retry_after_ms=retry_after_ms)
+        self.asked = asked
 
 
 class UnauthorizedError(JenkinsError):

@@ -19,6 +19,7 @@ from agent.sources.jenkins.backoff import Pause
 from agent.sources.jenkins.details import Details
 from agent.sources.jenkins.discovery import Discovery, Executors, Known
 from agent.sources.jenkins.errors import JenkinsError, StoppedError, UnauthorizedError, UnreachableError
+from agent.sources.jenkins.pace import Pace
 from agent.sources.jenkins.reader import JobReader
 from agent.sources.jenkins.reading import Reading
 from agent.sources.jenkins.renames import Renames
@@ -67,6 +68,7 @@ class Poller:
             settings.name, client, self._outbox, self._details, rules=self._rules, interval_s=interval_s
         )
         self._pause = Pause(interval_s, self._clock)
+        self._pace = Pace(interval_s)
         self._clock_ahead_ms = 0
         self._settled: list[Job] | None = None  # the list of jobs up to which everything was read
         self._stopping = False
@@ -84,6 +86,11 @@ class Poller:
     def progress(self) -> int:
         """Grows while a poll gets on: it tells one who waits."""
         return self._client.progress
+
+    @property
+    def interval_s(self) -> float:
+        """How often to poll for now: less often while Jenkins is slow."""
+        return self._pace.interval_s
 
     def due(self) -> bool:
         """False while a controller that does not answer is left in peace; a new token is tried at once."""
@@ -114,6 +121,7 @@ class Poller:
     def _poll(self, report: PollReport) -> str | None:
         """Returns what is wrong with the controller as a whole, if anything is."""
         snapshot = self._client.snapshot()
+        self._note_pace(snapshot.seconds)
         now = self._clock.now_ms()
         server_time = snapshot.server_time or now
         self._clock_ahead_ms = server_time - now
@@ -137,6 +145,14 @@ class Poller:
         if not snapshot.problems and not report.renamed and not self._stopping:
             self._settled = snapshot.jobs
         return next(iter(snapshot.problems), None)
+
+    def _note_pace(self, seconds: float) -> None:
+        slowed = self._pace.slowed
+        self._pace.answered(seconds)
+        if self._pace.slowed and not slowed:
+            log.warning("Jenkins is slow, it is polled less often", controller=self._name, seconds=round(seconds, 3))
+        elif slowed and not self._pace.slowed:
+            log.info("Jenkins is as fast as usual again", controller=self._name)
 
     def _read(self, found: Found, known: Known, snapshot: Snapshot, report_from: int, storing: Storing) -> None:
         reader = JobReader(self._client, self._clock, report_from)

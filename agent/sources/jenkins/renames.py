@@ -103,12 +103,12 @@ class Renames:
         return [cursor for cursor in self._cursors if self._is_gone(cursor)]
 
     def _is_gone(self, cursor: JobCursor) -> bool:
-        """For sure: it is not in the list, which is complete there, or its number would have gone back."""
+        """For sure: it is not in the list, though it would be, or its number would have gone back."""
         name = cursor.full_name
         job = self._jobs.get(name)
         if job is not None:
             return job.next_build_number < cursor.next_build_number
-        return not any(name.startswith(f"{folder}/") for folder in self._snapshot.unread)
+        return self._snapshot.would_list(name)
 
     # ---- by the newest build
 

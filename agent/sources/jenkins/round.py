@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from agent.sources.jenkins.errors import JenkinsError, UnauthorizedError, UnreachableError
+from agent.sources.jenkins.errors import AskedToWaitError, JenkinsError, UnauthorizedError, UnreachableError
 from agent.sources.jenkins.look import first_look
 from agent.sources.jenkins.reading import NOT_OF_ONE_JOB, Looked
 
@@ -87,6 +87,10 @@ class Round:
         name = candidate.job.full_name
         try:
             looked = self._reading.look(candidate, answer.result())
+        except AskedToWaitError as error:
+            if error.asked:  # whose page always answers so is asked less and less often, and lets the others go first
+                self._storing.set_aside(name, error)
+            raise
         except NOT_OF_ONE_JOB:
             raise
         except (UnreachableError, UnauthorizedError) as error:

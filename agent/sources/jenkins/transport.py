@@ -13,12 +13,15 @@ import jenkins
 import requests
 import urllib3
 
-from agent import __version__
+from agent.config.file import ConfigError
+from agent.config.proxies import Proxies, ProxyError
 from agent.model.rate import RateLimit
-from agent.model.times import Clock, parse_retry_after
+from agent.model.times import describe_duration, parse_retry_after
 from agent.sources.jenkins.answers import Answer
+from agent.sources.jenkins.backoff import LONGEST_BACKOFF_S
 from agent.sources.jenkins.connection import Adapter, Exchange, exchange_under_way
 from agent.sources.jenkins.errors import (
+    AskedToWaitError,
     BadAnswerError,
     ControllerDownError,
     ForbiddenError,
@@ -29,11 +32,14 @@ from agent.sources.jenkins.errors import (
     UnauthorizedError,
     UnreachableError,
 )
+from agent.sources.jenkins.traffic import Kind, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agent.config.proxies import Proxy
     from agent.config.settings import JenkinsSettings
+    from agent.model.times import Clock
 
 # The setting `timeout` bounds every wait; so many of them, and a minute at least, bound the answer as a whole. The list
 # of 20,000 jobs is 3 MB that Jenkins makes while it sends, so a slow one may take long as long as it gets on.
@@ -46,6 +52,8 @@ _CHUNK = 64 * 1024
 # The page of an error is read, and thrown away, only if it is short and there: then its connection serves on.
 _REST_LIMIT = 64 * 1024
 _REST_S = 1.0
+# With a Retry-After these are about whoever asks, not about one page.
+_RESTS = (429, 503)
 # What others wrote into a header, in our messages.
 _SHOWN = 300
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, jenkins.JenkinsException, OSError)
@@ -54,25 +62,31 @@ _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, jenkins.Je
 class Transport:
     """The connections to one controller, through python-jenkins. Methods may run in several threads."""
 
-    def __init__(self, settings: JenkinsSettings) -> None:
+    def __init__(self, settings: JenkinsSettings, clock: Clock) -> None:
+        """Raises :class:`agent.config.file.ConfigError` when the environment names a proxy that cannot be used."""
         self._url = settings.url
         self._token = settings.token
         self._username = settings.username
         self._timeout_s = settings.timeout_ms / 1000
-        self._clock = Clock()
+        self._clock = clock
         self._limit = RateLimit(settings.requests_per_minute, self._clock)
         self._at_once = threading.BoundedSemaphore(settings.concurrency)
         self._jenkins = jenkins.Jenkins(settings.url, timeout=self._timeout_s)
         self.session: requests.Session = self._jenkins._session
+        self.session.trust_env = False  # the proxy is looked up in the one place that knows, and ~/.netrc is not asked
+        proxy = _proxy(settings.url)
+        if proxy is not None:
+            self.session.proxies = dict.fromkeys(("http", "https"), proxy.url)
         for scheme in ("http://", "https://"):  # as many connections as questions at once, and all of them kept alive
-            self.session.mount(scheme, Adapter(pool_maxsize=settings.concurrency))
+            authorization = None if proxy is None else proxy.authorization
+            self.session.mount(scheme, Adapter(connections=settings.concurrency, proxy_authorization=authorization))
         self.session.verify = _authorities(settings)
         if settings.tls.client_certificate is not None:
             self.session.cert = (
                 str(settings.tls.client_certificate),
                 str(settings.tls.client_key or settings.tls.client_certificate),
             )
-        self.session.headers["User-Agent"] = f"hivel-jenkins-agent/{__version__}"
+        self.session.headers["User-Agent"] = settings.user_agent
         self.session.headers["Accept-Encoding"] = "gzip"  # which is unpacked here, within bounds
         # Before requests follows a redirect with our credentials, before python-jenkins turns an outage into "job does
         # not exist", and before either of them reads a body of any size.
@@ -83,6 +97,8 @@ class Transport:
         self._closed = threading.Event()
         self.requests = 0
         self.progress = 0
+        self.traffic = Traffic(clock)
+        self._quiet_until = 0.0
 
     def close(self) -> None:
         """End what is under way, in any thread, with :class:`StoppedError`, and so every later question."""
@@ -104,13 +120,14 @@ class Transport:
             credentials = self._username.encode(), self._token.reveal().encode()
             self.session.auth = requests.auth.HTTPBasicAuth(*credentials)
 
-    def get(self, path: str, tree: str | None) -> Answer:
+    def get(self, path: str, tree: str | None, kind: Kind) -> Answer:
         """Ask for ``path`` below the controller's address. Raises :class:`JenkinsError`."""
+        self._raise_if_asked_to_wait()
         if (wait_s := self._limit.reserve()) > 0:
             self._wait(wait_s)
         page = self._url + path
         request = requests.Request("GET", page, params={"tree": tree} if tree else None)
-        with self._at_once, self._exchange() as exchange:
+        with self._at_once, self._exchange(kind) as exchange:
             try:
                 answer = self._answer(page, request, exchange)
             except JenkinsError:
@@ -129,8 +146,18 @@ class Transport:
         if self._closed.is_set():
             raise StoppedError(f"questions to {self._url} have ended: the agent stops")
 
+    def _raise_if_asked_to_wait(self) -> None:
+        left_ms = round((self._quiet_until - self._clock.monotonic()) * 1000)
+        if left_ms > 0:
+            raise AskedToWaitError(
+                f"{self._url} is asked nothing for another {describe_duration(left_ms)}, as it wants (Retry-After)",
+                retry_after_ms=left_ms,
+                asked=False,
+            )
+
     @contextmanager
-    def _exchange(self) -> Iterator[Exchange]:
+    def _exchange(self, kind: Kind) -> Iterator[Exchange]:
+        self._raise_if_asked_to_wait()
         whole_s = max(WHOLE_TIMEOUTS * self._timeout_s, WHOLE_LEAST_S)
         exchange = Exchange(self._timeout_s, whole_s, BODY_LIMIT + _HEADERS_LIMIT, self._note_progress)
         with self._lock:
@@ -139,10 +166,12 @@ class Transport:
             self.requests += 1
             self.progress += 1
         token = exchange_under_way.set(exchange)
+        began = self._clock.monotonic()
         try:
             yield exchange
         finally:
             exchange_under_way.reset(token)
+            self.traffic.note(kind, exchange.received, self._clock.monotonic() - began)
             with self._lock:
                 self._under_way.discard(exchange)
             exchange.finish()
@@ -154,6 +183,7 @@ class Transport:
     # ---- what is an answer
 
     def _answer(self, page: str, request: requests.Request, exchange: Exchange) -> Answer:
+        began = self._clock.monotonic()
         response = self._jenkins.jenkins_request(request, add_crumb=False, resolve_auth=False, stream=True)
         kind = response.headers.get("Content-Type", "no type")[:_SHOWN]
         if "json" not in kind:
@@ -170,7 +200,7 @@ class Transport:
                 if size > BODY_LIMIT:
                     raise _too_large(page)
         body = _unpacked(page, b"".join(chunks), response.headers.get("Content-Encoding", ""))
-        return Answer(page, body, response.headers)
+        return Answer(page, body, response.headers, self._clock.monotonic() - began)
 
     def _refuse(self, response: requests.Response, *_: Any, **__: Any) -> None:
         """Turn what is no answer into an error of ours; as a hook it runs before anybody else looks."""
@@ -204,7 +234,17 @@ class Transport:
 
     def _raise_unreachable(self, where: str, response: requests.Response) -> NoReturn:
         retry_after_ms = parse_retry_after(response.headers.get("Retry-After"), self._clock.now_ms())
-        raise UnreachableError(f"{where}: Jenkins is starting, stopping or overloaded", retry_after_ms=retry_after_ms)
+        what = f"{where}: Jenkins is starting, stopping or overloaded"
+        if not retry_after_ms or response.status_code not in _RESTS:
+            raise UnreachableError(what, retry_after_ms=retry_after_ms)
+        # Whoever asks for a rest, be it a proxy that counts requests, wants it from all questions.
+        retry_after_ms = min(retry_after_ms, round(LONGEST_BACKOFF_S * 1000))
+        self._quiet_until = max(self._quiet_until, self._clock.monotonic() + retry_after_ms / 1000)
+        raise AskedToWaitError(
+            f"{what}, and asks for {describe_duration(retry_after_ms)} of rest (Retry-After)",
+            retry_after_ms=retry_after_ms,
+            asked=True,
+        )
 
     def _in_words(self, page: str, exchange: Exchange, error: Exception) -> JenkinsError:
         reason = exchange.failure or _root_cause(error)
@@ -213,6 +253,13 @@ class Transport:
         if isinstance(error, requests.exceptions.SSLError):
             reason += "; if its certificate comes from an authority of your own, name that in [[jenkins]] ca_file"
         return ControllerDownError(f"no answer from {page}: {reason}")
+
+
+def _proxy(url: str) -> Proxy | None:
+    try:
+        return Proxies().route(url).proxy
+    except ProxyError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _raise_forbidden(where: str, response: requests.Response) -> NoReturn:
@@ -255,8 +302,8 @@ def _authorities(settings: JenkinsSettings) -> str | bool:
     """Whom to trust: the system's authorities as for Hivel, where requests would take a list of its own."""
     if settings.tls.ca_file is not None:
         return str(settings.tls.ca_file)
-    if "REQUESTS_CA_BUNDLE" in os.environ or "CURL_CA_BUNDLE" in os.environ:
-        return True  # requests looks there itself
+    if named := os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"):
+        return named
     system = ssl.get_default_verify_paths()
     return system.cafile or system.capath or True
 

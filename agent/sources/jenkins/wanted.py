@@ -17,7 +17,7 @@ from agent.model.keys import jenkins_run
 from agent.outbox.values import OpenBuild, Progress
 from agent.sources.jenkins.backoff import Backoffs
 from agent.sources.jenkins.client import Job, Listing
-from agent.sources.jenkins.errors import JenkinsError, UnreachableError
+from agent.sources.jenkins.errors import AskedToWaitError, JenkinsError, UnreachableError
 from agent.sources.jenkins.raw import Phase
 from agent.sources.jenkins.reading import NOT_OF_ONE_JOB
 from agent.sources.jenkins.related import LISTED
@@ -92,6 +92,10 @@ class WantedBuilds:
         for each in self._due(jobs)[:ASKED_AT_ONCE]:
             try:
                 store(*self._read(each, now))
+            except AskedToWaitError as error:
+                if error.asked:
+                    self._failed(each, error, store)
+                raise
             except NOT_OF_ONE_JOB:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is about this build

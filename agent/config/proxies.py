@@ -1,0 +1,203 @@
+"""Which proxy a URL is asked through, by the environment: one meaning of the usual variables for every client.
+
+The libraries differ: a name in ``NO_PROXY`` ends a host's name for ``requests``, label or not; ``httpx`` knows no
+networks, and fails on brackets and on networks of IPv6. So neither of them looks at the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from base64 import b64encode
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PORTS = {"http": 80, "https": 443}
+_SEPARATORS = re.compile(r"[,\s]+")
+# A name as the resolver takes it; `_` is in no host's name by the standards, and in some all the same.
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.)){0,252}")
+_PORT = re.compile(r"[0-9]{1,5}")
+_IN_BRACKETS = re.compile(r"\[([^\[\]]*)\](/[0-9]+)?")
+# Of a value that makes no sense, no more than this is repeated.
+_SHOWN = 60
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class ProxyError(ValueError):
+    """A variable names a proxy that cannot be used; the message names the variable, without what is secret in it."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy to go through. ``url`` holds no credentials; ``authorization`` is the header that does."""
+
+    url: str
+    authorization: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Route:
+    """The way to a URL. ``proxy`` None: directly; ``reason``: which variable says so, None: there is none."""
+
+    proxy: Proxy | None
+    reason: str | None
+
+    def __str__(self) -> str:
+        way = "directly" if self.proxy is None else f"through the proxy {self.proxy.url}"
+        return way if self.reason is None else f"{way} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """One entry of ``NO_PROXY``: whom it is about. Exactly one of ``domain``, ``network`` and ``everybody`` is set.
+
+    ``port`` and ``scheme`` None: any.
+    """
+
+    text: str
+    domain: str | None = None
+    network: _Network | None = None
+    everybody: bool = False
+    port: int | None = None
+    scheme: str | None = None
+
+    def covers(self, scheme: str, host: str, port: int) -> bool:
+        """``host`` as :func:`_normal` makes it."""
+        if self.scheme not in (None, scheme) or self.port not in (None, port):
+            return False
+        if self.everybody:
+            return True
+        address = _address_of(host)
+        if address is not None:
+            return self.network is not None and address.version == self.network.version and address in self.network
+        return self.domain is not None and (host == self.domain or host.endswith(f".{self.domain}"))
+
+
+class Proxies:
+    """What the environment says. ``unusable``: entries of ``NO_PROXY`` that mean nothing, and are passed over."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = os.environ if environment is None else environment
+        name, value = self._value("no_proxy")
+        self._no_proxy = name
+        self._exceptions: list[Bypass] = []
+        self.unusable: list[str] = []
+        for text in filter(None, _SEPARATORS.split(value)):
+            try:
+                self._exceptions.append(_exception(text))
+            except ValueError:
+                self.unusable.append(f"{name}: {_shown(text)} is no host, domain, address or network, and is ignored")
+
+    def _value(self, name: str) -> tuple[str, str]:
+        """Which spelling counts, and its value. Lower case goes first, also to say that there is no proxy."""
+        spelled = name if name in self._environment else name.upper()
+        return spelled, self._environment.get(spelled, "").strip()
+
+    def route(self, url: str) -> Route:
+        """How to ask this ``http`` or ``https`` URL. Raises :class:`ProxyError`."""
+        parts = urlsplit(url)
+        name, value = self._value(f"{parts.scheme}_proxy")
+        if not value:
+            name, value = self._value("all_proxy")
+        if not value:
+            return Route(None, None)
+        host, port = _normal(parts.hostname or ""), parts.port or _PORTS[parts.scheme]
+        for each in self._exceptions:
+            if each.covers(parts.scheme, host, port):
+                return Route(None, f"{self._no_proxy}: {each.text}")
+        try:
+            return Route(_proxy(value), name)
+        except ValueError as error:
+            raise ProxyError(f"{name} names a proxy that cannot be used: {error}") from None
+
+
+def _proxy(value: str) -> Proxy:
+    """``http://user:password@proxy:3128``; without a scheme it is ``http``. What is wrong is said without the value."""
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        scheme, rest = "http", value
+    scheme = scheme.lower()
+    if scheme.startswith("socks"):
+        raise ValueError("SOCKS is not supported; name an HTTP proxy, as http://proxy.example.com:3128")
+    if scheme not in _PORTS:
+        raise ValueError("it is no HTTP proxy; write it like http://proxy.example.com:3128")
+    credentials, _, place = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    host, port = _host_and_port(place)
+    address = f"[{host}]" if ":" in host else host
+    return Proxy(f"{scheme}://{address}:{port or _PORTS[scheme]}", _basic(credentials))
+
+
+def _basic(credentials: str) -> str | None:
+    """``user:password``, percent-encoded where they have to be: what ``Proxy-Authorization`` says of them."""
+    if not credentials:
+        return None
+    user, _, password = credentials.encode("utf-8", "surrogateescape").partition(b":")
+    return "Basic " + b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password)).decode()
+
+
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    """Of ``host``, ``host:port``, ``[::1]:port``. Raises :class:`ValueError`."""
+    if bracketed := re.fullmatch(r"(\[.*\])(?::(.*))?", text):
+        host, port = bracketed[1][1:-1], bracketed[2]
+        usable = ":" in host and "%" not in host and _network(host) is not None and "/" not in host
+    else:
+        host, _, port = text.partition(":")
+        usable = _NAME.fullmatch(host) is not None
+    if not usable:
+        raise ValueError("it names no host; write it like http://proxy.example.com:3128")
+    if not port:
+        return host, None
+    if not _PORT.fullmatch(port) or not 0 < int(port) < 65_536:
+        raise ValueError("its port is no number from 1 to 65535")
+    return host, int(port)
+
+
+def _exception(text: str) -> Bypass:
+    """Raises :class:`ValueError` for what means nothing."""
+    scheme, separator, rest = text.rpartition("://")
+    if separator:
+        if scheme.lower() not in _PORTS:
+            raise ValueError(text)
+        rest = rest.rstrip("/")
+    shown, only = _shown(text), scheme.lower() or None
+    if rest == "*":
+        return Bypass(shown, everybody=True, scheme=only)
+    if (network := _network(rest)) is not None:
+        return Bypass(shown, network=network, scheme=only)
+    host, port = _host_and_port(rest.removeprefix("*").removeprefix("."))
+    if (network := _network(host)) is not None:
+        return Bypass(shown, network=network, port=port, scheme=only)
+    return Bypass(shown, domain=_normal(host), port=port, scheme=only)
+
+
+def _network(text: str) -> _Network | None:
+    """An address is a network of one; brackets may be around the address, or around all of it."""
+    if found := _IN_BRACKETS.fullmatch(text):
+        text = found[1] + (found[2] or "")
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+def _address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _normal(host: str) -> str:
+    return host.lower().removesuffix(".")
+
+
+def _shown(text: str) -> str:
+    """Without what may be credentials."""
+    return repr(text.rpartition("@")[2][:_SHOWN])
