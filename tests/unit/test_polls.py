@@ -59,7 +59,7 @@ def test_a_slow_jenkins_is_polled_at_the_longer_interval_until_it_is_fast_again(
         stub.poller.interval_s = 60.0
         await asyncio.sleep(120)
         stub.poller.interval_s = 15.0
-        await asyncio.sleep(40)
+        await asyncio.sleep(44)
 
     assert played(story) == [0, 15, 75, 135, 150, 165, 180]
 
