@@ -13,12 +13,19 @@ from agent.cli.options import json_option, with_settings
 from agent.cli.outbox import open_outbox
 from agent.cli.output import console, escape, styled, write_json
 from agent.daemon import logs
+from agent.deployments.reported import SAID
+from agent.deployments.stages import BY_STEPS
 from agent.inspect.explain import ExplainError, explain
 from agent.sources.jenkins.client import JenkinsClient
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from agent.config.settings import Settings
+    from agent.inspect.derived import DerivedView
     from agent.inspect.explain import Explanation
+    from agent.inspect.stages import StagesView
+    from agent.inspect.words import WordView
 
 
 @click.command("explain")
@@ -49,20 +56,20 @@ def show(value: Explanation) -> None:
     out.print(f"  rule     {escape(value.rule or 'none matches the job')}")
     out.print(f"  jenkins  {escape(value.jenkins)}")
     for derived in value.derived:
-        out.print(f"  event    {escape(derived.deployment_id)}")
-        event = {} if derived.event is None else msgspec.to_builtins(derived.event)
-        if derived.reason:
-            out.print(f"           [red]{escape(derived.reason)}[/]")
-        for name in dict.fromkeys([*event, *derived.origins]):
-            text = escape(str(event.get(name, "-")))
-            origin = escape(derived.origins.get(name, ""))
-            out.print(f"    {name:<14} {text}" + (f"   [dim]({origin})[/]" if origin else ""))
+        _show_event(out, derived, value.words.get(derived.deployment_id, {}))
+    if value.stages is not None:
+        _show_stages(out, value.stages)
+    if any(value.words.values()):
+        out.print("  words    counts: this word was taken; agrees: it says the same; left out: it is not sent, and why")
     for stored in value.outbox:
         reason = f": {escape(stored.reason)}" if stored.reason else ""
         out.print(
             f"  outbox   {escape(stored.deployment_id)}: {styled(stored.state)}, enqueued {stored.enqueued_at}, "
             f"tried {stored.attempts} time(s){reason}"
         )
+        for each in stored.differences:
+            was, now = (escape("-" if said is None else str(said)) for said in (each.sent, each.known))
+            out.print(f"           Hivel has {each.field} {was}; known now: [yellow]{now}[/]")
     if not value.outbox:
         out.print("  outbox   does not know it")
     for fact in value.facts:
@@ -71,3 +78,35 @@ def show(value: Explanation) -> None:
         out.print("  wanted   it reported itself; the next poll reads it")
     if value.set_aside is not None:
         out.print(f"  error    [red]{escape(value.set_aside.strip())}[/]")
+
+
+def _show_event(out: Console, derived: DerivedView, words: dict[str, list[WordView]]) -> None:
+    """Each field with where it came from, and below it what else was said and by whom."""
+    out.print(f"  event    {escape(derived.deployment_id)}")
+    event = {} if derived.event is None else msgspec.to_builtins(derived.event)
+    if derived.reason:
+        out.print(f"           [red]{escape(derived.reason)}[/]")
+    for name in dict.fromkeys([*event, *derived.origins]):
+        value = event.get(name, "-")
+        text = escape(", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
+        origin = derived.origins.get(name, "")
+        if name in words:  # the reports that do not count are told below
+            origin = origin.partition(f"; {SAID} says ")[0]
+        origin = escape(origin)
+        out.print(f"    {name:<14} {text}" + (f"   [dim]({origin})[/]" if origin else ""))
+        for word in words.get(name, []):
+            _show_word(out, word)
+
+
+def _show_word(out: Console, word: WordView) -> None:
+    why = f"   [dim]({escape(word.why)})[/]" if word.why else ""
+    out.print(f"      {word.verdict.value:<9} {escape(word.who)}: {escape(word.says)}{why}")
+
+
+def _show_stages(out: Console, stages: StagesView) -> None:
+    """Whose word counts, and what came of each stage."""
+    out.print(f"  stages   {escape(stages.rule)}; {escape(stages.whose)}")
+    for stage in stages.listed:
+        came = ", ".join(stage.events) or f"no event: {stage.reason}"
+        by_steps = ", by its steps" if stage.told_by.endswith(BY_STEPS) else ""
+        out.print(f"    {escape(stage.name)}: {escape(stage.says)}{by_steps} -> {escape(came)}")

@@ -12,8 +12,8 @@ from agent.model.fact import Report
 if TYPE_CHECKING:
     from agent.inspect.queue import FactView
 
-# The event shows them.
-_TIMES = ("started_at", "ended_at")
+# The event shows the times; what was given is marked.
+_LEFT_OUT = ("started_at", "ended_at", "given")
 
 
 def in_words(fact: FactView) -> str:
@@ -23,7 +23,10 @@ def in_words(fact: FactView) -> str:
             said = build.result or "no result"
         case Report() as report:
             fields = msgspec.to_builtins(report)
-            said = ", ".join(f"{name} {value}" for name, value in fields.items() if name not in _TIMES)
+            written = dict.fromkeys(report.given, " (written down)")
+            said = ", ".join(
+                f"{name} {value}{written.get(name, '')}" for name, value in fields.items() if name not in _LEFT_OUT
+            )
         case str() as text:
             said = text
         case None:

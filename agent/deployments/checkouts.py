@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # A build records the checkout of a shared library like any other; told by the repository's name.
 _LIBRARY_NAME = re.compile(r"(?i)(^|[-_./:])(lib|libs|library|libraries)(\.git)?/?$")
 # Parameters that say which revision is to be deployed.
-_REVISION_PARAMETER = re.compile(
+REVISION_PARAMETER = re.compile(
     r"(?i)branch|tag|revision|(?:^|_)rev(?:$|_)|commit|sha|version|release|(?:^|_)ref(?:$|_)"
 )
 _WORDS = re.compile(r"[^a-z0-9]+")
@@ -346,7 +346,7 @@ def is_called_after(url: str, checkout: Checkout) -> bool:
 def _named_by_parameter(build: Build, candidate: Candidate) -> str:
     """The parameter that names the revision of a checkout; empty if none does."""
     for name, value in build.parameters.items():
-        if _REVISION_PARAMETER.search(name) and _is_named(candidate, value):
+        if REVISION_PARAMETER.search(name) and _is_named(candidate, value):
             return name
     return ""
 

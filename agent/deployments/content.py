@@ -25,7 +25,7 @@ from agent.model.event import InvalidEventError
 from agent.model.fact import Report
 from agent.model.git import branch_name, without_credentials
 from agent.model.keys import JENKINS
-from agent.model.names import environment_of_name
+from agent.model.names import environment_in_name, environment_of_name
 from agent.model.status import Provider, Status, normalise, parse_word
 
 if TYPE_CHECKING:
@@ -123,12 +123,14 @@ def of_stage(basis: Basis, times: tuple[int, int]) -> tuple[Content, dict[str, s
     basis = basis.weighed()
     build, said = basis.build, basis.said
     result = result_of(said)
-    status, origin = _status(result, f"result {result}", basis.options)
+    status, origin = _status(result, f"{SAID}: {result}", basis.options)
     origins = {
         "deployment_id": f"controller, job and number; stage {said.stage}",
         "status": origin,
+        "start_time": SAID if said.started_at is not None else f"the end; {SAID} names no start",
+        "end_time": SAID if said.ended_at is not None else f"when it was reported; {SAID} names no end",
         "logs_url": "the build's page",
-    } | dict.fromkeys(("start_time", "end_time"), SAID)
+    }
     unit = _Unit(status, *times, build.url, origins, said.stage)
     return _content(basis, unit, basis.sources()[0], alone=True)
 
@@ -352,7 +354,8 @@ def _template_fields(basis: Basis, unit: _Unit, source: Source) -> _Fields:
         "branch": source.branch or "",
         "commit": source.commit or "",
     }
-    words = {"job": "job name", "job.environment": "job name", "number": "build number"} | source.origins
+    by_name = "job name" if environment_in_name(build.job) else "the default: the job's name says no environment"
+    words = {"job": "job name", "job.environment": by_name, "number": "build number"} | source.origins
     for name in match.groups:
         words[name] = f"job name ({name} of the rule's pattern)"
     values |= _of_job(basis)

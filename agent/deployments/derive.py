@@ -144,7 +144,7 @@ class _Parts:
     def __init__(self, facts: BuildFacts, rules: Rules) -> None:
         self._facts = facts
         self._rules = rules
-        self._final = min(facts.finals, key=_worth, default=None)
+        self._final = min(facts.finals, key=worth, default=None)
         self._whole = [fact for fact in facts.reports if not _stage_of(fact)]
         self._staged = [fact for fact in facts.reports if _stage_of(fact)]
 
@@ -290,7 +290,7 @@ class _Parts:
         )
 
 
-def _worth(final: Fact) -> tuple[int, int, int, int]:
+def worth(final: Fact) -> tuple[int, int, int, int]:
     """Of several final words that of the latest end: a build that looked final may run on, on another replica.
 
     Then the one with the fewest gaps, then the earliest: stages may be purged later.

@@ -37,20 +37,24 @@ def counted(said: Report, source: Source, wanted: Wanted) -> tuple[Report, dict[
 
     ``source``: what Jenkins says of the build, with the libraries that it checked out.
     """
-    places = [name for name in _PLACES if getattr(said, name)]
-    found = [name for name in places if name not in said.given]
-    if said.repo_url and wanted.is_library(said.repo_url):
-        left_out, why = places, "a repository that [repositories] libraries declares a library"
-    elif _has_own(said, source):
-        left_out, why = found, "found in its environment; what the build checked out goes before that"
-    elif _is_library(said, source):
-        left_out, why = found, "found in its environment, of a shared library"
-    else:
-        return said, {}
+    left_out, why = not_counted(said, source, wanted)
     known = {"repo_url": source.repo_url, "branch": source.branch, "commit_hash": source.commit}
     other = [name for name in left_out if getattr(said, name) != known[name]]
     words = {name: f"{SAID} says {getattr(said, name)}: {why}" for name in other}
-    return replace(said, **dict.fromkeys(left_out)), words
+    return (replace(said, **dict.fromkeys(left_out)) if left_out else said), words
+
+
+def not_counted(said: Report, source: Source, wanted: Wanted) -> tuple[list[str], str]:
+    """The fields of a report that do not count, and why, in words."""
+    places = [name for name in _PLACES if getattr(said, name)]
+    found = [name for name in places if name not in said.given]
+    if said.repo_url and wanted.is_library(said.repo_url):
+        return places, "a repository that [repositories] libraries declares a library"
+    if _has_own(said, source):
+        return found, "found in its environment; what the build checked out goes before that"
+    if _is_library(said, source):
+        return found, "found in its environment, of a shared library"
+    return [], ""
 
 
 def origin(said: Report, name: str) -> str:

@@ -257,7 +257,7 @@ class _Reading:
         self._is_own_branch = holder.branch_job and self._raw == own_branch(holder)
         remotes = () if self._is_own_branch else remotes_of(checkout.branches, len(checkout.remote_urls))
         self._remotes = remotes
-        self._where = f"checkout {candidate.number} of {len(holder.checkouts)}{_whose(held.way)}"
+        self._where = f"checkout {candidate.number} of {len(holder.checkouts)}{whose_words(held.way)}"
         self._remote = remote_of(self._raw, remotes)
         self._called = f" ({self._remote})" if self._is_remote_to_tell() else ""
 
@@ -273,7 +273,7 @@ class _Reading:
             {key: words for key, words in origins.items() if words},
             own=self._held.build is self._build and not self._held.applications.last_resort,
             build=self._held.build,
-            whose=_whose(self._held.way),
+            whose=whose_words(self._held.way),
             checkouts=(checkout,),
             changes=self._changes(),
         )
@@ -311,7 +311,7 @@ class _Reading:
         if branch:
             tag = f"tag of {self._where}" if is_tag(self._raw, self._remotes) else ""
             return branch, self._with_why(tag or f"{self._where}{self._called}")
-        found = _branch_elsewhere(holder, _whose(self._held.way), commit=commit)
+        found = _branch_elsewhere(holder, whose_words(self._held.way), commit=commit)
         if found[0] is None and holder is not self._build:
             found = _branch_elsewhere(self._build, "", commit=commit)
         return found
@@ -358,7 +358,7 @@ def _branch_elsewhere(build: Build, whose: str, *, commit: str | None = None) ->
     return branch, f"parameter {parameter}{whose}" if branch else ""
 
 
-def _whose(way: Iterable[Related]) -> str:
+def whose_words(way: Iterable[Related]) -> str:
     """Of which build something is, in words: the nearest last, those between only where they were chosen."""
     links = list(way)
     if not links:

@@ -61,6 +61,7 @@ RESULTS: dict[str, str | None] = {
 
 OVERVIEW: Final = "pipeline-graph-view"
 WFAPI: Final = "pipeline-rest-api"
+BY_STEPS: Final = "by the stage's steps"
 _WORKED, _NOT_REACHED, _SKIPPED = "WORKED, NOT_BUILT", "ABORTED BEFORE ITS STEPS", "SKIPPED"
 
 # The steps of a stage that Declarative skipped: the first, and the second where it had its agent before its `when`.
@@ -161,7 +162,7 @@ def stages_of_wfapi(answer: dict[str, Any], steps: Steps = NO_STEPS) -> tuple[St
 def _told_by_steps(stage: Stage, steps: Steps, entry: dict[str, Any]) -> Stage:
     asked = steps.get(entry["id"]) if _is_id(entry.get("id")) else None
     word = None if asked is None else _by_steps(stage.status.upper(), asked)
-    return stage if word is None else replace(stage, status=word, told_by=f"{WFAPI}, by the stage's steps")
+    return stage if word is None else replace(stage, status=word, told_by=f"{WFAPI}, {BY_STEPS}")
 
 
 def _is_id(value: object) -> bool:

@@ -9,10 +9,14 @@ import msgspec
 
 from agent.config.rules import Match, first_match
 from agent.config.settings import controller_of
+from agent.deployments.derive import derive, worth
+from agent.deployments.plan import kept_builds
 from agent.inspect.derived import DerivedView, of_run, rules_of
-from agent.inspect.queue import FactView, Queue, fact_view
+from agent.inspect.queue import DifferenceView, FactView, Queue, build_of_fact, fact_view
+from agent.inspect.stages import StagesView, stages_view
+from agent.inspect.words import Told, WordView, is_about, words_of
 from agent.model import fact as facts
-from agent.model.fact import Kind
+from agent.model.fact import Kind, Report
 from agent.model.ids import run_id
 from agent.model.keys import jenkins_run
 from agent.model.names import build_of_url
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.config.settings import JenkinsSettings, Settings
+    from agent.deployments.derive import Part
     from agent.model.build import Build
     from agent.model.fact import Fact
     from agent.model.keys import Project, Run
@@ -43,19 +48,22 @@ class ExplainError(Exception):
 
 
 class StoredView(msgspec.Struct, frozen=True):
-    """What the outbox knows; times are RFC 3339."""
+    """What the outbox knows; times are RFC 3339. ``differences``: where Hivel has something else than is known now."""
 
     deployment_id: str
     state: str
     enqueued_at: str
     attempts: int
     reason: str | None
+    differences: list[DifferenceView]
 
 
 class Explanation(msgspec.Struct, frozen=True):
     """``explain --json``. ``verdict`` is the answer in one sentence.
 
-    ``facts``: what the outbox was told of the build. ``set_aside``: the error, with its trace, that nobody expected
+    ``facts``: what the outbox was told of the build. ``words``: by the id of each of ``derived`` and by its
+    fields, what was said by whom, where there was more than one word. ``stages``: of a build with a rule for stages.
+    ``set_aside``: the error, with its trace, that nobody expected
     when its deployments were derived. ``wanted``: it reported itself, and the next poll reads it.
     """
 
@@ -64,6 +72,8 @@ class Explanation(msgspec.Struct, frozen=True):
     rule: str | None
     jenkins: str
     derived: list[DerivedView]
+    words: dict[str, dict[str, list[WordView]]]
+    stages: StagesView | None
     outbox: list[StoredView]
     facts: list[FactView]
     set_aside: str | None
@@ -176,33 +186,59 @@ class _Answer:
 
     def explanation(self) -> Explanation:
         """Everything that is known about the build."""
-        known, derived = self.known, self._derived()
+        known, made = self.known, self._made()
+        derived = [view for _, view in made]
         return Explanation(
             build=run_id(self.asked.run),
             verdict=self._verdict(derived),
             rule=self._rule(),
             jenkins=self.asked.words,
             derived=derived,
+            words={view.deployment_id: words_of(self._told(part)) for part, view in made},
+            stages=self._stages(made),
             outbox=self._stored(),
             facts=[fact_view(each) for each in known.state.facts],
             set_aside=None if known.set_aside is None else known.set_aside.error,
             wanted=known.wanted,
         )
 
-    def _derived(self) -> list[DerivedView]:
+    def _facts(self) -> tuple[Fact, ...]:
+        return (*self.known.state.facts, *self._read())
+
+    def _made(self) -> list[tuple[Part, DerivedView]]:
         """By what the outbox was told and what Jenkins says now; of several builds of the number, of Jenkins' one."""
-        state, build = self.known.state, self.asked.build
+        build = self.asked.build
         try:
-            found = of_run((*state.facts, *self._read()), state.deployments, rules_of(self.settings))
+            found = of_run(self._facts(), self.known.state.deployments, rules_of(self.settings))
         except Exception:
             if self.known.set_aside is None:
                 raise
             return []  # the explanation says why
         return [
-            view
+            (part, view)
             for part, view in found
             if build is None or not part.build.known or part.build.started_at == build.started_at
         ]
+
+    def _told(self, part: Part) -> Told:
+        """What the part is made of."""
+        rules, said = rules_of(self.settings), self._facts()
+        builds = derive(said, rules, kept_builds(self.known.state.deployments)).builds
+        mine = sorted((fact for fact in said if builds.get(fact.word) == part.build), key=lambda fact: fact.received_at)
+        finals = [fact for fact in mine if fact.kind is Kind.FINAL]
+        reports = [fact for fact in mine if isinstance(fact.body, Report) and is_about(fact.body, part)]
+        final = min(finals, key=worth, default=None)
+        return Told(part, reports, None if final is None else build_of_fact(final), rules)
+
+    def _stages(self, made: list[tuple[Part, DerivedView]]) -> StagesView | None:
+        match, build = self.asked.match, self.asked.build
+        if match is None or build is None:
+            return None
+        events: dict[str, list[str]] = {}
+        for part, view in made:
+            if part.names[0].stage:
+                events.setdefault(part.names[0].stage, []).append(view.deployment_id)
+        return stages_view(build, match.rule, events, reported=any(part.reported for part, _ in made))
 
     def _read(self) -> list[Fact]:
         """What was read just now. Of a build that still runs: what would come of it as it is, if it said nothing."""
@@ -218,9 +254,17 @@ class _Answer:
         outbox, rows = self.known.outbox, self.known.state.deployments
         if outbox is None:
             return []
-        ids = Queue(outbox, rules_of(self.settings), self.settings.hold_for_ms).ids(rows)
+        queue = Queue(outbox, rules_of(self.settings), self.settings.hold_for_ms)
+        ids = queue.ids(rows)
         return [
-            StoredView(ids[row.number], row.state.value, rfc3339(row.created_at), row.attempts, row.reason)
+            StoredView(
+                ids[row.number],
+                row.state.value,
+                rfc3339(row.created_at),
+                row.attempts,
+                row.reason,
+                queue.differences(row, self.known.state),
+            )
             for row in rows
         ]
 

@@ -170,6 +170,12 @@ class Queue:
             known=None if derived is None or not said else _known(row, derived),
         )
 
+    def differences(self, row: Deployment, state: RunState) -> list[DifferenceView]:
+        """Where Hivel has something else than what is known now; ``state``: of the deployment's run."""
+        derived = self._derived(state)
+        known = None if derived is None else _known(row, derived)
+        return [] if known is None else known.differences
+
     def _shown_ids(self, state: RunState) -> dict[int, str]:
         try:
             return shown_ids(state.facts, state.deployments, self._rules)
@@ -247,12 +253,16 @@ def fact_view(fact: Fact) -> FactView:
 
 
 def _source(facts: Sequence[Fact]) -> Build | None:
-    """The finished build as it was read last, with the names that its key says."""
-    for fact in reversed(facts):
-        if isinstance(fact.body, Build):
-            project = fact.run.project
-            return replace(fact.body, controller=project.scope, job=project.name, number=int(fact.run.number))
-    return None
+    """The finished build as it was read last."""
+    return next((build for fact in reversed(facts) if (build := build_of_fact(fact)) is not None), None)
+
+
+def build_of_fact(fact: Fact) -> Build | None:
+    """A finished build with the names that its key says; None for any other fact."""
+    if not isinstance(fact.body, Build):
+        return None
+    project = fact.run.project
+    return replace(fact.body, controller=project.scope, job=project.name, number=int(fact.run.number))
 
 
 # ---- what is known since

@@ -43,9 +43,14 @@ def build_of_url(url: str) -> tuple[str, int] | None:
 
 def environment_of_name(full_name: str) -> str:
     """The environment that a job's name tells: production, staging, dev, test or qa; production if it says none."""
+    return environment_in_name(full_name) or "production"
+
+
+def environment_in_name(full_name: str) -> str | None:
+    """The environment that a job's name says; None if it says none."""
     if "prod" in full_name.lower():
         return "production"
     for word in reversed(_NOT_A_WORD.split(full_name)):
         if environment := _ENVIRONMENT_WORDS.get(word.lower()):
             return environment
-    return "production"
+    return None
