@@ -184,8 +184,10 @@ def test_what_builds_said_of_themselves_does_not_look_changed(
         filled = Filled(agent, outbox)
         at = clock.now_ms()
         filled.reported(number=number, at=at, environment="eu", image="shop:4", branch="release", given=("branch",))
-        filled.reported(job="lab/own", number=7, at=at, stage="roll out", environment="eu")
-        filled.reported(number=number, at=at + 1, stage="smoke", environment="test")
+        filled.reported(
+            job="lab/own", number=7, at=at, stage="roll out", environment="eu", given=("repo_url", "branch")
+        )
+        filled.reported(number=number, at=at + 1, stage="smoke", environment="test", given=("repo_url", "branch"))
     clock.advance(s=60)
     jenkins.finish_build(SHOP, number)
     agent.run("once")

@@ -89,9 +89,13 @@ def test_an_event_that_could_not_be_made_any_more_is_gone_with_the_reason() -> N
 
 def test_stages_that_reported_themselves_without_a_start_and_then_with_one_are_the_same() -> None:
     world = World(rules())
-    world.accept(facts.report(RUN, said("a", stage="x"), source="emit", at=NOON))
+    world.accept(facts.report(RUN, said("a", stage="x", given=("repo_url", "branch")), source="emit", at=NOON))
     world.deliver()
-    world.accept(facts.report(RUN, said("a", stage="x", started_at=NOON), source="emit", at=NOON + 1))
+    world.accept(
+        facts.report(
+            RUN, said("a", stage="x", started_at=NOON, given=("repo_url", "branch")), source="emit", at=NOON + 1
+        )
+    )
     assert changes(after(world)) == [(Change.SAME, "main:deploy/shop#12:production")]
 
 
