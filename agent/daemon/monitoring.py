@@ -1,13 +1,20 @@
-"""How the agent is, for machines: ``/metrics`` (Prometheus), ``/healthz`` and ``/readyz`` (JSON)."""
+"""How the agent is, for machines: ``/metrics`` (Prometheus), ``/jenkins``, ``/healthz`` and ``/readyz`` (JSON)."""
 
 from __future__ import annotations
 
 import asyncio
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, SummaryMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    SummaryMetricFamily,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.responses import Response
@@ -16,7 +23,9 @@ from starlette.routing import Route
 from agent import __version__
 from agent.config.sizes import describe_size
 from agent.daemon.handover import NobodyThereError
+from agent.inspect.asked import PAGE, asked
 from agent.outbox.values import OutboxError
+from agent.sources.jenkins.traffic import BUCKETS_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -163,12 +172,36 @@ def _polls(life: Life, stored: Stored) -> Iterator[Metric]:
         ages.add_metric([name], _poll_age_s(life, record))
     yield durations
     yield ages
+    yield from _asked(life)
     up = GaugeMetricFamily("hivel_agent_controller_up", "1 when the last poll worked.", labels=["controller"])
     for state in stored.controllers:
         if state.name in known:
             up.add_metric([state.name], float(state.state == "ok"))
     yield up
     yield _missed(list(known), stored)
+
+
+def _asked(life: Life) -> Iterator[Metric]:
+    labels = ["controller", "kind"]
+    answers = HistogramMetricFamily(
+        "hivel_agent_jenkins_answer_seconds", "Questions to Jenkins, and how long they took.", labels=labels
+    )
+    received = CounterMetricFamily(
+        "hivel_agent_jenkins_received_bytes", "What Jenkins' answers brought, headers included.", labels=labels
+    )
+    intervals = GaugeMetricFamily(
+        "hivel_agent_poll_interval_seconds", "How often Jenkins is polled now.", labels=["controller"]
+    )
+    for polls in life.polls:
+        intervals.add_metric([polls.name], polls.interval_s)
+        for kind, tally in polls.traffic.total().items():
+            up_to = zip((*BUCKETS_S, "+Inf"), accumulate(tally.buckets), strict=True)
+            buckets = [(str(bound), float(count)) for bound, count in up_to]
+            answers.add_metric([polls.name, kind], buckets=buckets, sum_value=tally.seconds)
+            received.add_metric([polls.name, kind], tally.bytes)
+    yield answers
+    yield received
+    yield intervals
 
 
 def _missed(controllers: list[str], stored: Stored) -> Metric:
@@ -204,6 +237,22 @@ def application(present: Callable[[], Awaitable[Life]]) -> Starlette:
         registry.register(_Collector(life, stored))
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
+    async def jenkins(_: Request) -> Response:
+        try:
+            life = await present()
+        except NobodyThereError as error:
+            return Response(f"{error}\n", 503, media_type="text/plain")
+        told = [
+            asked(
+                polls.name,
+                interval_s=polls.interval_s,
+                setting_s=polls.setting_s,
+                last_hour=polls.traffic.last_hour(),
+            )
+            for polls in life.polls
+        ]
+        return _json(told, 200)
+
     async def healthz(_: Request) -> Response:
         return _json({"alive": True, "version": __version__}, 200)
 
@@ -219,7 +268,7 @@ def application(present: Callable[[], Awaitable[Life]]) -> Starlette:
                 ready = readiness(life, error)
         return _json(ready, 200 if ready.ready else 503)
 
-    pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz}
+    pages = {"/metrics": metrics, PAGE: jenkins, "/healthz": healthz, "/readyz": readyz}
     return Starlette(routes=[Route(path, page) for path, page in pages.items()])
 
 

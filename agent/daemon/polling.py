@@ -39,7 +39,7 @@ class Polls:
         settings = controller.settings
         self.name = settings.name
         self._controller = controller
-        self._interval_s = settings.poll_interval_ms / 1000
+        self.setting_s = settings.poll_interval_ms / 1000
         self._work = work
         self._clock = clock
         self._repeated: Repeated | None = None
@@ -47,12 +47,12 @@ class Polls:
         self._news = False
         self._woken = False
         self._began_at = -inf
-        self.record = PollRecord(clock.monotonic(), 5 * self._interval_s + 120)
+        self.record = PollRecord(clock.monotonic(), 5 * self.setting_s + 120)
         self.watched = Watched(f"polls of {self.name}", patience_of_poll(settings), lambda: controller.poller.progress)
 
     def begin(self, schedule: Schedule) -> Repeated:
         """Poll from now on."""
-        self._repeated = schedule.every(self._interval_s, self._run, name=self.watched.name)
+        self._repeated = schedule.every(self.setting_s, self._run, name=self.watched.name)
         return self._repeated
 
     def wake(self) -> None:
@@ -63,7 +63,7 @@ class Polls:
             self._news = True
         elif self._repeated is not None:
             self._woken = True
-            gap_s = self._interval_s if self.interval_s > self._interval_s else LEAST_GAP_S
+            gap_s = self.setting_s if self.interval_s > self.setting_s else LEAST_GAP_S
             self._repeated.bring_forward(max(0.0, self._began_at + gap_s - self._clock.monotonic()))
 
     @property
@@ -78,7 +78,7 @@ class Polls:
 
     def _is_time(self) -> bool:
         """The schedule goes by the setting; while Jenkins is slow, most of its runs are left out."""
-        slack_s = self._interval_s / 2
+        slack_s = self.setting_s / 2
         return self._woken or self._clock.monotonic() >= self._began_at + self.interval_s - slack_s
 
     def stop(self) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.inspect.asked import Asked, ask_daemon
 from agent.model.times import rfc3339
 from agent.outbox.sqlite.connection import RunLock
 from agent.outbox.values import Counts  # noqa: TC001 - a field of a struct
@@ -23,7 +24,10 @@ _LONGEST_ERROR = 300
 
 
 class ControllerStatus(msgspec.Struct, frozen=True):
-    """One controller. Times are RFC 3339; ``state`` is ok, error, unreachable, unauthorized or never polled."""
+    """One controller. Times are RFC 3339; ``state`` is ok, error, unreachable, unauthorized or never polled.
+
+    ``asked``: what the daemon asked of it lately; None: no daemon says so.
+    """
 
     name: str
     url: str
@@ -34,6 +38,7 @@ class ControllerStatus(msgspec.Struct, frozen=True):
     open_builds: int
     missed_builds: int
     last_error: str | None
+    asked: Asked | None = None
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):
@@ -113,13 +118,16 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def status(settings: Settings, outbox: SqliteOutbox) -> Status:
-    """Read it all from the outbox; neither Jenkins nor Hivel is asked."""
+    """Read it from the outbox, and from the daemon what is not stored; neither Jenkins nor Hivel is asked."""
     oldest = outbox.oldest_pending()
+    daemon_pid, address = RunLock(settings.outbox).holder(), settings.monitoring
+    told = [] if daemon_pid is None or address is None else ask_daemon(address)
+    asked = {each.controller: each for each in told}
     known = {state.name: state for state in outbox.controllers()}
     open_builds, missed = outbox.open_build_counts(), outbox.missed()
     return Status(
         outbox=str(settings.outbox),
-        daemon_pid=RunLock(settings.outbox).holder(),
+        daemon_pid=daemon_pid,
         events=outbox.counts(),
         oldest_pending_ms=None if oldest is None else max(0, outbox.clock.now_ms() - oldest),
         delivery=delivery_status(outbox.delivery_state()),
@@ -127,7 +135,13 @@ def status(settings: Settings, outbox: SqliteOutbox) -> Status:
             MissedStatus(m.controller, m.full_name, m.builds, m.newest_number, rfc3339(m.noted_at)) for m in missed
         ],
         controllers=[
-            _controller_status(controller, known.get(controller.name), open_builds.get(controller.name, 0), missed)
+            _controller_status(
+                controller,
+                known.get(controller.name),
+                open_builds.get(controller.name, 0),
+                missed,
+                asked.get(controller.name),
+            )
             for controller in settings.controllers
         ],
         repaired=_repair_status(outbox.last_repair()),
@@ -150,7 +164,11 @@ def delivery_status(state: DeliveryState | None) -> DeliveryStatus:
 
 
 def _controller_status(
-    settings: JenkinsSettings, state: ControllerState | None, open_builds: int, missed: Sequence[Missed]
+    settings: JenkinsSettings,
+    state: ControllerState | None,
+    open_builds: int,
+    missed: Sequence[Missed],
+    asked: Asked | None,
 ) -> ControllerStatus:
     return ControllerStatus(
         name=settings.name,
@@ -162,6 +180,7 @@ def _controller_status(
         open_builds=open_builds,
         missed_builds=sum(job.builds for job in missed if job.controller == settings.name),
         last_error=state.last_error if state else None,
+        asked=asked,
     )
 
 

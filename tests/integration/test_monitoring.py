@@ -15,16 +15,19 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.config.settings import Address
 from agent.daemon.monitoring import readiness
 from agent.daemon.polling import PollRecord
 from agent.daemon.stored import read
 from agent.delivery.breaker import BreakerState, CircuitBreaker
 from agent.delivery.observers import Tally
 from agent.delivery.retry import Backoff
+from agent.inspect.asked import ask_daemon
 from agent.model.trouble import Trouble, Unexpected
 from agent.outbox.values import ControllerState, OutboxError
 from agent.sandbox.hivel import Fault
 from tests.integration.disks import mounted
+from tests.integration.scripted import Scripted
 from tests.integration.support import REPO, Agent, wait_until
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
+    from tests.integration.scripted import Connection
     from tests.integration.support import FakeClock
 
 JOB = "deploy/shop"
@@ -166,7 +170,7 @@ def test_names_follow_the_conventions_of_prometheus(agent: Agent) -> None:
     for family in families:
         assert re.fullmatch(r"hivel_agent(_[a-z]+)+", family.name), family.name
         assert family.documentation.endswith("."), family.name
-        assert family.type in ("counter", "gauge", "summary", "info"), family.name
+        assert family.type in ("counter", "gauge", "summary", "histogram", "info"), family.name
         assert not re.search(r"_(ms|milliseconds|minutes|total|count|sum)$", family.name), family.name
         if re.search(r"_(age|duration)_", family.name):
             assert family.name.endswith("_seconds"), family.name
@@ -392,3 +396,55 @@ def test_alerts_are_complete_and_even() -> None:
         assert re.fullmatch(r"\d+[mh]", rule["for"])
         assert rule["severity"] in ("warning", "critical")
         assert rule["expr"].count("(") == rule["expr"].count(")")
+
+
+# ---- what Jenkins was asked
+
+
+def test_metrics_and_status_tell_what_jenkins_was_asked(agent: Agent, jenkins: LocalJenkins) -> None:
+    port = free_port()
+    agent.config.write_text(agent.config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+    jenkins.add_builds(JOB, 1, repo=REPO)
+    process = agent.start()
+    try:
+        wait_until(lambda: "event=delivered" in agent.log(), "the build has arrived")
+        [controller] = agent.json("status")["controllers"]
+        asked = controller["asked"]
+        shown = metrics(agent)
+        text = agent.run("status").stdout
+    finally:
+        process.terminate()
+        process.wait()
+    assert (asked["controller"], asked["interval_ms"], asked["setting_ms"]) == ("main", 200, 200)
+    kinds = {each["kind"]: each for each in asked["last_hour"]}
+    assert kinds["builds"]["requests"] == 1 and kinds["jobs"]["requests"] >= 1
+    served = [request for request in jenkins.requests if request.path == "/job/deploy/job/shop/api/json"]
+    assert kinds["builds"]["bytes"] > served[0].size > 0  # with headers
+    name = 'hivel_agent_jenkins_answer_seconds_{}{{controller="main",kind="builds"}}'
+    assert shown[name.format("count")] == 1
+    assert shown[name.format("sum")] > 0
+    assert shown['hivel_agent_jenkins_answer_seconds_bucket{controller="main",kind="builds",le="+Inf"}'] == 1
+    received = shown['hivel_agent_jenkins_received_bytes_total{controller="main",kind="builds"}']
+    assert received == kinds["builds"]["bytes"]
+    assert shown['hivel_agent_poll_interval_seconds{controller="main"}'] == 0.2
+    assert re.search(r"asked +main: every 200ms; in the last hour \d+ jobs, 1 builds", " ".join(text.split()))
+    [controller] = agent.json("status")["controllers"]
+    assert controller["asked"] is None  # nobody is there who knows
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\n<html>", b"HTTP/1.1 404 No\r\n\r\n", b"nonsense", b""])
+def test_status_goes_without_what_no_daemon_or_another_one_tells(answer: bytes) -> None:
+    def send(_: str, connection: Connection) -> bool:
+        connection.send(answer)
+        return False
+
+    with Scripted(send) as server:
+        port = int(server.url.rstrip("/").rpartition(":")[2])
+        assert ask_daemon(Address("127.0.0.1", port)) == []
+    assert ask_daemon(Address("127.0.0.1", port)) == []
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
