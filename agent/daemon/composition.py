@@ -19,6 +19,7 @@ from agent.ingest.ingest import Ingest
 from agent.inspect.derived import rules_of
 from agent.outbox.offloop import OffLoop
 from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.sqlite.rescue import rescue
 from agent.outbox.values import Keep
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller
@@ -28,11 +29,13 @@ from agent.sources.reports.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from agent.config.settings import JenkinsSettings, Settings
     from agent.daemon.stored import Stored
     from agent.model.deployment import Deployment
     from agent.model.times import Clock
+    from agent.outbox.sqlite.rescue import Rescue
     from agent.outbox.values import Counts
     from agent.sources.jenkins.poller import PollReport
     from agent.sources.reports.accept import Taken
@@ -132,6 +135,11 @@ class Parts:
         """Raises :class:`agent.outbox.values.OutboxError` when nothing can be stored."""
         outbox, off_loop = self.housekeeping
         await off_loop(outbox.try_writing)
+
+    async def rescue(self, path: Path) -> Rescue:
+        """Write everything to a file that has its name. Raises :class:`agent.outbox.values.OutboxError`."""
+        outbox, off_loop = self.looking
+        return await off_loop(rescue, outbox, path, outbox.clock)
 
     async def stored(self) -> Stored:
         """What the outbox knows, for monitoring. Raises :class:`agent.outbox.values.OutboxError`."""

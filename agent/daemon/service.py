@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from agent.sources.reports.intake import Intake
 if TYPE_CHECKING:
     from agent.config.settings import Settings
     from agent.model.times import Clock
+    from agent.outbox.sqlite.connection import Moved
     from agent.sources.reports.accept import Taken
 
 log = structlog.get_logger("service")
@@ -41,6 +43,7 @@ STOP_S = 25.0
 # So long a report waits for a life that takes it in, before it is told to come again.
 REPORT_WAITS_S = 10.0
 CLOCK_LOOK_S = 60.0
+FILE_LOOK_S = 2.0
 CLOCK_WAS_SET_MS = 1_000
 
 
@@ -52,15 +55,16 @@ def run(settings: Settings, clock: Clock) -> None:
     :class:`agent.outbox.values.OutboxError` when it cannot start.
     """
     signals.ignore_reload()
-    with RunLock(settings.outbox):
-        asyncio.run(_Service(settings, clock).run())
+    with RunLock(settings.outbox) as lock:
+        asyncio.run(_Service(settings, clock, lock).run())
 
 
 class _Service:
     """What lasts as long as the process: listeners, schedule, watchdog, signals."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, lock: RunLock) -> None:
         self._settings = settings
+        self._lock = lock
         self._clock = clock
         self._fresh: Settings | None = None  # for the next life
         self._stopping = asyncio.Event()
@@ -79,6 +83,7 @@ class _Service:
                 if (limit_s := watchdog_s()) is not None:
                     self._schedule.every(limit_s / 3, self._feed_watchdog, name="watchdog")
                 self._schedule.every(CLOCK_LOOK_S, self._look_at_clock, name="clock")
+                self._schedule.every(FILE_LOOK_S, self._look_at_file, name="outbox file")
                 await self._listen()
                 await self._mend(None)
                 while not self._stopping.is_set():
@@ -109,6 +114,7 @@ class _Service:
         if not mending.done():
             self._leave_in_the_middle(of=1)
         await mending
+        self._lock.follow()
 
     # ---- one life
 
@@ -121,12 +127,38 @@ class _Service:
                     self._begin(life)
                     await life.work.over.wait()
                     pending = await self._end(life)
+                    moved = await self._rescue(life)
+            if moved is not None and not self._stopping.is_set():
+                await self._mend(None)  # another file may be of an older version, or damaged
+                return None
             if life.work.damage is not None:
                 return what_is_broken(life.work.damage)
         except DamagedError as error:
             return what_is_broken(error)
         if self._stopping.is_set():
             log.info("stopped", pending=pending)
+        return None
+
+    async def _rescue(self, life: Life) -> Moved | None:
+        """When the outbox file has lost its name, give it one before it is closed, however long that takes."""
+        while (moved := self._lock.moved()) is not None:
+            try:
+                done = await life.parts.rescue(self._settings.outbox)
+            except OutboxError as error:
+                life.work.storing.note("outbox file", str(error))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), FILE_LOOK_S)
+                if self._stopping.is_set():
+                    return moved
+            else:
+                log.error(
+                    "outbox lost its name", how=f"it was {moved.value} while the agent worked on it",
+                    outbox=str(self._settings.outbox), written_to=str(done.file),
+                    advice="to begin anew, stop the agent before the file is deleted"
+                    if done.in_place
+                    else "the agent goes on with the file that has the name now; what it had is kept",
+                )  # fmt: skip
+                return moved
         return None
 
     def _begin(self, life: Life) -> None:
@@ -208,6 +240,13 @@ class _Service:
 
     async def _feed_watchdog(self) -> None:
         self._watchdog.feed()
+
+    async def _look_at_file(self) -> None:
+        """What is stored in a file without a name is lost with the process: the life ends, and the file is rescued."""
+        life, moved = self._life.present, self._lock.moved()
+        if life is not None and moved is not None and not life.work.over.is_set():
+            life.work.storing.note("outbox file", f"the outbox {self._settings.outbox} was {moved.value}")
+            life.work.over.set()
 
     async def _look_at_clock(self) -> None:
         """Nothing goes by it here; whoever reads times in the log or in events wants to know."""

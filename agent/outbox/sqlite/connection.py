@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import enum
+import errno
 import fcntl
 import os
 import random
 import sqlite3
+import struct
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 BUSY_DEADLINE_S = 10.0
 CHECKPOINT_PAGES = 4_000
+# Behind the bytes of a database that SQLite itself locks (its page at 1 GiB is never used).
+_OUR_BYTE = 0x40000000 + 1_024
 # Python's own words, without a code, for bytes in a column of text that were never written as text.
 _NO_TEXT = "Could not decode to UTF-8"
 
@@ -164,20 +169,81 @@ def _create(path: Path) -> None:
         return  # another process was faster
 
 
+class Moved(enum.Enum):
+    """What became of the outbox file's name while somebody worked on the file."""
+
+    DELETED = "deleted"
+    REPLACED = "replaced by another file"
+
+
 class RunLock:
     """Held by the one process that polls and delivers; the kernel lets go of it however the process ends.
 
     It is what makes a claim safe without leases: rows in flight are known to their one deliverer, and after a
-    crash they are simply pending.
+    crash they are simply pending. The file itself is locked as well, for it may have other names: links to it.
     """
 
     def __init__(self, outbox: Path) -> None:
         self._outbox = outbox
-        self._path = outbox.with_name(outbox.name + ".lock")
+        self._real = outbox.resolve()
+        self._path = self._real.with_name(self._real.name + ".lock")
         self._fd: int | None = None
+        self._file: int | None = None
 
     def __enter__(self) -> Self:
         """Raises :class:`AlreadyRunningError` at once when another process holds it, or :class:`OutboxError`."""
+        self._lock_name()
+        try:
+            self.follow()
+        except AlreadyRunningError:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    def follow(self) -> None:
+        """Lock the file that has the name now. Nobody in this process may have the outbox open.
+
+        To be called whenever another file may have got its place. Raises :class:`AlreadyRunningError` if another agent
+        works on that one, and :class:`OutboxError`.
+        """
+        if self._fd is not None and not _has_name(self._fd, self._path):  # the lock's own name was deleted as well
+            before, self._fd = self._fd, None
+            os.close(before)
+            self._lock_name()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        with suppress(OSError):  # it is not there yet, or may not be written: who opens it says so in words
+            self._file = os.open(self._real, os.O_RDWR | os.O_CLOEXEC)
+        if self._file is not None and not _try_lock_file(self._file):
+            raise AlreadyRunningError(
+                f"another hivel-agent works on the file of the outbox {self._outbox} under another name: it is a link "
+                "to the same file; stop that one first, or give this one its own [outbox] path"
+            )
+
+    def moved(self) -> Moved | None:
+        """Whether the file that is worked on has lost its name."""
+        if self._file is None or _has_name(self._file, self._real):
+            return None
+        return Moved.REPLACED if self._real.exists() else Moved.DELETED
+
+    def holder(self) -> int | None:
+        """The process id of who holds it now, None when nobody does."""
+        try:
+            with self._path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    text = file.read(20).strip()
+                    return int(text) if text.isdigit() else -1
+        except OSError:
+            return None  # no lock file: no agent ever ran here
+        return None
+
+    def _lock_name(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
             fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -192,26 +258,31 @@ class RunLock:
             )
         _write_down(fd, str(os.getpid()))
         self._fd = fd
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def _release(self) -> None:
         if self._fd is not None:
             _write_down(self._fd, "")
-            os.close(self._fd)
-            self._fd = None
+        for fd in (self._file, self._fd):
+            if fd is not None:
+                os.close(fd)
+        self._fd = self._file = None
 
-    def holder(self) -> int | None:
-        """The process id of who holds it now, None when nobody does."""
-        try:
-            with self._path.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except OSError:
-                    text = file.read(20).strip()
-                    return int(text) if text.isdigit() else -1
-        except OSError:
-            return None  # no lock file: no agent ever ran here
-        return None
+
+def _has_name(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
+
+
+def _try_lock_file(fd: int) -> bool:
+    """A lock of the open file at a byte that SQLite has no use for; where that cannot be had, the name has to do."""
+    wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _OUR_BYTE, 1, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, wanted)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def _write_down(fd: int, holder: str) -> None:

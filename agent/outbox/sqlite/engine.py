@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Self
 
 from agent.outbox.sqlite.backfills import Backfills
@@ -12,6 +14,8 @@ from agent.outbox.sqlite.housekeeping import Housekeeping
 from agent.outbox.sqlite.looking import Looking
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.outbox.interface import Outbox
 
 
@@ -27,6 +31,15 @@ class SqliteOutbox(Deployments, Looking, Deliveries, Cursors, Backfills, Houseke
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def copy_to(self, path: Path) -> None:
+        """Write everything to another database, which is complete and without a log when this returns.
+
+        Raises :class:`sqlite3.Error`.
+        """
+        with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            self._connection.backup(copy)
+            copy.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def find_damage(self) -> str | None:
         """What is broken in the file, None for a sound one. Reads all of it: a second for each few hundred megabytes.

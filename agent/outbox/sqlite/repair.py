@@ -88,9 +88,10 @@ def _complete(path: Path) -> Path:
     return beside(path, ".recovered")
 
 
-def _free_name(path: Path, clock: Clock) -> Path:
+def free_name(path: Path, clock: Clock, why: str) -> Path:
+    """A name beside the outbox for a file that is kept: ``outbox.db.damaged-20261123T120000Z``."""
     stamp = rfc3339(clock.now_ms())[:19].replace("-", "").replace(":", "")
-    names = (beside(path, f".damaged-{stamp}Z{count}") for count in ("", *(f"-{n}" for n in range(1, 1000))))
+    names = (beside(path, f".{why}-{stamp}Z{count}") for count in ("", *(f"-{n}" for n in range(1, 1000))))
     return next(name for name in names if not name.exists())
 
 
@@ -125,7 +126,7 @@ def _build(path: Path, clock: Clock, problem: str, controllers: Collection[str])
             "INSERT OR IGNORE INTO controllers (name, state, since, report_from) VALUES (?, 'never polled', ?, ?)",
             [(name, now, reread_from) for name in controllers],
         )
-        moved_to = _free_name(path, clock).name
+        moved_to = free_name(path, clock, "damaged").name
         new.execute("INSERT INTO repairs VALUES (?, ?, ?, ?, ?)", (now, moved_to, problem, taken, reread_from))
         new.execute("COMMIT")
     complete_new_file(building)
