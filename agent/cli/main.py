@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # What `hivel-agent --help` and the shell's completion say of each verb, without loading it: the first sentence of its
 # help. The verb itself is `command` in the module of its name.
 VERBS = {
+    "audit": "Show what became of every build number of every deploying job.",
     "backfill": "Report builds of the past that the rules make deployments.",
     "check": "Check the configuration, each Jenkins, and Hivel, and say what to mend.",
     "completion": "Print the script that lets a shell complete verbs and options.",

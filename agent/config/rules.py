@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from agent.model.status import Status
 
@@ -178,6 +178,12 @@ def first_match(rules: Iterable[Rule], full_name: str) -> Match | None:
         if groups is not None:
             return Match(rule, groups)
     return None
+
+
+def described(rules: Sequence[Rule], match: Match) -> str:
+    """Which rule it is, for people."""
+    index = next((number for number, rule in enumerate(rules, 1) if rule is match.rule), 1)
+    return f'[[deployment]] number {index}, job = "{match.rule.job.text}"'
 
 
 def match_of_reporting(rules: Iterable[Rule], full_name: str) -> Match:

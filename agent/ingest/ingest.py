@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.deployments.derive import derive
+from agent.deployments.nothing import why_nothing
 from agent.deployments.plan import Moment, kept_builds, plan
 from agent.model.deployment import State
 from agent.model.fact import Kind, fresh, seen
@@ -35,11 +36,15 @@ _TRIES = 20
 
 @dataclass
 class Accepted:
-    """What came of facts: the deployments that are new or changed and not held, as they are now."""
+    """What came of facts: the deployments that are new or changed and not held, as they are now.
+
+    ``nothing``: the runs that are read to the end and are no deployment, and why.
+    """
 
     deployments: list[Deployment] = field(default_factory=list)
     held: list[Deployment] = field(default_factory=list)
     known: int = 0
+    nothing: dict[Run, str] = field(default_factory=dict)
 
     def of(self, run: Run) -> list[Deployment]:
         """Those of one run, held ones too."""
@@ -69,6 +74,8 @@ class Ingest:
             for together in _apart(facts):
                 self._accept(together, accepted)
         _tell(accepted.deployments)
+        for run, reason in accepted.nothing.items():
+            log.info("no deployment", run=run_id(run), reason=reason)
         return accepted
 
     def derive_again(self, runs: Collection[Run]) -> Accepted:
@@ -109,6 +116,8 @@ class Ingest:
             done = {run: rows for run, rows in planned.items() if not any(r.deployment_id in refused for r in rows)}
             for run, rows in done.items():
                 _note(states[run], rows, accepted)
+                if not rows and any(fact.kind is Kind.FINAL for fact in new.get(run, ())):
+                    accepted.nothing[run] = why_nothing(new[run], self.rules, run.project)
             if len(done) == len(planned):
                 return
             taken |= refused

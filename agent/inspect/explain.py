@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.config.rules import Match, first_match
+from agent.config.rules import Match, described, first_match
 from agent.config.settings import controller_of
 from agent.deployments.derive import derive, worth
 from agent.deployments.plan import kept_builds
@@ -272,8 +272,7 @@ class _Answer:
         match = self.asked.match
         if match is None:
             return None
-        index = next((i for i, rule in enumerate(self.settings.rules) if rule is match.rule), None)
-        return f'[[deployment]] number {(index or 0) + 1}, job = "{match.rule.job.text}"'
+        return described(self.settings.rules, match)
 
     def _verdict(self, derived: list[DerivedView]) -> str:
         if rows := self.known.state.deployments:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from agent.model.deployment import Deployment
+    from agent.model.endings import Ended
     from agent.model.fact import Fact
     from agent.model.keys import Project, Run
     from agent.model.times import Clock
@@ -159,6 +160,13 @@ class Cursors(Protocol):
 
     def save_progress(self, progress: Progress) -> None:
         """Store how far a poll read, in one transaction; within that of the caller where there is one."""
+        ...
+
+    def endings(self, controller: str, full_name: str) -> list[Ended]:
+        """What became of the numbers below the job's cursor, in ranges that do not overlap, the lowest first.
+
+        Open builds may lie in them, and have not ended yet.
+        """
         ...
 
     def former_names(self, project: Project) -> list[Project]:

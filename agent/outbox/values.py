@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.model.deployment import Content, Deployment, State
+    from agent.model.endings import Ended
     from agent.model.fact import Fact
     from agent.model.keys import Project, Run
 
@@ -138,6 +139,8 @@ class JobCursor:
 
     ``looked_at`` is the latest that Jenkins' clock has shown, in its answers or as the start of a build that was read:
     no build below started later. ``newest_number`` and ``newest_started_at`` name the newest build that was seen.
+    ``no_rule_since``: from that number on no rule matched the job, and nothing was read. ``absent``: the job is not in
+    Jenkins' list any more.
     """
 
     full_name: str
@@ -145,6 +148,8 @@ class JobCursor:
     looked_at: int
     newest_number: int | None = None
     newest_started_at: int | None = None
+    no_rule_since: int | None = None
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,8 +210,9 @@ class Progress:
     """How far a poll of one controller read; stored together with the facts that it found.
 
     ``cursors``, ``open_builds`` (all that a job has, by its name), ``missed`` (builds and newest number, by job),
-    ``renamed`` (applied first), ``no_longer_wanted`` and ``errors`` (None: the job was read) are changes: what is not
-    named stays.
+    ``renamed`` (applied first), ``no_longer_wanted``, ``errors`` (None: the job was read) and ``ended`` (what became of
+    numbers that are not open any more, by job) are changes: what is not named stays. Of the jobs ``begun`` anew, what
+    was noted of an earlier one of that name is forgotten.
     """
 
     controller: str
@@ -216,6 +222,8 @@ class Progress:
     renamed: tuple[Renamed, ...] = ()
     no_longer_wanted: tuple[WantedBuild, ...] = ()
     errors: Mapping[str, JobError | None] = field(default_factory=dict)
+    begun: frozenset[str] = frozenset()
+    ended: Mapping[str, tuple[Ended, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from agent.config.credentials import Token
 from agent.config.settings import JenkinsSettings
 from agent.deployments.derive import Rules
 from agent.ingest.ingest import Ingest
+from agent.inspect.audit import audit
 from agent.model import fact as facts
 from agent.model.deployment import event_of
 from agent.model.fact import Report
@@ -33,6 +34,7 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.connection import exchange_under_way
 from agent.sources.jenkins.poller import Poller, PollReport
+from tests.integration.reporting import settings_of
 from tests.integration.support import FakeClock, rule
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message
 
     from agent.config.rules import Rule
+    from agent.inspect.audit import Audit
     from agent.model.deployment import Deployment
     from agent.sandbox.jenkins import LocalJenkins
 
@@ -293,6 +296,18 @@ class Agent:
         """All events, oldest first."""
         with self.outbox() as outbox:
             return [_reported(row) for row in outbox.all_deployments()]
+
+    def audit(self) -> Audit:
+        """What became of every build number, as another process tells it."""
+        controllers = tuple(_settings(name, jenkins, self._since) for name, jenkins in self._jenkins.items())
+        settings = settings_of(self.path, *controllers, rules=self._rules)
+        with self.outbox() as outbox:
+            return audit(settings, outbox, self._client_beside, since=0)
+
+    def _client_beside(self, settings: JenkinsSettings) -> JenkinsClient:
+        client = JenkinsClient(settings)
+        client._transport.session.mount(settings.url, InProcess(self._jenkins[settings.name].app))
+        return client
 
     def outbox(self) -> SqliteOutbox:
         """What there is, as another process sees it."""

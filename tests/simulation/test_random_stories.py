@@ -45,6 +45,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from starlette.responses import HTMLResponse
 
+from agent.inspect.audit import Outcome
 from agent.model.names import job_path
 from agent.sandbox.jenkins import Interrupted, LocalJenkins, Phase
 from tests.integration.support import FakeClock
@@ -740,6 +741,26 @@ class World(RuleBasedStateMachine):
         assert not twice, f"reported more than once: {twice}"
         missing = [build for build in self.owed if build.key not in times]
         assert not missing, f"not reported: {[(build.job.name, build.key) for build in missing]}"
+        self._check_audit(set(times))
+
+    def _check_audit(self, reported: set[tuple[int, int]]) -> None:
+        """Every number is accounted for, once, as what it is; the sums are Jenkins' own."""
+        found = self.agent.audit()
+        assert (found.unaccounted, found.problems) == (0, []), found
+        audited = {job.job: job for job in found.jobs if not job.gone}
+        assert audited.keys() == {job.name for job in self.jobs if job.matches}
+        for job in self.jobs:
+            if not job.matches:
+                continue
+            told = audited[job.name]
+            assert told.given_away == self.jenkins.next_build_number(job.name) - 1
+            outcomes = {n: builds.outcome for builds in told.builds for n in range(builds.first, builds.last + 1)}
+            assert sorted(outcomes) == list(range(1, told.given_away + 1)), told
+            for build in job.listed:
+                if build.key in reported:
+                    assert outcomes[build.number] == Outcome.EVENT, (build, told)
+                elif build.running:
+                    assert outcomes[build.number] in (Outcome.RUNNING, Outcome.WAITING), (build, told)
 
 
 def test_random_stories() -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, fields
-from typing import TYPE_CHECKING
+from dataclasses import astuple, fields, replace
+from typing import TYPE_CHECKING, Any
 
+from agent.model.endings import Ended, Ending, put
 from agent.model.keys import JENKINS, Project
 from agent.outbox.sqlite.part import Part
 from agent.outbox.values import ControllerState, JobCursor, JobError, Missed, OpenBuild, WantedBuild
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from agent.model.keys import Run
     from agent.outbox.values import Progress, Renamed
 
 _JOB = ", ".join(field.name for field in fields(JobCursor))
+_JOB_VALUES = ", ".join("?" for _ in fields(JobCursor))
+_ENDED = ", ".join(Ended.__struct_fields__)
+_ANY_NUMBER = 2**62
 _OPEN = ", ".join(field.name for field in fields(OpenBuild))
 _STATE = ", ".join(field.name for field in fields(ControllerState))
 _MISSED = ", ".join(field.name for field in fields(Missed))
@@ -30,7 +34,7 @@ class Cursors(Part):
     def jobs(self, controller: str) -> dict[str, JobCursor]:
         """All cursors by full name."""
         found = self._all(f"SELECT {_JOB} FROM jobs WHERE controller = ?", (controller,))  # noqa: S608
-        return {row[0]: JobCursor(*row) for row in found}
+        return {row[0]: _cursor(row) for row in found}
 
     def job(self, controller: str, full_name: str) -> JobCursor | None:
         """One cursor; None: the job was never seen."""
@@ -38,7 +42,7 @@ class Cursors(Part):
             f"SELECT {_JOB} FROM jobs WHERE controller = ? AND full_name = ?",  # noqa: S608
             (controller, full_name),
         )
-        return None if found is None else JobCursor(*found)
+        return None if found is None else _cursor(found)
 
     def open_builds(self, controller: str) -> dict[str, list[OpenBuild]]:
         """The open builds of all jobs, by full name."""
@@ -82,10 +86,9 @@ class Cursors(Part):
         """Store how far a poll read, in one transaction; within that of the caller where there is one."""
         controller = progress.controller
         with self._writing():
-            for renamed in progress.renamed:
-                self._rename(controller, renamed)
+            self._save_names(controller, progress.renamed, progress.begun)
             self._connection.executemany(
-                f"INSERT OR REPLACE INTO jobs (controller, {_JOB}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+                f"INSERT OR REPLACE INTO jobs (controller, {_JOB}) VALUES (?, {_JOB_VALUES})",  # noqa: S608
                 [(controller, *astuple(cursor)) for cursor in progress.cursors],
             )
             self._save_open_builds(controller, progress.open_builds)
@@ -95,16 +98,33 @@ class Cursors(Part):
                 [(controller, wanted.full_name, wanted.number) for wanted in progress.no_longer_wanted],
             )
             self._save_errors(controller, progress.errors)
+            for full_name, ended in progress.ended.items():
+                self._save_endings(controller, full_name, ended)
 
-    def _rename(self, controller: str, renamed: Renamed) -> None:
-        """The cursor goes; what is stored under the former name is known under the new one."""
+    def _save_names(self, controller: str, renamed: Iterable[Renamed], begun: Iterable[str]) -> None:
+        """Two jobs may have changed names: all that moves is taken away before any of it gets its new place."""
+        moved = {each.full_name: self._endings(controller, each.former.full_name) for each in renamed
+                 if self._rename(controller, each)}  # fmt: skip
+        left = {each.former.full_name for each in renamed if each.full_name in moved}
+        self._connection.executemany(
+            "DELETE FROM endings WHERE controller = ? AND full_name = ?",
+            [(controller, full_name) for full_name in {*left, *moved, *begun}],
+        )
+        for full_name, endings in moved.items():
+            self._insert_endings(controller, full_name, endings)
+
+    def _rename(self, controller: str, renamed: Renamed) -> bool:
+        """The cursor goes; what is stored under the former name is known under the new one.
+
+        False: another job took the former name, and was stored already.
+        """
         former = renamed.former
         key = (controller, former.full_name)
         gone = self._connection.execute(
             "DELETE FROM jobs WHERE controller = ? AND full_name = ? AND newest_started_at IS ?",
             (*key, former.newest_started_at),
         )
-        if gone.rowcount:  # else another job took the name, and was stored already
+        if gone.rowcount:
             self._connection.execute("DELETE FROM open_builds WHERE controller = ? AND full_name = ?", key)
             self._connection.execute("DELETE FROM job_errors WHERE controller = ? AND full_name = ?", key)
         new_id, former_id = (
@@ -115,6 +135,7 @@ class Cursors(Part):
             " (SELECT ?2 AS id UNION SELECT former_id FROM former_names WHERE project_id = ?2) WHERE id != ?1",
             (new_id, former_id),
         )
+        return gone.rowcount > 0
 
     def _save_open_builds(self, controller: str, builds: Mapping[str, Sequence[OpenBuild]]) -> None:
         self._connection.executemany(
@@ -143,6 +164,38 @@ class Cursors(Part):
         self._connection.executemany(
             f"INSERT INTO job_errors (controller, {_ERROR}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608
             [(controller, *astuple(error)) for error in errors.values() if error is not None],
+        )
+
+    # ---- endings
+
+    def endings(self, controller: str, full_name: str) -> list[Ended]:
+        """What became of the numbers below the job's cursor, in ranges, the lowest first."""
+        return self._endings(controller, full_name)
+
+    def _endings(self, controller: str, full_name: str, first: int = 1, last: int = _ANY_NUMBER) -> list[Ended]:
+        found = self._all(
+            f"SELECT {_ENDED} FROM endings WHERE controller = ?1 AND full_name = ?2 AND first <= ?4 AND first >="  # noqa: S608
+            " (SELECT coalesce(max(first), 0) FROM endings WHERE controller = ?1 AND full_name = ?2 AND first <= ?3)"
+            " ORDER BY first",
+            (controller, full_name, first, last),
+        )
+        return [Ended(begin, end, Ending(ending), at) for begin, end, ending, at in found if end >= first]
+
+    def _save_endings(self, controller: str, full_name: str, ended: Sequence[Ended]) -> None:
+        if not ended:
+            return
+        first, last = min(each.first for each in ended), max(each.last for each in ended)
+        known = self._endings(controller, full_name, first - 1, last + 1)
+        self._connection.executemany(
+            "DELETE FROM endings WHERE controller = ? AND full_name = ? AND first = ?",
+            [(controller, full_name, each.first) for each in known],
+        )
+        self._insert_endings(controller, full_name, put(known, ended))
+
+    def _insert_endings(self, controller: str, full_name: str, endings: Iterable[Ended]) -> None:
+        self._connection.executemany(
+            f"INSERT INTO endings (controller, full_name, {_ENDED}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+            [(controller, full_name, each.first, each.last, each.ending.value, each.at) for each in endings],
         )
 
     # ---- names, and what was reported
@@ -192,3 +245,8 @@ class Cursors(Part):
         """Jobs with builds that were gone before they could be read, the latest first."""
         found = self._all(f"SELECT {_MISSED} FROM missed ORDER BY noted_at DESC, controller, full_name")  # noqa: S608
         return [Missed(*row) for row in found]
+
+
+def _cursor(row: Sequence[Any]) -> JobCursor:
+    cursor = JobCursor(*row)
+    return replace(cursor, absent=True) if cursor.absent else cursor  # SQLite has no booleans

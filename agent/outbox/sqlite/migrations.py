@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 # The number of the last file of SQL; an outbox with a higher one was written by a newer agent.
-VERSION = 6
+VERSION = 7
 # A new outbox gets this file of SQL and all after it.
 FIRST = 6
 

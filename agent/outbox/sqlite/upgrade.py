@@ -58,6 +58,12 @@ _ATTEMPTS = (
     f"SELECT event_id, at, duration_ms, http_status, verdict, CASE verdict WHEN '{SUCCESS}' THEN '' ELSE answer END"  # noqa: S608
     f" FROM attempts INDEXED BY attempts_of_event WHERE verdict != '{NOT_COUNTED}' ORDER BY event_id, id"
 )
+# As in the migration to version 7: what became of the numbers below a cursor was not noted.
+_BEFORE_AUDIT = (
+    "INSERT INTO endings (controller, full_name, first, last, ending, at)"
+    " SELECT controller, full_name, 1, next_build_number - 1, 'before audit', looked_at"
+    " FROM jobs WHERE next_build_number > 1"
+)
 # It changes when anybody but `emit` writes.
 _FINGERPRINT = (
     "SELECT state, count(*), sum(id), sum(next_attempt_at & 0xffffffff) FROM events GROUP BY state ORDER BY state"
@@ -246,6 +252,7 @@ class _Upgrade:
             for table in _SAME:
                 copy(new, table, old.table(table))
             copy_newer_reports(new, old.table)
+            new.execute(_BEFORE_AUDIT)
             new.execute(
                 "DELETE FROM wanted_builds AS w WHERE EXISTS (SELECT 1 FROM open_builds AS o"
                 " WHERE o.controller = w.controller AND o.full_name = w.full_name AND o.number = w.number)"

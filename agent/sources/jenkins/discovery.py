@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.config.rules import first_match
+from agent.model.endings import Ended, Ending, without
 from agent.outbox.values import JobCursor, OpenBuild
 from agent.sources.jenkins.backoff import Backoffs
 from agent.sources.jenkins.errors import AskedToWaitError, ControllerDownError, JenkinsError, StoppedError
-from agent.sources.jenkins.look import CLOCK_TOLERANCE_MS, GRACE_MS, Candidate
+from agent.sources.jenkins.look import CLOCK_TOLERANCE_MS, GRACE_MS, Candidate, unread_cursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger("poller")
 
 Executing = dict[str, frozenset[int]]
+
+# So many jobs that are back in the list are asked about in one poll: whole folders vanish and come back when somebody
+# changes what the user may see.
+BACK_AT_ONCE = 100
 
 
 class Executors:
@@ -80,7 +85,8 @@ class Known:
 class Found:
     """What there is to do.
 
-    ``passed``: cursors of jobs of which nothing is to be read, and ``followed`` what of them is open from now on.
+    ``passed``: cursors of jobs of which nothing is to be read, ``followed`` what of them is open from now on, and
+    ``history`` the numbers that ended before the first poll. ``later``: jobs that are back, and wait for the next poll.
     ``renewed``: the same, of jobs with names that were another job's.
     """
 
@@ -88,6 +94,8 @@ class Found:
     passed: list[JobCursor] = field(default_factory=list)
     followed: dict[str, tuple[OpenBuild, ...]] = field(default_factory=dict)
     renewed: list[Candidate] = field(default_factory=list)
+    history: dict[str, tuple[Ended, ...]] = field(default_factory=dict)
+    later: int = 0
 
 
 class Discovery:
@@ -116,6 +124,7 @@ class Discovery:
         self._server_time = server_time
         self._nothing_ended_since = nothing_ended_since
         self._found = Found()
+        self._back = 0
 
     @cached_property
     def _executing(self) -> Executing | None:
@@ -127,10 +136,18 @@ class Discovery:
         for job in jobs:
             name = job.full_name
             cursor, followed = self._known.cursors.get(name), self._known.open_builds.get(name, ())
-            moved = cursor is None or cursor.next_build_number != job.next_build_number
+            moved = cursor is None or cursor.next_build_number != job.next_build_number or self._is_back(cursor)
             if (moved or followed) and self._unread.due(name):
                 self._sort(self._candidate(job, cursor, tuple(followed), moved=moved))
         return self._found
+
+    def _is_back(self, cursor: JobCursor) -> bool:
+        """Whether the job was gone, so that it may be another one with as many builds; its newest build tells."""
+        if not cursor.absent:
+            return False
+        self._back += 1
+        self._found.later += self._back > BACK_AT_ONCE
+        return self._back <= BACK_AT_ONCE
 
     def _candidate(
         self, job: Job, cursor: JobCursor | None, followed: tuple[OpenBuild, ...], *, moved: bool
@@ -170,13 +187,20 @@ class Discovery:
 
     def _pass(self, candidate: Candidate) -> None:
         name = candidate.job.full_name
-        cursor = JobCursor(name, candidate.job.next_build_number, self._server_time)
         self._unread.read(name, besides=candidate.unread)
-        self._found.passed.append(cursor)
         if candidate.match is None:
+            cursor = unread_cursor(candidate.job, candidate.cursor, self._server_time)
+            self._found.passed.append(cursor)
             self._look_at(replace(candidate, cursor=cursor, moved=False))
-        elif self._nothing_ended_since and self._executing and (running := self._executing.get(name)):
+            return
+        self._found.passed.append(JobCursor(name, candidate.job.next_build_number, self._server_time))
+        running = (self._executing or {}).get(name, frozenset()) if self._nothing_ended_since else frozenset()
+        if running:
             self._found.followed[name] = tuple(OpenBuild(n, seen=True, first_seen_at=self._now) for n in running)
+        self._found.history[name] = tuple(
+            Ended(*span, Ending.HISTORY, self._server_time)
+            for span in without(1, candidate.job.next_build_number - 1, running)
+        )
 
     def _look_at(self, candidate: Candidate) -> None:
         """Unless there is nothing to read: all that is open still runs, or is left in peace."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from agent.model.endings import Ended, Ending, put, ranges, without
 from agent.outbox.values import JobCursor, OpenBuild
 from agent.sources.jenkins.errors import BadAnswerError, NotFoundError
 from agent.sources.jenkins.raw import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from agent.config.rules import Match
     from agent.sources.jenkins.client import Job
@@ -101,7 +102,7 @@ class Candidate:
         job = self.job
         again = [replace(build, seen=True, waiting_since=None, started_at=None) for build in self.open_builds]
         return replace(
-            another, cursor=JobCursor(job.full_name, job.next_build_number, self.server_time), moved=False,
+            another, cursor=unread_cursor(job, None, self.server_time), moved=False,
             open_builds=tuple(build for build in again if build.number < job.next_build_number),
         )  # fmt: skip
 
@@ -123,18 +124,31 @@ class Look:
     """Where a look ended: the cursor and the open builds to store, and the builds that were missed.
 
     ``gone``: those of them that were seen before. ``troubles``: why open builds could not be read, by number.
-    ``numbers``: the builds that were listed.
+    ``numbers``: the builds that were listed. ``endings``: what became of numbers that are not open any more;
+    ``unlisted``: the numbers before those were never looked at.
     """
 
     cursor: JobCursor
     open_builds: list[OpenBuild] = field(default_factory=list)
     missed: list[int] = field(default_factory=list)
-    missed_unlisted: int = 0
+    unlisted: list[tuple[int, int]] = field(default_factory=list)
     gone: list[OpenBuild] = field(default_factory=list)
     troubles: dict[int, Exception] = field(default_factory=dict)
     pull_request_url: str | None = None
     has_past: bool = False
     numbers: set[int] = field(default_factory=set)
+    endings: dict[int, Ending] = field(default_factory=dict)
+
+    @property
+    def missed_unlisted(self) -> int:
+        """How many numbers are so old that nobody looked for their builds."""
+        return sum(last - first + 1 for first, last in self.unlisted)
+
+
+def unread_cursor(job: Job, before: JobCursor | None, server_time: int) -> JobCursor:
+    """The cursor of a job that no rule matches, behind all its numbers."""
+    since = 1 if before is None else before.no_rule_since or before.next_build_number
+    return JobCursor(job.full_name, job.next_build_number, server_time, no_rule_since=since)
 
 
 def first_look(candidate: Candidate) -> Look:
@@ -147,8 +161,38 @@ def first_look(candidate: Candidate) -> Look:
         full_name=job.full_name,
         next_build_number=candidate.next_number,
         looked_at=max(cursor.looked_at, candidate.server_time) if candidate.moved else cursor.looked_at,
+        no_rule_since=None if candidate.match is not None and candidate.moved else cursor.no_rule_since,
+        absent=False,
     )
     return Look(advanced)
+
+
+def ended(candidate: Candidate, look: Look, at: int) -> tuple[Ended, ...]:
+    """What became of the numbers that the look settled: all below its cursor that were not settled before, but for the
+    builds that are open. ``at``: when that is noted (UTC ms).
+    """
+    found = [each for ending in Ending for each in ranges(_numbers(look, ending), ending, at)]
+    found += [Ended(first, last, Ending.UNREADABLE, at) for first, last in look.unlisted]
+    unsettled = {build.number for build in look.open_builds}
+    for first, last, ending in _passed_over(candidate):
+        found += [Ended(*span, ending, at) for span in without(first, last, unsettled)]
+    return tuple(put([], found))
+
+
+def _numbers(look: Look, ending: Ending) -> set[int]:
+    return {number for number, each in look.endings.items() if each is ending}
+
+
+def _passed_over(candidate: Candidate) -> Iterator[tuple[int, int, Ending]]:
+    """First and last of the numbers that nobody looked at, and why; weightier words may be known of some of them."""
+    cursor, job = candidate.cursor, candidate.job
+    if cursor is None:
+        yield 1, job.next_build_number - 1, Ending.HISTORY if candidate.match is not None else Ending.NO_RULE
+        return
+    if candidate.former_name is not None:
+        yield 1, cursor.next_build_number - 1, Ending.FORMER_NAME
+    if cursor.no_rule_since is not None and candidate.match is not None and candidate.moved:
+        yield cursor.no_rule_since, cursor.next_build_number - 1, Ending.NO_RULE
 
 
 class Sorter:
@@ -176,6 +220,7 @@ class Sorter:
             return self.shown(self._open[raw.number], raw)
         if candidate.cursor is None and raw.phase is Phase.FINAL and raw.ended_at < self._report_from:
             self._look.has_past = True
+            self._look.endings[raw.number] = Ending.HISTORY
             return False
         if raw.number < candidate.first_new and raw.phase is not Phase.RUNNING:
             return False
@@ -196,7 +241,17 @@ class Sorter:
         if raw.phase is Phase.SETTLING and (waiting := self.still_waiting(here)):
             self._follow(replace(waiting, seen=True, started_at=raw.timestamp))
             return False
-        return raw.phase is Phase.FINAL or raw.ended_at >= self._report_from  # else it was odd long before
+        if raw.phase is Phase.FINAL or raw.ended_at >= self._report_from:
+            return True
+        self._pass_over(raw)
+        return False
+
+    def _pass_over(self, raw: RawBuild) -> None:
+        """It never became final, and it was so long before the start; or Jenkins has lost what it knew of it."""
+        if raw.timestamp > 0:
+            self._look.endings[raw.number] = Ending.HISTORY
+        else:
+            self._miss(OpenBuild(raw.number, seen=True, first_seen_at=self._now))
 
     def not_shown(self, build: OpenBuild, error: Exception) -> None:
         """Gone, or a record that Jenkins cannot read; lists leave both out without a word."""
@@ -239,12 +294,13 @@ class Sorter:
         for number in near:
             if number not in known:
                 self._follow(replace(self._first_seen(number, seen=False), waiting_since=self._now))
-        look.missed_unlisted = max(near.start - first, 0) - sum(first <= n < near.start for n in known)
+        look.unlisted = list(without(first, near.start - 1, known))
 
     def _follow(self, build: OpenBuild) -> None:
         self._look.open_builds.append(build)
 
     def _miss(self, build: OpenBuild) -> None:
+        self._look.endings[build.number] = Ending.UNREADABLE
         self._look.missed.append(build.number)
         self._look.gone.append(build)
 

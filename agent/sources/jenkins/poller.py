@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.model.times import offset_ms, rfc3339
-from agent.outbox.values import ControllerState, Progress
+from agent.outbox.values import ControllerState, JobCursor, Progress
 from agent.sources.jenkins.backoff import Pause
 from agent.sources.jenkins.details import Details
 from agent.sources.jenkins.discovery import Discovery, Executors, Known
@@ -133,8 +133,10 @@ class Poller:
             self._rules, known, self._unread, self._executors.ask,
             now=now, server_time=server_time, nothing_ended_since=first and report_from >= server_time,
         ).find(jobs)  # fmt: skip
-        if found.passed:
-            self._outbox.save_progress(Progress(self._name, tuple(found.passed), found.followed))
+        absent = _absent(snapshot, known) if known.complete else []
+        if found.passed or absent:
+            passed = Progress(self._name, (*found.passed, *absent), found.followed, ended=found.history)
+            self._outbox.save_progress(passed)
         storing = Storing(self._ingest, self._take_reports, self._unread, report)
         report.moved = sum(candidate.moved for candidate in found.candidates)
         if found.candidates or found.renewed:
@@ -142,7 +144,7 @@ class Poller:
         if not self._stopping:
             self._wanted.read(snapshot.jobs, self._jenkins_now(), storing.accept)
         self._show_errors(snapshot, report)
-        if not snapshot.problems and not report.renamed and not self._stopping:
+        if not snapshot.problems and not report.renamed and not found.later and not self._stopping:
             self._settled = snapshot.jobs
         return next(iter(snapshot.problems), None)
 
@@ -219,6 +221,16 @@ class Poller:
         if changed:
             write = log.info if name == "ok" else log.error
             write("controller", controller=self._name, state=name, reason=problem)
+
+
+def _absent(snapshot: Snapshot, known: Known) -> list[JobCursor]:
+    """The cursors of jobs that are not there any more, to be stored: each may come back, or another one of its name."""
+    there = {job.full_name for job in snapshot.jobs}
+    return [
+        replace(cursor, absent=True)
+        for name, cursor in known.cursors.items()
+        if name not in there and not cursor.absent and cursor.no_rule_since is None and snapshot.would_list(name)
+    ]
 
 
 def _state_of(error: JenkinsError) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agent.model import fact as facts
+from agent.model.endings import Ending
 from agent.model.keys import jenkins_run
 from agent.outbox.values import OpenBuild, OutboxError, Renamed
 from agent.sources.jenkins.errors import ControllerDownError, StoppedError
@@ -55,6 +56,11 @@ class Looked:
     def newest_missed(self) -> int:
         """The highest of their numbers, as far as it is known."""
         return max(self.look.missed, default=self.candidate.job.next_build_number - 1)
+
+    @property
+    def begun(self) -> bool:
+        """Whether an earlier job of that name is not this one, so that what is known of its numbers does not count."""
+        return self.candidate.cursor is None or self.candidate.took_name
 
 
 class Reading:
@@ -136,7 +142,9 @@ class Reading:
         now = self._clock.now_ms()
         since = now if build is None else waiting_since(build, now)
         try:
-            return self._fact(candidate, first, raw, give_up=now - since > UNREADABLE_MS)
+            fact = self._fact(candidate, first, raw, give_up=now - since > UNREADABLE_MS)
+            look.endings[raw.number] = Ending.READ
+            return fact  # noqa: TRY300 - what follows is of another build
         except NOT_OF_ONE_JOB:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this build

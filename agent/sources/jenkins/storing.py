@@ -9,7 +9,7 @@ import structlog
 
 from agent.model.deployment import State
 from agent.outbox.values import OutboxError, Progress
-from agent.sources.jenkins.look import STORE_AT
+from agent.sources.jenkins.look import STORE_AT, ended
 from agent.sources.jenkins.unread import in_words
 
 if TYPE_CHECKING:
@@ -102,12 +102,15 @@ class Storing:
                 self._tell(each)
 
     def _progress(self, together: list[Looked]) -> Progress:
+        now = self._ingest.outbox.clock.now_ms()
         return Progress(
             self._report.controller,
             cursors=tuple(job.look.cursor for job in together),
             open_builds={job.name: tuple(job.look.open_builds) for job in together},
             missed={job.name: (job.missed, job.newest_missed) for job in together if job.missed},
             renamed=tuple(job.renamed for job in together if job.renamed is not None),
+            begun=frozenset(job.name for job in together if job.begun),
+            ended={job.name: ended(job.candidate, job.look, now) for job in together},
         )
 
     def note(self, looked: Looked) -> None:

@@ -1,0 +1,103 @@
+"""``audit``: what became of every build number."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.options import json_option, with_settings
+from agent.cli.outbox import existing_outbox
+from agent.cli.output import console, escape, table, write_json
+from agent.cli.values import job_pattern, moment
+from agent.daemon import logs
+from agent.inspect.audit import Outcome
+from agent.inspect.audit import audit as look
+from agent.model.times import Clock
+from agent.sources.jenkins.client import JenkinsClient
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
+    from agent.inspect.audit import Audit, BuildsView, JobAudit
+
+DEFAULT_SINCE = "30d"
+
+
+@click.command("audit")
+@click.option(
+    "--since", default=DEFAULT_SINCE, show_default=True, help="List builds since then: 7d, 2026-01-31. All are counted."
+)
+@click.option("--job", help="Only jobs whose full name matches: a glob, or re: and an expression.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a line for each range of builds, for a spreadsheet.")
+@json_option
+@with_settings
+def command(settings: Settings, *, since: str, job: str | None, as_csv: bool, as_json: bool) -> None:
+    """Show what became of every build number of every deploying job.
+
+    Each number that Jenkins gave away is counted once: event, discarded, no deployment (with the
+    reason), history, running, waiting, unreadable, … The counts are held against Jenkins' own counter.
+    Exit code 1: a number is unaccounted for, or a controller could not be asked.
+
+    \b
+    Example: hivel-agent audit --since 30d --job 'deploy/**'
+    """
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json: choose one")
+    logs.configure(quiet=True)
+    begin, jobs = moment("--since", since, Clock().now_ms()), job_pattern("--job", job)
+    with existing_outbox(settings) as outbox:
+        result = look(settings, outbox, JenkinsClient, since=begin, jobs=jobs)
+    if as_json:
+        write_json(result)
+    elif as_csv:
+        write_csv(result)
+    else:
+        show(result)
+    sys.exit(1 if result.unaccounted or result.problems else 0)
+
+
+def write_csv(value: Audit) -> None:
+    """``controller,job,first,last,outcome,detail,at``; problems go to standard error."""
+    lines = csv.writer(sys.stdout, lineterminator="\n")
+    lines.writerow(("controller", "job", "first", "last", "outcome", "detail", "at"))
+    for job in value.jobs:
+        for builds in job.builds:
+            lines.writerow((job.controller, job.job, *_cells(builds)))
+    for problem in value.problems:
+        click.echo(problem, err=True)
+
+
+def _cells(builds: BuildsView) -> tuple[int, int, str, str, str]:
+    return builds.first, builds.last, builds.outcome.value, builds.detail, builds.at or ""
+
+
+def show(value: Audit) -> None:
+    """The counts of each job, then its builds."""
+    out = console()
+    used = [outcome for outcome in Outcome if any(job.numbers.get(outcome) for job in value.jobs)]
+    heads = ["BUILDS", *(outcome.value.upper() for outcome in used)]
+    counts = table("JOB", *heads, right=tuple(heads))
+    for job in value.jobs:
+        counts.add_row(_name(job), str(job.given_away), *(str(job.numbers.get(outcome, 0)) for outcome in used))
+    if value.jobs:
+        out.print(counts)
+    lines = table("BUILDS", "OUTCOME", "AT", "DETAIL")
+    for job in value.jobs:
+        for builds in job.builds:
+            numbers = f"{_name(job)}#{builds.first}" + (f"-{builds.last}" if builds.last > builds.first else "")
+            lines.add_row(numbers, builds.outcome.value, (builds.at or "-")[:19], escape(builds.detail))
+    if lines.row_count:
+        out.print(f"\nsince {value.since}:")
+        out.print(lines)
+    given_away = sum(job.given_away for job in value.jobs)
+    out.print(
+        f"\n{len(value.jobs)} deploying job(s), {given_away} build number(s), {value.unaccounted} unaccounted for"
+    )
+    for problem in value.problems:
+        out.print(f"[red]{escape(problem)}[/]")
+
+
+def _name(job: JobAudit) -> str:
+    return escape(f"{job.controller}:{job.job}" + (" (not in Jenkins' list)" if job.gone else ""))

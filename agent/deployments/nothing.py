@@ -1,0 +1,35 @@
+"""Why a build that was read is no deployment, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.config.rules import described, first_match
+from agent.deployments.stages import result_of
+from agent.model.build import Build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agent.deployments.derive import Rules
+    from agent.model.fact import Fact
+    from agent.model.keys import Project
+
+# So many of a build's stages are named.
+_NAMED = 5
+
+
+def why_nothing(facts: Iterable[Fact], rules: Rules, project: Project) -> str:
+    """Which rule made no deployment of what these facts say, and for want of what."""
+    match = first_match(rules.rules, project.name)
+    if match is None:
+        return "no [[deployment]] rule matches the job"
+    rule = described(rules.rules, match)
+    if match.rule.stage is None:
+        return rule
+    known = [fact.body.stages for fact in facts if isinstance(fact.body, Build) and fact.body.stages is not None]
+    if not known:
+        return f'{rule}: its stages could not be read, and without_stages is "none"'
+    ran = list(dict.fromkeys(stage.name for stages in known for stage in stages if result_of(stage) is not None))
+    named = ", ".join(ran[:_NAMED]) + (", …" if len(ran) > _NAMED else "")
+    return f'{rule}: no stage that matches "{match.rule.stage.text}" ran' + (f", only {named}" if named else "")

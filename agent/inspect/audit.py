@@ -1,0 +1,337 @@
+"""``audit``: what became of every build number of every deploying job, held against Jenkins' own counter."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.config.rules import first_match
+from agent.deployments.derive import derive
+from agent.deployments.nothing import why_nothing
+from agent.deployments.plan import kept_builds
+from agent.inspect.derived import rules_of
+from agent.model.deployment import State
+from agent.model.endings import Ending
+from agent.model.ids import run_id
+from agent.model.keys import JENKINS, Project, jenkins_run
+from agent.model.times import rfc3339
+from agent.outbox.values import Filter, Page
+from agent.sources.jenkins.client import JenkinsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from agent.config.rules import Match, Pattern
+    from agent.config.settings import JenkinsSettings, Settings
+    from agent.deployments.derive import Rules
+    from agent.model.endings import Ended
+    from agent.outbox.interface import Outbox
+    from agent.outbox.values import JobCursor, OpenBuild, RunState
+    from agent.sources.jenkins.client import JenkinsClient
+
+# A controller that was polled within so many intervals, or within ten minutes, will be polled again.
+_INTERVALS = 10
+_PATIENCE_MS = 600_000
+_PAGE = 1_000
+_RUNS = 200
+_SET_ASIDE = 10_000
+
+
+class Outcome(StrEnum):
+    """What became of a build number."""
+
+    EVENT = "event"
+    DISCARDED = "discarded"
+    NO_DEPLOYMENT = "no deployment"
+    HISTORY = "history"
+    NO_RULE = "no rule"
+    RUNNING = "running"
+    WAITING = "waiting"
+    UNREADABLE = "unreadable"
+    BEFORE_AUDIT = "before audit"
+    FORMER_NAME = "former name"
+    NOT_POLLED = "not polled"
+    UNACCOUNTED = "unaccounted"
+
+
+# These are shown whenever they were noted.
+_OF_NOW = (Outcome.RUNNING, Outcome.WAITING, Outcome.NOT_POLLED, Outcome.UNACCOUNTED)
+_OF_ENDING = {
+    Ending.BEFORE_AUDIT: Outcome.BEFORE_AUDIT,
+    Ending.FORMER_NAME: Outcome.FORMER_NAME,
+    Ending.NO_RULE: Outcome.NO_RULE,
+    Ending.HISTORY: Outcome.HISTORY,
+    Ending.UNREADABLE: Outcome.UNREADABLE,
+    Ending.NO_DEPLOYMENT: Outcome.NO_DEPLOYMENT,
+}
+_WHY = {
+    Ending.HISTORY: "ended before the agent began to report the job",
+    Ending.NO_RULE: "no rule matched the job at that time",
+    Ending.UNREADABLE: "discarded, deleted or never used: Jenkins does not tell which",
+    Ending.BEFORE_AUDIT: "from before this version, which notes what becomes of each number",
+    Ending.FORMER_NAME: "read when the job had another name",
+    Ending.NO_DEPLOYMENT: "the rule made no deployment of it",
+}
+
+
+class BuildsView(msgspec.Struct, frozen=True):
+    """The builds ``first`` to ``last``, which have the same outcome; ``at``: when it came to that (RFC 3339)."""
+
+    first: int
+    last: int
+    outcome: Outcome
+    detail: str
+    at: str | None
+
+
+class JobAudit(msgspec.Struct, frozen=True):
+    """One job. ``given_away``: how many numbers Jenkins has given away; the ``numbers`` add up to it.
+
+    ``gone``: the job is not in Jenkins' list; then it is the number that Jenkins last told.
+    """
+
+    controller: str
+    job: str
+    given_away: int
+    gone: bool
+    numbers: dict[str, int]
+    builds: list[BuildsView]
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """``audit --json``; ``unaccounted``: how many numbers nobody knows anything about. Zero, or there is a fault."""
+
+    since: str
+    jobs: list[JobAudit]
+    unaccounted: int
+    problems: list[str]
+
+
+def audit(
+    settings: Settings,
+    outbox: Outbox,
+    client_of: Callable[[JenkinsSettings], JenkinsClient],
+    *,
+    since: int,
+    jobs: Pattern | None = None,
+) -> Audit:
+    """What became of every number. ``since`` (UTC ms): builds of before are counted and not listed.
+
+    Costs each controller the question of a poll. What it does wrong is among the ``problems``. Raises
+    :class:`agent.outbox.values.OutboxError`.
+    """
+    problems: list[str] = []
+    found: list[JobAudit] = []
+    for controller in settings.controllers:
+        client = client_of(controller)
+        try:
+            snapshot = client.snapshot()
+        except JenkinsError as error:
+            problems.append(f"{controller.name}: its counters cannot be asked for: {error}")
+            continue
+        finally:
+            client.close()
+        problems += [f"{controller.name}: {problem}" for problem in snapshot.problems]
+        counters = {job.full_name: job.next_build_number for job in snapshot.jobs}
+        of_controller = _Controller(controller.name, outbox, rules_of(settings), since)
+        mine = [each for each in of_controller.jobs(counters, snapshot.would_list) if jobs is None or _matches(jobs, each)]
+        audited = [of_controller.job(each) for each in mine]
+        problems += _not_polled(controller, outbox, audited)
+        found += audited
+    unaccounted = sum(job.numbers.get(Outcome.UNACCOUNTED, 0) for job in found)
+    return Audit(rfc3339(since), found, unaccounted, problems)
+
+
+def _matches(jobs: Pattern, job: _Job) -> bool:
+    return jobs.match(job.name) is not None
+
+
+def _not_polled(controller: JenkinsSettings, outbox: Outbox, jobs: Iterable[JobAudit]) -> Iterator[str]:
+    """A controller that is not polled any more has numbers that wait for nobody."""
+    waiting = sum(job.numbers.get(Outcome.NOT_POLLED, 0) for job in jobs)
+    state = outbox.controller(controller.name)
+    polled_at = None if state is None else state.polled_at
+    patience = max(_INTERVALS * controller.poll_interval_ms, _PATIENCE_MS)
+    if waiting and (polled_at is None or outbox.clock.now_ms() - polled_at > patience):
+        when = "was never polled" if polled_at is None else f"was last polled {rfc3339(polled_at)}"
+        yield f"{controller.name}: {waiting} build(s) wait for a poll, and it {when}; is the agent running?"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A deploying job: its name, Jenkins' counter (None: it is not in the list), its rule, and our cursor."""
+
+    name: str
+    next_build_number: int | None
+    match: Match
+    cursor: JobCursor | None
+
+
+@dataclass
+class _Lines:
+    """Numbers with the same outcome, side by side, are one line."""
+
+    since: int
+    counts: Counter[str] = field(default_factory=Counter)
+    views: list[BuildsView] = field(default_factory=list)
+
+    def add(self, first: int, last: int, outcome: Outcome, detail: str, at: int | None) -> None:
+        if first > last:
+            return
+        self.counts[outcome] += last - first + 1
+        if outcome not in _OF_NOW and at is not None and at < self.since:
+            return
+        when = None if at is None else rfc3339(at)
+        before = self.views[-1] if self.views else None
+        if before and before.last + 1 == first and (before.outcome, before.detail) == (outcome, detail):
+            first = before.first
+            self.views.pop()
+        self.views.append(BuildsView(first, last, outcome, detail, when))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The deployments of one number: their states, and when the last of them ended."""
+
+    states: tuple[State, ...]
+    at: int
+
+    @property
+    def outcome(self) -> Outcome:
+        """Discarded if there is nothing else."""
+        return Outcome.DISCARDED if set(self.states) == {State.DISCARDED} else Outcome.EVENT
+
+    @property
+    def detail(self) -> str:
+        """What became of the deployments: ``delivered``, or ``2 delivered, 1 failed``."""
+        counted = Counter(state.value for state in self.states)
+        if len(self.states) == 1:
+            return self.states[0].value
+        return ", ".join(f"{n} {state}" for state, n in sorted(counted.items()))
+
+
+class _Controller:
+    """The jobs of one controller."""
+
+    def __init__(self, name: str, outbox: Outbox, rules: Rules, since: int) -> None:
+        self._name = name
+        self._outbox = outbox
+        self._rules = rules
+        self._since = since
+        self._open = outbox.open_builds(name)
+        self._set_aside = {item.subject for item in outbox.things_set_aside(_SET_ASIDE) if item.kind == "run"}
+
+    def jobs(self, counters: Mapping[str, int], would_list: Callable[[str], bool]) -> list[_Job]:
+        """Those that deploy by the rules: in Jenkins' list, or known from before."""
+        cursors = self._outbox.jobs(self._name)
+        names = sorted(counters.keys() | {name for name in cursors if would_list(name)})
+        return [
+            _Job(name, counters.get(name), match, cursors.get(name))
+            for name in names
+            if (match := first_match(self._rules.rules, name)) is not None
+        ]
+
+    def job(self, job: _Job) -> JobAudit:
+        """Every number of one job, from 1 to Jenkins' counter."""
+        cursor = job.cursor
+        polled = cursor.next_build_number if cursor is not None else 1
+        end = job.next_build_number if job.next_build_number is not None else polled
+        lines = _Lines(self._since)
+        told, opened = self._deployments(job.name), {build.number: build for build in self._open.get(job.name, ())}
+        apart = sorted(told.keys() | opened.keys())
+        for first, last, ended in self._endings(job, min(polled, end)):
+            begin = first
+            for number in _between(apart, first, last):
+                self._plain(lines, job, begin, number - 1, ended)
+                self._told(lines, number, opened.get(number), told.get(number))
+                begin = number + 1
+            self._plain(lines, job, begin, last, ended)
+        lines.add(polled, end - 1, Outcome.NOT_POLLED, "the next poll will read it", None)
+        return JobAudit(self._name, job.name, end - 1, job.next_build_number is None, dict(lines.counts), lines.views)
+
+    def _endings(self, job: _Job, end: int) -> Iterator[tuple[int, int, Ended | None]]:
+        """All numbers below ``end``: the ranges that were noted, and between them what was not."""
+        begin = 1
+        for ended in self._outbox.endings(self._name, job.name):
+            if ended.first >= end:
+                break
+            if begin < ended.first:
+                yield begin, ended.first - 1, None
+            yield ended.first, min(ended.last, end - 1), ended
+            begin = ended.last + 1
+        if begin < end:
+            yield begin, end - 1, None
+
+    def _deployments(self, job: str) -> dict[int, _Rows]:
+        """By number, under all names that the job had."""
+        project = Project(JENKINS, self._name, job)
+        found: dict[int, _Rows] = {}
+        for each in (project, *self._outbox.former_names(project)):
+            before: int | None = None
+            while rows := self._outbox.query(Filter(project=each), Page(_PAGE, before)):
+                for row in rows:
+                    if row.run.number.isdecimal():
+                        known = found.get(number := int(row.run.number))
+                        states = (row.state,) if known is None else (*known.states, row.state)
+                        found[number] = _Rows(states, max(row.content.ended_at, 0 if known is None else known.at))
+                before = rows[-1].number
+        return found
+
+    def _told(self, lines: _Lines, number: int, build: OpenBuild | None, rows: _Rows | None) -> None:
+        if rows is not None:
+            lines.add(number, number, rows.outcome, rows.detail, rows.at)
+        elif build is not None and build.seen and build.waiting_since is None:
+            lines.add(number, number, Outcome.RUNNING, "", build.first_seen_at)
+        elif build is not None:
+            why = "to be read again" if build.seen else "Jenkins gave the number away and shows no build yet"
+            lines.add(number, number, Outcome.WAITING, why, build.first_seen_at)
+
+    def _plain(self, lines: _Lines, job: _Job, first: int, last: int, ended: Ended | None) -> None:
+        """Numbers without a deployment that are not open."""
+        if first > last:
+            return
+        if ended is None:
+            self._not_noted(lines, job, first, last)
+        elif ended.ending is Ending.READ:
+            self._read(lines, job, first, last, ended.at)
+        else:
+            lines.add(first, last, _OF_ENDING[ended.ending], _WHY[ended.ending], ended.at)
+
+    def _not_noted(self, lines: _Lines, job: _Job, first: int, last: int) -> None:
+        since = job.cursor.no_rule_since if job.cursor is not None else None
+        if since is not None and last >= since:
+            middle = max(first, since)
+            lines.add(first, middle - 1, Outcome.UNACCOUNTED, "nothing is known of it", None)
+            lines.add(middle, last, Outcome.NO_RULE, _WHY[Ending.NO_RULE], None)
+        else:
+            lines.add(first, last, Outcome.UNACCOUNTED, "nothing is known of it", None)
+
+    def _read(self, lines: _Lines, job: _Job, first: int, last: int, at: int) -> None:
+        """What was read and has no deployment: the facts tell why; without facts, its deployment was deleted."""
+        numbers = iter(range(first, last + 1))
+        while chunk := list(islice(numbers, _RUNS)):
+            runs = {number: jenkins_run(self._name, job.name, number) for number in chunk}
+            states = self._outbox.load(list(runs.values()))
+            for number, run in runs.items():
+                if states[run].facts:
+                    lines.add(number, number, Outcome.NO_DEPLOYMENT, self._why_none(states[run]), at)
+                else:
+                    lines.add(number, number, Outcome.EVENT, "deleted after [outbox] keep_deployments", at)
+
+    def _why_none(self, state: RunState) -> str:
+        if run_id(state.run) in self._set_aside:
+            return "set aside for an error that nobody expected: see hivel-agent explain"
+        if derive(state.facts, self._rules, kept_builds(state.deployments)).parts:
+            return "the rules have changed since it was read: see hivel-agent explain"
+        return why_nothing(state.facts, self._rules, state.run.project)
+
+
+def _between(numbers: Sequence[int], first: int, last: int) -> Sequence[int]:
+    """Those of the sorted numbers that are in the range."""
+    return numbers[bisect_left(numbers, first) : bisect_right(numbers, last)]

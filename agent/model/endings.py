@@ -1,0 +1,111 @@
+"""What became of the build numbers of a job, as ranges: what nothing else in the outbox tells.
+
+Of a build that was read, its facts and deployments tell more, as long as they are kept.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+_DAY_MS = 86_400_000
+
+
+class Ending(StrEnum):
+    """What became of a build number below a job's cursor; the later ones outweigh those before them."""
+
+    BEFORE_AUDIT = "before audit"
+    """It was read, or passed over, by a version of the agent that did not write it down."""
+    FORMER_NAME = "former name"
+    """It was read when the job had another name, and what became of it cannot be told any more."""
+    NO_RULE = "no rule"
+    """No rule matched the job at that time."""
+    HISTORY = "history"
+    """It ended before the agent began to report the job."""
+    UNREADABLE = "unreadable"
+    """Discarded, deleted, or a number that was never used: Jenkins does not tell which."""
+    READ = "read"
+    """Its facts were stored; see its deployments."""
+    NO_DEPLOYMENT = "no deployment"
+    """It was read, no rule made a deployment of it, and its facts were deleted since."""
+
+    @property
+    def weight(self) -> int:
+        """How much this word counts against others about the same number."""
+        return _WEIGHTS[self]
+
+
+_WEIGHTS = {ending: weight for weight, ending in enumerate(Ending)}
+
+
+class Ended(msgspec.Struct, frozen=True, order=True):
+    """The numbers ``first`` to ``last`` ended so; ``at``: when that was noted (UTC ms)."""
+
+    first: int
+    last: int
+    ending: Ending
+    at: int
+
+    def touches(self, other: Ended) -> bool:
+        """Whether both are one range if they say the same: side by side, noted on one day."""
+        return (self.ending, self.at // _DAY_MS) == (other.ending, other.at // _DAY_MS) and self.last + 1 == other.first
+
+
+def ranges(numbers: Iterable[int], ending: Ending, at: int) -> list[Ended]:
+    """The fewest ranges that hold just these numbers."""
+    found: list[Ended] = []
+    for number in sorted(set(numbers)):
+        if found and found[-1].last + 1 == number:
+            found[-1] = Ended(found[-1].first, number, ending, at)
+        else:
+            found.append(Ended(number, number, ending, at))
+    return found
+
+
+def without(first: int, last: int, numbers: Collection[int]) -> Iterator[tuple[int, int]]:
+    """The ranges from ``first`` to ``last`` that are left when these numbers are taken out."""
+    begin = first
+    for number in sorted({number for number in numbers if first <= number <= last}):
+        if begin < number:
+            yield begin, number - 1
+        begin = number + 1
+    if begin <= last:
+        yield begin, last
+
+
+def put(known: Iterable[Ended], new: Iterable[Ended]) -> list[Ended]:
+    """All ranges together, none over another; where two speak of one number, the weightier word counts."""
+    together = sorted(known)
+    for each in new:
+        together = _put(together, each)
+    joined: list[Ended] = []
+    for each in together:
+        if joined and joined[-1].touches(each):
+            joined[-1] = Ended(joined[-1].first, each.last, each.ending, max(joined[-1].at, each.at))
+        else:
+            joined.append(each)
+    return joined
+
+
+def _put(known: list[Ended], new: Ended) -> list[Ended]:
+    left: list[Ended] = []
+    begin = new.first  # what is below has been given a place
+    for old in known:
+        if old.last < new.first or old.first > new.last:
+            left.append(old)
+        elif old.ending.weight < new.ending.weight:
+            left += _pieces(old, (old.first, new.first - 1), (new.last + 1, old.last))
+        else:
+            left += [*_pieces(new, (begin, old.first - 1)), old]
+            begin = old.last + 1
+    left += _pieces(new, (begin, new.last))
+    return sorted(left)
+
+
+def _pieces(of: Ended, *spans: tuple[int, int]) -> list[Ended]:
+    return [Ended(first, last, of.ending, of.at) for first, last in spans if first <= last]
