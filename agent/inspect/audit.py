@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agent.config.rules import Match, Pattern
     from agent.config.settings import JenkinsSettings, Settings
     from agent.deployments.derive import Rules
+    from agent.model.deployment import Deployment
     from agent.model.endings import Ended
     from agent.outbox.interface import Outbox
     from agent.outbox.values import JobCursor, OpenBuild, RunState
@@ -70,6 +71,8 @@ _OF_ENDING = {
     Ending.UNREADABLE: Outcome.UNREADABLE,
     Ending.NO_DEPLOYMENT: Outcome.NO_DEPLOYMENT,
 }
+# Numbers that may have a deployment, without a backfill or a report of a build that no poll saw.
+_WITH_DEPLOYMENT = (Ending.READ, Ending.BEFORE_AUDIT, Ending.FORMER_NAME)
 _WHY = {
     Ending.HISTORY: "ended before the agent began to report the job",
     Ending.NO_RULE: "no rule matched the job at that time",
@@ -197,10 +200,17 @@ class _Lines:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The deployments of one number: their states, and when the last of them ended."""
+    """The deployments of the newest build of one number: its start, their states, and when the last of them ended."""
 
+    started_at: int
     states: tuple[State, ...]
     at: int
+
+    def and_of(self, row: Deployment) -> _Rows:
+        """With one more of them. A build that had the number before does not count."""
+        if row.build_started_at != self.started_at:
+            return self if row.build_started_at < self.started_at else _rows(row)
+        return _Rows(self.started_at, (*self.states, row.state), max(self.at, row.content.ended_at))
 
     @property
     def outcome(self) -> Outcome:
@@ -216,6 +226,10 @@ class _Rows:
         return ", ".join(f"{n} {state}" for state, n in sorted(counted.items()))
 
 
+def _rows(row: Deployment) -> _Rows:
+    return _Rows(row.build_started_at, (row.state,), row.content.ended_at)
+
+
 class _Controller:
     """The jobs of one controller."""
 
@@ -224,12 +238,14 @@ class _Controller:
         self._outbox = outbox
         self._rules = rules
         self._since = since
+        self._names: frozenset[str] = frozenset()  # of the jobs that there are
         self._open = outbox.open_builds(name)
         self._set_aside = {item.subject for item in outbox.things_set_aside(_SET_ASIDE) if item.kind == "run"}
 
     def jobs(self, counters: Mapping[str, int], would_list: Callable[[str], bool]) -> list[_Job]:
         """Those that deploy by the rules: in Jenkins' list, or known from before."""
         cursors = self._outbox.jobs(self._name)
+        self._names = frozenset(counters)
         names = sorted(counters.keys() | {name for name in cursors if would_list(name)})
         return [
             _Job(name, counters.get(name), match, cursors.get(name))
@@ -239,13 +255,14 @@ class _Controller:
 
     def job(self, job: _Job) -> JobAudit:
         """Every number of one job, from 1 to Jenkins' counter."""
-        cursor = job.cursor
-        polled = cursor.next_build_number if cursor is not None else 1
-        end = job.next_build_number if job.next_build_number is not None else polled
-        lines = _Lines(self._since)
-        told, opened = self._deployments(job.name), {build.number: build for build in self._open.get(job.name, ())}
-        apart = sorted(told.keys() | opened.keys())
-        for first, last, ended in self._endings(job, min(polled, end)):
+        polled = job.cursor.next_build_number if job.cursor is not None else 1
+        end = polled if job.next_build_number is None else job.next_build_number
+        if end < polled:
+            polled = 1  # the job was created again since the last poll
+        endings = self._outbox.endings(self._name, job.name)
+        told, opened = self._told_of(job, endings), {build.number: build for build in self._open.get(job.name, ())}
+        apart, lines = sorted(told.keys() | opened.keys()), _Lines(self._since)
+        for first, last, ended in _gapless(endings, polled):
             begin = first
             for number in _between(apart, first, last):
                 self._plain(lines, job, begin, number - 1, ended)
@@ -255,31 +272,30 @@ class _Controller:
         lines.add(polled, end - 1, Outcome.NOT_POLLED, "the next poll will read it", None)
         return JobAudit(self._name, job.name, end - 1, job.next_build_number is None, dict(lines.counts), lines.views)
 
-    def _endings(self, job: _Job, end: int) -> Iterator[tuple[int, int, Ended | None]]:
-        """All numbers below ``end``: the ranges that were noted, and between them what was not."""
-        begin = 1
-        for ended in self._outbox.endings(self._name, job.name):
-            if ended.first >= end:
-                break
-            if begin < ended.first:
-                yield begin, ended.first - 1, None
-            yield ended.first, min(ended.last, end - 1), ended
-            begin = ended.last + 1
-        if begin < end:
-            yield begin, end - 1, None
+    def _told_of(self, job: _Job, endings: Iterable[Ended]) -> dict[int, _Rows]:
+        """The deployments of a job by number.
 
-    def _deployments(self, job: str) -> dict[int, _Rows]:
+        Where two jobs changed names with each other, those under either name may be of the other one: then only
+        numbers count that were read.
+        """
+        project = Project(JENKINS, self._name, job.name)
+        formers = self._outbox.former_names(project)
+        found = self._deployments((project, *formers))
+        if not any(former.name in self._names for former in formers):
+            return found
+        read = [range(each.first, each.last + 1) for each in endings if each.ending in _WITH_DEPLOYMENT]
+        return {number: rows for number, rows in found.items() if any(number in span for span in read)}
+
+    def _deployments(self, names: Iterable[Project]) -> dict[int, _Rows]:
         """By number, under all names that the job had."""
-        project = Project(JENKINS, self._name, job)
         found: dict[int, _Rows] = {}
-        for each in (project, *self._outbox.former_names(project)):
+        for each in names:
             before: int | None = None
             while rows := self._outbox.query(Filter(project=each), Page(_PAGE, before)):
                 for row in rows:
                     if row.run.number.isdecimal():
                         known = found.get(number := int(row.run.number))
-                        states = (row.state,) if known is None else (*known.states, row.state)
-                        found[number] = _Rows(states, max(row.content.ended_at, 0 if known is None else known.at))
+                        found[number] = _rows(row) if known is None else known.and_of(row)
                 before = rows[-1].number
         return found
 
@@ -287,10 +303,10 @@ class _Controller:
         if rows is not None:
             lines.add(number, number, rows.outcome, rows.detail, rows.at)
         elif build is not None and build.seen and build.waiting_since is None:
-            lines.add(number, number, Outcome.RUNNING, "", build.first_seen_at)
+            lines.add(number, number, Outcome.RUNNING, "", build.first_seen_at or None)
         elif build is not None:
             why = "to be read again" if build.seen else "Jenkins gave the number away and shows no build yet"
-            lines.add(number, number, Outcome.WAITING, why, build.first_seen_at)
+            lines.add(number, number, Outcome.WAITING, why, build.first_seen_at or None)
 
     def _plain(self, lines: _Lines, job: _Job, first: int, last: int, ended: Ended | None) -> None:
         """Numbers without a deployment that are not open."""
@@ -330,6 +346,20 @@ class _Controller:
         if derive(state.facts, self._rules, kept_builds(state.deployments)).parts:
             return "the rules have changed since it was read: see hivel-agent explain"
         return why_nothing(state.facts, self._rules, state.run.project)
+
+
+def _gapless(endings: Iterable[Ended], end: int) -> Iterator[tuple[int, int, Ended | None]]:
+    """All numbers below ``end``: the ranges that were noted, and between them what was not."""
+    begin = 1
+    for ended in endings:
+        if ended.first >= end:
+            break
+        if begin < ended.first:
+            yield begin, ended.first - 1, None
+        yield ended.first, min(ended.last, end - 1), ended
+        begin = ended.last + 1
+    if begin < end:
+        yield begin, end - 1, None
 
 
 def _between(numbers: Sequence[int], first: int, last: int) -> Sequence[int]:

@@ -155,6 +155,7 @@ class JobCursor:
 @dataclass(frozen=True)
 class OpenBuild:
     """A build that is not final yet. ``seen`` False: Jenkins gave the number away but shows no build.
+    ``first_seen_at`` is 0 for a build that was there before the agent's first poll.
 
     ``waiting_since``: since when it is neither running nor final; None while it runs. ``started_at`` by Jenkins'
     clock; None as long as no build was shown. As long as it is here it counts as a SEEN fact of its run.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model.deployment import State
+from agent.model.endings import Ended, Ending, put
 from agent.model.keys import Project, jenkins_run
 from agent.outbox.values import (
     Change,
@@ -108,6 +110,63 @@ def test_a_job_has_an_error_until_it_was_read(outbox: Outbox) -> None:
     again = JobError("a", "HTTP 502", NOON, NOON + 120)
     save(outbox, errors={"a": again, "b": None, "z": None})
     assert outbox.job_errors("main") == {"a": again}
+
+
+def test_that_a_job_is_absent_and_from_where_on_it_had_no_rule_is_kept(outbox: Outbox) -> None:
+    absent, without_rule = replace(A, absent=True), replace(B, no_rule_since=3)
+    save(outbox, cursors=(absent, without_rule))
+    assert outbox.jobs("main") == {"a": absent, B.full_name: without_rule}
+    save(outbox, cursors=(A,))
+    assert outbox.job("main", "a") == A
+
+
+# ---- what became of numbers
+
+
+def ended(*spans: tuple[int, int, Ending]) -> tuple[Ended, ...]:
+    return tuple(Ended(first, last, ending, NOON) for first, last, ending in spans)
+
+
+def test_what_became_of_numbers_is_kept_by_job_and_the_weightier_word_counts(outbox: Outbox) -> None:
+    save(outbox, ended={"a": ended((1, 9, Ending.HISTORY)), "b": ended((1, 2, Ending.READ))})
+    save(outbox, "other", ended={"a": ended((4, 4, Ending.READ))})
+    save(outbox, ended={"a": ended((4, 5, Ending.READ), (10, 10, Ending.READ), (1, 1, Ending.NO_RULE))})
+    assert outbox.endings("main", "a") == list(
+        ended((1, 3, Ending.HISTORY), (4, 5, Ending.READ), (6, 9, Ending.HISTORY), (10, 10, Ending.READ))
+    )
+    assert outbox.endings("main", "b") == list(ended((1, 2, Ending.READ)))
+    assert outbox.endings("other", "a") == list(ended((4, 4, Ending.READ)))
+    assert outbox.endings("main", "c") == []
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 30), st.integers(0, 9), st.sampled_from(Ending)), max_size=4), max_size=6
+    )
+)
+def test_what_became_of_numbers_is_the_same_however_it_is_cut_into_polls(
+    new_engine: Callable[[], Engine], polls: list[list[tuple[int, int, Ending]]]
+) -> None:
+    told = [ended(*((first, first + more, ending) for first, more, ending in poll)) for poll in polls]
+    with closing(new_engine().open()) as outbox:
+        for poll in told:
+            save(outbox, ended={"a": poll})
+        assert outbox.endings("main", "a") == put([], [each for poll in told for each in poll])
+
+
+def test_of_a_job_that_begins_anew_nothing_is_known(outbox: Outbox) -> None:
+    save(outbox, ended={"a": ended((1, 9, Ending.READ)), "b": ended((1, 9, Ending.READ))})
+    save(outbox, begun=frozenset({"a"}), ended={"a": ended((1, 2, Ending.HISTORY))})
+    assert outbox.endings("main", "a") == list(ended((1, 2, Ending.HISTORY)))
+    assert outbox.endings("main", "b") == list(ended((1, 9, Ending.READ)))
+
+
+def test_what_became_of_numbers_goes_with_the_job_to_its_new_name(outbox: Outbox) -> None:
+    a, b = replace(A, full_name="a"), replace(A, full_name="b")
+    save(outbox, cursors=(a, b), ended={"a": ended((1, 4, Ending.READ)), "b": ended((1, 4, Ending.HISTORY))})
+    save(outbox, renamed=(Renamed(a, "b"), Renamed(b, "a")), begun=frozenset({"a", "b"}))
+    assert outbox.endings("main", "b") == list(ended((1, 4, Ending.READ)))
+    assert outbox.endings("main", "a") == list(ended((1, 4, Ending.HISTORY)))
 
 
 # ---- renamed jobs

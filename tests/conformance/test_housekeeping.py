@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model.deployment import State
+from agent.model.endings import Ended, Ending
 from agent.model.fact import Fact, gone
 from agent.model.keys import Project, Run
 from agent.outbox.values import Change, Counts, JobCursor, Keep, OpenBuild, Progress, Renamed, SetAside, WantedBuild
 from tests.conformance.things import (
     DAY,
+    JOB,
     claim_of,
     clean_up,
     content,
@@ -162,6 +164,16 @@ def test_facts_that_made_no_deployment_go_a_while_after_they_came(outbox: Outbox
     clock.advance(ms=11 * DAY)
     clean_up(outbox, KEEP)
     assert (has_facts(outbox, 1), has_facts(outbox, 2)) == (False, True)
+
+
+def test_that_a_build_was_no_deployment_is_known_after_its_facts_are_gone(outbox: Outbox, clock: FakeClock) -> None:
+    outbox.save_progress(Progress("main", ended={JOB: (Ended(1, 3, Ending.READ, NOON),)}))
+    outbox.store([Change(facts=(finished(run(1)),)), Change(facts=(finished(run(2)),))])
+    enqueue(outbox, 3)
+    deliver_all(outbox)
+    clock.advance(ms=31 * DAY)
+    clean_up(outbox, KEEP)
+    assert outbox.endings("main", JOB) == [Ended(1, 2, Ending.NO_DEPLOYMENT, NOON), Ended(3, 3, Ending.READ, NOON)]
 
 
 def test_a_fact_that_came_late_keeps_the_others_of_its_build(outbox: Outbox, clock: FakeClock) -> None:

@@ -77,7 +77,8 @@ def test_a_new_file_has_the_newest_version_and_is_sound(outbox: SqliteOutbox) ->
 def test_a_file_of_a_newer_agent_is_refused(path: Path, clock: FakeClock) -> None:
     with SqliteOutbox(path, clock) as outbox:
         outbox._connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(OutboxError, match=r"newer hivel-agent \(its version 99, known here: 6\)"):
+    known = rf"newer hivel-agent \(its version 99, known here: {migrations.VERSION}\)"
+    with pytest.raises(OutboxError, match=known):
         SqliteOutbox(path, clock)
 
 

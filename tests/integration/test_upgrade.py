@@ -137,7 +137,12 @@ def test_counts_and_everything_besides_events(tmp_path: Path, clock: FakeClock, 
     states = [old["state"] for old in old_events(path)]
     upgraded(path, clock)
     after = contents(path)
-    for table in ("jobs", "open_builds", "missed", "backfills", "backfilled_jobs", "delivery", "repairs", "reports"):
+    assert [row[:6] for row in after["jobs"]] == before["jobs"]
+    numbers = [
+        (controller, job, 1, next_number - 1, "before audit") for controller, job, next_number, *_ in before["jobs"]
+    ]
+    assert [row[:5] for row in after["endings"]] == [each for each in numbers if each[3]]
+    for table in ("open_builds", "missed", "backfills", "backfilled_jobs", "delivery", "repairs", "reports"):
         assert after[table] == before.get(table, []), table
     assert after["forgotten"] == before.get("pruned", [])
     clocks = [None] if version < 5 else []

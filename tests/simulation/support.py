@@ -297,12 +297,12 @@ class Agent:
         with self.outbox() as outbox:
             return [_reported(row) for row in outbox.all_deployments()]
 
-    def audit(self) -> Audit:
+    def audit(self, since: int = 0) -> Audit:
         """What became of every build number, as another process tells it."""
         controllers = tuple(_settings(name, jenkins, self._since) for name, jenkins in self._jenkins.items())
         settings = settings_of(self.path, *controllers, rules=self._rules)
         with self.outbox() as outbox:
-            return audit(settings, outbox, self._client_beside, since=0)
+            return audit(settings, outbox, self._client_beside, since=since)
 
     def _client_beside(self, settings: JenkinsSettings) -> JenkinsClient:
         client = JenkinsClient(settings)

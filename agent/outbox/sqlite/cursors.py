@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import astuple, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from agent.model.endings import Ended, Ending, put
 from agent.model.keys import JENKINS, Project
-from agent.outbox.sqlite.part import Part
+from agent.outbox.sqlite.endings import Endings
 from agent.outbox.values import ControllerState, JobCursor, JobError, Missed, OpenBuild, WantedBuild
 
 if TYPE_CHECKING:
@@ -18,15 +17,13 @@ if TYPE_CHECKING:
 
 _JOB = ", ".join(field.name for field in fields(JobCursor))
 _JOB_VALUES = ", ".join("?" for _ in fields(JobCursor))
-_ENDED = ", ".join(Ended.__struct_fields__)
-_ANY_NUMBER = 2**62
 _OPEN = ", ".join(field.name for field in fields(OpenBuild))
 _STATE = ", ".join(field.name for field in fields(ControllerState))
 _MISSED = ", ".join(field.name for field in fields(Missed))
 _ERROR = ", ".join(field.name for field in fields(JobError))
 
 
-class Cursors(Part):
+class Cursors(Endings):
     """See :class:`agent.outbox.interface.Cursors`."""
 
     # ---- jobs
@@ -106,10 +103,7 @@ class Cursors(Part):
         moved = {each.full_name: self._endings(controller, each.former.full_name) for each in renamed
                  if self._rename(controller, each)}  # fmt: skip
         left = {each.former.full_name for each in renamed if each.full_name in moved}
-        self._connection.executemany(
-            "DELETE FROM endings WHERE controller = ? AND full_name = ?",
-            [(controller, full_name) for full_name in {*left, *moved, *begun}],
-        )
+        self._delete_endings(controller, {*left, *moved, *begun})
         for full_name, endings in moved.items():
             self._insert_endings(controller, full_name, endings)
 
@@ -164,38 +158,6 @@ class Cursors(Part):
         self._connection.executemany(
             f"INSERT INTO job_errors (controller, {_ERROR}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608
             [(controller, *astuple(error)) for error in errors.values() if error is not None],
-        )
-
-    # ---- endings
-
-    def endings(self, controller: str, full_name: str) -> list[Ended]:
-        """What became of the numbers below the job's cursor, in ranges, the lowest first."""
-        return self._endings(controller, full_name)
-
-    def _endings(self, controller: str, full_name: str, first: int = 1, last: int = _ANY_NUMBER) -> list[Ended]:
-        found = self._all(
-            f"SELECT {_ENDED} FROM endings WHERE controller = ?1 AND full_name = ?2 AND first <= ?4 AND first >="  # noqa: S608
-            " (SELECT coalesce(max(first), 0) FROM endings WHERE controller = ?1 AND full_name = ?2 AND first <= ?3)"
-            " ORDER BY first",
-            (controller, full_name, first, last),
-        )
-        return [Ended(begin, end, Ending(ending), at) for begin, end, ending, at in found if end >= first]
-
-    def _save_endings(self, controller: str, full_name: str, ended: Sequence[Ended]) -> None:
-        if not ended:
-            return
-        first, last = min(each.first for each in ended), max(each.last for each in ended)
-        known = self._endings(controller, full_name, first - 1, last + 1)
-        self._connection.executemany(
-            "DELETE FROM endings WHERE controller = ? AND full_name = ? AND first = ?",
-            [(controller, full_name, each.first) for each in known],
-        )
-        self._insert_endings(controller, full_name, put(known, ended))
-
-    def _insert_endings(self, controller: str, full_name: str, endings: Iterable[Ended]) -> None:
-        self._connection.executemany(
-            f"INSERT INTO endings (controller, full_name, {_ENDED}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
-            [(controller, full_name, each.first, each.last, each.ending.value, each.at) for each in endings],
         )
 
     # ---- names, and what was reported

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agent.model.deployment import State
+from agent.model.endings import Ended, Ending
 from agent.model.fact import Kind
+from agent.model.keys import JENKINS
 from agent.model.times import Drift
-from agent.outbox.sqlite.part import Part
+from agent.outbox.sqlite.endings import Endings
 from agent.outbox.sqlite.rows import id_hash
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class _Stored:
     deployments: list[tuple[str, int, int]] = field(default_factory=list)  # state, when it was made, and settled
 
 
-class Housekeeping(Part):
+class Housekeeping(Endings):
     """See :class:`agent.outbox.interface.Housekeeping`."""
 
     def __init__(self, path: Path, clock: Clock, *, max_size: int = 0) -> None:
@@ -188,13 +190,29 @@ class Housekeeping(Part):
         return stored
 
     def _delete_facts(self, places: Collection[Place]) -> None:
-        together = [each for under in self._all_names(places).values() for each in under]
+        names = self._all_names(places)
+        together = [each for under in names.values() for each in under]
+        stored = self._stored(set(together))
+        for under in names.values():
+            if not any(stored[each].deployments for each in under):
+                self._note_no_deployment(under)
         self._connection.executemany(
             "DELETE FROM attempts WHERE deployment IN"
             " (SELECT id FROM deployments WHERE project_id = ? AND run = ? AND attempt = ?)",
             together,
         )
         self._connection.executemany("DELETE FROM facts WHERE project_id = ? AND run = ? AND attempt = ?", together)
+
+    def _note_no_deployment(self, under: Iterable[Place]) -> None:
+        """What nobody can tell any more when the facts are gone: no deployment of the build was deleted."""
+        for project_id, number, _ in under:
+            project = self._project(project_id)
+            if project.provider != JENKINS or not number.isdecimal():
+                continue
+            for ended in self._endings(project.scope, project.name, int(number), int(number)):
+                if ended.ending is Ending.READ:
+                    noted = Ended(int(number), int(number), Ending.NO_DEPLOYMENT, ended.at)
+                    self._save_endings(project.scope, project.name, [noted])
 
     def _settled_now(self, numbers: Collection[int], now: int) -> None:
         """The clock was ahead when they were settled: let them keep nothing waiting for that time to come."""

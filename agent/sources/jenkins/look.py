@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # More facts than this are stored before the cursor moves: catching up takes no more memory for longer absences.
 STORE_AT = 500
+# Instead of the time when an open build was first seen: its start was before the agent's own.
+BEFORE_THE_START = 0
 # Jenkins lists no more than this in one answer.
 PAGE = 100
 # So long a build may look odd (no result, no duration, 404 although listed) before what is known counts as final. Where
@@ -225,7 +227,10 @@ class Sorter:
         if raw.number < candidate.first_new and raw.phase is not Phase.RUNNING:
             return False
         # Below the cursor it runs again: another replica took it over, or this answer lags behind.
-        return self.shown(self._first_seen(raw.number), raw)
+        build = self._first_seen(raw.number)
+        if candidate.cursor is None and raw.phase is Phase.SETTLING and raw.ended_at < self._report_from:
+            build = replace(build, first_seen_at=BEFORE_THE_START)
+        return self.shown(build, raw)
 
     def _first_seen(self, number: int, *, seen: bool = True) -> OpenBuild:
         return OpenBuild(number, seen, first_seen_at=self._now)
@@ -241,17 +246,15 @@ class Sorter:
         if raw.phase is Phase.SETTLING and (waiting := self.still_waiting(here)):
             self._follow(replace(waiting, seen=True, started_at=raw.timestamp))
             return False
-        if raw.phase is Phase.FINAL or raw.ended_at >= self._report_from:
+        if raw.phase is Phase.FINAL:
             return True
-        self._pass_over(raw)
-        return False
-
-    def _pass_over(self, raw: RawBuild) -> None:
-        """It never became final, and it was so long before the start; or Jenkins has lost what it knew of it."""
-        if raw.timestamp > 0:
+        if raw.timestamp <= 0:  # Jenkins has lost what it knew of it
+            self._miss(build)
+        elif build.first_seen_at == BEFORE_THE_START:  # and it was odd then
             self._look.endings[raw.number] = Ending.HISTORY
         else:
-            self._miss(OpenBuild(raw.number, seen=True, first_seen_at=self._now))
+            return True
+        return False
 
     def not_shown(self, build: OpenBuild, error: Exception) -> None:
         """Gone, or a record that Jenkins cannot read; lists leave both out without a word."""
