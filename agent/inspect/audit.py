@@ -143,7 +143,9 @@ def audit(
         problems += [f"{controller.name}: {problem}" for problem in snapshot.problems]
         counters = {job.full_name: job.next_build_number for job in snapshot.jobs}
         of_controller = _Controller(controller.name, outbox, rules_of(settings), since)
-        mine = [each for each in of_controller.jobs(counters, snapshot.would_list) if jobs is None or _matches(jobs, each)]
+        mine = [
+            each for each in of_controller.jobs(counters, snapshot.would_list) if jobs is None or _matches(jobs, each)
+        ]
         audited = [of_controller.job(each) for each in mine]
         problems += _not_polled(controller, outbox, audited)
         found += audited
@@ -211,6 +213,10 @@ class _Rows:
         if row.build_started_at != self.started_at:
             return self if row.build_started_at < self.started_at else _rows(row)
         return _Rows(self.started_at, (*self.states, row.state), max(self.at, row.content.ended_at))
+
+    def may_be_of(self, build: OpenBuild) -> bool:
+        """Whether this open build reported itself; else they are of one that had the number before."""
+        return build.started_at is not None and self.started_at >= build.started_at
 
     @property
     def outcome(self) -> Outcome:
@@ -300,7 +306,7 @@ class _Controller:
         return found
 
     def _told(self, lines: _Lines, number: int, build: OpenBuild | None, rows: _Rows | None) -> None:
-        if rows is not None:
+        if rows is not None and (build is None or rows.may_be_of(build)):
             lines.add(number, number, rows.outcome, rows.detail, rows.at)
         elif build is not None and build.seen and build.waiting_since is None:
             lines.add(number, number, Outcome.RUNNING, "", build.first_seen_at or None)

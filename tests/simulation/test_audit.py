@@ -152,6 +152,18 @@ def test_a_job_that_was_created_again_begins_at_one(story: Story) -> None:
     assert told(story.agent) == [(1, 1, Outcome.EVENT)]
 
 
+def test_a_running_build_of_a_job_that_was_created_again_is_no_event_of_the_earlier_one(story: Story) -> None:
+    for _ in range(2):
+        story.build()
+    story.poll()
+    story.jenkins.delete_job(SHOP)
+    story.jenkins.add_job(SHOP)
+    story.start()
+    assert told(story.agent) == [(1, 1, Outcome.NOT_POLLED)]
+    story.poll_for(minutes=5)
+    assert told(story.agent) == [(1, 1, Outcome.RUNNING)]
+
+
 def test_a_deleted_job_is_told_as_far_as_it_was_known(story: Story) -> None:
     story.build()
     story.poll()
