@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from agent.config.settings import Settings
     from agent.inspect.asked import Asked
+    from agent.inspect.silent import SilentJob
     from agent.inspect.status import ControllerStatus, JobErrorStatus, MissedStatus, SetAsideStatus, Status
 
 # So many jobs with trouble of one kind are told one by one.
@@ -55,6 +56,7 @@ def show(value: Status) -> None:
     _show_job_errors(out, value.job_errors)
     _show_set_aside(out, value.set_aside)
     _show_missed(out, value.missed)
+    _show_silent(out, value.silent_jobs)
 
 
 def _size(value: Status) -> str:
@@ -126,3 +128,21 @@ def _show_missed(out: Console, jobs: list[MissedStatus]) -> None:
         )
     if len(jobs) > _MOST_JOBS:
         out.print(f"missed    … and of {len(jobs) - _MOST_JOBS} more jobs: status --json")
+
+
+def _show_silent(out: Console, jobs: list[SilentJob]) -> None:
+    for job in jobs[:_MOST_JOBS]:
+        silent, usual = describe_duration(job.silent_ms), describe_duration(job.usual_pause_ms)
+        out.print(
+            f"silent    {escape(job.job)} on {escape(job.controller)}: no deployment since {job.last_deployment_at} "
+            f"({silent}; usually within {usual}); {_why_silent(job)}"
+        )
+    if len(jobs) > _MOST_JOBS:
+        out.print(f"silent    … and {len(jobs) - _MOST_JOBS} more jobs: status --json")
+
+
+def _why_silent(job: SilentJob) -> str:
+    if not job.still_builds:
+        return "it does not build any more" if job.builds_since == 0 else "nothing is heard of it"
+    why = "none became an event" if job.has_rule else "no \\[\\[deployment]] rule matches it any more"
+    return f"[yellow]{job.builds_since} build(s) since then[/], {why}"

@@ -133,6 +133,8 @@ class _Delivery(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Monitoring(msgspec.Struct, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:9469"
+    silent_after: str = "14d"
+    silent_least: int = 5
 
 
 class _Hook(msgspec.Struct, forbid_unknown_fields=True):
@@ -200,6 +202,8 @@ def load(path: Path) -> Settings:
         keep_ids_ms=check.duration("outbox.keep_ids", raw.outbox.keep_ids),
         max_size_bytes=check.size("outbox.max_size", raw.outbox.max_size, LEAST_SIZE) if raw.outbox.max_size else 0,
         monitoring=check.address("monitoring.listen", raw.monitoring.listen),
+        silent_after_ms=_silent_after(check, raw.monitoring),
+        silent_least=check.number("monitoring.silent_least", raw.monitoring.silent_least, 2, 50),
         hold_for_ms=check.duration("hook.hold_for", raw.hook.hold_for),
         spool=check.path("hook.spool", raw.hook.spool) if raw.hook.spool else None,
         intake=None if raw.intake is None else _intake(check, raw.intake),
@@ -478,6 +482,10 @@ def _intake(check: _Checker, raw: _Intake) -> IntakeSettings:
             "credential intake-token",
         )
     return IntakeSettings(address, (*((("", own),) if own else ()), *tokens))
+
+
+def _silent_after(check: _Checker, raw: _Monitoring) -> int:
+    return check.duration("monitoring.silent_after", raw.silent_after) if raw.silent_after else 0
 
 
 def _keep_deployments(check: _Checker, raw: _Outbox) -> int:

@@ -146,6 +146,8 @@ class Settings:
     keep_ids_ms: int = 3650 * 86_400_000
     max_size_bytes: int = 0  # 0: no limit
     monitoring: Address | None = None  # None: off
+    silent_after_ms: int = 14 * 86_400_000  # 0: nobody is told of silent jobs
+    silent_least: int = 5
     hold_for_ms: int = 3_600_000
     spool: Path | None = None
     intake: IntakeSettings | None = None  # None: off

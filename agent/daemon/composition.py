@@ -17,6 +17,7 @@ from agent.delivery.dispatcher import Dispatcher
 from agent.delivery.hivel import HivelClient
 from agent.ingest.ingest import Ingest
 from agent.inspect.derived import rules_of
+from agent.inspect.silent import silent_jobs
 from agent.outbox.offloop import OffLoop
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.sqlite.rescue import rescue
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from agent.config.settings import JenkinsSettings, Settings
     from agent.daemon.stored import Stored
+    from agent.inspect.silent import SilentJob
     from agent.model.deployment import Deployment
     from agent.model.times import Clock
     from agent.outbox.sqlite.rescue import Rescue
@@ -114,6 +116,7 @@ class Parts:
     reporting: Reporting
     housekeeping: tuple[SqliteOutbox, OffLoop]
     keep: Keep
+    settings: Settings
     looking: tuple[SqliteOutbox, OffLoop]
 
     async def deliver(self) -> None:
@@ -146,6 +149,11 @@ class Parts:
         outbox, off_loop = self.looking
         return await off_loop(read, outbox)
 
+    async def silent_jobs(self) -> list[SilentJob]:
+        """Jobs that used to deploy. Raises :class:`agent.outbox.values.OutboxError`."""
+        outbox, off_loop = self.looking
+        return await off_loop(silent_jobs, self.settings, outbox)
+
     async def counts(self) -> Counts:
         """How many deployments are in each state. Raises :class:`agent.outbox.values.OutboxError`."""
         outbox, off_loop = self.looking
@@ -168,6 +176,7 @@ async def assembled(settings: Settings, clock: Clock) -> AsyncIterator[Parts]:
             reporting=Reporting(settings, storing, off_loop),
             housekeeping=(storing, off_loop),
             keep=Keep(settings.keep_delivered_ms, settings.keep_deployments_ms, settings.keep_ids_ms),
+            settings=settings,
             looking=await opener.outbox("monitoring"),
         )
 

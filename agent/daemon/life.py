@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agent.config.settings import Settings
     from agent.daemon.composition import Parts
     from agent.daemon.schedule import Repeated, Schedule
+    from agent.inspect.silent import SilentJob
     from agent.model.times import Clock
     from agent.model.trouble import Unexpected
     from agent.sources.reports.accept import Taken
@@ -24,6 +25,8 @@ log = structlog.get_logger("service")
 
 HELD_S = 5.0
 HOUSEKEEPING_S = 60.0
+# Silence is a matter of days, and to look for it takes a while in a large outbox.
+SILENT_S = 3600.0
 # So many steps of housekeeping at a time, with a breath for whoever stores something in between.
 STEPS = 100
 BREATH_S = 0.01
@@ -48,12 +51,14 @@ class Life:
         self._reports = Watched("reports", STALLED_S, lambda: parts.reporting.batches)
         self._held = Watched("held events", PATIENT_S)
         self._housekeeping = Watched("housekeeping", PATIENT_S)
+        self._silence = Watched("silent jobs", SILENT_S + PATIENT_S)
+        self.silent_jobs: list[SilentJob] = []
 
     @property
     def watched(self) -> list[Watched]:
         """What has to get on."""
         polls = [polls.watched for polls in self.polls]
-        return [*polls, self._delivery, self._reports, self._held, self._housekeeping]
+        return [*polls, self._delivery, self._reports, self._held, self._housekeeping, self._silence]
 
     async def accept(self, report: dict[str, object], team: str) -> Taken:
         """See :meth:`agent.daemon.composition.Reporting.accept`."""
@@ -84,6 +89,7 @@ class Life:
             schedule.every(interval_s, self._take_reports, name="reports"),
             schedule.every(HELD_S, self._release, name="held events"),
             schedule.every(HOUSEKEEPING_S, self._tidy, name="housekeeping", first_in_s=HOUSEKEEPING_S),
+            schedule.every(SILENT_S, self._look_for_silence, name="silent jobs"),
         ]
 
     async def end(self, within_s: float) -> int:
@@ -125,3 +131,7 @@ class Life:
                 if self.work.over.is_set() or not await self.parts.tidy():
                     break
                 await asyncio.sleep(BREATH_S)
+
+    async def _look_for_silence(self) -> None:
+        with self.work.doing(self._silence):
+            self.silent_jobs = await self.parts.silent_jobs()

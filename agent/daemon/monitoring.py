@@ -115,6 +115,7 @@ class _Collector:
         yield from _events(life, stored)
         yield from _delivery(life)
         yield from _polls(life, stored)
+        yield _silent(life)
         errors = CounterMetricFamily(
             "hivel_agent_unexpected_errors", "Work that ended by a mistake in the agent, by its name.", labels=["where"]
         )
@@ -215,6 +216,22 @@ def _missed(controllers: list[str], stored: Stored) -> Metric:
     for name, builds in by_controller.items():
         missed.add_metric([name], builds)
     return missed
+
+
+def _silent(life: Life) -> Metric:
+    """As the life looked for it last: not at every scrape."""
+    counts = {(name, still): 0 for name in _records(life) for still in (True, False)}
+    for job in life.silent_jobs:
+        key = (job.controller, job.still_builds)
+        counts[key] = counts.get(key, 0) + 1
+    silent = GaugeMetricFamily(
+        "hivel_agent_silent_jobs",
+        "Jobs that used to deploy and do not, by whether they build.",
+        labels=["controller", "builds"],
+    )
+    for (name, still), count in counts.items():
+        silent.add_metric([name, "yes" if still else "no"], count)
+    return silent
 
 
 # ---- the pages

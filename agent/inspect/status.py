@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.inspect.asked import Asked, ask_daemon
+from agent.inspect.silent import SilentJob, silent_jobs
 from agent.model.times import rfc3339
 from agent.outbox.sqlite.connection import RunLock
 from agent.outbox.values import Counts  # noqa: TC001 - a field of a struct
@@ -108,6 +109,7 @@ class Status(msgspec.Struct, frozen=True):
     repaired: RepairStatus | None = None
     job_errors: list[JobErrorStatus] = []
     set_aside: list[SetAsideStatus] = []
+    silent_jobs: list[SilentJob] = []
     size_bytes: int = 0
     max_size_bytes: int = 0
 
@@ -151,6 +153,7 @@ def status(settings: Settings, outbox: SqliteOutbox) -> Status:
             for error in outbox.job_errors(controller.name).values()
         ],
         set_aside=[_set_aside_status(item) for item in outbox.things_set_aside(MOST_SET_ASIDE)],
+        silent_jobs=silent_jobs(settings, outbox),
         size_bytes=outbox.size(),
         max_size_bytes=settings.max_size_bytes,
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         JobCursor,
         JobError,
         Keep,
+        LastDeployments,
         Missed,
         OpenBuild,
         Page,
@@ -227,6 +228,14 @@ class Looking(Protocol):
 
     def projects(self, ended_since: int) -> list[Project]:
         """Those with deployments of builds that ended then or later, each under the name that these have."""
+        ...
+
+    def quiet_since(self, moment: int, *, least: int) -> list[LastDeployments]:
+        """Projects with at least so many builds that were deployments, none of which ended then or later.
+
+        Without those that have another name by now. What cannot be sent and what was discarded does not count. It takes
+        a tenth of a second for a million deployments.
+        """
         ...
 
     def of_run(self, run: Run) -> list[Deployment]:

@@ -276,6 +276,19 @@ class Page:
     before: int | None = None
 
 
+@dataclass(frozen=True)
+class LastDeployments:
+    """The last builds of a project that were deployments. ``ends``: when they ended (UTC ms), ascending, at most 50.
+
+    ``newest_run`` is the one that ended last; ``newest_started_at`` its start.
+    """
+
+    project: Project
+    newest_run: str
+    newest_started_at: int
+    ends: tuple[int, ...]
+
+
 class Counts(msgspec.Struct, frozen=True):
     """How many deployments are in each state."""
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.model.deployment import State
 from agent.model.keys import Project, run_of_id
 from agent.model.status import Status
-from agent.outbox.values import Change, Counts, Filter, Keep, Page
+from agent.outbox.values import Change, Counts, Filter, JobCursor, Keep, Page, Progress, Renamed
 from tests.conformance.things import (
     DAY,
     claim_of,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.model.deployment import Deployment
+    from agent.model.keys import Run
     from agent.outbox.interface import Outbox
     from tests.conformance.conftest import Engine
     from tests.integration.support import FakeClock
@@ -218,3 +219,45 @@ def test_what_was_attempted_is_told_of_each_deployment_alone(outbox: Outbox) -> 
     outbox.settle([retry(claim_of(outbox, 1), at=NOON + 1), refusal(claim_of(outbox, 2), at=NOON + 2)])
     found: list[Deployment] = [stored(outbox, number) for number in (1, 2)]
     assert [[attempt.at for attempt in outbox.attempts(each)] for each in found] == [[NOON + 1], [NOON + 2]]
+
+
+# ---- what has been quiet
+
+
+def ended(of: Run, at: int, **changes: Any) -> Deployment:
+    return deployment(of=of, build_started_at=at - 10, build_ended_at=at, **changes)
+
+
+def test_quiet_is_what_deployed_and_ended_before(outbox: Outbox) -> None:
+    inserted(outbox, *(ended(run(n), NOON + n) for n in range(1, 61)))
+    inserted(outbox, *(ended(run(n, "deploy/api"), NOON + 100 * n) for n in (1, 2, 3)))
+    [shop] = outbox.quiet_since(NOON + 200, least=3)
+    assert (shop.project, shop.newest_run, shop.newest_started_at) == (run().project, "60", NOON + 50)
+    assert shop.ends == tuple(NOON + n for n in range(11, 61)), "the last fifty, in their order"
+    assert {each.project.name for each in outbox.quiet_since(NOON + 400, least=3)} == {"deploy/shop", "deploy/api"}
+    assert outbox.quiet_since(NOON + 60, least=3) == [], "not before: then"
+    assert outbox.quiet_since(NOON + 400, least=61) == []
+
+
+def test_a_build_with_several_deployments_counts_once_and_what_is_none_does_not(outbox: Outbox) -> None:
+    of = [ended(run(1), NOON, deployment_id=f"s{n}") for n in range(3)]
+    inserted(outbox, *of, ended(run(2), NOON + 5), ended(run(1), NOON + 9, deployment_id="again"))
+    inserted(outbox, ended(run(3), NOON + 500, content=content(problem="no branch"), state=State.FAILED))
+    [found] = outbox.quiet_since(NOON + 501, least=3)
+    assert found.ends == (NOON, NOON + 5, NOON + 9), "the number was used again by another build"
+    assert outbox.quiet_since(NOON + 501, least=4) == []
+
+
+def test_what_was_stored_last_may_be_older_than_the_rest(outbox: Outbox) -> None:
+    """As after a backfill."""
+    inserted(outbox, ended(run(9), NOON + 100), ended(run(1), NOON))
+    assert outbox.quiet_since(NOON + 50, least=1) == []
+    assert len(outbox.quiet_since(NOON + 101, least=1)) == 1
+
+
+def test_a_renamed_job_is_not_quiet_under_its_former_name(outbox: Outbox) -> None:
+    inserted(outbox, ended(run(1, "old"), NOON))
+    cursor = JobCursor("old", 2, NOON)
+    outbox.save_progress(Progress("main", cursors=(cursor,)))
+    outbox.save_progress(Progress("main", cursors=(JobCursor("new", 2, NOON),), renamed=(Renamed(cursor, "new"),)))
+    assert outbox.quiet_since(NOON + 1, least=1) == []

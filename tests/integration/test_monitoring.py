@@ -176,9 +176,16 @@ def test_names_follow_the_conventions_of_prometheus(agent: Agent) -> None:
             assert family.name.endswith("_seconds"), family.name
         for sample in family.samples:
             assert family.type != "counter" or sample.name.endswith("_total"), sample.name
-            assert set(sample.labels) <= {"state", "reason", "controller", "version", "where", "kind", "le"}, (
-                "few labels with few values"
-            )
+            assert set(sample.labels) <= {
+                "state",
+                "reason",
+                "controller",
+                "version",
+                "where",
+                "kind",
+                "le",
+                "builds",
+            }, "few labels with few values"
 
 
 # ---- health

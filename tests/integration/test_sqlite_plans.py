@@ -182,3 +182,15 @@ def test_a_claim_uses_the_index_of_what_is_due(outbox: SqliteOutbox) -> None:
     assert [plan(outbox, each) for each in statements] == [
         "SEARCH deployments USING INDEX deployments_by_state (state=?)"
     ]
+
+
+def test_looking_for_what_is_quiet_reads_an_index_and_single_rows(outbox: SqliteOutbox) -> None:
+    fill(outbox)
+    with traced(outbox) as statements:
+        outbox.quiet_since(NOON + DAY, least=1)
+    with closing(sqlite3.connect(outbox.path)) as connection:
+        steps = [row[-1] for each in statements for row in connection.execute(f"EXPLAIN QUERY PLAN {each}")]
+    assert [step for step in steps if step.startswith("SCAN deployments")] == [
+        "SCAN deployments USING COVERING INDEX deployments_of_run"
+    ]
+    assert "SEARCH d USING INTEGER PRIMARY KEY (rowid=?)" in steps

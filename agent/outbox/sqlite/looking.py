@@ -8,7 +8,7 @@ from agent.model.keys import Project
 from agent.outbox.sqlite import rows
 from agent.outbox.sqlite.loading import Loading
 from agent.outbox.sqlite.part import MOST_DIGITS
-from agent.outbox.values import Attempt, Counts, LastRepair, SetAside
+from agent.outbox.values import Attempt, Counts, LastDeployments, LastRepair, SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,20 @@ COUNTS = (
     " (SELECT count(*) AS discarded FROM deployments WHERE state = 'discarded')"
 )
 _PIECE = 500
+# So many ends of the builds of one project are told.
+LAST_ENDS = 50
+# CROSS JOIN: first the groups, from the index of runs alone, then one row of each.
+_MAY_BE_QUIET = (
+    "SELECT of_project.project_id FROM (SELECT project_id, count(*) AS n, max(id) AS newest FROM deployments"
+    " GROUP BY project_id) AS of_project CROSS JOIN deployments AS d ON d.id = of_project.newest"
+    " WHERE of_project.n >= ? AND coalesce(d.build_ended_at, d.ended_at) < ?"
+    " AND of_project.project_id NOT IN (SELECT former_id FROM former_names)"
+)
+_LAST_ENDS = (
+    "SELECT run, coalesce(build_started_at, started_at) AS began, max(coalesce(build_ended_at, ended_at)) AS ended"
+    " FROM deployments WHERE project_id = ? AND problem IS NULL AND state <> 'discarded'"
+    " GROUP BY run, began ORDER BY ended DESC LIMIT ?"
+)
 
 
 class Looking(Loading):
@@ -64,6 +78,20 @@ class Looking(Loading):
             (ended_since,),
         )
         return [Project(*row) for row in found]
+
+    def quiet_since(self, moment: int, *, least: int) -> list[LastDeployments]:
+        """Projects with at least so many builds that were deployments, none of which ended then or later.
+
+        Their number and the row that was stored last tell of most that they are not: that is in an index.
+        """
+        found = []
+        for (project_id,) in self._all(_MAY_BE_QUIET, (least, moment)):
+            rows_of = self._all(_LAST_ENDS, (project_id, LAST_ENDS))
+            if len(rows_of) >= least and rows_of[0][2] < moment:
+                newest_run, started_at, _ = rows_of[0]
+                ends = tuple(ended_at for _, _, ended_at in reversed(rows_of))
+                found.append(LastDeployments(self._project(project_id), newest_run, started_at, ends))
+        return found
 
     def find(self, name: str) -> Deployment | None:
         """The one with this deployment_id, else with this number."""
