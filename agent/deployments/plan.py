@@ -202,7 +202,8 @@ class _Build:
             and row.deployment_id is not None
             and _of_stage(row.names[0], row.content) == _of_stage(part.names[0], part.content)
         ]
-        return (same[0], len(same)) if same else None
+        # Not the first of the rows: of two that were held at the same time the second may have been stored before.
+        return (min(same, key=lambda name: (len(name), name)), len(same)) if same else None
 
 
 def _of_stage(name: Name, content: Content) -> tuple[str, str, str | None]:

@@ -39,10 +39,14 @@ class Accepted:
     """What came of facts: the deployments that are new or changed and not held, as they are now.
 
     ``nothing``: the runs that are read to the end and are no deployment, and why.
+    ``before``: the numbers of those that were there before. ``gone``: held ones that are none of their own any more,
+    each with the one that it became a part of.
     """
 
     deployments: list[Deployment] = field(default_factory=list)
     held: list[Deployment] = field(default_factory=list)
+    before: set[int] = field(default_factory=set)
+    gone: list[tuple[Deployment, Deployment | None]] = field(default_factory=list)
     known: int = 0
     nothing: dict[Run, str] = field(default_factory=dict)
 
@@ -73,9 +77,7 @@ class Ingest:
                 self.outbox.save_progress(progress)
             for together in _apart(facts):
                 self._accept(together, accepted)
-        _tell(accepted.deployments)
-        for run, reason in accepted.nothing.items():
-            log.info("no deployment", run=run_id(run), reason=reason)
+        _tell(accepted)
         return accepted
 
     def derive_again(self, runs: Collection[Run]) -> Accepted:
@@ -94,7 +96,7 @@ class Ingest:
                 runs = self.outbox.held(due)[:RELEASED_TOGETHER]
                 accepted = Accepted()
                 self._plan(self.outbox.load(runs), {}, accepted)
-            _tell(accepted.deployments)
+            _tell(accepted)
             released += accepted.deployments
             if not accepted.deployments:
                 return released
@@ -103,6 +105,7 @@ class Ingest:
 
     def _accept(self, facts: Mapping[Run, list[Fact]], accepted: Accepted) -> None:
         states = self.outbox.load(facts)
+        accepted.before |= {row.number for state in states.values() for row in state.deployments}
         new = {run: _new(states[run], said) for run, said in facts.items()}
         accepted.known += sum(len(said) - len(new[run]) for run, said in facts.items())
         self._plan({run: states[run] for run, said in new.items() if said}, new, accepted)
@@ -112,6 +115,7 @@ class Ingest:
         taken: dict[str, int] = {}
         for _ in range(_TRIES):
             planned = {run: self._planned(state, new.get(run, []), taken) for run, state in states.items()}
+            accepted.gone += [gone for run, rows in planned.items() for gone in _gone(states[run], rows)]
             refused = self.outbox.store([_change(states[run], new.get(run, []), rows) for run, rows in planned.items()])
             done = {run: rows for run, rows in planned.items() if not any(r.deployment_id in refused for r in rows)}
             for run, rows in done.items():
@@ -213,6 +217,15 @@ def _change(state: RunState, new: Sequence[Fact], planned: Sequence[Deployment])
     )
 
 
+def _gone(state: RunState, planned: Sequence[Deployment]) -> Iterator[tuple[Deployment, Deployment | None]]:
+    stay = {row.number for row in planned}
+    for row in state.deployments:
+        if row.number not in stay:
+            same = (each for each in planned if not set(each.names).isdisjoint(row.names))
+            beside = (each for each in planned if each.content.environment == row.content.environment)
+            yield row, next(same, None) or next(beside, None)
+
+
 def _note(state: RunState, rows: Iterable[Deployment], accepted: Accepted) -> None:
     before = {row.number: row for row in state.deployments}
     for row in rows:
@@ -224,8 +237,18 @@ def _note(state: RunState, rows: Iterable[Deployment], accepted: Accepted) -> No
             accepted.deployments.append(row)
 
 
-def _tell(deployments: Iterable[Deployment]) -> None:
-    for each in deployments:
+def _tell(accepted: Accepted) -> None:
+    for run, reason in accepted.nothing.items():
+        log.info("no deployment", run=run_id(run), reason=reason)
+    for held, into in accepted.gone:
+        told = {"run": run_id(held.run), "stage": held.names[0].stage or None, "environment": held.content.environment}
+        if into is None:
+            log.warning(
+                "held deployment dropped", **told, reason="its build had a deployment that is settled and deleted"
+            )
+        else:
+            log.info("held deployment merged", **told, deployment_id=into.deployment_id)
+    for each in accepted.deployments:
         if each.state is State.FAILED:
             log.error("no event can be made", deployment_id=each.deployment_id, reason=each.reason)
         elif each.state is State.PENDING:

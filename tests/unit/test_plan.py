@@ -154,6 +154,18 @@ def test_a_stage_that_reports_two_starts_of_its_own_deployed_twice() -> None:
     assert ids(world) == ["main:deploy/shop#12:eu", "main:deploy/shop#12:eu~2"]
 
 
+def test_attempts_that_were_held_together_are_counted_on_from_the_first_id() -> None:
+    """The second attempt is heard of first, so that its row is older than that of the first one."""
+    world = World(rules())
+    for number, minute in enumerate((2, 1)):
+        world.accept(report(NOON + minute * MINUTE, stage="api", environment="eu", started_at=NOON + minute * 1_000))
+        assert [row.state for row in world.rows] == [State.HELD] * (number + 1)
+    world.accept(final())
+    world.rows.sort(key=lambda row: row.number)
+    world.accept(report(NOON + 3 * MINUTE, stage="api", environment="eu", started_at=NOON + 3_000))
+    assert ids(world) == ["main:deploy/shop#12:eu", "main:deploy/shop#12:eu~2", "main:deploy/shop#12:eu~3"]
+
+
 def test_a_stage_that_says_its_start_only_later_is_one_deployment() -> None:
     world = World(rules())
     world.accept(report(stage="api", environment="eu"))

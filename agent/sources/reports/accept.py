@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger("reports")
 
 
+class Outcome(enum.StrEnum):
+    """What a report did; the words are those of the log."""
+
+    NEW = "reported"  # its deployment is one that nobody spoke of before
+    MERGED = "report merged"  # into a deployment that there was: of the poller, of another report
+    REPEATED = "report repeated"  # it says what was said before
+    KEPT = "report kept"  # its build is set aside
+    DROPPED = "report dropped"  # its deployment is not there any more
+
+
 @dataclass(frozen=True)
 class Taken:
     """What became of a report. ``deployment_id`` and ``state`` are those of its deployment; while that is held the id
@@ -39,14 +50,17 @@ class Taken:
     deployment_id: str
     state: State
     controller: str | None = None
+    outcome: Outcome = Outcome.NEW
 
 
 @dataclass(frozen=True)
 class Said:
-    """A report that was understood. ``controller``: the one that polls its build, if any does."""
+    """A report that was understood. ``controller``: the one that polls its build, if any does. ``earlier``: what was
+    reported of its run before."""
 
     fact: Fact
     controller: str | None = None
+    earlier: tuple[Fact, ...] = ()
 
 
 class Reports:
@@ -96,14 +110,23 @@ class Reports:
         known = [*self.outbox.facts(parsed.run), *(each.fact for each in behind if each.fact.run == parsed.run)]
         if (later := _behind(known, fact)) != at:
             fact = facts.report(parsed.run, parsed.said, source=source, at=later, principal=principal)
-        return Said(fact, parsed.controller)
+        return Said(fact, parsed.controller, tuple(each for each in known if each.kind is Kind.REPORT))
 
     def accept(self, said: Sequence[Said]) -> list[Taken]:
         """Store facts in the transaction of the caller; what became of each."""
-        self._ingest.accept([each.fact for each in said])
+        before = self._ingest.accept([each.fact for each in said]).before
         states = self.outbox.load({each.fact.run for each in said})
         ids = {run: self._ids(state) for run, state in states.items()}
-        return [self._taken(each, states[each.fact.run].deployments, ids[each.fact.run]) for each in said]
+        taken = []
+        for each in said:
+            row = _deployment_of(each.fact, states[each.fact.run].deployments)
+            if row is None:
+                taken.append(self._without_deployment(each))
+                continue
+            outcome = _outcome(each, row, is_new=row.number not in before)
+            taken.append(Taken(ids[each.fact.run][row.number], row.state, each.controller, outcome))
+            before.add(row.number)
+        return taken
 
     # ---- the fact
 
@@ -129,28 +152,60 @@ class Reports:
         except Exception:  # noqa: BLE001 - nobody expected it; the ingest has set the run aside with it
             return {row.number: row.deployment_id or limited_id(run_id(row.run)) for row in state.deployments}
 
-    def _taken(self, said: Said, rows: Sequence[Deployment], ids: Mapping[int, str]) -> Taken:
-        row = _deployment_of(said.fact, rows)
-        if row is not None:
-            return Taken(ids[row.number], row.state, said.controller)
-        return self._without_deployment(said)
-
     def _without_deployment(self, said: Said) -> Taken:
         """It was delivered and deleted by retention, another run has its id; or its run was just set aside."""
         run, body = said.fact.run, said.fact.body
-        parts = [body.environment, body.stage] if isinstance(body, Report) and run.project != GIVEN_IDS else []
-        name = part_deployment_id(run_id(run), *filter(None, parts))
+        said_of = (body.environment, body.stage) if isinstance(body, Report) and run.project != GIVEN_IDS else ()
+        parts = [part for part in said_of if part]
+        name = part_deployment_id(run_id(run), *(parts[:1] if run.project.reuses_numbers else parts))
         found = self.outbox.find(name)
         if found is not None and found.deployment_id == name:
-            return Taken(name, found.state, said.controller)
+            return Taken(name, found.state, said.controller, Outcome.DROPPED)
         waits = any(item.kind == "run" and item.subject == run_id(run) for item in self.outbox.things_set_aside(100))
-        return Taken(name, State.HELD if waits else State.DELIVERED, said.controller)
+        if waits:
+            return Taken(name, State.HELD, said.controller, Outcome.KEPT)
+        return Taken(name, State.DELIVERED, said.controller, Outcome.DROPPED)
+
+
+# Why nothing of a report that was merged will be sent.
+_NOT_SENT = {
+    State.DELIVERED: "Hivel has the deployment; what is new is kept here, see queue show",
+    State.DISCARDED: "a person let the deployment go; what is new is kept here, see queue show",
+}
+_NO_DEPLOYMENT = {
+    Outcome.KEPT: "no deployments can be made of its build, which is set aside; see status",
+    Outcome.DROPPED: "its deployment was settled and deleted",
+}
 
 
 def tell(taken: Iterable[Taken]) -> None:
-    """Say in the log what was reported, once it is stored."""
+    """Say in the log what was reported and what came of it, once it is stored."""
     for each in taken:
-        log.info("reported", deployment_id=each.deployment_id, state=each.state.value)
+        told = {"deployment_id": each.deployment_id, "state": each.state.value}
+        if each.outcome in _NO_DEPLOYMENT:
+            log.warning(each.outcome.value, **told, reason=_NO_DEPLOYMENT[each.outcome])
+        else:
+            reason = _NOT_SENT.get(each.state) if each.outcome is Outcome.MERGED else None
+            log.info(each.outcome.value, **told, reason=reason)
+
+
+def _outcome(said: Said, row: Deployment, *, is_new: bool) -> Outcome:
+    """What a report did to the deployment of its run that is nearest to what it is about."""
+    if is_new:
+        return Outcome.NEW
+    if not _is_about(row, said.fact):
+        return Outcome.DROPPED
+    words = {(each.body, each.principal) for each in said.earlier}
+    return Outcome.REPEATED if (said.fact.body, said.fact.principal) in words else Outcome.MERGED
+
+
+def _is_about(row: Deployment, fact: Fact) -> bool:
+    """Whether the report is one of those that the deployment is made of."""
+    body = fact.body
+    if not isinstance(body, Report) or fact.run.project == GIVEN_IDS or not (body.stage or body.environment):
+        return True
+    name = Name(Scope.STAGE if body.stage else Scope.WHOLE, body.stage or "", body.environment or "")
+    return any(each._replace(start=0) == name for each in row.names)
 
 
 def _behind(known: Iterable[Fact], fact: Fact) -> int:
