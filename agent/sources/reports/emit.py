@@ -58,7 +58,7 @@ _WHICH = {
     "build_number": ("NUMBER", "number of the build"),
     "build_url": ("URL", "page of the Jenkins build"),
     "run": ("NAME", "names this run of another system; its id is made of it and the environment"),
-    "stage": ("NAME", "the stage that deployed: its event is of that stage alone, and final at once"),
+    "stage": ("NAME", "the stage that deployed: its event is of that stage alone"),
     "deployment_id": ("ID", "the id itself, instead of the one that is made"),
 }
 _WHAT = {
