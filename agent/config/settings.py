@@ -81,6 +81,10 @@ class JenkinsSettings:
         unique = tuple(dict.fromkeys(self.roots))
         return tuple(root for root in unique if not any(root.startswith(f"{other}/") for other in unique))
 
+    def covers(self, full_name: str) -> bool:
+        """Whether the job is in one of the roots, or there are none."""
+        return not self.roots or any(full_name.startswith(f"{root}/") for root in self.roots)
+
     def report_from(self, now_ms: int) -> int:
         """The moment (UTC ms) from which a first start reports builds."""
         return times.parse_since(self.since, now_ms)

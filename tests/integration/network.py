@@ -97,15 +97,21 @@ class Proxy:
     that came with it, as they were sent.
     """
 
-    def __init__(self, hosts: dict[str, int], *, refuse_with: str | None = None) -> None:
+    def __init__(
+        self, hosts: dict[str, int], *, refuse_with: str | None = None, certificate: Path | None = None
+    ) -> None:
+        """``certificate``: it is spoken to over TLS."""
         self._hosts = hosts
+        self._context = None if certificate is None else ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        if self._context is not None and certificate is not None:
+            self._context.load_cert_chain(certificate)
         self._refusal = refuse_with
         self.requests: list[str] = []
         self.credentials: list[str | None] = []
 
     def __enter__(self) -> Self:
         self._socket = bind("127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.url = f"{'https' if self._context else 'http'}://127.0.0.1:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
@@ -118,8 +124,8 @@ class Proxy:
                 client, _ = self._socket.accept()
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
-    def _serve(self, client: socket.socket) -> None:
-        with suppress(OSError), client, client.makefile("rb") as incoming:
+    def _serve(self, accepted: socket.socket) -> None:
+        with suppress(OSError), self._spoken_to(accepted) as client, client.makefile("rb") as incoming:
             method, target, head = _read_head(incoming)
             self.requests.append(f"{method} {target}")
             found = re.search(rb"(?mi)^proxy-authorization: (.*?)\r?$", head)
@@ -133,6 +139,9 @@ class Proxy:
                     _pump_both_ways(client, server)
             else:
                 self._forward(client, incoming, target, head)
+
+    def _spoken_to(self, client: socket.socket) -> socket.socket:
+        return client if self._context is None else self._context.wrap_socket(client, server_side=True)
 
     def _forward(self, client: socket.socket, incoming: Any, target: str, head: bytes) -> None:
         """One plain request; the connection is closed behind it."""

@@ -235,6 +235,31 @@ def test_https_goes_through_the_tunnel_of_https_proxy(
     assert set(proxy.requests) == {"CONNECT hivel.example.test:443", "CONNECT jenkins.example.test:443"}
 
 
+@pytest.mark.parametrize("jenkins_scheme", ["http", "https"])
+def test_a_proxy_may_be_spoken_to_over_tls_with_the_same_authorities(
+    jenkins: LocalJenkins, hivel: LocalHivel, authority: Authority, certificate: Path, tmp_path: Path,
+    jenkins_scheme: str,
+) -> None:  # fmt: skip
+    trust = f'ca_file = "{authority.file}"'
+    own = authority.issue("jenkins.example.test") if jenkins_scheme == "https" else None
+    name = "jenkins.example.test" + (":443" if own else "")
+    with (
+        Server(hivel.app, authority.issue("hivel.example.test")) as hivel_server,
+        Server(jenkins.app, own) as jenkins_server,
+        Proxy(
+            {"hivel.example.test:443": hivel_server.port, name: jenkins_server.port}, certificate=certificate
+        ) as proxy,
+    ):
+        agent = configured(
+            tmp_path, jenkins=f"{jenkins_scheme}://jenkins.example.test", hivel="https://hivel.example.test",
+            hivel_lines=trust, jenkins_lines=trust,
+        )  # fmt: skip
+        done = agent.run("once", ALL_PROXY=proxy.url)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert len(hivel.deployments()) == 3
+    assert any("jenkins" in request for request in proxy.requests)
+
+
 def test_http_goes_through_http_proxy(
     hivel: LocalHivel, hivel_server: LocalServer, jenkins_server: LocalServer, tmp_path: Path
 ) -> None:
@@ -352,6 +377,52 @@ def test_check_names_a_proxy_that_cannot_be_used_and_the_rest_is_looked_at(
         assert "hivel: HTTPS_PROXY names a proxy that cannot be used: SOCKS is not supported" in checked.stdout
         assert "hunter2" not in checked.stdout + checked.stderr
         assert ("job(s) visible" in checked.stdout) == (not options)
+
+
+@pytest.mark.parametrize("verb", [("run",), ("once",), ("preview",), ("backfill", "--since", "1d")])
+def test_no_verb_ends_with_a_traceback_for_a_proxy_that_cannot_be_used(
+    jenkins_server: LocalServer, tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    agent = configured(tmp_path, jenkins=jenkins_server.url, hivel=jenkins_server.url)
+    done = agent.run(*verb, HTTP_PROXY="http://someone:hunter2@proxy:http")
+    assert done.returncode == 2, done.stderr
+    assert "HTTP_PROXY names a proxy that cannot be used: its port is no number" in done.stderr
+    assert "Traceback" not in done.stderr and "hunter2" not in done.stderr
+    assert agent.run("status", HTTP_PROXY="nonsense:").returncode in (0, 1)  # what asks nobody needs no proxy
+
+
+@pytest.mark.parametrize(
+    ("roots", "words"),
+    [
+        ('"deploy", "deploy"', "warning jenkins main: roots: deploy is there twice"),
+        ('"deploy", "deploy/prod"', "warning jenkins main: roots: deploy/prod is asked with deploy, which it is in"),
+        (
+            '"deploy", "gone"',
+            "warning jenkins main: root gone: HTTP 404 from /job/gone/api/json: not there, or not visib",
+        ),
+        ('"deploy", "deploy/shop"', "roots: deploy/shop is asked with deploy, which it is in; take one of them out"),
+        (
+            '"deploy", "lonely"',
+            "warning jenkins main: root lonely: it is a job, not a folder; name the folder that it is",
+        ),
+        ('"gone"', "error jenkins main: root gone: HTTP 404"),
+        ('"deploy"', "1 job(s) visible in deploy, 1 of them deploy by the rules"),
+    ],
+)
+def test_check_says_what_is_wrong_with_roots(
+    jenkins: LocalJenkins,
+    jenkins_server: LocalServer,
+    hivel_server: LocalServer,
+    tmp_path: Path,
+    roots: str,
+    words: str,
+) -> None:
+    jenkins.add_job("lonely")
+    lines = f"roots = [{roots}]"
+    agent = configured(tmp_path, jenkins=jenkins_server.url, hivel=hivel_server.url, jenkins_lines=lines)
+    done = agent.run("check")
+    assert words in " ".join(done.stdout.split())
+    assert done.returncode == int(words.startswith("error"))
 
 
 def test_jenkins_is_told_nothing_from_netrc(tmp_path: Path, hivel_server: LocalServer, jenkins: LocalJenkins) -> None:

@@ -109,6 +109,13 @@ def explained(agent: Agent, job: str, number: int) -> str:
     return str(agent.json("explain", f"http://127.0.0.1:8080/{path}/{number}/")["verdict"])
 
 
+def test_explain_says_that_a_job_is_in_no_folder_that_is_followed(agent: Agent) -> None:
+    agent.config.write_text(agent.config.read_text().replace('name = "main"', 'name = "main"\nroots = ["deploy"]'))
+    elsewhere = "No event: the job is in none of the folders in [[jenkins]] roots: deploy."
+    assert explained(agent, "tests/unit", 1) == elsewhere
+    assert explained(agent, "deploy/shop", 100) != elsewhere
+
+
 def test_explain_says_why_a_build_did_or_did_not_become_an_event(
     agent: Agent, jenkins: LocalJenkins, clock: FakeClock
 ) -> None:
