@@ -17,6 +17,8 @@ from agent.ingest.replay import replay
 if TYPE_CHECKING:
     from agent.config.settings import Settings
 
+# For so many it is looked whether there is something to know about each.
+_MOST_CAUTIONS = 1_000
 REPLAY = Action("replay", done="replayed", effect="sent again", takes_delivered=True)
 
 
@@ -41,8 +43,15 @@ def command(settings: Settings, *, wanted: Wanted, as_json: bool) -> None:
         queue = queue_of(settings, outbox)
         chosen = choose(outbox, queue, wanted, REPLAY)
         ids = queue.ids(chosen)
+        cautions = {row.number: queue.caution(row) for row in chosen[:_MOST_CAUTIONS]}
         outcomes = [
-            ReplayView(each.id, each.deployment_id or ids[each.id], each.done, each.reason)
+            ReplayView(
+                each.id,
+                each.deployment_id or ids[each.id],
+                each.done,
+                each.reason,
+                cautions.get(each.id) if each.done else None,
+            )
             for each in replay(ingest_of(settings, outbox), chosen)
         ]
     write_json(outcomes) if as_json else show(outcomes)
@@ -50,21 +59,23 @@ def command(settings: Settings, *, wanted: Wanted, as_json: bool) -> None:
 
 
 class ReplayView(msgspec.Struct, frozen=True):
-    """What became of one event; ``reason`` says why it was not replayed."""
+    """What became of one event; ``reason`` says why it was not replayed, ``note`` what is worth knowing if it was."""
 
     id: int
     deployment_id: str
     replayed: bool
     reason: str | None
+    note: str | None
 
 
 def show(outcomes: list[ReplayView]) -> None:
     """What became of each event."""
     out = console()
     for outcome in outcomes:
-        told = (
-            "[green]pending again[/]" if outcome.replayed else f"[red]not replayed[/]: {escape(outcome.reason or '')}"
-        )
+        note = f", {escape(outcome.note)}" if outcome.note else ""
+        told = f"[green]pending again[/]{note}"
+        if not outcome.replayed:
+            told = f"[red]not replayed[/]: {escape(outcome.reason or '')}"
         out.print(f"{outcome.id:>6}  {escape(outcome.deployment_id)}  {told}")
     replayed = sum(outcome.replayed for outcome in outcomes)
     out.print(f"{replayed} of {len(outcomes)} event(s) will be sent again")

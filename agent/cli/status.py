@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent.inspect.silent import SilentJob
     from agent.inspect.status import ControllerStatus, JobErrorStatus, MissedStatus, SetAsideStatus, Status
 
+_WHICH = "queue list --json has sent_revision, queue show tells the difference"
 # So many jobs with trouble of one kind are told one by one.
 _MOST_JOBS = 10
 
@@ -57,6 +58,8 @@ def show(value: Status) -> None:
     _show_set_aside(out, value.set_aside)
     _show_missed(out, value.missed)
     _show_silent(out, value.silent_jobs)
+    if value.outdated_events:
+        out.print(f"differs   Hivel has an older revision of {value.outdated_events} event(s): {_WHICH}")
 
 
 def _size(value: Status) -> str:

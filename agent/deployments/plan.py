@@ -254,7 +254,9 @@ def _bound(row: Deployment, part: Part) -> Deployment:
 
 def _may_rewrite(row: Deployment, part: Part) -> bool:
     """Whether Hivel does not have it yet, and the part is what it is of, and not only covered by it."""
-    if row.state not in (State.PENDING, State.FAILED) or part.without_body or row.scope is not part.scope:
+    if row.state not in (State.PENDING, State.FAILED) or row.sent_revision is not None:
+        return False  # also one that is pending again by a replay: it says what Hivel has
+    if part.without_body or row.scope is not part.scope:
         return False
     return row.scope is not Scope.RULE or row.names[0] in part.names
 

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.config.rules import first_match
 from agent.deployments.attribution import BuildRef
+from agent.deployments.checkouts import Wanted
 from agent.deployments.derive import Rules, derive
 from agent.deployments.plan import Moment, kept_builds, plan
+from agent.deployments.repository import has_application
 from agent.model import fact as facts
 from agent.model.deployment import event_of
 from agent.model.event import DeploymentEvent, InvalidEventError
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from agent.model.deployment import Content, Deployment
     from agent.model.fact import Fact
 
+NO_STAGES = "nobody asked Jenkins for the stages of the build"
 # Nothing is held: what is asked is which id a deployment would get now.
 _AT_ONCE = Moment(now=0, hold_for_ms=0)
 
@@ -56,6 +60,20 @@ def of_run(said: Iterable[Fact], rows: Sequence[Deployment], rules: Rules) -> li
     derived = derive(said, rules, kept_builds(rows))
     planned = plan(derived, rows, _AT_ONCE)
     return [(part, _view(part, _row_of(part, planned, derived))) for part in derived.parts]
+
+
+def lacks(build: Build, job: str, rules: Rules) -> str:
+    """What the rules of now would need to know of a build that was read under other ones; empty: nothing."""
+    match = first_match(rules.rules, job)
+    if match is None:
+        return ""
+    if match.rule.stage is not None and build.stages is None and build.stages_missing is None:
+        return NO_STAGES
+    names_others = build.upstream or build.repeats or build.named_builds
+    wanted = Wanted(rules.options.libraries, match.rule.repository)
+    if names_others and not build.related and build.inherited is None and not has_application(build, wanted):
+        return "nobody asked Jenkins for the build that this one names"
+    return ""
 
 
 def event_view(deployment_id: str, content: Content) -> DeploymentEvent | None:

@@ -14,7 +14,7 @@ from agent.deployments.checkouts import Wanted
 from agent.deployments.derive import derive
 from agent.deployments.plan import kept_builds
 from agent.deployments.repository import has_application
-from agent.inspect.derived import event_view
+from agent.inspect.derived import event_view, lacks
 from agent.inspect.queue import DifferenceView, differences
 from agent.model import fact as facts
 from agent.model.build import Build
@@ -105,20 +105,6 @@ def _knows_more(fact: Fact, fresh: Build, rules: Rules) -> bool:
     return has_application(kept, wanted) and not has_application(fresh, wanted)
 
 
-def _lacks(build: Build, job: str, rules: Rules) -> str:
-    """What the rules of now would need to know of a build that was read under other ones; empty: nothing."""
-    match = first_match(rules.rules, job)
-    if match is None:
-        return ""
-    if match.rule.stage is not None and build.stages is None and build.stages_missing is None:
-        return "nobody asked Jenkins for the stages of the build"
-    names_others = build.upstream or build.repeats or build.named_builds
-    wanted = Wanted(rules.options.libraries, match.rule.repository)
-    if names_others and not build.related and build.inherited is None and not has_application(build, wanted):
-        return "nobody asked Jenkins for the build that this one names"
-    return ""
-
-
 # ---- one run
 
 
@@ -192,7 +178,7 @@ class _Run:
         if ref.started_at == self.read:
             return ""
         job = self.state.run.project.name
-        lacking = [_lacks(fact.body, job, self.rules) for fact in finals if isinstance(fact.body, Build)]
+        lacking = [lacks(fact.body, job, self.rules) for fact in finals if isinstance(fact.body, Build)]
         return lacking[0] if lacking and all(lacking) else ""
 
 

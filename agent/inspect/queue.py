@@ -11,9 +11,9 @@ from agent.deployments.attribution import BuildRef
 from agent.deployments.derive import derive
 from agent.deployments.plan import kept_builds
 from agent.deployments.provisional import shown_ids
-from agent.inspect.derived import event_view, is_of
+from agent.inspect.derived import NO_STAGES, event_view, is_of, lacks
 from agent.model.build import Build
-from agent.model.deployment import State
+from agent.model.deployment import Scope, State
 from agent.model.event import DeploymentEvent  # noqa: TC001 - a field of a struct
 from agent.model.fact import Body, Kind
 from agent.model.ids import limited_id, run_id
@@ -176,6 +176,16 @@ class Queue:
         known = None if derived is None else _known(row, derived)
         return [] if known is None else known.differences
 
+    def caution(self, row: Deployment) -> str | None:
+        """What a person should know who sends this deployment again; None: nothing."""
+        state = self._outbox.load([row.run])[row.run]
+        if self.differences(row, state):
+            return f"sent as it was; something else is known of it by now: hivel-agent queue show {row.number}"
+        builds = [each for fact in state.facts if (each := build_of_fact(fact)) is not None]
+        missing = [lacks(each, each.job, self._rules) for each in builds if each.started_at == row.build_started_at]
+        is_whole = row.state is State.FAILED and row.scope is Scope.WHOLE and NO_STAGES in missing
+        return f"one event of the whole build: {NO_STAGES}" if is_whole else None
+
     def _shown_ids(self, state: RunState) -> dict[int, str]:
         try:
             return shown_ids(state.facts, state.deployments, self._rules)
@@ -269,7 +279,7 @@ def build_of_fact(fact: Fact) -> Build | None:
 
 
 def _known(row: Deployment, derived: Derived) -> KnownView | None:
-    if row.state is not State.DELIVERED or row.deployment_id is None:
+    if (row.state is not State.DELIVERED and row.sent_revision is None) or row.deployment_id is None:
         return None
     part = _part_of(row, derived)
     if part is None:

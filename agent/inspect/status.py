@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from agent.outbox.sqlite.engine import SqliteOutbox
     from agent.outbox.values import ControllerState, DeliveryState, JobError, LastRepair, Missed, SetAside
 
+# So many events are looked at for those that changed while they were sent: some hundredths of a second.
+MOST_LOOKED_AT = 100_000
 # So many things set aside are told, and so much of each error.
 MOST_SET_ASIDE = 20
 _LONGEST_ERROR = 300
@@ -96,6 +98,7 @@ class RepairStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """Everything at a glance; ``daemon_pid`` None: no daemon is at work.
 
+    ``outdated_events``: so many of the newest 100,000 events changed while they were sent: Hivel has an older revision.
     ``size_bytes``: what the outbox takes; ``max_size_bytes`` 0: it may grow without a limit.
     """
 
@@ -110,6 +113,7 @@ class Status(msgspec.Struct, frozen=True):
     job_errors: list[JobErrorStatus] = []
     set_aside: list[SetAsideStatus] = []
     silent_jobs: list[SilentJob] = []
+    outdated_events: int = 0
     size_bytes: int = 0
     max_size_bytes: int = 0
 
@@ -154,6 +158,7 @@ def status(settings: Settings, outbox: SqliteOutbox) -> Status:
         ],
         set_aside=[_set_aside_status(item) for item in outbox.things_set_aside(MOST_SET_ASIDE)],
         silent_jobs=silent_jobs(settings, outbox),
+        outdated_events=outbox.outdated(MOST_LOOKED_AT),
         size_bytes=outbox.size(),
         max_size_bytes=settings.max_size_bytes,
     )

@@ -86,7 +86,7 @@ class Deployments(Protocol):
         ...
 
     def replay(self, deployments: Sequence[Deployment]) -> list[bool]:
-        """Make settled deployments pending with fresh attempts, as they are.
+        """Make settled deployments pending with fresh attempts, as they are. Which revision Hivel has stays known.
 
         False for each that is not in its state and revision any more.
         """
@@ -114,8 +114,8 @@ class Deliveries(Protocol):
         """Record what came of attempts, in one transaction.
 
         A success settles the deployment whatever its revision is by now: it becomes delivered with the content that
-        was sent. Everything else obeys the revision: of an older one only the attempt is recorded, and the newer one
-        stays due.
+        was sent. Of one that was delivered before, the revision that Hivel has stays what it was. Everything else obeys
+        the revision: of an older one only the attempt is recorded, and the newer one stays due.
         """
         ...
 
@@ -228,6 +228,11 @@ class Looking(Protocol):
 
     def projects(self, ended_since: int) -> list[Project]:
         """Those with deployments of builds that ended then or later, each under the name that these have."""
+        ...
+
+    def outdated(self, among: int) -> int:
+        """How many of the newest ``among`` deployments Hivel has in another revision than the last, or nobody knows
+        in which."""
         ...
 
     def quiet_since(self, moment: int, *, least: int) -> list[LastDeployments]:

@@ -370,3 +370,42 @@ def test_the_state_of_the_delivery_is_there_for_other_processes(engine: Engine, 
         outbox.save_delivery_state(state)
         with closing(engine.open()) as other:
             assert other.delivery_state() == state
+
+
+# ---- what Hivel has, after a replay
+
+
+@pytest.mark.parametrize("already_there", [True, False])
+def test_a_replay_does_not_change_which_revision_hivel_has(outbox: Outbox, already_there: bool) -> None:
+    """What is sent again is what was sent; a second event under an id changes nothing in Hivel."""
+    [first] = inserted(outbox, deployment(1))
+    claimed = claim_of(outbox, first.number)
+    rewritten(outbox, first, content=content("staging"), revision=2)
+    outbox.settle([success(claimed)])
+    before = stored(outbox, first.number)
+    assert (before.revision, before.sent_revision, before.content.environment) == (2, 1, "production")
+    assert outbox.replay([before]) == [True]
+    outbox.settle([success(claim_of(outbox, first.number), already_there=already_there)])
+    after = stored(outbox, first.number)
+    assert (after.revision, after.sent_revision, after.content.environment) == (2, 1, "production")
+
+
+def test_of_which_nobody_knew_the_revision_is_known_once_hivel_takes_it(outbox: Outbox) -> None:
+    [first] = inserted(outbox, deployment(1))
+    rewritten(outbox, first, content=content("staging"), revision=2)
+    outbox.settle([success(claim_of(outbox, first.number), already_there=True)])
+    assert stored(outbox, first.number).sent_revision == 0
+    outbox.replay([stored(outbox, first.number)])
+    outbox.settle([success(claim_of(outbox, first.number))])
+    assert stored(outbox, first.number).sent_revision == 2
+
+
+def test_events_of_which_hivel_has_another_revision_are_counted_among_the_newest(outbox: Outbox) -> None:
+    for number in (1, 2, 3):
+        [one] = inserted(outbox, deployment(number))
+        claimed = claim_of(outbox, one.number)
+        if number != 2:
+            rewritten(outbox, one, content=content("staging"), revision=2)
+        outbox.settle([success(claimed)])
+    inserted(outbox, deployment(4))
+    assert [outbox.outdated(among) for among in (1, 2, 3, 4, 100)] == [0, 1, 1, 2, 2]

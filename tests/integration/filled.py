@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from agent.ingest.ingest import Accepted
     from agent.outbox.sqlite.engine import SqliteOutbox
+    from agent.outbox.values import Claimed
 
 NOBODY = "http://127.0.0.1:9"
 MINUTE = 60_000
@@ -58,13 +59,13 @@ class Filled:
 
     def settle(self, state: State = State.DELIVERED, **changes: Any) -> None:
         """Whatever is due was sent, and Hivel said so."""
+        self.settle_as_claimed(*self.outbox.claim(100), state=state, **changes)
+
+    def settle_as_claimed(self, *sent: Claimed, state: State = State.DELIVERED, **changes: Any) -> None:
+        """These were sent as they were claimed."""
         common = {"counts_as_attempt": True, "at": NOW, "duration_ms": 12, "http_status": 200, "verdict": state.value}
-        self.outbox.settle(
-            [
-                Settlement(claimed=claimed, state=state, **{**common, "answer": "said", **changes})
-                for claimed in self.outbox.claim(100)
-            ]
-        )
+        fields = {**common, "answer": "said", **changes}
+        self.outbox.settle([Settlement(claimed=claimed, state=state, **fields) for claimed in sent])
 
     def states(self) -> dict[str, str]:
         return {each["deployment_id"]: each["state"] for each in self.agent.json("queue", "list")}

@@ -108,7 +108,7 @@ def test_an_event_that_hivel_refused_is_sent_again_with_fresh_attempts(
     hivel.fault(Fault(kind="status", status=400, times=1))
     assert agent.run("once").returncode == 1
     assert agent.json("replay", "main:deploy/shop#1") == [
-        {"id": 1, "deployment_id": "main:deploy/shop#1", "replayed": True, "reason": None}
+        {"id": 1, "deployment_id": "main:deploy/shop#1", "replayed": True, "reason": None, "note": None}
     ]
     assert agent.json("queue", "list")[0]["attempts"] == 0
     assert agent.run("once").returncode == 0

@@ -210,6 +210,50 @@ def test_a_held_event_is_not_replayed_and_it_is_said_why(filled: Filled) -> None
     assert filled.states() == {"main:deploy/shop#1": "held"}
 
 
+def test_a_replay_hides_nothing_of_what_hivel_has(filled: Filled) -> None:
+    """It was sent while a report came in: Hivel has revision 1, and something else is known."""
+    filled.built()
+    [claimed] = filled.outbox.claim(9)
+    filled.reported(environment="staging")
+    filled.settle_as_claimed(claimed)
+    before = filled.agent.json("queue", "show", "1")
+    assert (before["event"]["revision"], before["event"]["sent_revision"]) == (2, 1)
+    known = [{"field": "environment", "sent": "production", "known": "staging"}]
+    assert before["known"]["differences"] == known
+    assert "differs   Hivel has an older revision of 1 event(s)" in filled.agent.run("status").stdout
+
+    [replayed] = filled.agent.json("replay", "1")
+    assert replayed["replayed"] is True
+    assert replayed["note"] == "sent as it was; something else is known of it by now: hivel-agent queue show 1"
+    pending = filled.agent.json("queue", "show", "1")
+    assert (pending["event"]["state"], pending["event"]["sent_revision"]) == ("pending", 1)
+    assert pending["known"]["differences"] == known
+    filled.reported(
+        environment="staging", image="shop:2", at=NOW + 1
+    )  # and what comes meanwhile does not change what is sent
+    assert filled.agent.json("queue", "show", "1")["event"]["event"]["environment"] == "production"
+    for already_there in (True, False):
+        filled.settle(already_there=already_there)
+        after = filled.agent.json("queue", "show", "1")
+        assert (after["event"]["state"], after["event"]["sent_revision"]) == ("delivered", 1)
+        assert after["event"]["event"]["environment"] == "production"
+        assert after["known"]["differences"] == [*known, {"field": "image", "sent": None, "known": "shop:2"}]
+        assert "revision 2; Hivel has revision 1" in filled.agent.run("queue", "show", "1").stdout
+        filled.agent.json("replay", "1")
+
+
+def test_a_failed_event_of_a_build_whose_stages_nobody_asked_for_is_told_to_be_one_of_the_whole_build(
+    filled: Filled,
+) -> None:
+    filled.built(checkout=False)
+    by_stages = 'stage = "re:^Deploy (?P<environment>.+)$"\nrepo_url = "https://git.test/shop"\nbranch = "main"\n'
+    config = filled.agent.config
+    config.write_text(config.read_text().replace('job = "deploy/**"\n', f'job = "deploy/**"\n{by_stages}'))
+    [replayed] = filled.agent.json("replay", "1")
+    told = "one event of the whole build: nobody asked Jenkins for the stages of the build"
+    assert (replayed["replayed"], replayed["note"]) == (True, told)
+
+
 def test_a_failed_event_is_derived_again_by_the_rules_of_now(filled: Filled) -> None:
     filled.built("lab/try", checkout=False)
     [still] = filled.agent.json("replay", "--failed", "--yes")
@@ -219,7 +263,7 @@ def test_a_failed_event_is_derived_again_by_the_rules_of_now(filled: Filled) -> 
     )
     filled.agent.config.write_text(filled.agent.config.read_text() + f'repo_url = "{REPO}"\nbranch = "main"\n')
     assert filled.agent.json("replay", "--failed", "--yes") == [
-        {"id": 1, "deployment_id": "main:lab/try#1", "replayed": True, "reason": None}
+        {"id": 1, "deployment_id": "main:lab/try#1", "replayed": True, "reason": None, "note": None}
     ]
     [event] = filled.agent.json("queue", "list")
     assert (event["state"], event["event"]["repo_url"], event["revision"]) == ("pending", REPO, 2)

@@ -23,9 +23,10 @@ CLAIM = (
     " FROM deployments INDEXED BY deployments_by_state"
     " WHERE state = 'pending' AND next_attempt_at <= ? ORDER BY id LIMIT ?"
 )
+# What Hivel had before a replay it has still: a second event under an id changes nothing, and says the same.
 _DELIVERED = (
     "UPDATE deployments SET state = 'delivered', attempts = attempts + ?, reason = ?, settled_at = ?,"
-    " sent_revision = ? WHERE id = ? AND state != 'delivered'"
+    " sent_revision = coalesce(nullif(sent_revision, 0), ?) WHERE id = ? AND state != 'delivered'"
 )
 # A fact changed it while it was being sent: it says again what Hivel has. Its build's times stay what they are.
 _SENT = (*rows.CONTENT_COLUMNS, "build_started_at", "build_ended_at")

@@ -79,6 +79,15 @@ class Looking(Loading):
         )
         return [Project(*row) for row in found]
 
+    def outdated(self, among: int) -> int:
+        """How many of the newest deployments Hivel has in another revision than the last, or nobody knows in which."""
+        found = self._one(
+            "SELECT count(*) FROM (SELECT revision, sent_revision FROM deployments ORDER BY id DESC LIMIT ?)"
+            " WHERE sent_revision <> revision",
+            (among,),
+        )
+        return int(found[0])
+
     def quiet_since(self, moment: int, *, least: int) -> list[LastDeployments]:
         """Projects with at least so many builds that were deployments, none of which ended then or later.
 
