@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.config.rules import Options, Pattern, Rule, Template
 from agent.deployments.derive import Part, Rules, derive, said_in
@@ -204,3 +206,38 @@ def test_a_stage_that_says_nothing_of_its_place_is_final_at_once_only_where_the_
     assert "no repo_url" in (part.content.problem or "")
     [part] = parts(said(stage="Deploy"), repo_url="https://git.example.test/acme/shop", branch="main")
     assert (part.final, part.content.problem) == (True, None)
+
+
+def test_a_stage_of_a_build_that_runs_on_for_long_is_mended_by_the_pollers_word() -> None:
+    world = World(rules())
+    world.accept(stage_report())
+    world.now += HOLD_FOR
+    world.plan()
+    assert [row.state for row in world.rows] == [State.FAILED]
+    world.accept(facts.final(RUN, built(LIBRARY, APP, ended_at=NOON + 2 * HOLD_FOR), at=NOON + 2 * HOLD_FOR))
+    [row] = world.rows
+    assert (row.state, row.content.repo_url, row.deployment_id) == (State.PENDING, SHOP, "main:deploy#7:production")
+
+
+_STAGES = st.sampled_from([
+    stage_report(NOON + 1_000, **FOUND),
+    stage_report(NOON + 2_000, environment="eu", **FOUND),
+    stage_report(NOON + 3_000, stage="Verify", repo_url=SHARED),
+    stage_report(NOON + 4_000, commit_hash="b" * 40),
+    stage_report(NOON + 5_000, given=("repo_url", "branch"), **FOUND | {"repo_url": SHOP, "branch": "main"}),
+    facts.report(RUN, said(**FOUND), source="emit", at=NOON + 6_000),
+])  # fmt: skip
+
+
+@given(st.lists(_STAGES, max_size=5), st.integers(0, 5))
+def test_within_hold_for_nothing_of_a_library_is_ever_sent_in_whatever_order_it_comes(
+    reports: list[facts.Fact], polled_after: int
+) -> None:
+    world = World(rules())
+    for place, report in enumerate([*reports, None]):
+        if place == min(polled_after, len(reports)):
+            world.accept(facts.final(RUN, built(LIBRARY, APP), at=NOON + 61_000))
+        if report is not None:
+            world.accept(report)
+        world.deliver()
+    assert {(sent.repo_url, sent.branch, sent.commit_hash) for sent in world.hivel.values()} == {APPLICATION}
