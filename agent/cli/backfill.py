@@ -64,7 +64,7 @@ def _progress(*, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
         task = bar.add_task("reading", total=None)
 
         def update(done: int, total: int, job: str) -> None:
-            bar.update(task, completed=done, total=total, description=job or "done")
+            bar.update(task, completed=done, total=total, description=escape(job) or "done")
 
         yield update
 

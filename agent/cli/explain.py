@@ -77,7 +77,7 @@ def show(value: Explanation) -> None:
     if value.wanted:
         out.print("  wanted   it reported itself; the next poll reads it")
     if value.set_aside is not None:
-        out.print(f"  error    [red]{escape(value.set_aside.strip())}[/]")
+        out.print(f"  error    [red]{escape(value.set_aside.strip(), lines=True)}[/]")
 
 
 def _show_event(out: Console, derived: DerivedView, words: dict[str, list[WordView]]) -> None:

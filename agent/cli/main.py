@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something failed or (`once`, `check`) needs a person, 2 co
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
@@ -13,6 +14,8 @@ import click
 
 from agent import __version__
 from agent.cli.options import config_option
+from agent.cli.output import take_any_text
+from agent.model.terminal import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,19 +85,22 @@ def cli(context: click.Context, config: Path | None) -> None:
 
 def main() -> NoReturn:
     """Run the verb that the command line names. What a user can cause is one line on standard error."""
+    take_any_text()
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        click.echo(printable(shown.getvalue(), lines=True), nl=False, err=True)
         code = error.exit_code
     except Exception as error:
         told = _in_words(error)
         if told is None:
             raise
         words, code = told
-        click.echo(f"hivel-agent: {words}", err=True)
+        click.echo(f"hivel-agent: {printable(words, lines=True)}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 

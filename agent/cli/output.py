@@ -5,13 +5,21 @@ Rich takes as long to load as the rest of a quick verb. It is loaded where somet
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.model.terminal import escaped, printable
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Iterable
+    from typing import TextIO
+
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
     from rich.table import Table
 
     from agent.inspect.status import DeliveryStatus
@@ -32,22 +40,51 @@ _STATE_STYLES = {
 
 
 def write_json(value: object) -> None:
-    """One JSON document and a line end."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    """One JSON document and a line end. What steers a terminal is in it as an escape."""
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    except UnicodeEncodeError:  # half a surrogate pair, as in the name of a file that is no UTF-8
+        text = json.dumps(msgspec.to_builtins(value), indent=2)
+    text = printable(text, lines=True)
+    if not _is_utf8(sys.stdout):
+        text = "".join(each if each.isascii() else escaped(each) for each in text)
+    sys.stdout.write(text + "\n")
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def take_any_text() -> None:
+    """Let no letter that the terminal's encoding has not end a verb: it is shown as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def console() -> Console:
-    """Standard output, with room for a table where it is no terminal. What it prints is Rich's markup."""
+    """Standard output, with room for a table where it is no terminal. What it prints is Rich's markup.
+
+    Colours are Rich's own: whatever else would steer the terminal is shown as an escape, wherever it came from.
+    """
     from rich.console import Console  # noqa: PLC0415
+    from rich.segment import Segment  # noqa: PLC0415
 
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 180)
+    class Harmless(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                text = segment.text
+                yield segment if segment.control else Segment(printable(text, lines=True), segment.style)
+
+    width = None if sys.stdout.isatty() else 180
+    return Harmless(highlight=False, soft_wrap=True, emoji=False, width=width)
 
 
-def escape(text: str) -> str:
-    """Text from elsewhere, so that nothing in it is markup."""
+def escape(text: str, *, lines: bool = False) -> str:
+    """Text from elsewhere, so that nothing in it is markup or steers a terminal; on one line unless ``lines``."""
     from rich.markup import escape as escape_markup  # noqa: PLC0415
 
-    return escape_markup(text)
+    return escape_markup(printable(text, lines=lines))
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:

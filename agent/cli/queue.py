@@ -144,7 +144,7 @@ def _sent(event: EventView) -> str:
 
 def _show_json(out: Console, title: str, value: object) -> None:
     out.print(f"  {title}:")
-    out.print(escape(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
+    out.print(escape(msgspec.json.format(msgspec.json.encode(value), indent=2).decode(), lines=True))
 
 
 def _show_known(out: Console, known: KnownView) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
 import structlog
+
+from agent.model.terminal import printable
 
 if TYPE_CHECKING:
     from structlog.typing import Processor
@@ -59,7 +60,4 @@ def _configure_libraries(before: list[Processor], renderer: Processor) -> None:
 
 def _on_one_line(_logger: Any, _method: str, rendered: Any) -> str:
     """No name of a job breaks the line or colours the terminal of whoever reads it."""
-    line = str(rendered)
-    if line.isprintable():
-        return line
-    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)
+    return printable(str(rendered))

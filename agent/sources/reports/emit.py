@@ -16,6 +16,7 @@ from agent.config.paths import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
 from agent.deployments.systems.ci import SYSTEMS, fields, fields_of_resource, recognise
 from agent.model.report import GIVEN, MOST_BYTES, ReportError, checked
 from agent.model.status import parse_word, provider_called
+from agent.model.terminal import printable
 
 LONGEST_S = 10
 
@@ -159,6 +160,8 @@ def _bound(seconds: float) -> None:
 
 def _say(words: str, stream: TextIO | None) -> None:
     """To nobody, if nobody can be told."""
+    encoding = getattr(stream, "encoding", None) or "ascii"
+    words = printable(words).encode(encoding, "backslashreplace").decode(encoding)
     try:
         print(f"hivel-agent emit: {words}", file=stream, flush=True)
     except (OSError, ValueError):
