@@ -156,6 +156,11 @@ class Settings:
     spool: Path | None = None
     intake: IntakeSettings | None = None  # None: off
 
+    def roots_elsewhere(self, controller: str, full_name: str) -> tuple[str, ...]:
+        """The roots of the controller if the job is in none of them; else none: it is followed, or not polled."""
+        found = next((each for each in self.controllers if each.name == controller), None)
+        return () if found is None or found.covers(full_name) else found.roots
+
 
 def controller_of(controllers: tuple[JenkinsSettings, ...], url: str) -> JenkinsSettings | None:
     """The controller at this address of a build; Jenkins may name itself differently: then by host, or the only one.

@@ -279,15 +279,10 @@ class _Answer:
             return f"It is in the outbox: {', '.join(sorted({row.state.value for row in rows}))}."
         if self.known.set_aside is not None:
             return f"No event: an error that nobody expected; set aside {rfc3339(self.known.set_aside.at)}."
-        if roots := self._roots_elsewhere():
+        project = self.asked.run.project
+        if roots := self.settings.roots_elsewhere(project.scope, project.name):
             return f"No event: the job is in none of the folders in [[jenkins]] roots: {', '.join(roots)}."
         return self._why_none(derived)
-
-    def _roots_elsewhere(self) -> tuple[str, ...]:
-        """The roots of the controller if the job is in none of them."""
-        project = self.asked.run.project
-        controller = next((each for each in self.settings.controllers if each.name == project.scope), None)
-        return () if controller is None or controller.covers(project.name) else controller.roots
 
     def _why_none(self, derived: list[DerivedView]) -> str:
         raw = self.asked.raw

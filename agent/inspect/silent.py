@@ -59,7 +59,8 @@ def silent_jobs(settings: Settings, outbox: Outbox) -> list[SilentJob]:
         return []
     now = outbox.clock.now_ms()
     quiet = outbox.quiet_since(now - settings.silent_after_ms, least=settings.silent_least)
-    found = [_silent_job(settings, outbox, each, now) for each in quiet if is_silent(each.ends, now, settings)]
+    followed = [each for each in quiet if not settings.roots_elsewhere(each.project.scope, each.project.name)]
+    found = [_silent_job(settings, outbox, each, now) for each in followed if is_silent(each.ends, now, settings)]
     return sorted(found, key=lambda job: (not job.still_builds, job.controller, job.job))
 
 

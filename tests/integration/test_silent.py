@@ -83,6 +83,15 @@ def test_a_rule_that_no_longer_matches_is_named_as_the_reason(filled: Filled) ->
     assert "no [[deployment]] rule matches it any more" in filled.agent.run("status").stdout
 
 
+def test_a_job_outside_the_folders_that_are_followed_is_not_told(filled: Filled) -> None:
+    deployed(filled, "deploy/idle")
+    deployed(filled, "deploy/team/idle")
+    assert {each["job"] for each in silent(filled.agent)} == {"deploy/idle", "deploy/team/idle"}
+    config = filled.agent.config
+    config.write_text(config.read_text().replace('name = "main"', 'name = "main"\nroots = ["deploy/team"]'))
+    assert [each["job"] for each in silent(filled.agent)] == ["deploy/team/idle"]
+
+
 def test_how_long_is_silent_is_set_and_nothing_is_told_of_it_at_all(filled: Filled) -> None:
     deployed(filled, "deploy/idle")
     config = filled.agent.config
