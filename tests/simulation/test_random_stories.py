@@ -90,6 +90,7 @@ class Build:
     settling: bool = False  # not to be seen, or between two states; only for a moment
     listed: bool = True
     of_known_job: bool = False  # the agent knew the job when it started
+    after_a_poll: bool = False  # perhaps it did, if that poll was killed late enough
     ended_matching: bool = False
     ending_before_first_start: bool = False
     ended_after_first_start: bool = False
@@ -293,7 +294,7 @@ class World(RuleBasedStateMachine):
         """What a poll may have enqueued and what it must have."""
         for build in before.keys() | after.keys():
             after_first_start = build.ended_after_first_start or self._end(build) >= (self.oldest or 0)
-            if after_first_start or self._may_bring_its_past(build.job):
+            if after_first_start or build.after_a_poll or self._may_bring_its_past(build.job):
                 self.allowed.add(build)
         if disturbed:
             return
@@ -436,7 +437,9 @@ class World(RuleBasedStateMachine):
         self.time.advance(ms=1)
         while (number, self.jenkins.now_ms - ago_ms) in self.everything:
             self.time.advance(ms=1)  # the controller's clock was set back
-        build = Build(job, number, self.jenkins.now_ms - ago_ms, of_known_job=job.known)
+        build = Build(
+            job, number, self.jenkins.now_ms - ago_ms, of_known_job=job.known, after_a_poll=self.oldest is not None
+        )
         self.jenkins.start_build(job.name, repo=REPO, timestamp=build.started_at)
         self.everything[build.key] = build
         job.builds.append(build)
