@@ -36,8 +36,8 @@ SETTLE_EVERY_S = 0.05
 class Sender(Protocol):
     """Where deployments go: :class:`agent.delivery.hivel.HivelClient`."""
 
-    async def send(self, claimed: Claimed, *, lane: int = 0) -> Outcome:
-        """Try once; what network and server do is an outcome. ``lane`` (0 … concurrency - 1): no two send at once.
+    async def send(self, claimed: Claimed) -> Outcome:
+        """Try once; what network and server do is an outcome.
 
         Raises :class:`agent.model.event.InvalidEventError` for a deployment that there is no event of.
         """
@@ -70,7 +70,7 @@ class Dispatcher:
         self._rate = RateLimit(settings.per_minute, clock, burst=settings.concurrency)
         self._claims = Claims(outbox, off_loop, clock, settings.backoff_max_ms)
         self._stopping = asyncio.Event()
-        self._free_lanes: list[int] = []
+        self._free_senders = 0
         self._resumed = False
         self._set_aside_in_a_row: set[int] = set()
         self._unexpected: Exception | None = None
@@ -130,7 +130,7 @@ class Dispatcher:
         claimed = await self._claims.take_least_tried(self._rng)
         if claimed is None:
             return False
-        await self._deliver(claimed, lane=0)
+        await self._deliver(claimed)
         await self._settle()
         if self.breaker.state is not BreakerState.OPEN:
             return False
@@ -144,7 +144,7 @@ class Dispatcher:
         await self._claims.fill()
         if not self._claims.waiting:  # mostly so, and asked every second: no tasks are started to find that out
             return
-        self._free_lanes = list(range(self._settings.concurrency))
+        self._free_senders = self._settings.concurrency
         try:
             async with asyncio.TaskGroup() as group:
                 settling = group.create_task(self._settle_regularly())
@@ -157,15 +157,16 @@ class Dispatcher:
             await self._settle()
 
     def _start_sending(self, senders: asyncio.TaskGroup) -> None:
-        senders.create_task(self._send_from(self._free_lanes.pop(), senders))
+        self._free_senders -= 1
+        senders.create_task(self._send_from(senders))
 
-    async def _send_from(self, lane: int, senders: asyncio.TaskGroup) -> None:
+    async def _send_from(self, senders: asyncio.TaskGroup) -> None:
         """Send until nothing is due; as long as there is more, somebody else sends too."""
         while (claimed := await self._next_in_its_turn()) is not None:
-            if self._claims.waiting and self._free_lanes:
+            if self._claims.waiting and self._free_senders:
                 self._start_sending(senders)
-            await self._deliver(claimed, lane)
-        self._free_lanes.append(lane)
+            await self._deliver(claimed)
+        self._free_senders += 1
 
     async def _next_in_its_turn(self) -> Claimed | None:
         """The next deployment as soon as the rate allows it; None when there is none, or none may go."""
@@ -179,11 +180,11 @@ class Dispatcher:
     def _may_go(self) -> bool:
         return not self._stopping.is_set() and self.breaker.state is BreakerState.OPEN and not self._claims.full
 
-    async def _deliver(self, claimed: Claimed, lane: int) -> None:
+    async def _deliver(self, claimed: Claimed) -> None:
         at, started = self._clock.now_ms(), self._clock.monotonic()
         came: Outcome | Exception
         try:
-            came = await self._sender.send(claimed, lane=lane)
+            came = await self._sender.send(claimed)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this deployment
             came = error
         finally:

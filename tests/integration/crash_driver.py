@@ -74,9 +74,9 @@ def install_seam() -> None:
     def connect_with_seam(*args: Any, **options: Any) -> sqlite3.Connection:
         return connect(*args, **(options | {"factory": Connection}))
 
-    async def post_with_seam(self: HivelClient, body: bytes, *, lane: int = 0) -> Answer:
+    async def post_with_seam(self: HivelClient, body: bytes) -> Answer:
         seam()
-        answer = await post(self, body, lane=lane)
+        answer = await post(self, body)
         seam()
         return answer
 

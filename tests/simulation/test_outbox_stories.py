@@ -107,7 +107,7 @@ class Hivel:
     forgotten: set[str] = field(default_factory=set)  # ids that the outbox does not know any more
     before_post: Callable[[Claimed], None] = lambda _: None
 
-    async def send(self, claimed: Claimed, *, lane: int = 0) -> Outcome:
+    async def send(self, claimed: Claimed) -> Outcome:
         """Take the event in or not, and say so or not."""
         name = claimed.deployment_id
         body = body_of(name, claimed.content)

@@ -136,8 +136,7 @@ class ScriptedHivel:
 
     def __init__(self, answer: Answer = STORED) -> None:
         self.sent: list[Claimed] = []
-        self.lanes: set[int] = set()
-        self.most_lanes = 0
+        self.at_once = self.most_at_once = 0
         self.answer: Callable[[Claimed], Awaitable[Answer]] = self.always(answer)
         self.new_token = False
 
@@ -151,16 +150,15 @@ class ScriptedHivel:
 
         return answered
 
-    async def send(self, claimed: Claimed, *, lane: int = 0) -> Outcome:
-        assert lane not in self.lanes, f"two at once in lane {lane}"
+    async def send(self, claimed: Claimed) -> Outcome:
         events.encode(event_of(claimed.deployment_id, claimed.content))
-        self.lanes.add(lane)
-        self.most_lanes = max(self.most_lanes, len(self.lanes))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         self.sent.append(claimed)
         try:
             return classify(await self.answer(claimed), claimed.deployment_id, NOW)
         finally:
-            self.lanes.discard(lane)
+            self.at_once -= 1
 
     def reload_token(self) -> bool:
         return self.new_token

@@ -453,7 +453,7 @@ def test_what_is_cancelled_while_it_is_stored_is_settled_once() -> None:
     assert world.outbox.states() == {"delivered": 2}
 
 
-# ---- the event loop, and the lanes
+# ---- the event loop, and how many are sent at once
 
 
 def test_the_event_loop_never_waits_for_the_outbox() -> None:
@@ -484,7 +484,7 @@ def test_no_more_are_in_flight_than_the_settings_allow_and_no_fewer() -> None:
     world = World(replace(SETTINGS, concurrency=5))
     world.outbox.add(*range(1, 51))
     world.run()
-    assert world.hivel.most_lanes == 5
+    assert world.hivel.most_at_once == 5
 
 
 def test_what_comes_while_one_is_in_flight_does_not_wait_behind_it() -> None:
@@ -504,7 +504,7 @@ def test_what_comes_while_one_is_in_flight_does_not_wait_behind_it() -> None:
 
     world.hivel.answer = answer
     world.run()
-    assert world.hivel.most_lanes == 4
+    assert world.hivel.most_at_once == 4
     assert world.outbox.states() == {"delivered": 5, "pending": 1}
 
 
