@@ -139,8 +139,8 @@ class JobCursor:
 
     ``looked_at`` is the latest that Jenkins' clock has shown, in its answers or as the start of a build that was read:
     no build below started later. ``newest_number`` and ``newest_started_at`` name the newest build that was seen.
-    ``no_rule_since``: from that number on no rule matched the job, and nothing was read. ``absent``: the job is not in
-    Jenkins' list any more.
+    ``no_rule_since``: from that number on no rule matched the job, and nothing was read. ``absent``: the job was not in
+    Jenkins' list, or had a lower number, when it was last looked for: what has its name next may be another one.
     """
 
     full_name: str

@@ -233,6 +233,24 @@ def test_another_branch_job_with_as_many_builds_as_the_one_that_was_gone_is_read
     assert told(story.agent) == [(1, 4, Outcome.EVENT)]
 
 
+@pytest.mark.parametrize("builds_before", [1, 3])
+def test_a_job_created_again_that_reaches_the_number_of_its_predecessor_at_once_is_read(
+    new_story: Story, builds_before: int
+) -> None:
+    """Its lower number may be that of a replica that lags behind; when it is reached, its builds tell."""
+    new_story.jenkins.add_job(SHOP)
+    new_story.jenkins.add_builds(SHOP, builds_before, repo=REPO)
+    new_story.later(minutes=1)
+    new_story.poll()
+    new_story.later()
+    new_story.jenkins.delete_job(SHOP)
+    new_story.jenkins.add_job(SHOP)
+    new_story.poll()
+    for _ in range(builds_before):
+        new_story.build()
+    assert len(new_story.poll_for(minutes=5)) == builds_before
+
+
 def test_a_job_that_is_back_as_it_was_costs_one_question_and_gives_nothing(story: Story) -> None:
     story.build()
     story.poll()

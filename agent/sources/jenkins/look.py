@@ -164,7 +164,7 @@ def first_look(candidate: Candidate) -> Look:
         next_build_number=candidate.next_number,
         looked_at=max(cursor.looked_at, candidate.server_time) if candidate.moved else cursor.looked_at,
         no_rule_since=None if candidate.match is not None and candidate.moved else cursor.no_rule_since,
-        absent=False,
+        absent=candidate.lagging,  # until its number is what it was, and its builds tell whether it is this job
     )
     return Look(advanced)
 

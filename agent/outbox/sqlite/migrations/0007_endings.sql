@@ -2,7 +2,7 @@
 
 -- From that number on no rule matched the job, and nothing was read.
 ALTER TABLE jobs ADD COLUMN no_rule_since INTEGER;
--- 1: the job is not in Jenkins' list any more. If it comes back it may be another one of that name.
+-- 1: the job was not in Jenkins' list, or had a lower number: what has its name next may be another one.
 ALTER TABLE jobs ADD COLUMN absent INTEGER NOT NULL DEFAULT 0;
 
 -- Ranges of numbers below a job's cursor; none overlaps another. Open builds may be in a range: then they are not ended.
