@@ -138,7 +138,7 @@ def measure(folder: Path, url: str, at_once: int, count: int, rounds: int) -> tu
 
 def main() -> None:
     """Measure and print."""
-    machine("httpx", "httpcore", "structlog")
+    machine("httpx", "httpcore", "aiohttp", "structlog")
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]
     rows = []
@@ -163,7 +163,7 @@ def main() -> None:
     say()
     table(("", "latency", "at once", "events/s", "of latency's limit", "CPU µs an event", "of bare httpx"), rows)
     say(f"\nload now {os.getloadavg()[0]:.1f}")
-    target("at 0 ms, 8 at once, of a bare httpx loop", reached[0, 8], at_least=0.85)
+    target("at 0 ms, 8 at once, of a bare httpx loop", reached[0, 8], at_least=1.5)
     target("at 50 ms, 64 at once, of 64 / 0.05 s", reached[50, 64], at_least=0.8)
 
 
