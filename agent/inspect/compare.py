@@ -43,6 +43,7 @@ MOST_LISTED = 1_000
 _PIECE = 200
 _WEEK_MS = 7 * 86_400_000
 NOT_ASKED = "what was read of it is deleted, and Jenkins was not asked"
+NOT_LISTED = "the agent does not see its job in Jenkins (any more), and what was read of it is deleted"
 NOT_READ = "Jenkins could not be asked for it: see the problems"
 BEYOND = "Jenkins was asked for the newest builds of the job alone: see --builds"
 
@@ -204,7 +205,7 @@ class _Seen:
         """Why no reading of a build of this project came from Jenkins."""
         if not asked or project.provider != JENKINS:
             return NOT_ASKED
-        return NOT_READ if project.scope in self.unreadable else self.whys.get(project, DELETED)
+        return NOT_READ if project.scope in self.unreadable else self.whys.get(project, NOT_LISTED)
 
 
 # ---- what Jenkins says
@@ -228,6 +229,7 @@ class _Controller:
         self.found.problems.extend(f"{self.name}: {problem}" for problem in jobs.problems)
         self.seen.whys.update({Project(JENKINS, self.name, job.full_name): NOT_ASKED for job in jobs.others})
         for job, match in jobs.deploying:
+            self.seen.whys[Project(JENKINS, self.name, job.full_name)] = DELETED
             try:
                 self._job(job, match, span)
             except JenkinsError as error:
