@@ -762,3 +762,16 @@ def test_progress_is_seen_while_an_answer_comes_in() -> None:
         thread.join(20)
         assert client.progress == seen + 1
         assert client.requests == 1
+
+
+@pytest.mark.parametrize("location", [b"http://\xff\xfe/", b"/\xc3\x28", b"//[", b"\x80" * 50], ids=repr)
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 305, 307, 308, 200, 500])
+def test_a_location_that_is_no_address_is_an_error_in_words(location: bytes, status: int) -> None:
+    head = b"HTTP/1.1 %d Odd\r\nLocation: %s\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n"
+    answer = head % (status, location)
+    with (
+        Scripted(lambda _, connection: connection.send(answer)) as server,
+        client_of(server.url) as client,
+        pytest.raises(BadAnswerError, match=r"/api/json"),
+    ):
+        client.snapshot()

@@ -533,7 +533,7 @@ def test_numbers_beyond_all_measure_are_an_error_or_a_failed_event_and_no_crash(
     poll(controller, outbox)
     assert [each.state for each in outbox.all_deployments()] == [State.FAILED]
     watched.set_next_build_number("deploy/shop", 10**40)
-    assert "another shape" in poll(controller, outbox).problems[0]
+    assert "its nextBuildNumber is 1000" in poll(controller, outbox).problems[0]
 
 
 def test_a_new_jenkins_token_in_the_file_is_taken_up_without_a_restart(

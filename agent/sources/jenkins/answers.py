@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agent.sources.jenkins.errors import BadAnswerError, PageError
-from agent.sources.jenkins.raw import BuildNumber, RawBuild  # noqa: TC001 - msgspec reads the annotations
+from agent.sources.jenkins.raw import BuildNumber, RawBuild
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 T = TypeVar("T")
+
+# So much is shown of what is odd.
+_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,19 @@ class Item(msgspec.Struct):
 
     full_name: str = msgspec.field(default="", name="fullName")
     cls: str = msgspec.field(default="", name="_class")
-    next_build_number: BuildNumber | None = msgspec.field(default=None, name="nextBuildNumber")
+    next_build_number: Any = msgspec.field(default=None, name="nextBuildNumber")  # an odd one must hide no other job
     jobs: list[Item] | None = None
+
+    @property
+    def number(self) -> int:
+        """Of a job. Raises :class:`PageError` for one that Jenkins cannot mean."""
+        try:
+            return msgspec.convert(self.next_build_number, BuildNumber)
+        except msgspec.ValidationError:
+            said = repr(self.next_build_number)[:_SHOWN]
+            raise PageError(
+                f"its nextBuildNumber is {said}, which is no number of a build; look at the job in Jenkins"
+            ) from None
 
 
 class Items(msgspec.Struct):

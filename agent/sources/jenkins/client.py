@@ -198,7 +198,8 @@ class JenkinsClient:
         listed = content.builds if field == "builds" else content.all_builds
         if listed is None:
             raise PageError(f"{answer.page} has no {field}")
-        return Listing(listed, content.pull_request_url)
+        once_each = {build.number: build for build in reversed(listed)}  # of two with one number the first
+        return Listing(list(reversed(once_each.values())), content.pull_request_url)
 
     def build(self, job: str, number: int) -> RawBuild:
         """One build. Raises :class:`NotFoundError` when it is not there (any more, or yet)."""
@@ -259,12 +260,18 @@ class _Walk:
     def _jobs(self, items: list[Item], *, depth: int = 1, in_multibranch: bool = False) -> Iterator[Job]:
         for item in items:
             if item.next_build_number is not None:
-                yield Job(item.full_name, item.next_build_number, in_multibranch)
+                yield from self._job(item, in_multibranch=in_multibranch)
             children, depth_below = item.jobs, depth + 1
             if children is None and item.next_build_number is None and depth == NESTING:
                 children, depth_below = self._below(item.full_name), 1
             if children:
                 yield from self._jobs(children, depth=depth_below, in_multibranch=_is_multibranch(item))
+
+    def _job(self, item: Item, *, in_multibranch: bool) -> Iterator[Job]:
+        try:
+            yield Job(item.full_name, item.number, in_multibranch)
+        except PageError as error:
+            self.problems[item.full_name] = f"job {item.full_name}: {error}"
 
     def _below(self, folder: str) -> list[Item]:
         """What is in a folder below the nested question; nothing, and a problem, if just this one cannot be read."""
@@ -286,7 +293,8 @@ def _is_multibranch(folder: Item | Items) -> bool:
 
 
 def _is_in(full_name: str, folders: Iterable[str]) -> bool:
-    return any(full_name.startswith(f"{folder}/") for folder in folders)
+    """Whether the job is in one of them, or one of them itself."""
+    return any(full_name == folder or full_name.startswith(f"{folder}/") for folder in folders)
 
 
 def _about_all(errors: Sequence[JenkinsError], problems: Iterable[str]) -> JenkinsError:

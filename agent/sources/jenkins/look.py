@@ -11,7 +11,7 @@ from agent.sources.jenkins.errors import BadAnswerError, NotFoundError
 from agent.sources.jenkins.raw import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from agent.config.rules import Match
     from agent.sources.jenkins.client import Job
@@ -198,9 +198,16 @@ def _passed_over(candidate: Candidate) -> Iterator[tuple[int, int, Ending]]:
 
 
 class Sorter:
-    """Sorts the builds of one job: final, to be followed, or gone. ``now`` is by our clock (UTC ms)."""
+    """Sorts the builds of one job: final, to be followed, or gone.
 
-    def __init__(self, candidate: Candidate, look: Look, *, report_from: int, now: int) -> None:
+    ``now`` is by our clock (UTC ms). ``was_missed`` tells whether a build of a known job counts as missed.
+    """
+
+    def __init__(
+        self, candidate: Candidate, look: Look, *,
+        report_from: int, now: int, was_missed: Callable[[JobCursor, int], bool],
+    ) -> None:  # fmt: skip
+        self._was_missed = was_missed
         self._candidate = candidate
         self._look = look
         self._report_from = report_from
@@ -224,13 +231,17 @@ class Sorter:
             self._look.has_past = True
             self._look.endings[raw.number] = Ending.HISTORY
             return False
-        if raw.number < candidate.first_new and raw.phase is not Phase.RUNNING:
+        if raw.number < candidate.first_new and raw.phase is not Phase.RUNNING and not self._is_back(raw.number):
             return False
-        # Below the cursor it runs again: another replica took it over, or this answer lags behind.
+        # Below the cursor it runs again: another replica took it over, or this answer lags behind. Or it was missed.
         build = self._first_seen(raw.number)
         if candidate.cursor is None and raw.phase is Phase.SETTLING and raw.ended_at < self._report_from:
             build = replace(build, first_seen_at=BEFORE_THE_START)
         return self.shown(build, raw)
+
+    def _is_back(self, number: int) -> bool:
+        cursor = self._candidate.cursor
+        return cursor is not None and self._was_missed(cursor, number)
 
     def _first_seen(self, number: int, *, seen: bool = True) -> OpenBuild:
         return OpenBuild(number, seen, first_seen_at=self._now)

@@ -19,6 +19,7 @@ from agent.sources.jenkins.backoff import Pause
 from agent.sources.jenkins.details import Details
 from agent.sources.jenkins.discovery import Discovery, Executors, Known
 from agent.sources.jenkins.errors import JenkinsError, StoppedError, UnauthorizedError, UnreachableError
+from agent.sources.jenkins.missed import MissedBuilds
 from agent.sources.jenkins.pace import Pace
 from agent.sources.jenkins.reader import JobReader
 from agent.sources.jenkins.reading import Reading
@@ -157,7 +158,7 @@ class Poller:
             log.info("Jenkins is as fast as usual again", controller=self._name)
 
     def _read(self, found: Found, known: Known, snapshot: Snapshot, report_from: int, storing: Storing) -> None:
-        reader = JobReader(self._client, self._clock, report_from)
+        reader = JobReader(self._client, self._clock, report_from, MissedBuilds(self._name, self._outbox))
         renames = Renames(self._name, self._client, self._outbox, snapshot, known)
         reading = Reading(
             self._name, self._clock, reader, self._details, renames,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agent.outbox.values import JobCursor, OpenBuild
     from agent.sources.jenkins.client import JenkinsClient
     from agent.sources.jenkins.look import Candidate, Look
+    from agent.sources.jenkins.missed import MissedBuilds
     from agent.sources.jenkins.raw import RawBuild
 
 # Pages overlap by so many builds: one that is deleted between two requests must not hide another.
@@ -37,13 +38,16 @@ class FirstAnswer:
 
 
 class JobReader:
-    """Reads the jobs of one controller. ``report_from`` (UTC ms): what ended before is history.
+    """Reads the jobs of one controller.
+
+    ``report_from`` (UTC ms): what ended before is history. ``missed`` builds that a list shows are read as well.
 
     Methods raise :class:`JenkinsError`; what is wrong with a single build is noted in the look.
     """
 
-    def __init__(self, client: JenkinsClient, clock: Clock, report_from: int) -> None:
+    def __init__(self, client: JenkinsClient, clock: Clock, report_from: int, missed: MissedBuilds) -> None:
         self._client = client
+        self._missed = missed
         self._clock = clock
         self._report_from = report_from
 
@@ -64,12 +68,13 @@ class JobReader:
         Raises :class:`AnotherJobError`, too; the cursor must then stay where it was, what was yielded may be kept.
         """
         look.pull_request_url = first.listing.pull_request_url
-        sorter = Sorter(candidate, look, report_from=self._report_from, now=self._clock.now_ms())
+        now = self._clock.now_ms()
+        sorter = Sorter(candidate, look, report_from=self._report_from, now=now, was_missed=self._missed.has)
         for page in self.pages(candidate, first.listing):
             if candidate.cursor is not None and _contradicts(candidate.cursor, candidate.open_builds, page):
                 raise AnotherJobError
             yield sorter.listed([raw for raw in page if raw.number not in look.numbers])
-        yield self._read_unlisted(candidate, look, sorter, first.trouble)
+        yield from self._read_unlisted(candidate, look, sorter, first.trouble)
         if candidate.moved:
             sorter.expect()
 
@@ -96,8 +101,9 @@ class JobReader:
 
     def _read_unlisted(
         self, candidate: Candidate, look: Look, sorter: Sorter, trouble: JenkinsError | None
-    ) -> list[RawBuild]:
-        """Open builds that no list shows: still running, or to be asked for by their numbers."""
+    ) -> Iterator[list[RawBuild]]:
+        """Open builds that no list shows: still running, or to be asked for by their numbers; each question takes time,
+        so that what came of them is yielded now and then."""
         final: list[RawBuild] = []
         asked = 0
         for build in candidate.open_builds:
@@ -112,7 +118,10 @@ class JobReader:
             else:
                 asked += 1
                 final += self._ask_for(candidate.job.full_name, build, sorter)
-        return final
+            if len(final) >= PAGE:
+                yield final
+                final = []
+        yield final
 
     def _ask_for(self, job: str, build: OpenBuild, sorter: Sorter) -> list[RawBuild]:
         try:
