@@ -11,6 +11,15 @@ import msgspec
 from agent.model.times import parse_retry_after
 
 BODY_LIMIT = 64 * 1024
+# How a refusal says that this very event is known, in lower case and without the id that it may name; beside it there
+# may be what kind of refusal it is. Everything else that speaks of something that exists is about something else.
+_ALREADY_THERE = (
+    "deployment already exists", "deployment event already exists", "deployment_id already exists",
+    "duplicate deployment_id",
+)  # fmt: skip
+_KINDS_OF_REFUSAL = ("", "bad request", "conflict", "unprocessable entity", "validation failed")
+_SAY_NO_MORE = {"message", "error", "deployment_id", "success", "status", "statusCode"}
+_MARKS = str.maketrans("'\"`:", "    ")
 
 
 class Verdict(enum.StrEnum):
@@ -81,7 +90,7 @@ def _classify(answer: Answer, deployment_id: str, now_ms: int) -> Outcome:  # no
     if 200 <= status < 300:
         return _classify_success(answer, deployment_id)
     text = f"HTTP {status}: {_first_words(answer.body)}"
-    if status == 409 or (status in (400, 422) and _says_already_there(answer.body)):
+    if status == 409 or (status in (400, 422) and _says_already_there(answer.body, deployment_id)):
         return Outcome(Verdict.DELIVERED, f"was already there ({text})", already_there=True)
     if status in (408, 425, 429) or status >= 500:
         return Outcome(Verdict.RETRY, text, parse_retry_after(answer.retry_after, now_ms))
@@ -99,7 +108,7 @@ def _classify_success(answer: Answer, deployment_id: str) -> Outcome:
     content = _json(answer.body)
     if isinstance(content, dict):
         if content.get("success") is False:
-            if _says_already_there(answer.body):
+            if _says_already_there(answer.body, deployment_id):
                 reason = f"was already there ({_first_words(answer.body)})"
                 return Outcome(Verdict.DELIVERED, reason, already_there=True)
             return Outcome(Verdict.FAILED, f"HTTP {answer.status}: {_first_words(answer.body)}")
@@ -120,9 +129,31 @@ def _json(body: str) -> Any:
         return None
 
 
-def _says_already_there(body: str) -> bool:
-    words = body.lower()
-    return "already exist" in words or ("duplicate" in words and "deployment_id" in words)
+def _says_already_there(body: str, deployment_id: str) -> bool:
+    """Whether the answer says that Hivel has this very id, and nothing else.
+
+    What is taken for a delivery is sent to nobody any more: in doubt a person has to look.
+    """
+    content = _json(body)
+    if not isinstance(content, dict) or not content.keys() <= _SAY_NO_MORE:
+        return False
+    if content.get("deployment_id", deployment_id) != deployment_id:
+        return False
+    said = [content[key] for key in ("message", "error") if key in content]
+    already = [words for words in said if _is_already_there(words, deployment_id)]
+    return bool(already) and all(words in already or _bare(words) in _KINDS_OF_REFUSAL for words in said)
+
+
+def _is_already_there(words: object, deployment_id: str) -> bool:
+    if not isinstance(words, str):
+        return False
+    without_id = words.lower().replace(deployment_id.lower(), " ")
+    return _bare(words) in _ALREADY_THERE or _bare(without_id) in _ALREADY_THERE
+
+
+def _bare(words: object) -> str:
+    """In lower case, without marks around what they name."""
+    return " ".join(str(words).lower().translate(_MARKS).split()).removesuffix(".").rstrip()
 
 
 def _advice(answer: Answer) -> str:

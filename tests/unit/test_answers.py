@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -45,8 +46,11 @@ def test_a_2xx_with_hivels_json_is_delivered(status: int, body: dict[str, object
         (409, INVALID),
         (409, LOGIN_PAGE),
         (400, {"message": "Deployment already exists"}),
+        (400, {"message": "Validation failed", "error": "deployment_id already exists"}),
+        (400, {"error": f"Deployment {ID} already exists.", "statusCode": 400}),
         (422, {"error": "deployment_id ALREADY EXISTS"}),
-        (422, "Duplicate deployment_id"),
+        (422, {"error": "Duplicate deployment_id"}),
+        (422, {"message": "Unprocessable Entity", "error": f"Duplicate deployment_id: '{ID}'", "deployment_id": ID}),
     ],
 )
 def test_what_is_already_there_is_delivered(status: int, body: object) -> None:
@@ -55,6 +59,39 @@ def test_what_is_already_there_is_delivered(status: int, body: object) -> None:
     assert outcome.reason is not None
     assert outcome.reason.startswith(f"was already there (HTTP {status}")
     assert outcome.already_there
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"message": "Validation failed", "error": "must not already exist in another organization"},
+        {"message": "deployment_id already exists", "error": "repo_url is not known in this organization"},
+        {"error": "deployment_id already exists", "detail": "it belongs to another organization"},
+        {"error": "deployment_id already exists in another organization"},
+        {"error": "the environment already exists"},
+        {"error": "deployment_id already exists", "deployment_id": "main:deploy/shop#13"},
+        {"error": "Deployment main:deploy/shop#13 already exists"},
+        {"error": f"Deployment {ID}1 already exists"},
+        {"error": "duplicate entries in pr_numbers for this deployment_id"},
+        {"error": ["deployment_id already exists"]},
+        ["deployment_id already exists"],
+        "Duplicate deployment_id",
+        "deployment_id already exists",
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422])
+def test_what_only_looks_like_already_there_is_failed_with_hivels_words(status: int, body: object) -> None:
+    """Else the event is at Hivel nowhere, and nobody hears of it."""
+    outcome = classified(status, body)
+    assert (outcome.verdict, outcome.already_there) == (Verdict.FAILED, False)
+    assert (outcome.reason or "").startswith(f"HTTP {status}: ")
+
+
+@given(st.text(), st.text(), st.sampled_from(["message", "error", "detail"]))
+def test_words_around_already_exists_make_it_something_else(before: str, after: str, key: str) -> None:
+    outcome = classified(400, {key: f"{before}deployment_id already exists{after}"})
+    nothing_around = not re.sub(r"[\s.:'\"`]", "", before + after)
+    assert outcome.already_there <= (nothing_around and key != "detail")
 
 
 @pytest.mark.parametrize("status", [500, 403, 429, 413])
@@ -248,6 +285,8 @@ def test_a_success_that_says_it_is_already_there_is_a_delivery() -> None:
     answer = Answer(200, '{"success": false, "message": "deployment_id already exists"}')
     outcome = classify(answer, "x", 0)
     assert (outcome.verdict, outcome.already_there) == (Verdict.DELIVERED, True)
+    elsewhere = Answer(200, '{"success": false, "message": "must not already exist in another organization"}')
+    assert classify(elsewhere, "x", 0).verdict is Verdict.FAILED
 
 
 @pytest.mark.parametrize(
