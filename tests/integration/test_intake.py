@@ -106,6 +106,22 @@ def test_another_scheme_is_401(daemon: Doors) -> None:
         assert answer.status_code == 401, value
 
 
+def test_the_scheme_may_be_written_in_any_case(daemon: Doors) -> None:
+    for scheme in ("bearer", "BEARER", "Bearer"):
+        headers = {"Authorization": f"{scheme} {INTAKE_TOKEN}"}
+        assert httpx.post(daemon.intake + "/v1/events", json=REPORT, headers=headers).status_code == 202, scheme
+
+
+def test_a_slash_behind_the_path_neither_loses_the_report_nor_goes_without_a_token(daemon: Doors) -> None:
+    """It was a redirect before any token was looked at, and `curl` without `-L` ends with 0."""
+    assert daemon.post(REPORT, path="/v1/events/").status_code == 202
+    assert daemon.post(b"", path="/v1/wake/").status_code == 202
+    assert [row["deployment_id"] for row in daemon.json("queue", "list")] == ["one"]
+    for path in ("/v1/events/", "/v1/wake/"):
+        assert daemon.post(REPORT, path=path, token=None).status_code == 401
+        assert httpx.get(daemon.intake + path).status_code == 405
+
+
 def test_a_team_has_its_own_token_and_the_log_names_the_team(daemon: Doors) -> None:
     assert daemon.post(REPORT, token=TEAM_TOKEN).status_code == 202
     wait_until(lambda: "team=payments" in daemon.log(), "the log names the team")
@@ -258,6 +274,51 @@ def test_without_a_required_token_everybody_on_the_machine_reports(configured: D
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def without_token(configured: Doors) -> Iterator[Doors]:
+    text = configured.config.read_text()
+    configured.config.write_text(
+        re.sub(r"(?s)\[intake\].*", '[intake]\nlisten = "127.0.0.1:0"\nrequire_token = false\n', text)
+    )
+    process = configured.begin()
+    yield configured
+    process.kill()
+    process.wait()
+
+
+def test_without_a_required_token_no_web_page_reports(without_token: Doors) -> None:
+    """Whoever looks at a page of somebody else has a browser that reaches loopback addresses."""
+    daemon, port = without_token, urlsplit(without_token.intake).port
+    body, own = json.dumps(REPORT).encode(), {"Content-Type": "application/json"}
+    sent: list[tuple[dict[str, str], int, str]] = [
+        ({"Content-Type": "text/plain"}, 415, "Content-Type"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "Content-Type"),
+        ({}, 415, "Content-Type"),
+        ({**own, "Origin": "https://evil.example.test"}, 403, "a web page"),
+        ({**own, "Origin": "null"}, 403, "a web page"),
+        ({**own, "Sec-Fetch-Site": "cross-site"}, 403, "a web page"),
+        ({**own, "Host": f"evil.example.test:{port}"}, 403, "Host"),
+        ({**own, "Host": "["}, 403, "Host"),
+    ]
+    for headers, status, words in sent:
+        answer = httpx.post(daemon.intake + "/v1/events", content=body, headers=headers)
+        assert (answer.status_code, words in answer.json()["error"]) == (status, True), (headers, answer.text)
+        if status == 403:
+            assert httpx.post(daemon.intake + "/v1/wake", headers=headers).status_code == 403, headers
+    assert daemon.json("queue", "list") == []
+    assert daemon.log().count("request refused") == 13
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "127.8.8.8", "LOCALHOST."])
+def test_without_a_required_token_builds_report_under_every_name_of_this_machine(
+    without_token: Doors, host: str
+) -> None:
+    headers = {"Host": f"{host}:{urlsplit(without_token.intake).port}", "Content-Type": "application/json; charset=x"}
+    body = json.dumps(REPORT).encode()
+    assert httpx.post(without_token.intake + "/v1/events", content=body, headers=headers).status_code == 202
+    assert httpx.post(without_token.intake + "/v1/wake", headers={"Host": host}).status_code == 202
 
 
 # ---- the application alone

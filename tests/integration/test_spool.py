@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,11 +16,8 @@ from agent.config.settings import JenkinsSettings
 from agent.model.times import Clock
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import OutboxError
-from agent.sources.reports.spool import AT_ONCE, Spool
+from agent.sources.reports.spool import AT_ONCE, LOOKED_AT_ONCE, Spool
 from tests.integration.reporting import deployments, event, ids, poison, reports_of, settings_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
@@ -292,6 +290,80 @@ def test_what_is_no_folder_is_said_once_and_when_it_works_again(folder: Folder) 
     assert [(line["event"], line.get("reason")) for line in logs] == [
         ("does not work", "Not a directory; see [hook] spool"), ("works again", None),
     ]  # fmt: skip
+
+
+def test_files_that_somebody_keeps_half_written_keep_nobody_else_waiting(folder: Folder) -> None:
+    """They are the oldest, and more of them than are taken at once."""
+    for number in range(AT_ONCE + 50):
+        path = folder.path / f"{number}.json"
+        path.write_text('{"deployment_id": ')
+        os.utime(path, (1, 1))
+    folder.put("z.json")
+    assert folder.take() == ["one"]
+    assert len(folder.names()) == AT_ONCE + 50, "they may still become whole"
+
+
+@as_root
+def test_who_has_many_files_there_does_not_keep_others_waiting(folder: Folder) -> None:
+    for number in range(LOOKED_AT_ONCE + 10):
+        path = folder.path / f"{number}.json"
+        path.write_text("{")
+        os.utime(path, (1, 1))
+        os.chown(path, NOBODY, NOBODY)
+    folder.put("z.json")
+    assert folder.take() == ["one"]
+
+
+@pytest.mark.parametrize(
+    "stem", ["x" * 250, "é" * 125, "x" * 243, "\udcff" * 250], ids=["255", "utf-8", "248", "bytes"]
+)
+def test_a_name_of_any_length_is_set_aside_with_its_reason(folder: Folder, stem: str) -> None:
+    for content in ("1", "2"):
+        (folder.path / f"{stem}.json").write_text(content)
+        folder.later()
+        with capture_logs() as logs:
+            folder.take()
+        assert [line["event"] for line in logs] == ["report is wrong"]
+    assert folder.names() == ["rejected"]
+    rejected = folder.rejected()
+    assert sorted((folder.path / "rejected" / name).read_text() for name in rejected) == ["1", "2"]
+    assert all(name.startswith(stem[:90]) for name in rejected)
+    assert len(list((folder.path / "rejected").iterdir())) == 4
+
+
+def test_a_file_that_somebody_else_sets_aside_first_leaves_one_reason(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spool is looked at by each poller, too."""
+    (folder.path / "a.json").write_text("wrong")
+    folder.later()
+    other = Spool(folder.path, reports_of(folder.settings, folder.outbox))
+    mkdir = Path.mkdir
+
+    def slowly(self: Path, *args: Any, **options: Any) -> None:
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+        assert other.take() == []
+        mkdir(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", slowly)
+    with capture_logs() as logs:
+        assert folder.take() == []
+    assert sorted(path.name for path in (folder.path / "rejected").iterdir()) == ["a.json", "a.json.reason"]
+    assert [line["event"] for line in logs] == ["report is wrong", "report is wrong"]
+
+
+def test_what_cannot_be_set_aside_leaves_no_reason_behind(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.path / "a.json").write_text("wrong")
+    folder.later()
+    with monkeypatch.context() as patched, capture_logs() as logs:
+        patched.setattr(os, "rename", fails)
+        folder.take()
+    assert list((folder.path / "rejected").iterdir()) == []
+    assert [line["event"] for line in logs] == ["report is wrong", "report cannot be set aside"]
+
+
+def fails(*_: object, **__: object) -> None:
+    raise OSError(5, "Input/output error")
 
 
 _AS_NOBODY = """

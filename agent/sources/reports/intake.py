@@ -3,6 +3,7 @@
 ``POST /v1/events``: a report as JSON; 202 ``{"deployment_id": "…", "state": "held"}`` when it is on the disk.
 ``POST /v1/wake``: the pollers look now; 202 ``{"woken": ["main"]}``. With ``?controller=NAME`` only that one.
 Errors are ``{"error": "…"}``: 400 names the field, 401 the token, 413 the size, 503 asks to come back later.
+Without tokens, what a web page sends is refused: 403 and 415. The browser of a person reaches loopback addresses, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -18,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
+from agent.config.settings import Address
 from agent.model.report import MOST_BYTES, ReportError, decode
 from agent.outbox.values import OutboxError
 
@@ -55,20 +58,24 @@ class Intake:
         accept: Callable[[dict[str, object], str], Awaitable[Taken]],
         wake: Callable[[str | None], list[str]],
     ) -> None:
-        self._tokens = [(team, f"Bearer {token.reveal()}".encode()) for team, token in settings.tokens]
+        self._tokens = [(team, token.reveal().encode()) for team, token in settings.tokens]
         self._accept = accept
         self._wake = wake
         self.app = Starlette(
+            # With a slash behind it, too: a redirect would lose the report.
             routes=[
-                Route("/v1/events", self._events, methods=["POST"]),
-                Route("/v1/wake", self._wake_up, methods=["POST"]),
+                Route(path + slash, answer, methods=["POST"])
+                for path, answer in (("/v1/events", self._events), ("/v1/wake", self._wake_up))
+                for slash in ("", "/")
             ],
             exception_handlers={404: _http_error, 405: _http_error},
         )
+        self.app.router.redirect_slashes = False
 
     async def _events(self, request: Request) -> Response:
         try:
             team = self._team(request)
+            self._refuse_other_content(request)
             taken = await self._accept(decode(await _body(request)), team)
         except _Refused as error:
             return _refusal(error)
@@ -98,13 +105,48 @@ class Intake:
     def _team(self, request: Request) -> str:
         """Whose token the request has; compared so that the time tells nothing about it."""
         if not self._tokens:
+            if (reason := _of_a_web_page(request)) is not None:
+                raise self._refused(request, 403, reason)
             return ""
-        given = request.headers.get("Authorization", "").encode("utf-8", "replace")
-        found = [team for team, token in self._tokens if hmac.compare_digest(given, token)]
-        if not found:
-            log.warning("request refused", reason="no token, or a wrong one", client=_client(request))
-            raise _Refused(401, "a token is needed: Authorization: Bearer …; see [intake] in the configuration")
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        found = [team for team, token in self._tokens if hmac.compare_digest(given.encode("utf-8", "replace"), token)]
+        if not found or scheme.lower() != "bearer":
+            words = "a token is needed: Authorization: Bearer …; see [intake] in the configuration"
+            raise self._refused(request, 401, words, "no token, or a wrong one")
         return found[0]
+
+    def _refuse_other_content(self, request: Request) -> None:
+        """A page of another site may send texts and forms without asking first."""
+        if not self._tokens and not _is_json(request):
+            raise self._refused(request, 415, "Content-Type: application/json is needed where no token is")
+
+    @staticmethod
+    def _refused(request: Request, status: int, words: str, reason: str = "") -> _Refused:
+        log.warning("request refused", reason=reason or words, client=_client(request))
+        return _Refused(status, words)
+
+
+def _of_a_web_page(request: Request) -> str | None:
+    """Why this may have been sent by a web page, in the browser of somebody on this machine; None: it was not.
+
+    A page of another site cannot help sending the first two, and a page whose name was made to mean this machine
+    sends that name.
+    """
+    for name in ("Origin", "Sec-Fetch-Site"):
+        if name in request.headers:
+            return f"{name}: what a web page sends is taken with a token only"
+    host = request.headers.get("Host", "")
+    try:
+        named = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        named = ""
+    if host and not Address(named, 0).is_loopback:
+        return "Host: without a token only localhost and loopback addresses are names of this machine"
+    return None
+
+
+def _is_json(request: Request) -> bool:
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 async def _body(request: Request) -> bytes:
@@ -127,7 +169,7 @@ def _client(request: Request) -> str:
 
 
 async def _http_error(request: Request, _: Exception) -> Response:
-    known = request.url.path in ("/v1/events", "/v1/wake")
+    known = request.url.path.removesuffix("/") in ("/v1/events", "/v1/wake")
     if known:
         return _error(405, "only POST is understood here", {"Allow": "POST"})
     return _error(404, "there are /v1/events and /v1/wake")

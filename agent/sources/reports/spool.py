@@ -29,17 +29,23 @@ log = structlog.get_logger("reports")
 REJECTED = "rejected"
 # So many are taken in one transaction: others want to write, too.
 AT_ONCE = 100
+# So many are looked at for them: there may be some among them that are no reports yet.
+LOOKED_AT_ONCE = 1_000
+# A name has at most 255 bytes; in the folder `rejected` a number and an ending come behind it.
+_LONGEST_STEM = 200
 # A file that is written in place may be half a report for a moment.
 UNFINISHED_MS = 5_000
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file in the folder. Times are UTC milliseconds: of its content, and of its content, place or name."""
+    """A file in the folder. Times are UTC milliseconds: of its content, and of its content, place or name.
+    ``owner``: the number of the user who put it there."""
 
     name: str
     written_at: int
     changed_at: int
+    owner: int
 
 
 class Spool:
@@ -60,7 +66,7 @@ class Spool:
         """
         found = self._files()
         self._done.intersection_update(found)
-        files = [file for file in found if file not in self._done][:AT_ONCE]
+        files = [file for file in found if file not in self._done][:LOOKED_AT_ONCE]
         if not files:
             return []
         try:
@@ -69,7 +75,11 @@ class Spool:
             raise
         except Exception as error:  # noqa: BLE001 - whichever it was, it is met again below
             log.warning("taking files one by one", reason=f"{type(error).__name__}: {error}")
-        return [taken for file in files for taken in self._take_one(file)]
+        one_by_one: list[Taken] = []
+        for file in files:
+            if len(one_by_one) < AT_ONCE:
+                one_by_one += self._take_one(file)
+        return one_by_one
 
     def _take(self, files: list[_File]) -> list[Taken]:
         found, wrong = self._parsed(files)
@@ -100,6 +110,8 @@ class Spool:
         found: dict[_File, Parsed] = {}
         wrong: dict[_File, str] = {}
         for file in files:
+            if len(found) == AT_ONCE:
+                break
             try:
                 found[file] = self._reports.parse(decode(_read(self._folder / file.name)))
             except FileNotFoundError:
@@ -135,7 +147,7 @@ class Spool:
             self._reading.note("spool", f"{error.strerror}; see [hook] spool")
             return []
         self._reading.note("spool", None)
-        return sorted(found, key=lambda file: (file.written_at, file.name))
+        return _in_turn(found)
 
     def _remove(self, file: _File) -> None:
         try:
@@ -152,16 +164,38 @@ class Spool:
             (self._folder / REJECTED).mkdir(mode=0o750, exist_ok=True)
             folder = os.open(self._folder / REJECTED, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                name = _free_name(folder, file.name)
-                fd = os.open(f"{name}.reason", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640, dir_fd=folder)
-                with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as beside:
-                    beside.write(f"{reason}\n")
-                os.rename(path, name, dst_dir_fd=folder)
+                _move(path, folder, reason)
             finally:
                 os.close(folder)
+        except FileNotFoundError:
+            return  # another poller was faster, or who put it there took it away
         except OSError as problem:
             self._done.add(file)
             log.error("report cannot be set aside", file=str(path), reason=problem.strerror)
+
+
+def _in_turn(files: list[_File]) -> list[_File]:
+    """The oldest first, of each user in turn: who keeps many files there does not keep others waiting."""
+    turns: dict[int, int] = {}
+    placed: list[tuple[int, int, str, _File]] = []
+    for file in sorted(files, key=lambda file: (file.written_at, file.name)):
+        before = turns.get(file.owner, 0)
+        turns[file.owner] = before + 1
+        placed.append((before // AT_ONCE, file.written_at, file.name, file))
+    return [file for *_, file in sorted(placed, key=lambda each: each[:3])]
+
+
+def _move(path: Path, folder: int, reason: str) -> None:
+    """Into the folder under a name that is free there, with the reason beside it. Raises :class:`OSError`."""
+    name = _free_name(folder, path.name)
+    fd = os.open(f"{name}.reason", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640, dir_fd=folder)
+    with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as beside:
+        beside.write(f"{reason}\n")
+    try:
+        os.rename(path, name, dst_dir_fd=folder)
+    except OSError:
+        os.unlink(f"{name}.reason", dir_fd=folder)
+        raise
 
 
 def _looked_at(entry: os.DirEntry[str]) -> list[_File]:
@@ -169,14 +203,15 @@ def _looked_at(entry: os.DirEntry[str]) -> list[_File]:
         status = entry.stat(follow_symlinks=False)
     except OSError:
         return []  # somebody was faster
-    return [_File(entry.name, status.st_mtime_ns // 1_000_000, status.st_ctime_ns // 1_000_000)]
+    written_at, changed_at = status.st_mtime_ns // 1_000_000, status.st_ctime_ns // 1_000_000
+    return [_File(entry.name, written_at, changed_at, status.st_uid)]
 
 
 def _free_name(folder: int, name: str) -> str:
-    """A name that nothing in the folder has."""
+    """A name that nothing in the folder has; the end of a long one is cut off."""
     taken = set(os.listdir(folder))
-    stem = name.removesuffix(".json")
-    names = (name, *(f"{stem}.{number}.json" for number in range(1, len(taken) + 2)))
+    stem = os.fsdecode(os.fsencode(name.removesuffix(".json"))[:_LONGEST_STEM])
+    names = (f"{stem}.json", *(f"{stem}.{number}.json" for number in range(1, len(taken) + 2)))
     return next(each for each in names if each not in taken and f"{each}.reason" not in taken)
 
 
