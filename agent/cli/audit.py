@@ -15,6 +15,7 @@ from agent.cli.values import job_pattern, moment
 from agent.daemon import logs
 from agent.inspect.audit import Outcome
 from agent.inspect.audit import audit as look
+from agent.model.terminal import printable
 from agent.model.times import Clock
 from agent.sources.jenkins.client import JenkinsClient
 
@@ -64,9 +65,9 @@ def write_csv(value: Audit) -> None:
     lines.writerow(("controller", "job", "first", "last", "outcome", "detail", "at"))
     for job in value.jobs:
         for builds in job.builds:
-            lines.writerow((job.controller, job.job, *_cells(builds)))
+            lines.writerow(printable(str(cell)) for cell in (job.controller, job.job, *_cells(builds)))
     for problem in value.problems:
-        click.echo(problem, err=True)
+        click.echo(printable(problem), err=True)
 
 
 def _cells(builds: BuildsView) -> tuple[int, int, str, str, str]:

@@ -6,10 +6,12 @@ import dataclasses
 import enum
 import io
 import json
+import pkgutil
 import re
 import subprocess
 import sys
 import typing
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
@@ -17,8 +19,10 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agent.cli import backfill, check, comparison, explain, once, output, preview, queue, replay, status
+from agent import cli
+from agent.cli import audit, backfill, check, comparison, explain, once, output, preview, queue, replay, status
 from agent.daemon.once import OnceReport
+from agent.inspect.audit import Audit
 from agent.inspect.check import Finding
 from agent.inspect.compare import Comparison
 from agent.inspect.explain import Explanation
@@ -84,6 +88,8 @@ def values_of_generic(origin: Any, arguments: tuple[Any, ...], depth: int) -> st
 
 
 SHOWN: list[tuple[str, Callable[[Any], None], Any]] = [
+    ("audit", audit.show, Audit),
+    ("audit --csv", audit.write_csv, Audit),
     ("backfill", lambda value: backfill.show(value, dry_run=True), BackfillReport),
     ("check", check.show, list[Finding]),
     ("explain", explain.show, Explanation),
@@ -145,6 +151,14 @@ def test_json_is_harmless_and_says_the_same(of: Any) -> None:
     play()
 
 
+def test_every_verb_that_shows_something_is_tried() -> None:
+    """`once` is below; `init` shows what its user typed, and what `check` and `preview` show."""
+    tried = {name.split()[0] for name, _, _ in SHOWN} | {"once", "init", "comparison"}
+    names = (module.name for module in pkgutil.iter_modules(cli.__path__))
+    showing = {name for name in names if hasattr(import_module(f"agent.cli.{name}"), "show")}
+    assert showing <= tried
+
+
 def test_a_state_that_nobody_knows_and_a_report_of_once_are_harmless() -> None:
     delivery = DeliveryStatus(HOSTILE, HOSTILE, HOSTILE, None)
     report = OnceReport([], delivery, Counts(0, 0, 0, 0), {HOSTILE: HOSTILE})
@@ -180,7 +194,8 @@ def run(agent: Agent, *arguments: str, encoding: str) -> subprocess.CompletedPro
 
 VERBS = [
     ["status"], ["queue", "list"], ["queue", "show", "1"], ["queue", "show", "nothing\x1b[2J\u202e"],
-    ["explain", f"{NOBODY}/job/deploy/job/shop/1/"], ["preview"], ["check"], ["replay", "1"], ["check", "--no\x1b[2J"],
+    ["audit"], ["audit", "--csv"], ["explain", f"{NOBODY}/job/deploy/job/shop/1/"], ["preview"], ["check"], ["replay", "1"],
+    ["check", "--no\x1b[2J"],
 ]  # fmt: skip
 
 
