@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import h11
 import structlog
@@ -16,15 +16,25 @@ from agent.model.sockets import bind
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
+    from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
     from agent.config.settings import Address
 
 log = structlog.get_logger("service")
 
-# How many connections may be open at once; more are answered 503.
+# How many connections a listener may have at once. Whoever asks something goes before those who ask nothing: they are
+# closed for it, the oldest first. When all of them are being answered, one more gets 503.
 MOST_CONNECTIONS = 200
+# So many are accepted in one turn of the event loop, before any of them can be closed, and wait in the kernel.
+BACKLOG = 64
 # So long a connection may be open without a whole question.
 PATIENCE_S = 30
+
+
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 21\r\n\r\ntoo many connections\n"
+)
 
 
 class _Server(uvicorn.Server):
@@ -51,7 +61,28 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._hang_up_at(self.loop.time() + self.timeout_keep_alive)
+        self._since = self.loop.time()
+        self._hang_up_at(self._since + self.timeout_keep_alive)
+        if len(self.connections) > MOST_CONNECTIONS:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Close the connection that asks nothing for the longest time; this one, if all others are being answered."""
+        others = [each for each in self.connections if isinstance(each, _Protocol) and each.is_idle and each != self]
+        idle = min(others, key=lambda each: (each.cycle is not None, each._since), default=None)
+        if idle is not None:
+            idle.transport.abort()
+            self.connections.discard(idle)
+            return
+        self.transport.write(_TOO_MANY)
+        self.transport.close()
+        self.connections.discard(self)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no whole question that has no whole answer yet."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first question
+        return cycle is None or cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
         timer = self.timeout_keep_alive_task
@@ -78,7 +109,7 @@ class Listener:
         config = uvicorn.Config(
             self._answer, interface="asgi3", http=_Protocol, ws="none", lifespan="off", log_config=None,
             access_log=False, server_header=False, date_header=False,
-            limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=2, timeout_keep_alive=PATIENCE_S,
+            backlog=BACKLOG, timeout_graceful_shutdown=2, timeout_keep_alive=PATIENCE_S,
         )  # fmt: skip
         self._server = _Server(config)
 

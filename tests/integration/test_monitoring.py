@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import socket
 import sqlite3
-from contextlib import closing
+import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -186,6 +189,42 @@ def test_names_follow_the_conventions_of_prometheus(agent: Agent) -> None:
                 "le",
                 "builds",
             }, "few labels with few values"
+
+
+# ---- who connects and says nothing
+
+
+def test_fifteen_hundred_connections_that_ask_nothing_keep_neither_deliveries_nor_health_from_their_answers(
+    agent: Agent, daemon: Popen[str], jenkins: LocalJenkins, hivel: LocalHivel
+) -> None:
+    """They took every file that the daemon may open: no delivery, no poll, and megabytes of log in a minute."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, hard), hard))
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (1_024, 1_024))
+    host, port = urlsplit(address(agent)).hostname or "", urlsplit(address(agent)).port or 0
+    before = len(agent.log())
+    try:
+        with ExitStack() as stack:
+            for _ in range(1_500):
+                stack.enter_context(socket.create_connection((host, port)))
+            began = time.monotonic()
+            assert httpx.get(f"{address(agent)}/healthz", timeout=20).status_code == 200
+            healthy_s = time.monotonic() - began
+            jenkins.add_builds(JOB, 20, repo=REPO)
+            wait_until(lambda: len(hivel.deployments()) == 20, "all are delivered")
+            delivered_s = time.monotonic() - began
+            assert httpx.get(f"{address(agent)}/readyz", timeout=20).status_code == 200
+            opened = len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
+            memory = re.findall(r"VmHWM:\s+(\d+ kB)", Path(f"/proc/{daemon.pid}/status").read_text())[0]
+        logged = len(agent.log()) - before
+        print(  # noqa: T201
+            f"/healthz after {healthy_s:.2f} s, 20 events after {delivered_s:.1f} s; "
+            f"{opened} files open, {memory}, {logged} B of log"
+        )
+        assert opened < 300
+        assert logged < 20_000, agent.log()[before : before + 2_000]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # ---- health
