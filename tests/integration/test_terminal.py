@@ -194,8 +194,8 @@ def run(agent: Agent, *arguments: str, encoding: str) -> subprocess.CompletedPro
 
 VERBS = [
     ["status"], ["queue", "list"], ["queue", "show", "1"], ["queue", "show", "nothing\x1b[2J\u202e"],
-    ["audit"], ["audit", "--csv"], ["explain", f"{NOBODY}/job/deploy/job/shop/1/"], ["preview"], ["check"], ["replay", "1"],
-    ["check", "--no\x1b[2J"],
+    ["audit"], ["audit", "--csv"], ["explain", f"{NOBODY}/job/deploy/job/shop/1/"], ["preview"], ["check"],
+    ["replay", "1"], ["check", "--no\x1b[2J"],
 ]  # fmt: skip
 
 
