@@ -4,11 +4,11 @@ What is promised, and checked after every random story: a build that ended after
 matches, has its event exactly once, with its final status and its own times; nothing else has one; no build counts as
 missed; and when nothing happens any more, a poll costs one request again.
 
-At the edges: a job that was created again and built as often as before is recognised with its next build only. What
-started before the first poll and ended about then, within the lag, may be history or not. A build of a job that was
-deleted is not owed. Half of the stories are worse than what is documented of a real one: each answer comes from one
-replica, also those about jobs and executors. In them, what just began at the first poll is not owed, and the history of
-a job that was deleted may be told.
+At the edges: a job that was created again and built just as often as the agent knew of the one before, by whichever
+answer, is recognised with its next build only. What started before the first poll and ended about then, within the lag,
+may be history or not. A build of a job that was deleted is not owed. Half of the stories are worse than what is
+documented of a real one: each answer comes from one replica, also those about jobs and executors. In them, what just
+began at the first poll is not owed, and the history of a job that was deleted may be told.
 
 ``HIVEL_STORIES=2000 pytest tests/simulation/test_replica_stories.py`` plays so many stories.
 """
@@ -260,6 +260,7 @@ class World:
     jobs: set[str] = field(default_factory=set)
     builds: list[Build] = field(default_factory=list)
     deleted: dict[str, set[int]] = field(default_factory=dict)  # the next numbers of those that had the name before
+    met: dict[str, set[int]] = field(default_factory=dict)
     orphans: list[Orphans] = field(default_factory=list)
     first_poll: int = 0
 
@@ -328,7 +329,17 @@ class World:
 
     def _poll(self) -> None:
         played.polls += 1
+        self._note_what_is_met()
         self.agent.poll()
+        self._note_what_is_met()
+
+    def _note_what_is_met(self) -> None:
+        """The next numbers by which the agent may know a job that is created again, now or later."""
+        for name in self.jobs:
+            told = self.jenkins.next_numbers(name)
+            self.met[name] = told
+            if name in self.deleted:
+                self.deleted[name] |= told - {self.jenkins.truth.next_build_number(name)}
 
     def _killed(self) -> None:
         if self.rng.random() < 0.5:
@@ -351,7 +362,8 @@ class World:
         name = self.rng.choice(sorted(self.jobs))
         if any(orphan[0] == name for orphans in self.orphans for orphan in orphans.builds):
             return
-        self.deleted.setdefault(name, set()).add(self.jenkins.truth.next_build_number(name))
+        last = {self.jenkins.truth.next_build_number(name)}
+        self.deleted[name] = self.deleted.get(name, set()) | last | self.met.pop(name, set())
         self.jenkins.change(lambda jenkins: jenkins.delete_job(name))
         for build in self.builds:
             build.deleted = build.deleted or build.job == name

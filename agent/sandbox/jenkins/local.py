@@ -211,6 +211,12 @@ class LocalJenkins:
         with self._lock:
             self._job(full_name).keep = newest
 
+    def has_job(self, full_name: str) -> bool:
+        """Whether there is a job of that name."""
+        with self._lock:
+            item = self._controller.root.find(full_name)
+            return item is not None and "builds" in item.fields
+
     def next_build_number(self, full_name: str) -> int:
         """The number of the next build that leaves the queue."""
         with self._lock:

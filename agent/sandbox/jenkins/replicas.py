@@ -114,6 +114,14 @@ class ReplicatedJenkins:
         """What really is the case; to look at, not to be changed."""
         return self._truth
 
+    def next_numbers(self, full_name: str) -> set[int]:
+        """What the replicas say now of the next number of a job, each for itself, and what is right."""
+        with self._lock:
+            for replica in self._replicas:
+                replica.learn(self._now_ms() - replica.lag_ms)
+            views = [self._truth, *(replica.jenkins for replica in self._replicas)]
+            return {view.next_build_number(full_name) for view in views if view.has_job(full_name)}
+
     @property
     def app(self) -> ASGIApp:
         """The application."""
