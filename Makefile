@@ -68,6 +68,7 @@ lock: ## write the lock files anew (needs uv)
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements.txt -o requirements-bench.txt
+	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:fuzz -o requirements-fuzz.txt
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(BENCH_VENV) dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -76,3 +77,9 @@ clean: ## remove what the other targets made
 SOAK_MINUTES ?= 20
 soak: $(VENV)/.ready ## a long run with troubles and kills at random (SOAK_MINUTES=20)
 	@SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m tests.soak
+
+.PHONY: fuzz
+FUZZ_MINUTES ?= 60
+fuzz: $(VENV)/.ready ## hostile input for an hour, guided by coverage (FUZZ_MINUTES=60 FUZZ_TARGETS=…)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.txt
+	@$(BIN)/python -m tests.fuzz $(FUZZ_MINUTES) $(FUZZ_TARGETS)

@@ -1,0 +1,1 @@
+"""Input that somebody else chose, in any shape: see README.md beside this file."""
