@@ -1,4 +1,5 @@
-"""A long run: a Jenkins that builds all the time, a Hivel that misbehaves, and a daemon that is killed at random.
+"""A long run: a Jenkins that builds all the time, a Hivel that misbehaves, both hostile now and then, and a daemon that
+is killed at random and may take 256 MB of memory.
 
 ``make soak`` takes 20 minutes, ``make soak SOAK_MINUTES=2`` two. At the end it is counted what was lost and what was
 doubled; the exit code is 1 when that is not nothing. ``SOAK_SEED=n`` plays the same troubles again, if not at the
@@ -28,12 +29,16 @@ from tests.integration.support import Agent
 from tests.soak.actors import Builds, Killer, TroubleAtHivel, TroubleAtJenkins, Visitor
 from tests.soak.daemon import Daemon
 from tests.soak.findings import Findings, look_at
+from tests.soak.hostile import Crowd, Front, HostileHivel, HostileJenkins, Watcher
+from tests.soak.memory import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 # How long what is left over may take to arrive once all troubles are over.
 AFTERWARDS_S = 180.0
+# As MemoryMax of the unit would be; where the system lets us.
+MEMORY_BYTES = 256 * 1024 * 1024
 
 
 def main() -> int:
@@ -55,23 +60,26 @@ def play(folder: Path, seconds: float, rng: random.Random, stack: ExitStack) -> 
     """The run itself: the troubles, the quiet at the end, and what was found."""
     jenkins, hivel = LocalJenkins(), LocalHivel()
     stack.callback(hivel.close)
-    jenkins_server = stack.enter_context(LocalServer(jenkins.app))
-    hivel_server = stack.enter_context(LocalServer(hivel.app))
+    jenkins_server, front = stack.enter_context(LocalServer(jenkins.app)), Front(hivel.app)
+    hivel_server = stack.enter_context(LocalServer(front))
     agent = Agent.configured(folder, jenkins=jenkins_server, hivel=hivel_server, backoff_max="3s", timeout="2s")
     agent.config.write_text(
         agent.config.read_text().replace(
             'path = "outbox.db"', 'path = "outbox.db"\nkeep_delivered = "3m"\nkeep_deployments = "3m"'
         )
     )
-    daemon = stack.enter_context(Daemon(agent))
+    memory = stack.enter_context(bounded(MEMORY_BYTES))
+    daemon = stack.enter_context(Daemon(agent, memory))
     builds = Builds(jenkins, rng)
     troubles = [
         builds, TroubleAtHivel(hivel, hivel_server, rng), TroubleAtJenkins(jenkins, rng), Killer(daemon, rng),
-        Visitor(agent, rng),
+        Visitor(agent, rng), HostileHivel(front, rng), HostileJenkins(jenkins, rng), Crowd(agent, rng),
     ]  # fmt: skip
     counts: Counter[str] = Counter()
     daemon.start()
     started = time.monotonic()
+    watcher = Watcher(agent)
+    watcher.start()
     over = threading.Event()
     threads = [threading.Thread(target=trouble.act_until, args=(over, counts)) for trouble in troubles]
     for thread in threads:
@@ -82,6 +90,10 @@ def play(folder: Path, seconds: float, rng: random.Random, stack: ExitStack) -> 
         thread.join()
     for trouble in troubles:
         trouble.calm()
+    watcher.end()
+    counts["/healthz: answers"], counts["/healthz: longest wait, ms"] = watcher.answers, watcher.longest_ms
+    if memory is not None:
+        counts["most memory of the daemon with its files in the cache, kB"] = memory.peak_kb()
     daemon.ensure_running()
     agent.run("replay", "--failed", "--yes")
     quiet = time.monotonic()

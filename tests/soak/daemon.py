@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from tests.integration.support import Agent
+    from tests.soak.memory import Bound
 
 PATIENCE_S = 60.0
 
@@ -20,8 +21,9 @@ PATIENCE_S = 60.0
 class Daemon:
     """``hivel-agent run``, one process after another."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, memory: Bound | None = None) -> None:
         self._agent = agent
+        self._memory = memory
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._address = agent.folder / "notify"
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,6 +58,8 @@ class Daemon:
                 [sys.executable, "-m", "agent", "run", "--config", str(self._agent.config)],
                 stdout=log, stderr=log, env=self._agent.environment() | {"NOTIFY_SOCKET": str(self._address)},
             )  # fmt: skip
+        if self._memory is not None:
+            self._memory.add(self._process.pid)
 
     def ensure_running(self) -> None:
         """Start it if it does not run."""

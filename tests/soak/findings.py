@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from agent.model.times import Clock
 from agent.outbox.sqlite.engine import SqliteOutbox
+from tests.soak.hostile import TOKEN
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.sandbox.hivel import LocalHivel
     from tests.integration.support import Agent
     from tests.soak.daemon import Daemon
@@ -51,6 +54,7 @@ def look_at(
             expected[name][0] != d.event.status for name, d in arrived.items() if name in expected
         ),
         "tracebacks in the log": log.count("Traceback"),
+        "tokens in the log or the outbox": log.count(TOKEN) + _count(agent.outbox, TOKEN),
         "exit code of the last stop": counts.pop("exit code of the last stop"),
     }  # fmt: skip
     wrong.update({name: counts.pop(name) for name in list(counts) if name.startswith("failure")})
@@ -74,3 +78,9 @@ def look_at(
         "from a build's end to Hivel, longest, ms": waits[-1] if waits else 0,
     }
     return Findings({**counts, **seen}, wrong)
+
+
+def _count(outbox: Path, text: str) -> int:
+    """How often the text stands in the files of the outbox."""
+    files = (outbox, outbox.with_name(outbox.name + "-wal"))
+    return sum(file.read_bytes().count(text.encode()) for file in files if file.exists())
