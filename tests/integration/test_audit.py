@@ -6,10 +6,12 @@ import csv
 import io
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent.model.endings import Ended, Ending
 from agent.outbox.sqlite import connection, migrations
@@ -17,10 +19,12 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sandbox.hivel import LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
-from tests.integration.support import Agent, FakeClock
+from tests.integration.support import REPO, Agent, FakeClock, poll, rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from agent.config.settings import JenkinsSettings
 
 RECORDED = Path(__file__).parent.parent / "data" / "recorded-jenkins"
 RULES = """
@@ -130,3 +134,26 @@ def test_an_outbox_of_version_6_gets_its_endings_when_it_is_opened(
         cursor = outbox.job("main", "deploy/shop")
         assert cursor is not None
         assert (cursor.absent, cursor.no_rule_since) == (False, None)
+
+
+def test_the_log_says_once_of_builds_that_are_not_reported_why(
+    controller: JenkinsSettings, outbox: SqliteOutbox, jenkins: LocalJenkins, clock: FakeClock
+) -> None:
+    for job in ("deploy/shop", "lab/shop"):
+        jenkins.add_job(job)
+        jenkins.add_builds(job, 3)
+    clock.advance(s=60)
+    controller = replace(controller, since="now")
+    told = []
+    for rules in ((rule("deploy/**"),), (rule("deploy/**"),), (rule(),), (rule(),)):
+        with capture_logs() as logs:
+            poll(controller, outbox, *rules)
+        told.append([(log["event"], log.get("reason")) for log in logs if "not reported" in log["event"]])
+        jenkins.add_builds("lab/shop", 1, repo=REPO)
+        clock.advance(s=60)
+    assert told == [
+        [("builds of before the first poll are not reported", None)],
+        [],
+        [("builds are not reported", "no rule")],
+        [],
+    ]

@@ -138,6 +138,8 @@ class Poller:
         if found.passed or absent:
             passed = Progress(self._name, (*found.passed, *absent), found.followed, ended=found.history)
             self._outbox.save_progress(passed)
+            if history := sum(each.last - each.first + 1 for ended in found.history.values() for each in ended):
+                log.info("builds of before the first poll are not reported", controller=self._name, builds=history)
         storing = Storing(self._ingest, self._take_reports, self._unread, report)
         report.moved = sum(candidate.moved for candidate in found.candidates)
         if found.candidates or found.renewed:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.model.deployment import State
+from agent.model.endings import Ending
 from agent.outbox.values import OutboxError, Progress
 from agent.sources.jenkins.look import STORE_AT, ended
 from agent.sources.jenkins.unread import in_words
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent.ingest.ingest import Ingest
+    from agent.model.endings import Ended
     from agent.model.fact import Fact
     from agent.sources.jenkins.reading import Looked
     from agent.sources.jenkins.unread import Unread
@@ -24,6 +26,8 @@ log = structlog.get_logger("poller")
 
 # So many jobs are stored in one transaction; each by itself would wait for the disk.
 JOBS_TOGETHER = 20
+# Said once for each build; what was read is told when it is stored, what cannot be read as missed.
+_NOT_REPORTED = (Ending.HISTORY, Ending.NO_RULE, Ending.FORMER_NAME)
 
 
 @dataclass
@@ -87,8 +91,9 @@ class Storing:
     def _commit(self, together: list[Looked]) -> None:
         if not together:
             return
+        progress = self._progress(together)
         try:
-            self.accept([fact for job in together for fact in job.facts], self._progress(together))
+            self.accept([fact for job in together for fact in job.facts], progress)
         except OutboxError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about one of them
@@ -99,7 +104,7 @@ class Storing:
                 self._commit([each])
         else:
             for each in together:
-                self._tell(each)
+                self._tell(each, progress.ended[each.name])
 
     def _progress(self, together: list[Looked]) -> Progress:
         now = self._ingest.outbox.clock.now_ms()
@@ -121,11 +126,14 @@ class Storing:
             self._unread.failed(looked.name, error, number)
             self._report.problems.append(f"build {looked.name}#{number}: {in_words(error)}")
 
-    def _tell(self, looked: Looked) -> None:
+    def _tell(self, looked: Looked, settled: Sequence[Ended]) -> None:
         told = log.bind(controller=self._report.controller, job=looked.name)
         if looked.renamed is not None:
             told.info("job has another name", before=looked.renamed.former.full_name)
             self._report.renamed += 1
+        for each in settled:
+            if each.ending in _NOT_REPORTED:
+                told.info("builds are not reported", first=each.first, last=each.last, reason=each.ending.value)
         if looked.missed:
             told.warning("builds were gone before they could be read", builds=looked.missed)
             self._report.missed += looked.missed
