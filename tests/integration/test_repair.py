@@ -43,6 +43,12 @@ PAGE = 4096
 EVENTS = 400
 JOB = "deploy/shop"
 HOUR = 3_600_000
+INSERT_JOB = (
+    "INSERT INTO jobs (controller, full_name, next_build_number, newest_number, newest_started_at, looked_at)"
+    " VALUES ('main', 'deploy/shop', {}, {}, 5, 5)"
+)
+# What was written down, and not found in the environment, needs no word of the poller.
+WRITTEN = ("repo_url", "branch")
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +205,7 @@ def test_the_rest_is_taken_over_but_for_cursors(path: Path, clock: FakeClock) ->
         "INSERT INTO missed VALUES ('main', 'deploy/shop', 2, 8, 5)",
         "INSERT INTO repairs VALUES (5, 'outbox.db.damaged-of-before', 'malformed', 3, 4)",
         "INSERT INTO controllers VALUES ('main', 'ok', 5, 4, 5, 1, NULL, -20)",
-        "INSERT INTO jobs VALUES ('main', 'deploy/shop', 401, 400, 5, 5)",
+        INSERT_JOB.format(401, 400),
         "INSERT INTO open_builds VALUES ('main', 'deploy/shop', 400, 1, NULL, 5, 5)",
         "INSERT INTO wanted_builds VALUES ('main', 'deploy/other', 3, 5)",
     )
@@ -299,7 +305,7 @@ def test_a_process_that_keeps_the_damaged_file_open_holds_nothing_up(
 
 
 def test_a_project_whose_name_is_lost_is_read_in_the_ids_of_its_deployments(path: Path, clock: FakeClock) -> None:
-    sql(path, "INSERT INTO jobs VALUES ('main', 'deploy/shop', 401, 400, 5, 5)")
+    sql(path, INSERT_JOB.format(401, 400))
     before = deployments(path, clock)
     sql(path, "PRAGMA foreign_keys = OFF", "DELETE FROM projects")
     assert repair(path, clock, "malformed", ["main"]).events == EVENTS
@@ -311,7 +317,7 @@ def test_what_is_held_of_a_project_whose_name_is_lost_is_kept_when_another_one_t
     tmp_path: Path, clock: FakeClock
 ) -> None:
     path = reporting(tmp_path, clock)
-    sql(path, "INSERT INTO jobs VALUES ('main', 'deploy/shop', 9, 8, 5, 5)", "DELETE FROM projects")
+    sql(path, INSERT_JOB.format(9, 8), "DELETE FROM projects")
     assert repair(path, clock, "malformed", ["main"]).events == 3
     [held] = [row for row in deployments(path, clock).values() if not row.frozen]
     assert held.run == jenkins_run("main", JOB, 7)
@@ -330,7 +336,7 @@ def reporting(tmp_path: Path, clock: FakeClock) -> Path:
     with SqliteOutbox(path, clock) as outbox:
         ingest_of(outbox).accept([
             final(6), report(7, environment="staging", image="shop:7"),
-            report(8, stage="Deploy", environment="eu", started_at=NOON - HOUR, ended_at=NOON - 90_000),
+            report(8, stage="Deploy", environment="eu", started_at=NOON - HOUR, ended_at=NOON - 90_000, given=WRITTEN),
         ])  # fmt: skip
         assert sorted(row.state for row in outbox.all_deployments()) == [State.HELD, State.PENDING, State.PENDING]
     return path
