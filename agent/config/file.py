@@ -31,6 +31,7 @@ from agent.config.rules import (
 from agent.config.settings import (
     USER_AGENT,
     Address,
+    Allowed,
     DeliverySettings,
     HivelSettings,
     IntakeSettings,
@@ -142,11 +143,17 @@ class _Hook(msgspec.Struct, forbid_unknown_fields=True):
     spool: str = DEFAULT_SPOOL
 
 
+class _Team(msgspec.Struct, forbid_unknown_fields=True):
+    token_file: str
+    jobs: list[str] | None = None
+    environments: list[str] | None = None
+
+
 class _Intake(msgspec.Struct, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:9470"
     token_file: str | None = None
     require_token: bool = True
-    teams: dict[str, str] = {}
+    teams: dict[str, str | _Team] = {}  # a text is the token's file
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -340,6 +347,13 @@ class _Checker:
             raise self.error(key, 'is empty; "**" matches everything')
         return None if text is None else self.parse(key, lambda: Pattern.parse(text))
 
+    def patterns(self, key: str, texts: list[str] | None) -> tuple[Pattern, ...] | None:
+        if texts is None:
+            return None
+        if not texts or "" in texts:
+            raise self.error(key, 'is empty; take it away, or write "**", to allow everything')
+        return self.parse(key, lambda: tuple(map(Pattern.parse, texts)))
+
     def template(self, key: str, text: str | None, groups: tuple[str, ...]) -> Template | None:
         return None if text is None else self.parse(key, lambda: Template.parse(text, groups))
 
@@ -473,7 +487,8 @@ def _intake(check: _Checker, raw: _Intake) -> IntakeSettings:
         if not address.is_loopback:
             raise check.error("intake.require_token", f"only a loopback address may do without; {address} is none")
         return IntakeSettings(address, ())
-    tokens = [(team, check.token_file(f"intake.teams.{team}", file)) for team, file in raw.teams.items()]
+    teams = {name: _Team(team) if isinstance(team, str) else team for name, team in raw.teams.items()}
+    tokens = [(name, check.token_file(_key_of_token(raw, name), team.token_file)) for name, team in teams.items()]
     own = check.optional_token("intake", raw.token_file, "HIVEL_AGENT_INTAKE_TOKEN", "intake-token")
     if own is None and not tokens:
         raise check.error(
@@ -481,7 +496,19 @@ def _intake(check: _Checker, raw: _Intake) -> IntakeSettings:
             "no token: name a file here or in [intake.teams], or set HIVEL_AGENT_INTAKE_TOKEN, or give systemd the "
             "credential intake-token",
         )
-    return IntakeSettings(address, (*((("", own),) if own else ()), *tokens))
+    allowed = {name: _allowed(check, f"intake.teams.{name}", team) for name, team in teams.items()}
+    return IntakeSettings(address, (*((("", own),) if own else ()), *tokens), allowed)
+
+
+def _key_of_token(raw: _Intake, team: str) -> str:
+    return f"intake.teams.{team}" + ("" if isinstance(raw.teams[team], str) else ".token_file")
+
+
+def _allowed(check: _Checker, key: str, team: _Team) -> Allowed:
+    return Allowed(
+        jobs=check.patterns(f"{key}.jobs", team.jobs),
+        environments=check.patterns(f"{key}.environments", team.environments),
+    )
 
 
 def _silent_after(check: _Checker, raw: _Monitoring) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -12,12 +12,14 @@ from agent import __version__
 from agent.model import times
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import date
     from pathlib import Path
 
     from agent.config.credentials import Token
-    from agent.config.rules import Options, Rule
+    from agent.config.rules import Options, Pattern, Rule
     from agent.model.event import CanceledSpelling
+    from agent.model.keys import Project
 
 DEPLOYMENT_PATH = "/api/hooks/v2/deployment"
 # What requests say of who asks, followed by the contact if one is configured.
@@ -127,11 +129,38 @@ class Address:
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """What a team may report: jobs by their full names, environments as they are sent. None: any."""
+
+    jobs: tuple[Pattern, ...] | None = None
+    environments: tuple[Pattern, ...] | None = None
+
+    def job(self, full_name: str) -> bool:
+        """Of this job, or of this run of another system."""
+        return self.jobs is None or any(each.match(full_name) is not None for each in self.jobs)
+
+    def environment(self, name: str) -> bool:
+        """Of deployments to this environment."""
+        return self.environments is None or any(each.match(name) is not None for each in self.environments)
+
+    def __str__(self) -> str:
+        return f"{_any_or(self.jobs, 'job')}, {_any_or(self.environments, 'environment')}"
+
+
+def _any_or(patterns: tuple[Pattern, ...] | None, what: str) -> str:
+    return f"any {what}" if patterns is None else f"{what}s {' '.join(each.text for each in patterns)}"
+
+
+@dataclass(frozen=True)
 class IntakeSettings:
-    """The HTTP intake. ``tokens`` by team, that of ``token_file`` without a name; none: whoever reaches it reports."""
+    """The HTTP intake. ``tokens`` by team, that of ``token_file`` without a name; none: whoever reaches it reports.
+
+    ``teams``: what those may report that may not report everything.
+    """
 
     address: Address
     tokens: tuple[tuple[str, Token], ...]
+    teams: Mapping[str, Allowed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,6 +184,14 @@ class Settings:
     hold_for_ms: int = 3_600_000
     spool: Path | None = None
     intake: IntakeSettings | None = None  # None: off
+
+    def allowed(self, team: str) -> Allowed:
+        """What a team may report; everything, where nothing else is said."""
+        return (self.intake.teams if self.intake is not None else {}).get(team, Allowed())
+
+    def may_report(self, team: str, project: Project) -> bool:
+        """Whether a team may speak for the builds of a project."""
+        return not project.reuses_numbers or self.allowed(team).job(project.name)
 
     def roots_elsewhere(self, controller: str, full_name: str) -> tuple[str, ...]:
         """The roots of the controller if the job is in none of them; else none: it is followed, or not polled."""

@@ -37,7 +37,8 @@ class Rules:
     """What decides which parts of a run are deployments, and of what.
 
     ``controllers``: those that are polled, whose final word is worth waiting for. ``may_report``: whether a team
-    (``Fact.principal``) may speak for a project; what others say is kept and has no effect.
+    (``Fact.principal``) may speak for a project, which has to hold for all names of it; what others say is kept and has
+    no effect.
     """
 
     rules: tuple[Rule, ...]
@@ -95,7 +96,9 @@ class Derived:
 
 def derive(facts: Iterable[Fact], rules: Rules, kept: Collection[KeptBuild] = ()) -> Derived:
     """The parts of all builds of one run number. ``kept``: builds of which only deployments are left."""
-    distinct = {fact.word: fact for fact in facts if _counts(fact, rules)}
+    facts = list(facts)
+    names = {fact.run.project for fact in facts} | {build.project for build in kept}
+    distinct = {fact.word: fact for fact in facts if _counts(fact, names, rules)}
     if not distinct:
         return Derived([], {})
     project = next(iter(distinct.values())).run.project
@@ -106,8 +109,8 @@ def derive(facts: Iterable[Fact], rules: Rules, kept: Collection[KeptBuild] = ()
     return Derived(parts, {word: build.ref for build in builds for word in words_of(build)})
 
 
-def _counts(fact: Fact, rules: Rules) -> bool:
-    return fact.kind is not Kind.REPORT or rules.may_report(fact.principal, fact.run.project)
+def _counts(fact: Fact, names: Iterable[Project], rules: Rules) -> bool:
+    return fact.kind is not Kind.REPORT or all(rules.may_report(fact.principal, each) for each in names)
 
 
 def _order(fact: Fact) -> tuple[int, int]:

@@ -38,7 +38,8 @@ _TRIES = 20
 class Accepted:
     """What came of facts: the deployments that are new or changed and not held, as they are now.
 
-    ``nothing``: the runs that are read to the end and are no deployment, and why.
+    ``nothing``: the runs that are read to the end and are no deployment, and why. ``silenced``: those that would be one
+    if somebody else did not have its id.
     ``before``: the numbers of those that were there before. ``gone``: held ones that are none of their own any more,
     each with the one that it became a part of.
     """
@@ -49,6 +50,7 @@ class Accepted:
     gone: list[tuple[Deployment, Deployment | None]] = field(default_factory=list)
     known: int = 0
     nothing: dict[Run, str] = field(default_factory=dict)
+    silenced: dict[Run, str] = field(default_factory=dict)
 
     def of(self, run: Run) -> list[Deployment]:
         """Those of one run, held ones too."""
@@ -113,6 +115,7 @@ class Ingest:
     def _plan(self, states: Mapping[Run, RunState], new: Mapping[Run, list[Fact]], accepted: Accepted) -> None:
         """Plan these runs, and again those whose ids turn out to be taken."""
         taken: dict[str, int] = {}
+        wanted: dict[Run, list[str]] = {}
         for _ in range(_TRIES):
             planned = {run: self._planned(state, new.get(run, []), taken) for run, state in states.items()}
             accepted.gone += [gone for run, rows in planned.items() for gone in _gone(states[run], rows)]
@@ -122,6 +125,8 @@ class Ingest:
                 _note(states[run], rows, accepted)
                 if not rows and any(fact.kind is Kind.FINAL for fact in new.get(run, ())):
                     accepted.nothing[run] = why_nothing(new[run], self.rules, run.project)
+                if len(rows) < len(wanted.get(run, ())):
+                    self._say_whose_ids_they_are(run, taken.keys() & set(wanted[run]), accepted)
             if len(done) == len(planned):
                 return
             taken |= refused
@@ -129,7 +134,17 @@ class Ingest:
             for run in again:
                 stored = [row for row in planned[run] if row.deployment_id not in refused]
                 _note(states[run], stored, accepted)
+            wanted = {run: [row.deployment_id or "" for row in planned[run]] for run in again}
             states, new = self.outbox.load(again), {}
+
+    def _say_whose_ids_they_are(self, run: Run, ids: Iterable[str], accepted: Accepted) -> None:
+        """Why a build has no deployment although the rules make one: nobody is silenced in silence."""
+        for name in ids:
+            found = self.outbox.find(name)
+            if found is None or found.run == run:
+                accepted.nothing[run] = f"its deployment {name} was settled and deleted before"
+            else:
+                accepted.silenced[run] = f"its id was given before, to what somebody reported as {name}; see queue show"
 
     def _planned(self, state: RunState, new: Sequence[Fact], taken: Mapping[str, int]) -> list[Deployment]:
         """The deployments of a run as they should be; as they are, if an exception that nobody expected comes."""
@@ -238,6 +253,8 @@ def _note(state: RunState, rows: Iterable[Deployment], accepted: Accepted) -> No
 
 
 def _tell(accepted: Accepted) -> None:
+    for run, reason in accepted.silenced.items():
+        log.warning("no deployment", run=run_id(run), reason=reason)
     for run, reason in accepted.nothing.items():
         log.info("no deployment", run=run_id(run), reason=reason)
     for held, into in accepted.gone:

@@ -52,6 +52,7 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
     """Look at everything; what is wrong is a finding with its remedy, never an exception. ``offline``: no network."""
     findings = [Finding(Level.OK, "configuration", f"{settings.file} is complete; {len(settings.rules)} rule(s)")]
     findings += [finding for path in _token_files(settings) if (finding := _permissions(path))]
+    findings += _teams(settings)
     findings.append(_outbox(settings, clock, thoroughly=not offline))
     routes = _routes(settings)
     findings += routes
@@ -107,9 +108,16 @@ def _overlaps(controller: JenkinsSettings) -> list[Finding]:
 
 def _token_files(settings: Settings) -> list[Path]:
     """Those that an administrator made; systemd's own credential files are kept safe by systemd."""
-    tokens = [settings.hivel.token, *(c.token for c in settings.controllers if c.token)]
+    reporting = () if settings.intake is None else (token for _, token in settings.intake.tokens)
+    tokens = [settings.hivel.token, *(c.token for c in settings.controllers if c.token), *reporting]
     by_systemd = os.environ.get("CREDENTIALS_DIRECTORY")
     return sorted({t.path for t in tokens if t.path is not None and str(t.path.parent) != by_systemd})
+
+
+def _teams(settings: Settings) -> list[Finding]:
+    """What each team may report; nothing without [intake.teams]."""
+    names = [] if settings.intake is None else [team for team, _ in settings.intake.tokens if team]
+    return [Finding(Level.OK, "intake", f"the team {name} may report {settings.allowed(name)}") for name in names]
 
 
 def _permissions(path: Path) -> Finding | None:

@@ -46,7 +46,8 @@ class DerivedView(msgspec.Struct, frozen=True):
 
 def rules_of(settings: Settings) -> Rules:
     """What the configuration says about which parts of a run are deployments."""
-    return Rules(settings.rules, settings.options, frozenset(each.name for each in settings.controllers))
+    polled = frozenset(each.name for each in settings.controllers)
+    return Rules(settings.rules, settings.options, polled, settings.may_report)
 
 
 def of_build(build: Build, rules: Rules) -> list[DerivedView]:

@@ -1118,7 +1118,7 @@ def test_who_gives_the_id_of_a_stage_that_the_rule_found_makes_no_second_one(
     assert [row.content for row in rows(outbox)] == before
 
 
-@pytest.mark.parametrize("name", ["1", "shop-7", "main:deploy/shop#99", "x" * 300])
+@pytest.mark.parametrize("name", ["1", "shop-7", "mains:deploy/shop#99", "x" * 300])
 def test_a_given_id_that_is_of_no_other_run_is_a_deployment_of_its_own(
     hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, name: str
 ) -> None:

@@ -127,6 +127,26 @@ def test_a_team_has_its_own_token_and_the_log_names_the_team(daemon: Doors) -> N
     wait_until(lambda: "team=payments" in daemon.log(), "the log names the team")
 
 
+def test_what_a_team_may_not_report_is_403_with_a_line_in_the_log(configured: Doors) -> None:
+    text = configured.config.read_text()
+    bound = 'payments = {token_file = "payments.token", jobs = ["pay/**"], environments = ["eu"]}'
+    configured.config.write_text(text.replace('payments = "payments.token"', bound))
+    assert "the team payments may report jobs pay/**, environments eu" in configured.run("check", "--offline").stdout
+    process = configured.begin()
+    try:
+        report = {**REPORT, "deployment_id": None, "build_number": 1}
+        answer = configured.post({**report, "job": "deploy/shop"}, token=TEAM_TOKEN)
+        words = "job: the team payments may not report of 'deploy/shop'; see [intake.teams.payments] jobs"
+        assert (answer.status_code, answer.json()) == (403, {"error": words})
+        assert configured.post({**report, "job": "pay/a"}, token=TEAM_TOKEN).status_code == 202
+        assert configured.post({**report, "job": "pay/a", "environment": "us"}, token=TEAM_TOKEN).status_code == 403
+        assert configured.post({**report, "job": "deploy/shop"}).status_code == 202
+        assert configured.log().count('event="report is refused"') == 2
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_no_token_is_in_the_log_or_in_the_outbox(daemon: Doors) -> None:
     for token in (INTAKE_TOKEN, TEAM_TOKEN, "a-wrong-token"):
         daemon.post(REPORT, token=token)

@@ -52,6 +52,43 @@ def problem(settings: Load, text: str) -> str:
     return message
 
 
+# ---- who may report
+
+
+def test_a_team_is_a_token_alone_or_with_the_jobs_and_environments_that_it_may_report(settings: Load) -> None:
+    read = settings(
+        f'{HIVEL}{JENKINS}[intake.teams]\npay = "hivel"\n'
+        'shop = {token_file = "jenkins", jobs = ["shop/**", "re:^x"], environments = ["staging", "test-*"]}\n'
+    ).intake
+    assert read is not None
+    assert [(name, token.reveal()) for name, token in read.tokens] == [
+        ("pay", f"{SECRET}-hivel"), ("shop", f"{SECRET}-jenkins"),
+    ]  # fmt: skip
+    pay, shop = read.teams["pay"], read.teams["shop"]
+    assert pay.job("deploy/pay") and pay.environment("production") and str(pay) == "any job, any environment"
+    assert [shop.job(name) for name in ("shop/a/b", "x", "shop", "ashop/a", "ax")] == [True, True, False, False, False]
+    assert [shop.environment(name) for name in ("staging", "test-1", "production", "")] == [True, True, False, False]
+    assert str(shop) == "jobs shop/** re:^x, environments staging test-*"
+
+
+@pytest.mark.parametrize(
+    ("team", "complaint"),
+    [
+        ("{}", "intake.teams[...].token_file: this key is required"),
+        ('{token_file = "hivel", job = ["a"]}', "intake.teams[...].job: unknown key"),
+        ('{token_file = "hivel", jobs = []}', 'intake.teams.shop.jobs: is empty; take it away, or write "**"'),
+        ('{token_file = "hivel", environments = [""]}', "intake.teams.shop.environments: is empty; take it away"),
+        ('{token_file = "hivel", jobs = ["re:("]}', "intake.teams.shop.jobs: 're:(' is no regular expression"),
+        ('{token_file = "gone"}', "intake.teams.shop.token_file: cannot read"),
+        ('"gone"', "intake.teams.shop: cannot read"),
+        ('{token_file = "hivel", jobs = "a"}', "intake.teams[...].jobs: Expected `array | null`, got text in quotes"),
+        ("7", "intake.teams[...]: Expected `str | object`, got a whole number"),
+    ],
+)
+def test_what_is_wrong_with_a_team_is_named(settings: Load, team: str, complaint: str) -> None:
+    assert problem(settings, f"{HIVEL}{JENKINS}[intake.teams]\nshop = {team}\n").startswith(complaint)
+
+
 # ---- who asks
 
 

@@ -17,6 +17,7 @@ from agent.model.ids import limited_id, part_deployment_id, run_id
 from agent.model.keys import GIVEN_IDS
 from agent.model.report import ReportError, checked
 from agent.model.times import offset_ms
+from agent.sources.reports.allowed import refuse_far_times, refuse_foreign_ids, refuse_other_teams
 from agent.sources.reports.given import deployment_called, said_of
 from agent.sources.reports.parse import Parsed, parse
 
@@ -95,17 +96,23 @@ class Reports:
 
         Raises :class:`agent.model.report.ReportError` when it says too little.
         """
-        at += self._offset_ms(parsed.controller)
+        offset = self._offset_ms(parsed.controller)
+        refuse_far_times(parsed.said, self.outbox.clock.now_ms() + offset)
+        at += offset
         found = None
         if parsed.run.project == GIVEN_IDS:
             found = deployment_called(self.outbox, parsed.run.number, self._ingest.rules)
+        about = parsed if found is None else Parsed(found.run, parsed.said)
+        refuse_other_teams(principal, about, found, self._settings)
         if found is not None:
             scope = found.run.project.scope
             polled = scope if any(each.name == scope for each in self._settings.controllers) else None
             parsed = Parsed(found.run, said_of(found, parsed.said), polled)
             at = min(at, max(found.build_started_at, found.build_ended_at))
-        elif not parsed.run.project.reuses_numbers:
-            self._refuse_what_is_incomplete(parsed.said, at)
+        else:
+            refuse_foreign_ids(parsed, self._settings)
+            if not parsed.run.project.reuses_numbers:
+                self._refuse_what_is_incomplete(parsed.said, at)
         fact = facts.report(parsed.run, parsed.said, source=source, at=at, principal=principal)
         known = [*self.outbox.facts(parsed.run), *(each.fact for each in behind if each.fact.run == parsed.run)]
         if (later := _behind(known, fact)) != at:

@@ -2,7 +2,8 @@
 
 ``POST /v1/events``: a report as JSON; 202 ``{"deployment_id": "…", "state": "held"}`` when it is on the disk.
 ``POST /v1/wake``: the pollers look now; 202 ``{"woken": ["main"]}``. With ``?controller=NAME`` only that one.
-Errors are ``{"error": "…"}``: 400 names the field, 401 the token, 413 the size, 503 asks to come back later.
+Errors are ``{"error": "…"}``: 400 names the field, 401 the token, 403 what the team may not report, 413 the size, 503
+asks to come back later.
 Without tokens, what a web page sends is refused: 403 and 415. The browser of a person reaches loopback addresses, too.
 """
 
@@ -23,6 +24,7 @@ from starlette.routing import Route
 from agent.config.settings import Address
 from agent.model.report import MOST_BYTES, ReportError, decode
 from agent.outbox.values import OutboxError
+from agent.sources.reports.allowed import NotAllowedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -79,6 +81,9 @@ class Intake:
             taken = await self._accept(decode(await _body(request)), team)
         except _Refused as error:
             return _refusal(error)
+        except NotAllowedError as error:
+            log.warning("report is refused", reason=str(error), client=_client(request))
+            return _error(403, str(error))
         except ReportError as error:
             log.warning("report is wrong", reason=str(error), client=_client(request))
             return _error(400, str(error))
