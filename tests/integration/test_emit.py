@@ -20,7 +20,7 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sources.reports.inbox import take_inbox
 from tests.integration.doors import Doors
 from tests.integration.reporting import reports_of, settings_of
-from tests.integration.support import REPO, wait_until
+from tests.integration.support import REPO, FakeClock, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,7 +162,7 @@ def test_every_other_system_is_recognised_and_its_report_becomes_an_event(build:
     from agent.config.settings import JenkinsSettings
 
     controller = JenkinsSettings("main", "https://jenkins.example.test/", None, None, 15_000, "now", 5_000)
-    with SqliteOutbox(build.outbox, Clock()) as outbox:
+    with SqliteOutbox(build.outbox, FakeClock()) as outbox:
         [taken] = take_inbox(reports_of(settings_of(build.outbox, controller), outbox))
     assert (taken.state.value, taken.deployment_id.split(":")[0]) == ("pending", system)
 
