@@ -141,9 +141,7 @@ class Ingest:
         """Why a build has no deployment although the rules make one: nobody is silenced in silence."""
         for name in ids:
             found = self.outbox.find(name)
-            if found is None or found.run == run:
-                accepted.nothing[run] = f"its deployment {name} was settled and deleted before"
-            else:
+            if found is not None and found.run != run:  # else its own deployment was settled and deleted
                 accepted.silenced[run] = f"its id was given before, to what somebody reported as {name}; see queue show"
 
     def _planned(self, state: RunState, new: Sequence[Fact], taken: Mapping[str, int]) -> list[Deployment]:
