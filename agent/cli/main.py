@@ -14,8 +14,7 @@ import click
 
 from agent import __version__
 from agent.cli.options import config_option
-from agent.cli.output import take_any_text
-from agent.model.terminal import printable
+from agent.model.terminal import printable, take_any_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,6 @@ Rich takes as long to load as the rest of a quick verb. It is loaded where somet
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from typing import TYPE_CHECKING
@@ -55,13 +54,6 @@ def _is_utf8(stream: TextIO) -> bool:
     return (stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
-def take_any_text() -> None:
-    """Let no letter that the terminal's encoding has not end a verb: it is shown as an escape."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def console() -> Console:
     """Standard output, with room for a table where it is no terminal. What it prints is Rich's markup.
 
@@ -104,6 +96,6 @@ def styled(state: str) -> str:
 
 def delivery_line(value: DeliveryStatus) -> str:
     """What `status` and `once` say of the delivery."""
-    since = f" since {value.since}" if value.since else ""
+    since = f" since {escape(value.since)}" if value.since else ""
     reason = f": {escape(value.reason)}" if value.reason else ""
     return f"delivery  {styled(value.state)}{since}{reason}"

@@ -51,7 +51,7 @@ def show(value: Status) -> None:
     out.print(delivery_line(value.delivery))
     if value.repaired is not None:
         told = f"{value.repaired.problem}; {value.repaired.events} events were recovered from {value.repaired.moved_to}"
-        out.print(f"repaired  [red]the outbox was damaged[/], found {value.repaired.at}: {escape(told)}")
+        out.print(f"repaired  [red]the outbox was damaged[/], found {escape(value.repaired.at)}: {escape(told)}")
     for controller in value.controllers:
         _show_controller(out, controller)
     _show_job_errors(out, value.job_errors)
@@ -80,7 +80,7 @@ def _counts(value: Status) -> str:
 
 
 def _show_controller(out: Console, controller: ControllerStatus) -> None:
-    since = "" if controller.since is None else f" since {controller.since}"
+    since = "" if controller.since is None else f" since {escape(controller.since)}"
     polled = "" if controller.polled_at is None else f", polled {controller.polled_at}"
     jobs = "" if controller.jobs is None else f", {controller.jobs} jobs, {controller.open_builds} builds followed"
     out.print(f"jenkins   {escape(controller.name)}: {styled(controller.state)}{since}{polled}{jobs}")
@@ -109,8 +109,8 @@ def _asked(asked: Asked) -> str:
 def _show_job_errors(out: Console, jobs: list[JobErrorStatus]) -> None:
     for job in jobs[:_MOST_JOBS]:
         out.print(
-            f"job       {escape(job.job)} on {escape(job.controller)} [red]cannot be read[/] since {job.since}, "
-            f"tried again {job.next_try_at}: {escape(job.error)}"
+            f"job       {escape(job.job)} on {escape(job.controller)} [red]cannot be read[/] "
+            f"since {escape(job.since)}, tried again {escape(job.next_try_at)}: {escape(job.error)}"
         )
     if len(jobs) > _MOST_JOBS:
         out.print(f"job       … and {len(jobs) - _MOST_JOBS} more jobs: status --json")
@@ -118,7 +118,7 @@ def _show_job_errors(out: Console, jobs: list[JobErrorStatus]) -> None:
 
 def _show_set_aside(out: Console, things: list[SetAsideStatus]) -> None:
     for item in things[:_MOST_JOBS]:
-        out.print(f"set aside {item.kind} {escape(item.subject)} at {item.at}: [red]{escape(item.error)}[/]")
+        out.print(f"set aside {item.kind} {escape(item.subject)} at {escape(item.at)}: [red]{escape(item.error)}[/]")
     if len(things) > _MOST_JOBS:
         out.print("set aside … and more: status --json")
 
