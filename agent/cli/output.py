@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.model.secrets import redact
 from agent.model.terminal import escaped, printable
 
 if TYPE_CHECKING:
@@ -73,10 +74,10 @@ def console() -> Console:
 
 
 def escape(text: str, *, lines: bool = False) -> str:
-    """Text from elsewhere, so that nothing in it is markup or steers a terminal; on one line unless ``lines``."""
+    """Text from elsewhere: no markup, nothing secret, nothing that steers a terminal; on one line unless ``lines``."""
     from rich.markup import escape as escape_markup  # noqa: PLC0415
 
-    return escape_markup(printable(text, lines=lines))
+    return escape_markup(printable(redact(text), lines=lines))
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from agent.model.secrets import know
+
 
 class TokenError(Exception):
     """A token cannot be had; the message says from where it was wanted and what to do."""
@@ -14,6 +16,7 @@ class Token:
     """A secret and where it comes from. ``str`` and ``repr`` never show it; :meth:`reveal` does."""
 
     def __init__(self, value: str, path: Path | None = None) -> None:
+        know(value)
         self._value = value
         self.path = path
 
@@ -39,6 +42,7 @@ class Token:
             fresh = _read(self.path)
         except TokenError:
             return False  # it was readable at the start: it is being replaced, the next look will find it
+        know(fresh)
         changed = fresh != self._value
         self._value = fresh
         return changed

@@ -12,7 +12,9 @@ import re
 from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+from agent.model.secrets import know
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +86,8 @@ class Proxies:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._environment = os.environ if environment is None else environment
+        for variable in ("http_proxy", "https_proxy", "all_proxy"):
+            _keep_secret(self._value(variable)[1])
         name, value = self._value("no_proxy")
         self._no_proxy = name
         self._exceptions: list[Bypass] = []
@@ -115,6 +119,16 @@ class Proxies:
             return Route(_proxy(value), name)
         except ValueError as error:
             raise ProxyError(f"{name} names a proxy that cannot be used: {error}") from None
+
+
+def _keep_secret(value: str) -> None:
+    """The password in a proxy's URL, or what there is instead of one; whether or not the proxy can be used."""
+    credentials, at, _ = value.rpartition("@")
+    if not at:
+        return
+    user, _, password = credentials.rpartition("//")[2].partition(":")
+    for secret in (password or user, unquote(password or user, "latin-1"), unquote(password or user)):
+        know(secret)
 
 
 def _proxy(value: str) -> Proxy:

@@ -12,10 +12,11 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from agent.model.secrets import redact
 from agent.model.sockets import bind
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
     from agent.config.settings import Address
@@ -95,6 +96,29 @@ class _Protocol(H11Protocol):
         self.timeout_keep_alive_task = self.loop.call_at(moment, self.timeout_keep_alive_handler)
 
 
+class _Redacting:
+    """Sends answers without secrets. An answer that comes in one piece is looked at as a whole."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._start: Message | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message  # it holds the length of the body
+            return
+        body = message.get("body", b"")
+        clean = redact(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        if self._start is not None:
+            start, self._start = self._start, None
+            if clean != body:
+                length = str(len(clean)).encode()
+                headers = [(name, length if name == b"content-length" else value) for name, value in start["headers"]]
+                start = {**start, "headers": headers}
+            await self._send(start)
+        await self._send({**message, "body": clean})
+
+
 class Listener:
     """An application on one address: ``async with Listener(app, host, port) as listener``.
 
@@ -114,7 +138,7 @@ class Listener:
         self._server = _Server(config)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)
+        await self.app(scope, receive, _Redacting(send))
 
     async def __aenter__(self) -> Self:
         self._serving = asyncio.create_task(self._server.serve([self._socket]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +17,7 @@ from agent.delivery.retry import Backoff, given_up
 from agent.model.deployment import State
 from agent.model.event import InvalidEventError
 from agent.model.rate import RateLimit
+from agent.model.secrets import redact, trace
 from agent.outbox.values import OutboxError, Settlement
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class Dispatcher:
 
     def _without_answer(self, claimed: Claimed, error: Exception) -> Outcome:
         """Set the deployment aside, unless the same happens to one after the other: then it is not about them."""
-        log.error("cannot send", deployment_id=claimed.deployment_id, exception=_trace(error))
+        log.error("cannot send", deployment_id=claimed.deployment_id, exception=trace(error))
         if isinstance(error, InvalidEventError):
             return Outcome(Verdict.FAILED, f"no event can be made of it: {_in_words(error)}")
         reason = f"unexpected {type(error).__name__}: {_in_words(error)}"
@@ -253,11 +253,7 @@ def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _in_words(error: Exception) -> str:
     """What an exception says, as text that can be stored."""
-    return str(error).encode("utf-8", "backslashreplace").decode() or "no more is known"
-
-
-def _trace(error: Exception) -> str:
-    return "".join(traceback.format_exception(error))
+    return redact(str(error)).encode("utf-8", "backslashreplace").decode() or "no more is known"
 
 
 _STATES = {

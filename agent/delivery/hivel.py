@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import httpx
@@ -11,12 +12,16 @@ from agent.delivery.answers import BODY_LIMIT, Answer, Outcome, classify
 from agent.delivery.connection import FAILURES, failure, no_answer_in_time, open_client
 from agent.model import event as events
 from agent.model.deployment import event_of
+from agent.model.secrets import redact
 
 if TYPE_CHECKING:
     from agent.config.credentials import Token
     from agent.config.settings import DeliverySettings, HivelSettings
     from agent.model.times import Clock
     from agent.outbox.values import Claimed
+
+# In the middle of which a body is cut off may be a token: so much of its end is dropped, more than one can be long.
+_CUT = 8 * 1024
 
 
 class HivelClient:
@@ -58,7 +63,10 @@ class HivelClient:
         return classify(answer, claimed.deployment_id, self._clock.now_ms())
 
     async def post(self, body: bytes) -> Answer:
-        """POST one event."""
+        """POST one event. Answers are logged and stored: one that repeats a secret does so without it."""
+        return _without_secrets(await self._posted(body))
+
+    async def _posted(self, body: bytes) -> Answer:
         token = self._token.reveal()
         # What AsyncClient.post does anew for each request (URL, headers, cookies, query) is the same for all of these.
         request = httpx.Request("POST", self._url, headers=[*self._headers, ("X-API-Token", token)], content=body)
@@ -66,7 +74,7 @@ class HivelClient:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._client.send(request, stream=True)
                 try:
-                    return await _answer(response, token)
+                    return await _answer(response)
                 finally:
                     await response.aclose()
         except TimeoutError:
@@ -75,18 +83,26 @@ class HivelClient:
             return failure(error, self._timeout_s)
 
 
-async def _answer(response: httpx.Response, token: str) -> Answer:
-    """Answers are logged and stored: one that repeats the token does so without it."""
+async def _answer(response: httpx.Response) -> Answer:
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) >= BODY_LIMIT:
             break
-    location = response.headers.get("location")
     return Answer(
         status=response.status_code,
-        body=bytes(body[:BODY_LIMIT]).decode("utf-8", "replace").replace(token, "***"),
+        body=bytes(body[:BODY_LIMIT]).decode("utf-8", "replace"),
         content_type=response.headers.get("content-type", ""),
         retry_after=response.headers.get("retry-after"),
-        location=None if location is None else location.replace(token, "***"),
+        location=response.headers.get("location"),
+    )
+
+
+def _without_secrets(answer: Answer) -> Answer:
+    body = redact(answer.body)
+    return replace(
+        answer,
+        body=body[:-_CUT] if len(answer.body) >= BODY_LIMIT else body,
+        content_type=redact(answer.content_type),
+        location=None if answer.location is None else redact(answer.location),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from agent.deployments.plan import Moment, kept_builds, plan
 from agent.model.deployment import State
 from agent.model.fact import Kind, fresh, seen
 from agent.model.ids import run_id
+from agent.model.secrets import trace
 from agent.outbox.values import Change, SetAside
 
 if TYPE_CHECKING:
@@ -153,8 +153,7 @@ class Ingest:
         except Exception as error:
             subject = run_id(state.run)
             log.exception("cannot derive the deployments of a run; it is set aside", run=subject)
-            trace = "".join(traceback.format_exception(error))
-            self.outbox.set_aside(SetAside(self.outbox.clock.now_ms(), "run", subject, trace))
+            self.outbox.set_aside(SetAside(self.outbox.clock.now_ms(), "run", subject, trace(error)))
             return list(rows)
         self._ask_for_builds(state.run, facts, derived)
         return planned

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from agent.model.secrets import redact
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -68,7 +70,7 @@ class Unexpected:
     def note(self, work: str, error: Exception) -> None:
         """The work ended by this exception."""
         self.counts[work] += 1
-        self.reasons[work] = f"unexpected error: {type(error).__name__}: {error}; the log has its trace"
+        self.reasons[work] = redact(f"unexpected error: {type(error).__name__}: {error}; the log has its trace")
         key = (work, type(error).__name__, _place(error))
         now = self._clock.monotonic()
         if key not in self._said_at or now - self._said_at[key] >= REPEAT_S:

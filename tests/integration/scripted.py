@@ -13,6 +13,7 @@ from agent.daemon.listener import bind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+    from typing import BinaryIO
 
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -106,10 +107,13 @@ class Connection:
         self._over.wait()
 
 
-def _read_request(incoming: Iterable[bytes]) -> str | None:
-    path = None
+def _read_request(incoming: BinaryIO) -> str | None:
+    path, length = None, 0
     for line in incoming:
         if line == b"\r\n":
+            incoming.read(length)
             return path
         path = path or line.split()[1].decode()
+        if line.lower().startswith(b"content-length:"):
+            length = int(line[15:])
     return None

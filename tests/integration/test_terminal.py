@@ -65,7 +65,8 @@ def values(of: Any, depth: int = 0) -> st.SearchStrategy[Any]:
         return st.sampled_from(of)
     if issubclass(of, msgspec.Struct):
         fields = {each.name: values(each.type, depth + 1) for each in msgspec.structs.fields(of)}
-        moments = {name: MOMENT for name in fields if name.endswith(("_at", "_until")) and of not in (Build, Report)}
+        told = (name for name in fields if name == "since" or name.endswith(("_at", "_until")))
+        moments = {} if of in (Build, Report) else dict.fromkeys(told, MOMENT)
         return st.builds(of, **(fields | moments))
     if dataclasses.is_dataclass(of):
         hints = typing.get_type_hints(of, include_extras=True)

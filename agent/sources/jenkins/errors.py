@@ -7,9 +7,14 @@ Two are about the controller whatever the question was: :class:`ControllerDownEr
 
 from __future__ import annotations
 
+from agent.model.secrets import redact
+
 
 class JenkinsError(Exception):
-    """A question was not answered; the message says which page, why and what to do."""
+    """A question was not answered; the message says which page, why and what to do. No secret is in it."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class StoppedError(JenkinsError):

@@ -16,6 +16,7 @@ import urllib3
 from agent.config.file import ConfigError
 from agent.config.proxies import Proxies, ProxyError
 from agent.model.rate import RateLimit
+from agent.model.secrets import redact
 from agent.model.times import describe_duration, parse_retry_after
 from agent.sources.jenkins.answers import Answer
 from agent.sources.jenkins.backoff import LONGEST_BACKOFF_S
@@ -185,7 +186,7 @@ class Transport:
     def _answer(self, page: str, request: requests.Request, exchange: Exchange) -> Answer:
         began = self._clock.monotonic()
         response = self._jenkins.jenkins_request(request, add_crumb=False, resolve_auth=False, stream=True)
-        kind = response.headers.get("Content-Type", "no type")[:_SHOWN]
+        kind = _shown(response.headers.get("Content-Type", "no type"))
         if "json" not in kind:
             _throw_away(response, exchange)
             raise BadAnswerError(
@@ -226,7 +227,7 @@ class Transport:
                 self._raise_unreachable(where, response)
             case _ if status < 400 and "Location" in response.headers:
                 raise BadAnswerError(
-                    f"{where}: it redirects to {response.headers['Location'][:_SHOWN]}; set [[jenkins]] url to where "
+                    f"{where}: it redirects to {_shown(response.headers['Location'])}; set [[jenkins]] url to where "
                     "Jenkins really is"
                 )
             case _:
@@ -263,10 +264,15 @@ def _proxy(url: str) -> Proxy | None:
 
 
 def _raise_forbidden(where: str, response: requests.Response) -> NoReturn:
-    user = response.headers.get("X-You-Are-Authenticated-As", "")[:_SHOWN]
-    if missing := response.headers.get("X-Required-Permission", "")[:_SHOWN]:
+    user = _shown(response.headers.get("X-You-Are-Authenticated-As", ""))
+    if missing := _shown(response.headers.get("X-Required-Permission", "")):
         raise ForbiddenError(f"{where}: user {user} lacks the permission {missing}; grant it in Jenkins")
     raise ForbiddenError(f"{where}: credentials are needed; set [[jenkins]] username and token_file")
+
+
+def _shown(header: str) -> str:
+    """Half a secret at its end would not be recognised any more."""
+    return redact(header)[:_SHOWN]
 
 
 def _throw_away(response: requests.Response, exchange: Exchange) -> None:
@@ -281,7 +287,7 @@ def _unpacked(page: str, body: bytes, encoding: str) -> bytes:
     if encoding.strip().lower() in ("", "identity"):
         return body
     if encoding.strip().lower() not in ("gzip", "x-gzip"):
-        raise BadAnswerError(f"{page} is packed as {encoding[:_SHOWN]}, which was not asked for")
+        raise BadAnswerError(f"{page} is packed as {_shown(encoding)}, which was not asked for")
     unpacking = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         unpacked = unpacking.decompress(body, BODY_LIMIT + 1)

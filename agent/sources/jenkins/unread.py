@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from agent.model.secrets import redact
 from agent.outbox.values import JobError
 from agent.sources.jenkins.backoff import Backoffs
 from agent.sources.jenkins.errors import BadAnswerError, JenkinsError, UnreachableError
@@ -131,4 +132,4 @@ class Unread:
 
 def in_words(error: Exception) -> str:
     """For people; of an exception that nobody expected its name, too."""
-    return str(error) if isinstance(error, JenkinsError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, JenkinsError) else redact(f"{type(error).__name__}: {error}")

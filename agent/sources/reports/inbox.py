@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +11,7 @@ from agent.model.fact import Fact, Kind, word_of
 from agent.model.ids import run_id
 from agent.model.keys import run_of_id
 from agent.model.report import ReportError, UnknownWordError, decode
+from agent.model.secrets import trace
 from agent.outbox.values import OutboxError, SetAside
 from agent.sources.reports.accept import Said, Taken, tell
 
@@ -85,12 +85,12 @@ def _take_one(reports: Reports) -> list[Taken] | None:
         raise
     except Exception as error:
         log.exception("cannot take a report; it is set aside", report=oldest.id)
-        outbox, trace = reports.outbox, "".join(traceback.format_exception(error))
+        outbox = reports.outbox
         with outbox.transaction():
             if oldest in outbox.reports(1):
                 now = outbox.clock.now_ms()
                 subject = f"report {oldest.received_at}:{oldest.id}"
-                outbox.set_aside(SetAside(now, "report", subject, trace, body=oldest.body))
+                outbox.set_aside(SetAside(now, "report", subject, trace(error), body=oldest.body))
                 outbox.remove_report(oldest)
         return []
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.model.report import MOST_BYTES, ReportError, decode
+from agent.model.secrets import redact
 from agent.model.trouble import Trouble
 from agent.outbox.values import OutboxError
 from agent.sources.reports.accept import tell
@@ -190,7 +191,7 @@ def _move(path: Path, folder: int, reason: str) -> None:
     name = _free_name(folder, path.name)
     fd = os.open(f"{name}.reason", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640, dir_fd=folder)
     with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as beside:
-        beside.write(f"{reason}\n")
+        beside.write(f"{redact(reason)}\n")
     try:
         os.rename(path, name, dst_dir_fd=folder)
     except OSError:
