@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from agent import __version__
+from agent.cli import streams
 from agent.cli.options import config_option
 from agent.model.terminal import printable, take_any_text
 
@@ -85,8 +86,23 @@ def cli(context: click.Context, config: Path | None) -> None:
 def main() -> NoReturn:
     """Run the verb that the command line names. What a user can cause is one line on standard error."""
     take_any_text()
+    streams.take()
+    try:
+        code = _called()
+        sys.stdout.flush()
+    except streams.PrintError as error:
+        code = error.code
+        if not error.quiet:
+            click.echo(f"hivel-agent: {error}", err=True)
+    sys.exit(code)
+
+
+def _called() -> int:
+    """The exit code of the verb."""
     try:
         code = cli.main(standalone_mode=False)
+    except SystemExit as end:
+        code = end.code
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
@@ -94,13 +110,15 @@ def main() -> NoReturn:
         error.show(file=shown)
         click.echo(printable(shown.getvalue(), lines=True), nl=False, err=True)
         code = error.exit_code
+    except streams.PrintError:
+        raise
     except Exception as error:
         told = _in_words(error)
         if told is None:
             raise
         words, code = told
         click.echo(f"hivel-agent: {printable(words, lines=True)}", err=True)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _in_words(error: Exception) -> tuple[str, int] | None:

@@ -30,4 +30,5 @@ def command(settings: Settings, *, log_format: str) -> None:
     Example: hivel-agent run --config /etc/hivel-agent/config.toml
     """
     logs.configure(as_json=log_format == "json")
+    logs.take_standard_error()
     service.run(settings, Clock())

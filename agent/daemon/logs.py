@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
+from agent.daemon.log_queue import LogQueue, LogState, LogStream
+from agent.model.secrets import redact
 from agent.model.terminal import printable
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from typing import TextIO
+
     from structlog.typing import Processor
+
+_STDERR = 2
+_queue: LogQueue | None = None
 
 
 def configure(*, quiet: bool = False, as_json: bool = False) -> None:
     """Set up structlog and, for the libraries, the standard logging. ``quiet``: warnings and errors only."""
+    global _queue  # noqa: PLW0603 - there is one standard error
     level = logging.WARNING if quiet else logging.INFO
     renderer = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -26,18 +37,81 @@ def configure(*, quiet: bool = False, as_json: bool = False) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    line = _Line([*before, structlog.processors.format_exc_info, renderer, _as_line])
+
+    def told(lines: int, reason: str) -> str:
+        return line(None, "error", {"event": "log lines were lost", "lines": lines, "reason": reason})
+
+    _queue = LogQueue(_STDERR, told)
+    atexit.register(_queue.flush)
+    logger = _Logger(_queue)
     structlog.configure(
-        processors=[*before, structlog.processors.format_exc_info, renderer, _on_one_line],
+        processors=[line],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: logger,
         cache_logger_on_first_use=False,
     )
-    _configure_libraries(before, renderer)
+    _configure_libraries(before, renderer, _queue)
 
 
-def _configure_libraries(before: list[Processor], renderer: Processor) -> None:
+def take_standard_error() -> None:
+    """Whatever else is printed there, such as the trace of a thread, blocks and fails as little as the log."""
+    if (queue := _queue) is not None:
+        sys.stderr = cast("TextIO", LogStream(lambda text: queue.put(_as_line(None, "", text))))
+
+
+def state() -> LogState:
+    """How the log is."""
+    return LogState() if _queue is None else _queue.state
+
+
+def flush() -> None:
+    """Before the process ends in a way that Python does not notice."""
+    if _queue is not None:
+        _queue.flush()
+
+
+class _Line:
+    """What an event is as a line. Never raises: an event that cannot be written down says so."""
+
+    def __init__(self, processors: list[Processor]) -> None:
+        self._processors = processors
+
+    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        done: Any = event
+        try:
+            for processor in self._processors:
+                done = processor(logger, method, done)
+        except Exception as error:  # noqa: BLE001 - nothing that is to be said may harm who says it
+            plain = {"level": method, "event": "a line of the log cannot be made", "reason": type(error).__name__}
+            return json.dumps(plain)
+        return str(done)
+
+
+class _Logger:
+    """What structlog hands a line to, by the name of its level."""
+
+    def __init__(self, queue: LogQueue) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = self.exception = queue.put
+
+
+class _Handler(logging.Handler):
+    """What libraries have to say."""
+
+    def __init__(self, queue: LogQueue) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._queue.put(self.format(record))
+        except Exception:  # noqa: BLE001 - as above
+            self._queue.put(f'level=error event="a line of the log cannot be made" logger={record.name}')
+
+
+def _configure_libraries(before: list[Processor], renderer: Processor, queue: LogQueue) -> None:
     """What libraries have to say comes in lines of the same form, a traceback too."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(queue)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *before],
@@ -45,7 +119,7 @@ def _configure_libraries(before: list[Processor], renderer: Processor) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 renderer,
-                _on_one_line,
+                _as_line,
             ],
         )
     )
@@ -58,6 +132,6 @@ def _configure_libraries(before: list[Processor], renderer: Processor) -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-def _on_one_line(_logger: Any, _method: str, rendered: Any) -> str:
-    """No name of a job breaks the line or colours the terminal of whoever reads it."""
-    return printable(str(rendered))
+def _as_line(_logger: Any, _method: str, rendered: Any) -> str:
+    """Without secrets; and no name of a job breaks the line or colours the terminal of whoever reads it."""
+    return printable(redact(str(rendered)))

@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from agent import __version__
 from agent.config.sizes import describe_size
+from agent.daemon import logs
 from agent.daemon.handover import NobodyThereError
 from agent.inspect.asked import PAGE, asked
 from agent.outbox.values import OutboxError
@@ -77,6 +78,8 @@ def readiness(life: Life, stored: Stored | OutboxError) -> Readiness:
         late = f"no poll went through for {age_s:.0f} s" if age_s > record.ready_within_s else None
         reason = ": ".join(filter(None, (late, errors.get(name)))) or None
         checks.append(Check(f"jenkins {name}", late is None, reason))
+    # Without a log the work gets done all the same: to take the agent out of service for it would help nobody.
+    checks.append(Check("log", ok=True, reason=logs.state().reason))
     checks += [Check(f"work: {work}", ok=False, reason=reason) for work, reason in life.unexpected.reasons.items()]
     return Readiness(all(check.ok for check in checks), checks)
 
@@ -122,6 +125,9 @@ class _Collector:
         for where, count in sorted(life.unexpected.counts.items()):
             errors.add_metric([where], count)
         yield errors
+        yield CounterMetricFamily(
+            "hivel_agent_log_lines_lost", "Lines of the log that could not be written.", value=logs.state().lost
+        )
 
 
 def _events(life: Life, stored: Stored) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ import structlog
 
 from agent import __version__
 from agent.config.file import ConfigError, load
-from agent.daemon import signals
+from agent.daemon import logs, signals
 from agent.daemon.composition import assembled
 from agent.daemon.handover import Handover, NobodyThereError
 from agent.daemon.life import Life
@@ -187,6 +187,7 @@ class _Service:
     def _leave_in_the_middle(self, *, of: int) -> None:
         """Nothing is lost by it: what was not committed is read again, what was not settled is sent again."""
         log.warning("stopped in the middle of something", late=of)
+        logs.flush()
         if self._stopping.is_set():
             os._exit(0)
         signals.ignore_reload()

@@ -34,7 +34,7 @@ finally:
     print(*sys.modules, file=sys.stderr)
 """
 LISTING = {"agent.main", "agent.cli", "agent.cli.main", "agent.cli.options", "agent.config", "agent.config.paths"}
-LISTING |= {"agent.model", "agent.model.terminal"}
+LISTING |= {"agent.cli.streams", "agent.model", "agent.model.secrets", "agent.model.terminal"}
 HEAVY = {"rich", "msgspec", "sqlite3", "httpx", "jenkins", "requests", "structlog", "starlette", "apscheduler"}
 
 

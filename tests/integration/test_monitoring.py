@@ -235,7 +235,7 @@ def test_health_and_readiness_of_a_daemon_that_works(agent: Agent) -> None:
     health = httpx.get(f"{address(agent)}/healthz")
     assert (health.status_code, health.json()["alive"]) == (200, True)
     wait_until(lambda: ready(agent)[0] == 200, "it is ready")
-    assert set(ready(agent)[1]) == {"outbox", "delivery", "jenkins main"}
+    assert set(ready(agent)[1]) == {"outbox", "delivery", "jenkins main", "log"}
     assert httpx.get(f"{address(agent)}/").status_code == 404
     assert httpx.post(f"{address(agent)}/metrics").status_code == 405
 
