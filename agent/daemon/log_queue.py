@@ -144,17 +144,16 @@ class LogQueue:
 
     def _note(self, batch: bytes, missing: int, written: int, problem: str | None) -> None:
         """What became of a batch. Its first line told of ``missing`` lines, if there are any."""
-        if missing and written > batch.index(b"\n"):
-            self._untold -= missing
-        if problem is None:
-            self._in_a_line = False
-            return
-        whole = batch[: max(written, 0)]
         if written > 0:
-            self._in_a_line = not whole.endswith(b"\n")
-        refused = batch.count(b"\n") - whole.count(b"\n")
-        told_in_vain = bool(missing) and b"\n" not in whole
-        self._lose(refused - told_in_vain, problem)
+            self._in_a_line = batch[written - 1 : written] != b"\n"
+        if batch[written : written + 1] == b"\n":  # the next batch begins with it
+            written += 1
+        lines = batch[: max(written, 0)].count(b"\n")
+        if missing and lines:
+            self._untold -= missing
+        if problem is not None:
+            told_in_vain = bool(missing) and not lines
+            self._lose(batch.count(b"\n") - lines - told_in_vain, problem)
 
 
 class LogStream(io.TextIOBase):
