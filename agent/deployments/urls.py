@@ -14,7 +14,6 @@ _WITH_SCHEME = re.compile(
 )
 # git@host:path; one letter before the colon is a drive of Windows.
 _SCP_LIKE = re.compile(rf"(?:[^/:@\s]+@)?(?![A-Za-z]:){_HOST}:/*(?P<path>(?!//).*)", re.DOTALL)
-_ENDINGS = re.compile(r"(?:/|\.git)+\Z")
 _AZURE_HOSTS = ("ssh.dev.azure.com", "vs-ssh.visualstudio.com")
 _AZURE_PATH = re.compile(r"v3/(?P<organisation>[^/]+)/(?P<project>[^/]+)/(?P<repository>[^/]+)\Z")
 # What stands behind a repository in the address of a branch, a tag or a pull request: GitHub, GitLab, Gitea, Forgejo
@@ -33,9 +32,21 @@ def plain(url: str) -> str:
     written = https_form(url)
     scheme, separator, rest = written.partition("://")
     if not separator or not scheme.isalnum():
-        return _ENDINGS.sub("", written) or written
+        return _without_endings(written) or written
     host, slash, path = rest.partition("/")
-    return f"{host.lower()}{slash}{_ENDINGS.sub('', path)}"
+    return f"{host.lower()}{slash}{_without_endings(path)}"
+
+
+def _without_endings(text: str) -> str:
+    """Without the slashes and ``.git`` at its end."""
+    end = len(text)
+    while True:
+        if text.endswith("/", 0, end):
+            end -= 1
+        elif text.endswith(".git", 0, end):
+            end -= 4
+        else:
+            return text[:end]
 
 
 def path_of(url: str) -> str:
@@ -55,7 +66,7 @@ def https_form(url: str) -> str:
     found = _WITH_SCHEME.fullmatch(clean) or (None if "://" in clean else _SCP_LIKE.fullmatch(clean))
     if found is None:
         return clean
-    host, path = found["host"], _ENDINGS.sub("", found["path"])
+    host, path = found["host"], _without_endings(found["path"])
     if not path:
         return clean
     if host.lower() in _AZURE_HOSTS and (azure := _AZURE_PATH.match(path)):

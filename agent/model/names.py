@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote, urlsplit
 
-_BUILD_PATH = re.compile(r"(?P<job>(?:/job/[^/]+)+)/(?P<number>[0-9]{1,10})/?$")
+_MOST_DIGITS = 10
 _NOT_A_WORD = re.compile(r"(?i:deploy)|[^A-Za-z]+|(?<=[a-z])(?=[A-Z])")
 _ENVIRONMENT_WORDS = {
     "staging": "staging",
@@ -30,15 +30,19 @@ def build_of_url(url: str) -> tuple[str, int] | None:
     Matrix cells (``/job/matrix/JDK=17/4/``) are not builds of their own and give None.
     """
     try:
-        match = _BUILD_PATH.search(urlsplit(url).path)
+        *folders, number = urlsplit(url).path.removesuffix("/").split("/")
     except ValueError:  # half an IPv6 address
         return None
-    if match is None:
+    if not (number.isascii() and number.isdigit()) or len(number) > _MOST_DIGITS:
         return None
-    parts = [unquote(part) for part in match["job"].removeprefix("/job/").split("/job/")]
-    if not {".", ".."}.isdisjoint(parts):  # no names of jobs, and another page when asked for
+    parts = []
+    # From its end: job, name, job, name; before them is where Jenkins itself is.
+    while len(folders) > 2 and folders[-2] == "job" and folders[-1]:
+        parts.append(unquote(folders.pop()))
+        folders.pop()
+    if not parts or not {".", ".."}.isdisjoint(parts):  # no names of jobs, and another page when asked for
         return None
-    return "/".join(parts), int(match["number"])
+    return "/".join(reversed(parts)), int(number)
 
 
 def environment_of_name(full_name: str) -> str:
