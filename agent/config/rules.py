@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from agent.model.build import PARAMETERS_TEXT, TOO_LONG
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -128,6 +130,10 @@ def valueless_of(names: Iterable[str], masked: Iterable[str]) -> list[str]:
 def without_value(field: str, kinds: Mapping[str, str]) -> str:
     """Why ``params.NAME`` has no value, in words."""
     kind = kinds.get(field.removeprefix("params."), "password")
+    if kind == TOO_LONG:
+        return (
+            f"{{{field}}} is not kept: the parameters of the build have more than {PARAMETERS_TEXT} characters together"
+        )
     told = "which build it names, and no text" if kind == "run" else "no value"
     return f"{{{field}}} is a {kind} parameter, of which Jenkins tells {told}"
 

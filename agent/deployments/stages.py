@@ -70,6 +70,8 @@ _CHECKOUT = "Check out from version control"
 _INPUT = "Wait for interactive input"
 # A skipped stage takes tenths of a second. One that took longer is not asked for its steps: it ran.
 _ASKED_BELOW_MS = 10_000
+# Characters of what names a stage. No event has a text of more than 255.
+_LONGEST_TEXT = 2_000
 _NODE_ID = re.compile(r"[0-9]{1,18}")
 
 Steps = Mapping[str, dict[str, Any]]
@@ -210,11 +212,11 @@ def _stage(entry: dict[str, Any], status: str, duration: str, told_by: str) -> S
         return None
     started_at, took = _ms(entry.get("startTimeMillis")), _ms(entry.get(duration))
     return Stage(
-        name=name.strip(),
-        status=word if isinstance(word, str) else "",
+        name=name.strip()[:_LONGEST_TEXT],
+        status=word[:_LONGEST_TEXT] if isinstance(word, str) else "",
         started_at=started_at or 0,
         ended_at=0 if not started_at or took is None else started_at + took,
-        url=url if isinstance(url, str) else "",
+        url=url[:_LONGEST_TEXT] if isinstance(url, str) else "",
         told_by=told_by,
     )
 

@@ -6,6 +6,10 @@ import enum
 
 import msgspec
 
+# Characters that are kept of the parameters of a build; the kind of one for which there was no room.
+PARAMETERS_TEXT = 64_000
+TOO_LONG = "too long"
+
 
 class Checkout(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where sources came from, as one ``BuildData`` action of git says it. Credentials are already removed.
@@ -86,10 +90,10 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     milliseconds.
 
     ``masked_parameters`` have no value that Jenkins tells; ``parameter_kinds`` says what they are: ``password``,
-    ``run``, ``file``, … ``libraries``: the shared libraries that a pipeline loaded (``name@version``); None: not told.
-    ``pull_request_url``: the page of the branch or pull request that a branch job's metadata names.
-    ``named_builds``: by the run parameters that name them; ``upstream``: the builds that started it; ``repeats``: the
-    build of which it is a repetition.
+    ``run``, ``file``, … or :data:`TOO_LONG`. ``libraries``: the shared libraries that a pipeline loaded
+    (``name@version``); None: not told. ``pull_request_url``: the page of the branch or pull request that a branch job's
+    metadata names. ``named_builds``: by the run parameters that name them; ``upstream``: the builds that started it;
+    ``repeats``: the build of which it is a repetition.
 
     What a single answer of Jenkins does not tell is filled in (``msgspec.structs.replace``): ``related``, the builds
     that were read for its sake; ``stages`` (None: not read) or, in words, why they could not be read.

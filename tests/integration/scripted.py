@@ -95,6 +95,11 @@ class Connection:
         """All at once."""
         self._sock.sendall(data)
 
+    def close(self) -> None:
+        """The end of an answer without a length."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def drip(self, data: Iterable[int], pause_s: float = 0.02) -> None:
         """One byte after the other, until the client has had enough; raises :class:`OSError` then."""
         for byte in data:

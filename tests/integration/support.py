@@ -21,7 +21,7 @@ from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller, PollReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from agent.config.settings import JenkinsSettings
@@ -160,11 +160,11 @@ class Agent:
         assert done.stdout, done.stderr
         return msgspec.json.decode(done.stdout)
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a verb and leave it running; its log is in ``agent.log``."""
+    def start(self, *arguments: str, by: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+        """Start a verb and leave it running; its log is in ``agent.log``. ``by``: a command that starts it."""
         with (self.folder / "agent.log").open("a") as log:
             return subprocess.Popen(
-                self.command(*(arguments or ("run",))),
+                [*by, *self.command(*(arguments or ("run",)))],
                 stdout=log, stderr=log, text=True, env=self.environment() | environment,
             )  # fmt: skip
 

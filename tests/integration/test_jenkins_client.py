@@ -175,7 +175,7 @@ def test_the_whole_answer_has_four_timeouts_and_a_minute_at_least() -> None:
     for timeout_ms in (1_000, 30_000):
         with (
             client_of("http://127.0.0.1:1/", timeout_ms=timeout_ms) as client,
-            client._transport._exchange(Kind.JOBS) as one,
+            client._transport._exchange(Kind.JOBS, 1_000) as one,
         ):
             found.append(one._deadline - time.monotonic())
     assert found == pytest.approx([60, 120], abs=1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from agent.sources.jenkins.errors import BadAnswerError, PageError
+from agent.sources.jenkins.errors import BadAnswerError, PageError, TooLargeError
 from agent.sources.jenkins.raw import BuildNumber, RawBuild
 
 if TYPE_CHECKING:
@@ -18,28 +20,51 @@ T = TypeVar("T")
 
 # So much is shown of what is odd.
 _SHOWN = 40
+# A value of JSON takes some hundred bytes of memory, however short it is written: one for so many bytes of an answer.
+_BYTES_FOR_A_VALUE = 24
+# Larger answers are decoded one after the other, of whichever controllers they are, and only as they should be: what
+# that takes of memory is needed once.
+LARGE = 1024 * 1024
+_one_at_a_time = threading.Lock()
+
+
+def too_large(page: str, limit: int) -> TooLargeError:
+    """Of a page that has more than so many bytes."""
+    return TooLargeError(f"{page} answers with more than {limit} bytes")
 
 
 @dataclass(frozen=True)
 class Answer:
     """The body of a 200 and its headers; ``page`` is the address that was asked, without the question.
 
-    ``seconds``: how long it took.
+    ``seconds``: how long it took. ``limit``: how many bytes it might have had.
     """
 
     page: str
-    body: bytes
+    body: bytes | bytearray
     headers: Mapping[str, str]
     seconds: float = 0.0
+    limit: int = 2**63
 
     def decode(self, type_: type[T]) -> T:
-        """The body in the shape ``type_``. Raises :class:`PageError` for another, :class:`BadAnswerError` for none."""
-        try:
-            return msgspec.json.decode(self.body, type=type_)
-        except msgspec.ValidationError as error:
-            raise self._another_shape(error) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self._decode_leniently(type_)
+        """The body in the shape ``type_``.
+
+        Raises :class:`PageError` for another, :class:`TooLargeError` for too many values, :class:`BadAnswerError` for
+        no JSON.
+        """
+        values = self.body.count(b",") + self.body.count(b"[") + self.body.count(b"{")
+        if values * _BYTES_FOR_A_VALUE > self.limit:
+            most = self.limit // _BYTES_FOR_A_VALUE
+            raise TooLargeError(f"{self.page} answers with {values} values, more than {most}")
+        with _one_at_a_time if len(self.body) > LARGE else nullcontext():
+            try:
+                return msgspec.json.decode(self.body, type=type_)
+            except msgspec.ValidationError as error:
+                raise self._another_shape(error) from error
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                if len(self.body) > 4 * LARGE:
+                    raise self._damaged(error) from error
+                return self._decode_leniently(type_)
 
     def _decode_leniently(self, type_: type[T]) -> T:
         """Half a surrogate pair or a wrong byte in some name must not hide all the other builds."""
@@ -52,9 +77,10 @@ class Answer:
         except msgspec.ValidationError as error:
             raise self._another_shape(error) from error
         except ValueError as error:
-            raise BadAnswerError(
-                f"the JSON of {self.page} is cut off or damaged ({len(self.body)} bytes): {error}"
-            ) from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> BadAnswerError:
+        return BadAnswerError(f"the JSON of {self.page} is cut off or damaged ({len(self.body)} bytes): {error}")
 
     def _another_shape(self, error: Exception) -> PageError:
         return PageError(f"{self.page} has an answer of another shape than Jenkins' API has: {error}")

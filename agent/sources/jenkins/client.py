@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.model.names import build_of_url, job_path
 from agent.model.times import Clock, parse_http_date
-from agent.sources.jenkins.answers import Builds, Computers, Item, Items, Page, WhoAmI
+from agent.sources.jenkins.answers import LARGE, Builds, Computers, Item, Items, Page, WhoAmI
 from agent.sources.jenkins.errors import (
     AskedToWaitError,
     BadAnswerError,
@@ -17,10 +18,11 @@ from agent.sources.jenkins.errors import (
     NotFoundError,
     PageError,
     StoppedError,
+    TooLargeError,
     UnauthorizedError,
     UnreachableError,
 )
-from agent.sources.jenkins.raw import BUILD_TREE, RawBuild
+from agent.sources.jenkins.raw import BUILD_TREE, RawBuild, shorten
 from agent.sources.jenkins.traffic import Kind, Traffic
 from agent.sources.jenkins.transport import Transport
 
@@ -45,12 +47,20 @@ __all__ = [
     "PageError",
     "Snapshot",
     "StoppedError",
+    "TooLargeError",
     "UnauthorizedError",
     "UnreachableError",
 ]
 
 # So deep the tree of folders is asked for in one request; deeper folders cost a request each.
 NESTING = 8
+# Answers of this size, in bytes, may wait in memory until it is their turn.
+AHEAD_LIMIT = LARGE
+# Characters. A folder's name ends where a file's does, and hardly anybody nests more than a few.
+LONGEST_NAME = 2_000
+# What the list of jobs may take of memory, in bytes, and each job of it besides its name.
+_ROOM_FOR_JOBS = 64 * 1024 * 1024
+_JOB_BYTES = 200
 # What may be wrong with one folder while the others are fine.
 _OF_ONE_FOLDER = (NotFoundError, ForbiddenError, PageError, UnreachableError)
 _ITEM_FIELDS = "_class,fullName,nextBuildNumber"
@@ -90,10 +100,19 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Listing:
-    """Some builds of a job, newest first; ``pull_request_url`` of a branch job that is one (ObjectMetadataAction)."""
+    """Some builds of a job, newest first; ``pull_request_url`` of a branch job that is one (ObjectMetadataAction).
+
+    ``too_large``: so many others were at these places, of which Jenkins tells more than is read.
+    """
 
     builds: list[RawBuild]
     pull_request_url: str | None = None
+    too_large: int = 0
+
+    @property
+    def places(self) -> int:
+        """How many builds there were."""
+        return len(self.builds) + self.too_large
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,7 @@ class JenkinsClient:
         self.url = settings.url
         self._roots = settings.outermost_roots
         self._transport = Transport(settings, clock or Clock())
-        self._last: tuple[list[bytes], list[Job]] | None = None
+        self._last: tuple[dict[str, bytes], list[Job]] | None = None
         self._branch_jobs: frozenset[str] = frozenset()
 
     def close(self) -> None:
@@ -159,12 +178,15 @@ class JenkinsClient:
         walk = _Walk(self._transport)
         answers = list(walk.roots(self._roots)) if self._roots else [walk.ask("")]
         times = [time for answer in answers if (time := parse_http_date(answer.headers.get("Date"))) is not None]
-        bodies = [answer.body for answer in answers]
-        if self._last is not None and self._last[0] == bodies:
+        seconds = sum(answer.seconds for answer in answers)
+        told = {answer.page: hashlib.blake2b(answer.body).digest() for answer in answers}
+        if self._last is not None and self._last[0] == told:
             jobs = self._last[1]
         else:
-            jobs = [job for answer in answers for job in walk.jobs_of(answer)]
-            self._last = (bodies, jobs) if walk.told_everything else None
+            jobs = []
+            while answers:  # none of them stays in memory longer than it is needed
+                jobs += walk.jobs_of(answers.pop(0))
+            self._last = (told, jobs) if walk.told_everything else None
             self._branch_jobs = frozenset(job.full_name for job in jobs if job.branch_job)
         return Snapshot(
             jobs,
@@ -172,7 +194,7 @@ class JenkinsClient:
             tuple(walk.problems.values()),
             tuple(walk.problems),
             self._roots,
-            sum(answer.seconds for answer in answers),
+            seconds,
         )
 
     def is_branch_job(self, full_name: str) -> bool:
@@ -184,26 +206,48 @@ class JenkinsClient:
         project = full_name.rpartition("/")[0]
         return sorted(each for each in self._branch_jobs if each.rpartition("/")[0] == project and each != full_name)
 
-    def builds(self, job: Job, first: int, last: int) -> Listing:
+    def builds(self, job: Job, first: int, last: int, *, ahead: bool = False) -> Listing:
         """The builds at places ``first`` to ``last`` (not included) of the job, newest first.
 
-        Within the newest 100 Jenkins loads what is asked for; beyond, it walks all builds of the job.
+        Within the newest 100 Jenkins loads what is asked for; beyond, it walks all builds of the job. What is too large
+        for one answer is asked for in several. ``ahead``: it is not, and :class:`TooLargeError` is raised, also for an
+        answer that should not wait in memory.
         """
+        try:
+            return self._builds(job, first, last, AHEAD_LIMIT if ahead else None)
+        except TooLargeError:
+            if ahead:
+                raise
+        if last - first <= 1:
+            return Listing([], too_large=1)
+        middle = (first + last) // 2
+        newer, older = self.builds(job, first, middle), self.builds(job, middle, last)
+        numbers = {raw.number for raw in newer.builds}  # one that was started in between moves the others by a place
+        builds = [*newer.builds, *(raw for raw in older.builds if raw.number not in numbers)]
+        return Listing(builds, newer.pull_request_url or older.pull_request_url, newer.too_large + older.too_large)
+
+    def _builds(self, job: Job, first: int, last: int, most: int | None) -> Listing:
         field = "builds" if last <= 100 else "allBuilds"
         tree = f"{field}[{BUILD_TREE}]{{{first},{last}}}"
         if job.branch_job:
             tree += ",actions[objectUrl]"
-        answer = self._transport.get(f"{job_path(job.full_name)}/api/json", tree, Kind.BUILDS)
+        answer = self._transport.get(f"{job_path(job.full_name)}/api/json", tree, Kind.BUILDS, most=most)
         content = answer.decode(Builds)
         listed = content.builds if field == "builds" else content.all_builds
         if listed is None:
             raise PageError(f"{answer.page} has no {field}")
         once_each = {build.number: build for build in reversed(listed)}  # of two with one number the first
-        return Listing(list(reversed(once_each.values())), content.pull_request_url)
+        return Listing(_kept(list(reversed(once_each.values())), answer), content.pull_request_url)
 
-    def build(self, job: str, number: int) -> RawBuild:
-        """One build. Raises :class:`NotFoundError` when it is not there (any more, or yet)."""
-        return self._transport.get(f"{job_path(job)}/{number}/api/json", BUILD_TREE, Kind.BUILD).decode(RawBuild)
+    def build(self, job: str, number: int, *, ahead: bool = False) -> RawBuild:
+        """One build. Raises :class:`NotFoundError` when it is not there (any more, or yet).
+
+        ``ahead``: :class:`TooLargeError` also for an answer that should not wait in memory.
+        """
+        path, most = f"{job_path(job)}/{number}/api/json", AHEAD_LIMIT if ahead else None
+        answer = self._transport.get(path, BUILD_TREE, Kind.BUILD, most=most)
+        [build] = _kept([answer.decode(RawBuild)], answer)
+        return build
 
     def page(self, job: str, number: int, page: str) -> dict[str, Any]:
         """A page that a plugin adds to a build, such as ``wfapi/describe``; :class:`NotFoundError` without it."""
@@ -216,11 +260,17 @@ class JenkinsClient:
         return {build for build in builds if build is not None}
 
 
+def _kept(builds: list[RawBuild], answer: Answer) -> list[RawBuild]:
+    """The builds of a large answer without what makes it large."""
+    return builds if len(answer.body) <= LARGE else [shorten(build) for build in builds]
+
+
 class _Walk:
     """Finds the jobs in the tree of folders; ``problems`` by the folders that could not be read."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._room = _ROOM_FOR_JOBS
         self._below_nesting: set[str] = set()
         self.problems: dict[str, str] = {}
 
@@ -259,6 +309,10 @@ class _Walk:
 
     def _jobs(self, items: list[Item], *, depth: int = 1, in_multibranch: bool = False) -> Iterator[Job]:
         for item in items:
+            if len(item.full_name) > LONGEST_NAME:
+                name = f"{item.full_name[:60]}…"
+                self.problems[name] = f"{name}: its name has {len(item.full_name)} characters, more than {LONGEST_NAME}"
+                continue
             if item.next_build_number is not None:
                 yield from self._job(item, in_multibranch=in_multibranch)
             children, depth_below = item.jobs, depth + 1
@@ -268,10 +322,16 @@ class _Walk:
                 yield from self._jobs(children, depth=depth_below, in_multibranch=_is_multibranch(item))
 
     def _job(self, item: Item, *, in_multibranch: bool) -> Iterator[Job]:
+        self._take_room(item.full_name)
         try:
             yield Job(item.full_name, item.number, in_multibranch)
         except PageError as error:
             self.problems[item.full_name] = f"job {item.full_name}: {error}"
+
+    def _take_room(self, name: str) -> None:
+        self._room -= _JOB_BYTES + len(name)
+        if self._room < 0:
+            raise BadAnswerError("it has more jobs than there is memory for; name folders in [[jenkins]] roots")
 
     def _below(self, folder: str) -> list[Item]:
         """What is in a folder below the nested question; nothing, and a problem, if just this one cannot be read."""

@@ -29,6 +29,8 @@ OVERVIEW = "pipeline-overview/tree"
 WFAPI = "wfapi/describe"
 # So many stages of one build are asked for their steps.
 MOST_QUESTIONS = 20
+# A build with more stages is taken for one whose stages cannot be read.
+MOST_STAGES = 1_000
 
 
 class Details:
@@ -100,13 +102,13 @@ class Details:
         """The stages by the plugin that knows which were skipped: only those that were stopped may need a question."""
         answer = self._client.page(build.job, build.number, OVERVIEW)
         nodes = questions_of_overview(answer, lambda name: pattern.match(name) is not None)
-        return stages_of_overview(answer, self._steps(build, nodes, give_up=give_up))
+        return _bounded(stages_of_overview(answer, self._steps(build, nodes, give_up=give_up)))
 
     def _stages_of_wfapi(self, build: Build, pattern: Pattern, *, give_up: bool) -> tuple[Stage, ...]:
         """The stages by the plugin whose words may lie: those that match and look like it are asked for their steps."""
         answer = self._client.page(build.job, build.number, WFAPI)
         nodes = questions_of_wfapi(answer, lambda name: pattern.match(name) is not None)
-        return stages_of_wfapi(answer, self._steps(build, nodes, give_up=give_up))
+        return _bounded(stages_of_wfapi(answer, self._steps(build, nodes, give_up=give_up)))
 
     def _steps(self, build: Build, nodes: Sequence[str], *, give_up: bool) -> dict[str, dict[str, Any]]:
         """The steps of these stages by their ids, as far as they can be read; else the plugin's own word counts."""
@@ -117,3 +119,9 @@ class Details:
             except JenkinsError as error:
                 raise_unless_nothing_to_tell(error, give_up=give_up)
         return steps
+
+
+def _bounded(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    if len(stages) > MOST_STAGES:
+        raise ValueError(f"it has {len(stages)} stages, more than {MOST_STAGES}")
+    return stages

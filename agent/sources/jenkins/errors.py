@@ -67,6 +67,10 @@ class PageError(BadAnswerError):
     """A failure or another shape: this one page has nothing to tell, others may be fine."""
 
 
+class TooLargeError(PageError):
+    """More than may be read of one page, or than there is memory for once it is unpacked and decoded."""
+
+
 # What says that there is nothing to tell. Anything else (an outage, a login page, a revoked token) may be mended.
 _NOTHING_TO_TELL = (NotFoundError, ForbiddenError, PageError, ValueError)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from agent.config.rules import first_match
 from agent.sources.jenkins.client import Listing
 from agent.sources.jenkins.details import Details
-from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
+from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError, TooLargeError
 from agent.sources.jenkins.look import PAGE
 from agent.sources.jenkins.raw import Phase
 from agent.sources.jenkins.reader import OVERLAP
@@ -82,8 +82,10 @@ class History:
             wanted = [raw for raw in fresh if raw.phase is Phase.FINAL and span.since <= raw.ended_at < span.until]
             yield list(self._whole(wanted, job, match, listing, unread))
             # One build may have taken long and ended late; a whole page that ended before is the end.
-            over = not fresh or all(raw.ended_at < span.since for raw in fresh)
-            if over or len(listing.builds) < PAGE - OVERLAP:
+            over = not listing.too_large and all(raw.ended_at < span.since for raw in fresh)
+            if listing.too_large:
+                unread.append(TooLargeError(f"{listing.too_large} builds of which Jenkins tells more than is read"))
+            if over or listing.places < PAGE - OVERLAP:
                 break
             begin, end = end - OVERLAP, end - OVERLAP + PAGE
         if unread:

@@ -14,11 +14,11 @@ from urllib.parse import unquote
 
 import msgspec
 
-from agent.model.build import Build, ChangeSet, Checkout, Revision, UpstreamBuild
+from agent.model.build import PARAMETERS_TEXT, TOO_LONG, Build, ChangeSet, Checkout, Revision, UpstreamBuild
 from agent.model.git import without_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # What is asked of a build, in the language of `tree=`. Fields that a build does not have are left out by Jenkins.
 # Freestyle builds have one change set, pipelines a list. Git's items come oldest first, so a narrower range would lose
@@ -42,6 +42,11 @@ CHANGES = 200
 _MESSAGE_HEAD, _MESSAGE_TAIL = 300, 197
 MESSAGE_LENGTH = _MESSAGE_HEAD + _MESSAGE_TAIL + len("…\n…")
 
+# What is kept of a build, in characters: of any single text, and of what it checked out. No event has a longer text
+# than 255, so one that is cut makes none that is wrong.
+LONGEST_TEXT = 2_000
+_CHECKOUTS_TEXT = 64_000
+_FEW = 200  # libraries, causes
 # What some people put into a text parameter; it must not be kept in the outbox.
 _URL_CREDENTIALS = re.compile(r"(\w://)[^\s/@:]*:[^\s/@]*@")
 # The number of a build in a cause's words, grouped as the locale of the question does it: #1234, #1,234, #1 234.
@@ -122,6 +127,8 @@ class _Parameter(msgspec.Struct):
         number = self.number if isinstance(self.number, str) else ""
         if not self.cls.endswith("RunParameterValue") or not (number.isascii() and number.isdigit() and self.job):
             return None
+        if len(str(self.job)) > LONGEST_TEXT:
+            return None
         return None if len(number) > _DIGITS else UpstreamBuild(str(self.job), int(number))
 
     @property
@@ -149,7 +156,7 @@ class _Cause(msgspec.Struct):
     def build(self) -> UpstreamBuild | None:
         """The build that it names."""
         job, number = _convert(self.project, str), _convert(self.number, BuildNumber)
-        return UpstreamBuild(job, number) if job and number else None
+        return UpstreamBuild(job, number) if job and number and len(job) <= LONGEST_TEXT else None
 
     def repeated(self, job: str) -> UpstreamBuild | None:
         """The build that is repeated; Replay and Restart tell it in words only, ``Replayed #1,234``."""
@@ -212,6 +219,13 @@ class _Changes(msgspec.Struct):
     revisions: Any = None
     items: Any = None
 
+    def newest_first(self) -> list[_Item]:
+        listed = self.items if isinstance(self.items, list) else []
+        if listed and isinstance(listed[0], _Item):
+            return listed  # they were sorted when the build was shortened
+        items = [item for each in listed if (item := _convert(each, _Item))]
+        return items if self.kind in ("svn", "hg") else items[::-1]  # those list the newest first
+
 
 def build_of(
     raw: RawBuild, *, controller: str, job: str, branch_job: bool, pull_request_url: str | None = None
@@ -223,10 +237,11 @@ def build_of(
     """
     actions = [action for action in raw.actions if action is not None]
     causes = list(_causes(actions))
-    listed = [each for action in actions for each in _convert(action.parameters, list[_Parameter]) or ()]
+    listed = list(_listed(actions))
     masked = {each.name: each.kind for each in listed if each.value is msgspec.UNSET}
     named = {each.name: build for each in listed if (build := each.named_build())}
-    parameters = {each.name: text for each in listed if (text := _text(each.value)) is not None}
+    parameters, too_long = _parameters(listed)
+    masked |= too_long
     repeats = next((build for cause in causes if (build := cause.repeated(job))), None)
     changes = list(_changes(raw))
     checkouts = [*map(_checkout, actions), *(each for found in changes for each in _subversion(found))]
@@ -234,23 +249,122 @@ def build_of(
         controller=controller,
         job=job,
         number=raw.number,
-        url=raw.url,
-        result=raw.result,
+        url=raw.url[:LONGEST_TEXT],
+        result=raw.result and raw.result[:LONGEST_TEXT],
         started_at=raw.timestamp,
         ended_at=raw.ended_at,
         branch_job=branch_job,
         parameters=_of_gitlab(causes) | parameters,
         masked_parameters=tuple(masked),
         parameter_kinds={name: kind for name, kind in masked.items() if kind},
-        checkouts=tuple(each for each in checkouts if each is not None),
+        checkouts=tuple(_bounded_checkouts(each for each in checkouts if each is not None)),
         libraries=_libraries(actions),
         revision=_revision(actions, job),
         change_sets=tuple(_bounded_sets(changes)),
-        upstream=tuple(dict.fromkeys(_upstream(causes))),
+        upstream=tuple(dict.fromkeys(_upstream(causes)))[:_FEW],
         repeats=repeats,
         named_builds=named,
-        pull_request_url=without_credentials(pull_request_url) if pull_request_url else None,
+        pull_request_url=without_credentials(pull_request_url)[:LONGEST_TEXT] if pull_request_url else None,
     )
+
+
+# ---- what is kept of it
+
+
+def shorten(raw: RawBuild) -> RawBuild:
+    """The same build without what nobody could use: a hundred of them may have to wait in memory."""
+    room = _Room()
+    told = [msgspec.structs.asdict(action) for action in raw.actions if action is not None]
+    raw.actions = [
+        RawAction(**{name: room.cut(value) for name, value in fields.items() if value is not None})
+        for fields in told
+        if any(value is not None for name, value in fields.items() if name != "cls") and room.take(1)
+    ]
+    several = raw.change_sets if isinstance(raw.change_sets, list) else []
+    raw.change_sets = [_few_changes(each, room) for each in several[:_FEW]]
+    raw.change_set = _few_changes(raw.change_set, room)
+    return raw
+
+
+class _Room:
+    """What is kept of the actions of one build: so many values and characters."""
+
+    def __init__(self) -> None:
+        self._values = 4_000
+        self._characters = PARAMETERS_TEXT + _CHECKOUTS_TEXT
+
+    def take(self, characters: int) -> bool:
+        """Whether there is room for one more value."""
+        self._values -= 1
+        self._characters -= characters
+        return self._values >= 0 and self._characters >= 0
+
+    def cut(self, value: Any) -> Any:
+        """What there is room for. Nothing is nested deeper than msgspec reads."""
+        match value:
+            case str():
+                text = _cut(value)
+                return text if self.take(len(text)) else ""
+            case list():
+                return [self.cut(each) for each in value if self.take(8)]
+            case dict():
+                return {key[:LONGEST_TEXT]: self.cut(each) for key, each in value.items() if self.take(8)}
+            case _:
+                return value
+
+
+def _few_changes(change_set: Any, room: _Room) -> _Changes | None:
+    """The newest of one change set, of which no more are used; the last of them has the oldest one's time."""
+    changes = _convert(change_set, _Changes) if change_set is not None else None
+    if changes is None:
+        return None
+    items = changes.newest_first()
+    kept = items[:CHANGES]
+    if times := _times(items):
+        kept[-1].timestamp = min(times)
+    for each in kept:
+        each.commit = _cut(each.commit) if isinstance(each.commit, str) else None
+        each.comment = _bounded(_URL_CREDENTIALS.sub(r"\1", each.comment)) if isinstance(each.comment, str) else None
+    return _Changes(changes.kind if isinstance(changes.kind, str) else None, room.cut(changes.revisions), kept)
+
+
+def _cut(text: str) -> str:
+    """Credentials go first: half a URL would keep them."""
+    return text if len(text) <= LONGEST_TEXT else _URL_CREDENTIALS.sub(r"\1", text)[:LONGEST_TEXT]
+
+
+def _listed(actions: list[RawAction]) -> Iterator[_Parameter]:
+    room = PARAMETERS_TEXT
+    for action in actions:
+        for each in _convert(action.parameters, list[_Parameter]) or ():
+            room -= len(each.name) + 8
+            if room < 0:
+                return
+            yield each
+
+
+def _parameters(listed: list[_Parameter]) -> tuple[dict[str, str], dict[str, str]]:
+    """The values of parameters by name, and the kind of those for which there was no room."""
+    values: dict[str, str] = {}
+    too_long: dict[str, str] = {}
+    room = PARAMETERS_TEXT
+    for each in listed:
+        text = _text(each.value)
+        if text is not None and len(each.name) + len(text) > room:
+            too_long[each.name] = TOO_LONG
+        elif text is not None:
+            room -= len(each.name) + len(text)
+            values[each.name] = text
+    return values, too_long
+
+
+def _bounded_checkouts(checkouts: Iterable[Checkout]) -> Iterator[Checkout]:
+    room = _CHECKOUTS_TEXT
+    for each in checkouts:
+        room -= sum(len(text) + 8 for text in (*each.remote_urls, *each.branches, each.commit or ""))
+        if room < 0:
+            return
+        yield each
 
 
 # ---- who started it
@@ -321,7 +435,8 @@ def _libraries(actions: list[RawAction]) -> tuple[str, ...] | None:
     if not told:
         return None
     libraries = (each for found in told for each in found or ())
-    return tuple(dict.fromkeys(f"{each.name}@{each.version}" if each.version else each.name for each in libraries))
+    names = (f"{each.name}@{each.version}" if each.version else each.name for each in libraries)
+    return tuple(dict.fromkeys(name[:LONGEST_TEXT] for name in names))[:_FEW]
 
 
 def _revision(actions: list[RawAction], job: str) -> Revision | None:
@@ -332,7 +447,8 @@ def _revision(actions: list[RawAction], job: str) -> Revision | None:
         if told is not None:
             head = told.head or _Head()
             commit = told.hash or told.pull_hash or (told.origin.hash if told.origin else None)
-            found.append(Revision(head.name, commit, head.target.name if head.target else None))
+            texts = head.name, commit, head.target.name if head.target else None
+            found.append(Revision(*(text and text[:LONGEST_TEXT] for text in texts)))
     own = unquote(job.rpartition("/")[2])
     return next((each for each in found if each.name == own), found[0] if found else None)
 
@@ -343,7 +459,7 @@ def _revision(actions: list[RawAction], job: str) -> Revision | None:
 def _changes(raw: RawBuild) -> Iterator[_Changes]:
     several = raw.change_sets if isinstance(raw.change_sets, list) else []
     for change_set in (*several, raw.change_set):
-        found = _convert(change_set, _Changes) if change_set is not None else None
+        found = change_set if isinstance(change_set, _Changes) else _convert(change_set, _Changes)
         if found is not None:
             yield found
 
@@ -352,17 +468,19 @@ def _bounded_sets(changes: list[_Changes]) -> Iterator[ChangeSet]:
     """With so many messages as are kept of a build."""
     left = CHANGES
     for found in changes:
-        listed = found.items if isinstance(found.items, list) else []
-        items = [item for each in listed if (item := _convert(each, _Item))]
+        items = found.newest_first()
         if not items:
             continue
-        if found.kind not in ("svn", "hg"):  # those list the newest first
-            items.reverse()
+        if left <= 0:
+            return
         messages = tuple(islice(_messages(items), left))
         left -= len(messages)
-        times = [item.timestamp for item in items if isinstance(item.timestamp, int) and 0 < item.timestamp < _LONGEST]
         head = items[0].commit if isinstance(items[0].commit, str) else None
-        yield ChangeSet(head or None, messages, min(times, default=None))
+        yield ChangeSet(head[:LONGEST_TEXT] if head else None, messages, min(_times(items), default=None))
+
+
+def _times(items: list[_Item]) -> list[int]:
+    return [item.timestamp for item in items if isinstance(item.timestamp, int) and 0 < item.timestamp < _LONGEST]
 
 
 def _messages(items: list[_Item]) -> Iterator[str]:
@@ -395,6 +513,6 @@ def _text(value: object) -> str | None:
         case bool():
             return "true" if value else "false"
         case str() | int() | float():
-            return _URL_CREDENTIALS.sub(r"\1", str(value))
+            return _URL_CREDENTIALS.sub(r"\1", str(value))[:LONGEST_TEXT]
         case _:
             return None

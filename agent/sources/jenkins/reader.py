@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.sources.jenkins.client import Listing
-from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
+from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError, TooLargeError
 from agent.sources.jenkins.look import CLOCK_TOLERANCE_MS, PAGE, Sorter
 
 if TYPE_CHECKING:
@@ -51,16 +51,29 @@ class JobReader:
         self._clock = clock
         self._report_from = report_from
 
+    def ask_ahead(self, candidate: Candidate) -> FirstAnswer | None:
+        """As :meth:`ask`, in another thread and before it is its turn; None for an answer that is too large to wait."""
+        try:
+            return self._ask(candidate, ahead=True)
+        except TooLargeError:
+            return None
+
     def ask(self, candidate: Candidate) -> FirstAnswer:
-        """The first and mostly the only question about a job; may be asked in another thread."""
+        """The first and mostly the only question about a job."""
+        return self._ask(candidate, ahead=False)
+
+    def _ask(self, candidate: Candidate, *, ahead: bool) -> FirstAnswer:
         if build := candidate.only_open:
             try:
-                return FirstAnswer(Listing([self._client.build(candidate.job.full_name, build.number)]))
+                raw = self._client.build(candidate.job.full_name, build.number, ahead=ahead)
+                return FirstAnswer(Listing([raw]))
             except (ControllerDownError, StoppedError):
                 raise
             except JenkinsError as error:
+                if ahead and isinstance(error, TooLargeError):
+                    raise
                 return FirstAnswer(Listing([]), error)
-        return FirstAnswer(self._client.builds(candidate.job, *candidate.question()))
+        return FirstAnswer(self._client.builds(candidate.job, *candidate.question(), ahead=ahead))
 
     def read(self, candidate: Candidate, first: FirstAnswer, look: Look) -> Iterator[list[RawBuild]]:
         """Yield the final builds page by page, and complete ``look``.
@@ -81,19 +94,22 @@ class JobReader:
     def pages(self, candidate: Candidate, first: Listing) -> Iterator[list[RawBuild]]:
         """The listing, and the pages behind it up to one build that is known: it tells whose job this is."""
         job, first_new = candidate.job, candidate.first_new
-        page = first.builds
+        page, places = first.builds, first.places
         yield _below(page, candidate.next_number)
         _, end = candidate.question()
         if not candidate.moved or end < PAGE:
             return
         # Lists can be a little short: Jenkins leaves out what it cannot read.
         furthest = max(first_new, 2)
-        while len(page) >= PAGE - OVERLAP and (oldest := min(page, key=lambda raw: raw.number)).number >= furthest:
+        while (
+            page and places >= PAGE - OVERLAP and (oldest := min(page, key=lambda raw: raw.number)).number >= furthest
+        ):
             if candidate.cursor is None and oldest.ended_at < self._report_from:
                 return
             begin = max(end - OVERLAP, 0)
-            following = self._client.builds(job, begin, begin + PAGE).builds
-            if following and following[0].number < oldest.number:
+            listing = self._client.builds(job, begin, begin + PAGE)
+            following, places = listing.builds, listing.places
+            if following and following[0].number < oldest.number and not listing.too_large:
                 end = begin  # more was deleted meanwhile than pages overlap: further back
                 continue
             page, end = following, begin + PAGE

@@ -68,13 +68,13 @@ class Round:
 
     def _ask_all(
         self, candidates: Iterable[Candidate], at_once: int
-    ) -> Generator[tuple[Candidate, Future[FirstAnswer]]]:
+    ) -> Generator[tuple[Candidate, Future[FirstAnswer | None]]]:
         """Ask the first question about each job, several at once but never far ahead of the reading."""
         with ThreadPoolExecutor(at_once, thread_name_prefix="ask") as pool:
-            asked: deque[tuple[Candidate, Future[FirstAnswer]]] = deque()
+            asked: deque[tuple[Candidate, Future[FirstAnswer | None]]] = deque()
             try:
                 for candidate in candidates:
-                    asked.append((candidate, pool.submit(self._reader.ask, candidate)))
+                    asked.append((candidate, pool.submit(self._reader.ask_ahead, candidate)))
                     if len(asked) > 2 * at_once:
                         yield asked.popleft()
                 while asked:
@@ -82,11 +82,11 @@ class Round:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _look(self, candidate: Candidate, answer: Future[FirstAnswer]) -> Looked | None:
+    def _look(self, candidate: Candidate, answer: Future[FirstAnswer | None]) -> Looked | None:
         """Read one job; None: it could not be read, and its cursor stays where it is."""
         name = candidate.job.full_name
         try:
-            looked = self._reading.look(candidate, answer.result())
+            looked = self._reading.look(candidate, answer.result() or self._reader.ask(candidate))
         except AskedToWaitError as error:
             if error.asked:  # whose page always answers so is asked less and less often, and lets the others go first
                 self._storing.set_aside(name, error)

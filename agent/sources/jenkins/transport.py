@@ -7,10 +7,12 @@ import ssl
 import threading
 import zlib
 from contextlib import contextmanager, suppress
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import jenkins
 import requests
+import requests.cookies
 import urllib3
 
 from agent.config.file import ConfigError
@@ -18,7 +20,7 @@ from agent.config.proxies import Proxies, ProxyError
 from agent.model.rate import RateLimit
 from agent.model.secrets import redact
 from agent.model.times import describe_duration, parse_retry_after
-from agent.sources.jenkins.answers import Answer
+from agent.sources.jenkins.answers import Answer, too_large
 from agent.sources.jenkins.backoff import LONGEST_BACKOFF_S
 from agent.sources.jenkins.connection import Adapter, Exchange, exchange_under_way
 from agent.sources.jenkins.errors import (
@@ -37,6 +39,7 @@ from agent.sources.jenkins.traffic import Kind, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from http.cookiejar import Cookie
 
     from agent.config.proxies import Proxy
     from agent.config.settings import JenkinsSettings
@@ -46,8 +49,8 @@ if TYPE_CHECKING:
 # of 20,000 jobs is 3 MB that Jenkins makes while it sends, so a slow one may take long as long as it gets on.
 WHOLE_TIMEOUTS = 4
 WHOLE_LEAST_S = 60.0
-# An answer, before and after it is unpacked.
-BODY_LIMIT = 256 * 1024 * 1024
+# An answer, before and after it is unpacked. The list of 100,000 jobs has as much.
+BODY_LIMIT = 16 * 1024 * 1024
 _HEADERS_LIMIT = 1024 * 1024
 _CHUNK = 64 * 1024
 # The page of an error is read, and thrown away, only if it is short and there: then its connection serves on.
@@ -57,6 +60,9 @@ _REST_S = 1.0
 _RESTS = (429, 503)
 # What others wrote into a header, in our messages.
 _SHOWN = 300
+# Sticky sessions need one or two. More, or longer ones, would make requests that servers refuse.
+_COOKIES = 20
+_COOKIE_LENGTH = 512
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, jenkins.JenkinsException, OSError)
 
 
@@ -87,6 +93,7 @@ class Transport:
                 str(settings.tls.client_certificate),
                 str(settings.tls.client_key or settings.tls.client_certificate),
             )
+        self.session.cookies = _FewCookies()
         self.session.headers["User-Agent"] = settings.user_agent
         self.session.headers["Accept-Encoding"] = "gzip"  # which is unpacked here, within bounds
         # Before requests follows a redirect with our credentials, before python-jenkins turns an outage into "job does
@@ -121,16 +128,20 @@ class Transport:
             credentials = self._username.encode(), self._token.reveal().encode()
             self.session.auth = requests.auth.HTTPBasicAuth(*credentials)
 
-    def get(self, path: str, tree: str | None, kind: Kind) -> Answer:
-        """Ask for ``path`` below the controller's address. Raises :class:`JenkinsError`."""
+    def get(self, path: str, tree: str | None, kind: Kind, *, most: int | None = None) -> Answer:
+        """Ask for ``path`` below the controller's address. ``most``: bytes of the answer, instead of ``BODY_LIMIT``.
+
+        Raises :class:`JenkinsError`; a :class:`TooLargeError` for a larger answer.
+        """
+        limit = BODY_LIMIT if most is None else min(most, BODY_LIMIT)
         self._raise_if_asked_to_wait()
         if (wait_s := self._limit.reserve()) > 0:
             self._wait(wait_s)
         page = self._url + path
         request = requests.Request("GET", page, params={"tree": tree} if tree else None)
-        with self._at_once, self._exchange(kind) as exchange:
+        with self._at_once, self._exchange(kind, limit) as exchange:
             try:
-                answer = self._answer(page, request, exchange)
+                answer = self._answer(page, request, exchange, limit)
             except JenkinsError:
                 self._raise_if_closed()
                 raise
@@ -157,10 +168,10 @@ class Transport:
             )
 
     @contextmanager
-    def _exchange(self, kind: Kind) -> Iterator[Exchange]:
+    def _exchange(self, kind: Kind, limit: int) -> Iterator[Exchange]:
         self._raise_if_asked_to_wait()
         whole_s = max(WHOLE_TIMEOUTS * self._timeout_s, WHOLE_LEAST_S)
-        exchange = Exchange(self._timeout_s, whole_s, BODY_LIMIT + _HEADERS_LIMIT, self._note_progress)
+        exchange = Exchange(self._timeout_s, whole_s, limit + _HEADERS_LIMIT, self._note_progress)
         with self._lock:
             self._raise_if_closed()
             self._under_way.add(exchange)
@@ -183,7 +194,7 @@ class Transport:
 
     # ---- what is an answer
 
-    def _answer(self, page: str, request: requests.Request, exchange: Exchange) -> Answer:
+    def _answer(self, page: str, request: requests.Request, exchange: Exchange, limit: int) -> Answer:
         began = self._clock.monotonic()
         response = self._jenkins.jenkins_request(request, add_crumb=False, resolve_auth=False, stream=True)
         kind = _shown(response.headers.get("Content-Type", "no type"))
@@ -193,15 +204,14 @@ class Transport:
                 f"{page} answers {response.status_code} with {kind}, not Jenkins' JSON: a login page or a proxy in "
                 "front of it? Check [[jenkins]] url"
             )
+        body = bytearray()
         with response:
-            chunks, size = [], 0
             while chunk := response.raw.read(_CHUNK, decode_content=False):
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > BODY_LIMIT:
-                    raise _too_large(page)
-        body = _unpacked(page, b"".join(chunks), response.headers.get("Content-Encoding", ""))
-        return Answer(page, body, response.headers, self._clock.monotonic() - began)
+                body += chunk
+                if len(body) > limit:
+                    raise too_large(page, limit)
+        content = _unpacked(page, body, response.headers.get("Content-Encoding", ""), limit)
+        return Answer(page, content, response.headers, self._clock.monotonic() - began, limit)
 
     def _refuse(self, response: requests.Response, *_: Any, **__: Any) -> None:
         """Turn what is no answer into an error of ours; as a hook it runs before anybody else looks."""
@@ -282,7 +292,22 @@ def _throw_away(response: requests.Response, exchange: Exchange) -> None:
         response.raw.read(_REST_LIMIT, decode_content=False)
 
 
-def _unpacked(page: str, body: bytes, encoding: str) -> bytes:
+class _FewCookies(requests.cookies.RequestsCookieJar):
+    """Remembers no more than a request can carry."""
+
+    def __init__(self) -> None:
+        super().__init__(DefaultCookiePolicy())
+
+    def set_cookie(self, cookie: Cookie, *args: Any, **kwargs: Any) -> None:
+        """As ``http.cookiejar`` says."""
+        if len(cookie.name) + len(cookie.value or "") > _COOKIE_LENGTH:
+            return
+        if len(self) >= _COOKIES and cookie.name not in self.keys():
+            self.clear()  # whoever sends so many does not mean each of them
+        super().set_cookie(cookie, *args, **kwargs)
+
+
+def _unpacked(page: str, body: bytearray, encoding: str, limit: int) -> bytes | bytearray:
     """The body as it was before it was packed. urllib3 would unpack without bound, and several times if told so."""
     if encoding.strip().lower() in ("", "identity"):
         return body
@@ -290,18 +315,14 @@ def _unpacked(page: str, body: bytes, encoding: str) -> bytes:
         raise BadAnswerError(f"{page} is packed as {_shown(encoding)}, which was not asked for")
     unpacking = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
-        unpacked = unpacking.decompress(body, BODY_LIMIT + 1)
+        unpacked = unpacking.decompress(body, limit + 1)
     except zlib.error as error:
         raise BadAnswerError(f"{page} is damaged and cannot be unpacked: {error}") from error
-    if len(unpacked) > BODY_LIMIT:
-        raise _too_large(page)
+    if len(unpacked) > limit:
+        raise too_large(page, limit)
     if not unpacking.eof:
         raise BadAnswerError(f"{page} is cut off ({len(body)} bytes)")
     return unpacked
-
-
-def _too_large(page: str) -> BadAnswerError:
-    return BadAnswerError(f"{page} answers with more than {BODY_LIMIT} bytes")
 
 
 def _authorities(settings: JenkinsSettings) -> str | bool:
