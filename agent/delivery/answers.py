@@ -10,7 +10,9 @@ import msgspec
 
 from agent.model.times import parse_retry_after
 
+# So much of an answer is read, in bytes, and so much of it is looked at when it is unpacked; and of a Location.
 BODY_LIMIT = 64 * 1024
+LOCATION_LIMIT = 300
 # How a refusal says that this very event is known, in lower case and without the id that it may name; beside it there
 # may be what kind of refusal it is. Everything else that speaks of something that exists is about something else.
 _ALREADY_THERE = (

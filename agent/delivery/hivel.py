@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from agent.delivery.answers import BODY_LIMIT, Answer, Outcome, classify
+from agent.delivery.answers import BODY_LIMIT, LOCATION_LIMIT, Answer, Outcome, classify
 from agent.delivery.connection import FAILURES, failure, no_answer_in_time, open_client
 from agent.model import event as events
 from agent.model.deployment import event_of
 from agent.model.secrets import redact
+from agent.model.unpack import PackedError, unpacked
 
 if TYPE_CHECKING:
     from agent.config.credentials import Token
@@ -85,13 +86,18 @@ class HivelClient:
 
 async def _answer(response: httpx.Response) -> Answer:
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.aiter_raw():  # httpx would unpack without bound, and several times if told so
         body += chunk
         if len(body) >= BODY_LIMIT:
             break
+    try:
+        content = unpacked(body[:BODY_LIMIT], response.headers.get("content-encoding", ""), BODY_LIMIT)
+        text = bytes(content[:BODY_LIMIT]).decode("utf-8", "replace")
+    except PackedError as error:
+        text = f"the answer {error}"
     return Answer(
         status=response.status_code,
-        body=bytes(body[:BODY_LIMIT]).decode("utf-8", "replace"),
+        body=text,
         content_type=response.headers.get("content-type", ""),
         retry_after=response.headers.get("retry-after"),
         location=response.headers.get("location"),
@@ -104,5 +110,5 @@ def _without_secrets(answer: Answer) -> Answer:
         answer,
         body=body[:-_CUT] if len(answer.body) >= BODY_LIMIT else body,
         content_type=redact(answer.content_type),
-        location=None if answer.location is None else redact(answer.location),
+        location=None if answer.location is None else redact(answer.location)[:LOCATION_LIMIT],
     )

@@ -12,7 +12,9 @@ import json
 import os
 import re
 import threading
+import zlib
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,23 +53,26 @@ def _chunked(connection: Connection, head: bytes, piece: bytes) -> None:
     _endless(connection, b"%x\r\n" % len(piece) + piece + b"\r\n")
 
 
-def _bomb(body: Iterator[bytes] | bytes) -> bytes:
-    return gzip.compress(body if isinstance(body, bytes) else b"".join(body), 9)
+@cache
+def zeros(times: int = 1) -> bytes:
+    """Half a gigabyte of them, packed so often."""
+    packing = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    packed = b"".join(packing.compress(b"\0" * MB) for _ in range(512)) + packing.flush()
+    for _ in range(times - 1):
+        packed = gzip.compress(packed)
+    return packed
 
 
 def a_redirect_without_end(_: str, connection: Connection) -> None:
     _chunked(connection, FOUND, b"x" * MB)
 
 
-_ZEROS = _bomb(b"\0" * (512 * MB))
-
-
 def a_bomb_behind_a_redirect(_: str, connection: Connection) -> None:
-    connection.send(whole(_ZEROS, head=FOUND + b"Content-Encoding: gzip\r\n"))
+    connection.send(whole(zeros(), head=FOUND + b"Content-Encoding: gzip\r\n"))
 
 
 def a_bomb(_: str, connection: Connection) -> None:
-    connection.send(whole(_ZEROS, head=JSON + b"Content-Encoding: gzip\r\n"))
+    connection.send(whole(zeros(), head=JSON + b"Content-Encoding: gzip\r\n"))
 
 
 def an_answer_without_end(_: str, connection: Connection) -> None:
@@ -198,6 +203,7 @@ def test_a_jenkins_without_measure_takes_neither_memory_nor_others_along(
     hivel: LocalHivel, hivel_server: LocalServer,
 ) -> None:  # fmt: skip
     """Its pages are read as far as they can be, twice; a build elsewhere is delivered meanwhile."""
+    zeros(), zeros(2)
     jenkins, server = good
     polls = threading.Semaphore(0)
 
@@ -224,3 +230,87 @@ def test_a_jenkins_without_measure_takes_neither_memory_nor_others_along(
                 print(f"{used // MB} MB")  # noqa: T201
     assert "MemoryError" not in agent.log()
     assert used < MOST
+
+
+# ---- a Hivel without measure
+
+
+def a_page_packed_twice(connection: Connection) -> None:
+    """Some kilobytes."""
+    connection.send(whole(zeros(2), head=JSON + b"Content-Encoding: gzip, gzip\r\n"))
+
+
+def a_packed_page(connection: Connection) -> None:
+    connection.send(whole(zeros(), head=JSON + b"Content-Encoding: gzip\r\n"))
+
+
+def a_page_without_end(connection: Connection) -> None:
+    _chunked(connection, b"HTTP/1.1 503 Not now\r\nContent-Type: application/json\r\n", b"x" * MB)
+
+
+def a_way_elsewhere_without_end(connection: Connection) -> None:
+    _chunked(connection, FOUND, b"x" * MB)
+
+
+def a_head_without_end(connection: Connection) -> None:
+    connection.send(b"HTTP/1.1 200 OK\r\n")
+    _endless(connection, b"X-Header: " + b"x" * 8_000 + b"\r\n")
+
+
+def a_line_without_end(connection: Connection) -> None:
+    connection.send(b"HTTP/1.1 200 OK\r\nX-Header: ")
+    _endless(connection, b"x" * MB)
+
+
+def interim_answers_without_end(connection: Connection) -> None:
+    _endless(connection, b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000)
+
+
+def a_head_that_drips(connection: Connection) -> None:
+    connection.drip(itertools.cycle(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"), 0.001)
+
+
+def trailers_without_end(connection: Connection) -> None:
+    connection.send(JSON + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
+    _endless(connection, b"X-Trailer: " + b"x" * 8_000 + b"\r\n")
+
+
+HIVEL = [
+    a_page_packed_twice, a_packed_page, a_page_without_end, a_way_elsewhere_without_end,
+    a_head_without_end, a_line_without_end, interim_answers_without_end, a_head_that_drips, trailers_without_end,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", HIVEL, ids=lambda answer: answer.__name__)
+def test_a_hivel_without_measure_takes_no_memory_along_and_gets_its_event_later(
+    answer: Callable[[Connection], None], good: tuple[LocalJenkins, LocalServer], tmp_path: Path
+) -> None:
+    """Two attempts are answered so, the third one as it should be; builds are found meanwhile."""
+    zeros(), zeros(2)
+    jenkins, server = good
+    attempts = itertools.count(1)
+
+    def answered(_: str, connection: Connection) -> bool:
+        if next(attempts) <= 2:
+            with suppress(OSError):
+                answer(connection)
+        else:
+            connection.send(whole(HIVEL_OK))
+        return False
+
+    with Scripted(answered) as hivel:
+        agent = Agent.configured(tmp_path, jenkins=server, hivel=hivel.url, timeout="2s")
+        jenkins.add_builds(JOB, 1, repo=REPO)
+        with running(agent) as process:
+            wait_until(lambda: len(hivel.paths) >= 2, "it was tried twice", 30)
+            jenkins.add_builds(JOB, 1, repo=REPO)
+            wait_until(lambda: delivered(agent) == 2, "both builds are delivered", 30)
+            used = most_at_once(process)
+            if os.environ.get("SHOW"):
+                print(f"{used // MB} MB")  # noqa: T201
+    assert "MemoryError" not in agent.log()
+    assert used < MOST
+
+
+def delivered(agent: Agent) -> int:
+    return int(agent.json("status")["events"]["delivered"])

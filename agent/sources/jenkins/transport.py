@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import ssl
 import threading
-import zlib
 from contextlib import contextmanager, suppress
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +19,7 @@ from agent.config.proxies import Proxies, ProxyError
 from agent.model.rate import RateLimit
 from agent.model.secrets import redact
 from agent.model.times import describe_duration, parse_retry_after
+from agent.model.unpack import PackedError, unpacked
 from agent.sources.jenkins.answers import Answer, too_large
 from agent.sources.jenkins.backoff import LONGEST_BACKOFF_S
 from agent.sources.jenkins.connection import Adapter, Exchange, exchange_under_way
@@ -308,21 +308,13 @@ class _FewCookies(requests.cookies.RequestsCookieJar):
 
 
 def _unpacked(page: str, body: bytearray, encoding: str, limit: int) -> bytes | bytearray:
-    """The body as it was before it was packed. urllib3 would unpack without bound, and several times if told so."""
-    if encoding.strip().lower() in ("", "identity"):
-        return body
-    if encoding.strip().lower() not in ("gzip", "x-gzip"):
-        raise BadAnswerError(f"{page} is packed as {_shown(encoding)}, which was not asked for")
-    unpacking = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
-        unpacked = unpacking.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise BadAnswerError(f"{page} is damaged and cannot be unpacked: {error}") from error
-    if len(unpacked) > limit:
+        content = unpacked(body, encoding, limit)
+    except PackedError as error:
+        raise BadAnswerError(f"{page} {error}") from error
+    if len(content) > limit:
         raise too_large(page, limit)
-    if not unpacking.eof:
-        raise BadAnswerError(f"{page} is cut off ({len(body)} bytes)")
-    return unpacked
+    return content
 
 
 def _authorities(settings: JenkinsSettings) -> str | bool:
