@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli import values
 from agent.cli.options import json_option, with_settings
 from agent.cli.output import console, delivery_line, escape, write_json
 from agent.daemon import logs
@@ -18,20 +19,31 @@ if TYPE_CHECKING:
     from agent.daemon.once import OnceReport
 
 
+LONGEST_MS = 24 * 3_600_000
+
+
 @click.command("once")
+@click.option(
+    "--within",
+    default="10m",
+    show_default=True,
+    metavar="DURATION",
+    help="What is not done by then is left to the next run; polls have half of that time.",
+)
 @json_option
 @with_settings
-def command(settings: Settings, *, as_json: bool) -> None:
+def command(settings: Settings, *, within: str, as_json: bool) -> None:
     """Poll each controller once, deliver what is due, and exit. For cron, and for trying things.
 
-    Exits with 1 when a poll failed, an event is failed or the delivery is paused. Events that wait for
-    Hivel to come back are no failure: the next run delivers them.
+    Exits with 1 when a poll failed, there was no time for something, an event is failed or the delivery is
+    paused. Events that wait for Hivel to come back are no failure: the next run delivers them.
 
     \b
     Example: */5 * * * * hivel-agent once --config /etc/hivel-agent/config.toml
     """
     logs.configure(quiet=True)
-    report = once(settings, Clock())
+    within_ms = values.duration("--within", within, most_ms=LONGEST_MS)
+    report = once(settings, Clock(), within_ms=within_ms)
     write_json(report) if as_json else show(report)
     sys.exit(1 if report.needs_attention else 0)
 
@@ -49,6 +61,8 @@ def show(report: OnceReport) -> None:
             out.print(f"          [red]{escape(problem)}[/]")
     for work, mistake in report.mistakes.items():
         out.print(f"[red]{escape(work)}: {escape(mistake)}[/]")
+    for work in report.unfinished:
+        out.print(f"[red]{escape(work)}: not finished in time; the next run goes on from there[/]")
     counts = report.counts
     out.print(delivery_line(report.delivery))
     out.print(f"events    {counts.pending} pending, {counts.delivered} delivered, {counts.failed} failed")

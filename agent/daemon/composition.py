@@ -60,6 +60,11 @@ class Controller:
         """Let the poll under way wait for no answer of Jenkins any more."""
         self.client.close()
 
+    def end(self) -> None:
+        """Let the poll under way look at no other job, and wait for no answer."""
+        self.poller.stop()
+        self.cancel()
+
 
 class Reporting:
     """What builds report by themselves, and the deployments that wait for their poller's word."""

@@ -14,7 +14,7 @@ from agent.outbox.sqlite.connection import RunLock
 from agent.outbox.values import DamagedError, OutboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from agent.config.settings import Settings
     from agent.inspect.status import DeliveryStatus
@@ -24,25 +24,36 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# A pass takes no longer than this, and a few seconds for what is under way then.
+LONGEST_MS = 10 * 60_000
+# Polls leave time for what was found before to be delivered, however slow Jenkins is.
+_FOR_POLLS = 0.5
+
 
 @dataclass(frozen=True)
 class OnceReport:
-    """What a single pass did, and what it left behind. ``mistakes``: unexpected errors by the work that they ended."""
+    """What a single pass did, and what it left behind. ``mistakes``: unexpected errors by the work that they ended.
+
+    ``unfinished``: what there was no time for.
+    """
 
     polls: list[PollReport]
     delivery: DeliveryStatus
     counts: Counts
     mistakes: dict[str, str] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
 
     @property
     def needs_attention(self) -> bool:
         """Something failed: a poll, an event, or the delivery is paused. Events that merely wait are no failure."""
-        failed = self.mistakes or self.counts.failed or any(poll.problems for poll in self.polls)
+        failed = self.mistakes or self.unfinished or self.counts.failed or any(poll.problems for poll in self.polls)
         return bool(failed or self.delivery.state == "paused")
 
 
-def once(settings: Settings, clock: Clock) -> OnceReport:
+def once(settings: Settings, clock: Clock, *, within_ms: int = LONGEST_MS) -> OnceReport:
     """One poll of each controller and one delivery of what is due. A damaged outbox is repaired.
+
+    What is not done after ``within_ms`` is left to the next one; polls have half of that time.
 
     Raises :class:`agent.outbox.values.AlreadyRunningError` or
     :class:`agent.outbox.values.OutboxError` when it cannot start.
@@ -50,14 +61,17 @@ def once(settings: Settings, clock: Clock) -> OnceReport:
     with RunLock(settings.outbox):
         make_ready(settings, clock, None)
         try:
-            return asyncio.run(_once(settings, clock))
+            return asyncio.run(_once(settings, clock, within_ms / 1000))
         except DamagedError as error:  # damage in the depth of the file shows when it is read
             make_ready(settings, clock, what_is_broken(error))
-        return asyncio.run(_once(settings, clock))
+        return asyncio.run(_once(settings, clock, within_ms / 1000))
 
 
-async def _once(settings: Settings, clock: Clock) -> OnceReport:
+async def _once(settings: Settings, clock: Clock, within_s: float) -> OnceReport:
     unexpected = Unexpected(clock)
+    unfinished: list[str] = []
+    loop = asyncio.get_running_loop()
+    began = loop.time()
 
     async def tried(work: str, coroutine: Coroutine[object, object, T]) -> T | None:
         """A mistake in one work keeps nothing else from being done."""
@@ -69,15 +83,34 @@ async def _once(settings: Settings, clock: Clock) -> OnceReport:
             unexpected.note(work, error)
             return None
 
+    async def tried_until(
+        share: float, work: str, coroutine: Coroutine[object, object, T], end: Callable[[], None]
+    ) -> T | None:
+        """The same until this share of the time is over."""
+
+        def time_is_over() -> None:
+            unfinished.append(work)
+            end()
+
+        timer = loop.call_at(began + share * within_s, time_is_over)
+        try:
+            return await tried(work, coroutine)
+        finally:
+            timer.cancel()
+
     async with assembled(settings, clock) as parts:
         await tried("reports", parts.reporting.take())
-        polling = (tried(f"polls of {each.settings.name}", each.poll()) for each in parts.controllers)
+        polling = (
+            tried_until(_FOR_POLLS, f"polls of {each.settings.name}", each.poll(), each.end)
+            for each in parts.controllers
+        )
         polls = await asyncio.gather(*polling)
         await tried("held events", parts.reporting.release())
-        await tried("delivery", parts.deliver())
+        await tried_until(1.0, "delivery", parts.deliver(), parts.dispatcher.stop)
         return OnceReport(
             [report for report in polls if report is not None],
             delivery_status(parts.dispatcher.breaker.snapshot()),
             await parts.counts(),
             unexpected.reasons,
+            tuple(unfinished),
         )

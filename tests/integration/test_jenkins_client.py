@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import json
+import re
 import socket
 import threading
 import time
@@ -13,9 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from starlette.responses import JSONResponse, Response
 
 from agent.config.settings import JenkinsSettings, TlsSettings
+from agent.sources.jenkins import client as clients
 from agent.sources.jenkins import transport
 from agent.sources.jenkins.client import (
     BadAnswerError,
@@ -27,6 +33,7 @@ from agent.sources.jenkins.client import (
     NotFoundError,
     PageError,
     StoppedError,
+    TooLargeError,
     UnauthorizedError,
     UnreachableError,
 )
@@ -464,6 +471,109 @@ def test_a_packed_answer_is_read(encoding: bytes) -> None:
     answer = packed(b'{"jobs": [{"fullName": "shop", "nextBuildNumber": 8}]}', encoding)
     with Scripted(lambda _, connection: connection.send(answer)) as server, client_of(server.url) as client:
         assert client.snapshot().jobs == [SHOP]
+
+
+# ---- more than there is memory for
+
+
+def sized(path: str, connection: Connection, sizes: dict[int, int]) -> None:
+    """A job with these builds, each with a parameter of so many characters."""
+    builds = [
+        {"number": number, "result": "SUCCESS", "duration": 1, "timestamp": number, "actions": [
+            {"parameters": [{"name": "TEXT", "value": "x" * size}]}
+        ]}
+        for number, size in sorted(sizes.items(), reverse=True)
+    ]  # fmt: skip
+    if found := re.search(r"builds.*(?:%7B|\{)(\d+)(?:%2C|,)(\d+)", path):
+        connection.send(whole(json.dumps({"builds": builds[int(found[1]) : int(found[2])]}).encode()))
+    else:
+        [asked] = [each for each in builds if f"/{each['number']}/" in path]
+        connection.send(whole(json.dumps(asked).encode()))
+
+
+@examples(max_examples=25)
+@given(st.dictionaries(st.integers(1, 30), st.sampled_from([10, 2_000, 15_000, 50_000]), max_size=12))
+def test_builds_that_are_too_large_for_one_answer_are_asked_for_in_several(sizes: dict[int, int]) -> None:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Scripted(lambda path, connection: sized(path, connection, sizes)) as server,
+        client_of(server.url) as client,
+    ):
+        patch.setattr(transport, "BODY_LIMIT", 20_000)
+        listing = client.builds(SHOP, 0, 16)
+        assert [raw.number for raw in listing.builds] == sorted((n for n in sizes if sizes[n] < 20_000), reverse=True)
+        assert listing.places == len(sizes)
+        for number in (n for n in sizes if sizes[n] > 20_000):
+            with pytest.raises(TooLargeError, match=f"/job/shop/{number}/api/json answers with more than 20000 bytes"):
+                client.build("shop", number)
+
+
+def test_an_answer_that_should_not_wait_is_not_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "AHEAD_LIMIT", 5_000)
+    with (
+        Scripted(lambda path, connection: sized(path, connection, {6: 2_000, 7: 10_000})) as server,
+        client_of(server.url) as client,
+    ):
+        assert client.build("shop", 6, ahead=True).number == 6
+        for question in (
+            lambda ahead: client.builds(SHOP, 0, 2, ahead=ahead),
+            lambda ahead: client.build("shop", 7, ahead=ahead),
+        ):
+            with pytest.raises(TooLargeError):
+                question(True)
+            question(False)
+
+
+@pytest.mark.parametrize("body", [b'{"jobs": [%s]}', b"[%s]", b'{"other": {"a": [%s]}}'])
+def test_an_answer_of_more_values_than_there_is_memory_for_is_not_decoded(body: bytes) -> None:
+    answer = whole(body % b",".join([b"{}"] * 400_000))
+    with (
+        Scripted(lambda _, connection: connection.send(answer)) as server,
+        client_of(server.url) as client,
+        pytest.raises(TooLargeError, match=r"/api/json answers with 80000\d values, more than 699050"),
+    ):
+        client.snapshot()
+
+
+def test_a_name_beyond_all_measure_hides_no_other_job() -> None:
+    jobs = [{"fullName": name, "nextBuildNumber": 8} for name in ("deploy/" + "x" * 5_000, "shop")]
+    answer = whole(json.dumps({"jobs": jobs}).encode())
+    with Scripted(lambda _, connection: connection.send(answer)) as server, client_of(server.url) as client:
+        snapshot = client.snapshot()
+    assert snapshot.jobs == [SHOP]
+    [problem] = snapshot.problems
+    assert "its name has 5007 characters, more than 2000" in problem and len(problem) < 200
+
+
+def test_more_jobs_than_there_is_memory_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "_ROOM_FOR_JOBS", 500)
+    jobs = [{"fullName": f"deploy/{number}", "nextBuildNumber": 8} for number in range(3)]
+    answer = whole(json.dumps({"jobs": jobs}).encode())
+    with (
+        Scripted(lambda _, connection: connection.send(answer)) as server,
+        client_of(server.url) as client,
+        pytest.raises(
+            BadAnswerError, match=r"more jobs than there is memory for; name folders in \[\[jenkins\]\] roots"
+        ),
+    ):
+        client.snapshot()
+
+
+def test_few_cookies_are_kept_and_those_of_a_sticky_session_always() -> None:
+    numbers = itertools.count()
+
+    def answer(_: str, connection: Connection) -> None:
+        cookies = [f"c{next(numbers)}={'v' * 100}" for _ in range(15)] + [f"large={'v' * 5_000}", "replica=1"]
+        head = "".join(f"Set-Cookie: {each}; Path=/\r\n" for each in cookies).encode()
+        connection.send(whole(b'{"jobs": []}', head=JSON + head))
+
+    with Scripted(answer) as server, client_of(server.url) as client:
+        for _ in range(20):
+            client.snapshot()
+            cookies = client._transport.session.cookies
+            assert len(cookies) <= 20
+            assert cookies.get("replica") == "1"
+            assert "large" not in cookies
 
 
 # ---- errors, and whose they are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from tests.integration.scripted import JSON, Scripted, whole
 from tests.integration.support import REPO, Agent
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
+    from tests.integration.scripted import Connection
 
 JOB = "deploy/shop"
 BROKEN = """
@@ -71,3 +74,47 @@ def test_what_people_read_of_it_names_the_work(agent: Agent) -> None:
     done = once(agent, "Reporting.take")
     assert done.returncode == 1
     assert "reports: unexpected error: RuntimeError: nobody expected this" in done.stdout
+
+
+def dripping(path: str, connection: Connection) -> None:
+    """A Jenkins with a thousand jobs, of each of which it tells a byte now and then."""
+    if path.startswith("/api/json"):
+        jobs = [{"fullName": f"deploy/j{number}", "nextBuildNumber": 2} for number in range(1000)]
+        connection.send(whole(msgspec.json.encode({"jobs": jobs})))
+    else:
+        connection.send(JSON + b"Content-Length: 1000000\r\n\r\n")
+        connection.drip(itertools.cycle(b" "))
+
+
+def test_a_pass_ends_however_slowly_jenkins_answers(agent: Agent, hivel: LocalHivel, tmp_path: Path) -> None:
+    """What others have is delivered all the same, and nobody is kept from the outbox."""
+    with Scripted(dripping) as server:
+        text = agent.config.read_text()
+        table = f'[[jenkins]]\nname = "slow"\nurl = "{server.url}"\nsince = "2020-01-01"\n\n[outbox]'
+        agent.config.write_text(text.replace("[outbox]", table))
+        done = agent.run("once", "--within", "8s")
+        assert done.returncode == 1, done.stdout
+        assert "polls of slow: not finished in time; the next run goes on from there" in done.stdout
+        assert server.paths, "it was asked"
+    assert len(hivel.deployments()) == 3
+    agent.config.write_text(text)
+    assert agent.run("once").returncode == 0
+
+
+def test_the_rest_of_the_events_is_left_to_the_next_pass(agent: Agent, hivel: LocalHivel, tmp_path: Path) -> None:
+    """One event goes out in a minute."""
+    text = agent.config.read_text()
+    agent.config.write_text(text.replace("[delivery]", "[delivery]\nconcurrency = 1\nper_minute = 1"))
+    report = msgspec.json.decode(agent.run("once", "--within", "6s", "--json").stdout)
+    assert "delivery" in report["unfinished"]
+    assert report["counts"]["delivered"] == len(hivel.deployments()) < 3
+    agent.config.write_text(text)
+    assert agent.run("once").returncode == 0
+    assert {each.times_posted for each in hivel.deployments()} == {1}
+    assert len(hivel.deployments()) == 3
+
+
+def test_a_time_that_is_none_is_told(agent: Agent) -> None:
+    done = agent.run("once", "--within", "soon")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "--within: 'soon' is no duration" in done.stderr

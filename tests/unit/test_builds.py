@@ -11,9 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model.build import Build, ChangeSet, Checkout, Revision, UpstreamBuild
+from agent.config.rules import MaskedParameterError, Template
+from agent.model.build import PARAMETERS_TEXT, Build, ChangeSet, Checkout, Revision, UpstreamBuild
 from agent.sandbox.jenkins.tree import parse
-from agent.sources.jenkins.raw import BUILD_TREE, CHANGES, MESSAGE_LENGTH, Phase, RawBuild, build_of
+from agent.sources.jenkins.raw import (
+    BUILD_TREE,
+    CHANGES,
+    LONGEST_TEXT,
+    MESSAGE_LENGTH,
+    Phase,
+    RawBuild,
+    build_of,
+    shorten,
+)
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded-jenkins"
 OTHER = RECORDED / "2.504.3"
@@ -461,3 +471,69 @@ def test_parameters_without_a_value_say_what_they_are_and_a_run_parameter_which_
 def test_builds_that_were_folded_in_the_queue_name_all_that_started_them() -> None:
     kept = of_2_504_3("causes/deploy-folded", 1)
     assert kept.upstream == (UpstreamBuild("samples/package-b", 1), UpstreamBuild("samples/package-a", 1))
+
+
+# ---- more than is kept
+
+
+@pytest.mark.parametrize("file", sorted((RECORDED / "builds").rglob("*.json")), ids=lambda file: file.stem)
+def test_a_recorded_build_is_the_same_when_it_is_shortened(file: Path) -> None:
+    def read() -> RawBuild:
+        return msgspec.json.decode(file.read_bytes(), type=RawBuild)
+
+    def kept(raw: RawBuild) -> Build:
+        return build_of(raw, controller="main", job="shop", branch_job=False)
+
+    assert kept(shorten(read())) == kept(read())
+
+
+def parameters(*values: tuple[str, str]) -> dict[str, Any]:
+    return {"parameters": [{"name": name, "value": value} for name, value in values]}
+
+
+def test_a_long_parameter_is_cut_and_never_within_credentials() -> None:
+    """Half a URL would keep its password, which is told by the @ behind it."""
+    long = "x" * (LONGEST_TEXT - 20) + " https://someone:hunter2@git.example.test/shop"
+    for raw in (
+        raw_build(actions=[parameters(("TEXT", long))]),
+        shorten(raw_build(actions=[parameters(("TEXT", long))])),
+    ):
+        text = build_of(raw, controller="main", job="shop", branch_job=False).parameters["TEXT"]
+        assert len(text) == LONGEST_TEXT
+        assert "hunter" not in text
+
+
+def test_parameters_for_which_there_is_no_room_say_so_where_they_are_used() -> None:
+    found = build(parameters(*((f"P{number}", "x" * 1_999) for number in range(40)), ("ENVIRONMENT", "production")))
+    assert sum(len(text) for text in found.parameters.values()) <= PARAMETERS_TEXT
+    assert found.parameters["ENVIRONMENT"] == "production"
+    fields = {f"params.{name}": value for name, value in found.parameters.items()}
+    with pytest.raises(MaskedParameterError, match=r"\{params.P39\} is not kept: .* more than 64000 characters"):
+        Template.parse("{params.P39}").render(fields, found.masked_parameters, found.parameter_kinds)
+
+
+@given(
+    st.lists(st.integers(0, 2**40), min_size=1, max_size=1024),
+    st.sampled_from(["git", "svn", "hg"]),
+    st.booleans(),
+)
+def test_what_is_new_in_a_build_is_the_same_when_it_is_shortened(
+    times: list[int], kind: str | None, many: bool
+) -> None:
+    items = [{"commitId": f"c{place}", "timestamp": time, "comment": f"{place} " + "x" * (900 * many)}
+             for place, time in enumerate(times)]  # fmt: skip
+    fields = {"changeSets": [{"kind": kind, "items": items, "revisions": [{"module": "svn://h/trunk", "revision": 7}]}]}
+    one, other = raw_build(**fields), shorten(raw_build(**fields))
+    whole, short = (build_of(raw, controller="main", job="shop", branch_job=False) for raw in (one, other))
+    assert short == whole
+
+
+def test_a_build_is_bounded_whatever_there_is_in_it() -> None:
+    """What is stored of it, and what waits in memory."""
+    git = {"remoteUrls": ["https://git.example.test/" + "x" * 500] * 20, "lastBuiltRevision": {"SHA1": "a" * 40}}
+    found = build(*[git] * 500, *[parameters((f"P{n}", "v" * 900)) for n in range(3_000)], changeSets=[
+        {"items": [{"comment": "m" * 5_000}] * 1024}] * 50)  # fmt: skip
+    assert len(msgspec.json.encode(found)) < 500_000
+    raw = shorten(raw_build(actions=[{}] * 10_000 + [{"parameters": [{"name": "n"}] * 10_000}] * 10))
+    assert 1 <= len(raw.actions) <= 10
+    assert sum(len(action.parameters) for action in raw.actions if action is not None) < 5_000
