@@ -707,13 +707,13 @@ def test_no_more_requests_are_made_at_once_than_the_setting_says(
 
     ask = Transport.get
 
-    def counted(self: Transport, *question: Any) -> object:
+    def counted(self: Transport, *question: Any, **options: Any) -> object:
         nonlocal at_once, most
         with lock:
             at_once += 1
             most = max(most, at_once)
         try:
-            return ask(self, *question)
+            return ask(self, *question, **options)
         finally:
             with lock:
                 at_once -= 1
