@@ -359,6 +359,7 @@ def test_who_waits_for_the_write_lock_keeps_nobody_else_waiting(
 OFTEN = "import agent.daemon.life; agent.daemon.life.HOUSEKEEPING_S = 0.1; from agent.main import main; main()"
 
 
+@pytest.mark.root
 def test_a_disk_on_which_a_report_found_no_room_is_looked_at_again_when_nobody_reports_any_more(
     doors: Doors, processes: list[subprocess.Popen[str]], tmp_path: Path
 ) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
 
+pytestmark = pytest.mark.root
+
 JOB = "deploy/shop"
 MB = 1024 * 1024
 

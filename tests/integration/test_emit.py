@@ -38,7 +38,6 @@ AS_NOBODY = [
     "import os, json, locale, shutil, sqlite3, tomllib, agent.sources.reports.emit, agent.outbox.sqlite.inbox; "
     f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); from agent.main import main; main()", "emit",
 ]  # fmt: skip
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 
 JENKINS = {
     "JENKINS_URL": "https://jenkins.example.test/", "JENKINS_HOME": "/var/jenkins_home", "CI": "true",
@@ -384,7 +383,7 @@ def test_what_is_no_outbox_sends_it_to_the_spool_folder(build: Build, content: b
     assert build.outbox.read_bytes() == content
 
 
-@as_root
+@pytest.mark.root
 @pytest.mark.parametrize("mode", [0o1777, 0o1733], ids=["usual", "nobody may look into it"])
 def test_a_user_who_may_not_write_the_outbox_uses_the_spool_folder(mode: int) -> None:
     from tempfile import TemporaryDirectory

@@ -254,6 +254,7 @@ def test_a_paused_delivery_is_not_ready_and_says_what_to_mend(
     wait_until(lambda: ready(agent)[0] == 200, "it is ready again")
 
 
+@pytest.mark.root
 def test_an_outbox_that_cannot_be_written_is_not_ready(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, tmp_path: Path
 ) -> None:

@@ -20,7 +20,6 @@ from agent.sources.reports.spool import AT_ONCE, LOOKED_AT_ONCE, Spool
 from tests.integration.reporting import deployments, event, ids, poison, reports_of, settings_of
 
 NOBODY = 65534
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 
 
 class LateClock(Clock):
@@ -303,7 +302,7 @@ def test_files_that_somebody_keeps_half_written_keep_nobody_else_waiting(folder:
     assert len(folder.names()) == AT_ONCE + 50, "they may still become whole"
 
 
-@as_root
+@pytest.mark.root
 def test_who_has_many_files_there_does_not_keep_others_waiting(folder: Folder) -> None:
     for number in range(LOOKED_AT_ONCE + 10):
         path = folder.path / f"{number}.json"
@@ -393,7 +392,7 @@ print(taken, [(line["event"], line.get("reason")) for line in logs])
 """
 
 
-@as_root
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("mode", "taken", "said"),
     [

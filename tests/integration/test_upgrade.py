@@ -656,6 +656,7 @@ def test_without_room_for_both_the_old_file_goes(
     assert len(deployments(path, clock)) == 66
 
 
+@pytest.mark.root
 def test_on_a_full_disk_it_stays_as_it_is_and_goes_on_once_there_is_room(tmp_path: Path, clock: FakeClock) -> None:
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "tmpfs") as disk:
         path = filled(disk.folder, 2_000)
@@ -668,6 +669,7 @@ def test_on_a_full_disk_it_stays_as_it_is_and_goes_on_once_there_is_room(tmp_pat
         assert upgraded(path, clock).events == 2_000
 
 
+@pytest.mark.root
 def test_a_disk_that_fills_up_meanwhile_is_no_loss(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -681,6 +683,7 @@ def test_a_disk_that_fills_up_meanwhile_is_no_loss(
         assert [file.name for file in disk.folder.iterdir() if "upgrading" in file.name] == []
 
 
+@pytest.mark.root
 def test_on_a_disk_that_cannot_be_written_it_stays_as_it_is(tmp_path: Path, clock: FakeClock) -> None:
     with mounted(tmp_path / "disk", "-t", "tmpfs", "tmpfs") as disk:
         path = unpacked(disk.folder)
@@ -693,11 +696,11 @@ def test_on_a_disk_that_cannot_be_written_it_stays_as_it_is(tmp_path: Path, cloc
         upgraded(path, clock)
 
 
+@pytest.mark.root
 def test_who_could_write_to_the_old_file_can_write_to_the_new_one(tmp_path: Path, clock: FakeClock) -> None:
     path = unpacked(tmp_path)
     path.chmod(0o660)
-    if os.geteuid() == 0:
-        os.chown(path, 12, 34)
+    os.chown(path, 12, 34)
     before = path.stat()
     upgraded(path, clock)
     after = path.stat()
