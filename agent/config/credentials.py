@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from agent.model.secrets import know
 
 
 class TokenError(Exception):
-    """A token cannot be had; the message says from where it was wanted and what to do."""
+    """A token cannot be had; the message says from where it was wanted and what to do.
+
+    ``path``: its file, if it was to come from one.
+    """
+
+    def __init__(self, message: str, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class Token:
-    """A secret and where it comes from. ``str`` and ``repr`` never show it; :meth:`reveal` does."""
+    """A secret and where it comes from. ``str`` and ``repr`` never show it; :meth:`reveal` does.
 
-    def __init__(self, value: str, path: Path | None = None) -> None:
+    ``problem``: why there is none yet, None where there is one.
+    """
+
+    def __init__(self, value: str, path: Path | None = None, problem: str | None = None) -> None:
         know(value)
         self._value = value
         self.path = path
+        self.problem = problem
 
     @classmethod
     def from_file(cls, path: Path) -> Token:
@@ -26,12 +38,19 @@ class Token:
         return cls(_read(path), path)
 
     @classmethod
+    def missing(cls, error: TokenError) -> Token:
+        """A token that cannot be had now; :meth:`reload` finds it when its file is there."""
+        return cls("", error.path, str(error))
+
+    @classmethod
     def checked(cls, text: str, place: str) -> Token:
         """A token that somebody typed. Raises :class:`TokenError`, which names ``place``."""
         return cls(_usable(text, place))
 
     def reveal(self) -> str:
-        """The secret, for the header of a request and nothing else."""
+        """The secret, for the header of a request and nothing else. Raises :class:`TokenError` when there is none."""
+        if self.problem is not None:
+            raise TokenError(self.problem, self.path)
         return self._value
 
     def reload(self) -> bool:
@@ -40,11 +59,13 @@ class Token:
             return False
         try:
             fresh = _read(self.path)
-        except TokenError:
-            return False  # it was readable at the start: it is being replaced, the next look will find it
+        except TokenError as error:
+            if self.problem is not None:
+                self.problem = str(error)
+            return False  # a token that was readable before: it is being replaced, the next look will find it
         know(fresh)
-        changed = fresh != self._value
-        self._value = fresh
+        changed = self.problem is not None or fresh != self._value
+        self._value, self.problem = fresh, None
         return changed
 
     def __repr__(self) -> str:
@@ -61,29 +82,45 @@ def find_token(token_file: Path | None, variable: str, credential: str) -> Token
     if variable in os.environ:
         return Token(_usable(os.environ[variable], f"the environment variable {variable}"))
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not directory:
+    if not directory or "/" in credential:
         return None
     path = Path(directory) / credential
     try:
         return Token.from_file(path) if path.exists() else None
     except OSError as error:
         raise TokenError(f"cannot look for {path}: {error.strerror}") from error
+    except TokenError as error:
+        # It is a copy, made when the service was started.
+        advice = "mend the file that LoadCredential= names, and restart the service"
+        raise TokenError(f"systemd's credential {credential}: {error}; {advice}") from error
+
+
+def variable_of(controller: str) -> str:
+    """The environment variable with the token of one controller: ``JENKINS_API_TOKEN_CI_EU`` for ``ci-eu``."""
+    return "JENKINS_API_TOKEN_" + re.sub(rb"[^A-Z0-9]", b"_", controller.encode().upper()).decode()
+
+
+def find_controllers_token(token_file: Path | None, controller: str) -> Token | None:
+    """The token of one controller: :func:`find_token` in the places of its own, then in those of all controllers."""
+    return find_token(token_file, variable_of(controller), f"jenkins-token.{controller}") or find_token(
+        None, "JENKINS_API_TOKEN", "jenkins-token"
+    )
 
 
 def _read(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise TokenError(f"cannot read {path}: {error.strerror}") from error
+        raise TokenError(f"cannot read {path}: {error.strerror}", path) from error
     except UnicodeDecodeError:
-        raise TokenError(f"{path} is no text file: a token is one line of letters and digits") from None
-    return _usable(text, str(path))
+        raise TokenError(f"{path} is no text file: a token is one line of letters and digits", path) from None
+    return _usable(text, str(path), path)
 
 
-def _usable(text: str, place: str) -> str:
+def _usable(text: str, place: str, path: Path | None = None) -> str:
     token = text.strip()
     if not token:
-        raise TokenError(f"{place} is empty: put the token in, as its only line")
+        raise TokenError(f"{place} is empty: put the token in, as its only line", path)
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise TokenError(f"{place} holds no token: one line of letters and digits is expected")
+        raise TokenError(f"{place} holds no token: one line of letters and digits is expected", path)
     return token

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from agent.config.credentials import Token, TokenError, find_token
+from agent.config.credentials import Token, TokenError, find_controllers_token, find_token, variable_of
 from agent.config.paths import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
 from agent.config.rules import (
     DEFAULT_ENVIRONMENT,
@@ -55,6 +55,7 @@ KEEP_DEPLOYMENTS = "400d"
 # An outbox with less room holds no working day of anybody.
 LEAST_SIZE = 10_000_000
 LONGEST_CONTACT = 200
+NOT_READ = Token.missing(TokenError("only the configuration file was looked at"))
 
 T = TypeVar("T")
 
@@ -178,10 +179,13 @@ def find_file(given: Path | None) -> Path:
     return Path(os.environ.get("HIVEL_AGENT_CONFIG") or DEFAULT_PATH)
 
 
-def load(path: Path) -> Settings:
-    """Read and check the configuration. Raises :class:`ConfigError`."""
+def load(path: Path, *, tokens: bool = True) -> Settings:
+    """Read and check the configuration. Raises :class:`ConfigError`.
+
+    ``tokens`` False: no token is looked for; these settings are good for a look at the file and nothing else.
+    """
     raw = _read(path)
-    check = _Checker(path)
+    check = _Checker(path, tokens=tokens)
     agent = _user_agent(check, raw.http)
     controllers = tuple(_controller(check, f"jenkins[{i}]", table, agent) for i, table in enumerate(raw.jenkins))
     if not controllers:
@@ -190,6 +194,8 @@ def load(path: Path) -> Settings:
     for i, name in enumerate(names):
         if name in names[:i]:
             raise check.error(f"jenkins[{i}].name", f"{name!r} is the name of another controller; give each its own")
+        if (variable := variable_of(name)) in os.environ and variable in map(variable_of, names[:i]):
+            raise check.error(f"jenkins[{i}].name", f"{variable} is the token of two controllers; use token_file")
     return Settings(
         file=path,
         hivel=HivelSettings(
@@ -222,7 +228,7 @@ def _read(path: Path) -> _File:
         text = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: there is no such file; write one (README, Configuration) or name another with --config"
+            f"{path}: there is no such file; write one with `hivel-agent init`, or name another with --config"
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
@@ -254,8 +260,9 @@ def _join(table: str, key: str) -> str:
 class _Checker:
     """Turns what a value's meaning is wrong about into an error that names file and key."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, tokens: bool) -> None:
         self._file = file
+        self._tokens = tokens
 
     def error(self, key: str, problem: str) -> ConfigError:
         return ConfigError(f"{self._file}: {key}: {problem}")
@@ -333,14 +340,34 @@ class _Checker:
             )
         return token
 
+    def controllers_token(self, table: str, token_file: str | None, controller: str) -> Token:
+        """A token that cannot be read is a trouble of its controller alone, and may be there later."""
+        key = f"{table}.token_file"
+        path = None if token_file is None else self.path(key, token_file)
+        if not self._tokens:
+            return NOT_READ
+        try:
+            token = find_controllers_token(path, controller)
+        except TokenError as error:
+            return Token.missing(error)
+        except ValueError as error:
+            raise self.error(key, str(error)) from error
+        if token is None:
+            raise self.error(
+                key,
+                "no token: name a file here, or set JENKINS_API_TOKEN, or give systemd the credential jenkins-token "
+                f"(for this controller alone: {variable_of(controller)}, jenkins-token.{controller})",
+            )
+        return token
+
     def token_file(self, key: str, text: str) -> Token:
         path = self.path(key, text)
-        return self.parse(key, lambda: Token.from_file(path))
+        return self.parse(key, lambda: Token.from_file(path)) if self._tokens else NOT_READ
 
     def optional_token(self, table: str, token_file: str | None, variable: str, credential: str) -> Token | None:
         key = f"{table}.token_file"
         path = None if token_file is None else self.path(key, token_file)
-        return self.parse(key, lambda: find_token(path, variable, credential))
+        return self.parse(key, lambda: find_token(path, variable, credential)) if self._tokens else NOT_READ
 
     def pattern(self, key: str, text: str | None) -> Pattern | None:
         if text == "":
@@ -391,7 +418,7 @@ def _controller(check: _Checker, key: str, raw: _Jenkins, user_agent: str) -> Je
             raise check.error(f"{key}.username", "is missing; the token belongs to a user")
         token = None
     else:
-        token = check.token(key, raw.token_file, "JENKINS_API_TOKEN", "jenkins-token")
+        token = check.controllers_token(key, raw.token_file, name)
     if not isinstance(raw.since, str | date):
         raise check.error(f"{key}.since", f"{raw.since!r} is neither now nor a duration nor a date or time")
     check.parse(f"{key}.since", lambda: times.parse_since(raw.since, 0))

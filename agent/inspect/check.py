@@ -50,8 +50,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Finding]:
     """Look at everything; what is wrong is a finding with its remedy, never an exception. ``offline``: no network."""
-    findings = [Finding(Level.OK, "configuration", f"{settings.file} is complete; {len(settings.rules)} rule(s)")]
+    findings = [complete(settings)]
     findings += [finding for path in _token_files(settings) if (finding := _permissions(path))]
+    findings += [
+        Finding(Level.ERROR, _subject(controller), controller.token.problem)
+        for controller in settings.controllers
+        if offline and controller.token is not None and controller.token.problem is not None
+    ]
     findings += _teams(settings)
     findings.append(_outbox(settings, clock, thoroughly=not offline))
     routes = _routes(settings)
@@ -66,6 +71,11 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
     if HIVEL not in unusable:
         findings.append(asyncio.run(_hivel(settings, clock)))
     return findings
+
+
+def complete(settings: Settings) -> Finding:
+    """What can be said of a configuration that could be read."""
+    return Finding(Level.OK, "configuration", f"{settings.file} is complete; {len(settings.rules)} rule(s)")
 
 
 def _subject(controller: JenkinsSettings) -> str:
@@ -111,7 +121,8 @@ def _token_files(settings: Settings) -> list[Path]:
     reporting = () if settings.intake is None else (token for _, token in settings.intake.tokens)
     tokens = [settings.hivel.token, *(c.token for c in settings.controllers if c.token), *reporting]
     by_systemd = os.environ.get("CREDENTIALS_DIRECTORY")
-    return sorted({t.path for t in tokens if t.path is not None and str(t.path.parent) != by_systemd})
+    there = {token.path for token in tokens if token.path is not None and token.problem is None}
+    return sorted(path for path in there if str(path.parent) != by_systemd)
 
 
 def _teams(settings: Settings) -> list[Finding]:

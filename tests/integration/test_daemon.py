@@ -241,6 +241,35 @@ def test_a_new_token_for_jenkins_is_taken_up_by_itself(
     wait_until(lambda: len(hivel.deployments()) == 3, "everything has arrived", seconds=6)
 
 
+def test_a_missing_token_stops_its_own_controller_and_no_other_until_the_file_is_there(
+    agent: Agent, jenkins: LocalJenkins, jenkins_server: LocalServer, hivel: LocalHivel,
+    processes: list[subprocess.Popen[str]],
+) -> None:  # fmt: skip
+    with agent.config.open("a") as config:
+        config.write(
+            f'[[jenkins]]\nname = "second"\nurl = "{jenkins_server.url}"\nusername = "hivel-agent"\n'
+            'token_file = "second.token"\npoll_interval = "200ms"\nsince = "2020-01-01"\n'
+        )
+    file = agent.folder / "second.token"
+    reason = f"is not asked without the token: cannot read {file}: No such file or directory"
+    jenkins.add_builds(JOB, 1, repo=REPO)
+    for arguments in (["check"], ["check", "--offline"], ["once"]):
+        done = agent.run(*arguments)
+        assert f"cannot read {file}: No such file or directory" in done.stdout, done
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    processes.append(agent.start())
+    wait_until(lambda: "controller=second state=unauthorized reason=" in agent.log(), "the second one is in trouble")
+    assert [d.event.deployment_id for d in hivel.deployments()] == [f"main:{JOB}#1"]
+    states = {controller["name"]: controller for controller in agent.json("status")["controllers"]}
+    assert (states["main"]["state"], states["second"]["state"]) == ("ok", "unauthorized")
+    assert reason in states["second"]["last_error"]
+    jenkins.add_builds(JOB, 1, repo=REPO)
+    wait_until(lambda: len(hivel.deployments()) == 2, "the first one goes on")
+    file.write_text("sandbox-token\n")
+    wait_until(lambda: len(hivel.deployments()) == 4, "the second one is back")
+    assert processes[0].poll() is None
+
+
 @pytest.mark.parametrize("text", [IMPATIENT, HANGING], ids=["impatient", "hanging"])
 def test_a_reload_does_not_wait_for_ever_for_a_poll_and_takes_the_new_configuration(
     agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, processes: list[subprocess.Popen[str]], text: str

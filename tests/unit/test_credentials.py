@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.credentials import Token, TokenError, find_token
+from agent.config.credentials import Token, TokenError, find_controllers_token, find_token, variable_of
 
 SECRET = "s3cr3t-0123456789"
 VARIABLE = "HIVEL_API_TOKEN"
@@ -16,7 +16,7 @@ CREDENTIAL = "hivel-token"
 
 @pytest.fixture(autouse=True)
 def _nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (VARIABLE, "JENKINS_API_TOKEN", "CREDENTIALS_DIRECTORY"):
+    for name in (VARIABLE, "JENKINS_API_TOKEN", "JENKINS_API_TOKEN_CI_EU", "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -160,3 +160,81 @@ def test_a_folder_of_credentials_that_cannot_be_read_is_a_clear_error(
     monkeypatch.setattr(Path, "exists", exists)
     with pytest.raises(TokenError, match=r"cannot look for .*hivel-token: Permission denied"):
         find_token(None, "NO_SUCH_VARIABLE", "hivel-token")
+
+
+# ---- a token that is not there yet
+
+
+def test_a_token_that_is_not_there_yet_says_why_and_is_found_later(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    with pytest.raises(TokenError) as error:
+        Token.from_file(path)
+    token = Token.missing(error.value)
+    assert token.problem == f"cannot read {path}: No such file or directory"
+    with pytest.raises(TokenError, match="No such file"):
+        token.reveal()
+    path.touch()
+    assert token.reload() is False
+    assert token.problem == f"{path} is empty: put the token in, as its only line", "it says what is wrong now"
+    path.write_text(SECRET, encoding="utf-8")
+    assert token.reload() is True
+    assert (token.reveal(), token.problem) == (SECRET, None)
+    path.unlink()
+    assert token.reload() is False
+    assert (token.reveal(), token.problem) == (SECRET, None), "what was there once stays"
+
+
+# ---- the tokens of several controllers
+
+
+def test_a_controllers_own_places_come_before_those_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> str | None:
+        token = find_controllers_token(None, "ci-eu")
+        return None if token is None else token.reveal()
+
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert found() is None
+    (tmp_path / "jenkins-token").write_text("credential-of-all", encoding="utf-8")
+    assert found() == "credential-of-all"
+    monkeypatch.setenv("JENKINS_API_TOKEN", "variable-of-all")
+    assert found() == "variable-of-all"
+    (tmp_path / "jenkins-token.ci-eu").write_text("own-credential", encoding="utf-8")
+    (tmp_path / "jenkins-token.ci-us").write_text("credential-of-another", encoding="utf-8")
+    assert found() == "own-credential"
+    monkeypatch.setenv("JENKINS_API_TOKEN_CI_EU", "own-variable")
+    assert found() == "own-variable"
+    (tmp_path / "file").write_text("own-file", encoding="utf-8")
+    token = find_controllers_token(tmp_path / "file", "ci-eu")
+    assert token is not None
+    assert token.reveal() == "own-file"
+
+
+def test_an_empty_credential_of_its_own_is_not_replaced_by_that_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another controller's administrator is not to see this token."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "jenkins-token").write_text("credential-of-all", encoding="utf-8")
+    (tmp_path / "jenkins-token.ci-eu").touch()
+    with pytest.raises(TokenError, match=r"jenkins-token\.ci-eu: .* is empty.*LoadCredential=.*restart"):
+        find_controllers_token(None, "ci-eu")
+
+
+def test_no_name_of_a_controller_leads_out_of_the_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "credentials"
+    (directory / "jenkins-token.x").mkdir(parents=True)
+    (tmp_path / "secret").write_text("of-somebody-else", encoding="utf-8")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
+    assert find_controllers_token(None, "x/../../secret") is None
+
+
+@pytest.mark.parametrize(
+    ("controller", "variable"),
+    [
+        ("main", "JENKINS_API_TOKEN_MAIN"),
+        ("ci-eu.example.com:8080", "JENKINS_API_TOKEN_CI_EU_EXAMPLE_COM_8080"),
+        ("zürich", "JENKINS_API_TOKEN_Z__RICH"),
+    ],
+)
+def test_the_variable_of_a_controller(controller: str, variable: str) -> None:
+    assert variable_of(controller) == variable

@@ -73,6 +73,7 @@ class Poller:
         self._clock_ahead_ms = 0
         self._settled: list[Job] | None = None  # the list of jobs up to which everything was read
         self._stopping = False
+        self._told: str | None = None  # the state that this process last told the log
 
     @cached_property
     def _unread(self) -> Unread:
@@ -221,7 +222,8 @@ class Poller:
         if report is not None:
             state = replace(state, clock_ahead_ms=self._clock_ahead_ms, polled_at=now, jobs=report.jobs)
         self._outbox.save_controller(state)
-        if changed:
+        told, self._told = self._told, name
+        if changed or (told is None and name != "ok"):  # what was wrong before a restart is said again
             write = log.info if name == "ok" else log.error
             write("controller", controller=self._name, state=name, reason=problem)
 

@@ -124,7 +124,7 @@ class Transport:
         return True
 
     def _authenticate(self) -> None:
-        if self._username is not None and self._token is not None:
+        if self._username is not None and self._token is not None and self._token.problem is None:
             credentials = self._username.encode(), self._token.reveal().encode()
             self.session.auth = requests.auth.HTTPBasicAuth(*credentials)
 
@@ -134,6 +134,8 @@ class Transport:
         Raises :class:`JenkinsError`; a :class:`TooLargeError` for a larger answer.
         """
         limit = BODY_LIMIT if most is None else min(most, BODY_LIMIT)
+        if self._token is not None and self._token.problem is not None:
+            raise UnauthorizedError(f"{self._url} is not asked without the token: {self._token.problem}")
         self._raise_if_asked_to_wait()
         if (wait_s := self._limit.reserve()) > 0:
             self._wait(wait_s)
