@@ -59,18 +59,17 @@ def _folder() -> Iterator[Path]:
 
 
 def _share(share: Path) -> str:
-    """The wheel, the package, and the locked dependencies in the files whose hashes are locked."""
+    """The wheel, what the package is built of, and the locked dependencies in the files whose hashes are locked."""
     wheels, environment = share / "wheels", share.parent / "pip"
     _run("/usr/bin/python3", "-m", "venv", str(environment))
     pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "download", "-qq"]
     _run(*pip, "--require-hashes", "-r", "requirements.txt", "-d", str(wheels))
     _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(share / "dist"), ".")
-    wheel = next((share / "dist").glob("*.whl"))
-    (share / "deb").mkdir()
-    _run("packaging/deb/build", str(wheel), str(share / "deb"))
-    shutil.copy(ROOT / "requirements.txt", share)
-    shutil.copytree(ROOT / "systemd", share / "systemd")
-    return ", ".join(path.name for kind in ("dist", "deb") for path in (share / kind).iterdir())
+    for name in ("requirements.txt", "README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"):
+        shutil.copy(ROOT / name, share)
+    for name in ("systemd", "packaging"):
+        shutil.copytree(ROOT / name, share / name)
+    return ", ".join(path.name for path in (share / "dist").iterdir())
 
 
 def _tell(folder: Path, readme: Path) -> int:

@@ -54,6 +54,11 @@ class Service:
         answer: dict[str, dict[str, int]] = json.loads(self._machine.read("hivel-agent", "status", "--json"))
         return answer["events"]
 
+    def controllers(self) -> dict[str, str]:
+        """The state of each controller, by the verb `status`."""
+        answer = json.loads(self._machine.read("hivel-agent", "status", "--json"))
+        return {controller["name"]: controller["state"] for controller in answer["controllers"]}
+
     def log(self, pid: int) -> list[str]:
         """What one run of the agent wrote to the journal."""
         return self._machine.read("journalctl", "--output=cat", f"_PID={pid}").splitlines()
@@ -69,6 +74,16 @@ class Service:
         self._machine.write(f"{FOLDER}/config.toml", config)
         self._machine.run("systemctl", "reload", UNIT)
         wait(f"the agent says {says!r}", lambda: "\n".join(self.log(pid)).count(says) > before)
+
+    def refuse(self, config: str) -> str:
+        """Give it a wrong configuration: the reload fails, the service goes on; what the journal says of it."""
+        since = self._machine.read("date", "+%s")
+        self._machine.write(f"{FOLDER}/config.toml", config)
+        if self._machine.run("systemctl", "reload", UNIT, ok=False).returncode == 0:
+            raise StoryError("a reload with a wrong configuration succeeds")
+        if not self.active:
+            raise StoryError(f"after a refused reload it is {self.show('ActiveState')}")
+        return self._machine.read("journalctl", f"--since=@{since}", f"--unit={UNIT}")
 
     def restarted(self, before: int, restarts: int) -> float:
         """Wait until systemd has started it anew; the seconds that it took."""

@@ -66,6 +66,8 @@ class WheelStory:
             ("the agent's view of the machine has bounds", self.bounds),
             ("another user's build reports itself through the spool folder", self.report),
             ("reload: a new rule counts, a wrong one is refused", self.reload),
+            ("a wrong configuration is not tried again and again", self.wrong),
+            ("a second controller with a token of its own", self.second_token),
             ("kill -9 while answers get lost", self.kill),
             ("a hang: the watchdog notices", self.hang),
             ("a clean stop during an outage of Hivel", self.stop),
@@ -89,6 +91,10 @@ class WheelStory:
         return self._machine.read("systemd-analyze", "security", "--offline=true", UNIT).splitlines()[-1].strip("→ ")
 
     def check(self) -> str:
+        nothing = self._machine.run("hivel-agent", "check", ok=False)
+        if nothing.returncode != 2 or "hivel-agent init" not in nothing.stdout:
+            raise StoryError(f"without a configuration `check` exits with {nothing.returncode}:\n{nothing.stdout}")
+        self._machine.write(f"{FOLDER}/config.toml", self._world.config)
         empty = self._machine.run("hivel-agent", "check", ok=False)
         if empty.returncode != 2 or "token" not in empty.stdout:
             raise StoryError(f"without a token `check` exits with {empty.returncode}:\n{empty.stdout}")
@@ -163,7 +169,9 @@ class WheelStory:
         self._world.arrived()
         if (environment := self._world.environment_of_newest()) != "live":
             raise StoryError(f"after the reload the environment is {environment}, not live")
-        self._service.reload("[hivel]\nurl = 7\n", "the new configuration is wrong")
+        said = self._service.refuse("[hivel]\nurl = 7\n")
+        if "hivel.url" not in said:
+            raise StoryError(f"the refused reload does not say why: {said}")
         self._world.builds(1)
         self._world.arrived()
         self._service.reload(self._world.config, "configuration read anew")
@@ -171,6 +179,53 @@ class WheelStory:
         if self._service.pid != pid:
             raise StoryError("the agent was restarted by the reload")
         return "the same process before and after"
+
+    def wrong(self) -> str:
+        """An empty token is such a configuration too; the unit waits one second before it tries again."""
+        self._machine.run("systemctl", "stop", UNIT)
+        wrong = {
+            f"{FOLDER}/config.toml": ("[hivel]\nurl = 7\n", self._world.config, "hivel.url"),
+            f"{FOLDER}/hivel.token": ("", HIVEL_TOKEN, "hivel-token"),
+        }
+        for path, (text, right, sign) in wrong.items():
+            self._machine.write(path, text)
+            since = self._machine.read("date", "+%s")
+            if self._machine.run("systemctl", "start", UNIT, ok=False).returncode == 0:
+                raise StoryError(f"it starts with {path} as {text!r}")
+            time.sleep(3)
+            seen = {name: self._service.show(name) for name in ("ActiveState", "ExecMainStatus", "NRestarts")}
+            if seen != {"ActiveState": "failed", "ExecMainStatus": "2", "NRestarts": "0"}:
+                raise StoryError(f"{path}: {seen}")
+            if sign not in self._machine.read("journalctl", f"--since=@{since}", f"--unit={UNIT}"):
+                raise StoryError(f"the journal does not say what is wrong with {path}")
+            self._machine.write(path, right)
+        self._machine.run("systemctl", "start", UNIT)
+        return "it fails with exit code 2 and stays failed, and the journal says why"
+
+    def second_token(self) -> str:
+        """By a credential for the service, by the file for root's verbs. Its job is followed from now on."""
+        path = f"{FOLDER}/jenkins.second.token"
+        self._machine.shell(f"install -m 0600 /dev/null {path}")
+        self._machine.write(
+            f"/etc/systemd/system/{UNIT}.d/second.conf", f"[Service]\nLoadCredential=jenkins-token.second:{path}\n"
+        )
+        second = self._world.config.partition("[[jenkins]]")[2].partition("[environments]")[0]
+        second = second.replace('"main"', '"second"').replace("since = 2020-01-01", 'since = "now"')
+        self._machine.write(f"{FOLDER}/config.toml", f"{self._world.config}\n[[jenkins]]{second}")
+        self._machine.run("systemctl", "daemon-reload")
+        self._machine.run("systemctl", "restart", UNIT)
+        self._world.builds(1)
+        self._world.arrived()
+        wait("the one without a token is in trouble", lambda: self._service.controllers().get("second") == "unauthorized")
+        self._machine.write(path, JENKINS_TOKEN + "\n")
+        self._machine.run("systemctl", "restart", UNIT)
+        wait("the second one is polled", lambda: self._service.controllers() == {"main": "ok", "second": "ok"})
+        self._machine.run("hivel-agent", "check")
+        self._machine.run("rm", f"/etc/systemd/system/{UNIT}.d/second.conf", path)
+        self._machine.run("systemctl", "daemon-reload")
+        self._machine.write(f"{FOLDER}/config.toml", self._world.config)
+        self._machine.run("systemctl", "restart", UNIT)
+        return "its empty credential stopped nobody else"
 
     def kill(self) -> str:
         pid, restarts = self._service.pid, int(self._service.show("NRestarts"))

@@ -368,7 +368,8 @@ def test_the_unit_gives_the_agent_what_it_looks_for_and_the_time_that_it_needs()
     assert f"--config {config.DEFAULT_PATH}" in unit["Service"]["ExecStart"]
     assert Path("/var/lib", unit["Service"]["StateDirectory"], "outbox.db") == Path(config._Outbox().path)
     credentials = re.findall(r"(?m)^LoadCredential=([^:]+):", text)
-    source = Path(config.__file__).read_text(encoding="utf-8")
+    folder = Path(config.__file__).parent
+    source = "".join((folder / name).read_text(encoding="utf-8") for name in ("file.py", "credentials.py"))
     assert credentials
     for credential in credentials:
         assert f'"{credential}"' in source
