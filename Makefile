@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check lock clean
+.PHONY: help demo test test-quick lint types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,10 @@ demo: $(VENV)/.ready ## the main job on embedded defaults: Jenkins -> outbox -> 
 
 test: $(VENV)/.ready ## all tests, with branch coverage
 	@$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term
+
+QUICK := tests/unit tests/conformance
+test-quick: $(VENV)/.ready ## the tests for work in between: less than two minutes
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(QUICK)
 
 BENCH_VENV := .venv-bench
 
@@ -52,7 +56,7 @@ types: $(VENV)/.ready ## mypy --strict
 
 check: lint types test ## lint, types and tests
 
-.PHONY: wheel deb container-test
+.PHONY: wheel deb man release container-test
 wheel: $(VENV)/.ready ## dist/: the wheel
 	@rm -f dist/*.whl
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
@@ -61,6 +65,27 @@ wheel: $(VENV)/.ready ## dist/: the wheel
 deb: wheel ## dist/: the Debian package, for the release of Debian or Ubuntu that this is
 	@packaging/deb/build dist/*.whl dist
 
+man: $(VENV)/.ready ## dist/: the man page
+	@mkdir -p dist
+	@$(BIN)/python -m agent.cli.manual "$$(date -u -d @$$(git log -1 --format=%ct) +%F)" >dist/hivel-agent.1
+	@ls dist/hivel-agent.1
+
+RELEASE_VENV := .venv-release
+$(RELEASE_VENV)/.ready: requirements-release.txt
+	@echo "setting up $(RELEASE_VENV) (once) …"
+	@$(PYTHON) -m venv $(RELEASE_VENV)
+	@echo '*' > $(RELEASE_VENV)/.gitignore
+	@$(RELEASE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-release.txt
+	@touch $@
+
+release: $(VENV)/.ready $(RELEASE_VENV)/.ready ## dist/: wheel, source archive, Debian package, SBOM and checksums
+	@rm -rf dist
+	@$(MAKE) --no-print-directory deb man
+	@$(BIN)/python -m build --sdist --no-isolation --outdir dist . >/dev/null
+	@$(RELEASE_VENV)/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON -o dist/sbom.cdx.json
+	@cd dist && sha256sum -- * >SHA256SUMS && cat SHA256SUMS
+
 container-test: $(VENV)/.ready ## the service in a real systemd: a Debian in a container (root; debootstrap, systemd-container)
 	@$(BIN)/python -m tests.container
 
@@ -68,10 +93,11 @@ lock: ## write the lock files anew (needs uv)
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements.txt -o requirements-bench.txt
+	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:release -o requirements-release.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:fuzz -o requirements-fuzz.txt
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(BENCH_VENV) dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(RELEASE_VENV) dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .PHONY: soak
 SOAK_MINUTES ?= 20

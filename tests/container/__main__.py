@@ -64,6 +64,7 @@ def _share(share: Path) -> str:
     _run("/usr/bin/python3", "-m", "venv", str(environment))
     pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "download", "-qq"]
     _run(*pip, "--require-hashes", "-r", "requirements.txt", "-d", str(wheels))
+    _run(*pip, "wheel", "-d", str(wheels))  # pip fetches it to build the dependencies that are no wheels
     _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(share / "dist"), ".")
     for name in ("requirements.txt", "README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"):
         shutil.copy(ROOT / name, share)

@@ -216,7 +216,9 @@ class WheelStory:
         self._machine.run("systemctl", "restart", UNIT)
         self._world.builds(1)
         self._world.arrived()
-        wait("the one without a token is in trouble", lambda: self._service.controllers().get("second") == "unauthorized")
+        wait(
+            "the one without a token is in trouble", lambda: self._service.controllers().get("second") == "unauthorized"
+        )
         self._machine.write(path, JENKINS_TOKEN + "\n")
         self._machine.run("systemctl", "restart", UNIT)
         wait("the second one is polled", lambda: self._service.controllers() == {"main": "ok", "second": "ok"})

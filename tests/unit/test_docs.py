@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(
-    path
-    for path in ROOT.rglob("*.md")
-    if path.relative_to(ROOT).parts[0] in {path.name, "agent", "jenkinsfile-snippets", "systemd"}
+    [
+        *ROOT.glob("*.md"),
+        *(path for name in ("agent", "jenkinsfile-snippets", "systemd") for path in (ROOT / name).rglob("*.md")),
+    ]
 )
 EXAMPLE = ROOT / "systemd" / "config.example.toml"
 
