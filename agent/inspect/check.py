@@ -15,6 +15,7 @@ from agent.config.rules import first_match
 from agent.config.sizes import describe_size
 from agent.delivery.answers import Answer, Verdict, classify
 from agent.delivery.hivel import HivelClient
+from agent.inspect.expressions import busy
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import DamagedError, OlderOutboxError, OutboxError
 from agent.sources.jenkins.client import JenkinsClient, JenkinsError
@@ -58,6 +59,7 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
         if offline and controller.token is not None and controller.token.problem is not None
     ]
     findings += _teams(settings)
+    findings += [Finding(Level.WARNING, "rules", f"{place}: {problem}") for place, problem in busy(settings)]
     findings.append(_outbox(settings, clock, thoroughly=not offline))
     routes = _routes(settings)
     findings += routes

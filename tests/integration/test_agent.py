@@ -285,3 +285,12 @@ def test_the_version_is_told_without_a_configuration(agent: Agent) -> None:
 
     done = subprocess.run([sys.executable, "-m", "agent", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"hivel-agent, version {__version__}\n"
+
+
+def test_check_warns_of_a_rule_that_a_name_can_keep_busy(tmp_path: Path) -> None:
+    rules = "[[deployment]]\njob = 're:^(\\w+-?)+$'\n\n[[deployment]]\njob = 're:^(?!.*test).*deploy'\n"
+    agent = Agent.configured(tmp_path, jenkins="http://127.0.0.1:1", hivel="http://127.0.0.1:1", extra=rules)
+    findings = {each["subject"]: each for each in agent.json("check", "--offline")}
+    assert findings["rules"]["level"] == "warning"
+    assert "[[deployment]] number 1, job: " in findings["rules"]["message"]
+    assert agent.run("check", "--offline").returncode == 0
