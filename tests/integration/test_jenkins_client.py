@@ -576,6 +576,15 @@ def test_few_cookies_are_kept_and_those_of_a_sticky_session_always() -> None:
             assert "large" not in cookies
 
 
+def test_cookies_may_come_while_a_request_takes_those_that_there_are() -> None:
+    with client_of("http://127.0.0.1:1/") as client:
+        cookies = client._transport.session.cookies
+        cookies.set("replica", "1")
+        for cookie in cookies:
+            cookies.set(f"{cookie.name}-{len(cookies)}", "2", path="/other")
+        assert len(cookies) == 2
+
+
 # ---- errors, and whose they are
 
 

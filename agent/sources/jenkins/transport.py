@@ -300,6 +300,11 @@ class _FewCookies(requests.cookies.RequestsCookieJar):
     def __init__(self) -> None:
         super().__init__(DefaultCookiePolicy())
 
+    def __iter__(self) -> Iterator[Cookie]:  # type: ignore[override] - as http.cookiejar, whatever the stubs say
+        """Each request takes a copy, while an answer in another thread may bring more."""
+        with self._cookies_lock:  # type: ignore[attr-defined]
+            return iter(list(super().__iter__()))
+
     def set_cookie(self, cookie: Cookie, *args: Any, **kwargs: Any) -> None:
         """As ``http.cookiejar`` says."""
         if len(cookie.name) + len(cookie.value or "") > _COOKIE_LENGTH:
