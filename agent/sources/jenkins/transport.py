@@ -300,7 +300,7 @@ class _FewCookies(requests.cookies.RequestsCookieJar):
     def __init__(self) -> None:
         super().__init__(DefaultCookiePolicy())
 
-    def __iter__(self) -> Iterator[Cookie]:  # type: ignore[override] - as http.cookiejar, whatever the stubs say
+    def __iter__(self) -> Iterator[Cookie]:  # type: ignore[override]  # the stubs mean names
         """Each request takes a copy, while an answer in another thread may bring more."""
         with self._cookies_lock:  # type: ignore[attr-defined]
             return iter(list(super().__iter__()))
