@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick lint types check lock clean
+.PHONY: help demo test coverage test-quick lint types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,10 +22,13 @@ $(VENV)/.ready: requirements-dev.txt pyproject.toml
 demo: $(VENV)/.ready ## the main job on embedded defaults: Jenkins -> outbox -> Hivel, with an outage in the middle
 	@$(BIN)/hivel-agent demo
 
-test: $(VENV)/.ready ## all tests, with branch coverage
+test: $(VENV)/.ready ## all tests
+	@$(BIN)/python -m pytest -n auto --dist worksteal
+
+coverage: $(VENV)/.ready ## all tests with branch coverage, also of the processes that they start (half as long again)
 	@$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term
 
-QUICK := tests/unit tests/conformance
+QUICK := tests/unit tests/conformance $(addprefix tests/integration/test_,agent.py cli.py ingest.py poller.py)
 test-quick: $(VENV)/.ready ## the tests for work in between: less than two minutes
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(QUICK)
 
@@ -82,8 +85,11 @@ release: $(VENV)/.ready $(RELEASE_VENV)/.ready ## dist/: wheel, source archive, 
 	@rm -rf dist
 	@$(MAKE) --no-print-directory deb man
 	@$(BIN)/python -m build --sdist --no-isolation --outdir dist . >/dev/null
-	@$(RELEASE_VENV)/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --mc-type application \
-	  --output-reproducible --of JSON -o dist/sbom.cdx.json
+	@PYTHONWARNINGS=ignore::UserWarning $(RELEASE_VENV)/bin/cyclonedx-py requirements requirements.txt \
+	  --pyproject pyproject.toml --mc-type application --output-reproducible --of JSON -o dist/sbom.cdx.json
+	@$(BIN)/python -c 'import json, pathlib, agent; file = pathlib.Path("dist/sbom.cdx.json"); \
+	  sbom = json.loads(file.read_text()); sbom["metadata"]["component"]["version"] = agent.__version__; \
+	  file.write_text(json.dumps(sbom, indent=2) + "\n")'
 	@cd dist && sha256sum -- * >SHA256SUMS && cat SHA256SUMS
 
 container-test: $(VENV)/.ready ## the service in a real systemd: a Debian in a container (root; debootstrap, systemd-container)

@@ -248,8 +248,8 @@ def test_check_tells_who_answers_and_sends_no_event(agent: Agent, hivel: LocalHi
 def test_check_says_what_is_wrong_and_how_to_mend_it(
     agent: Agent, hivel: LocalHivel, jenkins_server: LocalServer
 ) -> None:
-    (agent.folder / "hivel.token").write_text("wrong")
-    (agent.folder / "jenkins.token").write_text("wrong")
+    (agent.folder / "hivel.token").write_text("an-old-one")
+    (agent.folder / "jenkins.token").write_text("an-old-one")
     (agent.folder / "jenkins.token").chmod(0o644)
     done = agent.run("check")
     assert done.returncode == 1
