@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -39,6 +40,9 @@ VERBS = {
     "sandbox": "Local stand-ins to try a configuration with, before it touches production.",
     "status": "Show outbox, delivery and controllers at a glance.",
 }
+
+
+_FILES = ("--config", "--output")
 
 
 def load(verb: str) -> click.Command:
@@ -100,6 +104,7 @@ def main() -> NoReturn:
 def _called() -> int:
     """The exit code of the verb."""
     try:
+        _refuse_what_is_no_text(sys.argv[1:])
         code = cli.main(standalone_mode=False)
     except SystemExit as end:
         code = end.code
@@ -119,6 +124,16 @@ def _called() -> int:
         words, code = told
         click.echo(f"hivel-agent: {printable(words, lines=True)}", err=True)
     return code if isinstance(code, int) else 0
+
+
+def _refuse_what_is_no_text(arguments: list[str]) -> None:
+    """Octets that are no UTF-8 may be in the name of a file, and in nothing else that verbs are told."""
+    for option, argument in pairwise(["", *arguments]):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            if option not in _FILES and argument.partition("=")[0] not in _FILES:
+                raise click.UsageError(f"{argument!r} is no text: UTF-8 is expected") from None
 
 
 def _in_words(error: Exception) -> tuple[str, int] | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from agent.inspect.derived import rules_of
 from agent.inspect.queue import Queue
 from agent.model.times import Clock
+from agent.outbox.sqlite.connection import refuse_what_is_no_outbox
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import OutboxError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 def open_outbox(settings: Settings) -> SqliteOutbox:
     """Open the outbox, or make one."""
+    refuse_what_is_no_outbox(settings.outbox)
     return SqliteOutbox(settings.outbox, Clock(), max_size=settings.max_size_bytes)
 
 

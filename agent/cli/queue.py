@@ -44,7 +44,9 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--state", type=click.Choice([state.value for state in _STATES]), help="Only this state.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1, max=1_000_000_000), default=50, show_default=True, help="At most so many."
+)
 @json_option
 @with_settings
 def list_events(settings: Settings, *, state: str | None, limit: int, as_json: bool) -> None:

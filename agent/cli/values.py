@@ -9,14 +9,19 @@ from agent.model.times import describe_duration, parse_duration, parse_since
 
 # Jenkins' clock may be ahead of this one: what just ended there is seen all the same.
 FUTURE_MS = 24 * 3_600_000
+# The year 9000: a day or a year more is still a date.
+_LATEST = 221_845_392_000_000
 
 
 def moment(option: str, text: str, now_ms: int) -> int:
     """A moment of the past in UTC milliseconds: ``24h``, ``2026-01-31``, ``2026-01-31T18:00:00Z``."""
     try:
-        return parse_since(text, now_ms)
+        ms = parse_since(text, now_ms)
     except ValueError as error:
         raise click.UsageError(f"{option}: {error}") from None
+    if ms > _LATEST:
+        raise click.UsageError(f"{option}: {text} is too far in the future")
+    return max(ms, 0)  # nothing was built before 1970
 
 
 def duration(option: str, text: str, *, most_ms: int) -> int:

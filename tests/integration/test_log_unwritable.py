@@ -14,6 +14,8 @@ import httpx
 import pytest
 
 from agent.model.sockets import bind
+from agent.model.times import Clock
+from agent.outbox.sqlite.engine import SqliteOutbox
 from tests.integration.doors import INTAKE_TOKEN, Doors
 from tests.integration.support import REPO, wait_until
 
@@ -203,3 +205,50 @@ def test_when_a_blocked_log_is_read_again_it_tells_how_many_lines_are_missing(
     assert sum(int(found[1]) for found in told if found) >= missing
     assert any("reported-1000" in line for line in pipe.lines), "what comes after the gap is written"
     assert "stopped" in pipe.lines[-1], "what is queued at a stop is written"
+
+
+# ---- verbs that print
+
+
+VERBS = [["status"], ["status", "--json"], ["queue", "list"], ["once", "--json"], ["--help"]]
+
+
+def printed_to(doors: Doors, arguments: list[str], out: int, error: int) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "agent", *arguments]
+    environment = {**doors.environment(), "HIVEL_AGENT_CONFIG": str(doors.config)}
+    return subprocess.run(command, stdout=out, stderr=error, env=environment, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("arguments", VERBS, ids=" ".join)
+def test_a_verb_whose_reader_is_gone_ends_as_others_do_and_says_nothing(
+    doors: Doors, pipe: Pipe, arguments: list[str]
+) -> None:
+    SqliteOutbox(doors.outbox, Clock()).close()
+    pipe.close_reader()
+    done = printed_to(doors, arguments, pipe.into, subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("arguments", VERBS[:4], ids=" ".join)
+def test_a_verb_without_room_for_what_it_prints_says_so(doors: Doors, arguments: list[str]) -> None:
+    SqliteOutbox(doors.outbox, Clock()).close()
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        done = printed_to(doors, arguments, full, subprocess.PIPE)
+        silent = printed_to(doors, arguments, full, full)
+    finally:
+        os.close(full)
+    assert (done.returncode, b"Traceback" in done.stderr) == (1, False)
+    assert b"cannot be written to standard output: No space left on device" in done.stderr
+    assert silent.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", VERBS[:3], ids=" ".join)
+def test_a_verb_that_is_started_without_standard_streams_takes_no_file_for_one(
+    doors: Doors, arguments: list[str]
+) -> None:
+    SqliteOutbox(doors.outbox, Clock()).close()
+    command = " ".join([sys.executable, "-m", "agent", *arguments, "<&- >&- 2>&-"])
+    environment = {**doors.environment(), "HIVEL_AGENT_CONFIG": str(doors.config)}
+    assert subprocess.run(["/bin/sh", "-c", command], env=environment, timeout=60, check=False).returncode == 0
+    assert doors.json("status")["events"]["pending"] == 0, "nothing was printed into the outbox"

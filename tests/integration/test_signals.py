@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.integration.support import Agent
 
@@ -110,3 +113,30 @@ def test_a_poll_that_begins_when_the_daemon_stops_comes_to_its_end(
     done = run(STOPPED_AT_A_BEGINNING, Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server))
     assert (done.returncode, done.stderr) == (0, "")
     assert "Traceback" not in done.stdout and "stopped" in done.stdout
+
+
+STOPPED_BY_AN_IMPORT = """
+import os, sys
+name, number = sys.argv[1:]
+class Finder:
+    @staticmethod
+    def find_spec(wanted, path, target=None):
+        if wanted == name:
+            os.kill(os.getpid(), int(number))
+sys.meta_path.insert(0, Finder)
+sys.argv = ["hivel-agent", "run"]
+from agent.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_the_daemon_is_still_being_loaded_is_a_clean_end(number: int, tmp_path: Path) -> None:
+    """It takes half a second until it listens to signals."""
+    agent = Agent.configured(tmp_path, jenkins="http://127.0.0.1:1", hivel="http://127.0.0.1:1")
+    for module in ("agent.cli.main", "agent.cli.run", "agent.daemon.service", "uvicorn"):
+        done = subprocess.run(
+            [sys.executable, "-c", STOPPED_BY_AN_IMPORT, module, str(int(number))], capture_output=True, text=True,
+            timeout=60, env=agent.environment() | {"HIVEL_AGENT_CONFIG": str(agent.config)}, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, ""), module

@@ -10,8 +10,9 @@ import random
 import sqlite3
 import struct
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 from agent.outbox.sqlite import migrations
 from agent.outbox.values import AlreadyRunningError, DamagedError, OlderOutboxError, OutboxError
@@ -23,6 +24,10 @@ BUSY_DEADLINE_S = 10.0
 CHECKPOINT_PAGES = 4_000
 # Behind the bytes of a database that SQLite itself locks (its page at 1 GiB is never used).
 _OUR_BYTE = 0x40000000 + 1_024
+# One of these tables is in each version's file.
+_OURS = {"deployments", "events"}
+# What is in a file of SQLite: at its beginning, and in the pages that describe its tables.
+_OF_SQLITE = (b"SQLite format 3\0", b"CREATE TABLE ", b"CREATE INDEX ")
 # Python's own words, without a code, for bytes in a column of text that were never written as text.
 _NO_TEXT = "Could not decode to UTF-8"
 
@@ -75,6 +80,42 @@ def open_outbox(path: Path) -> PatientConnection:
         connection.close()
         raise _of_another_version(path, version)
     return connection
+
+
+def refuse_what_is_no_outbox(path: Path) -> None:
+    """Raises :class:`OutboxError` for a file that never was one: it is somebody's, and not to be moved or written to.
+
+    Nobody in this process may have the outbox open: see :func:`_create`.
+    """
+    try:
+        if not path.is_file() or not path.stat().st_size:
+            return
+        if not _has_something_of_sqlite(path):
+            raise OutboxError(
+                f"{path} is no outbox, and never was one: it has nothing of a database in it; "
+                "give [outbox] path another name, or move the file away"
+            )
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except (OSError, sqlite3.Error):
+        return  # who opens it says so in words
+    if tables and not tables & _OURS:
+        raise OutboxError(
+            f"{path} is a database of another program (its tables: {', '.join(sorted(map(str, tables))[:3])}); "
+            "give [outbox] path another name"
+        )
+
+
+def _has_something_of_sqlite(path: Path) -> bool:
+    """As a damaged outbox still has; or it is full of zeros, as when the power failed."""
+    zeros, before = True, b""
+    with path.open("rb") as file:
+        while piece := file.read(1024 * 1024):
+            if any(each in before + piece for each in _OF_SQLITE):
+                return True
+            zeros = zeros and not piece.strip(b"\0")
+            before = piece[-32:]
+    return zeros
 
 
 def configure(connection: sqlite3.Connection) -> None:
@@ -185,7 +226,10 @@ class RunLock:
 
     def __init__(self, outbox: Path) -> None:
         self._outbox = outbox
-        self._real = outbox.resolve()
+        try:
+            self._real = outbox.resolve()
+        except (OSError, RuntimeError) as error:  # a link that leads to itself
+            raise OutboxError(f"cannot find the outbox {outbox}: {error}; is [outbox] path right?") from error
         self._path = self._real.with_name(self._real.name + ".lock")
         self._fd: int | None = None
         self._file: int | None = None
