@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.daemon.systemd import extend_timeout
-from agent.outbox.sqlite.connection import refuse_what_is_no_outbox
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.sqlite.repair import repair, unfinished
 from agent.outbox.sqlite.upgrade import upgrade
@@ -39,7 +38,6 @@ def make_ready(settings: Settings, clock: Clock, problem: str | None) -> None:
     if problem is None and unfinished(path):
         problem = "its repair was interrupted"
     if problem is None:
-        refuse_what_is_no_outbox(path)
         try:
             _upgrade(settings, clock)
             SqliteOutbox(path, clock).close()

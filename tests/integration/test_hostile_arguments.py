@@ -24,11 +24,13 @@ VALUES = [
     "", " ", "9999-12-31", "9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-23:59", "0001-01-01",
     "0001-01-01T00:00:00+14:00", "2026-13-45", "99999999d", "0.0000001ms", "1e400", "-1", "0", "100000000000000000000",
     "9223372036854775807", "٣", "½", "NaN", "x" * 20_000, "9" * 5_000, "9" * 5_000 + "d", "now", "re:(", "re:(?P<a>",
-    "re:" + "(" * 200, "**", "[", "\x1b[2J", "\udcff", "http://[", "http://[::1/job/a/1/", "main:a#99999999999999999999",
+    "re:" + "(" * 200, "**", "[", "\x1b[2J", "\udcff", "http://[", "http://[::1/job/a/1/",
+    "main:a#99999999999999999999",
     "a#-1", "a#" + "9" * 5_000, "job/" * 500,
 ]  # fmt: skip
 PLACES = [
-    ["preview", "--since"], ["preview", "--job"], ["preview", "--compare", "--since"], ["preview", "--compare", "--job"],
+    ["preview", "--since"], ["preview", "--job"], ["preview", "--compare", "--since"],
+    ["preview", "--compare", "--job"],
     ["backfill", "--since"], ["backfill", "--since", "2020-01-01", "--until"],
     ["backfill", "--since", "2020-01-01", "--job"], ["backfill", "--dry-run", "--since"],
     ["queue", "list", "--limit"], ["queue", "list", "--state"], ["queue", "show"], ["queue", "show", "--json"],
@@ -84,7 +86,7 @@ OTHERS: dict[str, Callable[[Path], object]] = {
     "one with a version": lambda path: a_database_of_others(path, 6),
     "one with an older version": lambda path: a_database_of_others(path, 3),
     "a folder": lambda path: path.mkdir(),
-    "a pipe": lambda path: os.mkfifo(path),
+    "a pipe": os.mkfifo,
     "a link to itself": lambda path: path.symlink_to(path.name),
     "a device": lambda path: path.symlink_to("/dev/full"),
 }

@@ -85,12 +85,14 @@ def open_outbox(path: Path) -> PatientConnection:
 def refuse_what_is_no_outbox(path: Path) -> None:
     """Raises :class:`OutboxError` for a file that never was one: it is somebody's, and not to be moved or written to.
 
-    Nobody in this process may have the outbox open: see :func:`_create`.
+    Where an agent has worked before, its lock is beside the file: then that is damaged, whatever is in it. Nobody in
+    this process may have the outbox open: see :func:`_create`.
     """
     try:
         if not path.is_file() or not path.stat().st_size:
             return
-        if not _has_something_of_sqlite(path):
+        known = path.with_name(path.name + ".lock").exists()
+        if not known and not _has_something_of_sqlite(path):
             raise OutboxError(
                 f"{path} is no outbox, and never was one: it has nothing of a database in it; "
                 "give [outbox] path another name, or move the file away"
@@ -236,6 +238,7 @@ class RunLock:
 
     def __enter__(self) -> Self:
         """Raises :class:`AlreadyRunningError` at once when another process holds it, or :class:`OutboxError`."""
+        refuse_what_is_no_outbox(self._real)
         self._lock_name()
         try:
             self.follow()
