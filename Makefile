@@ -25,8 +25,8 @@ demo: $(VENV)/.ready ## the main job on embedded defaults: Jenkins -> outbox -> 
 test: $(VENV)/.ready ## all tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal
 
-coverage: $(VENV)/.ready ## all tests with branch coverage, also of the processes that they start (half as long again)
-	@$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term
+coverage: $(VENV)/.ready ## the tests that need no root, with branch coverage, also of the processes that they start
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not root" --cov --cov-report=term
 
 QUICK := tests/unit tests/conformance $(addprefix tests/integration/test_,agent.py cli.py ingest.py poller.py)
 test-quick: $(VENV)/.ready ## the tests for work in between: less than two minutes
