@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.integration.support import FakeClock
 
 LAB = "lab/shop"  # no rule matches it
+INTERVAL_S = 15  # of the polls, by the configuration
 DAY_S = 86_400
 
 
@@ -117,6 +118,49 @@ def test_three_hundred_reports_of_builds_that_jenkins_does_not_have_cost_a_few_r
     with reporting.agent.outbox() as outbox:
         assert [build.number for build in outbox.open_builds("main")[LAB]] == [number]
     assert wanted(reporting) == 300
+
+
+def test_who_goes_on_reporting_of_jobs_that_are_not_there_cannot_raise_the_load_on_jenkins(reporting: Story) -> None:
+    """Each report wakes the poller, so that it polls every second."""
+    asked = 0
+    for second in range(60):
+        for index in range(300):
+            if index % 60 == second % 60 or second == 0:
+                report(reporting, f"unknown/app-{index}", 1, image=f"i:{second}")
+        asked += reporting.agent.poll().requests - 1
+        reporting.later(seconds=1)
+    print(f"60 polls in a minute, 300 reports of unknown jobs: {asked} questions about them")  # noqa: T201
+    assert asked <= ASKED_AT_ONCE * 60 / INTERVAL_S + ASKED_AT_ONCE
+
+
+def test_a_job_that_is_not_there_is_asked_for_once_however_many_of_its_builds_report(reporting: Story) -> None:
+    for number in range(1, 101):
+        report(reporting, "unknown/app", number)
+    assert reporting.agent.poll().requests == 2
+    asked = 0
+    for _ in range(60):
+        reporting.later(seconds=60)
+        asked += reporting.agent.poll().requests - 1
+    print(f"an hour, 100 builds of one unknown job: {asked} questions about them")  # noqa: T201
+    assert asked < 15
+    reporting.later(minutes=25 * 60)
+    reporting.poll_for(minutes=61)
+    assert wanted(reporting) == 0
+
+
+def test_reports_again_and_again_of_a_build_that_was_deleted_do_not_raise_the_load_either(reporting: Story) -> None:
+    numbers = [reporting.build(LAB) for _ in range(20)]
+    for number in numbers:
+        reporting.jenkins.delete_build(LAB, number)
+    reporting.poll()
+    asked = 0
+    for second in range(60):
+        for number in numbers:
+            report(reporting, LAB, number, image=f"i:{second}")
+        asked += reporting.agent.poll().requests - 1
+        reporting.later(seconds=1)
+    print(f"60 polls in a minute, 1,200 reports of 20 deleted builds: {asked} questions about them")  # noqa: T201
+    assert len(numbers) <= asked <= len(numbers) + ASKED_AT_ONCE * 60 / INTERVAL_S + ASKED_AT_ONCE
 
 
 def test_reports_of_builds_that_jenkins_does_not_have_are_asked_for_less_and_less_often_and_given_up(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from agent.sources.jenkins.related import LISTED
 from agent.sources.jenkins.unread import in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from agent.config.rules import Rule
     from agent.deployments.attribution import BuildFacts
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("poller")
 
-# However many builds are reported that Jenkins does not have: in one poll no more than so many are asked for.
+# However many builds are reported: in one poll no more than so many are asked for. Of those that may not be there, no
+# more in a whole interval: reports wake the poller, and it may look every second.
 ASKED_AT_ONCE = 10
 # A build that cannot be read for so long is not asked for any more.
 GIVEN_UP_MS = 24 * 3_600_000
@@ -46,17 +48,26 @@ GIVEN_UP_MS = 24 * 3_600_000
 
 @dataclass(frozen=True)
 class _Asked:
-    """A wanted build: its job if that is listed, and then how much was said of the build so far."""
+    """A wanted build: its job if that is listed, and then how much was said of the build so far.
+
+    ``others``: more builds of a job that is not listed. They are as much there as this one.
+    """
 
     wanted: WantedBuild
     run: Run
     job: Job | None
     said: int
+    others: tuple[WantedBuild, ...] = ()
 
     @property
     def key(self) -> tuple[str, int, bool, int]:
-        """For its backoff: it is asked for anew when its job is listed, and when it reports once more."""
-        return self.wanted.full_name, self.wanted.number, self.job is not None, self.said
+        """For its backoff: it is asked for anew when its job is listed, and when it reports once more.
+
+        Builds of a job that is not listed have one backoff together.
+        """
+        if self.job is None:
+            return self.wanted.full_name, 0, False, 0
+        return self.wanted.full_name, self.wanted.number, True, self.said
 
     @property
     def may_be_there(self) -> bool:
@@ -83,6 +94,9 @@ class WantedBuilds:
         self._details = details
         self._rules = rules
         self._backoffs = Backoffs[tuple[str, int, bool, int]](interval_s, outbox.clock)
+        self._interval_s = interval_s
+        self._doubtful: set[tuple[str, int]] = set()  # could not be read before, whatever was said since
+        self._doubtful_asked: deque[float] = deque(maxlen=ASKED_AT_ONCE)  # when (monotonic seconds)
 
     def read(self, jobs: Iterable[Job], now: int, store: Callable[[list[Fact], Progress], None]) -> None:
         """Ask for those that are due, the likeliest first; ``store`` takes what comes of each.
@@ -90,8 +104,11 @@ class WantedBuilds:
         ``now``: Jenkins' clock (UTC ms). Raises :class:`agent.sources.jenkins.errors.ControllerDownError`.
         """
         for each in self._due(jobs)[:ASKED_AT_ONCE]:
+            if self._is_doubtful(each) and not self._may_ask_in_doubt():
+                continue
             try:
                 store(*self._read(each, now))
+                self._backoffs.succeeded(each.key)
             except AskedToWaitError as error:
                 if error.asked:
                     self._failed(each, error, store)
@@ -103,6 +120,16 @@ class WantedBuilds:
                 if isinstance(error, UnreachableError):  # others may take as long to say nothing
                     return
 
+    def _is_doubtful(self, asked: _Asked) -> bool:
+        return asked.job is None or (asked.wanted.full_name, asked.wanted.number) in self._doubtful
+
+    def _may_ask_in_doubt(self) -> bool:
+        now, before = self._outbox.clock.monotonic(), self._doubtful_asked
+        if len(before) == ASKED_AT_ONCE and now < before[0] + self._interval_s:
+            return False
+        before.append(now)
+        return True
+
     def _due(self, jobs: Iterable[Job]) -> list[_Asked]:
         wanted = self._outbox.wanted_builds(self._controller)
         if not wanted:
@@ -113,12 +140,19 @@ class WantedBuilds:
         said = {run: len(state.facts) for run, state in states.items()}
         asked = [_Asked(each, run, listed.get(each.full_name), said.get(run, 0)) for each, run in runs.items()]
         self._backoffs.keep_only({each.key for each in asked})
+        self._doubtful.intersection_update((each.full_name, each.number) for each in wanted)
         failures = {each.key: each.failures for each in self._backoffs.failing()}
-        due = [each for each in asked if self._backoffs.due(each.key) and (each.may_be_there or self._is_overdue(each))]
-        return sorted(due, key=lambda each: (each.job is None, failures.get(each.key, 0)))
+        asked = _one_of_each_unlisted(asked, failures)
+        due = [
+            each
+            for each in asked
+            if self._backoffs.due(each.key) and (each.may_be_there or self._is_overdue(each.wanted))
+        ]
+        return sorted(due, key=lambda each: (each.job is None, self._is_doubtful(each), failures.get(each.key, 0)))
 
     def _failed(self, asked: _Asked, error: Exception, store: Callable[[list[Fact], Progress], None]) -> None:
         wanted = asked.wanted
+        self._doubtful.add((wanted.full_name, wanted.number))
         log.info(
             "reported build cannot be read",
             controller=self._controller,
@@ -126,14 +160,15 @@ class WantedBuilds:
             reason=in_words(error),
             exc_info=None if isinstance(error, JenkinsError) else error,
         )
-        if self._is_overdue(asked):
-            store([], Progress(self._controller, no_longer_wanted=(wanted,)))
+        if overdue := [each for each in (wanted, *asked.others) if self._is_overdue(each)]:
+            store([], Progress(self._controller, no_longer_wanted=tuple(overdue)))
+        if wanted in overdue:
             return
         retry_after_ms = error.retry_after_ms if isinstance(error, UnreachableError) else None
         self._backoffs.failed(asked.key, in_words(error), retry_after_ms)
 
-    def _is_overdue(self, asked: _Asked) -> bool:
-        return self._outbox.clock.now_ms() - asked.wanted.since > GIVEN_UP_MS
+    def _is_overdue(self, wanted: WantedBuild) -> bool:
+        return self._outbox.clock.now_ms() - wanted.since > GIVEN_UP_MS
 
     def _read(self, asked: _Asked, now: int) -> tuple[list[Fact], Progress]:
         """What is known of the build now, and that it is not wanted any more."""
@@ -166,10 +201,24 @@ class WantedBuilds:
             return [facts.seen(run, started_at=raw.timestamp, at=now)]
         job = asked.job or Job(name, raw.number + 1, self._client.is_branch_job(name))
         listing = self._client.builds(job, 0, LISTED) if job.branch_job else Listing([])
-        match, give_up = match_of_reporting(self._rules, name), self._is_overdue(asked)
+        match, give_up = match_of_reporting(self._rules, name), self._is_overdue(asked.wanted)
         page = listing.pull_request_url
         build = self._details.build(raw, job, match, pull_request_url=page, listed=listing.builds, give_up=give_up)
         return [facts.final(run, build, at=now)]
+
+
+def _one_of_each_unlisted(asked: Sequence[_Asked], failures: Mapping[tuple[str, int, bool, int], int]) -> list[_Asked]:
+    """Of the builds of a job that is not listed, one at a time: mostly the job is not there at all."""
+    unlisted: dict[str, list[_Asked]] = {}
+    for each in asked:
+        if each.job is None:
+            unlisted.setdefault(each.wanted.full_name, []).append(each)
+    chosen = [of[failures.get(of[0].key, 0) % len(of)] for of in unlisted.values()]
+    together = [
+        dataclasses.replace(each, others=tuple(o.wanted for o in unlisted[each.wanted.full_name] if o is not each))
+        for each in chosen
+    ]
+    return [each for each in asked if each.job is not None] + together
 
 
 def _reporting(state: RunState, *more: Fact) -> list[BuildFacts]:
