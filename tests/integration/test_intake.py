@@ -470,6 +470,22 @@ def test_hostile_values_are_stored_or_refused_and_never_an_error_of_the_server(s
             assert answer.status_code in (202, 400), answer.text
 
 
+@pytest.mark.parametrize("digits", [19, 20, 100, 4_301, 60_000])
+def test_a_number_of_any_length_is_stored_or_refused_in_every_field(
+    server: Server, outbox: SqliteOutbox, digits: int
+) -> None:
+    """No column of 64 bits holds it, and Python reads no more than 4,300 digits."""
+    number = "9" * digits
+    for field in FIELDS:
+        for value in (number, f'"{number}"', f"[{number}]"):
+            for rest in (REPORT, {"job": "a", "build_number": 1}):
+                fields = {name: each for name, each in rest.items() if name != field}
+                body = json.dumps(fields)[:-1] + f', "{field}": {value}}}'
+                assert server.post(content=body.encode()).status_code in (202, 400), (field, value[:30])
+    assert server.post(json=REPORT).status_code == 202
+    assert "one" in ids(outbox)
+
+
 def test_other_paths_are_404_and_other_methods_405(server: Server) -> None:
     url = f"http://127.0.0.1:{server.port}"
     for path in ("/", "/v1", "/v1/event", "/v1/events/x", "/metrics"):

@@ -815,6 +815,24 @@ def test_what_ended_does_not_run_though_it_occupies_an_executor(
     assert jenkins.requests[-1].query.count("currentExecutable[url,building]") == 2
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://[your-jenkins]/job/a/2/", "https://[::1/job/a/2/", "http://x/job/a/" + "9" * 4_400 + "/",
+        f"http://x/job/a/{2**63}/", "http://x/job/../2/", "http://x/job/a/\u0663/", "\x00", "",
+    ],
+)  # fmt: skip
+def test_an_address_on_an_executor_that_means_no_build_hides_nothing_but_itself(
+    jenkins: LocalJenkins, controller: JenkinsSettings, url: str
+) -> None:
+    """It was a traceback at every poll, and no poll stored anything any more."""
+    urls = [url, "http://x/job/shop/7/"]
+    node = {"executors": [{"currentExecutable": {"url": each, "building": True}} for each in urls]}
+    jenkins.break_with(lambda *_: JSONResponse({"computer": [node]}))
+    with client_of(controller.url) as client:
+        assert client.running() == {("shop", 7)}
+
+
 def test_the_local_jenkins_says_what_runs(jenkins: LocalJenkins, controller: JenkinsSettings) -> None:
     jenkins.add_job("deploy/shop")
     jenkins.add_builds("deploy/shop", 2)
