@@ -5,13 +5,28 @@ says nothing about the code. Tests marked ``root`` are skipped where this is not
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from agent.model import secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests() -> Iterator[None]:
+    """A process knows its secrets for ever; a test's token may be a word of the next one's messages."""
+    known = secrets._secrets
+    before = set(known._known), known._forms
+    yield
+    known._known, known._forms = before
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
