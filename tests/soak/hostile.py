@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import http.client
 import json
 import re
 import socket
 import threading
 import time
-import urllib.error
 import urllib.request
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -172,7 +172,7 @@ class Watcher(threading.Thread):
             if address is None:
                 continue
             begun = time.monotonic()
-            with suppress(OSError, urllib.error.URLError):  # it may be down just now
+            with suppress(OSError, http.client.HTTPException):  # it may be down just now
                 with urllib.request.urlopen(f"http://{address[0]}:{address[1]}/healthz", timeout=30) as answer:
                     answer.read()
                 self.longest_ms = max(self.longest_ms, round((time.monotonic() - begun) * 1000))
