@@ -25,16 +25,16 @@ from agent.outbox.values import Filter, Page
 from agent.sources.jenkins.client import JenkinsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from agent.config.rules import Match, Pattern
+    from agent.config.rules import Pattern
     from agent.config.settings import JenkinsSettings, Settings
     from agent.deployments.derive import Rules
     from agent.model.deployment import Deployment
     from agent.model.endings import Ended
     from agent.outbox.interface import Outbox
     from agent.outbox.values import JobCursor, OpenBuild, RunState
-    from agent.sources.jenkins.client import JenkinsClient
+    from agent.sources.jenkins.client import JenkinsClient, Snapshot
 
 # A controller that was polled within so many intervals, or within ten minutes, will be polled again.
 _INTERVALS = 10
@@ -45,7 +45,7 @@ _SET_ASIDE = 10_000
 
 
 class Outcome(StrEnum):
-    """What became of a build number."""
+    """What became of a build number: any :class:`Ending` but READ, of which the deployments tell more, or these."""
 
     EVENT = "event"
     DISCARDED = "discarded"
@@ -63,14 +63,6 @@ class Outcome(StrEnum):
 
 # These are shown whenever they were noted.
 _OF_NOW = (Outcome.RUNNING, Outcome.WAITING, Outcome.NOT_POLLED, Outcome.UNACCOUNTED)
-_OF_ENDING = {
-    Ending.BEFORE_AUDIT: Outcome.BEFORE_AUDIT,
-    Ending.FORMER_NAME: Outcome.FORMER_NAME,
-    Ending.NO_RULE: Outcome.NO_RULE,
-    Ending.HISTORY: Outcome.HISTORY,
-    Ending.UNREADABLE: Outcome.UNREADABLE,
-    Ending.NO_DEPLOYMENT: Outcome.NO_DEPLOYMENT,
-}
 # Numbers that may have a deployment, without a backfill or a report of a build that no poll saw.
 _WITH_DEPLOYMENT = (Ending.READ, Ending.BEFORE_AUDIT, Ending.FORMER_NAME)
 _WHY = {
@@ -131,6 +123,7 @@ def audit(
     """
     problems: list[str] = []
     found: list[JobAudit] = []
+    rules = rules_of(settings)
     for controller in settings.controllers:
         client = client_of(controller)
         try:
@@ -141,20 +134,12 @@ def audit(
         finally:
             client.close()
         problems += [f"{controller.name}: {problem}" for problem in snapshot.problems]
-        counters = {job.full_name: job.next_build_number for job in snapshot.jobs}
-        of_controller = _Controller(controller.name, outbox, rules_of(settings), since)
-        mine = [
-            each for each in of_controller.jobs(counters, snapshot.would_list) if jobs is None or _matches(jobs, each)
-        ]
-        audited = [of_controller.job(each) for each in mine]
+        of_controller = _Controller(controller.name, snapshot, outbox, rules, since)
+        audited = [of_controller.job(each) for each in of_controller.jobs(jobs)]
         problems += _not_polled(controller, outbox, audited)
         found += audited
     unaccounted = sum(job.numbers.get(Outcome.UNACCOUNTED, 0) for job in found)
     return Audit(rfc3339(since), found, unaccounted, problems)
-
-
-def _matches(jobs: Pattern, job: _Job) -> bool:
-    return jobs.match(job.name) is not None
 
 
 def _not_polled(controller: JenkinsSettings, outbox: Outbox, jobs: Iterable[JobAudit]) -> Iterator[str]:
@@ -170,11 +155,10 @@ def _not_polled(controller: JenkinsSettings, outbox: Outbox, jobs: Iterable[JobA
 
 @dataclass(frozen=True)
 class _Job:
-    """A deploying job: its name, Jenkins' counter (None: it is not in the list), its rule, and our cursor."""
+    """A deploying job: its name, Jenkins' counter (None: it is not in the list), and our cursor."""
 
     name: str
     next_build_number: int | None
-    match: Match
     cursor: JobCursor | None
 
 
@@ -239,24 +223,24 @@ def _rows(row: Deployment) -> _Rows:
 class _Controller:
     """The jobs of one controller."""
 
-    def __init__(self, name: str, outbox: Outbox, rules: Rules, since: int) -> None:
+    def __init__(self, name: str, snapshot: Snapshot, outbox: Outbox, rules: Rules, since: int) -> None:
         self._name = name
+        self._snapshot = snapshot
+        self._counters = {job.full_name: job.next_build_number for job in snapshot.jobs}
         self._outbox = outbox
         self._rules = rules
         self._since = since
-        self._names: frozenset[str] = frozenset()  # of the jobs that there are
         self._open = outbox.open_builds(name)
         self._set_aside = {item.subject for item in outbox.things_set_aside(_SET_ASIDE) if item.kind == "run"}
 
-    def jobs(self, counters: Mapping[str, int], would_list: Callable[[str], bool]) -> list[_Job]:
-        """Those that deploy by the rules: in Jenkins' list, or known from before."""
+    def jobs(self, among: Pattern | None) -> list[_Job]:
+        """Those that deploy by the rules, in Jenkins' list or known from before; ``among`` these names, None: all."""
         cursors = self._outbox.jobs(self._name)
-        self._names = frozenset(counters)
-        names = sorted(counters.keys() | {name for name in cursors if would_list(name)})
+        names = sorted(self._counters.keys() | {name for name in cursors if self._snapshot.would_list(name)})
         return [
-            _Job(name, counters.get(name), match, cursors.get(name))
+            _Job(name, self._counters.get(name), cursors.get(name))
             for name in names
-            if (match := first_match(self._rules.rules, name)) is not None
+            if first_match(self._rules.rules, name) is not None and (among is None or among.match(name) is not None)
         ]
 
     def job(self, job: _Job) -> JobAudit:
@@ -287,7 +271,7 @@ class _Controller:
         project = Project(JENKINS, self._name, job.name)
         formers = self._outbox.former_names(project)
         found = self._deployments((project, *formers))
-        if not any(former.name in self._names for former in formers):
+        if not any(former.name in self._counters for former in formers):
             return found
         read = [range(each.first, each.last + 1) for each in endings if each.ending in _WITH_DEPLOYMENT]
         return {number: rows for number, rows in found.items() if any(number in span for span in read)}
@@ -323,7 +307,7 @@ class _Controller:
         elif ended.ending is Ending.READ:
             self._read(lines, job, first, last, ended.at)
         else:
-            lines.add(first, last, _OF_ENDING[ended.ending], _WHY[ended.ending], ended.at)
+            lines.add(first, last, Outcome(ended.ending), _WHY[ended.ending], ended.at)
 
     def _not_noted(self, lines: _Lines, job: _Job, first: int, last: int) -> None:
         since = job.cursor.no_rule_since if job.cursor is not None else None

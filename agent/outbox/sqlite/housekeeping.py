@@ -17,7 +17,7 @@ from agent.outbox.sqlite.endings import Endings
 from agent.outbox.sqlite.rows import id_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from agent.model.times import Clock
@@ -147,20 +147,23 @@ class Housekeeping(Endings):
         found = self._all(
             "SELECT id, project_id, run, attempt FROM facts WHERE id > ? ORDER BY id LIMIT ?", (last, CHUNK)
         )
-        ages = self._ages({row[1:] for row in found}, now, now - keep_ms) if found else {}
+        runs = self._of_runs({row[1:] for row in found}) if found else {}
+        ages = {place: _age(under.values(), now, now - keep_ms) for place, under in runs.items()}
         old = [place for place, age in ages.items() if age is Age.OLD]
         if old:
             with self._writing():
                 # Once more, for somebody may have changed something meanwhile.
-                ages = ages | self._ages(old, now, now - keep_ms)
-                self._delete_facts([place for place in old if ages[place] is Age.OLD])
+                runs = self._of_runs(old)
+                again = {place: _age(under.values(), now, now - keep_ms) for place, under in runs.items()}
+                self._delete_facts([runs[place] for place in old if again[place] is Age.OLD])
+                ages |= again
         return self._facts_walk.go_on([(row[0], ages[row[1:]]) for row in found], CHUNK)
 
-    def _ages(self, places: Collection[Place], now: int, cutoff: int) -> dict[Place, Age]:
-        """Whether the facts of these runs can go."""
+    def _of_runs(self, places: Collection[Place]) -> dict[Place, dict[Place, _Stored]]:
+        """What is stored of each of these runs, under all names of its project."""
         names = self._all_names(places)
         stored = self._stored({each for under in names.values() for each in under})
-        return {place: _age([stored[each] for each in under], now, cutoff) for place, under in names.items()}
+        return {place: {each: stored[each] for each in under} for place, under in names.items()}
 
     def _all_names(self, places: Iterable[Place]) -> dict[Place, list[Place]]:
         """Under which names things of these runs may be stored: of the projects, their former and later ones."""
@@ -189,12 +192,11 @@ class Housekeeping(Endings):
             of_run.is_followed = place_[:2] in is_open or (place_[:2] in is_wanted and not of_run.is_final)
         return stored
 
-    def _delete_facts(self, places: Collection[Place]) -> None:
-        names = self._all_names(places)
-        together = [each for under in names.values() for each in under]
-        stored = self._stored(set(together))
-        for under in names.values():
-            if not any(stored[each].deployments for each in under):
+    def _delete_facts(self, runs: Iterable[Mapping[Place, _Stored]]) -> None:
+        together: list[Place] = []
+        for under in runs:
+            together += under
+            if not any(stored.deployments for stored in under.values()):
                 self._note_no_deployment(under)
         self._connection.executemany(
             "DELETE FROM attempts WHERE deployment IN"
@@ -242,15 +244,14 @@ class Housekeeping(Endings):
 
     def _delete_deployments(self, old: dict[int, Place], now: int, cutoff: int) -> None:
         """Those whose build has no facts any more: of the others, what is deleted would be derived again."""
-        names = self._all_names(set(old.values()))
-        stored = self._stored({each for under in names.values() for each in under})
+        runs = self._of_runs(set(old.values()))
         for number, place in old.items():
             row = self._one(
                 "SELECT deployment_id, coalesce(build_started_at, started_at) FROM deployments"
                 " WHERE id = ? AND settled_at < ? AND state IN (?, ?)",
                 (number, cutoff, *_SETTLED),
             )
-            if row is None or any(stored[each].received for each in names[place]):
+            if row is None or any(stored.received for stored in runs[place].values()):
                 continue
             name, started_at = row
             self._connection.execute("DELETE FROM deployments WHERE id = ?", (number,))

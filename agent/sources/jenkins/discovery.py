@@ -86,7 +86,7 @@ class Found:
     """What there is to do.
 
     ``passed``: cursors of jobs of which nothing is to be read, ``followed`` what of them is open from now on, and
-    ``history`` the numbers that ended before the first poll. ``later``: jobs that are back, and wait for the next poll.
+    ``history`` the numbers that ended before the first poll. ``later``: more jobs are back, and wait for the next poll.
     ``renewed``: the same, of jobs with names that were another job's.
     """
 
@@ -95,7 +95,7 @@ class Found:
     followed: dict[str, tuple[OpenBuild, ...]] = field(default_factory=dict)
     renewed: list[Candidate] = field(default_factory=list)
     history: dict[str, tuple[Ended, ...]] = field(default_factory=dict)
-    later: int = 0
+    later: bool = False
 
 
 class Discovery:
@@ -145,9 +145,11 @@ class Discovery:
         """Whether the job was gone, so that it may be another one with as many builds; its newest build tells."""
         if not cursor.absent:
             return False
+        if self._back == BACK_AT_ONCE:
+            self._found.later = True
+            return False
         self._back += 1
-        self._found.later += self._back > BACK_AT_ONCE
-        return self._back <= BACK_AT_ONCE
+        return True
 
     def _candidate(
         self, job: Job, cursor: JobCursor | None, followed: tuple[OpenBuild, ...], *, moved: bool

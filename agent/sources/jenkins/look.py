@@ -136,7 +136,6 @@ class Look:
     unlisted: list[tuple[int, int]] = field(default_factory=list)
     gone: list[OpenBuild] = field(default_factory=list)
     troubles: dict[int, Exception] = field(default_factory=dict)
-    pull_request_url: str | None = None
     has_past: bool = False
     numbers: set[int] = field(default_factory=set)
     endings: dict[int, Ending] = field(default_factory=dict)

@@ -18,13 +18,17 @@ class MissedBuilds:
     def __init__(self, controller: str, outbox: Outbox) -> None:
         self._controller = controller
         self._outbox = outbox
+        self._numbers: dict[str, list[range]] = {}
 
     def has(self, cursor: JobCursor, number: int) -> bool:
         """Whether this build of the job was missed. It costs little for a job of which none was."""
-        return cursor.full_name in self._jobs and any(
-            each.ending is Ending.UNREADABLE and each.first <= number <= each.last
-            for each in self._outbox.endings(self._controller, cursor.full_name)
-        )
+        name = cursor.full_name
+        if name not in self._jobs:
+            return False
+        if name not in self._numbers:
+            endings = self._outbox.endings(self._controller, name)
+            self._numbers[name] = [range(e.first, e.last + 1) for e in endings if e.ending is Ending.UNREADABLE]
+        return any(number in missed for missed in self._numbers[name])
 
     @cached_property
     def _jobs(self) -> frozenset[str]:

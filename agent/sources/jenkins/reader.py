@@ -80,7 +80,6 @@ class JobReader:
 
         Raises :class:`AnotherJobError`, too; the cursor must then stay where it was, what was yielded may be kept.
         """
-        look.pull_request_url = first.listing.pull_request_url
         now = self._clock.now_ms()
         sorter = Sorter(candidate, look, report_from=self._report_from, now=now, was_missed=self._missed.has)
         for page in self.pages(candidate, first.listing):
