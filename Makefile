@@ -19,6 +19,14 @@ $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# What only some targets need, each in an environment of its own.
+.venv-%/.ready: requirements-%.txt
+	@echo "setting up .venv-$* (once) …"
+	@$(PYTHON) -m venv .venv-$*
+	@echo '*' > .venv-$*/.gitignore
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 demo: $(VENV)/.ready ## the main job on embedded defaults: Jenkins -> outbox -> Hivel, with an outage in the middle
 	@$(BIN)/hivel-agent demo
 
@@ -37,13 +45,6 @@ BENCH_VENV := .venv-bench
 # What the benchmarks compare with, in an environment of its own. One of them: `make bench BENCH=enqueue`; polling takes
 # most of the time, `make bench BENCH="polling --quick"` less of it.
 BENCHMARKS := polling enqueue drain doors sizes
-$(BENCH_VENV)/.ready: requirements-bench.txt
-	@echo "setting up $(BENCH_VENV) (once) …"
-	@$(PYTHON) -m venv $(BENCH_VENV)
-	@echo '*' > $(BENCH_VENV)/.gitignore
-	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
-	@touch $@
-
 .PHONY: bench
 bench: $(BENCH_VENV)/.ready ## speed, beside others that do the same (about 15 minutes; BENCH=polling|enqueue|drain|doors|sizes)
 	@set -e; for name in $(if $(BENCH),"$(BENCH)",$(BENCHMARKS)); do \
@@ -74,12 +75,6 @@ man: $(VENV)/.ready ## dist/: the man page
 	@ls dist/hivel-agent.1
 
 RELEASE_VENV := .venv-release
-$(RELEASE_VENV)/.ready: requirements-release.txt
-	@echo "setting up $(RELEASE_VENV) (once) …"
-	@$(PYTHON) -m venv $(RELEASE_VENV)
-	@echo '*' > $(RELEASE_VENV)/.gitignore
-	@$(RELEASE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-release.txt
-	@touch $@
 
 release: $(VENV)/.ready $(RELEASE_VENV)/.ready ## dist/: wheel, source archive, Debian package, SBOM and checksums
 	@rm -rf dist

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.config.settings import Settings
-    from agent.model.build import Build
+    from agent.model.build import Build, Stage
     from agent.sources.reports.accept import Reports
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -163,21 +163,20 @@ def executors(data: bytes) -> None:
 
 def overview(data: bytes) -> None:
     """The stages, as pipeline-graph-view tells them."""
-    with suppress(JenkinsError, ValueError):
-        page = _answer(data).decode(dict)
-        for question in stages.questions_of_overview(page, lambda _: True):
-            assert question.isdigit()
-        for stage in stages.stages_of_overview(page):
-            stages.result_of(stage)
+    _stages(data, stages.questions_of_overview, stages.stages_of_overview)
 
 
 def wfapi(data: bytes) -> None:
     """The stages, as pipeline-rest-api tells them."""
+    _stages(data, stages.questions_of_wfapi, stages.stages_of_wfapi)
+
+
+def _stages(data: bytes, questions_of: Callable[..., list[str]], stages_of: Callable[..., tuple[Stage, ...]]) -> None:
     with suppress(JenkinsError, ValueError):
         page = _answer(data).decode(dict)
-        for question in stages.questions_of_wfapi(page, lambda _: True):
+        for question in questions_of(page, lambda _: True):
             assert question.isdigit()
-        for stage in stages.stages_of_wfapi(page):
+        for stage in stages_of(page):
             stages.result_of(stage)
 
 

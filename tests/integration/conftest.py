@@ -13,11 +13,12 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sandbox.hivel import LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
-from tests.integration.support import FakeClock
+from tests.integration.support import Agent, FakeClock, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from subprocess import Popen
 
 
 @pytest.fixture
@@ -77,3 +78,19 @@ def hivel_settings(hivel_server: LocalServer) -> HivelSettings:
 @pytest.fixture
 def delivery_settings() -> DeliverySettings:
     return replace(DeliverySettings(), concurrency=4, timeout_ms=2_000)
+
+
+@pytest.fixture
+def agent(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Agent:
+    """Between the two, with one job."""
+    jenkins.add_job("deploy/shop")
+    return Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
+
+
+@pytest.fixture
+def daemon(agent: Agent) -> Iterator[Popen[str]]:
+    process = agent.start()
+    wait_until(lambda: "event=started" in agent.log(), "the daemon has started")
+    yield process
+    process.kill()
+    process.wait()

@@ -12,7 +12,6 @@ from agent.sandbox.hivel import Fault
 from tests.integration.support import REPO, Agent, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from agent.sandbox.hivel import LocalHivel
@@ -26,15 +25,6 @@ RULES = '[[deployment]]\njob = "deploy/**"\n'
 def agent(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Agent:
     jenkins.add_job("deploy/shop")
     return Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server, extra=RULES)
-
-
-@pytest.fixture
-def daemon(agent: Agent) -> Iterator[object]:
-    process = agent.start()
-    wait_until(lambda: "event=started" in agent.log(), "the daemon has started")
-    yield process
-    process.kill()
-    process.wait()
 
 
 # ---- once

@@ -49,12 +49,6 @@ def hivel() -> Iterator[LocalHivel]:
 
 
 @pytest.fixture
-def agent(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Agent:
-    jenkins.add_job(JOB)
-    return Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
-
-
-@pytest.fixture
 def used(agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, hivel_server: LocalServer) -> Agent:
     """An agent that delivered 60 events, has 20 pending, and was stopped. 5 builds ended since."""
     jenkins.add_builds(JOB, DELIVERED, repo=REPO)

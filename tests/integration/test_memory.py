@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import os
 import re
 import threading
 import zlib
@@ -174,9 +173,12 @@ JENKINS = [
 
 
 def most_at_once(process: subprocess.Popen[str]) -> int:
-    """Bytes."""
+    """Bytes; with ``SHOW=1`` they are printed."""
     status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+    used = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+    if os.environ.get("SHOW"):
+        print(f"{used // MB} MB")  # noqa: T201
+    return used
 
 
 @contextmanager
@@ -226,8 +228,6 @@ def test_a_jenkins_without_measure_takes_neither_memory_nor_others_along(
             jenkins.add_builds(JOB, 1, repo=REPO)
             wait_until(lambda: len(hivel.deployments()) > of_hostile, "the other one's build is delivered")
             used = most_at_once(process)
-            if os.environ.get("SHOW"):
-                print(f"{used // MB} MB")  # noqa: T201
     assert "MemoryError" not in agent.log()
     assert used < MOST
 
@@ -306,8 +306,6 @@ def test_a_hivel_without_measure_takes_no_memory_along_and_gets_its_event_later(
             jenkins.add_builds(JOB, 1, repo=REPO)
             wait_until(lambda: delivered(agent) == 2, "both builds are delivered", 30)
             used = most_at_once(process)
-            if os.environ.get("SHOW"):
-                print(f"{used // MB} MB")  # noqa: T201
     assert "MemoryError" not in agent.log()
     assert used < MOST
 

@@ -34,7 +34,6 @@ from tests.integration.scripted import Scripted
 from tests.integration.support import REPO, Agent, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from subprocess import Popen
 
     from agent.outbox.sqlite.engine import SqliteOutbox
@@ -46,21 +45,6 @@ if TYPE_CHECKING:
 
 JOB = "deploy/shop"
 FOLDER = Path(__file__).parents[2] / "monitoring"
-
-
-@pytest.fixture
-def agent(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Agent:
-    jenkins.add_job(JOB)
-    return Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
-
-
-@pytest.fixture
-def daemon(agent: Agent) -> Iterator[Popen[str]]:
-    process = agent.start()
-    wait_until(lambda: "event=started" in agent.log(), "the daemon has started")
-    yield process
-    process.kill()
-    process.wait()
 
 
 def address(agent: Agent) -> str:

@@ -18,30 +18,14 @@ from tests.integration.support import REPO, Agent, wait_until
 from tests.integration.test_monitoring import address, ready
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
     from subprocess import Popen
 
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
-    from agent.sandbox.server import LocalServer
 
 JOB = "deploy/shop"
-
-
-@pytest.fixture
-def agent(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: LocalServer, tmp_path: Path) -> Agent:
-    jenkins.add_job(JOB)
-    return Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
-
-
-@pytest.fixture
-def daemon(agent: Agent) -> Iterator[Popen[str]]:
-    process = agent.start()
-    wait_until(lambda: "event=started" in agent.log(), "the daemon has started")
-    yield process
-    process.kill()
-    process.wait()
 
 
 def symlink(link: Path, outbox: Path) -> None:

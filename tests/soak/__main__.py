@@ -29,7 +29,7 @@ from tests.integration.support import Agent
 from tests.soak.actors import Builds, Killer, TroubleAtHivel, TroubleAtJenkins, Visitor
 from tests.soak.daemon import Daemon
 from tests.soak.findings import Findings, look_at
-from tests.soak.hostile import Crowd, Front, HostileHivel, HostileJenkins, Watcher
+from tests.soak.hostile import Crowd, Front, Hostile, Watcher
 from tests.soak.memory import bounded
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ def play(folder: Path, seconds: float, rng: random.Random, stack: ExitStack) -> 
     """The run itself: the troubles, the quiet at the end, and what was found."""
     jenkins, hivel = LocalJenkins(), LocalHivel()
     stack.callback(hivel.close)
-    jenkins_server, front = stack.enter_context(LocalServer(jenkins.app)), Front(hivel.app)
-    hivel_server = stack.enter_context(LocalServer(front))
+    before_jenkins, before_hivel = Front(jenkins.app), Front(hivel.app)
+    jenkins_server = stack.enter_context(LocalServer(before_jenkins))
+    hivel_server = stack.enter_context(LocalServer(before_hivel))
     agent = Agent.configured(folder, jenkins=jenkins_server, hivel=hivel_server, backoff_max="3s", timeout="2s")
     agent.config.write_text(
         agent.config.read_text().replace(
@@ -73,7 +74,8 @@ def play(folder: Path, seconds: float, rng: random.Random, stack: ExitStack) -> 
     builds = Builds(jenkins, rng)
     troubles = [
         builds, TroubleAtHivel(hivel, hivel_server, rng), TroubleAtJenkins(jenkins, rng), Killer(daemon, rng),
-        Visitor(agent, rng), HostileHivel(front, rng), HostileJenkins(jenkins, rng), Crowd(agent, rng),
+        Visitor(agent, rng), Crowd(agent, rng), Hostile("Hivel", before_hivel, rng),
+        Hostile("Jenkins", before_jenkins, rng, ("", "/job/", "/computer/")),
     ]  # fmt: skip
     counts: Counter[str] = Counter()
     daemon.start()

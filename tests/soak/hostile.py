@@ -21,11 +21,10 @@ from tests.soak.actors import Actor
 if TYPE_CHECKING:
     import random
     from collections import Counter
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from agent.sandbox.jenkins import LocalJenkins
     from tests.integration.support import Agent
 
 # As Agent.configured writes it.
@@ -70,57 +69,41 @@ ANSWERS: dict[str, Callable[[], Response]] = {
 
 
 class Front:
-    """Stands before an application, and answers in its place while ``answer`` is set."""
+    """Stands before an application, and answers in its place while ``answer`` is set, where ``part`` is in the path."""
 
     def __init__(self, behind: ASGIApp) -> None:
         self._behind = behind
         self.answer: Callable[[], Response] | None = None
+        self.part = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self.answer
-        served = self._behind if answer is None or scope["type"] != "http" else answer()
+        mine = answer is not None and scope["type"] == "http" and self.part in scope["path"]
+        served = answer() if answer is not None and mine else self._behind
         with suppress(asyncio.CancelledError):
             await served(scope, receive, send)
 
 
-class HostileHivel(Actor):
-    """A Hivel, or what stands in its place, that answers to do harm."""
+class Hostile(Actor):
+    """A server, or what stands in its place, that answers some of the questions, or all of them, to do harm."""
 
     every_s = (5.0, 20.0)
 
-    def __init__(self, front: Front, rng: random.Random) -> None:
+    def __init__(self, name: str, front: Front, rng: random.Random, parts: Sequence[str] = ("",)) -> None:
         super().__init__(rng)
+        self._name = name
         self._front = front
+        self._parts = parts
 
     def act(self, counts: Counter[str]) -> None:
-        name = self.rng.choice(list(ANSWERS))
-        counts[f"hostile Hivel: {name}"] += 1
+        name, self._front.part = self.rng.choice(list(ANSWERS)), self.rng.choice(self._parts)
+        counts[f"hostile {self._name}: {name}"] += 1
         self._front.answer = ANSWERS[name]
         time.sleep(self.rng.uniform(0.2, 3.0))
         self._front.answer = None
 
     def calm(self) -> None:
         self._front.answer = None
-
-
-class HostileJenkins(Actor):
-    """A Jenkins that answers some of the questions, or all of them, to do harm."""
-
-    every_s = (5.0, 20.0)
-
-    def __init__(self, jenkins: LocalJenkins, rng: random.Random) -> None:
-        super().__init__(rng)
-        self._jenkins = jenkins
-
-    def act(self, counts: Counter[str]) -> None:
-        name, part = self.rng.choice(list(ANSWERS)), self.rng.choice(["", "/job/", "/computer/"])
-        counts[f"hostile Jenkins: {name}"] += 1
-        self._jenkins.break_with(lambda path, _: ANSWERS[name]() if part in path else None)
-        time.sleep(self.rng.uniform(0.2, 3.0))
-        self._jenkins.break_with(None)
-
-    def calm(self) -> None:
-        self._jenkins.break_with(None)
 
 
 def _monitoring(agent: Agent) -> tuple[str, int] | None:
