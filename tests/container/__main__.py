@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.container.debian import CannotBootError, archive, require_tools
+from tests.container.debian import PYTHON, SUITE, CannotBootError, archive, require_tools
 from tests.container.log import say, step
 from tests.container.story import EXIT_CANNOT_BOOT
 
@@ -63,7 +63,9 @@ def _share(share: Path) -> str:
     wheels, environment = share / "wheels", share.parent / "pip"
     _run("/usr/bin/python3", "-m", "venv", str(environment))
     pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "download", "-qq"]
-    _run(*pip, "--require-hashes", "-r", "requirements.txt", "-d", str(wheels))
+    # The lock file is complete, so that no dependency has to be looked for, and pip may download for another Python.
+    of = ("--python-version", PYTHON[SUITE], "--no-deps", "--require-hashes")
+    _run(*pip, *of, "-r", "requirements.txt", "-d", str(wheels))
     _run(*pip, "wheel", "-d", str(wheels))  # pip fetches it to build the dependencies that are no wheels
     _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(share / "dist"), ".")
     for name in ("requirements.txt", "README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"):

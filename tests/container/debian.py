@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-SUITE = "bookworm"
+# The Debian releases that the tests run on, with their Python. `DEBIAN_SUITE=trixie make container-test` selects one.
+PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
+SUITE = os.environ.get("DEBIAN_SUITE", "bookworm")
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 # What the README asks for, and what the package of the agent depends on: the container has no network.
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-venv", "ca-certificates")

@@ -50,6 +50,8 @@ class Machine:
             "systemd-nspawn", "--quiet", "--boot", f"--directory={self._root}", "--machine=agent-test",
             "--register=no", "--keep-unit", "--console=pipe", "--link-journal=no",
             f"--bind-ro={self._share}:{SHARE}",
+            # The host may have cgroup v1. The systemd of Debian 13 then boots only with this; others ignore it.
+            "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
         ]  # fmt: skip
         self._init = 0
         with self._console.open("ab") as console:
