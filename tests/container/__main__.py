@@ -33,7 +33,7 @@ def main() -> int:
     """Everything, and the exit code."""
     begun = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the folders are removed then, too
-    readme = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "README.md"
+    readme = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "installation.md"
     try:
         require_tools()
         with _folder() as folder, ThreadPoolExecutor() as pool:
@@ -70,7 +70,7 @@ def _share(share: Path) -> str:
     _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(share / "dist"), ".")
     for name in ("requirements.txt", "README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"):
         shutil.copy(ROOT / name, share)
-    for name in ("systemd", "packaging"):
+    for name in ("systemd", "packaging", "docs"):
         shutil.copytree(ROOT / name, share / name)
     return ", ".join(path.name for path in (share / "dist").iterdir())
 

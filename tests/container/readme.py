@@ -1,4 +1,4 @@
-"""What the README tells an administrator to type."""
+"""What the installation page tells an administrator to type."""
 
 from __future__ import annotations
 

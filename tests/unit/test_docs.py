@@ -1,4 +1,4 @@
-"""The documentation is held against the code: what the README says has to exist, and what exists has to be said."""
+"""The documentation is held against the code: what it says has to exist, and what exists has to be said."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ if TYPE_CHECKING:
     from agent.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *PAGES))
 DOCUMENTS = sorted(
     [
         *ROOT.glob("*.md"),
-        *(path for name in ("agent", "jenkinsfile-snippets", "systemd") for path in (ROOT / name).rglob("*.md")),
+        *(path for name in ("agent", "docs", "jenkinsfile-snippets", "systemd") for path in (ROOT / name).rglob("*.md")),
     ]
 )
 EXAMPLE = ROOT / "systemd" / "config.example.toml"
 
-# A file that says nothing about deployments, to complete what the README shows of a configuration.
+# A file that says nothing about deployments, to complete what the pages show of a configuration.
 HEAD = """
 [hivel]
 url = "https://hivel.example.com"
@@ -57,11 +58,11 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def section(heading: str) -> str:
-    """The text below a heading of the README, up to the next heading of the same or a higher level."""
+    """The text below a heading of the documentation, up to the next heading of the same or a higher level."""
     level = len(heading) - len(heading.lstrip("#"))
-    text = re.sub(r"(?ms)^```.*?^```$", lambda found: found[0].replace("\n#", "\n "), README)
+    text = re.sub(r"(?ms)^```.*?^```$", lambda found: found[0].replace("\n#", "\n "), DOCS)
     start = re.search(rf"(?m)^{re.escape(heading)}$", text)
-    assert start is not None, f"the README has no heading {heading!r}"
+    assert start is not None, f"the documentation has no heading {heading!r}"
     end = re.search(rf"(?m)^#{{1,{level}}} ", text[start.end() :])
     return text[start.end() : start.end() + end.start()] if end else text[start.end() :]
 
@@ -82,7 +83,7 @@ def code(cell: str) -> list[str]:
 
 
 def toml_blocks() -> list[str]:
-    return re.findall(r"(?ms)^```toml\n(.*?)^```$", README)
+    return re.findall(r"(?ms)^```toml\n(.*?)^```$", DOCS)
 
 
 def load(tmp_path: Path, text: str) -> Settings:
@@ -94,16 +95,16 @@ def load(tmp_path: Path, text: str) -> Settings:
 # ---- configuration
 
 TABLES = {
-    "### `[hivel]`": config._Hivel,
-    "### `[http]`": config._Http,
-    "### `[[jenkins]]`": config._Jenkins,
-    "### `[[deployment]]`": config._Deployment,
-    "### `[repositories]`": config._Repositories,
-    "### `[outbox]`": config._Outbox,
-    "### `[delivery]`": config._Delivery,
-    "### `[monitoring]`": config._Monitoring,
-    "### `[hook]`": config._Hook,
-    "### `[intake]`": config._Intake,
+    "## `[hivel]`": config._Hivel,
+    "## `[http]`": config._Http,
+    "## `[[jenkins]]`": config._Jenkins,
+    "## `[[deployment]]`": config._Deployment,
+    "## `[repositories]`": config._Repositories,
+    "## `[outbox]`": config._Outbox,
+    "## `[delivery]`": config._Delivery,
+    "## `[monitoring]`": config._Monitoring,
+    "## `[hook]`": config._Hook,
+    "## `[intake]`": config._Intake,
 }
 KEYS = [
     pytest.param(heading, field, id=f"{heading.strip('# `')}-{field.name}")
@@ -117,7 +118,7 @@ def test_every_table_of_the_configuration_has_its_section() -> None:
         "environments",
         "status",
     }  # maps without keys of their own
-    assert README.count("### `[environments]` and `[status]`") == 1
+    assert DOCS.count("## `[environments]` and `[status]`") == 1
     assert {field.name for field in msgspec.structs.fields(config._File)} == names
 
 
@@ -130,7 +131,7 @@ def test_every_key_is_in_the_readme_with_its_default(heading: str, field: msgspe
         assert default == "required"
     elif field.default in (None, msgspec.NODEFAULT):
         assert default, f"say what {field.name} is without being set"
-        assert not code(default) or field.name == "name", f"{field.name} has no default, the README says {default}"
+        assert not code(default) or field.name == "name", f"{field.name} has no default, the page says {default}"
     else:
         written = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
         assert code(default) == [written]
@@ -200,7 +201,7 @@ def test_an_example_with_a_mistake_would_be_noticed(tmp_path: Path) -> None:
 
 # ---- rules and the event
 
-PATTERNS = [row for row in rows(section("## Rules")) if len(row) == 3]
+PATTERNS = [row for row in rows(section("# Rules")) if len(row) == 3]
 
 
 def test_the_readme_shows_patterns() -> None:
@@ -215,7 +216,7 @@ def test_a_pattern_matches_what_the_readme_says(row: list[str]) -> None:
 
 
 def test_the_example_of_the_templates_derives_what_the_readme_says(tmp_path: Path) -> None:
-    text = section("### Templates")
+    text = section("## Templates")
     block = re.search(r"(?ms)^```toml\n(.*?)^```$", text)
     assert block is not None
     (told,) = re.findall(r"(?ms)^A build of .*?\.$", text)
@@ -235,19 +236,19 @@ def test_the_example_of_the_templates_derives_what_the_readme_says(tmp_path: Pat
 
 
 def test_every_field_of_the_event_is_explained() -> None:
-    explained = [name for row in rows(section("## The event")) for name in code(row[0])]
+    explained = [name for row in rows(section("# The event")) for name in code(row[0])]
     for field in msgspec.structs.fields(DeploymentEvent):
         assert field.name in explained
 
 
 def test_the_status_table_is_that_of_the_code() -> None:
-    table = [row for row in rows(section("## The event")) if code(row[0]) and code(row[0])[0].isupper()]
+    table = [row for row in rows(section("# The event")) if code(row[0]) and code(row[0])[0].isupper()]
     told = {code(row[0])[0]: code(row[1])[0] for row in table}
     assert told == {word.upper(): status.value for word, status in WORDS[Provider.JENKINS].items()}
 
 
 def test_every_state_of_an_event_is_explained() -> None:
-    explained = {code(row[0])[0] for row in rows(section("## The event")) if row[0].startswith("`")}
+    explained = {code(row[0])[0] for row in rows(section("# The event")) if row[0].startswith("`")}
     assert {state.value for state in State} <= explained
 
 
@@ -268,7 +269,7 @@ def test_what_happens_when_lists_the_statuses_that_the_policy_treats_so(verdict:
 
 
 def test_every_state_can_be_chosen_in_the_list_as_the_readme_says() -> None:
-    told = re.search(r"`--state ([a-z|]+)`", section("### `hivel-agent queue list`"))
+    told = re.search(r"`--state ([a-z|]+)`", section("## `hivel-agent queue list`"))
     assert told is not None
     (option,) = [p for p in command_line.load("queue").commands["list"].params if p.name == "state"]
     assert told[1].split("|") == list(option.type.choices)
@@ -289,10 +290,10 @@ VERBS = [pytest.param(name, command, id=name) for name, command in verbs(command
 
 @pytest.mark.parametrize(("name", "command"), VERBS)
 def test_every_verb_has_a_section_with_its_options(name: str, command: click.Command) -> None:
-    headings = [line for line in README.splitlines() if line.startswith("### ") and f"`{name}`" in line]
+    headings = [line for line in DOCS.splitlines() if line.startswith("## ") and f"`{name}`" in line]
     assert len(headings) == 1, f"{name} needs a section"
     elsewhere = {"--config", "--json", "--help", "--host", "--token"}
-    told = README if name.startswith("hivel-agent sandbox") else section(headings[0])
+    told = DOCS if name.startswith("hivel-agent sandbox") else section(headings[0])
     options = {max(p.opts, key=len) for p in command.params if isinstance(p, click.Option)} - elsewhere
     assert [option for option in sorted(options) if option not in told] == []
 
@@ -305,7 +306,7 @@ def test_every_verb_has_an_example_of_itself_in_its_help(name: str, command: cli
 
 def test_every_verb_that_the_readme_calls_exists() -> None:
     known = {name for name, _ in verbs(command_line.cli)}
-    blocks = re.findall(r"(?ms)^```(?:sh|text)\n(.*?)^```$", README)
+    blocks = re.findall(r"(?ms)^```(?:sh|text)\n(.*?)^```$", DOCS)
     called = re.findall(
         r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent ([a-z]+(?: (?:list|show|discard|hivel|jenkins))?)", "\n".join(blocks)
     )
@@ -314,7 +315,7 @@ def test_every_verb_that_the_readme_calls_exists() -> None:
 
 
 def test_every_fault_of_the_local_hivel_is_explained() -> None:
-    text = section("### Making the local Hivel misbehave")
+    text = section("## Making the local Hivel misbehave")
     needs = {code(row[0])[0]: code(row[2]) for row in rows(text) if len(row) == 4}
     assert set(needs) == set(get_args(get_type_hints(Fault)["kind"]))
     for kind, needed in needs.items():
@@ -352,8 +353,8 @@ def test_the_changelog_knows_this_version() -> None:
     assert re.findall(r"(?m)^## \[(.+?)\]", changes)[:2] == ["Unreleased", __version__]
 
 
-def test_contributing_maps_every_module() -> None:
-    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+def test_the_architecture_page_maps_every_module() -> None:
+    told = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     modules = [path.relative_to(ROOT).as_posix() for path in (ROOT / "agent").rglob("*.py")]
     for module in modules:
         if not module.rpartition("/")[2].startswith("__") and "/sandbox/" not in module:
