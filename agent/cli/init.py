@@ -162,7 +162,7 @@ class _Asker:
 
 def configuration(answers: Answers, *, with_token_files: bool) -> str:
     """The file's text, with what can be changed later left as comments in the example configuration."""
-    lines = ['# Written by hivel-agent init; docs/configuration.md explains every key.', "", "[hivel]"]
+    lines = ["# Written by hivel-agent init; docs/configuration.md explains every key.", "", "[hivel]"]
     lines.append(f"url = {_quoted(answers.hivel_url)}")
     if with_token_files:
         lines.append(f"token_file = {_quoted(HIVEL_TOKEN)}")

@@ -36,7 +36,8 @@ DOCS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md
 DOCUMENTS = sorted(
     [
         *ROOT.glob("*.md"),
-        *(path for name in ("agent", "docs", "jenkinsfile-snippets", "systemd") for path in (ROOT / name).rglob("*.md")),
+        *PAGES,
+        *(path for name in ("agent", "jenkinsfile-snippets", "systemd") for path in (ROOT / name).rglob("*.md")),
     ]
 )
 EXAMPLE = ROOT / "systemd" / "config.example.toml"
