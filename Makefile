@@ -87,6 +87,14 @@ release: $(VENV)/.ready $(RELEASE_VENV)/.ready ## dist/: wheel, source archive, 
 	  file.write_text(json.dumps(sbom, indent=2) + "\n")'
 	@cd dist && sha256sum -- * >SHA256SUMS && cat SHA256SUMS
 
+.PHONY: docs
+docs: .venv-docs/.ready ## build/site: the documentation as a site
+	@rm -rf build/pages && mkdir -p build/pages
+	@cp --parents -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs jenkinsfile-snippets monitoring systemd \
+	  tests/benchmarks/README.md build/pages
+	@.venv-docs/bin/mkdocs build --quiet --strict
+	@echo build/site/index.html
+
 container-test: $(VENV)/.ready ## the service in a real systemd: a Debian in a container (root; debootstrap, systemd-container)
 	@$(BIN)/python -m tests.container
 
@@ -95,10 +103,11 @@ lock: ## write the lock files anew (needs uv)
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements.txt -o requirements-bench.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:release -o requirements-release.txt
+	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:docs -o requirements-docs.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:fuzz -o requirements-fuzz.txt
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(BENCH_VENV) $(RELEASE_VENV) dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-* dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .PHONY: soak
 SOAK_MINUTES ?= 20
