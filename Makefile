@@ -92,7 +92,7 @@ docs: .venv-docs/.ready ## build/site: the documentation as a site
 	@rm -rf build/pages && mkdir -p build/pages
 	@cp --parents -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs jenkinsfile-snippets monitoring systemd \
 	  tests/benchmarks/README.md build/pages
-	@.venv-docs/bin/mkdocs build --quiet --strict
+	@.venv-docs/bin/mkdocs build --strict >build/site.log 2>&1 || { cat build/site.log; exit 1; }
 	@echo build/site/index.html
 
 container-test: $(VENV)/.ready ## the service in a real systemd: a Debian in a container (root; debootstrap, systemd-container)
