@@ -349,6 +349,12 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
             assert anchor in anchors(file.read_text(encoding="utf-8")), f"{document.name} links to {link}"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_tests_that_a_page_names_exist(document: Path) -> None:
+    for name in re.findall(r"`(tests/[\w/.-]+)`", document.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), f"{document.name} names {name}"
+
+
 def test_the_changelog_knows_this_version() -> None:
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.findall(r"(?m)^## \[(.+?)\]", changes)[:2] == ["Unreleased", __version__]
