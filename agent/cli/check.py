@@ -11,30 +11,33 @@ from agent.cli.options import config_option, json_option
 from agent.cli.output import console, escape, styled, write_json
 from agent.config.file import find_file, load
 from agent.daemon import logs
-from agent.inspect.check import Level, check, complete
+from agent.inspect.check import check, config_only
+from agent.inspect.findings import Level
 from agent.model.times import Clock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.inspect.check import Finding
+    from agent.inspect.findings import Finding
 
 
 @click.command("check")
 @click.option("--offline", is_flag=True, help="Only configuration, tokens and outbox: no network.")
-@click.option("--config-only", is_flag=True, help="Only the configuration file: no tokens, no outbox, no network.")
+@click.option(
+    "--config-only", "only_file", is_flag=True, help="Only the configuration file: no tokens, no outbox, no network."
+)
 @json_option
 @config_option
 @click.pass_context
-def command(context: click.Context, config: Path | None, *, offline: bool, config_only: bool, as_json: bool) -> None:
+def command(context: click.Context, config: Path | None, *, offline: bool, only_file: bool, as_json: bool) -> None:
     """Check the configuration, each Jenkins, and Hivel, and say what to mend. No event is sent.
 
     \b
     Example: hivel-agent check --config /etc/hivel-agent/config.toml
     """
     logs.configure(quiet=True)
-    settings = load(find_file(config or context.obj), tokens=not config_only)
-    findings = [complete(settings)] if config_only else check(settings, Clock(), offline=offline)
+    settings = load(find_file(config or context.obj), tokens=not only_file)
+    findings = config_only(settings) if only_file else check(settings, Clock(), offline=offline)
     write_json(findings) if as_json else show(findings)
     sys.exit(1 if any(finding.level is Level.ERROR for finding in findings) else 0)
 

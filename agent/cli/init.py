@@ -18,13 +18,13 @@ from agent.cli.output import console, escape
 from agent.config.credentials import Token, TokenError
 from agent.config.file import DEFAULT_PATH, ConfigError, load
 from agent.daemon import logs
-from agent.inspect.check import Level
 from agent.inspect.check import check as look
+from agent.inspect.findings import Level
 from agent.model.times import Clock
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
-    from agent.inspect.check import Finding
+    from agent.inspect.findings import Finding
 
 HIVEL_TOKEN, JENKINS_TOKEN = "hivel.token", "jenkins.token"
 # The unit file hands these tokens to the service; the configuration there names no files.

@@ -83,11 +83,7 @@ def _classify(answer: Answer, deployment_id: str, now_ms: int) -> Outcome:  # no
     status = answer.status
     if status is None:
         if answer.untrusted_certificate:
-            return Outcome(
-                Verdict.PAUSED,
-                f"{answer.body}: the certificate of [hivel] url is not trusted here; if it comes from an authority of "
-                "your own, name that in [hivel] ca_file",
-            )
+            return Outcome(Verdict.PAUSED, answer.body)  # with advice: see agent.model.tls
         return Outcome(Verdict.RETRY, answer.body)
     if 200 <= status < 300:
         return _classify_success(answer, deployment_id)
@@ -167,7 +163,7 @@ def _advice(answer: Answer) -> str:
         case 404 | 405 | 410:
             return "there is no Deployment Events API: check [hivel] url (https://app.hivel.ai or https://app.hivel.in)"
         case 407:
-            return "the proxy wants credentials: check HTTPS_PROXY"
+            return "the proxy wants credentials: check HTTPS_PROXY, and write it as http://user:password@host:port"
         case _:
             return "not an answer that an event can mend: check [hivel] url and the token"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from agent.delivery.answers import BODY_LIMIT, LOCATION_LIMIT, Answer, Outcome, classify
-from agent.delivery.connection import FAILURES, failure, no_answer_in_time, open_client
+from agent.delivery.connection import FAILURES, failure, no_answer_in_time, open_client, route_to, wants_credentials
 from agent.model import event as events
 from agent.model.deployment import event_of
 from agent.model.secrets import redact
@@ -41,7 +41,8 @@ class HivelClient:
         self._timeout_s = delivery.timeout_ms / 1000
         self._spelling = delivery.canceled_spelling
         self._clock = clock
-        self._client = open_client(settings, at_once=delivery.concurrency)
+        self._route = route_to(settings.deployment_url)
+        self._client = open_client(settings, self._route, at_once=delivery.concurrency)
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,13 +76,13 @@ class HivelClient:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._client.send(request, stream=True)
                 try:
-                    return await _answer(response)
+                    return await _answer(response) if response.status_code != 407 else wants_credentials(self._route)
                 finally:
                     await response.aclose()
         except TimeoutError:
             return no_answer_in_time(self._timeout_s)
         except FAILURES as error:
-            return failure(error, self._timeout_s)
+            return failure(error, self._timeout_s, self._route)
 
 
 async def _answer(response: httpx.Response) -> Answer:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import os
 import stat
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from agent.config.proxies import Proxies, ProxyError
-from agent.config.rules import first_match
+from agent.config.rules import default_rules, first_match
 from agent.config.sizes import describe_size
-from agent.delivery.answers import Answer, Verdict, classify
-from agent.delivery.hivel import HivelClient
+from agent.inspect.coverage import unmatched
 from agent.inspect.expressions import busy
+from agent.inspect.findings import Finding, Level
+from agent.inspect.folders import cannot_make, spool
+from agent.inspect.plugins import missing_plugins
+from agent.inspect.probes import probe_hivel, probe_jenkins
+from agent.inspect.suspicious import suspicious, unusable_proxies
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import DamagedError, OlderOutboxError, OutboxError
-from agent.sources.jenkins.client import JenkinsClient, JenkinsError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.config.settings import JenkinsSettings, Settings
+    from agent.inspect.probes import JenkinsProbe
     from agent.model.times import Clock
 
 
@@ -33,25 +34,9 @@ LEAST_FREE = 1024 * 1024
 HIVEL = "hivel"
 
 
-class Level(enum.StrEnum):
-    """How a finding is meant: a warning does not keep the agent from working."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at."""
-
-    level: Level
-    subject: str
-    message: str
-
-
 def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Finding]:
     """Look at everything; what is wrong is a finding with its remedy, never an exception. ``offline``: no network."""
-    findings = [complete(settings)]
+    findings = config_only(settings)
     findings += [finding for path in _token_files(settings) if (finding := _permissions(path))]
     findings += [
         Finding(Level.ERROR, _subject(controller), controller.token.problem)
@@ -61,18 +46,42 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
     findings += _teams(settings)
     findings += [Finding(Level.WARNING, "rules", f"{place}: {problem}") for place, problem in busy(settings)]
     findings.append(_outbox(settings, clock, thoroughly=not offline))
+    findings += spool(settings.spool)
     routes = _routes(settings)
     findings += routes
     if offline:
         return findings
     unusable = {finding.subject for finding in routes if finding.level is Level.ERROR}
+    return findings + _answers(settings, clock, unusable)
+
+
+def _answers(settings: Settings, clock: Clock, unusable: set[str]) -> list[Finding]:
+    """What Jenkins and Hivel answer. ``unusable``: subjects that cannot be asked because of their proxy."""
+    findings: list[Finding] = []
+    listed: list[str] | None = []
     for controller in settings.controllers:
         findings += _overlaps(controller)
-        if _subject(controller) not in unusable:
-            findings += _controller(settings, controller)
+        if _subject(controller) in unusable:
+            listed = None
+            continue
+        probe = probe_jenkins(controller)
+        findings += _controller(settings, controller, probe)
+        if probe.snapshot is None or probe.snapshot.unread:
+            listed = None  # a rule may be for the jobs that could not be listed
+        elif listed is not None:
+            listed += [job.full_name for job in probe.snapshot.jobs]
+        if probe.snapshot is not None:
+            findings += missing_plugins(settings.rules, controller, probe.snapshot.jobs)
+    if listed and settings.rules != default_rules():
+        findings += unmatched(settings.rules, listed)
     if HIVEL not in unusable:
         findings.append(asyncio.run(_hivel(settings, clock)))
     return findings
+
+
+def config_only(settings: Settings) -> list[Finding]:
+    """What the configuration file alone shows. Nothing is asked and no other file is read."""
+    return [complete(settings), *suspicious(settings)]
 
 
 def complete(settings: Settings) -> Finding:
@@ -87,10 +96,7 @@ def _subject(controller: JenkinsSettings) -> str:
 def _routes(settings: Settings) -> list[Finding]:
     """What the environment says of proxies; nothing if it says nothing."""
     proxies = Proxies()
-    findings = [
-        Finding(Level.WARNING, "proxy", f"{text}; write names and networks like example.com, 10.0.0.0/8 or fd00::/8")
-        for text in proxies.unusable
-    ]
+    findings = list(unusable_proxies(proxies))
     urls = {HIVEL: settings.hivel.deployment_url, **{_subject(each): each.url for each in settings.controllers}}
     for subject, url in urls.items():
         try:
@@ -140,7 +146,7 @@ def _permissions(path: Path) -> Finding | None:
 
 
 def _outbox(settings: Settings, clock: Clock, *, thoroughly: bool) -> Finding:
-    if not settings.outbox.exists():
+    if not os.path.lexists(settings.outbox):
         return _missing_outbox(settings.outbox)
     try:
         with SqliteOutbox(settings.outbox, clock) as outbox:
@@ -169,41 +175,30 @@ def _free_bytes(path: Path) -> int:
 
 
 def _missing_outbox(path: Path) -> Finding:
-    """It is not made here: it would belong to whoever checks, not to the service."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if os.access(folder, os.W_OK | os.X_OK):
-        return Finding(Level.OK, "outbox", f"{path} will be made at the first start")
-    return Finding(Level.ERROR, "outbox", f"{folder} is not writable for this user; mend [outbox] path or its owner")
+    """It is not made here: it would belong to the user who checks, not to the service."""
+    if (problem := cannot_make(path)) is not None:
+        words = f"{problem}; correct [outbox] path or the owner, or run this as the user of the service"
+        return Finding(Level.ERROR, "outbox", words)
+    return Finding(Level.OK, "outbox", f"{path} will be made at the first start")
 
 
-def _controller(settings: Settings, controller: JenkinsSettings) -> list[Finding]:
+def _controller(settings: Settings, controller: JenkinsSettings, probe: JenkinsProbe) -> list[Finding]:
     subject = _subject(controller)
-    client = JenkinsClient(controller)
-    try:
-        about = client.about()
-        snapshot = client.snapshot()
-    except JenkinsError as error:
-        return [Finding(Level.ERROR, subject, str(error))]
-    finally:
-        client.close()
+    findings = [Finding(each.level, subject, str(each)) for each in probe.problems]
+    about, snapshot = probe.about, probe.snapshot
+    if about is None or snapshot is None:
+        return findings
     jobs = snapshot.jobs
     deploying = sum(first_match(settings.rules, job.full_name) is not None for job in jobs)
     who = "anonymously" if about.anonymous else f"as {about.user}"
-    findings = [
-        Finding(
-            Level.OK,
-            subject,
-            f"Jenkins {about.version or '(version not told)'} at {controller.url}, {who}: "
-            f"{len(jobs)} job(s) visible{_where(controller)}, {deploying} of them deploy by the rules",
-        ),
-        *(Finding(Level.WARNING, subject, problem) for problem in snapshot.problems),
-    ]
-    if not jobs:
-        findings.append(
-            Finding(Level.WARNING, subject, "no job is visible: give the user Job/Read in Jenkins, also on folders")
-        )
-    elif not deploying:
-        findings.append(Finding(Level.WARNING, subject, "no visible job matches a rule: mend [[deployment]] job"))
+    words = (
+        f"Jenkins {about.version or '(version not told)'} at {controller.url}, {who}: "
+        f"{len(jobs)} job(s) visible{_where(controller)}, {deploying} of them deploy by the rules"
+    )
+    findings.insert(0, Finding(Level.OK, subject, words))
+    if jobs and not deploying:
+        words = "no visible job matches a rule: correct job in [[deployment]]"
+        findings.append(Finding(Level.WARNING, subject, words))
     return findings
 
 
@@ -213,17 +208,9 @@ def _where(controller: JenkinsSettings) -> str:
 
 
 async def _hivel(settings: Settings, clock: Clock) -> Finding:
-    """An empty object is no event: Hivel refuses it with 400 once the token was accepted."""
-    async with HivelClient(settings.hivel, settings.delivery, clock) as hivel:
-        answer = await hivel.post(b"{}")
-    subject, url = HIVEL, settings.hivel.deployment_url
-    if _refused_for_its_content(answer):
-        return Finding(Level.OK, subject, f"{url} answers and accepts the token (no event was sent)")
-    outcome = classify(answer, "", clock.now_ms())
-    if outcome.verdict is Verdict.DELIVERED:
-        return Finding(Level.WARNING, subject, f"{url} accepted an empty event: is this Hivel?")
-    return Finding(Level.ERROR, subject, f"{url}: {outcome.reason}")
-
-
-def _refused_for_its_content(answer: Answer) -> bool:
-    return answer.status in (400, 422)
+    probe = await probe_hivel(settings.hivel, settings.delivery, clock)
+    if probe.problem is not None:
+        return Finding(probe.problem.level, HIVEL, str(probe.problem))
+    return Finding(
+        Level.OK, HIVEL, f"{settings.hivel.deployment_url} answers and accepts the token (no event was sent)"
+    )

@@ -14,6 +14,8 @@ import sys
 from itertools import product
 from typing import TYPE_CHECKING
 
+from agent.inspect.suspicious import patterns
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -57,7 +59,7 @@ for name in task["names"]:
 
 def busy(settings: Settings) -> Iterator[tuple[str, str]]:
     """Where an expression stands that others can keep busy, and what is wrong, in words."""
-    for place, pattern in _patterns(settings):
+    for place, pattern in patterns(settings):
         name = hard_name(pattern)
         if name is not None:
             yield (
@@ -81,15 +83,6 @@ def hard_name(pattern: Pattern) -> str | None:
         timeout=_PATIENCE_S, check=True,
     )  # fmt: skip
     return str(json.loads(done.stdout)) if done.stdout else None
-
-
-def _patterns(settings: Settings) -> Iterator[tuple[str, Pattern]]:
-    for number, rule in enumerate(settings.rules, 1):
-        for key, pattern in (("job", rule.job), ("repository", rule.repository), ("stage", rule.stage)):
-            if pattern is not None:
-                yield f"[[deployment]] number {number}, {key}", pattern
-    for pattern in settings.options.libraries:
-        yield "[repositories] libraries", pattern
 
 
 def _names(expression: str) -> Iterator[str]:

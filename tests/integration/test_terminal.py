@@ -23,9 +23,9 @@ from agent import cli
 from agent.cli import audit, backfill, check, comparison, explain, once, output, preview, queue, replay, status
 from agent.daemon.once import OnceReport
 from agent.inspect.audit import Audit
-from agent.inspect.check import Finding
 from agent.inspect.compare import Comparison
 from agent.inspect.explain import Explanation
+from agent.inspect.findings import Finding
 from agent.inspect.preview import Preview
 from agent.inspect.queue import DetailView, EventView
 from agent.inspect.status import DeliveryStatus, Status

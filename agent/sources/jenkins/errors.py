@@ -11,7 +11,13 @@ from agent.model.secrets import redact
 
 
 class JenkinsError(Exception):
-    """A question was not answered; the message says which page, why and what to do. No secret is in it."""
+    """A question was not answered; the message says which page, why and what to do. No secret is in it.
+
+    ``status``: the HTTP status, None without an answer. ``from_jenkins``: whether the headers are Jenkins' own.
+    """
+
+    status: int | None = None
+    from_jenkins: bool = False
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact(message))

@@ -16,6 +16,7 @@ import urllib3
 
 from agent.config.file import ConfigError
 from agent.config.proxies import Proxies, ProxyError
+from agent.model import tls
 from agent.model.rate import RateLimit
 from agent.model.secrets import redact
 from agent.model.times import describe_duration, parse_retry_after
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from http.cookiejar import Cookie
 
-    from agent.config.proxies import Proxy
+    from agent.config.proxies import Route
     from agent.config.settings import JenkinsSettings
     from agent.model.times import Clock
 
@@ -81,7 +82,8 @@ class Transport:
         self._jenkins = jenkins.Jenkins(settings.url, timeout=self._timeout_s)
         self.session: requests.Session = self._jenkins._session
         self.session.trust_env = False  # the proxy is looked up in the one place that knows, and ~/.netrc is not asked
-        proxy = _proxy(settings.url)
+        self._route = _route(settings.url)
+        proxy = self._route.proxy
         if proxy is not None:
             self.session.proxies = dict.fromkeys(("http", "https"), proxy.url)
         for scheme in ("http://", "https://"):  # as many connections as questions at once, and all of them kept alive
@@ -202,9 +204,12 @@ class Transport:
         kind = _shown(response.headers.get("Content-Type", "no type"))
         if "json" not in kind:
             _throw_away(response, exchange)
-            raise BadAnswerError(
-                f"{page} answers {response.status_code} with {kind}, not Jenkins' JSON: a login page or a proxy in "
-                "front of it? Check [[jenkins]] url"
+            raise _marked(
+                BadAnswerError(
+                    f"{page} answers {response.status_code} with {kind}, not Jenkins' JSON: a login page or a proxy in "
+                    "front of it? Check [[jenkins]] url"
+                ),
+                response,
             )
         body = bytearray()
         with response:
@@ -221,6 +226,13 @@ class Transport:
         if status < 300:
             return
         _throw_away(response, exchange_under_way.get())
+        try:
+            self._raise_for(response)
+        except JenkinsError as error:
+            raise _marked(error, response) from None
+
+    def _raise_for(self, response: requests.Response) -> NoReturn:
+        status = response.status_code
         where = f"HTTP {status} from {response.request.path_url.partition('?')[0]}"
         match status:
             case 401:
@@ -232,7 +244,7 @@ class Transport:
             case 404:
                 raise NotFoundError(f"{where}: not there, or not visible to this user")
             case 407:
-                raise BadAnswerError(f"{where}: the proxy wants credentials; check HTTP_PROXY and HTTPS_PROXY")
+                raise BadAnswerError(f"{where}: {_wants_credentials(self._route)}")
             case 408 | 425 | 429:
                 self._raise_unreachable(where, response)
             case _ if status >= 502:
@@ -263,16 +275,41 @@ class Transport:
         reason = exchange.failure or _root_cause(error)
         if exchange.connected:
             return UnreachableError(f"no answer from {page}: {reason}")
-        if isinstance(error, requests.exceptions.SSLError):
-            reason += "; if its certificate comes from an authority of your own, name that in [[jenkins]] ca_file"
+        if isinstance(error, requests.exceptions.ProxyError):
+            reason = _about_proxy(self._route, reason)
+        elif advice := tls.advice(error, "[[jenkins]]"):
+            reason += f"; {advice}"
         return ControllerDownError(f"no answer from {page}: {reason}")
 
 
-def _proxy(url: str) -> Proxy | None:
+def _route(url: str) -> Route:
     try:
-        return Proxies().route(url).proxy
+        return Proxies().route(url)
     except ProxyError as error:
         raise ConfigError(str(error)) from error
+
+
+def _about_proxy(route: Route, reason: str) -> str:
+    if "Tunnel connection failed: 407" in reason:
+        return _wants_credentials(route)
+    return f"{reason}, {route}; check the proxy and {route.reason}"
+
+
+def _wants_credentials(route: Route) -> str:
+    if route.proxy is None:
+        return "a proxy in front of Jenkins wants credentials"
+    return (
+        f"the proxy {route.proxy.url} wants credentials; write them into {route.reason}, as "
+        "http://user:password@host:port"
+    )
+
+
+def _marked(error: JenkinsError, response: requests.Response) -> JenkinsError:
+    error.status = response.status_code
+    # A wrong token is refused before Jenkins writes its own header.
+    realm = response.headers.get("WWW-Authenticate", "")
+    error.from_jenkins = "X-Jenkins" in response.headers or 'realm="Jenkins"' in realm
+    return error
 
 
 def _raise_forbidden(where: str, response: requests.Response) -> NoReturn:

@@ -1,0 +1,23 @@
+"""Findings: what ``check`` and ``init`` say about one thing that they looked at."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Level(enum.StrEnum):
+    """How serious a finding is: the agent works in spite of a warning, and does not in spite of an error."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at. ``message`` says what is wrong and what to do about it."""
+
+    level: Level
+    subject: str
+    message: str

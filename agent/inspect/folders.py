@@ -1,0 +1,49 @@
+"""Whether the folders of the configuration can be used by the user who runs this."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from agent.config.reading import name_of_user
+from agent.inspect.findings import Finding, Level
+
+
+def cannot_make(path: Path) -> str | None:
+    """Why this file or folder, which is not there, cannot be made; None: it can."""
+    place = nearest(path)
+    if not place.is_dir():
+        return f"{path} cannot be made: {place} is not a folder"
+    if os.access(place, os.W_OK | os.X_OK):
+        return None
+    return f"{path} cannot be made: {_not_writable(place)}"
+
+
+def nearest(path: Path) -> Path:
+    """The innermost folder of the path that is there and can be seen; it may be a file."""
+    seen = Path(path.anchor or ".")
+    for place in (*reversed(path.absolute().parents), path.absolute()):
+        if not os.path.lexists(place):
+            break
+        seen = place
+    return seen
+
+
+def _not_writable(folder: Path) -> str:
+    user, owner = name_of_user(os.geteuid()), name_of_user(folder.stat().st_uid)
+    return f"{folder} belongs to {owner} and is not writable for {user}"
+
+
+def spool(folder: Path | None) -> list[Finding]:
+    """A warning if reports in this folder could not be taken. A folder that is not there is not used by anybody."""
+    if folder is None:
+        return []
+    if nearest(folder) != folder.absolute():
+        problem = None if nearest(folder).is_dir() else f"{folder} cannot be made: {nearest(folder)} is not a folder"
+    elif not folder.is_dir():
+        problem = f"{folder} is not a folder"
+    elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        problem = f"{_not_writable(folder)}: its reports can be neither taken nor removed"
+    else:
+        problem = None
+    return [] if problem is None else [Finding(Level.WARNING, "spool", f"{problem}; correct [hook] spool or its owner")]

@@ -1,0 +1,124 @@
+"""What in a configuration is allowed and most likely not meant. Only the configuration is looked at."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from agent.inspect.addresses import base_of_hivel, base_of_jenkins, named_by_address, placeholder_in
+from agent.inspect.findings import Finding, Level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.config.proxies import Proxies
+    from agent.config.rules import Pattern
+    from agent.config.settings import Address, Settings
+
+# What means something in globs of shells, of Ant or of Git, and in regular expressions, and stands for itself here.
+_OTHER_DIALECTS = re.compile(r"\{[^{}]*,[^{}]*\}|\[[^\]]+\]|[!@+?*]\([^)]*\)|^\^|\$$|\\|\|")
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - nothing listens there because of this
+
+
+def suspicious(settings: Settings) -> Iterator[Finding]:
+    """Warnings, each with what to write instead."""
+    yield from _addresses(settings)
+    yield from _placeholders(settings)
+    for place, pattern in patterns(settings):
+        if (problem := other_dialect(pattern)) is not None:
+            yield Finding(Level.WARNING, "rules", f"{place}: {problem}")
+    yield from _ports(settings)
+
+
+def patterns(settings: Settings) -> Iterator[tuple[str, Pattern]]:
+    """All patterns of the configuration, each with where it is written, for people."""
+    for number, rule in enumerate(settings.rules, 1):
+        for key, pattern in (("job", rule.job), ("repository", rule.repository), ("stage", rule.stage)):
+            if pattern is not None:
+                yield f"[[deployment]] number {number}, {key}", pattern
+    for pattern in settings.options.libraries:
+        yield "[repositories] libraries", pattern
+    for team, allowed in (settings.intake.teams if settings.intake is not None else {}).items():
+        for key, several in (("jobs", allowed.jobs), ("environments", allowed.environments)):
+            for pattern in several or ():
+                yield f"[intake.teams] {team}, {key}", pattern
+
+
+def other_dialect(pattern: Pattern) -> str | None:
+    """What is wrong with a glob that has special characters of another kind of pattern; None: nothing."""
+    if pattern.text.startswith("re:"):
+        return None
+    found = _OTHER_DIALECTS.search(pattern.text)
+    if found is None:
+        return None
+    return (
+        f'"{pattern.text}": {found[0]} has no special meaning in a pattern, only *, ** and ? have; write a regular '
+        f'expression, for example "{_as_expression(pattern.text)}"'
+    )
+
+
+def _as_expression(text: str) -> str:
+    """The regular expression that a glob of another dialect most likely means."""
+    if text.startswith("^") or text.endswith("$"):
+        return f"re:{text}"
+    words = {"**": ".*", "*": "[^/]*", "?": "[^/]", "{": "(?:", ",": "|", "}": ")", ".": r"\."}
+    parts = re.split(r"(\[[^\]]*\]|\*\*|[*?{},.])", text)
+    return "re:^" + "".join(words.get(part, part) for part in parts) + "$"
+
+
+def _addresses(settings: Settings) -> Iterator[Finding]:
+    if (base := base_of_hivel(settings.hivel.url)) is not None:
+        words = f'[hivel] url is an endpoint, {settings.hivel.url}; write the base address: url = "{base}"'
+        yield Finding(Level.WARNING, "hivel", words)
+    for controller in settings.controllers:
+        subject = f"jenkins {controller.name}"
+        if (base := base_of_jenkins(controller.url)) is not None:
+            words = f'[[jenkins]] url is a page of Jenkins, {controller.url}; write the base address: url = "{base}"'
+            yield Finding(Level.WARNING, subject, words)
+        if named_by_address(controller):
+            words = (
+                f"its name is {controller.name}, taken from the address, and part of every deployment_id: it changes "
+                f'with the address; set [[jenkins]] name (if events were already sent, name = "{controller.name}" '
+                "keeps their ids)"
+            )
+            yield Finding(Level.WARNING, subject, words)
+
+
+def _placeholders(settings: Settings) -> Iterator[Finding]:
+    """Names of the documentation that were left where the agent would use them."""
+    texts = [("[hivel] url", settings.hivel.url), ("[http] contact", settings.hivel.user_agent)]
+    texts += [(f"[[jenkins]] url of {controller.name}", controller.url) for controller in settings.controllers]
+    texts += [
+        (f"[[deployment]] number {number}, {key}", template.text)
+        for number, rule in enumerate(settings.rules, 1)
+        for key, template in (("repo_url", rule.repo_url), ("image", rule.image), ("repository", rule.repository))
+        if template is not None
+    ]
+    for place, text in texts:
+        if (name := placeholder_in(text)) is not None:
+            words = f"{place} names {name}, a name of the documentation; write your own"
+            yield Finding(Level.WARNING, "configuration", words)
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    monitoring, intake = settings.monitoring, None if settings.intake is None else settings.intake.address
+    if monitoring is not None and intake is not None and _same_port(monitoring, intake):
+        words = (
+            f"[monitoring] listen and [intake] listen are the same address, {intake}: only one of them can listen; "
+            "give one of them another port"
+        )
+        yield Finding(Level.WARNING, "intake", words)
+
+
+def _same_port(one: Address, other: Address) -> bool:
+    if one.port != other.port or one.port == 0:
+        return False
+    same_host = one.host == other.host or (one.is_loopback and other.is_loopback)
+    return same_host or one.host in _EVERYWHERE or other.host in _EVERYWHERE
+
+
+def unusable_proxies(proxies: Proxies) -> Iterator[Finding]:
+    """Entries of ``NO_PROXY`` that mean nothing."""
+    for text in proxies.unusable:
+        words = f"{text}; write names and networks like example.com, 10.0.0.0/8 or fd00::/8"
+        yield Finding(Level.WARNING, "proxy", words)

@@ -1,0 +1,58 @@
+"""What an error of TLS means, and what to change in the configuration."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# OpenSSL's numbers of what is wrong with a certificate (x509_vfy.h).
+_EXPIRED = (9, 10)
+_ANOTHER_NAME = (62, 64)
+# What OpenSSL says when the first bytes of the answer are no TLS.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+
+
+def advice(error: BaseException, table: str) -> str | None:
+    """What to do about the TLS error in this exception or its causes; None if there is none.
+
+    ``table``: the table of the configuration that names the server, for example ``[hivel]``.
+    """
+    for each in _chain(error):  # those of aiohttp are of these types and have nothing of them
+        if isinstance(each, ssl.SSLCertVerificationError) and hasattr(each, "verify_code"):
+            return _about_certificate(each.verify_code, table)
+        if isinstance(each, ssl.SSLError) and hasattr(each, "reason"):
+            return _about_handshake(each, table)
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception and its causes. aiohttp keeps the error of TLS in an attribute."""
+    while error is not None:
+        yield error
+        for attribute in ("os_error", "certificate_error"):
+            if isinstance(inner := getattr(error, attribute, None), BaseException):
+                yield inner
+        error = error.__cause__ or error.__context__
+
+
+def _about_certificate(code: int, table: str) -> str:
+    if code in _ANOTHER_NAME:
+        return f"the certificate is for another host name: write a name that the certificate has into {table} url"
+    if code in _EXPIRED:
+        return "renew the certificate, or correct the clock of this machine"
+    return (
+        f"the certificate of {table} url is not trusted here; if it comes from an authority of your own, name that in "
+        f"{table} ca_file"
+    )
+
+
+def _about_handshake(error: ssl.SSLError, table: str) -> str | None:
+    reason = error.reason or ""
+    if reason in _NO_TLS:
+        return f"this port does not speak TLS: write http:// instead of https:// into {table} url, or the port for TLS"
+    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+        return f"the server may want a client certificate: set {table} client_certificate and client_key"
+    return None
