@@ -26,6 +26,7 @@ from agent.model.fact import Report
 from agent.model.git import branch_name, without_credentials
 from agent.model.keys import JENKINS
 from agent.model.names import environment_in_name, environment_of_name
+from agent.model.required import excess
 from agent.model.status import Provider, Status, normalise, parse_word
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _suffixes(stage: str | None, environment: str | None, repository: str) -> tu
     behind = (repository,) if repository else ()
     if stage is None:
         return (behind,)
-    if environment is None or events.excess("", environment):
+    if environment is None or excess("", environment):
         return ((stage, *behind),)
     return ((environment, *behind), (environment, stage, *behind))
 
@@ -539,7 +540,7 @@ def _content(basis: Basis, unit: _Unit, source: Source, *, alone: bool) -> tuple
     if content.problem is not None and draft.reason is None:
         content = msgspec.structs.replace(content, problem=_advice(content.problem, draft))
     for key in ("commit_hash", "image", "logs_url"):
-        if problem := events.excess(key, draft.fields.get(key)):
+        if problem := excess(key, draft.fields.get(key)):
             origins[key] = f"left out: {problem}"
     if content.ended_at < content.started_at:
         origins["end_time"] = f"the start; {origins['end_time']} would be before it"

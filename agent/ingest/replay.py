@@ -69,7 +69,7 @@ def _batches(rows: Sequence[Deployment]) -> Iterator[tuple[Deployment, ...]]:
 
 
 def _replayed(ingest: Ingest, row: Deployment) -> Outcome:
-    now = ingest.outbox.find(f"{row.number}")
+    now = next((each for each in ingest.outbox.of_run(row.run) if each.number == row.number), None)
     if now is None or (now.state is not row.state and now.state is not State.PENDING):
         return _outcome(row, "changed meanwhile; look at it again")
     match now.state:

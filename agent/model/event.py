@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from agent.model.ids import LONGEST, limited_id
+from agent.model.ids import limited_id
+from agent.model.required import LONGEST, why_no_event
 from agent.model.status import Status
 from agent.model.times import rfc3339
 
@@ -67,12 +68,9 @@ def completed(
     that a clock put before the start is taken to be the start. Optional fields of more than 255 characters are left
     out, and so are ``pr_numbers`` beyond the first 50.
     """
-    required = {"repo_url": repo_url, "environment": environment, "branch": branch}
-    missing = [name for name, value in required.items() if not (value and value.strip())]
-    if missing or not (repo_url and environment and branch):
-        raise InvalidEventError(f"no {', no '.join(missing)}")
-    if too_long := [problem for name, value in required.items() if (problem := excess(name, value))]:
-        raise InvalidEventError(", ".join(too_long))
+    problem = why_no_event(repo_url, environment, branch)
+    if problem is not None or not (repo_url and environment and branch):
+        raise InvalidEventError(problem)
     try:
         start_time, end_time = rfc3339(started_at), rfc3339(max(started_at, ended_at))
     except OverflowError:
@@ -93,13 +91,6 @@ def completed(
         image=_optional(image),
         logs_url=_optional(logs_url),
     )
-
-
-def excess(name: str, value: str | None) -> str | None:
-    """What is wrong with a text that no event can hold, in words; None when it is short enough."""
-    if value is None or len(value) <= LONGEST:
-        return None
-    return f"{name} is {len(value)} characters long, more than {LONGEST}"
 
 
 def _optional(value: str | None) -> str | None:

@@ -6,13 +6,11 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from agent.model.keys import JENKINS
+from agent.model.required import LONGEST
 
 if TYPE_CHECKING:
     from agent.model.keys import Run
 
-# No text of an event is longer. Required fields that are make no event, optional ones are left out, and ids are
-# cut so that they stay unique: a value is never shortened in silence.
-LONGEST = 255
 _HASH_LENGTH = 16
 
 

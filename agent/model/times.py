@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import re
 import time
 from datetime import UTC, date, datetime, timedelta
@@ -86,6 +85,8 @@ def parse_moment(value: str | date) -> int:
 
 def parse_http_date(text: str | None) -> int | None:
     """UTC milliseconds of a date as HTTP and mail write it; without a zone it is UTC. None for anything else."""
+    import email.utils  # noqa: PLC0415 - takes as long to load as all of emit
+
     try:
         moment = email.utils.parsedate_to_datetime(text or "")
     except (ValueError, OverflowError, TypeError, IndexError):  # the parser stumbles in several ways

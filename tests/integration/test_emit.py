@@ -14,20 +14,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from agent.ingest.replay import replay
+from agent.model.report import FIELDS, ReportError, checked
 from agent.model.times import Clock
 from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.sources.reports.fields import refuse_hopeless
 from agent.sources.reports.inbox import take_inbox
 from tests.integration.doors import Doors
-from tests.integration.reporting import reports_of, settings_of
+from tests.integration.reporting import ingest_of, reports_of, rows, settings_of
 from tests.integration.support import REPO, FakeClock, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
+    from agent.sources.reports.accept import Reports
 
 PROGRAM = [sys.executable, "-c", "from agent.main import main; main()", "emit"]
 ONE = ["--job", "deploy/shop", "--build-number", "7", "--status", "SUCCESS"]
@@ -191,7 +197,7 @@ def test_the_resource_of_argo_cd_comes_on_standard_input_or_from_a_file(build: B
 def test_a_build_of_jenkins_can_be_reported_from_anywhere(build: Build) -> None:
     assert build.emit(*ONE).returncode == 0
     assert build.stored()[0]["provider"] == "jenkins"
-    assert build.emit("--run", "nightly-7", "--job", "x").returncode == 0
+    assert build.emit("--job", "x", *WHOLE).returncode == 0
     assert build.stored()[1]["provider"] == "other"
 
 
@@ -263,6 +269,35 @@ def test_credentials_in_an_address_are_not_stored(build: Build) -> None:
             "--status: 'sucess' is no status of jenkins; known are success, failure, ",
         ),
         (["--provider", "cvs", "--run", "1"], "--provider: 'cvs' is not known; there are jenkins, "),
+        (["--start-time", "soon"], "start_time: 'soon' is no time; write it like 2026-01-31T18:00:00Z"),
+        (
+            ["--start-time", "7" * 60_000],
+            "start_time: '7777777777777777777777777777777777777777'… has 60000 characters",
+        ),
+        (
+            ["--end-time", "2100-01-01"],
+            "end_time: 2100-01-01T00:00:00.000Z is more than a day ahead of the agent's clock",
+        ),
+        (["--start-time", "2001-01-01"], "start_time: 2001-01-01T00:00:00.000Z is more than 400 days before"),
+        (["--build-number", "-1"], "build_number: '-1' is no number of a build"),
+        (["--build-number", "12345678901"], "build_number: '12345678901' is no number of a build"),
+        (["--build-number", "7" * 60_000], "build_number: '7777777777777777777777777777777777777777'… has 60000"),
+        (["--pr-number", "12345678901"], "pr_number: 12345678901 has 11 digits, more than 10"),
+        (["--pr-numbers", "7" * 60_000], "is no list of numbers"),
+        (["--job", "deploy/../shop"], "job: 'deploy/../shop' is no full name of a job"),
+        (["--provider", "gitlab_ci", "--run", "9"], "no repo_url, no environment, no branch in the report"),
+        (
+            ["--provider", "other", "--run", "9", "--repo-url", REPO, "--branch", "main"],
+            "no environment in the report",
+        ),
+        (
+            ["--provider", "other", "--run", "9", "--repo-url", REPO, "--branch", "HEAD", "--environment", "x" * 256],
+            "no branch in the report",
+        ),
+        (
+            ["--provider", "other", "--run", "9", "--repo-url", REPO, "--branch", "b", "--environment", "x" * 256],
+            "environment is 256 characters long, more than 255 in the report",
+        ),
         (["--repo-url", "https://[your-git]/acme/shop"], "repo_url: 'https://[your-git]/acme/shop' is no URL"),
     ],
 )
@@ -278,8 +313,101 @@ def test_wrong_options_are_a_warning_and_0_and_with_strict_1(
     assert build.stored() == []
 
 
+WHOLE = ["--run", "7", "--environment", "production", "--repo-url", REPO, "--branch", "main"]
+_TEXTS = st.sampled_from(
+    ["", "7", "-1", "0", "soon", "1795435200000", "12345678901", "2026-13-45", "production", "success", "SUCCESS",
+     "main", "HEAD", REPO, "https://[your-jenkins]/job/a/2/", "https://j.test/job/a/2/", "..", "a/../b", "x" * 256,
+     "jenkins", "gitlab_ci", "other", "cvs", "\u0663"]
+)  # fmt: skip
+_REPORTS = st.dictionaries(st.sampled_from(sorted({*FIELDS} - {"pr_numbers", "given", "event_type"})), _TEXTS)
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
+    path = tmp_path_factory.mktemp("intake") / "outbox.db"
+    with SqliteOutbox(path, FakeClock()) as outbox:
+        yield reports_of(settings_of(path), outbox)
+
+
+@given(report=_REPORTS)
+def test_emit_refuses_nothing_that_the_intake_takes_and_the_intake_nothing_that_emit_takes(
+    reports: Reports, report: dict[str, object]
+) -> None:
+    """But for reports with an id, of which the outbox may know the rest."""
+    report = {"provider": "other", **report}
+
+    def refused(refuse: Callable[[dict[str, object]], object]) -> str | None:
+        try:
+            refuse(checked(report))
+        except ReportError as error:
+            return str(error)
+        return None
+
+    now = FakeClock().now_ms()
+    by_emit = refused(lambda each: refuse_hopeless(each, now))
+    by_intake = refused(lambda each: reports.take(each, source="intake", at=now))
+    assert by_emit == by_intake or ("deployment_id" in checked(report) and by_emit is None)
+
+
+def test_a_report_that_says_too_little_of_another_system_is_not_stored(build: Build) -> None:
+    done = build.emit("--run", "7", "--status", "success")
+    assert (done.returncode, done.stdout, build.stored()) == (0, "", [])
+    assert done.stderr == (
+        "hivel-agent emit: warning: not reported: no repo_url, no environment, no branch in the report\n"
+    )
+
+
+def test_a_time_that_was_only_found_and_is_none_is_left_out_and_said(build: Build) -> None:
+    done = build.emit(variables=SYSTEMS["gitlab_ci"] | {"CI_JOB_STARTED_AT": "soon"})
+    assert "warning: left out: start_time: 'soon' is no time" in done.stderr
+    assert "start_time" not in build.stored()[0]
+
+
+def test_a_dry_run_shows_the_report_and_stores_nothing(build: Build) -> None:
+    done = build.emit("--dry-run", "--status", "SUCCESS", variables=JENKINS)
+    shown = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, build.stored()) == (0, "", [])
+    assert build.emit("--status", "SUCCESS", variables=JENKINS).returncode == 0
+    assert shown == {"accepted": True, "reason": None, "report": build.stored()[0]}
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
+def test_a_dry_run_says_why_a_report_would_not_be_stored(build: Build, strict: bool) -> None:
+    done = build.emit("--dry-run", "--run", "7", "--branch", "main", *(["--strict"] if strict else []))
+    assert (done.returncode, build.stored()) == (int(strict), [])
+    assert json.loads(done.stdout) == {
+        "accepted": False,
+        "reason": "no repo_url, no environment in the report",
+        "report": {"provider": "other", "run": "7", "branch": "main", "given": ["branch"]},
+    }
+
+
+def test_a_dry_run_shows_no_credentials(build: Build) -> None:
+    for repository in ("https://user:secret@git.example.test/a", "https://user:secret@[your-git]/a"):
+        done = build.emit(*ONE, "--dry-run", "--repo-url", repository)
+        assert json.loads(done.stdout)["accepted"] == ("[" not in repository)
+        assert "secret" not in done.stdout + done.stderr
+
+
+def test_what_few_reports_need_is_not_loaded_for_the_others() -> None:
+    """Each of these takes as long to load as all of emit."""
+    heavy = ("email", "urllib", "msgspec", "datetime", "tomllib", "typing", "dataclasses", "pathlib")
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "from agent.sources.reports.emit import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "finally:\n"
+        f"    print([name for name in {heavy!r} if name in sys.modules])\n"
+    )
+    arguments = [*ONE, "--build-url", "https://j.test/job/deploy/job/shop/7/", "--dry-run"]
+    command = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_any_word_may_come_of_a_system_that_has_no_table(build: Build) -> None:
-    build.emit("--run", "7", "--status", "sucess")
+    build.emit(*WHOLE, "--status", "sucess")
     assert [(report["provider"], report["status"]) for report in build.stored()] == [("other", "sucess")]
 
 
@@ -566,3 +694,34 @@ def test_a_full_outbox_takes_nothing_and_the_spool_folder_does(build: Build) -> 
     assert done.returncode == 0, done.stderr
     assert build.stored() == []
     assert len(list(build.spool.glob("*.json"))) == 1
+
+
+# ---- replay
+
+
+def test_replay_says_why_a_stored_report_can_never_become_an_event(tmp_path: Path) -> None:
+    """As `emit` of an older version stored it."""
+    settings = settings_of(tmp_path / "outbox.db")
+    with SqliteOutbox(settings.outbox, FakeClock()) as outbox:
+        outbox.add_report(json.dumps({"provider": "other", "run": "7", "status": "success"}))
+        outbox.add_report("{")
+        take_inbox(reports_of(settings, outbox))
+        outcomes = replay(ingest_of(settings, outbox), rows(outbox))
+    assert [(outcome.done, (outcome.reason or "")[:40]) for outcome in outcomes] == [
+        (False, "the report is no JSON: Expecting propert"),
+        (False, "no repo_url, no environment, no branch i"),
+    ]
+
+
+def test_replay_does_not_take_the_id_of_another_deployment_for_a_number(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "outbox.db")
+    whole = {"environment": "production", "repo_url": REPO, "branch": "main"}
+    with SqliteOutbox(settings.outbox, FakeClock()) as outbox:
+        outbox.add_report(json.dumps({"provider": "other", "run": "7", "status": "success"}))
+        take_inbox(reports_of(settings, outbox))
+        outbox.add_report(json.dumps({"deployment_id": "1", "status": "success"} | whole))
+        take_inbox(reports_of(settings, outbox))
+        failed = [row for row in rows(outbox) if row.number == 1]
+        [outcome] = replay(ingest_of(settings, outbox), failed)
+    assert outcome.reason is not None
+    assert outcome.reason.startswith("no repo_url, no environment, no branch in the report")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.model.ids import LONGEST, limited_id, part_deployment_id, reused_number_id
+from agent.model.ids import limited_id, part_deployment_id, reused_number_id
 from agent.model.names import build_of_url
+from agent.model.required import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

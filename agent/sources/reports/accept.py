@@ -17,7 +17,8 @@ from agent.model.ids import limited_id, part_deployment_id, run_id
 from agent.model.keys import GIVEN_IDS
 from agent.model.report import ReportError, checked
 from agent.model.times import offset_ms
-from agent.sources.reports.allowed import refuse_far_times, refuse_foreign_ids, refuse_other_teams
+from agent.sources.reports.allowed import refuse_foreign_ids, refuse_other_teams
+from agent.sources.reports.fields import refuse_far_times
 from agent.sources.reports.given import deployment_called, said_of
 from agent.sources.reports.parse import Parsed, parse
 
@@ -97,7 +98,7 @@ class Reports:
         Raises :class:`agent.model.report.ReportError` when it says too little.
         """
         offset = self._offset_ms(parsed.controller)
-        refuse_far_times(parsed.said, self.outbox.clock.now_ms() + offset)
+        refuse_far_times(parsed.said.started_at, parsed.said.ended_at, self.outbox.clock.now_ms() + offset)
         at += offset
         found = None
         if parsed.run.project == GIVEN_IDS:

@@ -1,4 +1,4 @@
-"""What may be reported, by whom: ids of a controller are its builds', times are near now, and teams have their jobs."""
+"""What may be reported, by whom: ids of a controller are its builds', and teams have their jobs."""
 
 from __future__ import annotations
 
@@ -7,31 +7,16 @@ from typing import TYPE_CHECKING
 from agent.deployments.content import written_environment
 from agent.model.ids import run_id
 from agent.model.report import ReportError
-from agent.model.times import rfc3339
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
     from agent.model.deployment import Deployment
-    from agent.model.fact import Report
     from agent.model.keys import Run
     from agent.sources.reports.parse import Parsed
-
-# A clock that is wrong by its zone, and builds that ran for days and were reported when the agent was back.
-MOST_AHEAD_MS = 86_400_000
-MOST_BEFORE_MS = 400 * 86_400_000
 
 
 class NotAllowedError(ReportError):
     """The report is right, and its team may not send it."""
-
-
-def refuse_far_times(said: Report, now: int) -> None:
-    """``now`` (UTC ms) by the clock of who said them. Raises :class:`agent.model.report.ReportError`."""
-    for name, moment in (("start_time", said.started_at), ("end_time", said.ended_at)):
-        if moment is None or now - MOST_BEFORE_MS <= moment <= now + MOST_AHEAD_MS:
-            continue
-        far = "a day ahead of" if moment > now else "400 days before"
-        raise ReportError(f"{name}: {rfc3339(moment)} is more than {far} the agent's clock, {rfc3339(now)}")
 
 
 def refuse_foreign_ids(parsed: Parsed, settings: Settings) -> None:

@@ -11,12 +11,14 @@ import json
 import os
 import signal
 import sys
+import time
 
 from agent.config.paths import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
 from agent.deployments.systems.ci import SYSTEMS, fields, fields_of_resource, recognise
 from agent.model.report import GIVEN, MOST_BYTES, ReportError, checked
 from agent.model.status import parse_word, provider_called
 from agent.model.terminal import printable
+from agent.sources.reports.fields import moment, refuse_hopeless
 
 LONGEST_S = 10
 
@@ -31,12 +33,13 @@ What no option says is taken from the environment of the build: Jenkins, GitHub 
 Azure DevOps, Argo Workflows and Argo CD are recognised. The report is on the disk when the command ends, whether or not
 the agent is running: in the outbox if this user may write it, else in the spool folder.
 
-A build never fails or hangs for it: whatever goes wrong, wrong options too, is a warning and exit code 0.
+A report that can never become an event is not stored, for the same reasons for which the HTTP intake refuses it.
+No error fails or blocks the build: each one, wrong options included, is a warning and exit code 0.
 """
 _EPILOG = """\
 exit codes:
-  0  the report is stored; without --strict also when it is not, which is said on standard error
-  1  with --strict: nothing is stored
+  0  the report is stored; without --strict also when it is not: standard error then says why
+  1  with --strict: the report is not stored, or with --dry-run, would not be stored
 
 files and variables:
   $HIVEL_AGENT_CONFIG, else %(config)s
@@ -49,6 +52,7 @@ examples:
   hivel-agent emit --stage "Deploy production" --environment production --status SUCCESS --start-time 1795435200000
   hivel-agent emit --run "nightly-7" --repo-url https://git.example.com/acme/shop --branch main \\
       --environment staging --status success
+  hivel-agent emit --dry-run --status "$RESULT" --environment production
   kubectl get application shop -o json | hivel-agent emit --system argocd --resource -
 """
 _WHICH = {
@@ -81,6 +85,7 @@ _WHAT = {
 _KEYS = (b"path", b"spool", b"max_size", b"\\")
 # Where the code comes from: what a flag says of it goes before what the build checked out.
 _PLACE = ("repo_url", "branch", "commit_hash")
+_TIMES = ("start_time", "end_time")
 
 
 class EmitError(Exception):
@@ -103,7 +108,11 @@ def main(arguments: list[str]) -> NoReturn:
     try:
         options = _parser().parse_args(arguments)
         _bound(options.timeout)
-        place = _store(options, _report(options))
+        if options.dry_run:
+            sys.exit(_dry_run(options))
+        report = _report(options)
+        _complete(report, options)
+        place = _store(options, report)
     except Exception as error:  # noqa: BLE001 - a build must not fail for any of them
         _bound(0)
         _say(f"warning: not reported: {str(error) or type(error).__name__}", sys.stderr)
@@ -134,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--timeout", type=_seconds, default=LONGEST_S, metavar="SECONDS", help="give up after so long; "
                        "default: %(default)s")  # fmt: skip
     group.add_argument("--strict", action="store_true", help="end with 1 when nothing is stored")
+    group.add_argument("--dry-run", action="store_true", help="store nothing; print the report as JSON, and whether it "
+                       "would be accepted")  # fmt: skip
     group.add_argument("--help", action="help", help="show this")
     return parser
 
@@ -159,11 +170,14 @@ def _bound(seconds: float) -> None:
 
 
 def _say(words: str, stream: TextIO | None) -> None:
-    """To nobody, if nobody can be told."""
     encoding = getattr(stream, "encoding", None) or "ascii"
-    words = printable(words).encode(encoding, "backslashreplace").decode(encoding)
+    _print(f"hivel-agent emit: {printable(words).encode(encoding, 'backslashreplace').decode(encoding)}", stream)
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    """A stream that is closed or full is no error."""
     try:
-        print(f"hivel-agent emit: {words}", file=stream, flush=True)
+        print(text, file=stream, flush=True)
     except (OSError, ValueError):
         # Python would try again when it ends, and end with 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno() if stream else 1)
@@ -183,17 +197,40 @@ def _report(options: argparse.Namespace) -> dict[str, object]:
             report[name] = _numbers(value) if name == "pr_numbers" else value
     if given := [name for name in _PLACE if getattr(options, name)]:
         report[GIVEN] = given
-    report = checked(report)
+    return checked(report)
+
+
+def _complete(report: dict[str, object], options: argparse.Namespace) -> None:
+    """Add the provider, and refuse a report that can never become an event.
+
+    Raises :class:`EmitError` and :class:`agent.model.report.ReportError`.
+    """
     of_jenkins = "build_url" in report or {"job", "build_number"} <= report.keys()
     if of_jenkins and options.system is None and report["provider"] == "other" and "run" not in report:
         report["provider"] = "jenkins"  # somewhere else somebody reports a build of it
     if "deployment_id" not in report and not (of_jenkins if report["provider"] == "jenkins" else "run" in report):
         raise EmitError("nothing says which build this is: give --job and --build-number, --run, or --deployment-id")
-    return _in_known_words(report, said=options.status is not None)
+    _in_known_words(report, said=options.status is not None)
+    refuse_hopeless(report, time.time_ns() // 1_000_000)
 
 
-def _in_known_words(report: dict[str, object], *, said: bool) -> dict[str, object]:
-    """The report if the agent will understand its words. ``said``: the status was; else it was found, and is left out.
+def _dry_run(options: argparse.Namespace) -> int:
+    """Print what would be stored, and whether it would be; the exit code."""
+    report, reason = None, None
+    try:
+        report = _report(options)
+        _complete(report, options)
+    except (EmitError, ReportError, OSError) as error:
+        if isinstance(error, _TooLongError):
+            raise
+        reason = str(error)
+    shown = {"accepted": reason is None, "reason": reason, "report": report}
+    _print(json.dumps(shown, indent=2), sys.stdout)
+    return 1 if reason is not None and options.strict else 0
+
+
+def _in_known_words(report: dict[str, object], *, said: bool) -> None:
+    """Refuse unknown words. ``said``: the status was given; a status that was only found is left out of the report.
 
     Raises :class:`EmitError`.
     """
@@ -208,7 +245,6 @@ def _in_known_words(report: dict[str, object], *, said: bool) -> dict[str, objec
             raise EmitError(f"--status: {error}") from None
         _say(f"warning: left out: status: {error}", sys.stderr)
         del report["status"]
-    return report
 
 
 def _usable(found: dict[str, str]) -> dict[str, object]:
@@ -216,7 +252,10 @@ def _usable(found: dict[str, str]) -> dict[str, object]:
     usable: dict[str, object] = {}
     for name, value in found.items():
         try:
-            usable |= checked({name: value})
+            one = checked({name: value})
+            if name in _TIMES and one:
+                moment(name, value)
+            usable |= one
         except ReportError as error:
             _say(f"warning: left out: {error}", sys.stderr)
     return usable
