@@ -114,6 +114,7 @@ def test_emit_takes_the_configuration_on_either_side_and_the_one_behind_it_count
     for folder in ("spool", "other"):
         (tmp_path / folder).mkdir()
     report = ["emit", "--strict", "--run", "nightly-7", "--environment", "staging", "--status", "success"]
+    report += ["--repo-url", "https://git.example.test/acme/shop", "--branch", "main"]
     root = Path(agent.cli.__path__[0]).parents[1]
     done = subprocess.run(
         [sys.executable, "-m", "agent", *before, *report, *behind], cwd=tmp_path, check=False, capture_output=True,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from agent.ingest.replay import replay
 from agent.model.report import FIELDS, ReportError, checked
-from agent.model.times import Clock
+from agent.model.times import Clock, rfc3339
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sources.reports.fields import refuse_hopeless
 from agent.sources.reports.inbox import take_inbox
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 PROGRAM = [sys.executable, "-c", "from agent.main import main; main()", "emit"]
 ONE = ["--job", "deploy/shop", "--build-number", "7", "--status", "SUCCESS"]
 NOBODY = 65534
+# Times far from the machine's clock are refused.
+AN_HOUR_AGO = rfc3339(Clock().now_ms() - 3_600_000)
 # Somebody else may not be able to run the tests' Python: everything is loaded before.
 AS_NOBODY = [
     sys.executable, "-c",
@@ -64,7 +66,7 @@ SYSTEMS = {
         "CI": "true", "GITLAB_CI": "true", "CI_PROJECT_PATH": "acme/shop", "CI_JOB_ID": "9", "CI_JOB_NAME": "deploy",
         "CI_PROJECT_URL": "https://gitlab.example.test/acme/shop", "CI_COMMIT_REF_NAME": "main",
         "CI_COMMIT_SHA": "a" * 40, "CI_ENVIRONMENT_NAME": "production", "CI_JOB_STATUS": "success",
-        "CI_JOB_STARTED_AT": "2026-11-23T12:00:00Z",
+        "CI_JOB_STARTED_AT": AN_HOUR_AGO,
     },
     "circleci": {
         "CI": "true", "CIRCLECI": "true", "CIRCLE_BUILD_NUM": "9", "CIRCLE_PROJECT_USERNAME": "acme",
@@ -146,13 +148,13 @@ def test_options_go_before_the_environment(build: Build) -> None:
     build.emit(
         "--environment", "staging", "--branch=release/1", "--commit-hash", "abc", "--repo-url", "https://x.test/y",
         "--job", "other", "--build-number", "8", "--build-url", "https://j.test/job/other/8/", "--image", "i:1",
-        "--pr-numbers", "7, 9 11", "--stage", "Deploy", "--start-time", "2026-11-23T12:00:00Z", variables=JENKINS,
+        "--pr-numbers", "7, 9 11", "--stage", "Deploy", "--start-time", AN_HOUR_AGO, variables=JENKINS,
     )  # fmt: skip
     assert build.stored() == [
         {
             "provider": "jenkins", "job": "other", "build_number": "8", "build_url": "https://j.test/job/other/8/",
             "repo_url": "https://x.test/y", "branch": "release/1", "commit_hash": "abc", "environment": "staging",
-            "stage": "Deploy", "start_time": "2026-11-23T12:00:00Z", "image": "i:1", "pr_numbers": [7, 9, 11],
+            "stage": "Deploy", "start_time": AN_HOUR_AGO, "image": "i:1", "pr_numbers": [7, 9, 11],
             "given": ["repo_url", "branch", "commit_hash"],
         }
     ]  # fmt: skip
@@ -167,7 +169,7 @@ def test_every_other_system_is_recognised_and_its_report_becomes_an_event(build:
     from agent.config.settings import JenkinsSettings
 
     controller = JenkinsSettings("main", "https://jenkins.example.test/", None, None, 15_000, "now", 5_000)
-    with SqliteOutbox(build.outbox, FakeClock()) as outbox:
+    with SqliteOutbox(build.outbox, Clock()) as outbox:
         [taken] = take_inbox(reports_of(settings_of(build.outbox, controller), outbox))
     assert (taken.state.value, taken.deployment_id.split(":")[0]) == ("pending", system)
 
@@ -181,8 +183,8 @@ def test_the_resource_of_argo_cd_comes_on_standard_input_or_from_a_file(build: B
         },
         "status": {
             "sync": {"revision": "b" * 40}, "health": {"status": "Healthy"},
-            "operationState": {"phase": "Succeeded", "startedAt": "2026-11-23T12:00:00Z",
-                               "finishedAt": "2026-11-23T12:01:00Z"},
+            "operationState": {"phase": "Succeeded", "startedAt": AN_HOUR_AGO,
+                               "finishedAt": AN_HOUR_AGO},
         },
     }  # fmt: skip
     text = json.dumps(resource)
