@@ -1,1 +1,1 @@
-"""Delivery: from the outbox to Hivel, with patience."""
+"""Delivery: sends what is in the outbox to Hivel, with retries."""

@@ -1,4 +1,4 @@
-"""What an answer of Hivel means. The one place where this is decided."""
+"""What an answer of Hivel means. Nothing else decides this."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 
 from agent.model.times import parse_retry_after
 
-# So much of an answer is read, in bytes, and so much of it is looked at when it is unpacked; and of a Location.
+# Limits in bytes: how much of a body is read (and how much is kept after decompression), and of a Location header.
 BODY_LIMIT = 64 * 1024
 LOCATION_LIMIT = 300
-# How a refusal says that this very event is known, in lower case and without the id that it may name; beside it there
-# may be what kind of refusal it is. Everything else that speaks of something that exists is about something else.
+# The messages with which Hivel says that it already has this event: lower case, without the deployment_id. The second
+# tuple lists what may stand in the field beside it. Any other "already exists" is about something else.
 _ALREADY_THERE = (
     "deployment already exists", "deployment event already exists", "deployment_id already exists",
     "duplicate deployment_id",
@@ -28,14 +28,14 @@ class Verdict(enum.StrEnum):
     """What to do with a deployment after an attempt."""
 
     DELIVERED = "delivered"
-    RETRY = "retry"  # something is out of order for a while: again later
-    FAILED = "failed"  # this deployment is refused, others are not: a person has to look
-    PAUSED = "paused"  # the configuration is wrong: every deployment waits, no attempt is burnt
+    RETRY = "retry"  # a temporary problem: try again later
+    FAILED = "failed"  # Hivel refuses this deployment only: a person has to look at it
+    PAUSED = "paused"  # the configuration is wrong: all deployments wait, and no attempt is counted
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one POST. ``status`` None: no answer, ``body`` then says what happened instead."""
+    """The HTTP answer to one POST. ``status`` None: there was no answer, and ``body`` says what happened instead."""
 
     status: int | None
     body: str = ""
@@ -47,7 +47,7 @@ class Answer:
 
     @property
     def kind(self) -> str:
-        """What came, in a word for counting: ``http_503``, ``timeout`` or ``network``."""
+        """Label for counting: ``http_503``, ``timeout`` or ``network``."""
         if self.status is not None:
             return f"http_{self.status}"
         return "timeout" if self.timed_out else "network"
@@ -55,10 +55,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an attempt: the verdict with its reason in words, and what it was made of.
+    """The result of one attempt: the verdict, its reason for people, and the answer that it was made from.
 
-    ``retry_after_ms``: the pause that Hivel asked for. ``already_there``: Hivel knew the id before. ``kind``: what
-    came, in a word for counting.
+    ``retry_after_ms``: the pause that Hivel asked for. ``already_there``: Hivel already had this deployment_id.
+    ``kind``: label for counting, see :attr:`Answer.kind`.
     """
 
     verdict: Verdict
@@ -71,9 +71,9 @@ class Outcome:
 
 
 def classify(answer: Answer, deployment_id: str, now_ms: int) -> Outcome:
-    """The outcome of an attempt that was answered so; never raises, whatever the answer holds.
+    """Classify an answer. Never raises, whatever the answer contains.
 
-    ``now_ms`` (UTC) is for a Retry-After that is a date.
+    ``now_ms`` (UTC) resolves a Retry-After that is a date.
     """
     outcome = _classify(answer, deployment_id, now_ms)
     return replace(outcome, http_status=answer.status, answer=answer.body, kind=answer.kind)
@@ -83,7 +83,7 @@ def _classify(answer: Answer, deployment_id: str, now_ms: int) -> Outcome:  # no
     status = answer.status
     if status is None:
         if answer.untrusted_certificate:
-            return Outcome(Verdict.PAUSED, answer.body)  # with advice: see agent.model.tls
+            return Outcome(Verdict.PAUSED, answer.body)  # includes advice from agent.model.tls
         return Outcome(Verdict.RETRY, answer.body)
     if 200 <= status < 300:
         return _classify_success(answer, deployment_id)
@@ -98,10 +98,10 @@ def _classify(answer: Answer, deployment_id: str, now_ms: int) -> Outcome:  # no
 
 
 def _classify_success(answer: Answer, deployment_id: str) -> Outcome:
-    """A 2xx is only Hivel's when it says what section 10 of Hivel's page says."""
+    """A 2xx counts as delivered only if the body is what section 10 of Hivel's page describes."""
     if _is_web_page(answer):
         return Outcome(
-            Verdict.PAUSED, f"HTTP {answer.status} with a web page: [hivel] url leads to a login page or a proxy"
+            Verdict.PAUSED, f"HTTP {answer.status} with a web page: [hivel] url points to a login page or a proxy"
         )
     content = _json(answer.body)
     if isinstance(content, dict):
@@ -116,7 +116,7 @@ def _classify_success(answer: Answer, deployment_id: str) -> Outcome:
 
 
 def _is_web_page(answer: Answer) -> bool:
-    """Hivel speaks JSON; pages come from proxies, load balancers and logins before it."""
+    """Hivel answers in JSON. Web pages come from proxies, load balancers and login pages in front of it."""
     return "html" in answer.content_type.lower() or answer.body.lstrip()[:1] == "<"
 
 
@@ -128,9 +128,9 @@ def _json(body: str) -> Any:
 
 
 def _says_already_there(body: str, deployment_id: str) -> bool:
-    """Whether the answer says that Hivel has this very id, and nothing else.
+    """Whether the answer says that Hivel already has this deployment_id, and says nothing else.
 
-    What is taken for a delivery is sent to nobody any more: in doubt a person has to look.
+    A deployment that counts as delivered is never sent again, so in doubt the answer is a failure that a person sees.
     """
     content = _json(body)
     if not isinstance(content, dict) or not content.keys() <= _SAY_NO_MORE:
@@ -150,7 +150,7 @@ def _is_already_there(words: object, deployment_id: str) -> bool:
 
 
 def _bare(words: object) -> str:
-    """In lower case, without marks around what they name."""
+    """Lower case, without quotation marks, colons and the final period."""
     return " ".join(str(words).lower().translate(_MARKS).split()).removesuffix(".").rstrip()
 
 
@@ -159,17 +159,17 @@ def _advice(answer: Answer) -> str:
         case 401 | 403:
             return "the token is not accepted: check [hivel] token_file and the key's organization in Hivel"
         case status if status is not None and 300 <= status < 400:
-            return f"a redirect to {answer.location}: set [hivel] url to where Hivel really is"
+            return f"a redirect to {answer.location}: set [hivel] url to the address of Hivel"
         case 404 | 405 | 410:
             return "there is no Deployment Events API: check [hivel] url (https://app.hivel.ai or https://app.hivel.in)"
         case 407:
             return "the proxy wants credentials: check HTTPS_PROXY, and write it as http://user:password@host:port"
         case _:
-            return "not an answer that an event can mend: check [hivel] url and the token"
+            return "unexpected answer, not caused by the event: check [hivel] url and the token"
 
 
 def _first_words(body: str) -> str:
-    """The part of an answer that tells a person most: Hivel's own error, else its beginning on one line."""
+    """The most useful part of an answer: Hivel's error message, else the beginning of the body on one line."""
     content = _json(body)
     if isinstance(content, dict):
         told = [str(content[key]) for key in ("message", "error") if content.get(key)]

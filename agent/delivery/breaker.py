@@ -1,4 +1,4 @@
-"""The circuit breaker before Hivel: open; or tripped by an outage or a pause, when only one probe at a time goes."""
+"""The circuit breaker for Hivel. Tripped by an outage or a pause, it lets one probe through at a time."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
     from agent.outbox.values import Claimed
 
-# So many different deployments in a row without a success are an outage, one deployment is not.
+# This many different deployments in a row without a success are an outage. A single deployment never is.
 OUTAGE_AFTER = 3
-# A deployment that failed so often while others were delivered says nothing about Hivel any more.
+# A deployment with this many attempts, while others were delivered, no longer counts as a sign of an outage.
 ODD_AFTER = 2
 
 
 class BreakerState(enum.StrEnum):
-    """The words that people see. ``open`` is open to deployments, as a door is (a closed circuit)."""
+    """The states as people see them. ``open``: deployments are sent (in other libraries this is "closed")."""
 
     OPEN = "open"
-    OUTAGE = "outage"  # Hivel cannot be reached or is out of order
-    PAUSED = "paused"  # the configuration is wrong, a person has to mend it
+    OUTAGE = "outage"  # Hivel is unreachable or answers with errors
+    PAUSED = "paused"  # the configuration is wrong and a person has to correct it
 
 
 class CircuitBreaker:
-    """Decides from the outcomes so far whether deployments may go, or one probe, or nothing for now.
+    """Decides from earlier outcomes whether deployments are sent, one probe is sent, or nothing for now.
 
-    While it is tripped every deployment stays pending, and only a probe's failure counts.
+    While it is tripped, every deployment stays pending and only failures of probes count.
     """
 
     def __init__(self, backoff: Backoff, clock: Clock, rng: random.Random | None = None) -> None:
@@ -48,23 +48,25 @@ class CircuitBreaker:
         self._probe_at = 0.0
 
     def resume(self, before: DeliveryState) -> None:
-        """Go on where an earlier process was. What it tripped stays so, and may be probed at once."""
+        """Continue with the state that the previous process saved. A breaker that was tripped stays so and may probe at
+        once.
+        """
         self.state = BreakerState(before.state)
         self.since = before.since
         self.reason = before.reason
 
     def may_probe(self) -> bool:
-        """Whether the time for the next probe has come; meaningful while it is tripped."""
+        """Whether the next probe is due. Only meaningful while the breaker is tripped."""
         return self._clock.monotonic() >= self._probe_at
 
     def probe_now(self) -> None:
-        """Something that may have tripped it was changed: do not wait for the next probe's time."""
+        """Make the next probe due now, because the cause may be removed (for example, the token has changed)."""
         self._probe_at = self._clock.monotonic()
 
     def record(self, claimed: Claimed, outcome: Outcome) -> None:
-        """Take note of what came of an attempt."""
+        """Update the state after an attempt."""
         match outcome.verdict:
-            case Verdict.DELIVERED | Verdict.FAILED:  # Hivel is there and reads what it gets
+            case Verdict.DELIVERED | Verdict.FAILED:  # Hivel is up and reads events
                 self._failed_in_a_row.clear()
                 self._move(BreakerState.OPEN, None)
             case Verdict.PAUSED:
@@ -77,9 +79,9 @@ class CircuitBreaker:
                     self.trip(BreakerState.OUTAGE, outcome)
 
     def trip(self, state: BreakerState, outcome: Outcome) -> None:
-        """Let nothing through but probes, ever more seldom."""
+        """Let only probes through, with longer and longer pauses between them."""
         if self.state is not BreakerState.OPEN and not self.may_probe():
-            return  # it was under way when the breaker tripped: no probe
+            return  # this attempt started before the breaker tripped: it is not a probe
         self._move(state, outcome.reason)
         self._probes += 1
         delay_ms = self._backoff.delay_ms(self._probes, outcome.retry_after_ms, self._rng)
@@ -97,5 +99,5 @@ class CircuitBreaker:
             self._probes = 0
 
     def snapshot(self) -> DeliveryState:
-        """What ``status`` shows of it."""
+        """The state as ``status`` shows it."""
         return DeliveryState(self.state, self.since, self.reason, self.next_probe_at)

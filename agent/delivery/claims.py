@@ -1,4 +1,4 @@
-"""The dispatcher's side of the outbox: what is claimed, what is in flight, and what came of it."""
+"""The dispatcher's side of the outbox: claimed deployments, deployments in flight, and settlements."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 SETTLE_AT_MOST = 200
 CLAIM = 200
-# What was claimed so long ago may say something else by now, or be discarded: it is claimed anew.
+# Claims older than this (seconds) are read again: the deployment may have changed or been discarded.
 CLAIM_HOLDS_S = 1.0
-# While outcomes cannot be stored, delivery goes on until so many of them wait in memory.
+# While outcomes cannot be stored, delivery continues until this many are kept in memory.
 UNSETTLED_AT_MOST = 5_000
 CLOCK_WAS_SET_MS = 1_000
 
 
 class Claims:
-    """Claims ahead and settles in batches, all by ``off_loop``; tasks that use it may be cancelled at any time.
+    """Claims ahead and settles in batches, always through ``off_loop``. Tasks that use it may be cancelled at any time.
 
-    Methods that read raise :class:`agent.outbox.values.OutboxError`; that something cannot be written is in
+    Reading methods raise :class:`agent.outbox.values.OutboxError`. A failed write does not raise but is kept in
     ``trouble``, unless the outbox is damaged.
     """
 
@@ -41,7 +41,7 @@ class Claims:
         self._off_loop = off_loop
         self._clock = clock
         self._backoff_max_ms = backoff_max_ms
-        self._lock = asyncio.Lock()  # what is claimed and what is settled must fit together
+        self._lock = asyncio.Lock()  # a claim must not run between a settlement and its removal from memory
         self._ready: deque[Claimed] = deque()
         self._claimed: set[int] = set()  # in ``_ready`` or in flight
         self._claimed_at = 0.0
@@ -49,42 +49,43 @@ class Claims:
         self._saved_state: DeliveryState | None = None
         self._drift: Drift | None = None
         self._due_looked_after_at = 0.0
-        # Why outcomes cannot be stored right now. They are kept, and not sent again as long as this process lives.
+        # Why outcomes cannot be stored right now. They are kept in memory and are not sent again while this process
+        # lives.
         self.trouble: OutboxError | None = None
 
     # ---- claims
 
     @property
     def waiting(self) -> bool:
-        """Whether something was claimed and is not in flight yet."""
+        """Whether a claimed deployment is not in flight yet."""
         return bool(self._ready)
 
     @property
     def full(self) -> bool:
-        """Whether no more outcomes may be kept in memory."""
+        """Whether the limit of outcomes in memory is reached."""
         return len(self._unsettled) >= UNSETTLED_AT_MOST
 
     def let_go(self) -> None:
-        """Nothing is in flight; what was claimed is simply due. A new event loop may begin."""
+        """Forget all claims: nothing is in flight. A new event loop may start afterwards."""
         self._lock = asyncio.Lock()
         self._claimed.clear()
         self._ready.clear()
 
     async def fill(self) -> None:
-        """See to it that what is due is ready, as it is now."""
+        """Make sure that the due deployments are claimed and no older than ``CLAIM_HOLDS_S``."""
         if not self._has_fresh():
             async with self._lock:
                 if not self._has_fresh():
                     await self._claim()
 
     def take(self) -> Claimed | None:
-        """The oldest that is ready; it is in flight until :meth:`landed`."""
+        """The oldest claimed deployment. It is in flight until :meth:`landed` is called."""
         return self._ready.popleft() if self._ready else None
 
     async def take_least_tried(self, rng: random.Random) -> Claimed | None:
-        """Any one of those, while nothing is in flight; the others are not ready any more.
+        """A random one of those with the fewest attempts. Only when nothing is in flight; drops all other claims.
 
-        The oldest may be some that Hivel always stumbles over, and speak for no others.
+        The oldest could be one that always makes Hivel fail: it would be a bad probe.
         """
         await self.fill()
         least = min((claimed.attempts for claimed in self._ready), default=0)
@@ -98,14 +99,14 @@ class Claims:
         return chosen
 
     def landed(self, claimed: Claimed) -> None:
-        """It is not in flight any more."""
+        """The attempt has ended."""
         self._claimed.discard(claimed.number)
 
     def _has_fresh(self) -> bool:
         return bool(self._ready) and self._clock.monotonic() - self._claimed_at <= CLAIM_HOLDS_S
 
     async def _claim(self) -> None:
-        """What was answered and is not stored yet is claimed again only when it has to be sent again."""
+        """Claim what is due, except deployments whose outcome is in memory and allows no new attempt yet."""
         self._claimed.difference_update(claimed.number for claimed in self._ready)
         self._ready.clear()
         now, self._claimed_at = self._clock.now_ms(), self._clock.monotonic()
@@ -121,18 +122,18 @@ class Claims:
     # ---- settlements
 
     def add(self, settlement: Settlement) -> None:
-        """What came of an attempt, to be stored by the next :meth:`settle`."""
+        """Take an outcome, which the next :meth:`settle` stores."""
         self._unsettled.add(settlement)
 
     async def state_before(self) -> DeliveryState | None:
-        """What the process before this one said of itself."""
+        """The breaker state that the previous process saved."""
         return await self._off_loop(self._outbox.delivery_state)
 
     async def settle(self, state: DeliveryState) -> None:
-        """Store what came of the attempts so far, or keep it for the next time; and the state, if it is another."""
+        """Store all outcomes, and the breaker state if it changed. What cannot be stored is kept for the next call."""
         try:
             async with self._lock:
-                left = len(self._unsettled)  # what comes meanwhile has time until the next time
+                left = len(self._unsettled)  # outcomes that are added meanwhile are left for the next call
                 while left > 0:
                     batch = self._unsettled.oldest(min(left, SETTLE_AT_MOST))
                     await self._store(batch)
@@ -148,7 +149,7 @@ class Claims:
             self.trouble = None
 
     async def _store(self, batch: list[Settlement]) -> None:
-        """Whoever is cancelled meanwhile has to know whether it was stored: nothing is settled twice."""
+        """Store a batch. A cancelled caller still learns whether it was stored, so nothing is settled twice."""
         stored = False
         settlements = [_not_later(settlement, self._latest()) for settlement in batch]
 
@@ -166,10 +167,11 @@ class Claims:
     # ---- when they are due
 
     async def mind_the_clock(self) -> None:
-        """No deployment waits longer than the longest backoff.
+        """Make sure that no deployment waits longer than the longest backoff.
 
-        It might when a clock was set back: looked after at the start, whenever the clock was set, and now and then, for
-        it may have been set and set back while somebody else stored something.
+        It would if the clock was set back. Checked at the start, when the clock jumps, and once in a while: the clock
+        may
+        have jumped twice while another process stored a time.
         """
         was_set = self._drift is None or abs(self._drift.ms()) > CLOCK_WAS_SET_MS
         if was_set or self._clock.monotonic() >= self._due_looked_after_at:
@@ -179,7 +181,7 @@ class Claims:
                 self._due_looked_after_at = self._clock.monotonic() + self._backoff_max_ms / 1000
 
     async def make_all_due(self) -> None:
-        """Nobody waits out a backoff any more."""
+        """End all backoffs."""
         await self._make_due(later_than=self._clock.now_ms())
 
     async def _make_due(self, *, later_than: int) -> bool:
@@ -193,12 +195,12 @@ class Claims:
         return True
 
     def _latest(self) -> int:
-        """When the next attempt of anything is at the latest."""
+        """The latest time that any next attempt may have, UTC milliseconds."""
         return self._clock.now_ms() + self._backoff_max_ms
 
 
 def _not_later(settlement: Settlement, latest: int) -> Settlement:
-    """The clock may have been set back since it was made."""
+    """Limit the next attempt to ``latest``: the clock may have been set back since the settlement was made."""
     if settlement.next_attempt_at is None or settlement.next_attempt_at <= latest:
         return settlement
     return replace(settlement, next_attempt_at=latest)

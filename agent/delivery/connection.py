@@ -1,6 +1,6 @@
-"""The connections to Hivel: httpx's interface, with aiohttp below it, which takes half of the time of httpcore.
+"""The connections to Hivel: httpx on top of aiohttp, which takes half the time of httpcore.
 
-What goes wrong is told by aiohttp's own errors: httpx-aiohttp calls a connection that broke a time-out.
+Errors are described from aiohttp's own exceptions, because httpx-aiohttp reports a broken connection as a time-out.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from agent.config.proxies import Route
     from agent.config.settings import HivelSettings
 
-# Connections that nobody used for so long are closed.
+# Idle connections are closed after this many seconds.
 _IDLE_S = 30
-# A line of an answer's head that is longer ends the answer.
+# An answer with a longer header line is an error.
 _HEAD_LINE_BYTES = 8_190
-# What a request may raise that is about the network or the server.
+# Exceptions that a request raises for reasons of the network or the server.
 FAILURES = (httpx.HTTPError, aiohttp.ClientError, OSError)
 
 
 def route_to(url: str) -> Route:
-    """How to reach this URL. Raises :class:`ConfigError` when the environment names a proxy that cannot be used."""
+    """The route to this URL. Raises :class:`ConfigError` if the environment names a proxy that cannot be used."""
     try:
         return Proxies().route(url)
     except ProxyError as error:
@@ -39,9 +39,9 @@ def route_to(url: str) -> Route:
 
 
 def open_client(settings: HivelSettings, route: Route, *, at_once: int) -> httpx.AsyncClient:
-    """Connections are opened when they are needed, ``at_once`` at most, and kept alive.
+    """A client that opens connections on demand, at most ``at_once``, and keeps them alive.
 
-    The client has no time-outs of its own: the caller sets a deadline for the whole exchange.
+    It has no time-outs of its own: the caller sets a deadline for the whole exchange.
     """
     context = settings.tls.context()
     proxy = _proxy(route, context)
@@ -50,13 +50,13 @@ def open_client(settings: HivelSettings, route: Route, *, at_once: int) -> httpx
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=at_once, ssl=context, keepalive_timeout=_IDLE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,  # proxies are looked up in the one place that knows them, and ~/.netrc is not asked
+            trust_env=False,  # ``Route`` decides about proxies, and ~/.netrc must not be used
             max_line_size=_HEAD_LINE_BYTES,
             max_field_size=_HEAD_LINE_BYTES,
         )
 
     transport = AiohttpTransport(client=session, proxy=proxy)
-    timeout = httpx.Timeout(None)  # see above
+    timeout = httpx.Timeout(None)  # the caller has a deadline
     return httpx.AsyncClient(transport=transport, timeout=timeout, follow_redirects=False, trust_env=False)
 
 
@@ -69,7 +69,7 @@ def _proxy(route: Route, context: ssl.SSLContext) -> httpx.Proxy | None:
 
 
 def failure(error: Exception, timeout_s: float, route: Route) -> Answer:
-    """What one of :data:`FAILURES` says instead of an answer."""
+    """Describe one of :data:`FAILURES` as an :class:`Answer` without status."""
     cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ is not None else error
     match cause:
         case TimeoutError():
@@ -91,12 +91,12 @@ def failure(error: Exception, timeout_s: float, route: Route) -> Answer:
 
 
 def no_answer_in_time(timeout_s: float) -> Answer:
-    """The deadline of the whole exchange has passed."""
+    """The deadline for the whole exchange has passed."""
     return Answer(None, f"no answer within {timeout_s:g} s", timed_out=True)
 
 
 def wants_credentials(route: Route) -> Answer:
-    """A 407 of the proxy, or of one that the environment does not name."""
+    """A 407 from the configured proxy, or from a proxy that the environment does not name."""
     if route.proxy is None:
         return Answer(407, "a proxy in front of Hivel")
     return Answer(407, f"the proxy {route.proxy.url} of {route.reason}")
@@ -108,7 +108,7 @@ def _no_way_through(words: str, route: Route) -> Answer:
 
 
 def _system_error(error: aiohttp.ClientConnectorError) -> str:
-    """What the system said, where aiohttp adds the address that is known anyway."""
+    """The system's error text, without the address that aiohttp adds."""
     cause = error.os_error
     if cause.errno is not None and (cause.strerror or "").startswith("Connect call failed"):
         return f"{os.strerror(cause.errno)}{(cause.strerror or '').removeprefix('Connect call failed')}"

@@ -1,4 +1,4 @@
-"""The dispatcher: whatever is due in the outbox goes to Hivel, several at once."""
+"""The dispatcher: sends all due deployments to Hivel, several at once."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("delivery")
 
-# Commits cost more than answers: acknowledgements of this long share one. A crash in between sends them again.
+# A commit costs more than an answer, so outcomes are stored in batches, this many seconds apart. Deployments whose
+# outcome is not stored when the process crashes are sent again.
 SETTLE_EVERY_S = 0.05
 
 
 class Sender(Protocol):
-    """Where deployments go: :class:`agent.delivery.hivel.HivelClient`."""
+    """Sends deployments; implemented by :class:`agent.delivery.hivel.HivelClient`."""
 
     async def send(self, claimed: Claimed) -> Outcome:
-        """Try once; what network and server do is an outcome.
+        """Make one attempt. Failures of network and server are outcomes, not exceptions.
 
-        Raises :class:`agent.model.event.InvalidEventError` for a deployment that there is no event of.
+        Raises :class:`agent.model.event.InvalidEventError` if the deployment cannot be made into an event.
         """
         ...
 
     def reload_token(self) -> bool:
-        """Look whether there is another token now."""
+        """Read the token again; True if it has changed."""
         ...
 
 
 class Dispatcher:
-    """Delivers what is due. One at a time for an outbox: nobody else may claim."""
+    """Delivers what is due. There must be only one for an outbox, because claims are not locked."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Dispatcher:
         clock: Clock,
         rng: random.Random | None = None,
     ) -> None:
-        """Whatever is done with the outbox is done by ``off_loop``."""
+        """All calls of the outbox go through ``off_loop``."""
         self._sender = sender
         self._settings = settings
         self._clock = clock
@@ -79,25 +80,29 @@ class Dispatcher:
 
     @property
     def progress(self) -> int:
-        """Grows with every answer: it tells one who waits whether anything goes on."""
+        """A number that grows with every answer. The watchdog uses it to see that delivery advances."""
         return self.tally.attempts
 
     @property
     def trouble(self) -> OutboxError | None:
-        """Why outcomes cannot be stored right now. They are kept, and not sent again as long as this process lives."""
+        """Why outcomes cannot be stored right now. They are kept in memory and are not sent again while this process
+        lives.
+        """
         return self._claims.trouble
 
     def stop(self) -> None:
-        """Send nothing more; what is in flight is waited for and settled by the :meth:`run` that sent it."""
+        """Send nothing more. The running :meth:`run` waits for what is in flight and settles it."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Deliver until nothing is due, the breaker trips or :meth:`stop` was called.
+        """Deliver until nothing is due, the breaker trips or :meth:`stop` is called.
 
-        That outcomes cannot be stored is in ``trouble`` and stops nothing. Raises
-        :class:`agent.outbox.values.OutboxError` when the outbox cannot be read, and whatever nobody expected and is
-        not about one deployment. The next run goes on in any case, also after this one was cancelled: outcomes that
-        are not stored yet are kept, and what was in flight is due again.
+        If outcomes cannot be stored, delivery continues and the reason is in ``trouble``. Raises
+        :class:`agent.outbox.values.OutboxError` if the outbox cannot be read, and any unexpected error that is not
+        about
+        a single deployment. :meth:`run` may be called again afterwards, also after a cancellation: outcomes that are
+        not
+        stored yet are kept, and what was in flight is due again.
         """
         try:
             await self._resume()
@@ -114,7 +119,7 @@ class Dispatcher:
             raise error
 
     async def _resume(self) -> None:
-        """Go on where the process before this one was."""
+        """Continue with the state that the previous process saved."""
         if not self._resumed:
             before = await self._claims.state_before()
             if before is not None:
@@ -122,7 +127,7 @@ class Dispatcher:
             self._resumed = True
 
     async def _probe(self) -> bool:
-        """Send one deployment to see whether Hivel is back; True when it is."""
+        """Send one deployment to see whether Hivel works again; True if it does."""
         if self._sender.reload_token():
             self.breaker.probe_now()
         if not self.breaker.may_probe():
@@ -134,7 +139,7 @@ class Dispatcher:
         await self._settle()
         if self.breaker.state is not BreakerState.OPEN:
             return False
-        # Hivel is back: nobody waits out a backoff that the outage caused.
+        # Hivel works again: end the backoffs that the outage caused.
         await self._claims.make_all_due()
         return True
 
@@ -142,7 +147,7 @@ class Dispatcher:
 
     async def _send_what_is_due(self) -> None:
         await self._claims.fill()
-        if not self._claims.waiting:  # mostly so, and asked every second: no tasks are started to find that out
+        if not self._claims.waiting:  # the usual case, checked every second: do not start tasks for it
             return
         self._free_senders = self._settings.concurrency
         try:
@@ -151,7 +156,7 @@ class Dispatcher:
                 async with asyncio.TaskGroup() as senders:
                     self._start_sending(senders)
                 settling.cancel()
-        except BaseExceptionGroup as raised:  # the first of them ended the others
+        except BaseExceptionGroup as raised:  # the first exception cancelled the other tasks
             raise _first_of(raised) from None
         finally:
             await self._settle()
@@ -161,7 +166,7 @@ class Dispatcher:
         senders.create_task(self._send_from(senders))
 
     async def _send_from(self, senders: asyncio.TaskGroup) -> None:
-        """Send until nothing is due; as long as there is more, somebody else sends too."""
+        """Send until nothing is due. While more is claimed, start further senders, up to ``concurrency``."""
         while (claimed := await self._next_in_its_turn()) is not None:
             if self._claims.waiting and self._free_senders:
                 self._start_sending(senders)
@@ -169,7 +174,7 @@ class Dispatcher:
         self._free_senders += 1
 
     async def _next_in_its_turn(self) -> Claimed | None:
-        """The next deployment as soon as the rate allows it; None when there is none, or none may go."""
+        """Wait for the rate limit, then take the next deployment. None if nothing is due or the breaker has tripped."""
         if (wait_s := self._rate.reserve()) > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
@@ -204,7 +209,7 @@ class Dispatcher:
         return came
 
     def _without_answer(self, claimed: Claimed, error: Exception) -> Outcome:
-        """Set the deployment aside, unless the same happens to one after the other: then it is not about them."""
+        """Mark the deployment as failed. If this happens several times in a row, trip the breaker."""
         log.error("cannot send", deployment_id=claimed.deployment_id, exception=trace(error))
         if isinstance(error, InvalidEventError):
             return Outcome(Verdict.FAILED, f"no event can be made of it: {_in_words(error)}")
@@ -252,8 +257,8 @@ def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _in_words(error: Exception) -> str:
-    """What an exception says, as text that can be stored."""
-    return redact(str(error)).encode("utf-8", "backslashreplace").decode() or "no more is known"
+    """The exception's message as text that can be stored: redacted and valid UTF-8."""
+    return redact(str(error)).encode("utf-8", "backslashreplace").decode() or "no message"
 
 
 _STATES = {

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
     from agent.outbox.values import Claimed
 
-# In the middle of which a body is cut off may be a token: so much of its end is dropped, more than one can be long.
+# A body that is cut off may end in the middle of a token. This many bytes of its end are dropped; no token is longer.
 _CUT = 8 * 1024
 
 
 class HivelClient:
-    """Sends deployments as events; nothing is raised for what network or server do."""
+    """Sends deployments as events. Failures of network and server are outcomes, not exceptions."""
 
     def __init__(self, settings: HivelSettings, delivery: DeliverySettings, clock: Clock) -> None:
-        """Raises :class:`agent.config.file.ConfigError` when the environment names a proxy that cannot be used."""
+        """Raises :class:`agent.config.file.ConfigError` if the environment names a proxy that cannot be used."""
         self._url = httpx.URL(settings.deployment_url)
         self._headers = [
             ("User-Agent", settings.user_agent),
@@ -51,11 +51,11 @@ class HivelClient:
         await self._client.aclose()
 
     def reload_token(self) -> bool:
-        """Look whether the token's file holds another token now; True when it does."""
+        """Read the token file again; True if the token has changed."""
         return self._token.reload()
 
     async def send(self, claimed: Claimed) -> Outcome:
-        """Try once to deliver.
+        """Make one attempt to deliver.
 
         Raises :class:`agent.model.event.InvalidEventError`: see ``Content.problem``.
         """
@@ -65,12 +65,13 @@ class HivelClient:
         return classify(answer, claimed.deployment_id, self._clock.now_ms())
 
     async def post(self, body: bytes) -> Answer:
-        """POST one event. Answers are logged and stored: one that repeats a secret does so without it."""
+        """POST one event. The answer is logged and stored, so secrets in it are redacted."""
         return _without_secrets(await self._posted(body))
 
     async def _posted(self, body: bytes) -> Answer:
         token = self._token.reveal()
-        # What AsyncClient.post does anew for each request (URL, headers, cookies, query) is the same for all of these.
+        # Built by hand: AsyncClient.post would merge URL, headers, cookies and query for each request, and they never
+        # change.
         request = httpx.Request("POST", self._url, headers=[*self._headers, ("X-API-Token", token)], content=body)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -87,7 +88,8 @@ class HivelClient:
 
 async def _answer(response: httpx.Response) -> Answer:
     body = bytearray()
-    async for chunk in response.aiter_raw():  # httpx would unpack without bound, and several times if told so
+    # raw, because httpx decompresses without limit, and several layers if the header says so
+    async for chunk in response.aiter_raw():
         body += chunk
         if len(body) >= BODY_LIMIT:
             break

@@ -1,4 +1,4 @@
-"""Who is told what came of each attempt: the counters of this process, and the log."""
+"""Counters and log lines for the outcome of each attempt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = structlog.get_logger("delivery")
 
 @dataclass
 class Tally:
-    """What this process has delivered so far; ``retries`` by what came instead: ``http_503``, ``timeout``, …"""
+    """Counters since the process started. ``retries`` by :attr:`Outcome.kind`: ``http_503``, ``timeout``, …"""
 
     delivered: int = 0
     failed: int = 0
@@ -27,7 +27,7 @@ class Tally:
 
     @property
     def attempts(self) -> int:
-        """How many attempts came to an end."""
+        """The number of finished attempts."""
         return self.delivered + self.failed + self.retries.total()
 
     def record(self, outcome: Outcome) -> None:
@@ -42,9 +42,9 @@ class Tally:
 
 
 def log_outcome(claimed: Claimed, outcome: Outcome, breaker: CircuitBreaker, before: BreakerState) -> None:
-    """A line for each deployment that got somewhere, and for each change of the breaker; none for failed probes.
+    """Log each delivered or failed deployment and each change of the breaker; failed probes are not logged.
 
-    A deployment that does not get anywhere has a line after 1, 2, 4, 8, … tries.
+    A deployment that is retried is logged after 1, 2, 4, 8, … attempts.
     """
     if breaker.state is not before:
         write = log.info if breaker.state is BreakerState.OPEN else log.error

@@ -1,4 +1,4 @@
-"""When a deployment is tried again, and when it is given up."""
+"""When a deployment is tried again, and when the agent gives up."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backoff:
-    """Exponential backoff with full jitter: a random time up to ``initial_ms`` doubled with every attempt."""
+    """Exponential backoff with full jitter: a random time up to ``initial_ms``, which doubles with every attempt."""
 
     initial_ms: int
     max_ms: int
 
     def delay_ms(self, attempts: int, retry_after_ms: int | None = None, rng: random.Random | None = None) -> int:
-        """How long to wait after ``attempts`` attempts (1: after the first), never beyond ``max_ms``."""
+        """The wait after attempt number ``attempts`` (from 1): at least ``retry_after_ms``, at most ``max_ms``."""
         ceiling = min(self.max_ms, self.initial_ms * 2 ** min(max(attempts - 1, 0), 40))
         delay = (rng or random).uniform(0, ceiling)
         return int(min(max(delay, retry_after_ms or 0), self.max_ms))
 
 
 def given_up(claimed: Claimed, outcome: Outcome, settings: DeliverySettings, now_ms: int) -> Outcome:
-    """The outcome, or that the deployment failed because it was tried often or long enough (off by default)."""
+    """The outcome, or a failure if the deployment has reached ``max_attempts`` or ``max_age`` (both off by default)."""
     if outcome.verdict is not Verdict.RETRY:
         return outcome
     age_ms = now_ms - claimed.created_at

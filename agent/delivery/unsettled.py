@@ -1,4 +1,4 @@
-"""What came of attempts and is not in the outbox yet."""
+"""Outcomes of attempts that are not stored in the outbox yet."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 
 class Unsettled:
-    """Settlements that wait to be stored, mostly for some milliseconds; while the outbox cannot be written, for long.
+    """Settlements that wait to be stored: usually for milliseconds, longer while the outbox cannot be written.
 
-    The outbox says that their deployments are due: nothing may be sent again for that.
+    The outbox still shows their deployments as due, so claims have to be checked against this list.
     """
 
     def __init__(self) -> None:
         self._waiting: list[Settlement] = []
-        self._last: dict[int, Settlement] = {}  # of each deployment
+        self._last: dict[int, Settlement] = {}  # by deployment number
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, settlement: Settlement) -> None:
-        """The next one to be stored."""
+        """Append a settlement."""
         self._waiting.append(settlement)
         self._last[settlement.claimed.number] = settlement
 
     def oldest(self, limit: int) -> list[Settlement]:
-        """Those to be stored first."""
+        """The first ``limit`` settlements."""
         return self._waiting[:limit]
 
     def stored(self, batch: Sequence[Settlement]) -> None:
-        """They, the oldest, are in the outbox now."""
+        """Remove a batch, which must be the oldest settlements, after it was stored."""
         del self._waiting[: len(batch)]
         for settlement in batch:
             number = settlement.claimed.number
@@ -43,17 +43,18 @@ class Unsettled:
                 del self._last[number]
 
     def delivered(self) -> set[int]:
-        """The numbers of those that Hivel has: whatever their revision is by now, nothing more is sent."""
+        """Numbers of deployments that Hivel has. They are not sent again, whatever their revision is now."""
         return {number for number, last in self._last.items() if last.state is State.DELIVERED}
 
     def undelivered(self) -> int:
-        """How many deployments were tried last without success."""
+        """The number of deployments whose last attempt was not a success."""
         return sum(last.state is not State.DELIVERED for last in self._last.values())
 
     def answers(self, claimed: Claimed, now_ms: int, latest_ms: int) -> bool:
-        """Whether this very revision was refused, or has to wait; a newer one may go.
+        """Whether this revision needs no attempt now: it failed, or its backoff has not ended. A newer revision may be
+        sent.
 
-        A wait beyond ``latest_ms`` was given by a clock that was set back since.
+        A wait beyond ``latest_ms`` is ignored: the clock was set back after it was computed.
         """
         last = self._last.get(claimed.number)
         if last is None or last.claimed.revision != claimed.revision:
@@ -61,7 +62,7 @@ class Unsettled:
         return last.state is not State.PENDING or now_ms < (last.next_attempt_at or now_ms) <= latest_ms
 
     def attempts(self, number: int) -> int:
-        """How often the deployment was tried beyond what the outbox knows."""
+        """The number of attempts of the deployment that the outbox does not know yet."""
         if number not in self._last:
             return 0
         return sum(s.counts_as_attempt for s in self._waiting if s.claimed.number == number)
