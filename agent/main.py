@@ -1,4 +1,4 @@
-"""The console script. ``emit`` starts like a shell tool, everything else through ``cli``."""
+"""The console script. ``emit`` starts without loading the rest; all other commands start through ``cli``."""
 
 from __future__ import annotations
 
@@ -26,22 +26,25 @@ def main() -> NoReturn:
         from agent.cli.main import main as cli  # noqa: PLC0415
 
         cli()
-    except KeyboardInterrupt:  # while it was loaded; later the verbs know what to do
+    except KeyboardInterrupt:  # while modules were loaded; later the commands handle it
         sys.exit(130)
 
 
 def _complete_standard_streams() -> None:
-    """Whoever starts it with one of them closed: no file that is opened later may be taken for it."""
+    """Open closed standard streams, so that no file that is opened later gets their numbers."""
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number, which is this one
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - for as long as the process lives
 
 
 def _mind_signals() -> None:
-    """Until the daemon listens to them: it takes half a second to load, and nothing has begun before."""
+    """End quietly on signals while modules are loaded, which takes half a second.
+
+    The daemon replaces these handlers.
+    """
     import signal  # noqa: PLC0415
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""A glance at files instead of a look into them: mostly there is nothing new, and this is asked every second."""
+"""Detects changes of files by their metadata, because reading them every second would be too expensive."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-# So many glances without a change are believed; two changes within a tick of the file system's clock look like one.
+# Two changes within one tick of the file system's clock look like one change. So read the files after this many checks
+# anyway.
 BELIEVED = 4
 
 
 class Changes:
-    """Whether any of these files or folders was changed since the last look; they need not exist."""
+    """Detects whether any of these files or folders changed since the last read. They need not exist."""
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
@@ -21,7 +22,7 @@ class Changes:
         self._believed = 0
 
     def noticed(self) -> bool:
-        """True when it is time to look: something changed, or was believed not to have for long enough."""
+        """True when the files should be read: something changed, or enough checks found no change."""
         self._glanced = [_state(path) for path in self._paths]
         if self._glanced == self._looked and self._believed < BELIEVED:
             self._believed += 1
@@ -29,7 +30,7 @@ class Changes:
         return True
 
     def looked(self) -> None:
-        """The look that was asked for is over, and everything was found; without this it is asked for again."""
+        """Call this after the files were read completely. Otherwise ``noticed`` asks for it again."""
         self._looked, self._believed = self._glanced, 0
 
 

@@ -1,7 +1,7 @@
-"""Where sources, outbox and delivery are put together from the settings, and nowhere else.
+"""Builds sources, outbox and delivery from the settings.
 
-Everything that uses the outbox has a connection and a thread of its own, so that nobody waits for another one's disk,
-lock or Jenkins, and the event loop waits for none of them. What is awaited here is done in these threads.
+Each user of the outbox has its own connection and thread. So no part waits for the disk, the lock or the Jenkins of
+another part, and the event loop waits for none of them. The coroutines here run their work in these threads.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Controller:
-    """One Jenkins controller with what polls it."""
+    """A Jenkins controller with its client, poller and thread."""
 
     settings: JenkinsSettings
     client: JenkinsClient
@@ -53,24 +53,24 @@ class Controller:
     off_loop: OffLoop
 
     async def poll(self) -> PollReport:
-        """Look once. Raises :class:`agent.outbox.values.OutboxError`."""
+        """Run one poll. Raises :class:`agent.outbox.values.OutboxError`."""
         return await self.off_loop(self.poller.poll)
 
     def cancel(self) -> None:
-        """Let the poll under way wait for no answer of Jenkins any more."""
+        """Abort the requests of the current poll."""
         self.client.close()
 
     def end(self) -> None:
-        """Let the poll under way look at no other job, and wait for no answer."""
+        """Stop the current poll after its current job, and abort its requests."""
         self.poller.stop()
         self.cancel()
 
 
 class Reporting:
-    """What builds report by themselves, and the deployments that wait for their poller's word."""
+    """Reports of builds, and the deployments that are held until the poller confirms them."""
 
     def __init__(self, settings: Settings, outbox: SqliteOutbox, off_loop: OffLoop) -> None:
-        log = settings.outbox.with_name(settings.outbox.name + "-wal")  # every commit changes it
+        log = settings.outbox.with_name(settings.outbox.name + "-wal")  # each commit changes this file
         self._changes = Changes(log, *([] if settings.spool is None else [settings.spool]))
         self.ingest = Ingest(outbox, rules_of(settings), settings.hold_for_ms)
         self._reports = Reports(settings, self.ingest)
@@ -79,7 +79,7 @@ class Reporting:
         self.batches = 0
 
     async def accept(self, report: dict[str, object], team: str) -> Taken:
-        """Store what a build posted; ``team`` is the one whose token it had.
+        """Store a report from the intake; ``team``: the owner of the token.
 
         Raises :class:`agent.model.report.ReportError` and :class:`agent.outbox.values.OutboxError`.
         """
@@ -87,9 +87,9 @@ class Reporting:
         return await self._off_loop(partial(self._reports.take, report, source="intake", at=at, principal=team))
 
     async def take(self) -> set[str]:
-        """Take all that waits in the inbox and in the spool; returns the controllers whose builds reported.
+        """Process all reports in the inbox and the spool; returns the controllers of the reported builds.
 
-        Reports that are posted meanwhile do not have to wait until it is done.
+        Reports from the intake are stored between batches and do not wait for the end.
         """
         woken: set[str] = set()
         if not self._changes.noticed():
@@ -101,20 +101,20 @@ class Reporting:
         return woken
 
     def take_batch(self) -> list[Taken]:
-        """Take some; none when there are no more."""
+        """Process one batch; an empty list: there are no more reports."""
         taken = take_batch(self._reports)
         if taken is None and self._spool is not None:
             return self._spool.take()
         return taken or []
 
     async def release(self) -> list[Deployment]:
-        """Let go what waited long enough for its poller's word."""
+        """Release deployments that were held for ``hold_for``."""
         return await self._off_loop(self.ingest.release)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that works on one outbox."""
+    """All parts that work on one outbox."""
 
     controllers: tuple[Controller, ...]
     dispatcher: Dispatcher
@@ -125,37 +125,37 @@ class Parts:
     looking: tuple[SqliteOutbox, OffLoop]
 
     async def deliver(self) -> None:
-        """Send what is due.
+        """Send the events that are due.
 
-        Raises :class:`agent.outbox.values.OutboxError`, also for outcomes that cannot be stored: they are kept in
-        memory and stored by a later call.
+        Raises :class:`agent.outbox.values.OutboxError`, also if results cannot be stored. They stay in
+        memory, and a later call stores them.
         """
         await self.dispatcher.run()
         if self.dispatcher.trouble is not None:
             raise self.dispatcher.trouble
 
     async def tidy(self) -> bool:
-        """Delete a little of what is old; True when there may be more."""
+        """Delete one batch of old data; True: there may be more."""
         outbox, off_loop = self.housekeeping
         return await off_loop(outbox.prune, self.keep)
 
     async def try_writing(self) -> None:
-        """Raises :class:`agent.outbox.values.OutboxError` when nothing can be stored."""
+        """Raises :class:`agent.outbox.values.OutboxError` if the outbox cannot be written."""
         outbox, off_loop = self.housekeeping
         await off_loop(outbox.try_writing)
 
     async def rescue(self, path: Path) -> Rescue:
-        """Write everything to a file that has its name. Raises :class:`agent.outbox.values.OutboxError`."""
+        """Write the outbox to a new file of its name. Raises :class:`agent.outbox.values.OutboxError`."""
         outbox, off_loop = self.looking
         return await off_loop(rescue, outbox, path, outbox.clock)
 
     async def stored(self) -> Stored:
-        """What the outbox knows, for monitoring. Raises :class:`agent.outbox.values.OutboxError`."""
+        """Read the outbox' part of the monitoring data. Raises :class:`agent.outbox.values.OutboxError`."""
         outbox, off_loop = self.looking
         return await off_loop(read, outbox)
 
     async def silent_jobs(self) -> list[SilentJob]:
-        """Jobs that used to deploy. Raises :class:`agent.outbox.values.OutboxError`."""
+        """Jobs that deployed regularly and stopped. Raises :class:`agent.outbox.values.OutboxError`."""
         outbox, off_loop = self.looking
         return await off_loop(silent_jobs, self.settings, outbox)
 
@@ -167,7 +167,7 @@ class Parts:
 
 @asynccontextmanager
 async def assembled(settings: Settings, clock: Clock) -> AsyncIterator[Parts]:
-    """All parts, until the block ends; what they have begun by then comes to its end.
+    """Open all parts, and close them at the end of the block after their current work.
 
     Raises :class:`agent.outbox.values.OutboxError`.
     """
@@ -188,14 +188,14 @@ async def assembled(settings: Settings, clock: Clock) -> AsyncIterator[Parts]:
 
 @dataclass(frozen=True)
 class _Opener:
-    """Opens what has to be closed again."""
+    """Opens parts and registers their closing."""
 
     settings: Settings
     clock: Clock
     stack: AsyncExitStack
 
     async def outbox(self, whose: str) -> tuple[SqliteOutbox, OffLoop]:
-        """A connection, and the thread in which it is used."""
+        """A connection and its thread."""
         settings = self.settings
         off_loop = await self.stack.enter_async_context(OffLoop(whose))
         opened = partial(SqliteOutbox, settings.outbox, self.clock, max_size=settings.max_size_bytes)

@@ -1,4 +1,4 @@
-"""What HTTP requests need of the daemon's present life; who asks between two lives waits for the next one."""
+"""Gives HTTP requests access to the current life of the daemon. Between two lives, requests wait for the next one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class NobodyThereError(Exception):
-    """There was nobody to work with in the time that was given; the message is for people."""
+    """No life was available within the time limit. The message is for users."""
 
 
 class Handover(Generic[T]):
-    """What each life gives from its beginning to its end, while requests come in all the time."""
+    """Holds an object of the current life. Requests can arrive at any time, also when there is none."""
 
     def __init__(self) -> None:
         self._present: T | None = None
@@ -25,12 +25,12 @@ class Handover(Generic[T]):
 
     @property
     def present(self) -> T | None:
-        """None: nobody is there right now."""
+        """None: there is no life now."""
         return self._present
 
     @contextmanager
     def given(self, present: T) -> Iterator[None]:
-        """Requests can work with this during the block; those that come later have to wait."""
+        """Give this object to requests during the block. Later requests wait."""
         self._present = present
         self._given.set()
         try:
@@ -40,7 +40,7 @@ class Handover(Generic[T]):
             self._given.clear()
 
     async def get(self, within_s: float) -> T:
-        """What is given, now or within so many seconds. Use it before waiting for anything else: it may be taken back.
+        """The object, now or within ``patience_s`` seconds. Use it before the next await: it can be withdrawn.
 
         Raises :class:`NobodyThereError`.
         """

@@ -1,4 +1,4 @@
-"""The daemon between two readings of its configuration: what it does again and again."""
+"""The repeated work of the daemon with one configuration."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ log = structlog.get_logger("service")
 
 HELD_S = 5.0
 HOUSEKEEPING_S = 60.0
-# Silence is a matter of days, and to look for it takes a while in a large outbox.
+# Silent jobs are a matter of days, and finding them takes some time in a large outbox.
 SILENT_S = 3600.0
-# So many steps of housekeeping at a time, with a breath for whoever stores something in between.
+# Number of housekeeping steps in one run, with pauses so that other writers get the lock.
 STEPS = 100
 BREATH_S = 0.01
-# What is old is deleted without haste.
+# Pause between housekeeping runs.
 PATIENT_S = 10 * STALLED_S
-# When what is under way has not ended after this part of the time for it, polls wait for no answer any more.
+# After this part of the time for a stop, requests to Jenkins are aborted.
 CANCEL_AFTER = 0.4
 
 
 class Life:
-    """Polls, deliveries, reports and housekeeping with one configuration; also what monitoring looks at."""
+    """Polls, deliveries, reports and housekeeping with one configuration, and their state for monitoring."""
 
     def __init__(self, settings: Settings, parts: Parts, clock: Clock, unexpected: Unexpected) -> None:
         self.settings = settings
@@ -56,7 +56,7 @@ class Life:
 
     @property
     def watched(self) -> list[Watched]:
-        """What has to get on."""
+        """Work that the watchdog watches."""
         polls = [polls.watched for polls in self.polls]
         return [*polls, self._delivery, self._reports, self._held, self._housekeeping, self._silence]
 
@@ -65,22 +65,22 @@ class Life:
         try:
             return await self.parts.reporting.accept(report, team)
         except OutboxFullError:
-            raise  # monitoring sees that by itself
+            raise  # monitoring shows this already
         except OutboxError as error:
             self.work.cannot_store("intake", error)
             raise
 
     def wake(self, controller: str | None) -> list[str]:
-        """Let the poller of this controller, or all of them, look now; returns the names of those."""
+        """Start a poll of this controller, or of all; returns the names of these controllers."""
         woken = [polls for polls in self.polls if controller in (None, polls.name)]
         for polls in woken:
             polls.wake()
         return [polls.name for polls in woken]
 
-    # ---- from its beginning to its end
+    # ---- begin and end
 
     def begin(self, schedule: Schedule) -> None:
-        """Do everything at its intervals."""
+        """Start all repeated work."""
         self.unexpected.expect([watched.name for watched in self.watched])
         interval_s = self.settings.delivery.interval_ms / 1000
         self._repeated = [
@@ -93,7 +93,7 @@ class Life:
         ]
 
     async def end(self, within_s: float) -> int:
-        """Begin nothing more and wait for what is under way; returns how much of it did not end in time."""
+        """Start no more work and wait for the current work; returns the number of runs that did not end in time."""
         self.work.over.set()
         for repeated in self._repeated:
             repeated.end()
@@ -106,7 +106,7 @@ class Life:
             polls.cancel()
         return await self.work.finish(within_s * (1 - CANCEL_AFTER))
 
-    # ---- what is done again and again
+    # ---- repeated work
 
     async def _deliver(self) -> None:
         with self.work.doing(self._delivery):
@@ -126,7 +126,7 @@ class Life:
         with self.work.doing(self._housekeeping):
             if self.work.storing.reason is not None:
                 await self.parts.try_writing()
-                self.work.storing.note("intake", None)  # nobody may report again, and so find it working
+                self.work.storing.note("intake", None)  # the next success could otherwise be a long time away
             for _ in range(STEPS):
                 if self.work.over.is_set() or not await self.parts.tidy():
                     break

@@ -1,4 +1,4 @@
-"""Listening for HTTP in the daemon's own event loop."""
+"""HTTP listeners in the event loop of the daemon."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("service")
 
-# How many connections a listener may have at once. Whoever asks something goes before those who ask nothing: they are
-# closed for it, the oldest first. When all of them are being answered, one more gets 503.
+# Most connections of a listener at a time. For a new connection, the oldest idle one is closed. If none is idle, the
+# new one gets 503.
 MOST_CONNECTIONS = 200
-# So many are accepted in one turn of the event loop, before any of them can be closed, and wait in the kernel.
+# Connections that are accepted in one turn of the event loop, and that wait in the kernel.
 BACKLOG = 64
-# So long a connection may be open without a whole question.
+# How long a connection can be open without a complete request.
 PATIENCE_S = 30
 
 
@@ -39,14 +39,14 @@ _TOO_MANY = (
 
 
 class _Server(uvicorn.Server):
-    """Signals are the daemon's business, and so is when to stop."""
+    """A server without its own signal handlers; the daemon stops it."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.stopping = asyncio.Event()
 
     async def main_loop(self) -> None:
-        """uvicorn looks ten times a second whether it should stop, which is most of what an idle daemon does."""
+        """Replaces uvicorn's loop, whose ten checks a second are most of an idle daemon's CPU time."""
         await self.stopping.wait()
         self.should_exit = True
 
@@ -55,9 +55,9 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Who connects and asks nothing, or never ends asking or sending, does not keep others out for ever.
+    """Limits idle and slow connections, so that they cannot block others.
 
-    uvicorn's own timer begins with its first answer, and ends with the first byte of the next question.
+    uvicorn's own timeout starts after the first answer and ends with the first byte of the next request.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -68,7 +68,7 @@ class _Protocol(H11Protocol):
             self._make_room()
 
     def _make_room(self) -> None:
-        """Close the connection that asks nothing for the longest time; this one, if all others are being answered."""
+        """Close the connection that is idle for the longest time, or this one if all others are being answered."""
         others = [each for each in self.connections if isinstance(each, _Protocol) and each.is_idle and each != self]
         idle = min(others, key=lambda each: (each.cycle is not None, each._since), default=None)
         if idle is not None:
@@ -81,8 +81,8 @@ class _Protocol(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is no whole question that has no whole answer yet."""
-        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first question
+        """Whether no request is being answered."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
         return cycle is None or cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ class _Protocol(H11Protocol):
 
 
 class _Redacting:
-    """Sends answers without secrets. An answer that comes in one piece is looked at as a whole."""
+    """Removes secrets from answers. An answer in one piece is checked as a whole."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -105,7 +105,7 @@ class _Redacting:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._start = message  # it holds the length of the body
+            self._start = message  # because it has the length of the body
             return
         body = message.get("body", b"")
         clean = redact(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
@@ -122,11 +122,11 @@ class _Redacting:
 class Listener:
     """An application on one address: ``async with Listener(app, host, port) as listener``.
 
-    ``app`` may be exchanged at any time: requests that come in later get the new one.
+    ``app`` can be replaced at any time; later requests use the new one.
     """
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        """Listens at once, so that nobody is refused. Raises :class:`OSError` when the address cannot be had."""
+        """Listens at once, so that no connection is refused. Raises :class:`OSError` if the address cannot be used."""
         self.app = app
         self._socket = bind(host, port)
         self.port = int(self._socket.getsockname()[1])
@@ -150,15 +150,15 @@ class Listener:
 
 
 class Listeners:
-    """The daemon's listeners by what they are for. One stays open as long as its address stays the same."""
+    """The listeners of the daemon by purpose. A listener stays open while its address stays the same."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[Address, Listener]] = {}
 
     async def listen(self, what: str, address: Address | None, app: ASGIApp) -> None:
-        """Let ``app`` answer there from now on; None: nowhere.
+        """Serve ``app`` at this address; None: stop serving it.
 
-        A port that is taken must not keep events from being delivered: it is logged, and tried at the next call.
+        If the port is in use, the error is logged, and the next call tries again. Delivery must not depend on it.
         """
         if what in self._open and self._open[what][0] == address:
             self._open[what][1].app = app
@@ -176,13 +176,13 @@ class Listeners:
         log.info("listening", what=what, url=f"http://{replace(address, port=listener.port)}")
 
     async def close(self, what: str) -> None:
-        """Listen there no more. Requests under way are answered, within two seconds."""
+        """Stop listening. Current requests are answered, within two seconds."""
         if what in self._open:
             _, listener = self._open.pop(what)
             await listener.__aexit__()
 
     async def close_all(self) -> None:
-        """Listen nowhere any more; see :meth:`close`."""
+        """Close all listeners; see :meth:`close`."""
         await asyncio.gather(*(self.close(what) for what in list(self._open)))
 
     async def __aenter__(self) -> Self:

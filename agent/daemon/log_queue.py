@@ -1,7 +1,7 @@
-"""Lines of the log on their way out: whoever logs neither waits for the disk or pipe behind it, nor hears of its end.
+"""The queue of log lines: logging never blocks and never fails, whatever happens to the disk or pipe behind it.
 
-One thread writes. While it cannot, lines wait in memory, within bounds; those for which there is no room, and those
-that were refused, are counted, and the count is told by a line of its own as soon as lines can be written again.
+One thread writes. While it cannot, lines wait in memory, up to a limit. Lines beyond the limit, and lines that could
+not be written, are counted. When writing works again, a line reports the count.
 """
 
 from __future__ import annotations
@@ -20,32 +20,37 @@ if TYPE_CHECKING:
 
 MOST_LINES = 10_000
 MOST_BYTES = 8 * 1024 * 1024
-# So long the end of the process waits until what is left is written.
+# How long the end of the process waits for the remaining lines.
 LAST_S = 1.0
-# A write that takes longer is told by `/readyz`.
+# `/readyz` reports a write that takes longer.
 SLOW_S = 5.0
 _TOGETHER = 64 * 1024
 
 
 @dataclass(frozen=True)
 class LogState:
-    """``lost``: lines since the start that were not written. ``reason``: what is wrong right now."""
+    """``lost``: number of lines since the start that were not written. ``reason``: the current problem."""
 
     lost: int = 0
     reason: str | None = None
 
 
 class LogQueue:
-    """``put`` never blocks and never raises. ``told`` makes the line that tells how many are missing, and why."""
+    """``put`` never blocks and never raises.
+
+    ``told`` makes the line that reports how many lines are missing, and why.
+    """
 
     def __init__(self, fd: int, told: Callable[[int, str], str]) -> None:
         self._fd = fd
         self._told = told
         self._begin()
-        os.register_at_fork(after_in_child=self._begin)  # what waits is written by the parent; no thread is inherited
+        os.register_at_fork(
+            after_in_child=self._begin
+        )  # the parent writes the waiting lines; a thread is not inherited
 
     def _begin(self) -> None:
-        self._changed = threading.Condition()  # of an RLock: a destructor may log while this thread is in `put`
+        self._changed = threading.Condition()  # an RLock, because a destructor can log while this thread is in `put`
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._thread: threading.Thread | None = None
@@ -53,10 +58,10 @@ class LogQueue:
         self._lost = 0
         self._untold = 0
         self._why = ""
-        self._in_a_line = False  # part of one was written, and its rest was refused
+        self._in_a_line = False  # part of a line was written, and the rest failed
 
     def put(self, line: str) -> None:
-        """Have a line written, some time."""
+        """Queue a line."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
             if len(self._waiting) >= MOST_LINES or self._bytes + len(data) > MOST_BYTES:
@@ -69,13 +74,13 @@ class LogQueue:
             self._changed.notify_all()
 
     def flush(self, within_s: float = LAST_S) -> bool:
-        """Wait until everything is written or lost; False when that took too long."""
+        """Wait until every line is written or lost; False: that took too long."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting and self._writing_since is None, within_s)
 
     @property
     def state(self) -> LogState:
-        """How the log is."""
+        """The state of the log."""
         with self._changed:
             since = self._writing_since
             if self._untold:
@@ -97,7 +102,7 @@ class LogQueue:
         thread = threading.Thread(target=self._run, name="log", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # no more threads can be had, or the interpreter ends
+        except RuntimeError:  # no thread can be created, or the interpreter ends
             self._lose(len(self._waiting), "no thread can be started")
             self._waiting.clear()
             self._bytes = 0
@@ -129,12 +134,12 @@ class LogQueue:
         return b"".join(taken)
 
     def _write(self, data: bytes) -> tuple[int, str | None]:
-        """How many bytes of it were written, and why not all of them."""
+        """The number of bytes that were written, and the error if not all were."""
         written = 0
         while written < len(data):
             try:
                 written += os.write(self._fd, data[written:])
-            except BlockingIOError:  # somebody who has the same pipe made it so
+            except BlockingIOError:  # another process with the same pipe made it non-blocking
                 waiting = select.poll()
                 waiting.register(self._fd, select.POLLOUT)
                 waiting.poll()
@@ -143,10 +148,10 @@ class LogQueue:
         return written, None
 
     def _note(self, batch: bytes, missing: int, written: int, problem: str | None) -> None:
-        """What became of a batch. Its first line told of ``missing`` lines, if there are any."""
+        """Record the result of a batch. Its first line reported ``missing`` lines, if there are any."""
         if written > 0:
             self._in_a_line = batch[written - 1 : written] != b"\n"
-        if batch[written : written + 1] == b"\n":  # the next batch begins with it
+        if batch[written : written + 1] == b"\n":  # the next batch starts with it
             written += 1
         lines = batch[: max(written, 0)].count(b"\n")
         if missing and lines:
@@ -157,7 +162,7 @@ class LogQueue:
 
 
 class LogStream(io.TextIOBase):
-    """The log as a stream of text: what is printed to standard error goes the same way, line by line."""
+    """The queue as a text stream for standard error, line by line."""
 
     encoding = "utf-8"
     errors = "backslashreplace"

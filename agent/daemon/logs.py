@@ -1,4 +1,4 @@
-"""The log: one line for each thing that matters, key=value or JSON, on standard error."""
+"""The log: one line for each important step, as key=value or JSON, on standard error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _queue: LogQueue | None = None
 
 
 def configure(*, quiet: bool = False, as_json: bool = False) -> None:
-    """Set up structlog and, for the libraries, the standard logging. ``quiet``: warnings and errors only."""
+    """Set up structlog, and standard logging for the libraries. ``quiet``: warnings and errors only."""
     global _queue  # noqa: PLW0603 - there is one standard error
     level = logging.WARNING if quiet else logging.INFO
     renderer = (
@@ -55,24 +55,24 @@ def configure(*, quiet: bool = False, as_json: bool = False) -> None:
 
 
 def take_standard_error() -> None:
-    """Whatever else is printed there, such as the trace of a thread, blocks and fails as little as the log."""
+    """Send other output on standard error, such as the trace of a thread, through the same queue."""
     if (queue := _queue) is not None:
         sys.stderr = cast("TextIO", LogStream(lambda text: queue.put(_as_line(None, "", text))))
 
 
 def state() -> LogState:
-    """How the log is."""
+    """The state of the log."""
     return LogState() if _queue is None else _queue.state
 
 
 def flush() -> None:
-    """Before the process ends in a way that Python does not notice."""
+    """Write waiting lines; call it before the process ends without Python's cleanup."""
     if _queue is not None:
         _queue.flush()
 
 
 class _Line:
-    """What an event is as a line. Never raises: an event that cannot be written down says so."""
+    """Renders an event as a line. Never raises: if an event cannot be rendered, the line says so."""
 
     def __init__(self, processors: list[Processor]) -> None:
         self._processors = processors
@@ -89,14 +89,14 @@ class _Line:
 
 
 class _Logger:
-    """What structlog hands a line to, by the name of its level."""
+    """The logger that receives lines from structlog."""
 
     def __init__(self, queue: LogQueue) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = self.exception = queue.put
 
 
 class _Handler(logging.Handler):
-    """What libraries have to say."""
+    """Takes log records of libraries."""
 
     def __init__(self, queue: LogQueue) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class _Handler(logging.Handler):
 
 
 def _configure_libraries(before: list[Processor], renderer: Processor, queue: LogQueue) -> None:
-    """What libraries have to say comes in lines of the same form, a traceback too."""
+    """Log records of libraries, and tracebacks, get the same form."""
     handler = _Handler(queue)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -123,15 +123,15 @@ def _configure_libraries(before: list[Processor], renderer: Processor, queue: Lo
             ],
         )
     )
-    # python-jenkins would tell the headers that this variable holds, and those may be credentials.
+    # python-jenkins would log the headers in this variable, which can be credentials.
     handler.addFilter(lambda record: "JENKINS_API_EXTRA_HEADERS" not in str(record.msg))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    # What they warn of is told in the agent's own words (a failed connection) or is as it should be (a poll that
-    # takes longer than its interval).
+    # The agent itself logs what they warn of (a failed connection), or it is normal (a poll that takes longer than its
+    # interval).
     for library in ("urllib3", "apscheduler"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def _as_line(_logger: Any, _method: str, rendered: Any) -> str:
-    """Without secrets; and no name of a job breaks the line or colours the terminal of whoever reads it."""
+    """Removes secrets and control characters, so that no job name can break a line or steer a terminal."""
     return printable(redact(str(rendered)))

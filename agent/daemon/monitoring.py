@@ -1,4 +1,4 @@
-"""How the agent is, for machines: ``/metrics`` (Prometheus), ``/jenkins``, ``/healthz`` and ``/readyz`` (JSON)."""
+"""The monitoring listener: ``/metrics`` (Prometheus), ``/jenkins``, ``/healthz`` and ``/readyz`` (JSON)."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from agent.daemon.polling import PollRecord
     from agent.daemon.stored import Stored
 
-# Who asks while the agent is between two lives, or while the outbox does not answer, is not left without an answer.
+# Time limit for the current life and for the outbox; after it the answer says what is missing.
 PATIENCE_S = 5.0
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing that has to be right for the agent to do its work; ``reason`` says in words what is wrong."""
+    """One condition of readiness; ``reason`` says what is wrong."""
 
     name: str
     ok: bool
@@ -61,7 +61,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 def readiness(life: Life, stored: Stored | OutboxError) -> Readiness:
-    """Can events be stored, was every Jenkins read lately, may events go to Hivel, does everything get done?"""
+    """Checks that events can be stored, each Jenkins was polled recently, delivery is not paused, and no work fails."""
     trouble, errors = life.work.storing.reason, {}
     if isinstance(stored, OutboxError):
         trouble = str(stored)
@@ -78,7 +78,7 @@ def readiness(life: Life, stored: Stored | OutboxError) -> Readiness:
         late = f"no poll went through for {age_s:.0f} s" if age_s > record.ready_within_s else None
         reason = ": ".join(filter(None, (late, errors.get(name)))) or None
         checks.append(Check(f"jenkins {name}", late is None, reason))
-    # Without a log the work gets done all the same: to take the agent out of service for it would help nobody.
+    # The agent works without a log. Taking it out of service would not help.
     checks.append(Check("log", ok=True, reason=logs.state().reason))
     checks += [Check(f"work: {work}", ok=False, reason=reason) for work, reason in life.unexpected.reasons.items()]
     return Readiness(all(check.ok for check in checks), checks)
@@ -106,7 +106,7 @@ def _poll_age_s(life: Life, record: PollRecord) -> float:
 
 
 class _Collector:
-    """What was read of the outbox for this answer, and what is counted along the way in the daemon."""
+    """Metrics from the outbox, read for this answer, and from the counters of the daemon."""
 
     def __init__(self, life: Life, stored: Stored) -> None:
         self._life = life
@@ -120,13 +120,15 @@ class _Collector:
         yield from _polls(life, stored)
         yield _silent(life)
         errors = CounterMetricFamily(
-            "hivel_agent_unexpected_errors", "Work that ended by a mistake in the agent, by its name.", labels=["where"]
+            "hivel_agent_unexpected_errors",
+            "Runs that ended because of a bug in the agent, by the name of the work.",
+            labels=["where"],
         )
         for where, count in sorted(life.unexpected.counts.items()):
             errors.add_metric([where], count)
         yield errors
         yield CounterMetricFamily(
-            "hivel_agent_log_lines_lost", "Lines of the log that could not be written.", value=logs.state().lost
+            "hivel_agent_log_lines_lost", "Log lines that could not be written.", value=logs.state().lost
         )
 
 
@@ -138,12 +140,12 @@ def _events(life: Life, stored: Stored) -> Iterator[Metric]:
     oldest = stored.oldest_pending
     yield GaugeMetricFamily(
         "hivel_agent_oldest_pending_age_seconds",
-        "How long the oldest pending event waits; 0 when none does.",
+        "Age of the oldest pending event; 0 without one.",
         value=0 if oldest is None else max(0, life.clock.now_ms() - oldest) / 1000,
     )
     yield GaugeMetricFamily(
         "hivel_agent_outbox_writable",
-        "1 when the last attempt to store something worked.",
+        "1 if the last write to the outbox succeeded.",
         value=float(life.work.storing.reason is None),
     )
 
@@ -151,15 +153,17 @@ def _events(life: Life, stored: Stored) -> Iterator[Metric]:
 def _delivery(life: Life) -> Iterator[Metric]:
     tally, breaker = life.parts.dispatcher.tally, life.parts.dispatcher.breaker
     yield CounterMetricFamily("hivel_agent_delivered", "Events that Hivel accepted.", value=tally.delivered)
-    yield CounterMetricFamily("hivel_agent_failed", "Events that need a person.", value=tally.failed)
+    yield CounterMetricFamily("hivel_agent_failed", "Events that failed and need a person.", value=tally.failed)
     retries = CounterMetricFamily(
-        "hivel_agent_retries", "Attempts after which an event stays pending, by what came.", labels=["reason"]
+        "hivel_agent_retries", "Attempts after which the event is retried, by reason.", labels=["reason"]
     )
     for reason, count in sorted(tally.retries.items()):
         retries.add_metric([reason], count)
     yield retries
     yield _flag(
-        "hivel_agent_delivery_paused", "1 while a wrong configuration keeps events.", on=breaker.state == "paused"
+        "hivel_agent_delivery_paused",
+        "1 while delivery is paused because of a wrong token, address or certificate.",
+        on=breaker.state == "paused",
     )
     yield _flag("hivel_agent_delivery_outage", "1 while Hivel cannot be reached.", on=breaker.state == "outage")
 
@@ -169,9 +173,9 @@ def _flag(name: str, documentation: str, *, on: bool) -> Metric:
 
 
 def _polls(life: Life, stored: Stored) -> Iterator[Metric]:
-    durations = SummaryMetricFamily("hivel_agent_poll_duration_seconds", "How long polls took.", labels=["controller"])
+    durations = SummaryMetricFamily("hivel_agent_poll_duration_seconds", "Duration of polls.", labels=["controller"])
     ages = GaugeMetricFamily(
-        "hivel_agent_poll_age_seconds", "Since when no poll of this controller went through.", labels=["controller"]
+        "hivel_agent_poll_age_seconds", "Time since the last successful poll of this controller.", labels=["controller"]
     )
     known = _records(life)
     for name, record in known.items():
@@ -180,7 +184,7 @@ def _polls(life: Life, stored: Stored) -> Iterator[Metric]:
     yield durations
     yield ages
     yield from _asked(life)
-    up = GaugeMetricFamily("hivel_agent_controller_up", "1 when the last poll worked.", labels=["controller"])
+    up = GaugeMetricFamily("hivel_agent_controller_up", "1 if the last poll succeeded.", labels=["controller"])
     for state in stored.controllers:
         if state.name in known:
             up.add_metric([state.name], float(state.state == "ok"))
@@ -191,14 +195,12 @@ def _polls(life: Life, stored: Stored) -> Iterator[Metric]:
 def _asked(life: Life) -> Iterator[Metric]:
     labels = ["controller", "kind"]
     answers = HistogramMetricFamily(
-        "hivel_agent_jenkins_answer_seconds", "Questions to Jenkins, and how long they took.", labels=labels
+        "hivel_agent_jenkins_answer_seconds", "Time until Jenkins answered a request.", labels=labels
     )
     received = CounterMetricFamily(
-        "hivel_agent_jenkins_received_bytes", "What Jenkins' answers brought, headers included.", labels=labels
+        "hivel_agent_jenkins_received_bytes", "Bytes received from Jenkins, headers included.", labels=labels
     )
-    intervals = GaugeMetricFamily(
-        "hivel_agent_poll_interval_seconds", "How often Jenkins is polled now.", labels=["controller"]
-    )
+    intervals = GaugeMetricFamily("hivel_agent_poll_interval_seconds", "Current poll interval.", labels=["controller"])
     for polls in life.polls:
         intervals.add_metric([polls.name], polls.interval_s)
         for kind, tally in polls.traffic.total().items():
@@ -217,7 +219,7 @@ def _missed(controllers: list[str], stored: Stored) -> Metric:
         if job.controller in by_controller:
             by_controller[job.controller] += job.builds
     missed = CounterMetricFamily(
-        "hivel_agent_missed_builds", "Builds that were gone before they could be read.", labels=["controller"]
+        "hivel_agent_missed_builds", "Builds that were deleted before the agent could read them.", labels=["controller"]
     )
     for name, builds in by_controller.items():
         missed.add_metric([name], builds)
@@ -225,14 +227,14 @@ def _missed(controllers: list[str], stored: Stored) -> Metric:
 
 
 def _silent(life: Life) -> Metric:
-    """As the life looked for it last: not at every scrape."""
+    """The last result of the hourly search; a scrape does not search."""
     counts = {(name, still): 0 for name in _records(life) for still in (True, False)}
     for job in life.silent_jobs:
         key = (job.controller, job.still_builds)
         counts[key] = counts.get(key, 0) + 1
     silent = GaugeMetricFamily(
         "hivel_agent_silent_jobs",
-        "Jobs that used to deploy and do not, by whether they build.",
+        "Jobs that deployed regularly and stopped, by whether they still build.",
         labels=["controller", "builds"],
     )
     for (name, still), count in counts.items():
@@ -240,14 +242,14 @@ def _silent(life: Life) -> Metric:
     return silent
 
 
-# ---- the pages
+# ---- the paths
 
 
 def application(present: Callable[[], Awaitable[Life]]) -> Starlette:
-    """The pages of the monitoring listener.
+    """The application of the monitoring listener.
 
-    ``present`` returns what there is to be told about, or raises :class:`agent.daemon.handover.NobodyThereError`;
-    ``/healthz`` answers in any case.
+    ``present`` returns the current life, or raises :class:`agent.daemon.handover.NobodyThereError`. ``/healthz`` does
+    not need it.
     """
 
     async def metrics(_: Request) -> Response:
@@ -296,7 +298,7 @@ def application(present: Callable[[], Awaitable[Life]]) -> Starlette:
 
 
 async def _stored(life: Life) -> Stored:
-    """A read that hangs is left alone: it would not come to an end by being cancelled."""
+    """Read the outbox with a time limit. A read that hangs is not cancelled, because cancelling would not end it."""
     reading = asyncio.ensure_future(life.parts.stored())
     await asyncio.wait({reading}, timeout=PATIENCE_S)
     if not reading.done():

@@ -1,4 +1,4 @@
-"""``once``: a single poll of each controller, and a single delivery of what is due."""
+"""``once``: one poll of each controller, then one delivery of the due events."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A pass takes no longer than this, and a few seconds for what is under way then.
+# Time limit of a pass; work in progress gets a few seconds more.
 LONGEST_MS = 10 * 60_000
-# Polls leave time for what was found before to be delivered, however slow Jenkins is.
+# Polls end early enough to leave time for deliveries, also if Jenkins is slow.
 _FOR_POLLS = 0.5
 
 
 @dataclass(frozen=True)
 class OnceReport:
-    """What a single pass did, and what it left behind. ``mistakes``: unexpected errors by the work that they ended.
+    """The result of a pass. ``mistakes``: unexpected errors by the work that they ended.
 
-    ``unfinished``: what there was no time for.
+    ``unfinished``: work for which there was no time.
     """
 
     polls: list[PollReport]
@@ -45,24 +45,24 @@ class OnceReport:
 
     @property
     def needs_attention(self) -> bool:
-        """Something failed: a poll, an event, or the delivery is paused. Events that merely wait are no failure."""
+        """True if a poll or an event failed, or delivery is paused. Waiting events are no failure."""
         failed = self.mistakes or self.unfinished or self.counts.failed or any(poll.problems for poll in self.polls)
         return bool(failed or self.delivery.state == "paused")
 
 
 def once(settings: Settings, clock: Clock, *, within_ms: int = LONGEST_MS) -> OnceReport:
-    """One poll of each controller and one delivery of what is due. A damaged outbox is repaired.
+    """Poll each controller once and deliver the due events. A damaged outbox is repaired.
 
-    What is not done after ``within_ms`` is left to the next one; polls have half of that time.
+    Work that is not done after ``within_ms`` is left to the next pass; polls have half of this time.
 
     Raises :class:`agent.outbox.values.AlreadyRunningError` or
-    :class:`agent.outbox.values.OutboxError` when it cannot start.
+    :class:`agent.outbox.values.OutboxError` if it cannot start.
     """
     with RunLock(settings.outbox):
         make_ready(settings, clock, None)
         try:
             return asyncio.run(_once(settings, clock, within_ms / 1000))
-        except DamagedError as error:  # damage in the depth of the file shows when it is read
+        except DamagedError as error:  # some damage shows only when that part of the file is read
             make_ready(settings, clock, what_is_broken(error))
         return asyncio.run(_once(settings, clock, within_ms / 1000))
 
@@ -74,7 +74,7 @@ async def _once(settings: Settings, clock: Clock, within_s: float) -> OnceReport
     began = loop.time()
 
     async def tried(work: str, coroutine: Coroutine[object, object, T]) -> T | None:
-        """A mistake in one work keeps nothing else from being done."""
+        """Run one kind of work; an unexpected error in it does not stop the others."""
         try:
             return await coroutine
         except OutboxError:
@@ -86,7 +86,7 @@ async def _once(settings: Settings, clock: Clock, within_s: float) -> OnceReport
     async def tried_until(
         share: float, work: str, coroutine: Coroutine[object, object, T], end: Callable[[], None]
     ) -> T | None:
-        """The same until this share of the time is over."""
+        """As ``tried``, but only until this share of the time is over."""
 
         def time_is_over() -> None:
             unfinished.append(work)

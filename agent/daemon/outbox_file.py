@@ -1,4 +1,4 @@
-"""An outbox that cannot be used as it is: of an older version, or damaged. Whoever holds its lock makes it ready."""
+"""Makes an outbox file usable: converts one of an older version, repairs a damaged one."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("service")
 
-# The upgrade says at least once a second how far it is; if it hangs, systemd ends it after so many seconds.
+# The upgrade reports its progress at least once a second. If it hangs for this time, systemd ends it.
 UPGRADE_PATIENCE_S = 60
 
 
 def what_is_broken(error: DamagedError) -> str:
-    """In the words of the one that noticed it."""
+    """The description of the damage by the part that noticed it."""
     return str(error.__cause__ or error)
 
 
 def make_ready(settings: Settings, clock: Clock, problem: str | None) -> None:
-    """Bring an outbox of an older version up to date, and repair one where somebody met damage (``problem``).
+    """Convert an outbox of an older version, and repair one in which damage was found (``problem``).
 
-    Only the holder of the run lock may call it. systemd is told to wait for as long as it gets on. Raises
-    :class:`agent.outbox.values.OutboxError` when the outbox cannot be used at all.
+    Only the holder of the run lock may call it. While it progresses, systemd is asked to wait. Raises
+    :class:`agent.outbox.values.OutboxError` if the outbox cannot be used at all.
     """
     path = settings.outbox
     if problem is None and unfinished(path):
@@ -59,5 +59,5 @@ def _upgrade(settings: Settings, clock: Clock) -> None:
 
 
 def _kept(done: Upgraded) -> str:
-    """Where the old file is, for a way back."""
+    """The path of the old file, for going back to the older version."""
     return "not kept, there was no room" if done.kept is None else str(done.kept)

@@ -1,4 +1,4 @@
-"""The polls of one controller as the daemon makes them: regularly, and at once when somebody has news."""
+"""The polls of one controller: at intervals, and at once after a report or a wake-up."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from agent.sources.jenkins.poller import PollReport
     from agent.sources.jenkins.traffic import Traffic
 
-# However often somebody has news: Jenkins is asked no more often than this, and while it is slow no more often than the
-# setting says.
+# Shortest time between two polls, however many reports arrive. While Jenkins is slow, it is `poll_interval`.
 LEAST_GAP_S = 1.0
 
 
 @dataclass
 class PollRecord:
-    """The polls of one controller so far. Monotonic seconds; ``finished_at`` None: none went through yet."""
+    """The polls of one controller so far, in monotonic seconds. ``finished_at`` None: none succeeded yet."""
 
     started_at: float
     ready_within_s: float
@@ -51,12 +50,12 @@ class Polls:
         self.watched = Watched(f"polls of {self.name}", patience_of_poll(settings), lambda: controller.poller.progress)
 
     def begin(self, schedule: Schedule) -> Repeated:
-        """Poll from now on."""
+        """Start polling."""
         self._repeated = schedule.every(self.setting_s, self._run, name=self.watched.name)
         return self._repeated
 
     def wake(self) -> None:
-        """Look now, or as soon as the poll under way is over."""
+        """Poll now, or when the current poll is over."""
         if self._work.over.is_set():
             return
         if self._running:
@@ -68,25 +67,28 @@ class Polls:
 
     @property
     def interval_s(self) -> float:
-        """How often Jenkins is asked for now."""
+        """The current poll interval in seconds."""
         return self._controller.poller.interval_s
 
     @property
     def traffic(self) -> Traffic:
-        """What Jenkins was asked."""
+        """The requests to Jenkins so far."""
         return self._controller.client.traffic
 
     def _is_time(self) -> bool:
-        """The schedule goes by the setting; while Jenkins is slow, most of its runs are left out."""
+        """Whether this run of the schedule polls.
+
+        The schedule uses the configured interval; while Jenkins is slow, most runs are skipped.
+        """
         slack_s = self.setting_s / 2
         return self._woken or self._clock.monotonic() >= self._began_at + self.interval_s - slack_s
 
     def stop(self) -> None:
-        """Let the poll under way end after the job that it looks at."""
+        """Stop the current poll after its current job."""
         self._controller.poller.stop()
 
     def cancel(self) -> None:
-        """Let the poll under way wait for no answer any more."""
+        """Abort the requests of the current poll."""
         self._controller.cancel()
 
     async def _run(self) -> None:

@@ -1,9 +1,9 @@
-"""What the daemon does at intervals, by APScheduler and by the clock that nobody sets.
+"""Repeated work of the daemon: APScheduler with the monotonic clock.
 
-APScheduler asks one question about the time, ``datetime.now(its time zone)``, and goes by the wall clock. When that is
-set back a year, nothing is started for a year. When it is set forward by years, as on a machine that starts without
-knowing the time, APScheduler's own interval trigger counts every run in between. So it gets a time zone in which now is
-what the steady clock says, and a trigger that makes up for any number of missed runs by one.
+APScheduler reads the time by ``datetime.now(its time zone)``, which is the wall clock. If that is set back by a year,
+nothing runs for a year. If it is set forward by years, as on a machine that starts without knowing the time, the
+interval trigger of APScheduler counts every missed run. So APScheduler gets a time zone whose current time is the
+monotonic clock, and a trigger that replaces any number of missed runs by one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _BEGINNING = datetime(2000, 1, 1)  # noqa: DTZ001 - any will do; the zone follow
 
 
 class _SteadyTime(tzinfo):
-    """A time zone whose now is the steady clock's, counted from some day or other.
+    """A time zone whose current time is the monotonic clock, counted from an arbitrary day.
 
-    Its times can be compared, subtracted and added to. Converting other times to it makes no sense.
+    Its times can be compared, subtracted and added. Do not convert other times to it.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     def fromutc(self, _: datetime) -> datetime:
-        """``datetime.now(zone)`` calls this with what the wall clock says."""
+        """``datetime.now(zone)`` calls this with the time of the wall clock."""
         return (_BEGINNING + timedelta(seconds=self._clock.monotonic())).replace(tzinfo=self)
 
     def utcoffset(self, _: datetime | None) -> timedelta:
@@ -49,30 +49,30 @@ class _SteadyTime(tzinfo):
 
 
 class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
-    """Every so many seconds; after a stall one run, and from then on every so many seconds again."""
+    """A fixed interval in seconds. After a stall there is one run, then the interval again."""
 
     def __init__(self, seconds: float) -> None:
         self._interval = timedelta(seconds=seconds)
 
     def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
-        """One interval after the run before, or after now when that is over already."""
+        """One interval after the previous run, or after now if that time has passed."""
         due = (previous or now) + self._interval
         return due if due > now else now + self._interval
 
 
 class Repeated:
-    """Something that is done at intervals, never twice at the same time."""
+    """Work that runs at intervals, never twice at the same time."""
 
     def __init__(self, job: Job, zone: tzinfo) -> None:
         self._job = job
         self._zone = zone
 
     def bring_forward(self, in_s: float = 0.0) -> None:
-        """Do it in so many seconds, and at its intervals after that."""
+        """Run in ``in_s`` seconds, then at the interval again."""
         self._job.modify(next_run_time=datetime.now(self._zone) + timedelta(seconds=in_s))
 
     def end(self) -> None:
-        """Begin it no more; a run under way comes to its end."""
+        """Start no more runs; a current run continues to its end."""
         self._job.remove()
 
 
@@ -81,18 +81,18 @@ class Schedule:
 
     def __init__(self, clock: Clock) -> None:
         self._zone = _SteadyTime(clock)
-        # Without a limit for being late: it would be measured on the wall clock, and a late run be left out.
+        # No limit for late runs: APScheduler would measure it by the wall clock and skip a late run.
         self._scheduler = AsyncIOScheduler(timezone=self._zone, job_defaults={"misfire_grace_time": None})
 
     def every(
         self, seconds: float, work: Callable[[], Awaitable[None]], *, name: str, first_in_s: float = 0.0
     ) -> Repeated:
-        """Do it every so many seconds. A run that is due while the one before goes on is left out.
+        """Run ``work`` every ``seconds``. A run that is due while the previous one continues is skipped.
 
-        What ``work`` raises ends up in APScheduler's log and nowhere else.
+        Exceptions of ``work`` go to APScheduler's log and nowhere else.
         """
         now = datetime.now(self._zone)
-        # What is begun at the same time stays together: it wakes the event loop once and not several times.
+        # Work that starts at the same time stays together, so that it wakes the event loop only once.
         together = now.replace(microsecond=now.microsecond // _TOGETHER_US * _TOGETHER_US)
         first = together + timedelta(seconds=first_in_s)
         job = self._scheduler.add_job(work, _Every(seconds), next_run_time=first, name=name)

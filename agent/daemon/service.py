@@ -1,4 +1,4 @@
-"""The daemon: one life after another, each with its configuration, while the listeners stay open."""
+"""The daemon: a sequence of lives, each with its configuration. The listeners stay open in between."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("service")
 
-# How long a stop waits for polls and deliveries that are under way. systemd waits longer: TimeoutStopSec in the unit.
+# How long a stop waits for current polls and deliveries. systemd waits longer: TimeoutStopSec in the unit.
 STOP_S = 25.0
-# So long a report waits for a life that takes it in, before it is told to come again.
+# How long a report waits for the next life before the intake answers 503.
 REPORT_WAITS_S = 10.0
 CLOCK_LOOK_S = 60.0
 FILE_LOOK_S = 2.0
@@ -48,11 +48,11 @@ CLOCK_WAS_SET_MS = 1_000
 
 
 def run(settings: Settings, clock: Clock) -> None:
-    """Poll and deliver until SIGTERM or SIGINT; SIGHUP reads the configuration anew.
+    """Poll and deliver until SIGTERM or SIGINT; SIGHUP reads the configuration again.
 
     A damaged outbox is repaired, at the start and later. Raises
     :class:`agent.outbox.values.AlreadyRunningError` or
-    :class:`agent.outbox.values.OutboxError` when it cannot start.
+    :class:`agent.outbox.values.OutboxError` if it cannot start.
     """
     signals.ignore_reload()
     with RunLock(settings.outbox) as lock:
@@ -60,7 +60,7 @@ def run(settings: Settings, clock: Clock) -> None:
 
 
 class _Service:
-    """What lasts as long as the process: listeners, schedule, watchdog, signals."""
+    """Everything that exists as long as the process: listeners, schedule, watchdog, signals."""
 
     def __init__(self, settings: Settings, clock: Clock, lock: RunLock) -> None:
         self._settings = settings
@@ -77,7 +77,7 @@ class _Service:
         self._drift = Drift(clock)
 
     async def run(self) -> None:
-        """Live until told to stop. Raises :class:`agent.outbox.values.OutboxError`."""
+        """Run until a stop is requested. Raises :class:`agent.outbox.values.OutboxError`."""
         with signals.listening(stop=self._stop, reload=self._reload):
             async with self._schedule, self._listeners:
                 if (limit_s := watchdog_s()) is not None:
@@ -95,7 +95,7 @@ class _Service:
                         await self._mend(problem)
 
     async def _listen(self) -> None:
-        """Where the settings say. What comes in while there is no life waits for the next one."""
+        """Listen at the configured addresses. Requests between two lives wait for the next life."""
         await self._listeners.listen("monitoring", self._settings.monitoring, self._monitoring)
         settings = self._settings.intake
         if settings is None:
@@ -105,7 +105,7 @@ class _Service:
             await self._listeners.listen("intake", settings.address, intake.app)
 
     async def _mend(self, problem: str | None) -> None:
-        """Repair the outbox if it is damaged. A stop does not wait for it longer than for other things."""
+        """Repair the outbox if it is damaged. A stop waits for it no longer than for other work."""
         mending = asyncio.ensure_future(asyncio.to_thread(make_ready, self._settings, self._clock, problem))
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait({mending, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +119,7 @@ class _Service:
     # ---- one life
 
     async def _live(self) -> str | None:
-        """One life; returns what is broken in the outbox if it ended for that."""
+        """Run one life; returns the damage of the outbox if the life ended because of it."""
         try:
             async with assembled(self._settings, self._clock) as parts:
                 life = Life(self._settings, parts, self._clock, self._unexpected)
@@ -129,7 +129,7 @@ class _Service:
                     pending = await self._end(life)
                     moved = await self._rescue(life)
             if moved is not None and not self._stopping.is_set():
-                await self._mend(None)  # another file may be of an older version, or damaged
+                await self._mend(None)  # the other file can be of an older version or damaged
                 return None
             if life.work.damage is not None:
                 return what_is_broken(life.work.damage)
@@ -140,7 +140,7 @@ class _Service:
         return None
 
     async def _rescue(self, life: Life) -> Moved | None:
-        """When the outbox file has lost its name, give it one before it is closed, however long that takes."""
+        """If the outbox file was deleted or replaced, write it to a new file, however long that takes."""
         while (moved := self._lock.moved()) is not None:
             try:
                 done = await life.parts.rescue(self._settings.outbox)
@@ -168,11 +168,11 @@ class _Service:
             "started", version=__version__, outbox=str(self._settings.outbox), controllers=len(life.parts.controllers)
         )
         notify("READY=1")
-        if self._stopping.is_set() or self._fresh is not None:  # a signal was faster
+        if self._stopping.is_set() or self._fresh is not None:  # a signal came first
             life.work.over.set()
 
     async def _end(self, life: Life) -> int | None:
-        """Returns how many events are pending at a stop, None where that cannot be told."""
+        """End the life; returns the number of pending events, None if it is not known."""
         if late := await life.end(STOP_S):
             self._leave_in_the_middle(of=late)
         self._watchdog.watch()
@@ -185,7 +185,10 @@ class _Service:
             return None
 
     def _leave_in_the_middle(self, *, of: int) -> None:
-        """Nothing is lost by it: what was not committed is read again, what was not settled is sent again."""
+        """Exit during unfinished work.
+
+        Nothing is lost: builds without a commit are read again, events without a result are sent again.
+        """
         log.warning("stopped in the middle of something", late=of)
         logs.flush()
         if self._stopping.is_set():
@@ -193,7 +196,7 @@ class _Service:
         signals.ignore_reload()
         os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this very program, anew
 
-    # ---- what requests need of the present life
+    # ---- access of requests to the current life
 
     async def _accept(self, report: dict[str, object], team: str) -> Taken:
         try:
@@ -203,7 +206,7 @@ class _Service:
         return await life.accept(report, team)
 
     def _wake(self, controller: str | None) -> list[str]:
-        """Let pollers look now; between two lives that is what the next one begins with."""
+        """Start polls now. Between two lives nothing is needed: a life starts with polls."""
         if (life := self._life.present) is not None:
             return life.wake(controller)
         return [known.name for known in self._settings.controllers if controller in (None, known.name)]
@@ -237,20 +240,26 @@ class _Service:
         if (life := self._life.present) is not None:
             life.work.over.set()
 
-    # ---- what is done again and again, whichever life it is
+    # ---- repeated work of the process
 
     async def _feed_watchdog(self) -> None:
         self._watchdog.feed()
 
     async def _look_at_file(self) -> None:
-        """What is stored in a file without a name is lost with the process: the life ends, and the file is rescued."""
+        """Check that the outbox file still has its name.
+
+        A file without a name is lost with the process, so the life ends and the file is rescued.
+        """
         life, moved = self._life.present, self._lock.moved()
         if life is not None and moved is not None and not life.work.over.is_set():
             life.work.storing.note("outbox file", f"the outbox {self._settings.outbox} was {moved.value}")
             life.work.over.set()
 
     async def _look_at_clock(self) -> None:
-        """Nothing goes by it here; whoever reads times in the log or in events wants to know."""
+        """Log that the clock was set.
+
+        The agent does not depend on it, but readers of times in the log and in events do.
+        """
         if abs(set_by := self._drift.ms()) > CLOCK_WAS_SET_MS:
             log.warning("the clock was set", by_seconds=set_by // 1000)
             self._drift = Drift(self._clock)

@@ -1,4 +1,4 @@
-"""The daemon's signals: SIGTERM and SIGINT end it, SIGHUP lets it read its configuration anew."""
+"""The daemon's signals: SIGTERM and SIGINT end it, SIGHUP makes it read its configuration again."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def ignore_reload() -> None:
-    """Until the event loop listens: what a SIGHUP would have read anew is being read."""
+    """Ignore SIGHUP until the event loop handles it: the configuration is being read anyway."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @contextmanager
 def listening(*, stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
-    """Call these in the event loop. After the block the process ends: a SIGHUP comes too late, and kills nobody."""
+    """Call these in the event loop during the block. After it the process ends, and a SIGHUP is ignored."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)

@@ -1,4 +1,4 @@
-"""What monitoring tells of the outbox, read in one go by the thread that may wait for it."""
+"""The outbox' part of the monitoring data, read at once in a thread that can wait for the outbox."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stored:
-    """What the outbox knows.
+    """Monitoring data of the outbox.
 
-    ``oldest_pending``: since when (UTC ms) the oldest pending event waits; ``size``: bytes that everything takes.
+    ``oldest_pending``: when (UTC ms) the oldest pending event was enqueued; ``size``: bytes of all data.
     """
 
     counts: Counts
@@ -25,5 +25,5 @@ class Stored:
 
 
 def read(outbox: Outbox) -> Stored:
-    """Everything that is told of the outbox. Raises :class:`agent.outbox.values.OutboxError`."""
+    """Read it. Raises :class:`agent.outbox.values.OutboxError`."""
     return Stored(outbox.counts(), outbox.oldest_pending(), outbox.controllers(), outbox.missed(), outbox.size())

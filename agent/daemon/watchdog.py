@@ -1,4 +1,4 @@
-"""Whether the agent gets on with its work: systemd's watchdog is fed only then."""
+"""Feeds systemd's watchdog while all work progresses."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("service")
 
-# Without any progress for so long, and longer where the settings make things slow, systemd restarts the agent.
+# Without progress for this time, systemd restarts the agent. Settings that make work slow make it longer.
 STALLED_S = 60.0
 
 
 @dataclass
 class Watched:
-    """Work that has to get on: by a run that ends well, or by a counter that grows during a run.
+    """Work that must progress: runs that end well, or a counter that grows during a run.
 
-    What a run did before it ended by an exception that nobody expected is no progress.
+    Work of a run that ended with an unexpected exception is no progress.
     """
 
     name: str
@@ -37,17 +37,17 @@ class Watched:
     _moved_at: float = 0.0
 
     def ended_well(self) -> None:
-        """A run came to its end, or there was nothing to do."""
+        """A run ended, or there was nothing to do."""
         self._runs += 1
 
     def ended_by_mistake(self) -> None:
-        """A run ended by an exception that nobody expected."""
+        """A run ended with an unexpected exception."""
         self._moved_at = self._well_at
         if self._seen is not None:
             self._seen = (self._seen[0], self.progress())
 
     def stalled(self, now: float) -> bool:
-        """Whether nothing moved for longer than ``patience_s``; ``now`` in monotonic seconds."""
+        """Whether there was no progress for longer than ``patience_s``; ``now`` in monotonic seconds."""
         current = (self._runs, self.progress())
         if self._seen is None or current[0] != self._seen[0]:
             self._well_at = self._moved_at = now
@@ -58,14 +58,14 @@ class Watched:
 
 
 class Watchdog:
-    """Tells systemd that the agent is alive, as long as everything that is watched gets on."""
+    """Tells systemd that the agent is alive while all watched work progresses."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._watched: tuple[Watched, ...] = ()
 
     def watch(self, *watched: Watched) -> None:
-        """Look at these from now on, and no more at others."""
+        """Watch these instead of the previous ones."""
         self._watched = watched
 
     def feed(self) -> bool:
@@ -80,12 +80,12 @@ class Watchdog:
 
 
 def patience_of_poll(settings: JenkinsSettings) -> float:
-    """So many seconds a controller's polls may go without progress."""
+    """How many seconds the polls of a controller can be without progress."""
     return _patience(settings.poll_interval_ms, settings.timeout_ms, settings.requests_per_minute)
 
 
 def patience_of_delivery(settings: DeliverySettings) -> float:
-    """So many seconds the delivery may go without progress."""
+    """How many seconds the delivery can be without progress."""
     return _patience(settings.interval_ms, settings.timeout_ms, settings.per_minute)
 
 

@@ -1,4 +1,4 @@
-"""What one life of the daemon does again and again: how it is tracked, and what becomes of its errors."""
+"""Tracks the repeated work of a life and handles its errors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """One run of some work. ``idle``: there was nothing to do, so that it says nothing about what was wrong before."""
+    """One run of some work. ``idle``: there was nothing to do, so earlier problems stay."""
 
     idle: bool = False
 
 
 class Work:
-    """Everything that is under way, what is wrong with it, and the end of it all: ``over``."""
+    """All current work, its problems, and its end (``over``)."""
 
     def __init__(self, clock: Clock, unexpected: Unexpected) -> None:
         self._clock = clock
@@ -38,7 +38,7 @@ class Work:
 
     @contextmanager
     def doing(self, watched: Watched) -> Iterator[Run]:
-        """One run of the work. Its errors end here: they are noted, and met again by the next run."""
+        """Run the work once. Errors end here: they are recorded, and the next run shows whether they continue."""
         task = asyncio.current_task()
         if task is not None:
             self._under_way.add(task)
@@ -47,7 +47,7 @@ class Work:
             yield run
         except OutboxError as error:
             self.cannot_store(watched.name, error)
-            watched.ended_well()  # to be started again would not help, and cost what waits in memory
+            watched.ended_well()  # a restart would not help and would lose the results in memory
         except Exception as error:  # noqa: BLE001 - a mistake ends this run and nothing else
             self._unexpected.note(watched.name, error)
             watched.ended_by_mistake()
@@ -61,16 +61,16 @@ class Work:
                 self._under_way.discard(task)
 
     def cannot_store(self, who: str, error: OutboxError) -> None:
-        """The disk is full, or the like."""
+        """The outbox cannot be written, for example because the disk is full."""
         if not isinstance(error, DamagedError):
             self.storing.note(who, str(error))
-        elif self.damage is None:  # the file has to be repaired before anything goes on
+        elif self.damage is None:  # the file must be repaired first
             self.damage = error
             self.over.set()
 
     async def finish(self, seconds: float) -> int:
-        """Wait for what is under way, also what begins meanwhile; returns how much of it did not end in time."""
-        await asyncio.sleep(0)  # a job that was just submitted shows only when it begins
+        """Wait for current work, also what begins meanwhile; returns how many runs did not end in time."""
+        await asyncio.sleep(0)  # a job that was just submitted is visible only when it begins
         deadline = self._clock.monotonic() + seconds
         while self._under_way:
             left_s = deadline - self._clock.monotonic()
