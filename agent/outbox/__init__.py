@@ -1,1 +1,1 @@
-"""The outbox: one SQLite row for each deployment event, from the moment it is known until it is delivered."""
+"""The outbox: the durable store of facts, deployments and cursors."""

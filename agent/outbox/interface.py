@@ -1,8 +1,8 @@
-"""The outbox as everybody but its engine sees it. What is promised here is tested in tests/conformance/.
+"""The outbox as an interface. tests/conformance/ tests what it promises.
 
-An outbox is used by one thread at a time; several of them, in threads and processes, may be open on the same data.
-All times are UTC milliseconds. Every method raises :class:`agent.outbox.values.OutboxError` when the outbox cannot be
-used, and then nothing of its work is stored.
+One thread at a time may use an outbox object. Several objects, in threads and processes, may be open on the same data.
+All times are UTC milliseconds. Every method raises :class:`agent.outbox.values.OutboxError` if the outbox cannot be
+used; nothing of that call is then stored.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ if TYPE_CHECKING:
 
 
 class Deployments(Protocol):
-    """Facts and the deployments that they amount to."""
+    """Facts and the deployments derived from them."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """All or nothing, durable when the outermost block ends; no other writer comes in between."""
+        """A block that is all or nothing, and durable when the outermost block ends. It excludes all other writers."""
         ...
 
     def load(self, runs: Collection[Run]) -> dict[Run, RunState]:
-        """What is stored about these runs, each under its project's name and the former names of it.
+        """What is stored about these runs, under the current and former names of their projects.
 
-        Facts in the order in which they were stored; an open build of the poller is a SEEN fact among them.
+        Facts are in the order in which they were stored. An open build of the poller is among them as a SEEN fact.
         """
         ...
 
     def store(self, changes: Sequence[Change]) -> dict[str, int]:
-        """Store facts, insert, rewrite and remove deployments, in one transaction.
+        """Store facts, and insert, rewrite and remove deployments, in one transaction.
 
-        Returns the ids that could not be given because another deployment has or had them, each with the start of
-        that one's build: those deployments were not inserted (or, rewritten ones, stayed as they were).
+        Returns the ids that another deployment has or had, each with the start of that deployment's build. Deployments
+        with such an id were not inserted or, if they were to be rewritten, not changed.
         """
         ...
 
@@ -69,33 +69,35 @@ class Deployments(Protocol):
         ...
 
     def reports(self, limit: int) -> list[StoredReport]:
-        """The oldest reports of the inbox."""
+        """The oldest ``limit`` reports of the inbox."""
         ...
 
     def remove_report(self, report: StoredReport) -> None:
-        """It was taken, or set aside."""
+        """Remove a report that was accepted or set aside."""
         ...
 
     def set_aside(self, item: SetAside) -> None:
-        """Remember what an exception that nobody expected came from; the same subject again replaces it."""
+        """Store what caused an unexpected exception. It replaces an earlier entry with the same subject."""
         ...
 
     def held(self, since: int | None = None) -> list[Run]:
-        """The runs with deployments that are held, since before ``since`` or (the clock was set back) from later than
-        now on; None: all of them."""
+        """Runs with deployments that are held since before ``since``; None: all runs with held deployments.
+
+        Those held since a time in the future count too: the clock was set back.
+        """
         ...
 
     def replay(self, deployments: Sequence[Deployment]) -> list[bool]:
-        """Make settled deployments pending with fresh attempts, as they are. Which revision Hivel has stays known.
+        """Make settled deployments pending with fresh attempts and unchanged content. ``sent_revision`` is kept.
 
-        False for each that is not in its state and revision any more.
+        False for each deployment whose state or revision has changed meanwhile.
         """
         ...
 
     def discard(self, deployments: Sequence[Deployment], reason: str) -> list[bool]:
-        """Let failed or pending ones go: kept, their ids known, never sent again unless replayed.
+        """Discard failed or pending deployments: they are kept, and never sent unless replayed.
 
-        False for each that is not in its state and revision any more.
+        False for each deployment whose state or revision has changed meanwhile.
         """
         ...
 
@@ -106,29 +108,30 @@ class Deliveries(Protocol):
     def claim(self, limit: int, *, besides: Collection[int] = ()) -> list[Claimed]:
         """The deployments that are due, oldest first, without those in flight (``besides``: their numbers).
 
-        A claim writes nothing: after a crash, what was in flight is simply due.
+        A claim writes nothing: after a crash, what was in flight is still due.
         """
         ...
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Record what came of attempts, in one transaction.
+        """Record the outcomes of attempts, in one transaction.
 
-        A success settles the deployment whatever its revision is by now: it becomes delivered with the content that
-        was sent. Of one that was delivered before, the revision that Hivel has stays what it was. Everything else obeys
-        the revision: of an older one only the attempt is recorded, and the newer one stays due.
+        After a success the deployment is delivered with the content that was sent, whatever its revision is now. If it
+        was delivered before, ``sent_revision`` does not change. Any other outcome counts only if the revision is still
+        the
+        one that was sent; otherwise only the attempt is recorded, and the newer revision stays due.
         """
         ...
 
     def make_due(self, *, later_than: int) -> int:
-        """Let pending ones that wait beyond ``later_than`` be due now; returns how many."""
+        """Make pending deployments due whose next attempt is later than ``later_than``; returns how many."""
         ...
 
     def save_delivery_state(self, state: DeliveryState) -> None:
-        """Tell other processes what the delivery is up to."""
+        """Store the state of delivery for other processes."""
         ...
 
     def delivery_state(self) -> DeliveryState | None:
-        """What the delivery last said; None: it never ran."""
+        """The stored state of delivery; None if delivery never ran."""
         ...
 
 
@@ -140,7 +143,7 @@ class Cursors(Protocol):
         ...
 
     def job(self, controller: str, full_name: str) -> JobCursor | None:
-        """One cursor; None: the job was never seen."""
+        """The cursor of one job; None if the poller never saw the job."""
         ...
 
     def open_builds(self, controller: str) -> dict[str, list[OpenBuild]]:
@@ -148,11 +151,11 @@ class Cursors(Protocol):
         ...
 
     def wanted_builds(self, controller: str) -> list[WantedBuild]:
-        """Builds that reported something and that no poll knows yet, the oldest first."""
+        """Builds that sent a report and that the poller has not read yet, oldest first."""
         ...
 
     def want_builds(self, controller: str, builds: Sequence[tuple[str, int]]) -> None:
-        """Ask for these builds (job, number), unless they are open already."""
+        """Make the poller read these builds (job, number), unless they are open already."""
         ...
 
     def job_errors(self, controller: str | None = None) -> dict[str, JobError]:
@@ -160,26 +163,26 @@ class Cursors(Protocol):
         ...
 
     def save_progress(self, progress: Progress) -> None:
-        """Store how far a poll read, in one transaction; within that of the caller where there is one."""
+        """Store how far a poll has read, in one transaction (the caller's, if there is one)."""
         ...
 
     def endings(self, controller: str, full_name: str) -> list[Ended]:
-        """What became of the numbers below the job's cursor, in ranges that do not overlap, the lowest first.
+        """What became of the build numbers below the job's cursor: ranges that do not overlap, lowest first.
 
-        Open builds may lie in them, and have not ended yet.
+        A range may contain open builds; those have not ended.
         """
         ...
 
     def former_names(self, project: Project) -> list[Project]:
-        """Under which names builds of this project may be stored, besides its own."""
+        """Other names under which builds of this project may be stored."""
         ...
 
     def was_reported(self, run: Run, started_at: int) -> bool:
-        """Whether the build of this run (under this or a former name of the project) has a deployment."""
+        """Whether a deployment exists for the build of this run, under the current or a former name of its project."""
         ...
 
     def controller(self, name: str) -> ControllerState | None:
-        """None: it was never polled."""
+        """The state of one controller; None if it was never polled."""
         ...
 
     def save_controller(self, state: ControllerState) -> None:
@@ -187,80 +190,80 @@ class Cursors(Protocol):
         ...
 
     def missed(self) -> list[Missed]:
-        """Jobs with builds that were gone before they could be read, the latest first."""
+        """Jobs with builds that were deleted before they could be read, latest first."""
         ...
 
 
 class Backfills(Protocol):
-    """Backfills that were interrupted go on where they were."""
+    """Progress of interrupted backfills, so that they can be resumed."""
 
     def backfill_span(self, words: str) -> tuple[int, int] | None:
-        """Since and until of the unfinished backfill that was asked for in these words."""
+        """Start and end of the unfinished backfill with these arguments."""
         ...
 
     def begin_backfill(self, words: str, since: int, until: int) -> None:
-        """Remember the span: ``7d`` means the same seven days when it is resumed tomorrow."""
+        """Store the time span: ``7d`` means the same seven days if the backfill is resumed tomorrow."""
         ...
 
     def backfilled_jobs(self, words: str, controller: str) -> set[str]:
-        """The jobs that are done."""
+        """The jobs that are finished."""
         ...
 
     def note_backfilled_job(self, words: str, controller: str, full_name: str) -> None:
-        """This job is done."""
+        """Mark a job as finished."""
         ...
 
     def end_backfill(self, words: str) -> None:
-        """All is done: the same words ask anew."""
+        """Mark the backfill as finished: the same arguments start a new one."""
         ...
 
 
 class Looking(Protocol):
-    """For people: the command line, the metrics, the pages."""
+    """Queries for people: the command line, the metrics, the pages."""
 
     def query(self, which: Filter, page: Page) -> list[Deployment]:
-        """A page of deployments, the newest first."""
+        """A page of deployments, newest first."""
         ...
 
     def find(self, name: str) -> Deployment | None:
-        """The one with this deployment_id, else with this number."""
+        """The deployment with this deployment_id or, if there is none, with this number."""
         ...
 
     def projects(self, ended_since: int) -> list[Project]:
-        """Those with deployments of builds that ended then or later, each under the name that these have."""
+        """Projects with deployments whose build ended at or after this time, each under the name it had then."""
         ...
 
     def outdated(self, among: int) -> int:
-        """How many of the newest ``among`` deployments Hivel has in another revision than the last, or nobody knows
-        in which."""
+        """How many of the newest ``among`` deployments were delivered in an older or unknown revision."""
         ...
 
     def quiet_since(self, moment: int, *, least: int) -> list[LastDeployments]:
-        """Projects with at least so many builds that were deployments, none of which ended then or later.
+        """Projects with at least ``least`` deploying builds, none of which ended at or after ``moment``.
 
-        Without those that have another name by now. What cannot be sent and what was discarded does not count. It takes
-        a tenth of a second for a million deployments.
+        Projects that were renamed are left out. Discarded deployments and those with a problem do not count. Takes 0.1
+        s
+        for a million deployments.
         """
         ...
 
     def of_run(self, run: Run) -> list[Deployment]:
-        """All deployments of a run, under its project's name and the former ones."""
+        """All deployments of a run, under the current and former names of its project."""
         ...
 
     def attempts(self, deployment: Deployment) -> list[Attempt]:
-        """The first attempt and the last ones, oldest first; how many there were is ``Deployment.attempts``."""
+        """The first attempt and the last ones, oldest first. ``Deployment.attempts`` has their number."""
         ...
 
     def facts(self, run: Run) -> list[Fact]:
-        """What was said about a run, under its project's name and the former ones."""
+        """All facts about a run, under the current and former names of its project."""
         ...
 
     def counts(self) -> Counts:
-        """As fast for a million pending or delivered ones as for none."""
+        """Deployments by state. The time does not depend on how many are pending or delivered."""
         ...
 
     def oldest_pending(self) -> int | None:
-        """When the pending one that waits longest was enqueued."""
+        """When the oldest pending deployment was enqueued."""
         ...
 
     def controllers(self) -> list[ControllerState]:
@@ -268,47 +271,49 @@ class Looking(Protocol):
         ...
 
     def open_build_counts(self) -> Mapping[str, int]:
-        """How many builds are followed, by controller."""
+        """The number of open builds by controller."""
         ...
 
     def things_set_aside(self, limit: int) -> list[SetAside]:
-        """The newest first."""
+        """The newest entries first."""
         ...
 
 
 class Housekeeping(Protocol):
-    """Deleting, in small steps; a step takes some milliseconds."""
+    """Deletion in small steps of a few milliseconds each."""
 
     def prune(self, keep: Keep) -> bool:
-        """Delete a little of what is older; True when there may be more.
+        """Delete a few outdated rows; True if there may be more.
 
-        The facts of a build go together, once it is final or gone (or its project is not polled) and all its
-        deployments are settled for ``bodies_ms``; attempts go with them. Deployments go after ``deployments_ms``, and
-        leave a hash of their ids for ``ids_ms``. Failed ones stay until somebody decides.
+        Facts of a build are deleted with its attempts when the build is final or gone (or its project is no longer
+        polled)
+        and all its deployments have been settled for ``bodies_ms``. Deployments are deleted after ``deployments_ms``; a
+        hash
+        of their ids is kept for ``ids_ms``. Failed deployments stay until a person decides.
         """
         ...
 
     def try_writing(self) -> None:
-        """Write something that changes nothing."""
+        """Test that the outbox can be written, without changing data."""
         ...
 
     def size(self) -> int:
-        """Bytes that the data takes, without what is free inside."""
+        """Bytes used by data, without free pages."""
         ...
 
 
 class Outbox(Deployments, Deliveries, Cursors, Backfills, Looking, Housekeeping, Protocol):
-    """All of it."""
+    """The whole interface."""
 
     @property
     def clock(self) -> Clock:
-        """What tells the time of everything that is stored."""
+        """The clock for all stored times."""
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close all files."""
         ...
 
     def all_deployments(self) -> Iterator[Deployment]:
-        """Every one, oldest first, in pieces: to copy an outbox, or to count in tests."""
+        """All deployments, oldest first, read in batches. For copying an outbox and for tests."""
         ...

@@ -1,4 +1,4 @@
-"""An outbox beside an event loop: what may wait for a disk or a lock is done in a thread."""
+"""Runs calls of the outbox in a thread, because they may wait for a disk or a lock and block the event loop."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Ts = TypeVarTuple("Ts")
 
 
 class Runner(Protocol):
-    """How a task of the event loop has something done that must not hold up the loop: see :class:`OffLoop`."""
+    """The type of a function that runs blocking calls for the event loop: see :class:`OffLoop`."""
 
     async def __call__(self, function: Callable[[*Ts], T], /, *args: *Ts) -> T:
-        """Call the function; its result, or its exception."""
+        """Call the function; returns its result or raises its exception."""
         ...
 
 
 class OffLoop:
     """One thread for one outbox: ``await off_loop(outbox.settle, settlements)``.
 
-    Calls are done one after another, in the order in which they were made. Tasks may be cancelled at any time: when a
-    call returns or raises, its function has come to its end, or never began.
+    Calls run one after another, in the order in which they were made. Tasks may be cancelled at any time: when an
+    ``await`` returns or raises, the function has finished or never started.
     """
 
     def __init__(self, name: str = "outbox") -> None:
-        """``name`` is that of the thread."""
+        """``name`` is the name of the thread."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
     async def __call__(self, function: Callable[[*Ts], T], /, *args: *Ts) -> T:
-        """Call the function in the thread; its result, or its exception."""
+        """Call the function in the thread; returns its result or raises its exception."""
         call = self._executor.submit(function, *args)
         waiting = asyncio.wrap_future(call)
         try:
@@ -45,11 +45,11 @@ class OffLoop:
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait({waiting})
             if not waiting.cancelled():
-                waiting.exception()  # nobody will ask for it
+                waiting.exception()  # marks the exception as retrieved: nobody will await this future
             raise
 
     async def close(self) -> None:
-        """Wait for what is under way; nothing can be called afterwards."""
+        """Wait for the running call. No calls are possible afterwards."""
         await asyncio.to_thread(self._executor.shutdown)
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The values that go into the outbox and come out of it. All times are UTC milliseconds."""
+"""The values that are stored in the outbox and read from it. All times are UTC milliseconds."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ if TYPE_CHECKING:
     from agent.model.fact import Fact
     from agent.model.keys import Project, Run
 
-# So much of an answer of Hivel is kept with an attempt.
+# Characters of Hivel's answer that are kept with an attempt.
 ANSWER_LIMIT = 2_000
-# So many attempts of one deployment are kept beside the first: a year of retries is not.
+# The number of attempts that are kept for one deployment beside the first, so that long retries need little space.
 LAST_ATTEMPTS = 20
 
 
 class OutboxError(Exception):
-    """The outbox cannot be used right now; the message names it, what happened and what to do."""
+    """The outbox cannot be used right now. The message says which outbox, what happened and what to do."""
 
 
 class DamagedError(OutboxError):
-    """The outbox is broken. The agent that holds the run lock repairs it."""
+    """The outbox is damaged. The agent that holds the run lock repairs it."""
 
 
 class OlderOutboxError(OutboxError):
-    """An older version wrote it. The agent that holds the run lock upgrades it, or is about to."""
+    """An older version wrote the outbox. The agent that holds the run lock upgrades it."""
 
 
 class OutboxFullError(OutboxError):
-    """``[outbox] max_size`` is reached: nothing new is taken in until deployments were delivered and deleted."""
+    """``[outbox] max_size`` is reached: nothing new is accepted until deployments are delivered and deleted."""
 
 
 class AlreadyRunningError(Exception):
-    """Another agent works on this outbox; the message names its process."""
+    """Another agent uses this outbox; the message has its process id."""
 
 
 # ---- facts and deployments
 
 
 class RunState(msgspec.Struct, frozen=True):
-    """Everything that is stored about a run, under its project's name and the former ones."""
+    """Everything that is stored about a run, under the current and former names of its project."""
 
     run: Run
     facts: tuple[Fact, ...] = ()
@@ -53,7 +53,7 @@ class RunState(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What is to be stored of a run: new facts, and deployments to insert (number 0), to rewrite, to remove.
+    """What to store for a run: new facts, and deployments to insert (number 0), rewrite and remove.
 
     A deployment is rewritten only if it is still in the state and revision of ``before``; see :meth:`Outbox.store`.
     """
@@ -74,7 +74,7 @@ class StoredReport:
 
 
 class SetAside(msgspec.Struct, frozen=True):
-    """What an exception that nobody expected came from. ``kind``: report, run; ``body``: a report as it was stored."""
+    """What caused an unexpected exception. ``kind``: report or run. ``body``: the report as it was stored."""
 
     at: int
     kind: str
@@ -89,7 +89,7 @@ class SetAside(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Claimed:
-    """A deployment that is due, to be sent as it is here. ``attempts``: how often it was tried before."""
+    """A due deployment with the content to send. ``attempts``: earlier attempts."""
 
     number: int
     deployment_id: str
@@ -101,11 +101,11 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Settlement:
-    """What came of one attempt to send ``claimed``.
+    """The outcome of one attempt to send ``claimed``.
 
-    ``state`` DELIVERED: Hivel has it, whatever the deployment says by now. PENDING: again at ``next_attempt_at``, or
-    when due if None. FAILED: Hivel refused this revision. ``already_there``: Hivel had the id before; then of a
-    revision above 1 nobody knows which one it has.
+    ``state`` DELIVERED: Hivel has it, whatever its revision is now. PENDING: try again at ``next_attempt_at``, or when
+    due if None. FAILED: Hivel refused this revision. ``already_there``: Hivel already had the id; if the revision is
+    above 1, it is unknown which one Hivel has.
     """
 
     claimed: Claimed
@@ -122,7 +122,7 @@ class Settlement:
 
 
 class DeliveryState(msgspec.Struct, frozen=True):
-    """What the delivery was up to when it last said so: ``open``, ``outage`` or ``paused``."""
+    """The state of delivery when it was last stored: ``open``, ``outage`` or ``paused``."""
 
     state: str
     since: int
@@ -135,12 +135,12 @@ class DeliveryState(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class JobCursor:
-    """Numbers below ``next_build_number`` were read, but for the job's open builds.
+    """All builds below ``next_build_number`` were read, except the job's open builds.
 
-    ``looked_at`` is the latest that Jenkins' clock has shown, in its answers or as the start of a build that was read:
-    no build below started later. ``newest_number`` and ``newest_started_at`` name the newest build that was seen.
-    ``no_rule_since``: from that number on no rule matched the job, and nothing was read. ``absent``: the job was not in
-    Jenkins' list, or had a lower number, when it was last looked for: what has its name next may be another one.
+    ``looked_at`` is the latest time seen on Jenkins' clock, in its answers or as the start of a build that was read: no
+    build below the cursor started later. ``newest_number`` and ``newest_started_at`` identify the newest build seen.
+    ``no_rule_since``: from that number on no rule matched the job, and nothing was read. ``absent``: when last checked,
+    the job was not in Jenkins' list or had a lower number; the next job with its name may be a different one.
     """
 
     full_name: str
@@ -154,11 +154,11 @@ class JobCursor:
 
 @dataclass(frozen=True)
 class OpenBuild:
-    """A build that is not final yet. ``seen`` False: Jenkins gave the number away but shows no build.
-    ``first_seen_at`` is 0 for a build that was there before the agent's first poll.
+    """A build that is not final yet. ``seen`` False: Jenkins has assigned the number but shows no build.
 
-    ``waiting_since``: since when it is neither running nor final; None while it runs. ``started_at`` by Jenkins'
-    clock; None as long as no build was shown. As long as it is here it counts as a SEEN fact of its run.
+    ``first_seen_at`` is 0 for a build that existed before the agent's first poll. ``waiting_since``: since when it is
+    neither running nor final; None while it runs. ``started_at`` by Jenkins' clock; None until Jenkins shows a build.
+    An open build counts as a SEEN fact of its run.
     """
 
     number: int
@@ -170,7 +170,7 @@ class OpenBuild:
 
 @dataclass(frozen=True)
 class WantedBuild:
-    """A build that reported something and that no poll knows yet."""
+    """A build that sent a report and that the poller has not read yet."""
 
     full_name: str
     number: int
@@ -179,7 +179,7 @@ class WantedBuild:
 
 @dataclass(frozen=True)
 class JobError:
-    """A job that could not be read: the last error, since when, and when it is tried again."""
+    """A job that could not be read: the last error, since when, and the time of the next attempt."""
 
     full_name: str
     error: str
@@ -189,7 +189,7 @@ class JobError:
 
 @dataclass(frozen=True)
 class Missed:
-    """Numbers of a job whose builds were gone before they could be read."""
+    """Build numbers of a job whose builds were deleted before they could be read."""
 
     controller: str
     full_name: str
@@ -200,7 +200,7 @@ class Missed:
 
 @dataclass(frozen=True)
 class Renamed:
-    """The job of cursor ``former`` is called ``full_name`` now."""
+    """The job with the cursor ``former`` is now called ``full_name``."""
 
     former: JobCursor
     full_name: str
@@ -208,12 +208,14 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a poll of one controller read; stored together with the facts that it found.
+    """How far a poll of one controller has read. Stored together with the facts that it found.
 
-    ``cursors``, ``open_builds`` (all that a job has, by its name), ``missed`` (builds and newest number, by job),
-    ``renamed`` (applied first), ``no_longer_wanted``, ``errors`` (None: the job was read) and ``ended`` (what became of
-    numbers that are not open any more, by job) are changes: what is not named stays. Of the jobs ``begun`` anew, what
-    was noted of an earlier one of that name is forgotten.
+    All fields are changes; jobs that are not named keep what they have: ``cursors``, ``open_builds`` (all open builds
+    of a
+    job), ``missed`` (builds and newest number, by job), ``renamed`` (applied first), ``no_longer_wanted``, ``errors``
+    (None: the job was read) and ``ended`` (what became of numbers that are no longer open, by job). For jobs in
+    ``begun``
+    the stored data of an earlier job with the same name is deleted.
     """
 
     controller: str
@@ -231,8 +233,8 @@ class Progress:
 class ControllerState:
     """What ``status`` shows of a controller.
 
-    ``report_from``: builds that ended before are history; None until the first poll was complete.
-    ``clock_ahead_ms``: how far its clock was ahead of this machine's when it last answered; negative: behind.
+    ``report_from``: builds that ended earlier are history; None until the first poll is complete.
+    ``clock_ahead_ms``: how far the controller's clock was ahead of this machine's at its last answer; negative: behind.
     """
 
     name: str
@@ -250,10 +252,10 @@ class ControllerState:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which deployments; conditions add up. ``since`` and ``until`` (not included) are times of enqueueing.
+    """Conditions that a deployment must all meet. ``since`` and ``until`` (exclusive) are times of enqueueing.
 
-    ``reason``: the reason contains this text, in any case. ``project``: of this project, under this very name.
-    ``scope``: of this controller. ``ended_since``: their builds ended then or later.
+    ``reason``: the reason contains this text, ignoring case. ``project``: exactly this project name. ``scope``: this
+    controller. ``ended_since``: the build ended then or later.
     """
 
     states: tuple[State, ...] = ()
@@ -270,7 +272,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Page:
-    """The newest first: at most ``limit`` with numbers below ``before`` (None: from the newest on)."""
+    """At most ``limit`` deployments with numbers below ``before`` (None: no limit), newest first."""
 
     limit: int = 50
     before: int | None = None
@@ -278,9 +280,9 @@ class Page:
 
 @dataclass(frozen=True)
 class LastDeployments:
-    """The last builds of a project that were deployments. ``ends``: when they ended (UTC ms), ascending, at most 50.
+    """The last deploying builds of a project. ``ends``: their end times (UTC ms), ascending, at most 50.
 
-    ``newest_run`` is the one that ended last; ``newest_started_at`` its start.
+    ``newest_run`` is the build that ended last; ``newest_started_at`` is its start.
     """
 
     project: Project
@@ -300,7 +302,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One attempt that failed, or the one that succeeded. ``n`` counts from 1."""
+    """One failed attempt, or the successful one. ``n`` counts from 1."""
 
     n: int
     at: int
@@ -311,7 +313,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class LastRepair(msgspec.Struct, frozen=True):
-    """The outbox was found damaged ``at``; ``events`` could be read from the file that was ``moved_to``."""
+    """The outbox was found damaged ``at``; ``events`` were read from the file, which is now ``moved_to``."""
 
     at: int
     moved_to: str
@@ -321,7 +323,7 @@ class LastRepair(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Keep:
-    """How long what is kept, in milliseconds: bodies of facts and attempts after delivery, deployments, their ids."""
+    """Retention in milliseconds: facts and attempts after delivery, deployments, ids of deleted deployments."""
 
     bodies_ms: int
     deployments_ms: int

@@ -1,4 +1,4 @@
-"""Backfills that were interrupted go on where they were."""
+"""Progress of interrupted backfills."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ class Backfills(Part):
     """See :class:`agent.outbox.interface.Backfills`."""
 
     def backfill_span(self, words: str) -> tuple[int, int] | None:
-        """Since and until of the unfinished backfill that was asked for in these words."""
+        """Start and end of the unfinished backfill with these arguments."""
         found = self._one("SELECT since, until FROM backfills WHERE id = ?", (words,))
         return None if found is None else (int(found[0]), int(found[1]))
 
     def begin_backfill(self, words: str, since: int, until: int) -> None:
-        """Remember the span: ``7d`` means the same seven days when it is resumed tomorrow. No job is done yet."""
+        """Store the time span: ``7d`` means the same seven days if resumed tomorrow. Clears finished jobs."""
         with self._writing():
             self._connection.execute("DELETE FROM backfills WHERE id = ?", (words,))
             self._connection.execute("INSERT INTO backfills (id, since, until) VALUES (?, ?, ?)", (words, since, until))
 
     def backfilled_jobs(self, words: str, controller: str) -> set[str]:
-        """The jobs that are done."""
+        """The jobs that are finished."""
         found = self._all("SELECT full_name FROM backfilled_jobs WHERE id = ? AND controller = ?", (words, controller))
         return {full_name for (full_name,) in found}
 
     def note_backfilled_job(self, words: str, controller: str, full_name: str) -> None:
-        """This job is done, if the backfill is not done as a whole."""
+        """Mark a job as finished, unless the whole backfill is finished already."""
         with self._writing():
             self._connection.execute(
                 "INSERT OR IGNORE INTO backfilled_jobs (id, controller, full_name)"
@@ -34,6 +34,6 @@ class Backfills(Part):
             )
 
     def end_backfill(self, words: str) -> None:
-        """All is done: the same words ask anew."""
+        """Mark the backfill as finished: the same arguments start a new one."""
         with self._writing():
             self._connection.execute("DELETE FROM backfills WHERE id = ?", (words,))

@@ -1,4 +1,4 @@
-"""Opening the outbox file: durable, shared between processes, and with errors that people understand."""
+"""Opening the outbox file: durable, shared between processes, with error messages for people."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 BUSY_DEADLINE_S = 10.0
 CHECKPOINT_PAGES = 4_000
-# Behind the bytes of a database that SQLite itself locks (its page at 1 GiB is never used).
+# A byte after those that SQLite itself locks (SQLite never uses the page at 1 GiB).
 _OUR_BYTE = 0x40000000 + 1_024
-# One of these tables is in each version's file.
+# Every version of the file has one of these tables.
 _OURS = {"deployments", "events"}
-# What is in a file of SQLite: at its beginning, and in the pages that describe its tables.
+# Byte strings in every SQLite file: the header, and the schema pages.
 _OF_SQLITE = (b"SQLite format 3\0", b"CREATE TABLE ", b"CREATE INDEX ")
-# Python's own words, without a code, for bytes in a column of text that were never written as text.
+# Python's message, without an error code, for a text column with invalid UTF-8.
 _NO_TEXT = "Could not decode to UTF-8"
 
 
 class PatientConnection(sqlite3.Connection):
-    """Waits for a file that is locked in small random steps.
+    """Waits for a locked file in small random steps.
 
-    SQLite's own waiting is unfair: its sleeps grow, and a process that commits in a tight loop wins every race. Two
-    that switch the journal at once it does not let wait at all.
+    SQLite's busy handler is unfair: its sleeps grow, so a process that commits in a tight loop always wins. And it does
+    not wait at all when two processes switch the journal mode at once.
     """
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
@@ -56,14 +56,14 @@ class PatientConnection(sqlite3.Connection):
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
-    # Some errors are Python's own and have no code.
+    # Some errors are raised by Python and have no code.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def open_outbox(path: Path) -> PatientConnection:
-    """Open the file, make it if there is none. Raises :class:`OutboxError`, also for one that has to be upgraded.
+    """Open the file; create it if it does not exist. Raises :class:`OutboxError`, also if it needs an upgrade.
 
-    The connection may be handed from thread to thread, one at a time.
+    The connection may be used by several threads, one at a time.
     """
     connection = _connection(path)
     try:
@@ -83,10 +83,10 @@ def open_outbox(path: Path) -> PatientConnection:
 
 
 def refuse_what_is_no_outbox(path: Path) -> None:
-    """Raises :class:`OutboxError` for a file that never was one: it is somebody's, and not to be moved or written to.
+    """Raises :class:`OutboxError` for a file that never was an outbox: it must not be moved or written to.
 
-    Where an agent has worked before, its lock is beside the file: then that is damaged, whatever is in it. Nobody in
-    this process may have the outbox open: see :func:`_create`.
+    If an agent has run here before, its lock file exists beside the file. The file is then taken for a damaged outbox,
+    whatever it contains. This process must not have the outbox open: see :func:`_create`.
     """
     try:
         if not path.is_file() or not path.stat().st_size:
@@ -100,7 +100,7 @@ def refuse_what_is_no_outbox(path: Path) -> None:
         with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except (OSError, sqlite3.Error):
-        return  # who opens it says so in words
+        return  # opening the file will report the error
     if tables and not tables & _OURS:
         raise OutboxError(
             f"{path} is a database of another program (its tables: {', '.join(sorted(map(str, tables))[:3])}); "
@@ -109,7 +109,7 @@ def refuse_what_is_no_outbox(path: Path) -> None:
 
 
 def _has_something_of_sqlite(path: Path) -> bool:
-    """As a damaged outbox still has; or it is full of zeros, as when the power failed."""
+    """Whether a damaged outbox is likely: parts of SQLite's format, or only zeros, as after a power failure."""
     zeros, before = True, b""
     with path.open("rb") as file:
         while piece := file.read(1024 * 1024):
@@ -121,18 +121,18 @@ def _has_something_of_sqlite(path: Path) -> bool:
 
 
 def configure(connection: sqlite3.Connection) -> None:
-    """Set what is not stored in the file: a commit is on the disk before it returns."""
+    """Apply the settings that the file does not store: among others, a commit is on the disk when it returns."""
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA journal_size_limit = 33554432")
-    # A thousand deployments touch more pages than fit by default into the cache, and more than those after which a
-    # commit writes the log back: each would be written several times.
+    # A thousand deployments touch more pages than the default cache holds, and more than the pages after which a commit
+    # writes the log back. With the default, each page would be written several times.
     connection.execute("PRAGMA cache_size = -8000")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
 
 
 def _migrated(connection: sqlite3.Connection) -> int:
-    """All of it in one transaction: a second process waits for it and then finds nothing to do."""
+    """Create or migrate the tables in one transaction. A second process waits and then finds nothing to do."""
     if migrations.version(connection) < migrations.VERSION:
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -164,7 +164,7 @@ def _upgraded_so_far(path: Path) -> str:
     try:
         percent = path.with_name(path.name + ".upgrading-progress").read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        return ""  # it has just begun, or is about to end
+        return ""  # just started, or about to end
     return f", {percent} %" if percent else ""
 
 
@@ -180,8 +180,8 @@ def _connection(path: Path) -> PatientConnection:
 
 
 def in_words(error: sqlite3.Error, path: Path | str) -> OutboxError:
-    """SQLite's error as one for people, and as :class:`DamagedError` where the file itself is broken."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the extended codes have the plain one in their low byte
+    """Turn SQLite's error into one for people; :class:`DamagedError` if the file itself is broken."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is the primary code
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _NO_TEXT in str(error):
         return DamagedError(
             f"the outbox {path} is damaged ({error}); when hivel-agent run or once starts, it moves the file aside "
@@ -199,10 +199,10 @@ def in_words(error: sqlite3.Error, path: Path | str) -> OutboxError:
 
 
 def _create(path: Path) -> None:
-    """Make the file for its owner only.
+    """Create the file, readable only by its owner.
 
-    A file that exists must not be opened here: closing it again would silently drop the POSIX locks of every
-    connection that this process has to it, and the next process to leave would delete the log under them.
+    Do not open an existing file here: closing it would silently release the POSIX locks of all connections of this
+    process to it, and the next process that closes the database would delete the log.
     """
     if path.exists():
         return
@@ -213,31 +213,31 @@ def _create(path: Path) -> None:
 
 
 class Moved(enum.Enum):
-    """What became of the outbox file's name while somebody worked on the file."""
+    """What happened to the outbox file's name while the agent had the file open."""
 
     DELETED = "deleted"
     REPLACED = "replaced by another file"
 
 
 class RunLock:
-    """Held by the one process that polls and delivers; the kernel lets go of it however the process ends.
+    """Held by the one process that polls and delivers. The kernel releases it however the process ends.
 
-    It is what makes a claim safe without leases: rows in flight are known to their one deliverer, and after a
-    crash they are simply pending. The file itself is locked as well, for it may have other names: links to it.
+    It makes claims safe without leases: only this process has rows in flight, and after a crash they are simply
+    pending. The outbox file is locked too, because it may have other names (hard links).
     """
 
     def __init__(self, outbox: Path) -> None:
         self._outbox = outbox
         try:
             self._real = outbox.resolve()
-        except (OSError, RuntimeError) as error:  # a link that leads to itself
+        except (OSError, RuntimeError) as error:  # a symbolic link that points to itself
             raise OutboxError(f"cannot find the outbox {outbox}: {error}; is [outbox] path right?") from error
         self._path = self._real.with_name(self._real.name + ".lock")
         self._fd: int | None = None
         self._file: int | None = None
 
     def __enter__(self) -> Self:
-        """Raises :class:`AlreadyRunningError` at once when another process holds it, or :class:`OutboxError`."""
+        """Raises :class:`AlreadyRunningError` at once if another process holds the lock, or :class:`OutboxError`."""
         refuse_what_is_no_outbox(self._real)
         self._lock_name()
         try:
@@ -251,19 +251,20 @@ class RunLock:
         self._release()
 
     def follow(self) -> None:
-        """Lock the file that has the name now. Nobody in this process may have the outbox open.
+        """Lock the file that has the name now. This process must not have the outbox open.
 
-        To be called whenever another file may have got its place. Raises :class:`AlreadyRunningError` if another agent
-        works on that one, and :class:`OutboxError`.
+        Call it whenever the file may have been replaced. Raises :class:`AlreadyRunningError` if another agent works on
+        the
+        new file, and :class:`OutboxError`.
         """
-        if self._fd is not None and not _has_name(self._fd, self._path):  # the lock's own name was deleted as well
+        if self._fd is not None and not _has_name(self._fd, self._path):  # the lock file was deleted too
             before, self._fd = self._fd, None
             os.close(before)
             self._lock_name()
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        with suppress(OSError):  # it is not there yet, or may not be written: who opens it says so in words
+        with suppress(OSError):  # missing or not writable: opening the outbox will report that
             self._file = os.open(self._real, os.O_RDWR | os.O_CLOEXEC)
         if self._file is not None and not _try_lock_file(self._file):
             raise AlreadyRunningError(
@@ -272,13 +273,13 @@ class RunLock:
             )
 
     def moved(self) -> Moved | None:
-        """Whether the file that is worked on has lost its name."""
+        """What happened to the name of the open outbox file; None if it still has it."""
         if self._file is None or _has_name(self._file, self._real):
             return None
         return Moved.REPLACED if self._real.exists() else Moved.DELETED
 
     def holder(self) -> int | None:
-        """The process id of who holds it now, None when nobody does."""
+        """The process id of the current holder; None if the lock is free."""
         try:
             with self._path.open("rb") as file:
                 try:
@@ -323,7 +324,9 @@ def _has_name(fd: int, path: Path) -> bool:
 
 
 def _try_lock_file(fd: int) -> bool:
-    """A lock of the open file at a byte that SQLite has no use for; where that cannot be had, the name has to do."""
+    """Lock one byte that SQLite does not use (an open file description lock). Without support for that, the lock file
+    alone has to do.
+    """
     wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _OUR_BYTE, 1, 0)
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, wanted)
@@ -333,14 +336,14 @@ def _try_lock_file(fd: int) -> bool:
 
 
 def _write_down(fd: int, holder: str) -> None:
-    """For others to read; where there is no room for it, the lock holds all the same."""
+    """Write the process id for others to read. The lock holds even if the disk is too full for that."""
     with suppress(OSError):
         os.ftruncate(fd, 0)
         os.write(fd, holder.encode())
 
 
 def _try_lock(fd: int) -> bool:
-    """A few tries, because :meth:`RunLock.holder` of another process takes the lock for a moment."""
+    """Try a few times, because another process's :meth:`RunLock.holder` takes the lock for a moment."""
     for _ in range(20):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""A new file of the outbox, with what was read from another one, an older or a damaged one."""
+"""Filling a new outbox file with rows from an older or damaged one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from agent.outbox.sqlite.older import Converted
     from agent.outbox.sqlite.older_ids import Job
 
-    # One row of a table, by the names of its columns.
+    # One table row by column name.
     Fields = dict[str, Any]
 
 _CACHE_KIB = 48_000
-# The verdicts of older versions: of an attempt that does not count, and of one that is no failure.
+# Verdicts of older versions: an attempt that does not count, and a success.
 NOT_COUNTED, SUCCESS = "paused", "delivered"
-# Tables that name jobs, and how they call the name.
+# Tables with job names, and the column that has the name.
 _NAMES = (
     ("jobs", "full_name"), ("open_builds", "full_name"), ("missed", "full_name"), ("former_names", "full_name"),
     ("former_names", "former_name"),
@@ -44,9 +44,9 @@ _INSERT_ATTEMPT = (
 
 
 def begin_new_file(path: Path, instead_of: Path) -> sqlite3.Connection:
-    """Make a file with all tables, for the users of the other one, and begin the transaction that fills it.
+    """Create a file with all tables and the owner of ``instead_of``, and begin the transaction that fills it.
 
-    Whoever is killed meanwhile begins again with another new file: it needs no journal.
+    It needs no journal: if the process is killed, the next one starts again with another new file.
     """
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     shutil.copystat(instead_of, path)
@@ -63,14 +63,14 @@ def begin_new_file(path: Path, instead_of: Path) -> sqlite3.Connection:
 
 
 def complete_new_file(path: Path) -> None:
-    """From now on it is as any other, and on the disk."""
+    """Give the file the usual settings and sync it to the disk."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
     sync(path)
 
 
 def remove_new_file(path: Path) -> None:
-    """What a killed process left of it."""
+    """Remove what a killed process left behind."""
     for suffix in ("", "-journal", *LOGS):
         beside(path, suffix).unlink(missing_ok=True)
 
@@ -78,20 +78,20 @@ def remove_new_file(path: Path) -> None:
 def known_ids(
     tables: Callable[[str], Iterable[Fields]], controllers: Iterable[str], jobs: Iterable[Job] = ()
 ) -> OldIds:
-    """Reads ids against the names that are in these tables, the controllers that are polled, and these jobs."""
+    """A reader of ids that knows the names in these tables, the polled controllers, and these jobs."""
     found = {(row["controller"], row[name]) for table, name in _NAMES for row in tables(table) if name in row}
     return OldIds([*controllers, *(row["name"] for row in tables("controllers"))], found.union(jobs))
 
 
 def clocks_ahead(controllers: Iterable[Fields]) -> dict[str, int]:
-    """How far the clocks of the controllers are ahead (ms)."""
+    """How far each controller's clock is ahead (ms)."""
     return {row["name"]: row.get("clock_ahead_ms") or 0 for row in controllers}
 
 
 class Writer:
     """Writes deployments with their facts and attempts into the new tables.
 
-    ``or_ignore``: of two that say that they are the same one is stored, as may be in a damaged file.
+    ``or_ignore``: of several rows with the same identity store only the first. A damaged file may have such rows.
     """
 
     def __init__(self, new: sqlite3.Connection, polled: Collection[str], *, or_ignore: bool = False) -> None:
@@ -101,7 +101,7 @@ class Writer:
         self._projects: dict[Project, int] = {}
 
     def project(self, project: Project) -> int:
-        """The number of a project, which is stored where it is not yet."""
+        """The number of a project, which is inserted if necessary."""
         known = self._projects.get(project)
         if known is None:
             known = self._projects[project] = len(self._projects) + 1
@@ -110,7 +110,7 @@ class Writer:
         return known
 
     def add(self, converted: Iterable[Converted]) -> None:
-        """Deployments with their facts."""
+        """Insert deployments with their facts."""
         deployments, said, wanted = list[Any](), list[Any](), list[Any]()
         for deployment, its_facts, is_wanted in converted:
             project = deployment.run.project
@@ -128,14 +128,14 @@ class Writer:
         self._new.executemany("INSERT OR IGNORE INTO wanted_builds VALUES (?, ?, ?, ?)", wanted)
 
     def add_facts(self, said: Iterable[Fact]) -> None:
-        """Each once."""
+        """Insert facts, each once."""
         self._new.executemany(_INSERT_FACT, [rows.fact_row(fact, self.project(fact.run.project)) for fact in said])
 
     def add_attempts(self, event_id: int, attempts: int, made: Iterable[Any]) -> None:
-        """Of those that failed since the event was last replayed the first and the last ones.
+        """Insert the first and the last failed attempts since the event was last replayed.
 
         ``made``: all that count, oldest first: event, time, duration, HTTP status, verdict, answer. ``attempts``: how
-        many of them were made since.
+        many of them were made since the replay.
         """
         total, first, last = 0, list[Any](), deque[Any](maxlen=LAST_ATTEMPTS)
         for total, attempt in enumerate(made, 1):
@@ -151,13 +151,13 @@ class Writer:
         )
 
     def add_former_name(self, project: Project, former: Project) -> None:
-        """Builds of the one may be stored under the other."""
+        """Store that builds of ``project`` may be stored under the name ``former``."""
         values = (self.project(project), self.project(former))
         self._new.execute("INSERT OR IGNORE INTO former_names VALUES (?, ?)", values)
 
 
 def former_names(table: Iterable[Fields]) -> Iterator[tuple[Project, Project]]:
-    """Of older versions, which have the names of jobs as they are."""
+    """Former names in an older version, which stores full job names."""
     for row in table:
         yield (
             Project(JENKINS, row["controller"], row["full_name"]),
@@ -166,7 +166,7 @@ def former_names(table: Iterable[Fields]) -> Iterator[tuple[Project, Project]]:
 
 
 def copy(new: sqlite3.Connection, table: str, found: Iterable[Fields]) -> None:
-    """Insert rows of a table that is the same in both, as far as the new one has their columns."""
+    """Insert rows of a table that both files have, limited to the columns of the new one."""
     rest = iter(found)
     first = next(rest, None)
     if first is None:
@@ -180,6 +180,6 @@ def copy(new: sqlite3.Connection, table: str, found: Iterable[Fields]) -> None:
 
 
 def copy_newer_reports(new: sqlite3.Connection, table: Callable[[str, str], Iterable[Fields]]) -> None:
-    """Those that are not there yet: `emit` gives away higher and higher numbers, as long as none is taken."""
+    """Insert the reports that the new file lacks: `emit` numbers them in ascending order while none is removed."""
     last = new.execute("SELECT coalesce(max(id), 0) FROM reports").fetchone()[0]
     copy(new, "reports", table("reports", f"WHERE id > {last} ORDER BY id"))

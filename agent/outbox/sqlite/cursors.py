@@ -1,4 +1,4 @@
-"""How far the polls of each controller have read, stored beside the facts so that both are committed together."""
+"""How far the polls of each controller have read. Committed together with the facts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Cursors(Endings):
         return {row[0]: _cursor(row) for row in found}
 
     def job(self, controller: str, full_name: str) -> JobCursor | None:
-        """One cursor; None: the job was never seen."""
+        """The cursor of one job; None if the poller never saw the job."""
         found = self._one(
             f"SELECT {_JOB} FROM jobs WHERE controller = ? AND full_name = ?",  # noqa: S608
             (controller, full_name),
@@ -53,7 +53,7 @@ class Cursors(Endings):
         return builds
 
     def wanted_builds(self, controller: str) -> list[WantedBuild]:
-        """Builds that reported something and that no poll knows yet, the oldest first."""
+        """Builds that sent a report and that the poller has not read yet, oldest first."""
         found = self._all(
             "SELECT full_name, number, since FROM wanted_builds WHERE controller = ? ORDER BY since, full_name, number",
             (controller,),
@@ -61,7 +61,7 @@ class Cursors(Endings):
         return [WantedBuild(*row) for row in found]
 
     def want_builds(self, controller: str, builds: Sequence[tuple[str, int]]) -> None:
-        """Ask for these builds (job, number), unless they are open already."""
+        """Make the poller read these builds (job, number), unless they are open already."""
         now = self.clock.now_ms()
         with self._writing():
             self._connection.executemany(
@@ -72,7 +72,7 @@ class Cursors(Endings):
             )
 
     def job_errors(self, controller: str | None = None) -> dict[str, JobError]:
-        """Jobs that could not be read, by full name; None: those of all controllers."""
+        """Jobs that could not be read, by full name. ``controller`` None: those of all controllers."""
         where, values = ("", ()) if controller is None else (" WHERE controller = ?", (controller,))
         found = self._all(f"SELECT {_ERROR} FROM job_errors{where} ORDER BY full_name", values)  # noqa: S608
         return {row[0]: JobError(*row) for row in found}
@@ -80,7 +80,7 @@ class Cursors(Endings):
     # ---- progress
 
     def save_progress(self, progress: Progress) -> None:
-        """Store how far a poll read, in one transaction; within that of the caller where there is one."""
+        """Store how far a poll has read, in one transaction (the caller's, if there is one)."""
         controller = progress.controller
         with self._writing():
             self._save_names(controller, progress.renamed, progress.begun)
@@ -99,7 +99,7 @@ class Cursors(Endings):
                 self._save_endings(controller, full_name, ended)
 
     def _save_names(self, controller: str, renamed: Iterable[Renamed], begun: Iterable[str]) -> None:
-        """Two jobs may have changed names: all that moves is taken away before any of it gets its new place."""
+        """Two jobs may have swapped names, so all old rows are removed before the new ones are inserted."""
         moved = {each.full_name: self._endings(controller, each.former.full_name) for each in renamed
                  if self._rename(controller, each)}  # fmt: skip
         left = {each.former.full_name for each in renamed if each.full_name in moved}
@@ -108,9 +108,9 @@ class Cursors(Endings):
             self._insert_endings(controller, full_name, endings)
 
     def _rename(self, controller: str, renamed: Renamed) -> bool:
-        """The cursor goes; what is stored under the former name is known under the new one.
+        """Remove the cursor and record ``former`` as a former name of the project.
 
-        False: another job took the former name, and was stored already.
+        False if another job has taken the former name and is stored already.
         """
         former = renamed.former
         key = (controller, former.full_name)
@@ -163,11 +163,11 @@ class Cursors(Endings):
     # ---- names, and what was reported
 
     def former_names(self, project: Project) -> list[Project]:
-        """Under which names builds of this project may be stored, besides its own."""
+        """Other names under which builds of this project may be stored."""
         return self._names([project])[project][1:]
 
     def was_reported(self, run: Run, started_at: int) -> bool:
-        """Whether the build of this run (under this or a former name of the project) has a deployment."""
+        """Whether a deployment exists for the build of this run, under the current or a former name of its project."""
         ids = (self._project_id(project) for project in self._names([run.project])[run.project])
         return any(
             self._one(
@@ -182,7 +182,7 @@ class Cursors(Endings):
     # ---- controllers
 
     def controller(self, name: str) -> ControllerState | None:
-        """None: it was never polled."""
+        """The state of one controller; None if it was never polled."""
         found = self._one(f"SELECT {_STATE} FROM controllers WHERE name = ?", (name,))  # noqa: S608
         return None if found is None else ControllerState(*found)
 
@@ -200,11 +200,11 @@ class Cursors(Endings):
         return [ControllerState(*row) for row in found]
 
     def open_build_counts(self) -> dict[str, int]:
-        """How many builds are followed, by controller."""
+        """The number of open builds by controller."""
         return dict(self._all("SELECT controller, count(*) FROM open_builds GROUP BY controller"))
 
     def missed(self) -> list[Missed]:
-        """Jobs with builds that were gone before they could be read, the latest first."""
+        """Jobs with builds that were deleted before they could be read, latest first."""
         found = self._all(f"SELECT {_MISSED} FROM missed ORDER BY noted_at DESC, controller, full_name")  # noqa: S608
         return [Missed(*row) for row in found]
 

@@ -1,4 +1,4 @@
-"""Claims and settlements, and what the delivery is up to."""
+"""Claims, settlements, and the state of delivery."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
     from agent.outbox.values import Settlement
 
-# The hint: SQLite must not read rows of which the index says that they wait.
+# Without the hint SQLite would read rows that the index alone shows to be waiting.
 CLAIM = (
     f"SELECT id, deployment_id, revision, attempts, created_at, run, {', '.join(rows.CONTENT_COLUMNS)}"  # noqa: S608
     " FROM deployments INDEXED BY deployments_by_state"
     " WHERE state = 'pending' AND next_attempt_at <= ? ORDER BY id LIMIT ?"
 )
-# What Hivel had before a replay it has still: a second event under an id changes nothing, and says the same.
+# A deployment that Hivel had before a replay keeps its sent_revision: Hivel ignores a second event with the same id.
 _DELIVERED = (
     "UPDATE deployments SET state = 'delivered', attempts = attempts + ?, reason = ?, settled_at = ?,"
     " sent_revision = coalesce(nullif(sent_revision, 0), ?) WHERE id = ? AND state != 'delivered'"
 )
-# A fact changed it while it was being sent: it says again what Hivel has. Its build's times stay what they are.
+# A fact changed the deployment while it was being sent: restore what Hivel has. The build's times are kept.
 _SENT = (*rows.CONTENT_COLUMNS, "build_started_at", "build_ended_at")
 _SAY_WHAT_WAS_SENT = f"UPDATE deployments SET {', '.join(f'{name} = :{name}' for name in _SENT)} WHERE id = :id"  # noqa: S608
 _NOT_DELIVERED = (
@@ -62,14 +62,17 @@ class Deliveries(Part):
             raise DamagedError(f"the outbox {self.path} is damaged (a deployment makes no sense: {error})") from error
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Record what came of attempts, in one transaction.
+        """Record the outcomes of attempts, in one transaction.
 
-        A success settles the deployment whatever its revision and its state are by now: it becomes delivered with the
-        content that was sent. Everything else obeys the revision: of an older one, and of one that is not pending any
-        more, only the attempt is recorded.
+        After a success the deployment is delivered with the content that was sent, whatever its revision and state are
+        now.
+        Any other outcome counts only if the deployment is still pending in the revision that was sent; otherwise only
+        the
+        attempt is recorded.
 
-        Of attempts that failed the first and the last are kept; those that do not count leave only their reason. A
-        success is in the deployment.
+        The first and the last failed attempts are kept. Attempts that do not count leave only their reason. A success
+        is
+        stored in the deployment.
         """
         if not settlements:
             return
@@ -125,10 +128,9 @@ class Deliveries(Part):
         self._connection.execute(_LAST_ATTEMPTS, (number, LAST_ATTEMPTS))
 
     def make_due(self, *, later_than: int) -> int:
-        """Let pending ones that wait beyond ``later_than`` be due now; returns how many.
+        """Make pending deployments due whose next attempt is later than ``later_than``; returns how many.
 
-        After an outage nobody has to wait out a backoff, and a clock that jumped back makes nobody wait for years.
-        It looks at every pending one.
+        For the end of an outage, and for a clock that was set back. Reads every pending deployment.
         """
         with self._writing():
             return self._connection.execute(
@@ -138,7 +140,7 @@ class Deliveries(Part):
             ).rowcount
 
     def save_delivery_state(self, state: DeliveryState) -> None:
-        """Tell other processes what the delivery is up to."""
+        """Store the state of delivery for other processes."""
         with self._writing():
             self._connection.execute(
                 "INSERT OR REPLACE INTO delivery (id, state, since, reason, next_probe_at) VALUES (1, ?, ?, ?, ?)",
@@ -146,7 +148,7 @@ class Deliveries(Part):
             )
 
     def delivery_state(self) -> DeliveryState | None:
-        """What the delivery last said; None: it never ran."""
+        """The stored state of delivery; None if delivery never ran."""
         found = self._one("SELECT state, since, reason, next_probe_at FROM delivery")
         return None if found is None else DeliveryState(*found)
 
@@ -157,8 +159,8 @@ def _claimed(row: tuple[Any, ...]) -> Claimed:
 
 
 def _success(settlement: Settlement) -> tuple[object, ...]:
-    """The values of ``_DELIVERED``."""
+    """The values for ``_DELIVERED``."""
     revision = settlement.claimed.revision
-    # Hivel had the id before: after a crash nobody knows with which revision.
+    # Hivel already had the id. After a crash it is unknown in which revision.
     sent_revision = 0 if settlement.already_there and revision > 1 else revision
     return settlement.counts_as_attempt, settlement.reason, settlement.at, sent_revision, settlement.claimed.number

@@ -1,4 +1,4 @@
-"""Storing facts and the deployments that they amount to; the inbox, what was set aside, replay and discard."""
+"""Storing facts and deployments; the inbox, entries set aside, replay and discard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.model.deployment import Deployment
     from agent.outbox.values import Change, SetAside
 
-# What leaves an id as it is, or gives one that no other deployment has or had.
+# The id stays as it is, or no other deployment has or had the new one.
 _ID_IS_FREE = "(deployment_id IS :deployment_id OR NOT EXISTS (SELECT 1 FROM forgotten WHERE id_hash = :id_hash))"
 _REWRITTEN = (
     "project_id", "run", "attempt", "build_started_at", "build_ended_at", "known", "scope", "stage", "said_environment",
@@ -30,13 +30,13 @@ _REWRITE = (
     f"UPDATE OR IGNORE deployments SET {_SET} WHERE id = :id AND revision IN (:revision, :revision - 1)"  # noqa: S608
     f" AND {_ID_IS_FREE} AND state IN "
 )
-# From which states a deployment may come to be in this one.
+# For each new state, the states from which a deployment may change to it.
 _REWRITES = {
     State.HELD: _REWRITE + "('held')",
     State.PENDING: _REWRITE + "('held', 'pending', 'failed')",
     State.FAILED: _REWRITE + "('held', 'pending', 'failed')",
     State.DISCARDED: _REWRITE + "('discarded')",
-    # What Hivel has is as it is; only what the deployment stands for can change.
+    # Content that Hivel has does not change; only the names that the deployment stands for can.
     State.DELIVERED: (
         "UPDATE deployments SET known = :known, scope = :scope, stage = :stage, said_environment = :said_environment,"
         " names = :names,"
@@ -56,16 +56,18 @@ class Deployments(Loading):
     # ---- store
 
     def store(self, changes: Sequence[Change]) -> dict[str, int]:
-        """Store facts, insert, rewrite and remove deployments, in one transaction.
+        """Store facts, and insert, rewrite and remove deployments, in one transaction.
 
-        A deployment is rewritten if its stored revision is the new one or the one before, and if it may go from its
-        stored state to the new one: held to held, pending or failed; pending and failed to each other; discarded stays
-        discarded. Of a delivered one only names, build times and ``known`` are rewritten. What delivery wrote
-        (attempts, sent_revision) and ``created_at`` stay. Only held ones are removed.
+        A deployment is rewritten if its stored revision is the new one or the one before, and if the change of state is
+        allowed: held to held, pending or failed; pending and failed to each other; discarded stays discarded. Of a
+        delivered one only names, build times and ``known`` are rewritten. What delivery wrote (attempts, sent_revision)
+        and
+        ``created_at`` stay. Only held deployments are removed.
 
-        Returns the ids that could not be given because another deployment has or had them, each with the start of
-        that one's build: those deployments were not inserted (or, rewritten ones, stayed as they were). Raises
-        :class:`OutboxFullError` when ``max_size`` is reached and there are reports or deployments to insert.
+        Returns the ids that another deployment has or had, each with the start of that deployment's build. Deployments
+        with such an id were not inserted or, if they were to be rewritten, not changed. Raises :class:`OutboxFullError`
+        if
+        ``max_size`` is reached and there are reports or deployments to insert.
         """
         with self._writing():
             if self.max_size and any(map(_adds, changes)):
@@ -87,7 +89,7 @@ class Deployments(Loading):
             return refused | self._insert(inserted) if inserted else refused
 
     def _insert(self, deployments: Sequence[Deployment]) -> dict[str, int]:
-        """Returns the ids that were not free, with the starts of those that have or had them."""
+        """Returns the ids that were not free, each with the start of the build of the deployment that has or had it."""
         now, known, made = self.clock.now_ms(), self._known_project_ids(), self._made_project_id
         values = (
             rows.insertion(each, known.get(each.run.project) or made(each.run.project), now) for each in deployments
@@ -107,13 +109,13 @@ class Deployments(Loading):
         for deployment in deployments:
             name = deployment.deployment_id
             if name in new:
-                new.remove(name)  # another one of the same id comes too late
+                new.remove(name)  # another deployment with the same id in this batch
             elif name is not None:
                 refused[name] = self._owner(name)[0]
         return refused
 
     def _remove_and_rewrite(self, change: Change) -> dict[str, int]:
-        """As :meth:`_insert`."""
+        """Returns the same as :meth:`_insert`."""
         for deployment in change.removed:
             self._connection.execute("DELETE FROM deployments WHERE id = ? AND state = 'held'", (deployment.number,))
         now, refused = self.clock.now_ms(), {}
@@ -128,13 +130,13 @@ class Deployments(Loading):
         return refused
 
     def _owner(self, deployment_id: str) -> Any:
-        """Start of the build and number (0: deleted) of the deployment that has or had this id; None: it is free."""
+        """Build start and number (0: deleted) of the deployment that has or had this id; None: the id is free."""
         return self._one(_OWNER, (deployment_id, rows.id_hash(deployment_id)))
 
-    # ---- the inbox, and what was set aside
+    # ---- the inbox, and entries set aside
 
     def add_report(self, body: str) -> None:
-        """Put a report into the inbox. Raises :class:`OutboxFullError` when ``max_size`` is reached."""
+        """Put a report into the inbox. Raises :class:`OutboxFullError` if ``max_size`` is reached."""
         with self._writing():
             if self.max_size:
                 self._refuse_when_full()
@@ -143,12 +145,12 @@ class Deployments(Loading):
             )
 
     def reports(self, limit: int) -> list[StoredReport]:
-        """The oldest reports of the inbox."""
+        """The oldest ``limit`` reports of the inbox."""
         found = self._all("SELECT id, received_at, body FROM reports ORDER BY id LIMIT ?", (limit,))
         return [StoredReport(*row) for row in found]
 
     def remove_report(self, report: StoredReport) -> None:
-        """It was taken, or set aside. A later report may have the same number: that one stays."""
+        """Remove a report that was accepted or set aside. A later report may have the same number and is kept."""
         with self._writing():
             self._connection.execute(
                 "DELETE FROM reports WHERE id = ? AND received_at = ? AND body = ?",
@@ -156,7 +158,7 @@ class Deployments(Loading):
             )
 
     def set_aside(self, item: SetAside) -> None:
-        """Remember what an exception that nobody expected came from; the same subject again replaces it."""
+        """Store what caused an unexpected exception. It replaces an earlier entry with the same subject."""
         values = (item.kind, _storable(item.subject), item.at, _storable(item.error), _storable(item.body))
         with self._writing():
             self._connection.execute("DELETE FROM set_aside WHERE kind = ? AND subject = ?", values[:2])
@@ -167,9 +169,9 @@ class Deployments(Loading):
     # ---- held, replay, discard
 
     def held(self, since: int | None = None) -> list[Run]:
-        """The runs with deployments that are held, those that came first at the front.
+        """Runs with held deployments, oldest first; None: all.
 
-        Since before ``since`` or (the clock was set back) from later than now on; None: all of them.
+        ``since``: held since before that time, or since a time in the future (the clock was set back).
         """
         waits, values = "", tuple[int, ...]()
         if since is not None:
@@ -181,9 +183,9 @@ class Deployments(Loading):
         return [Run(self._project(place[0]), *place[1:]) for place in dict.fromkeys(found)]
 
     def replay(self, deployments: Sequence[Deployment]) -> list[bool]:
-        """Make settled deployments pending with fresh attempts, as they are.
+        """Make settled deployments pending with fresh attempts and unchanged content.
 
-        False for each that is not in its state and revision any more, or was not settled.
+        False for each deployment that is not settled, or whose state or revision has changed meanwhile.
         """
         with self._writing():
             done = self._move(
@@ -199,9 +201,9 @@ class Deployments(Loading):
         return done
 
     def discard(self, deployments: Sequence[Deployment], reason: str) -> list[bool]:
-        """Let failed or pending ones go: kept, their ids known, never sent again unless replayed.
+        """Discard failed or pending deployments: they are kept, and never sent unless replayed.
 
-        False for each that is not in its state and revision any more, or neither failed nor pending.
+        False for each deployment that is in another state, or whose state or revision has changed meanwhile.
         """
         values = (self.clock.now_ms(), reason)
         with self._writing():
@@ -221,10 +223,10 @@ class Deployments(Loading):
             for each in deployments
         ]
 
-    # ---- the bound
+    # ---- the size limit
 
     def _refuse_when_full(self) -> None:
-        """Compared within the transaction, so that nobody else fills it in between."""
+        """Checked within the transaction, so that no other process can fill the outbox in between."""
         taken = self.size()
         if taken >= self.max_size:
             raise OutboxFullError(
@@ -233,18 +235,18 @@ class Deployments(Loading):
             )
 
     def size(self) -> int:
-        """Bytes that the data takes, without what is free inside."""
+        """Bytes used by data, without free pages."""
         pages, free, page = (self._one(f"PRAGMA {name}")[0] for name in ("page_count", "freelist_count", "page_size"))
         return int((pages - free) * page)
 
 
 def _adds(change: Change) -> bool:
-    """Whether it makes the outbox larger, and can wait."""
+    """Whether the change makes the outbox larger and can be delayed."""
     return bool(change.inserted) or any(fact.kind is Kind.REPORT for fact in change.facts)
 
 
 def _storable(text: str | None) -> Any:
-    """Whatever made trouble elsewhere must not make it again: SQLite takes no half characters."""
+    """Text that SQLite accepts: lone surrogates are escaped."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 

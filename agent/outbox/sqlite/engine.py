@@ -1,4 +1,4 @@
-"""The outbox in a file of SQLite: all parts of the engine behind one connection."""
+"""The outbox in an SQLite file: all parts of the engine on one connection."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class SqliteOutbox(Deployments, Looking, Deliveries, Cursors, Backfills, Housekeeping):
-    """One connection to the outbox. Use one for each thread that works at the same time as another."""
+    """One connection to the outbox. Each thread that works at the same time needs its own."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the connection."""
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -33,7 +33,7 @@ class SqliteOutbox(Deployments, Looking, Deliveries, Cursors, Backfills, Houseke
         self.close()
 
     def copy_to(self, path: Path) -> None:
-        """Write everything to another database, which is complete and without a log when this returns.
+        """Write everything to another database. When this returns, that file is complete and has no log.
 
         Raises :class:`sqlite3.Error`.
         """
@@ -42,7 +42,7 @@ class SqliteOutbox(Deployments, Looking, Deliveries, Cursors, Backfills, Houseke
             copy.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def find_damage(self) -> str | None:
-        """What is broken in the file, None for a sound one. Reads all of it: a second for each few hundred megabytes.
+        """Describe the damage in the file; None if it is sound. Reads the whole file: 1 s for a few hundred megabytes.
 
         Raises :class:`agent.outbox.values.DamagedError`.
         """

@@ -1,4 +1,4 @@
-"""Deleting what is old, in small steps, and giving its space back."""
+"""Deleting outdated rows in small steps, and returning free pages to the file system."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from agent.outbox.sqlite.rows import Place
     from agent.outbox.values import Keep
 
-# Rows that one step looks at, hashes of ids, and pages that are given back at once: a few milliseconds each.
+# Limits of one step, of a few milliseconds each: rows read, id hashes deleted, pages freed.
 CHUNK = 200
 HASHES = 2_000
 PAGES = 256
 DAY_MS = 86_400_000
-# A wall clock that moved so much against the steady one is not to be trusted with deleting.
+# If the wall clock moved more than this against the monotonic clock, nothing is deleted.
 TRUSTED_DRIFT_MS = 3_600_000
 _FINAL = (Kind.FINAL.value, Kind.GONE.value)
 _SETTLED = (State.DELIVERED.value, State.DISCARDED.value)
@@ -53,7 +53,7 @@ _BUILDS = (
 
 
 class Age(Enum):
-    """What becomes of something that a walk comes past."""
+    """What a walk does with a row."""
 
     OLD = "it is deleted"
     YOUNG = "it was made a short while ago, as is all that comes behind it"
@@ -62,10 +62,10 @@ class Age(Enum):
 
 @dataclass
 class Walk:
-    """A way through a table in the order of its key, step by step.
+    """A walk through a table in key order, step by step.
 
-    It rests before what is too young, and begins anew when it has come so far and ``period`` (ms) is over: what kept
-    something may be gone.
+    It stops before the first row that is too young. After ``period`` (ms) it starts again from the beginning, because
+    rows that were kept may be deletable by then.
     """
 
     start: Any
@@ -74,13 +74,13 @@ class Walk:
     rests: bool = True
 
     def begin(self, now: int, period: int) -> Any:
-        """Where to go on from."""
+        """The key after which the next step starts."""
         if self.position is None or (self.rests and not 0 <= now - self.began_at < period):
             self.position, self.began_at, self.rests = self.start, now, False
         return self.position
 
     def go_on(self, passed: list[tuple[Any, Age]], limit: int) -> bool:
-        """True when there may be more: the last thing passed that is not young was not the last one of the table."""
+        """Continue after the last row passed; True if there may be more rows that are old enough."""
         done = [position for position, age in passed if age is not Age.YOUNG]
         if done:
             self.position = done[-1]
@@ -91,12 +91,12 @@ class Walk:
 
 @dataclass
 class _Stored:
-    """What is stored of a run under one name of its project."""
+    """What is stored for a run under one name of its project."""
 
     is_final: bool = False
     is_followed: bool = False
     received: list[int] = field(default_factory=list)
-    deployments: list[tuple[str, int, int]] = field(default_factory=list)  # state, when it was made, and settled
+    deployments: list[tuple[str, int, int]] = field(default_factory=list)  # state, creation time, settlement time
 
 
 class Housekeeping(Endings):
@@ -110,12 +110,13 @@ class Housekeeping(Endings):
         self._forgotten_walk = Walk(start=b"")
 
     def prune(self, keep: Keep) -> bool:
-        """Delete a little of what is older; True when there may be more.
+        """Delete a few outdated rows; True if there may be more.
 
-        The facts of a build go together, with all attempts, ``bodies_ms`` after its deployments were delivered or
-        discarded and its last fact came, unless the build is still followed by the poller. Deployments go
-        ``deployments_ms`` after they were settled, once their build has no facts any more, and leave a hash of their
-        ids for ``ids_ms``. Those that failed stay until somebody decides, with their facts.
+        The facts of a build are deleted, with all attempts, ``bodies_ms`` after its deployments were delivered or
+        discarded
+        and its last fact was received, unless the poller still has the build open. Deployments are deleted
+        ``deployments_ms`` after they were settled, once their build has no facts left; a hash of their ids is kept for
+        ``ids_ms``. Failed deployments and their facts stay until a person decides.
         """
         now = self.clock.now_ms()
         if abs(self._drift.ms()) > TRUSTED_DRIFT_MS or self._newest_is_ahead_of(now + TRUSTED_DRIFT_MS):
@@ -130,13 +131,13 @@ class Housekeeping(Endings):
         return any(more)
 
     def _prune_set_aside(self, cutoff: int) -> None:
-        """They are few, and of use as long as the facts that they are about."""
+        """There are few of them, and they are useful as long as their facts exist."""
         if self._one("SELECT 1 FROM set_aside WHERE at < ? LIMIT 1", (cutoff,)) is not None:
             with self._writing():
                 self._connection.execute("DELETE FROM set_aside WHERE at < ?", (cutoff,))
 
     def _newest_is_ahead_of(self, now: int) -> bool:
-        """As after a start with a clock that is years behind."""
+        """True, for example, after a start with a clock that is years behind."""
         newest = self._one("SELECT created_at FROM deployments WHERE id = (SELECT max(id) FROM deployments)")
         return newest is not None and newest[0] > now
 
@@ -152,7 +153,7 @@ class Housekeeping(Endings):
         old = [place for place, age in ages.items() if age is Age.OLD]
         if old:
             with self._writing():
-                # Once more, for somebody may have changed something meanwhile.
+                # Read again within the transaction: another process may have changed something.
                 runs = self._of_runs(old)
                 again = {place: _age(under.values(), now, now - keep_ms) for place, under in runs.items()}
                 self._delete_facts([runs[place] for place in old if again[place] is Age.OLD])
@@ -160,13 +161,13 @@ class Housekeeping(Endings):
         return self._facts_walk.go_on([(row[0], ages[row[1:]]) for row in found], CHUNK)
 
     def _of_runs(self, places: Collection[Place]) -> dict[Place, dict[Place, _Stored]]:
-        """What is stored of each of these runs, under all names of its project."""
+        """What is stored for each of these runs, under all names of its project."""
         names = self._all_names(places)
         stored = self._stored({each for under in names.values() for each in under})
         return {place: {each: stored[each] for each in under} for place, under in names.items()}
 
     def _all_names(self, places: Iterable[Place]) -> dict[Place, list[Place]]:
-        """Under which names things of these runs may be stored: of the projects, their former and later ones."""
+        """All places where these runs may be stored: current, former and later names of their projects."""
         related: dict[int, list[int]] = {}
         for project_id, former_id in self._all("SELECT project_id, former_id FROM former_names"):
             related.setdefault(project_id, []).append(former_id)
@@ -206,7 +207,7 @@ class Housekeeping(Endings):
         self._connection.executemany("DELETE FROM facts WHERE project_id = ? AND run = ? AND attempt = ?", together)
 
     def _note_no_deployment(self, under: Iterable[Place]) -> None:
-        """What nobody can tell any more when the facts are gone: no deployment of the build was deleted."""
+        """Note that no deployment of the build was deleted: without the facts nobody can tell afterwards."""
         for project_id, number, _ in under:
             project = self._project(project_id)
             if project.provider != JENKINS or not number.isdecimal():
@@ -217,7 +218,7 @@ class Housekeeping(Endings):
                     self._save_endings(project.scope, project.name, [noted])
 
     def _settled_now(self, numbers: Collection[int], now: int) -> None:
-        """The clock was ahead when they were settled: let them keep nothing waiting for that time to come."""
+        """The clock was ahead when they were settled: set the time to now, so that they can expire."""
         with self._writing():
             self._connection.executemany(
                 "UPDATE deployments SET settled_at = ?1 WHERE id = ?2 AND settled_at > ?1",
@@ -243,7 +244,7 @@ class Housekeeping(Endings):
         return self._deployments_walk.go_on(passed, CHUNK)
 
     def _delete_deployments(self, old: dict[int, Place], now: int, cutoff: int) -> None:
-        """Those whose build has no facts any more: of the others, what is deleted would be derived again."""
+        """Delete those whose build has no facts left. Otherwise the facts would derive them again."""
         runs = self._of_runs(set(old.values()))
         for number, place in old.items():
             row = self._one(
@@ -276,15 +277,15 @@ class Housekeeping(Endings):
 
     def _give_back(self) -> bool:
         free = int(self._one("PRAGMA freelist_count")[0])
-        if free <= PAGES:  # a few are kept, the next deployments need them
+        if free <= PAGES:  # keep a few for the next deployments
             return False
         with self._writing():
             for _ in range(PAGES):
-                self._connection.execute("PRAGMA incremental_vacuum(1)")  # a larger number frees a single page as well
+                self._connection.execute("PRAGMA incremental_vacuum(1)")  # a larger number also frees only one page
         return free > 2 * PAGES
 
     def try_writing(self) -> None:
-        """Write something that changes nothing."""
+        """Test that the outbox can be written, without changing data."""
         with self._writing():
             version = int(self._one("PRAGMA user_version")[0])
             self._connection.execute(f"PRAGMA user_version = {version}")
@@ -301,7 +302,7 @@ def _age(stored: Collection[_Stored], now: int, cutoff: int) -> Age:
     made = [created_at for _, created_at, _ in deployments] or received
     if made and cutoff <= min(made) and max(made) <= now:
         return Age.YOUNG
-    if deployments:  # a controller's clock may be ahead of ours: its facts count as soon as that time has come
+    if deployments:  # the controller's clock may be ahead: its facts count only after that time
         received = [time for time in received if time <= now]
     last = max([*(settled_at for _, _, settled_at in deployments), *received], default=0)
     kept = any(state not in _SETTLED for state, _, _ in deployments) or any(each.is_followed for each in stored)

@@ -1,7 +1,7 @@
-"""Storing a report from another process, fast: what ``emit`` needs of the outbox, and nothing more.
+"""Storing a report quickly from another process: the part of the outbox that ``emit`` needs.
 
-It opens an outbox that is there. Making or migrating one is the agent's business: it would belong to whoever ran the
-build, and takes libraries that take time to load.
+It only opens an existing outbox and never creates or migrates one. The file would belong to the user of the build, and
+the libraries for it load slowly.
 """
 
 from __future__ import annotations
@@ -10,36 +10,36 @@ import os
 import sqlite3
 import time
 
-# The table came with this version of the schema.
+# The schema version that introduced the table.
 REPORTS_SINCE = 3
-# From this one on a report may say which of its fields somebody wrote down.
+# From this schema version on, a report may say which of its fields a person wrote.
 FACTS_SINCE = 6
 
 
 class NoPlaceError(Exception):
-    """The outbox takes no reports; the message says why."""
+    """The outbox accepts no reports; the message says why."""
 
 
 def add_report(path: str, body: str, patience_s: float, max_size: int = 0) -> None:
     """Durable when it returns. Raises :class:`NoPlaceError` and :class:`sqlite3.Error`.
 
-    ``patience_s``: how long it waits while others write the file, or open or close it. ``max_size``: bytes that the
-    outbox may take; 0: no bound.
+    ``patience_s``: seconds to wait while other processes write, open or close the file. ``max_size``: limit of the
+    outbox in bytes; 0: none.
     """
     deadline = time.monotonic() + patience_s
     for _ in range(3):
         identity = os.stat(path).st_ino  # noqa: PTH116 - pathlib takes time to import
         while not _add(path, body, max_size, last_try=time.monotonic() > deadline):
-            # Small even steps: SQLite's own waiting grows, and loses against a process that commits in a loop.
+            # Small equal steps, because SQLite's sleeps grow and lose against a process that commits in a loop.
             time.sleep(0.001)
         if os.stat(path).st_ino == identity:  # noqa: PTH116
             return
-        # The file was found damaged and moved aside meanwhile; the report may be in the old one alone.
+        # The file was found damaged and moved away meanwhile; the report may exist only in the old one.
     raise NoPlaceError(f"{path} is replaced again and again")
 
 
 def _add(path: str, body: str, max_size: int, *, last_try: bool) -> bool:
-    """False: somebody else has the file just now."""
+    """False if another process has the file locked now."""
     name = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     connection = sqlite3.connect(f"file:{name}?mode=rw", uri=True, isolation_level=None, timeout=0)
     try:
@@ -49,7 +49,7 @@ def _add(path: str, body: str, max_size: int, *, last_try: bool) -> bool:
         if max_size and _taken(connection) >= max_size:
             raise NoPlaceError("is full: [outbox] max_size is reached")
         connection.execute("PRAGMA synchronous = FULL")
-        # The agent writes its log back itself, if it runs; nobody who waits for a build should do that.
+        # If the agent runs, it writes its log back itself. A process on which a build waits should not do that.
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         if version < FACTS_SINCE:
             body = _as_it_was(body)
@@ -64,7 +64,7 @@ def _add(path: str, body: str, max_size: int, *, last_try: bool) -> bool:
 
 
 def _as_it_was(body: str) -> str:
-    """The report without what an agent of that version refuses: during an upgrade it may be the one that takes it."""
+    """The report without fields that older agents reject: during an upgrade an older agent may read it."""
     import json  # noqa: PLC0415 - once in the life of an outbox
 
     report = json.loads(body)
@@ -73,7 +73,7 @@ def _as_it_was(body: str) -> str:
 
 
 def _taken(connection: sqlite3.Connection) -> int:
-    """Bytes without what is free inside, as ``size`` of the outbox."""
+    """Bytes used by data, without free pages; the same as ``size`` of the outbox."""
     pages, free, page = (
         connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )

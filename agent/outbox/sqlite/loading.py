@@ -26,8 +26,8 @@ _OPEN = (
     "SELECT full_name, number, started_at, first_seen_at FROM open_builds"
     " WHERE controller = ? AND full_name = ? AND number = ? AND started_at IS NOT NULL"
 )
-# The same for many. ?1 is JSON: {run: project, …}, and of open builds {job: number, …}; a key may come several times.
-# CROSS JOIN: in this order, never a whole table for a few runs.
+# The same for many runs. ?1 is JSON: {run: project, …}, or for open builds {job: number, …}; a key may be repeated.
+# CROSS JOIN fixes the join order, so that a few runs never cause a scan of the whole table.
 _MANY_FACTS = (
     f"SELECT {rows.FACT_COLUMNS} FROM json_each(?1) AS asked CROSS JOIN facts"  # noqa: S608
     " ON project_id = asked.value AND run = asked.key ORDER BY facts.id"
@@ -40,11 +40,11 @@ _MANY_OPEN = (
     "SELECT full_name, number, started_at, first_seen_at FROM json_each(?1) AS asked CROSS JOIN open_builds"
     " ON controller = ?2 AND full_name = asked.key AND number = asked.value WHERE started_at IS NOT NULL"
 )
-# Whether there is more to ask, in one question: of most runs that are loaded nothing is stored yet.
+# One query for whether anything is stored at all: for most runs nothing is yet.
 _ANYTHING = (
     "EXISTS (SELECT 1 FROM facts WHERE project_id = {project} AND run = {run})"
     " OR EXISTS (SELECT 1 FROM deployments WHERE project_id = {project} AND run = {run})"
-    # A renamed job is rare: that there is none is found out once.
+    # Renamed jobs are rare, so their absence is checked first and once.
     " OR (EXISTS (SELECT 1 FROM former_names) AND EXISTS (SELECT 1 FROM former_names WHERE project_id = {project}))"
     " OR EXISTS (SELECT 1 FROM projects AS p CROSS JOIN open_builds AS o ON o.controller = p.scope"
     " AND o.full_name = p.name AND o.number = CAST({run} AS INTEGER) WHERE p.id = {project})"
@@ -61,16 +61,16 @@ class Loading(Part):
     """See :meth:`agent.outbox.interface.Deployments.load`."""
 
     def load(self, runs: Collection[Run]) -> dict[Run, RunState]:
-        """What is stored about these runs, each under its project's name and the former names of it.
+        """What is stored about these runs, under the current and former names of their projects.
 
-        Facts in the order in which they were stored, the SEEN facts of open builds behind them.
+        Facts are in the order in which they were stored, followed by the SEEN facts of open builds.
         """
         states = {run: RunState(run) for run in runs}
         some = self._with_anything(runs)
         return states | self._load(some) if some else states
 
     def _with_anything(self, runs: Collection[Run]) -> list[Run]:
-        """The runs of which something may be stored."""
+        """The runs for which something may be stored."""
         ids = {run: self._project_id(run.project) for run in runs}
         known = [(project_id, run.number) for run, project_id in ids.items() if project_id is not None]
         found = set(self._of_places(_ANYTHING_OF_ONE, _ANYTHING_OF_MANY, known))
@@ -98,7 +98,7 @@ class Loading(Part):
         return self._all(many, (_json((run, project_id) for project_id, run in places),)) if places else []
 
     def _places(self, runs: Iterable[Run], names: Mapping[Project, Sequence[Project]]) -> dict[Place, list[Run]]:
-        """Where things of these runs may be stored, and of which of them each is."""
+        """Where these runs may be stored, and which runs belong to each place."""
         places: dict[Place, list[Run]] = {}
         for run in runs:
             for project in names[run.project]:
@@ -127,5 +127,5 @@ class Loading(Part):
 
 
 def _json(pairs: Iterable[tuple[str, int]]) -> str:
-    """An object in which a key may come several times."""
+    """A JSON object that may repeat keys."""
     return "{" + ",".join([f"{_ENCODE(key).decode()}:{value}" for key, value in pairs]) + "}"

@@ -1,4 +1,4 @@
-"""Looking at what is stored: pages of deployments, attempts, counts."""
+"""Queries: pages of deployments, attempts, counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from agent.model.keys import Run
     from agent.outbox.values import Filter, Page
 
-# In the order of ``Counts``. Those that are held, failed or discarded are few; for the others see the table ``counts``.
+# In the order of ``Counts``. Held, failed and discarded rows are few and are counted; the table ``counts`` has the
+# rest.
 COUNTS = (
     "SELECT ids - no_row - held - delivered - failed - discarded, held, delivered, failed, discarded FROM"
     " (SELECT coalesce(max(id), 0) AS ids FROM deployments),"
@@ -29,9 +30,9 @@ COUNTS = (
     " (SELECT count(*) AS discarded FROM deployments WHERE state = 'discarded')"
 )
 _PIECE = 500
-# So many ends of the builds of one project are told.
+# The maximum number of build ends returned for one project.
 LAST_ENDS = 50
-# CROSS JOIN: first the groups, from the index of runs alone, then one row of each.
+# CROSS JOIN: first the groups, from the index of runs alone, then one row for each.
 _MAY_BE_QUIET = (
     "SELECT of_project.project_id FROM (SELECT project_id, count(*) AS n, max(id) AS newest FROM deployments"
     " GROUP BY project_id) AS of_project CROSS JOIN deployments AS d ON d.id = of_project.newest"
@@ -49,14 +50,14 @@ class Looking(Loading):
     """See :class:`agent.outbox.interface.Looking`."""
 
     def query(self, which: Filter, page: Page) -> list[Deployment]:
-        """A page of deployments, the newest first."""
+        """A page of deployments, newest first."""
         project_id = None if which.project is None else self._project_id(which.project)
         if which.project is not None and project_id is None:
             return []
         conditions, values = _conditions(which, project_id, page.before)
         states = [state.value for state in dict.fromkeys(which.states)]
         if project_id is None and states:
-            # One state after the other, each in the order of its index: no page sorts all rows of a state.
+            # One subquery for each state, each in index order, so that a page never sorts all rows of a state.
             of_state = _select(["state = ?", *conditions])
             sql = " UNION ALL ".join([f"SELECT * FROM ({of_state})"] * len(states))  # noqa: S608
             bound = [value for state in states for value in (state, *values, page.limit)]
@@ -67,9 +68,9 @@ class Looking(Loading):
         return self._deployments(self._all(f"{sql} ORDER BY id DESC LIMIT ?", (*bound, page.limit)))
 
     def projects(self, ended_since: int) -> list[Project]:
-        """Those with deployments of builds that ended then or later. It reads all deployments: a second for a million.
+        """Projects with deployments whose build ended at or after this time. Reads all deployments: 1 s for a million.
 
-        A former name is a project of its own.
+        A former name is listed as a project of its own.
         """
         found = self._all(
             "SELECT provider, scope, name FROM projects WHERE id IN"
@@ -80,7 +81,7 @@ class Looking(Loading):
         return [Project(*row) for row in found]
 
     def outdated(self, among: int) -> int:
-        """How many of the newest deployments Hivel has in another revision than the last, or nobody knows in which."""
+        """How many of the newest ``among`` deployments were delivered in an older or unknown revision."""
         found = self._one(
             "SELECT count(*) FROM (SELECT revision, sent_revision FROM deployments ORDER BY id DESC LIMIT ?)"
             " WHERE sent_revision <> revision",
@@ -89,9 +90,9 @@ class Looking(Loading):
         return int(found[0])
 
     def quiet_since(self, moment: int, *, least: int) -> list[LastDeployments]:
-        """Projects with at least so many builds that were deployments, none of which ended then or later.
+        """Projects with at least ``least`` deploying builds, none of which ended at or after ``moment``.
 
-        Their number and the row that was stored last tell of most that they are not: that is in an index.
+        For most projects, the row count and the last row, both from an index, are enough to exclude them.
         """
         found = []
         for (project_id,) in self._all(_MAY_BE_QUIET, (least, moment)):
@@ -103,7 +104,7 @@ class Looking(Loading):
         return found
 
     def find(self, name: str) -> Deployment | None:
-        """The one with this deployment_id, else with this number."""
+        """The deployment with this deployment_id or, if there is none, with this number."""
         found = self._where("deployment_id = ?", name)
         if not found and name.isascii() and name.isdecimal() and len(name) <= MOST_DIGITS:
             found = self._where("id = ?", int(name))
@@ -114,15 +115,15 @@ class Looking(Loading):
         return self._deployments(self._all(sql, (value,)))
 
     def of_run(self, run: Run) -> list[Deployment]:
-        """All deployments of a run, under its project's name and the former ones, oldest first."""
+        """All deployments of a run, under the current and former names of its project, oldest first."""
         return list(self.load([run])[run].deployments)
 
     def facts(self, run: Run) -> list[Fact]:
-        """What was said about a run, under its project's name and the former ones."""
+        """All facts about a run, under the current and former names of its project."""
         return list(self.load([run])[run].facts)
 
     def attempts(self, deployment: Deployment) -> list[Attempt]:
-        """The first attempt that failed and the last ones, oldest first; a success is in the deployment itself."""
+        """The first failed attempt and the last ones, oldest first. A success is stored in the deployment itself."""
         found = self._all(
             "SELECT n, at, duration_ms, http_status, verdict, answer FROM attempts WHERE deployment = ? ORDER BY n",
             (deployment.number,),
@@ -130,16 +131,16 @@ class Looking(Loading):
         return [Attempt(*row) for row in found]
 
     def counts(self) -> Counts:
-        """As fast for a million pending or delivered ones as for none."""
+        """Deployments by state. The time does not depend on how many are pending or delivered."""
         return Counts(*self._one(COUNTS))
 
     def oldest_pending(self) -> int | None:
-        """When the pending one that waits longest was enqueued."""
+        """When the oldest pending deployment was enqueued."""
         found = self._one("SELECT created_at FROM deployments WHERE state = 'pending' ORDER BY id LIMIT 1")
         return None if found is None else int(found[0])
 
     def things_set_aside(self, limit: int) -> list[SetAside]:
-        """The newest first."""
+        """The newest entries first."""
         found = self._all(
             "SELECT at, kind, subject, error, body, id FROM set_aside ORDER BY at DESC, id DESC LIMIT ?", (limit,)
         )
@@ -151,7 +152,7 @@ class Looking(Loading):
         return None if found is None else LastRepair(*found)
 
     def all_deployments(self) -> Iterator[Deployment]:
-        """Every one, oldest first, in pieces: no statement is left open in between."""
+        """All deployments, oldest first, in batches. No statement stays open in between."""
         last = 0
         while found := self._all(
             f"SELECT {rows.COLUMNS} FROM deployments WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608
@@ -167,7 +168,7 @@ def _select(conditions: list[str]) -> str:
 
 
 def _conditions(which: Filter, project_id: int | None, before: int | None) -> tuple[list[str], list[object]]:
-    """Conditions but for the states, and their values."""
+    """The conditions except those on the state, and their values."""
     conditions = {
         "id < ?": before,
         "project_id = ?": project_id,

@@ -1,6 +1,6 @@
-"""The outbox file's tables from version 6 on: one file of SQL in ``migrations/`` for each version.
+"""The tables of the outbox file from version 6 on: one SQL file in ``migrations/`` for each version.
 
-Files of versions 1 to 5 have other tables and are copied into a new one: see ``upgrade``.
+Files of versions 1 to 5 have other tables and are copied into a new file: see ``upgrade``.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
     from sqlite_utils import Database
 
-# The number of the last file of SQL; an outbox with a higher one was written by a newer agent.
+# The number of the last SQL file. An outbox with a higher number was written by a newer agent.
 VERSION = 7
-# A new outbox gets this file of SQL and all after it.
+# A new outbox runs this SQL file and all later ones.
 FIRST = 6
 
 
 def version(connection: sqlite3.Connection) -> int:
-    """The version of the file, 0 for a new one."""
+    """The version of the file; 0 for a new one."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def prepare_new_file(connection: sqlite3.Connection) -> None:
-    """What has to be said before the first table exists, or silently has no effect."""
+    """Apply settings that have no effect once the first table exists."""
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Make the tables of a new file, or those that one of version 6 or later lacks.
+    """Create the tables of a new file, or add those that a file of version 6 or later lacks.
 
-    Within the write transaction of the caller; nothing to do is fine.
+    Runs within the caller's write transaction. Does nothing if the file is up to date.
     """
     if version(connection) >= VERSION:
-        return  # another process was faster, perhaps one that is newer
-    # Imported here: it takes longer than everything else, and is needed once in the life of a file.
+        return  # another process was faster, perhaps a newer version
+    # Imported here because it loads slowly and is needed once in the life of a file.
     import sqlite_utils  # noqa: PLC0415
 
     migrations = sqlite_utils.Migrations("outbox")
@@ -49,7 +49,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def recount(connection: sqlite3.Connection) -> None:
-    """Set ``counts`` right where rows were not inserted one after another, as pending, held or failed."""
+    """Correct ``counts`` after rows were not inserted in the usual way, one by one and as pending, held or failed."""
     connection.execute(
         "UPDATE counts SET n = (SELECT count(*) FROM deployments WHERE state = 'delivered') WHERE state = 'delivered'"
     )
@@ -59,7 +59,7 @@ def recount(connection: sqlite3.Connection) -> None:
 
 
 def _scripts() -> list[tuple[str, str]]:
-    """Names and texts, the oldest first."""
+    """Names and texts, oldest first."""
     folder = files("agent.outbox.sqlite") / "migrations"
     return sorted((file.name, file.read_text("utf-8")) for file in folder.iterdir() if file.name.endswith(".sql"))
 
@@ -73,7 +73,7 @@ def _application(script: str) -> Callable[[Database], None]:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements one by one: ``executescript`` would commit the transaction around them."""
+    """The statements one by one: ``executescript`` would commit the surrounding transaction."""
     current = ""
     for line in script.splitlines(keepends=True):
         current += line

@@ -1,7 +1,7 @@
-"""What a row of the tables of versions 1 to 5 is in today's: a deployment, and the facts that it was made of.
+"""Converts a row of the tables of versions 1 to 5 into today's deployment and facts.
 
-Those versions kept an event with its id and payload; which build it is of is in the id (see ``older_ids``), and while
-it is not delivered also in its ``source``, the JSON of the build or of a build made up from a report.
+Those versions stored an event with its id and payload. Its build is encoded in the id (see ``older_ids``). Until
+delivery it is also in ``source``, the JSON of the build, or of a build made up from a report.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from agent.model.fact import Fact
     from agent.outbox.sqlite.older_ids import OldIds, OldKey
 
-# Times of Jenkins and of this machine that are nearer are the same: Jenkins tells its own in whole seconds.
+# Times of Jenkins and of this machine that differ by less count as equal, because Jenkins' clock is read in seconds.
 _SAME_CLOCK_MS = 60_000
 _REPOSITORY = re.compile(r"(?:[a-z+]+://)?(?:[^/@]*@)?(?P<host>[^/:]+)(?::\d+)?[/:](?P<path>.+?)(?:\.git)?/*", re.I)
 _EVENT = msgspec.json.Decoder(DeploymentEvent).decode
@@ -36,12 +36,14 @@ _STATES = {state.value: state for state in (State.PENDING, State.HELD, State.DEL
 
 
 class UnsoundError(ValueError):
-    """A row that says what no agent wrote: the file is damaged."""
+    """A row that no agent can have written: the file is damaged."""
 
 
 class OldRow(NamedTuple):
-    """A row of ``events``. ``started_at``: of the build. ``reported``: None for what a poll found; else the stage
-    that reported itself, empty for a whole build."""
+    """A row of ``events``. ``started_at``: start of the build.
+
+    ``reported``: None if a poll found it; otherwise the stage that sent the report, empty for a whole build.
+    """
 
     id: int
     deployment_id: str
@@ -58,7 +60,7 @@ class OldRow(NamedTuple):
 
     @classmethod
     def of(cls, values: tuple[object, ...]) -> Self:
-        """The row with these values. Raises :class:`UnsoundError` where they are of other kinds."""
+        """A row from these values. Raises :class:`UnsoundError` if their types are wrong."""
         try:
             return msgspec.convert(values, cls)
         except msgspec.ValidationError as error:
@@ -66,7 +68,7 @@ class OldRow(NamedTuple):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What a build said of itself, as a ``source`` has it."""
+    """What a build reported about itself, as in a ``source``."""
 
     stage: str | None = None
     environment: str | None = None
@@ -80,8 +82,10 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A ``source``. ``early``: result and times are what the build itself said, and no poll's final word; version 3
-    did not say so at first."""
+    """The JSON in ``source``. ``early``: result and times come from the report and are not final. Early releases of
+    version 3
+    did not store that.
+    """
 
     controller: str
     job: str
@@ -101,7 +105,7 @@ _MADE_UP = {"controller", "job", "number", "url", "result", "started_at", "ended
 
 
 class Converted(NamedTuple):
-    """``wanted``: a build that reported something and that no poll has read."""
+    """The result of a conversion. ``wanted``: a build that sent a report and that no poll has read."""
 
     deployment: Deployment
     facts: tuple[Fact, ...] = ()
@@ -109,14 +113,14 @@ class Converted(NamedTuple):
 
 
 class Older:
-    """Converts rows. ``clocks_ahead``: how far the clocks of the controllers are ahead of this machine's (ms)."""
+    """Converts rows. ``clocks_ahead``: how far the controllers' clocks are ahead of this machine's (ms)."""
 
     def __init__(self, ids: OldIds, clocks_ahead: Mapping[str, int]) -> None:
         self._ids = ids
         self._ahead = {name: ahead for name, ahead in clocks_ahead.items() if abs(ahead) > _SAME_CLOCK_MS}
 
     def convert(self, row: OldRow) -> Converted:
-        """Raises :class:`UnsoundError`."""
+        """Convert one row. Raises :class:`UnsoundError`."""
         event, source = _event_of(row), _source_of(row)
         if source is None:
             return Converted(self._without_source(row, event))
@@ -125,13 +129,13 @@ class Older:
         return Converted(_with_source(row, event, source, said), said, wanted=not is_final)
 
     def _facts(self, row: OldRow, source: Source) -> tuple[Fact, ...]:
-        """What was said of the build: what it reported itself, and what a poll read."""
+        """The facts of the build: its report, and what a poll read."""
         final = _final_build(row, source)
         run = jenkins_run(source.controller, source.job, source.number)
         at = row.created_at + self._ahead.get(source.controller, 0)
         found = list[facts.Fact]()
         if source.reported is not None or final is None:
-            # A report of a build that a poll has read was recognised as its own, however late it came.
+            # A report of a build that a poll has read was attributed to it, however late it came.
             said = _report(source, alone=final is None)
             found.append(facts.report(run, said, source="emit", at=min(at, source.ended_at)))
         if final is not None:
@@ -139,7 +143,7 @@ class Older:
         return tuple(found)
 
     def _without_source(self, row: OldRow, event: DeploymentEvent | None) -> Deployment:
-        """Of what was delivered, and of what another system reported, there is nothing but the event."""
+        """For delivered deployments and for reports of other systems, only the event is stored."""
         content, known = _content(row, event, None), row.reported is None
         key = None if event is None else self._key(row, event, content)
         if key is None:
@@ -172,7 +176,7 @@ def _event_of(row: OldRow) -> DeploymentEvent | None:
 
 
 def _source_of(row: OldRow) -> Source | None:
-    """None also for what is no build: nothing could be derived from it before."""
+    """None also if the JSON is not a build: older versions could not derive anything from it either."""
     try:
         return None if row.source is None else _SOURCE(row.source)
     except msgspec.ValidationError:
@@ -182,8 +186,7 @@ def _source_of(row: OldRow) -> Source | None:
 
 
 def _final_build(row: OldRow, source: Source) -> Build | None:
-    """The build as a poll read it; None for one that was made up from a report, which says nothing but the key, result
-    and times."""
+    """The build as a poll read it. None for one made up from a report, which has only key, result and times."""
     if source.early or row.state == State.HELD or (source.reported and source.reported.stage) or row.source is None:
         return None
     fields = msgspec.json.decode(row.source)
@@ -196,9 +199,9 @@ def _final_build(row: OldRow, source: Source) -> Build | None:
 
 
 def _report(source: Source, *, alone: bool) -> Report:
-    """The report in a ``source``. One that did not say its times has the moment when it came as both.
+    """The report in a ``source``. If it had no times, both are the time of receipt.
 
-    ``alone``: result and times are those of the report.
+    ``alone``: there is no final fact, so result and times are those of the report.
     """
     said = source.reported or Said()
     return Report(
@@ -275,12 +278,12 @@ def _state(row: OldRow) -> State:
     state = _STATES.get(row.state)
     if state is None:
         raise UnsoundError(f"event {row.id} is in no state that there is")
-    # Nothing that has no content is sent.
+    # A deployment without content is never sent.
     return State.FAILED if state is State.PENDING and row.payload is None else state
 
 
 def _moment(text: str) -> int:
-    """As an event has it, always with a zone."""
+    """The time in an event, which always has a zone."""
     return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
@@ -323,11 +326,11 @@ def _content(row: OldRow, event: DeploymentEvent | None, source: Source | None) 
     )
 
 
-# ---- which part of the build it is
+# ---- the part of the build
 
 
 def _parts(row: OldRow, content: Content, source: Source | None = None) -> list[str]:
-    """What may stand behind the id of the build in that of its deployment."""
+    """What may follow the build's id in the id of its deployment."""
     found = [content.environment, row.reported]
     if row.reported is None and content.repo_url and (repository := _REPOSITORY.fullmatch(content.repo_url)):
         host, path = repository["host"].lower(), repository["path"]
@@ -339,12 +342,12 @@ def _parts(row: OldRow, content: Content, source: Source | None = None) -> list[
 
 
 def _name(row: OldRow, behind: str, content: Content, source: Source | None) -> Name:
-    """By what a stored deployment is recognised when something is said of its build again."""
+    """The name by which a stored deployment is recognised when the build is derived again."""
     said = None if source is None else source.reported or Said()
     if row.reported is None:
         return _name_by_rule(behind.removeprefix(":"), content, source) if behind else Name(Scope.WHOLE)
     if not row.reported:
-        # Of what was delivered nobody knows whether the build named its environment: it is taken to have.
+        # For a delivered event it is unknown whether the build named its environment. Assume that it did.
         environment = behind.removeprefix(":") or content.environment if said is None else said.environment
         return Name(Scope.WHOLE, environment=environment or "")
     environment = content.environment if said is None else said.environment
@@ -356,7 +359,7 @@ def _name(row: OldRow, behind: str, content: Content, source: Source | None) -> 
 
 
 def _name_by_rule(behind: str, content: Content, source: Source | None) -> Name:
-    """One of several deployments that a rule made of a build: of its stages, of its repositories, or of both."""
+    """The name of one of several deployments that a rule derived from a build: by stage, by repository, or both."""
     repository = _repository_at_end(behind, content.repo_url)
     if repository:
         behind = behind[: -len(repository)].removesuffix(":")
@@ -379,7 +382,7 @@ def _repository_at_end(behind: str, repo_url: str | None) -> str:
 
 
 def _stage_of(behind: str, content: Content, stages: tuple[Stage, ...]) -> int | None:
-    """Which of the stages of a build a rule made this deployment of, as far as id, times and environment tell."""
+    """The stage from which a rule derived this deployment, as far as id, times and environment show."""
     named = [n for n, stage in enumerate(stages) if _names(behind, stage.name)]
     timed = [n for n, stage in enumerate(stages) if _is_at(stage, content)]
     both = [n for n in timed if n in named]
@@ -401,7 +404,7 @@ def _is_at(stage: Stage, content: Content) -> bool:
 
 
 def _tells(stage: str, environment: str) -> bool:
-    """Whether the name of a stage tells this environment: ``Deploy to prod`` and ``production``."""
+    """Whether a stage name implies this environment, for example ``Deploy to prod`` and ``production``."""
     words = re.split(r"[^0-9a-z]+", stage.lower())
     said = environment.lower()
     return said in stage.lower() or any(len(word) >= 3 and said.startswith(word) for word in words)

@@ -1,8 +1,7 @@
-"""Which build a ``deployment_id`` of versions 1 to 5 is of: those files keep the key in this text alone.
+"""Finds the build of a ``deployment_id`` of versions 1 to 5: those files store the key only in this text.
 
-The text cannot be taken apart by itself: names of controllers hold ``:``, names of jobs hold ``#``, and what is longer
-than 255 characters ends in a hash. So an id is read only against what is known besides, and believed only if the same
-text can be made of the key again.
+The text alone is ambiguous: controller names contain ``:``, job names contain ``#``, and ids longer than 255 characters
+end in a hash. So an id is matched against known names, and a match counts only if the key produces the same text again.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ if TYPE_CHECKING:
 
 _SHORTENED = re.compile(r"~[0-9a-f]{16}\Z")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
-# The start of a build behind the id of one whose number was used before, in UTC milliseconds.
+# The start of a build, in UTC milliseconds. It follows the build's id if its number was used before.
 _START = re.compile(r"@-?\d{10,16}(?=:|\Z)")
-# No id of a job with a shorter name is shortened before its environment and stage are.
+# For jobs with shorter names, environment and stage are shortened before the build's id.
 _LONG_NAME = 150
-# So much of the beginning is kept whenever an id is shortened.
+# This many characters at the beginning survive any shortening.
 _NEVER_CUT = 238
 
 
 class OldKey(NamedTuple):
-    """A build, and what stands behind its id: the parts that tell its deployments apart."""
+    """A build, and the rest of the id, which distinguishes the build's deployments."""
 
     controller: str
     job: str
@@ -41,7 +40,7 @@ class OldKey(NamedTuple):
 
 
 class OldIds:
-    """Reads ids against the names of controllers and jobs that are known: ``jobs`` with their controllers."""
+    """Matches ids against known controllers and jobs. ``jobs``: job names with their controllers."""
 
     def __init__(self, controllers: Iterable[str], jobs: Iterable[Job]) -> None:
         self._jobs = set(jobs)
@@ -53,10 +52,11 @@ class OldIds:
         self._long = [key for key in sorted(self._jobs) if sum(map(len, key)) > _LONG_NAME]
 
     def read(self, name: str, number: str | None, *, url: str | None, parts: Parts, started_at: int) -> OldKey | None:
-        """The key of an id, None when it is not certain.
+        """The key of an id; None if it is not certain.
 
-        ``number`` and ``url`` are those of the event: the build's number and page. ``parts`` gives what may stand
-        behind the build's id, as the environment. ``started_at``: of the build (UTC ms).
+        ``number`` and ``url`` are the event's build number and page. ``parts`` returns what may follow the build's id,
+        for
+        example the environment. ``started_at``: start of the build (UTC ms).
         """
         if number is None or not _NUMBER.fullmatch(number):
             return None
@@ -64,7 +64,7 @@ class OldIds:
         text, _, behind = name.partition(mark)
         job = self._by_text.get(text)
         if job is not None and _may_stand_behind(behind) and mark not in behind and not is_shortened(name):
-            return OldKey(*job, int(number), _START.sub("", behind, count=1))  # as nearly all are
+            return OldKey(*job, int(number), _START.sub("", behind, count=1))  # the usual case
         found = self._found(
             [*self._in_text(name, mark), *self._elsewhere(name, number, url)], name, number, parts, started_at
         )
@@ -72,7 +72,7 @@ class OldIds:
         return OldKey(*likely[0], int(number), found[likely[0]]) if len(likely) == 1 else None
 
     def _found(self, jobs: Iterable[Job], name: str, number: str, parts: Parts, started_at: int) -> dict[Job, str]:
-        """Jobs of which the id may be, with what stands behind the id of the build."""
+        """Jobs that may have the id, each with the rest of the id after the build."""
         found = {}
         for controller, job in jobs:
             behind = behind_id(name, f"{controller}:{job}#{number}", parts, started_at)
@@ -81,7 +81,7 @@ class OldIds:
         return found
 
     def _likely(self, found: Mapping[Job, str], url: str | None, parts: Parts) -> list[Job]:
-        """A job that is known goes before one that is only made out of the text."""
+        """Known jobs win over jobs that are only guessed from the text."""
         likely = [job for job in found if job in self._jobs]
         if not likely:
             likely = [job for job, behind in found.items() if _is_explained(behind, parts)]
@@ -90,7 +90,7 @@ class OldIds:
         return likely
 
     def _elsewhere(self, name: str, number: str, url: str | None) -> Iterator[Job]:
-        """Jobs that the page of the build tells, and those whose names are too long to be read in an id."""
+        """Jobs derived from the build's page, and jobs whose names are too long to be complete in an id."""
         told = build_of_url(url or "")
         if told is not None and str(told[1]) == number:
             place = name.find(f":{told[0]}#{number}")
@@ -112,15 +112,15 @@ class OldIds:
 
 
 def is_shortened(name: str) -> bool:
-    """Whether the end of an id is a hash."""
+    """Whether the id ends in a hash."""
     return len(name) == LONGEST and _SHORTENED.search(name) is not None
 
 
 def behind_id(name: str, build: str, parts: Parts, started_at: int) -> str | None:
-    """What stands behind the id of a build in one of its deployments' ids; None: it is not one of them.
+    """The rest of a deployment's id after the build's id; None if the id is not of this build.
 
-    ``build`` is the id of the build before it was shortened. Of a shortened id only what can be made of ``parts`` is
-    found. The start of a number that was used again is left out.
+    ``build`` is the build's id before shortening. For a shortened id only combinations of ``parts`` are tried. The
+    start of a reused number is left out.
     """
     if is_shortened(name):
         for possible in _possible(parts()):
@@ -143,7 +143,7 @@ def _possible(parts: Collection[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _made(build: str, behind: tuple[str, ...], started_at: int) -> Iterator[str]:
-    """The ids that older versions made of a build and what stands behind: shortened at each step."""
+    """The ids that older versions produced for a build and this rest; they shortened at each step."""
     base = limited_id(build)
     whole = part_deployment_id(base, *behind) if behind else base
     yield whole
@@ -153,5 +153,5 @@ def _made(build: str, behind: tuple[str, ...], started_at: int) -> Iterator[str]
 
 
 def _is_explained(behind: str, parts: Parts) -> bool:
-    """Whether it begins with something that stands behind ids of builds."""
+    """Whether the text begins with a part that can follow a build's id."""
     return not behind or any(behind == f":{part}" or behind.startswith(f":{part}:") for part in parts())

@@ -1,4 +1,4 @@
-"""What the parts of the engine share: a connection, the clock, and the numbers of projects."""
+"""What all parts of the engine share: the connection, the clock, and the numbers of projects."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from agent.model.deployment import Deployment
     from agent.model.times import Clock
 
-# Numbers of builds and of deployments with more are none: SQLite's integers end there.
+# Numbers with more digits are not build or deployment numbers: they do not fit into SQLite's integers.
 MOST_DIGITS = 18
 _FORMER = "SELECT project_id, former_id FROM former_names WHERE project_id = ?"
 _MANY_FORMER = (
     "SELECT project_id, former_id FROM json_each(?1) AS asked CROSS JOIN former_names ON project_id = asked.value"
 )
-# So many projects are remembered: some megabytes.
+# The number of projects kept in the cache: a few megabytes.
 _PROJECTS = 20_000
 
 
 class Part:
-    """A part of the engine; they are put together in :class:`agent.outbox.sqlite.engine.SqliteOutbox`."""
+    """One part of the engine; :class:`agent.outbox.sqlite.engine.SqliteOutbox` combines them."""
 
     def __init__(self, path: Path, clock: Clock, *, max_size: int = 0) -> None:
-        """Open or make the file. ``max_size`` in bytes; 0: no bound. Raises :class:`OutboxError`."""
+        """Open or create the file. ``max_size`` in bytes; 0: no limit. Raises :class:`OutboxError`."""
         self.path = path
         self.clock = clock
         self.max_size = max_size
@@ -46,29 +46,29 @@ class Part:
         self._connection.create_function("contains", 2, _contains, deterministic=True)
 
     def transaction(self) -> Block:
-        """All or nothing, durable when the outermost block ends; no other writer comes in between."""
+        """A block that is all or nothing, and durable when the outermost block ends. It excludes all other writers."""
         return self._transactions.nested
 
     def _writing(self) -> Block:
-        """A transaction, or a part of the one that there is."""
+        """A transaction, or a part of the current one."""
         return self._transactions.joined
 
     def _all(self, sql: str, values: Any = ()) -> list[Any]:
-        """All rows at once: a statement that is not read to its end keeps the log from being written back."""
+        """All rows at once: an unfinished statement would keep the log from being written back."""
         try:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise in_words(error, self.path) from error
 
     def _one(self, sql: str, values: Any = ()) -> Any:
-        """The one row that there is, or None."""
+        """The only row, or None."""
         found = self._all(sql, values)
         return found[0] if found else None
 
     # ---- projects
 
     def _project_id(self, project: Project) -> int | None:
-        """None: nothing is stored of this project."""
+        """None if nothing is stored for this project."""
         self._forget_after_rollback()
         known = self._ids.get(project)
         if known is None:
@@ -82,7 +82,7 @@ class Part:
         return known
 
     def _made_project_id(self, project: Project) -> int:
-        """Within a transaction."""
+        """Insert the project if necessary. Call it within a transaction."""
         known = self._project_id(project)
         if known is None:
             inserted = self._connection.execute(
@@ -93,7 +93,7 @@ class Part:
         return known
 
     def _known_project_ids(self) -> dict[Project, int]:
-        """What :meth:`_made_project_id` remembers: to look there first is faster."""
+        """The cache of :meth:`_made_project_id`. Looking there first is faster."""
         self._forget_after_rollback()
         return self._ids
 
@@ -109,7 +109,7 @@ class Part:
         return known
 
     def _names(self, projects: Iterable[Project]) -> dict[Project, list[Project]]:
-        """Under which names things of these projects may be stored: their own first."""
+        """All names under which these projects may be stored, each one's own first."""
         names = {project: [project] for project in projects}
         known = [each for project in names if (each := self._project_id(project)) is not None]
         if len(known) == 1:
@@ -129,7 +129,7 @@ class Part:
         return project_id
 
     def _forget_after_rollback(self) -> None:
-        """A project that was inserted may not be there, and its number given away again."""
+        """Clear the cache: an inserted project may be gone and its number used again."""
         if self._rollbacks != self._transactions.rollbacks:
             self._rollbacks = self._transactions.rollbacks
             self._ids.clear()
@@ -138,7 +138,7 @@ class Part:
     # ---- rows
 
     def _deployments(self, rows: Iterable[Any]) -> list[Deployment]:
-        """Of rows of :data:`agent.outbox.sqlite.rows.COLUMNS`."""
+        """Deployments from rows of :data:`agent.outbox.sqlite.rows.COLUMNS`."""
         try:
             return [deployment_of(row, self._project(row[1])) for row in rows]
         except (KeyError, msgspec.MsgspecError) as error:
@@ -146,5 +146,5 @@ class Part:
 
 
 def _contains(text: str | None, part: str) -> bool:
-    """Whether a text contains this one (folded beforehand), in any case: SQLite's own knows only the letters a to z."""
+    """Whether a text contains this casefolded text, ignoring case. SQLite's own function only knows a to z."""
     return text is not None and part in text.casefold()

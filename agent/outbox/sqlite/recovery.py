@@ -1,8 +1,7 @@
-"""What can be read of a damaged outbox, of this or an older version, goes into a new file.
+"""Copies what can be read of a damaged outbox, of this or an older version, into a new file.
 
-Rows are read around what is broken. What is left of a run may not fit together any more: facts without their
-deployments, deployments without their facts or their project. It is put in order here, so that the next round of the
-agent derives from it what is missing.
+Broken pages are skipped, so the remaining rows of a run may not fit together: facts without deployments, deployments
+without facts or project. This module repairs that, so that the agent derives what is missing in its next poll.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ if TYPE_CHECKING:
     from agent.outbox.sqlite.copying import Fields
     from agent.outbox.sqlite.older_ids import OldIds
 
-# Ids are given away one after another: behind so many unreadable ones in a row there are no more.
+# Ids are assigned in sequence: after this many unreadable ones in a row the table is considered finished.
 _GAP = 20_000
 _BATCH = 500
-# Tables that are taken over as they are; cursors and interrupted backfills are not.
+# Tables that are copied unchanged. Cursors and interrupted backfills are not copied.
 _SAME = ("reports", "missed", "repairs", "controllers", "set_aside", "wanted_builds")
 _SAYS_SOMETHING = "kind IN ('final', 'report', 'unreadable')"
 _OF_RUN = "SELECT 1 FROM deployments AS d WHERE d.project_id = f.project_id AND d.run = f.run"
 _ONE_OF_SEVERAL = "(d.scope = 'stage' OR d.said_environment IS NOT NULL)"
-# The poller does not know any more which builds it follows.
+# The poller no longer knows which builds are open.
 _WANTED = (
     "INSERT OR IGNORE INTO wanted_builds SELECT p.scope, p.name, CAST(d.run AS INTEGER), d.created_at"
     " FROM deployments AS d JOIN projects AS p ON p.id = d.project_id WHERE d.state = 'held'"
@@ -50,9 +49,9 @@ _BROKEN = (sqlite3.Error, UnicodeDecodeError)
 
 
 def recover(path: Path, new: sqlite3.Connection, polled: Collection[str]) -> int:
-    """Copy what can be read: nothing at all if not even the first page can. Returns how many deployments that are.
+    """Copy what can be read; nothing if even the first page is broken. Returns the number of deployments copied.
 
-    ``polled``: the names of the controllers that are polled.
+    ``polled``: the names of the polled controllers.
     """
     recovery = _Recovery(new, polled)
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as old:
@@ -61,14 +60,14 @@ def recover(path: Path, new: sqlite3.Connection, polled: Collection[str]) -> int
 
 
 class Damaged:
-    """Reads a file in which pages may be broken. ``broke``: the tables of which something could not be read."""
+    """Reads a file that may have broken pages. ``broke``: tables that could not be read completely."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self.broke: set[str] = set()
 
     def has(self, table: str) -> bool:
-        """Whether there is such a table, as far as can be told."""
+        """Whether the table exists, as far as that can be read."""
         try:
             self._connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall()  # noqa: S608
         except sqlite3.OperationalError as error:
@@ -78,7 +77,7 @@ class Damaged:
         return True
 
     def table(self, name: str, behind: str = "") -> Iterator[Fields]:
-        """The rows of a small table up to where it breaks off; ``behind``: conditions in SQL."""
+        """The rows of a small table up to the first broken page; ``behind``: SQL conditions."""
         try:
             cursor = self._connection.execute(f"SELECT * FROM {name} {behind}")  # noqa: S608
             columns = [column[0] for column in cursor.description]
@@ -88,16 +87,16 @@ class Damaged:
             self.broke.add(name)
 
     def by_id(self, table: str, key: str = "id") -> Iterator[Fields]:
-        """The rows of a table with numbers, around what is broken: in batches, and one by one where one is broken."""
+        """The rows of a numbered table without the broken ones: in batches, and one by one within a broken batch."""
         last, unreadable = 0, 0
         batch = f"SELECT * FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT ?"  # noqa: S608
         while unreadable < _GAP:
             try:
                 found = self._select(batch, last, _BATCH)
-                if not found or found[-1][key] <= last:  # the end, or a tree that leads round in circles
+                if not found or found[-1][key] <= last:  # the end, or a broken tree with a loop
                     return
                 last = found[-1][key]
-                if len(found) == _BATCH and key != "id":  # there may be more with this number
+                if len(found) == _BATCH and key != "id":  # there may be more rows with this number
                     found = [row for row in found if row[key] < last] + self.of(table, key, last)
             except _BROKEN:
                 self.broke.add(table)
@@ -112,7 +111,7 @@ class Damaged:
                 yield from self._select(f"SELECT * FROM {table} WHERE {key} = ?", number)  # noqa: S608
 
     def of(self, table: str, key: str, number: int) -> list[Fields]:
-        """The rows with this number in a column, as far as they can be read."""
+        """The readable rows with this number in a column."""
         return list(self._one_by_one(table, key, [number]))
 
     def _select(self, statement: str, *values: int) -> list[Fields]:
@@ -122,7 +121,7 @@ class Damaged:
 
 
 class _Recovery:
-    """From one file to the other."""
+    """Copies from one file to the other."""
 
     def __init__(self, new: sqlite3.Connection, polled: Collection[str]) -> None:
         self._new = new
@@ -132,7 +131,7 @@ class _Recovery:
         self._incomplete = False
 
     def take_over(self, old: Damaged) -> None:
-        """All that there is in a file of whatever version."""
+        """Copy everything from a file of any version."""
         if old.has("deployments"):
             self._take_over(old)
         else:
@@ -141,13 +140,13 @@ class _Recovery:
             self._copy(table, old.table(table))
 
     def put_in_order(self) -> int:
-        """Returns how many deployments were taken over."""
+        """Restore the links between rows. Returns how many deployments were copied."""
         taken = int(self._new.execute("SELECT count(*) FROM deployments").fetchone()[0])
         _Order(self._new, self._writer).restore(incomplete=self._incomplete)
         self._new.executemany(_WANTED, [(controller,) for controller in self._polled])
         return taken
 
-    # ---- of this version
+    # ---- this version
 
     def _take_over(self, old: Damaged) -> None:
         for row in old.by_id("projects"):
@@ -158,7 +157,7 @@ class _Recovery:
         jobs = [(each.scope, each.name) for each in self._projects.values() if each.provider == JENKINS]
         ids = known_ids(old.table, self._polled, jobs)
         again = [row["id"] for row in old.by_id("deployments") if not self._deployment(row, ids)]
-        for number in again:  # of a project of which another deployment may have told the name meanwhile
+        for number in again:  # another deployment may have provided the project's name meanwhile
             for row in old.of("deployments", "id", number):
                 self._deployment(row, ids, last_time=True)
         self._incomplete = "deployments" in old.broke
@@ -172,11 +171,11 @@ class _Recovery:
         self._copy("forgotten", old.table("forgotten"))
 
     def _deployment(self, row: Fields, ids: OldIds, *, last_time: bool = False) -> bool:
-        """False: its project is not known."""
+        """False if its project is unknown."""
         project = self._projects.get(row["project_id"])
         found = _sound(row, project or GIVEN_IDS)
         if found is None:
-            return True  # it makes no sense; another time, too
+            return True  # an invalid row stays invalid: do not try again
         if project is None:
             key = _key(found, ids)
             if key is None and not (last_time and found.deployment_id):
@@ -195,12 +194,12 @@ class _Recovery:
             if project is not None and (fact := _sound_fact(row, project)) is not None:
                 self._writer.add_facts([fact])
 
-    # ---- of versions 1 to 5
+    # ---- versions 1 to 5
 
     def _convert(self, old: Damaged) -> None:
         older = Older(known_ids(old.table, self._polled), clocks_ahead(old.table("controllers")))
         for row in old.by_id("events"):
-            with suppress(UnsoundError):  # it is derived again
+            with suppress(UnsoundError):  # it will be derived again
                 self._writer.add([older.convert(OldRow.of(tuple(row.get(name) for name in OldRow._fields)))])
         self._older_attempts(old)
         for project, former in former_names(old.table("former_names")):
@@ -208,7 +207,7 @@ class _Recovery:
         self._copy("forgotten", old.table("pruned"))
 
     def _older_attempts(self, old: Damaged) -> None:
-        """In the order of their events, and no more in memory than those of one."""
+        """Copy attempts in the order of their events, with those of one event in memory at a time."""
         self._new.execute("CREATE TEMP TABLE made (event, id, at, duration_ms, http_status, verdict, answer)")
         names = ("event_id", "id", "at", "duration_ms", "http_status", "verdict", "answer")
         self._new.executemany(
@@ -225,7 +224,7 @@ class _Recovery:
         self._new.execute("DROP TABLE made")
 
     def _copy(self, table: str, found: Iterable[Fields]) -> None:
-        """One by one: some values no healthy file holds."""
+        """One by one, because some values could not exist in a sound file."""
         known = {row[1] for row in self._new.execute(f"PRAGMA table_info({table})").fetchall()}
         for row in found:
             fields = {name: value for name, value in row.items() if name in known}
@@ -238,11 +237,11 @@ class _Recovery:
 
 
 def _sound(row: Fields, project: Project) -> Deployment | None:
-    """The deployment of a row; None if it says what no agent wrote: that is derived again."""
+    """The deployment of a row; None if no agent can have written it. It will be derived again."""
     try:
         values = tuple(row[name] for name in rows.COLUMNS.split(", "))
         found = rows.deployment_of(values, project)
-        # Written and read, so that the kinds of all its values are looked at.
+        # Encoding and decoding checks the types of all values.
         found = msgspec.json.decode(msgspec.json.encode(found), type=Deployment)
     except (KeyError, TypeError, AttributeError, ValueError, msgspec.MsgspecError):
         return None
@@ -259,7 +258,7 @@ def _sound_fact(row: Fields, project: Project) -> Fact | None:
 
 
 def _key(found: Deployment, ids: OldIds) -> Project | None:
-    """The project of a deployment, read from its id, its run and its page."""
+    """The project of a deployment, from its id, its run and its page."""
     content = found.content
     if found.deployment_id is None:
         return None
@@ -277,9 +276,9 @@ def _key(found: Deployment, ids: OldIds) -> Project | None:
 
 
 class _Order:
-    """Puts facts and deployments in order that do not fit together any more.
+    """Makes facts and deployments consistent again.
 
-    A run is derived anew in the next round of the agent when a deployment of it is held.
+    The agent derives a run again in its next poll if one of the run's deployments is held.
     """
 
     def __init__(self, new: sqlite3.Connection, writer: Writer) -> None:
@@ -297,8 +296,10 @@ class _Order:
                 self._hold(fact)
 
     def _hold_those_of_rules(self) -> None:
-        """What a rule makes of a build is settled with its first deployment. Where one beside them is missing, and none
-        was delivered, they are not settled yet."""
+        """Hold deployments of rules again if another one of the same build may be missing and none was delivered.
+
+        What a rule derives from a build is final as soon as its first deployment leaves ``held``.
+        """
         found = self._new.execute(
             "SELECT DISTINCT project_id, run FROM deployments AS d WHERE scope = 'rule' AND (NOT EXISTS"
             " (SELECT 1 FROM deployments WHERE id = d.id - 1) OR NOT EXISTS"
@@ -314,7 +315,7 @@ class _Order:
         )
 
     def _lost_reports(self) -> None:
-        """Where what was reported is lost, the deployment says it, as long as Hivel does not have it."""
+        """Where a report was lost, restore it from the deployment, unless Hivel has the deployment."""
         found = self._new.execute(
             f"SELECT {rows.COLUMNS} FROM deployments AS d WHERE state IN ('held', 'pending', 'failed')"  # noqa: S608
             " AND (state = 'held' OR NOT known OR scope = 'stage' OR said_environment IS NOT NULL) AND NOT EXISTS"
@@ -328,7 +329,7 @@ class _Order:
                 self._new.execute("UPDATE deployments SET anchor = ? WHERE id = ?", (said.word, lost.number))
 
     def _of_facts(self, condition: str) -> Iterator[Fact]:
-        """The final one of each run, or any where there is none."""
+        """The final fact of each run or, if there is none, any other."""
         found = self._new.execute(
             f"SELECT {rows.FACT_COLUMNS}, max(kind = 'final') FROM facts AS f WHERE {condition}"  # noqa: S608
             " GROUP BY project_id, run, attempt"
@@ -336,7 +337,9 @@ class _Order:
         return (rows.fact_of(row[:-1], self._project(row[0])) for row in found)
 
     def _hold(self, fact: Fact) -> None:
-        """It goes if nothing comes of its run. Nothing better is waited for once there is the final word."""
+        """Insert a held deployment, which is removed if nothing is derived. With a final fact there is nothing to wait
+        for.
+        """
         at = fact.received_at
         started_at = at if fact.started_at is None else fact.started_at
         held = Deployment(

@@ -1,8 +1,7 @@
-"""A damaged outbox: moved aside, never deleted, and what can be read of it goes into a new one.
+"""Repair of a damaged outbox: the file is moved aside, never deleted, and what can be read goes into a new one.
 
-Only the holder of the run lock repairs. What the damage took is read from Jenkins again: the cursors are not taken
-over, so that the poller looks at every build that ended since ``reread_from``; ids that are known, here or at Hivel,
-keep anything from being counted twice.
+Only the holder of the run lock repairs. Lost data is read from Jenkins again: the cursors are not copied, so that the
+poller reads every build that ended since ``reread_from``. Ids that are known, here or at Hivel, prevent duplicates.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ if TYPE_CHECKING:
 
     from agent.model.times import Clock
 
-# How far back Jenkins is read again, and further if an event that old was still to be delivered.
+# How far back Jenkins is read again (ms); further if an older event was not delivered yet.
 REREAD_MS = 7 * 86_400_000
-# How long it waits for other processes to close the file; one that does not is left with the damaged one.
+# Seconds to wait for other processes to close the file. A process that does not keeps the damaged file open.
 PATIENCE_S = 10.0
 _OLDEST = "SELECT min(coalesce(build_started_at, started_at)) FROM deployments WHERE state IN ('pending', 'held')"
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What came of it. ``reread_from`` is UTC milliseconds; ``events`` were read from the damaged file."""
+    """The result. ``reread_from``: UTC milliseconds. ``events``: how many were read from the damaged file."""
 
     moved_to: Path
     problem: str
@@ -56,12 +55,12 @@ def unfinished(path: Path) -> bool:
 
 
 def repair(path: Path, clock: Clock, problem: str, controllers: Collection[str]) -> Repair:
-    """Put a new file in the place of the damaged one, be it of this or an older version.
+    """Replace the damaged file, of this or an older version, by a new one.
 
-    ``controllers``: the names of all that are polled. However it is interrupted, the next call goes on: the new file
-    gets its place in one step, and the old one has its other name before. Only the holder of the run lock may call it,
-    and nobody in this process may have the outbox open. Raises :class:`agent.outbox.values.OutboxError` when there is
-    no room for it.
+    ``controllers``: the names of all polled controllers. If a repair is interrupted, the next call continues: the old
+    file gets its other name first, and the new file gets its place in one step. Only the holder of the run lock may
+    call it, and this process must not have the outbox open. Raises :class:`agent.outbox.values.OutboxError` if the
+    disk has too little space.
     """
     path = real(path)
     try:
@@ -75,7 +74,7 @@ def repair(path: Path, clock: Clock, problem: str, controllers: Collection[str])
                 _keep(beside(path, suffix), beside(done.moved_to, suffix))
             _take_newer_reports(path)
             put_in_place(_complete(path), path)
-        upgrade(path, clock, controllers)  # an older version may have begun this
+        upgrade(path, clock, controllers)  # an upgrade may have found the damage
     except (OSError, sqlite3.Error) as error:
         raise OutboxError(
             f"the outbox {path} is damaged ({problem}) and cannot be repaired: {error}; make room on its disk, "
@@ -89,7 +88,7 @@ def _complete(path: Path) -> Path:
 
 
 def free_name(path: Path, clock: Clock, why: str) -> Path:
-    """A name beside the outbox for a file that is kept: ``outbox.db.damaged-20261123T120000Z``."""
+    """An unused name beside the outbox for a file to keep: ``outbox.db.damaged-20261123T120000Z``."""
     stamp = rfc3339(clock.now_ms())[:19].replace("-", "").replace(":", "")
     names = (beside(path, f".{why}-{stamp}Z{count}") for count in ("", *(f"-{n}" for n in range(1, 1000))))
     return next(name for name in names if not name.exists())
@@ -134,7 +133,7 @@ def _build(path: Path, clock: Clock, problem: str, controllers: Collection[str])
 
 
 def _take_newer_reports(path: Path) -> None:
-    """`emit` may have stored some after they were read."""
+    """Copy reports that `emit` stored after the others were read."""
     with closing(sqlite3.connect(_complete(path), isolation_level=None)) as new:
         with suppress(sqlite3.Error), closing(open_alone(path, "ro")) as old:
             copy_newer_reports(new, Damaged(old).table)

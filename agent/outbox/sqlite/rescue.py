@@ -1,4 +1,4 @@
-"""An outbox whose file lost its name while the agent works on it: what the agent has open is written to a new file."""
+"""Saves an outbox whose file was deleted or replaced while the agent has it open: writes its content to a new file."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rescue:
-    """Where everything is now. ``in_place``: under the outbox's own name; else another file had that already."""
+    """Where the data is now. ``in_place``: under the outbox's own name; otherwise another file had that name."""
 
     file: Path
     in_place: bool
 
 
 def rescue(outbox: SqliteOutbox, path: Path, clock: Clock) -> Rescue:
-    """Write all that ``outbox`` sees to a file of the name, or beside it where another one has the name by now.
+    """Write the content of ``outbox`` to its old name or, if another file has that name now, beside it.
 
-    Nothing else may use the outbox any more. Raises :class:`agent.outbox.values.OutboxError` when it cannot be written.
+    Nothing else may use the outbox any more. Raises :class:`agent.outbox.values.OutboxError` if it cannot be written.
     """
     path = path.resolve()
     new = beside(path, ".rescuing")
@@ -52,10 +52,10 @@ def rescue(outbox: SqliteOutbox, path: Path, clock: Clock) -> Rescue:
 
 def _give_name(new: Path, path: Path, clock: Clock) -> Rescue:
     if not path.exists():
-        for suffix in LOGS:  # of the file that lost its name
+        for suffix in LOGS:  # of the deleted file
             beside(path, suffix).unlink(missing_ok=True)
     try:
-        os.link(new, path)  # never over a file that somebody put there just now
+        os.link(new, path)  # unlike a rename, this cannot overwrite a file that appeared just now
     except FileExistsError:
         return Rescue(new.rename(free_name(path, clock, "replaced")), in_place=False)
     new.unlink()

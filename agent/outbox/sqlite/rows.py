@@ -23,15 +23,15 @@ _BUILD = msgspec.json.Decoder(Build).decode
 _REPORT = msgspec.json.Decoder(Report).decode
 _NAMES = msgspec.json.Decoder(tuple[Name, ...]).decode
 _NUMBERS = msgspec.json.Decoder(tuple[int, ...]).decode
-# Looking up is much faster than calling an enum. The other way, sqlite3 takes long to find out that a member is a
-# string, and ``value`` is a function where ``_value_`` is a field.
+# A dict lookup is much faster than calling an enum. In the other direction, ``_value_`` is used because ``value`` is a
+# function call, and because sqlite3 is slow to see that an enum member is a string.
 _KINDS = {kind.value: kind for kind in Kind}
 _STATES = {state.value: state for state in State}
 _SCOPES = {scope.value: scope for scope in Scope}
 _HELD, _SETTLED = State.HELD, {State.DELIVERED, State.FAILED, State.DISCARDED}
 _STATUSES = {status.value: status for status in Status}
 
-# Where something is stored: the number of a project, a run, and the attempt.
+# Where something is stored: project number, run, attempt.
 Place = tuple[int, str, int]
 
 # ---- facts
@@ -41,7 +41,7 @@ INSERT_FACT = f"INSERT INTO facts ({FACT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, 
 
 
 def fact_row(fact: Fact, project_id: int) -> tuple[object, ...]:
-    """The values of ``INSERT_FACT``."""
+    """The values for ``INSERT_FACT``."""
     run = fact.run
     return (
         project_id,
@@ -67,7 +67,7 @@ def _body(fact: Fact) -> str | None:
 
 
 def _is_keyed(build: Build, run: Run) -> bool:
-    """Whether the key of the fact says which build it is."""
+    """Whether the key of the fact identifies the build."""
     project = run.project
     if project.provider != JENKINS:
         return False
@@ -75,7 +75,7 @@ def _is_keyed(build: Build, run: Run) -> bool:
 
 
 def fact_of(row: tuple[Any, ...], project: Project) -> Fact:
-    """The fact of a row of ``FACT_COLUMNS``; one that this version cannot read is unreadable, with its text."""
+    """The fact of a row of ``FACT_COLUMNS``. If this version cannot read it, the fact is UNREADABLE, with its text."""
     _, number, attempt, source, kind, received_at, word, started_at, principal, text = row
     body: Build | Report | str | None = text
     known = _KINDS.get(kind, Kind.UNREADABLE)
@@ -112,7 +112,7 @@ _GIVEN = (
     "project_id", "run", "anchor", "deployment_id", "created_at", "next_attempt_at", "status", "environment",
     "repo_url", "branch", "commit_hash", "first_commit_at", "started_at", "ended_at", "pr_number", "image", "logs_url",
 )  # fmt: skip
-# What most new rows say. Python's sqlite3 takes longer for a NULL than for a text, so that these are not given.
+# Column defaults for most new rows. They are in the SQL, because sqlite3 binds a NULL more slowly than a text.
 _USUALLY: dict[str, str | int | None] = {
     "build_number": None,
     "pr_numbers": None,
@@ -136,12 +136,12 @@ _USUALLY: dict[str, str | int | None] = {
 _AS_USUAL = tuple(_USUALLY.values())
 _INSERTED = (*_GIVEN, *_USUALLY)
 COLUMNS = ", ".join(("id", *_INSERTED))
-# What Hivel gets.
+# The content of the event.
 CONTENT_COLUMNS = (*_GIVEN[6:], "build_number", "pr_numbers", "problem")
 
 
 def _insert(given: tuple[str, ...], *, unless_forgotten: bool = False) -> str:
-    """What is not given is as usual."""
+    """The INSERT statement; columns that are not given have their usual values."""
     values = dict.fromkeys(given, "?") | {
         name: f"'{value}'" if isinstance(value, str) else str(value)
         for name, value in _USUALLY.items()
@@ -152,14 +152,14 @@ def _insert(given: tuple[str, ...], *, unless_forgotten: bool = False) -> str:
     return f"INSERT INTO deployments ({', '.join(values)}) {source} ON CONFLICT (deployment_id) DO NOTHING"
 
 
-# By the number of values. Nothing is inserted whose id another deployment has …
+# By the number of values. Inserts nothing if another deployment has the id.
 INSERT_DEPLOYMENT = {len(given): _insert(given) for given in (_GIVEN, _INSERTED)}
-# … or had, before it was deleted: this takes longer. The last value is ``id_hash`` of the id.
+# The same, also if a deleted deployment had the id; slower. The last value is ``id_hash`` of the id.
 INSERT_UNLESS_FORGOTTEN = {len(given) + 1: _insert(given, unless_forgotten=True) for given in (_GIVEN, _INSERTED)}
 
 
 def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
-    """The values of ``COLUMNS`` but for the number. ``now``: when it was made, held or settled, unless it says so."""
+    """The values of ``COLUMNS`` without the number. ``now``: default for creation, hold and settlement times."""
     run, content, names, state = deployment.run, deployment.content, deployment.names, deployment.state
     scope, stage, environment, repository, start, again = names[0]
     number, build_number, pr_numbers = run.number, content.build_number, content.pr_numbers
@@ -205,19 +205,19 @@ def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[o
 
 
 def insertion(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
-    """The values of ``INSERT_DEPLOYMENT``; see :func:`deployment_row`."""
+    """The values for ``INSERT_DEPLOYMENT``; see :func:`deployment_row`."""
     values = deployment_row(deployment, project_id, now)
     given = len(_GIVEN)
     return values[:given] if values[given:] == _AS_USUAL else values
 
 
 def deployment_columns(deployment: Deployment, project_id: int, now: int) -> dict[str, object]:
-    """The same by the names of the columns."""
+    """The same as a dict by column name."""
     return dict(zip(_INSERTED, deployment_row(deployment, project_id, now), strict=True))
 
 
 def content_of(values: Sequence[Any], number: str) -> Content:
-    """The content of the values of ``CONTENT_COLUMNS``. ``number``: of the run."""
+    """The content from values of ``CONTENT_COLUMNS``. ``number``: the run's number."""
     (
         status, environment, repo_url, branch, commit_hash, first_commit_at, started_at, ended_at, pr_number, image,
         logs_url, build_number, pr_numbers, problem,
@@ -271,5 +271,5 @@ def deployment_of(row: tuple[Any, ...], project: Project) -> Deployment:
 
 
 def id_hash(deployment_id: str) -> bytes:
-    """What is kept of the id of a deleted deployment: 12 bytes, enough to tell a hundred million apart."""
+    """The hash that is kept of a deleted deployment's id: 12 bytes, enough for a hundred million ids."""
     return hashlib.blake2b(deployment_id.encode("utf-8", "surrogatepass"), digest_size=12).digest()

@@ -1,8 +1,8 @@
-"""Putting another file in the place of the outbox while other processes, as ``emit``, may open it at any moment.
+"""Replacing the outbox file while other processes, such as ``emit``, may open it at any moment.
 
-A database is three files: itself, its log (``-wal``) and the log's index (``-shm``), which are found by their names.
-Whoever has the old database open while a new one gets its name would write to the log of the new one. So the old file
-is replaced only while nobody has it open, and nobody can open it until the new one has its name.
+A database is three files that SQLite finds by name: the file, its log (``-wal``) and the log's index (``-shm``). A
+process that has the old database open while a new one gets its name would write to the log of the new one. So the old
+file is replaced only while no process has it open, and none can open it until the new one has its name.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# The bytes that SQLite locks, as its file format says: who opens a database asks for the first, and holds a shared
-# lock on the last 510 as long as it has a database with a log open.
+# The bytes that SQLite locks, from its file format: opening a database locks the first, and a connection in WAL mode
+# holds a shared lock on the last 510.
 _PENDING = 0x40000000
 _ALL = 512
-# No newcomer has to wait longer for those who have it open; `emit` goes on trying for five seconds.
+# Seconds for which new connections are kept out at most; `emit` retries for five seconds.
 _SHUT_S = 1.5
 _OPEN_S = 0.5
-# Who opened the old file just before it was replaced, and has not come to ask for a lock, gives up within this time.
+# A process that opened the old file just before the replacement, and has not locked it yet, gives up within this time.
 HOLD_S = 1.0
 LOGS = ("-wal", "-shm")
 
 
 class InUseError(Exception):
-    """Another process has the file open all the time; ``pid`` is its number where that can be told."""
+    """Another process keeps the file open; ``pid`` is its process id if known."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(f"process {pid}" if pid > 0 else "another process")
 
 
 def real(path: Path) -> Path:
-    """The file itself, where its name is a link in another folder: SQLite keeps the logs beside the file."""
+    """The file that a symbolic link leads to: SQLite keeps the logs beside the real file."""
     return path.resolve() if path.is_symlink() else path
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """The file with something behind its name."""
+    """The path with a suffix appended to its name."""
     return path.with_name(path.name + suffix)
 
 
 @contextmanager
 def alone_with(path: Path, patience_s: float, tick: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Nobody else, this process included, has the database open, or can open it.
+    """A context in which no other connection, also of this process, has the database open or can open it.
 
     ``tick`` is called while it waits. Raises :class:`InUseError` after ``patience_s``, and :class:`OSError`.
     """
@@ -63,17 +63,18 @@ def alone_with(path: Path, patience_s: float, tick: Callable[[], None] = lambda:
 
 
 def open_alone(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
-    """Open the database within :func:`alone_with`, by a connection that takes no locks; ``ro`` leaves all as it is."""
+    """Open the database within :func:`alone_with`, without taking locks. Mode ``ro`` changes nothing."""
     uri = f"{path.absolute().as_uri()}?mode={mode}&vfs=unix-none"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None)
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # without other processes the index of the log needs no file
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # with exclusive locking the log's index needs no file
     return connection
 
 
 def put_in_place(new: Path, path: Path, tick: Callable[[], None] = lambda: None) -> None:
-    """Give a complete database, whose log is empty, the name of the other one, within :func:`alone_with` that.
+    """Rename a complete database with an empty log over the other one, within :func:`alone_with` for that one.
 
-    Nobody can open it before its name is on the disk: what is stored in it stays. ``tick`` is called while it waits.
+    No process can open it before the new name is on the disk, so nothing that is stored in it is lost. ``tick`` is
+    called while it waits.
     """
     for suffix in LOGS:
         beside(new, suffix).unlink(missing_ok=True)
@@ -93,7 +94,7 @@ def put_in_place(new: Path, path: Path, tick: Callable[[], None] = lambda: None)
 
 
 def sync(path: Path) -> None:
-    """On the disk when it returns."""
+    """Sync the file to the disk."""
     file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.fsync(file)
@@ -102,8 +103,8 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """The names in the folder of this file are on the disk when it returns."""
-    with suppress(PermissionError):  # a folder that may be written to, and not be read
+    """Sync the folder of this file, with its names, to the disk."""
+    with suppress(PermissionError):  # a folder that is writable but not readable
         folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -112,7 +113,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _shut(file: int, deadline: float, tick: Callable[[], None]) -> None:
-    """Keep newcomers out, and wait until the others have left; let newcomers in now and then."""
+    """Keep new connections out and wait until the others have closed. Let new ones in from time to time."""
     while True:
         until = time.monotonic() + _SHUT_S
         if _wait_for(file, 1, until, tick) and _wait_for(file, _ALL, until, tick):
@@ -134,7 +135,7 @@ def _wait_for(file: int, length: int, until: float, tick: Callable[[], None]) ->
 
 
 def _lock(file: int, length: int) -> bool:
-    """A lock of the open file, not of the process: no closing of another descriptor lets go of it."""
+    """Lock the open file description, not the process: closing another descriptor does not release the lock."""
     try:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, length))
     except (BlockingIOError, PermissionError):
@@ -147,7 +148,7 @@ def _let_in(file: int) -> None:
 
 
 def _holder(file: int) -> int:
-    """The process that has it open; 0 if that cannot be told."""
+    """The process that has it open; 0 if unknown."""
     found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _ALL))
     *_, pid = struct.unpack("hhqqi4x", found)
     return int(pid)

@@ -1,4 +1,4 @@
-"""Blocks of writing: all or nothing, on the disk when the outermost one ends."""
+"""Write blocks: all or nothing, on the disk when the outermost block ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Transactions:
     """The blocks of one connection.
 
-    ``rollbacks`` grows with each rollback: what was remembered of rows may then be of rows that are not there.
+    ``rollbacks`` grows with each rollback. Caches of row numbers are then invalid.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
@@ -24,7 +24,7 @@ class Transactions:
         self.rollbacks = 0
         self._depth = 0
         self._spoiled = False
-        # A block holds nothing itself, so that one of each kind is enough.
+        # Blocks have no state, so one object of each kind is enough.
         self.joined = Block(self, savepoint=False)
         self.nested = Block(self, savepoint=True)
 
@@ -63,7 +63,7 @@ class Transactions:
         return OutboxError(f"the outbox {self.path} stored nothing, for a part of the work could not be done")
 
     def _end_of_savepoint(self, *, lost: bool) -> None:
-        if not self.connection.in_transaction:  # a full disk rolled back all of it
+        if not self.connection.in_transaction:  # SQLite rolled back everything, for example because the disk is full
             self._spoiled = True
             return
         self._spoiled = False
@@ -85,10 +85,10 @@ class Transactions:
 
 
 class Block:
-    """A block of writing. Raises :class:`OutboxError` when the file cannot be written; nothing of it is then stored.
+    """A write block. Raises :class:`OutboxError` if the file cannot be written; nothing of the block is then stored.
 
-    Within another block, one with a savepoint is all or nothing by itself. One without is part of the other, which
-    stores nothing either once the inner one has failed, even if the exception is caught in between.
+    Within another block, one with a savepoint is all or nothing by itself. One without a savepoint is part of the outer
+    block, which stores nothing once the inner one has failed, even if the exception is caught in between.
     """
 
     def __init__(self, transactions: Transactions, *, savepoint: bool) -> None:

@@ -1,8 +1,8 @@
-"""An outbox of versions 1 to 5 becomes one of today: it is copied into a new file, which then gets its place.
+"""Upgrade of an outbox of versions 1 to 5: it is copied into a new file, which then replaces it.
 
-Only the holder of the run lock upgrades. ``emit`` goes on storing reports in the old file until the new one has its
-place. Whenever it is killed, the old file is as it was, and the next start begins again. The old file stays beside the
-new one as ``outbox.db.v5`` where there is room for it: for a way back, put it in its place and start the older version.
+Only the holder of the run lock upgrades. Meanwhile ``emit`` stores reports in the old file. If the process is killed,
+the old file is unchanged, and the next start begins again. If there is space, the old file is kept beside the new one
+as ``outbox.db.v5``; to go back, rename it to the outbox's name and start the older version.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
     from agent.outbox.sqlite.copying import Fields
 
-# How long it waits for other processes to close the outbox.
+# Seconds to wait for other processes to close the outbox.
 PATIENCE_S = 60.0
 _PIECE = 1_000
-# So many bytes are written before they are brought to the disk: one large step at the end would take long.
+# Bytes after which written data is synced to the disk. A single sync at the end would take long.
 _SYNCED_TOGETHER = 64 * 1024 * 1024
 _TICK_S = 0.5
 _TRIES = 3
-# Of the whole work, in percent: copying rows; the rest are indexes and the disk.
+# The share of copying rows in the whole work, in percent; the rest is building indexes and syncing.
 _COPYING = 90
-# Tables that are the same in both; they are small, and copied last.
+# Small tables that are the same in both versions; copied last.
 _SAME = ("delivery", "controllers", "jobs", "open_builds", "missed", "backfills", "backfilled_jobs", "repairs")
 _ATTEMPTS = (
     f"SELECT event_id, at, duration_ms, http_status, verdict, CASE verdict WHEN '{SUCCESS}' THEN '' ELSE answer END"  # noqa: S608
     f" FROM attempts INDEXED BY attempts_of_event WHERE verdict != '{NOT_COUNTED}' ORDER BY event_id, id"
 )
-# As in the migration to version 7: what became of the numbers below a cursor was not noted.
+# As in the migration to version 7: older versions did not store what became of numbers below a cursor.
 _BEFORE_AUDIT = (
     "INSERT INTO endings (controller, full_name, first, last, ending, at)"
     " SELECT controller, full_name, 1, next_build_number - 1, 'before audit', looked_at"
     " FROM jobs WHERE next_build_number > 1"
 )
-# It changes when anybody but `emit` writes.
+# Changes whenever a process other than `emit` writes.
 _FINGERPRINT = (
     "SELECT state, count(*), sum(id), sum(next_attempt_at & 0xffffffff) FROM events GROUP BY state ORDER BY state"
 )
@@ -72,8 +72,7 @@ _FINGERPRINT = (
 
 @dataclass(frozen=True)
 class Upgraded:
-    """What came of it: the version that the file had, how many events were in it, and where it is kept (None: there
-    was no room)."""
+    """The result: the file's old version, how many events it had, and where it is kept (None: not enough space)."""
 
     version: int
     events: int
@@ -83,12 +82,12 @@ class Upgraded:
 def upgrade(
     path: Path, clock: Clock, controllers: Iterable[str], progress: Callable[[int], None] = lambda _: None
 ) -> Upgraded | None:
-    """Bring an outbox of an older version up to date; None when there is nothing to do.
+    """Upgrade an outbox of an older version; None if there is nothing to do.
 
-    ``controllers``: the names of all that are polled. ``progress`` is called with the percentage, at least once a
-    second. Only the holder of the run lock may call it, and nobody in this process may have the outbox open. Raises
-    :class:`agent.outbox.values.DamagedError` for a file that has to be repaired, and
-    :class:`agent.outbox.values.OutboxError` with the reason when it cannot be done; the old file is then as it was.
+    ``controllers``: the names of all polled controllers. ``progress`` is called with the percentage, at least once a
+    second. Only the holder of the run lock may call it, and this process must not have the outbox open. Raises
+    :class:`agent.outbox.values.DamagedError` if the file has to be repaired, and
+    :class:`agent.outbox.values.OutboxError` if it cannot be upgraded; the old file is then unchanged.
     """
     path = real(path)
     told = _Progress(path, clock, progress)
@@ -107,7 +106,7 @@ def upgrade(
     except (OSError, sqlite3.Error, UnsoundError, InUseError) as error:
         raise _in_our_words(error, path) from error
     finally:
-        with suppress(OSError):  # what is left is removed by the next start
+        with suppress(OSError):  # the next start removes the rest
             _clean_up(path)
 
 
@@ -134,7 +133,7 @@ def _in_our_words(error: Exception, path: Path) -> OutboxError:
 
 
 def free_bytes(path: Path) -> int:
-    """How much room there is on the disk of this file."""
+    """Free space on the disk of this file, in bytes."""
     return shutil.disk_usage(path.parent).free
 
 
@@ -149,23 +148,23 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _clean_up(path: Path) -> None:
-    """Remove what an upgrade that was killed left behind."""
+    """Remove what a killed upgrade left behind."""
     remove_new_file(beside(path, ".upgrading"))
     beside(path, ".upgrading-progress").unlink(missing_ok=True)
     for version in range(1, migrations.FIRST):
         for kept in takewhile(Path.exists, _kept_names(path, version)):
-            if path.exists() and kept.samefile(path):  # nothing took its place
+            if path.exists() and kept.samefile(path):  # the outbox was not replaced
                 kept.unlink()
 
 
 def _kept_names(path: Path, version: int) -> Iterator[Path]:
-    """Where the old file may be kept: behind those of upgrades before."""
+    """Names for keeping the old file, after those of earlier upgrades."""
     yield beside(path, f".v{version}")
     yield from (beside(path, f".v{version}-{more}") for more in count(1))
 
 
 class _Progress:
-    """Tells how far it is: the caller, and in a file the other verbs."""
+    """Reports progress to the caller and, in a file, to other commands."""
 
     def __init__(self, path: Path, clock: Clock, tell: Callable[[int], None]) -> None:
         self._file = beside(path, ".upgrading-progress")
@@ -175,7 +174,7 @@ class _Progress:
         self._told_at = 0.0
 
     def at(self, percent: int) -> None:
-        """So much is done."""
+        """``percent`` of the work is done."""
         if percent != self._percent:
             self._percent = percent
             self._file.write_text(str(percent), "utf-8")
@@ -183,7 +182,7 @@ class _Progress:
         self.tick()
 
     def tick(self) -> None:
-        """It still goes on."""
+        """Work continues at the same percentage."""
         now = self._clock.monotonic()
         if now - self._told_at >= _TICK_S:
             self._told_at = now
@@ -191,7 +190,7 @@ class _Progress:
 
 
 class _Upgrade:
-    """One try."""
+    """One attempt to upgrade."""
 
     def __init__(self, path: Path, polled: frozenset[str], progress: _Progress) -> None:
         self._path = path
@@ -201,11 +200,11 @@ class _Upgrade:
         self._synced = 0
 
     def run(self) -> Upgraded | None:
-        """None: somebody else than `emit` wrote to the old file meanwhile."""
+        """None if a process other than `emit` wrote to the old file meanwhile."""
         _clean_up(self._path)
         self._refuse_without_room()
         with closing(_open(self._path)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")  # nobody waits for one who reads
+            connection.execute("PRAGMA journal_mode = WAL")  # writers then need not wait for this reader
             connection.execute("BEGIN")
             old = _Old(connection)
             version, fingerprint = migrations.version(connection), old.fingerprint()
@@ -226,7 +225,7 @@ class _Upgrade:
         return Upgraded(version, events, kept)
 
     def _refuse_without_room(self) -> None:
-        """Before the disk, which others need as well, is filled."""
+        """Check the space first, because others need the disk too."""
         with closing(_open(self._path)) as connection:
             used, free, size = (
                 connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -246,7 +245,7 @@ class _Upgrade:
             sync(self._building)
 
     def _copy_the_rest(self, old: _Old) -> None:
-        """What is small, and the reports that came meanwhile."""
+        """Copy small tables, and reports that came meanwhile."""
         with closing(sqlite3.connect(self._building, isolation_level=None)) as new:
             new.execute("BEGIN")
             for table in _SAME:
@@ -261,7 +260,7 @@ class _Upgrade:
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _keep(self, version: int) -> Path | None:
-        """Give the old file a second name where there is room for both; where it goes then, and None without room."""
+        """Link the old file to a second name if there is space for both. Returns that name, else None."""
         if free_bytes(self._path) < self._path.stat().st_size:
             return None
         kept = next(name for name in _kept_names(self._path, version) if not name.exists())
@@ -281,16 +280,16 @@ class _Old:
         self._tables = {name for (name,) in found}
 
     def fingerprint(self) -> list[Any]:
-        """Two of the same are of the same events."""
+        """Equal fingerprints mean equal events."""
         return self._connection.execute(_FINGERPRINT).fetchall()
 
     def span(self) -> tuple[int, int]:
-        """The lowest and the highest number of an event."""
+        """The lowest and the highest event number."""
         lowest, highest = self._connection.execute("SELECT min(id), max(id) FROM events").fetchone()
         return lowest or 0, highest or 0
 
     def events(self) -> Iterator[list[OldRow]]:
-        """All of them in pieces, in the order of their numbers. Raises :class:`UnsoundError`."""
+        """All events in batches, in numeric order. Raises :class:`UnsoundError`."""
         names = self._columns("events")
         columns = (name if name in names else "NULL" for name in OldRow._fields)
         cursor = self._connection.execute(f"SELECT {', '.join(columns)} FROM events ORDER BY id")  # noqa: S608
@@ -298,12 +297,12 @@ class _Old:
             yield list(map(OldRow.of, found))
 
     def attempts(self) -> Iterator[tuple[int, Iterator[Any]]]:
-        """Those that count, by event; of a success no more than that it was."""
+        """Attempts that count, by event. For a success only the verdict is read."""
         found = self._rows(_ATTEMPTS)
         return groupby(found, key=itemgetter(0))
 
     def table(self, name: str, behind: str = "") -> Iterator[Fields]:
-        """All rows of a table, none of one that this version does not have; ``behind``: conditions in SQL."""
+        """All rows of a table, none if this version lacks it; ``behind``: SQL conditions."""
         if name not in self._tables:
             return iter(())
         columns = self._columns(name)
@@ -320,7 +319,7 @@ class _Old:
 
 
 class _Copy:
-    """Copies all that is large."""
+    """Copies the large tables."""
 
     def __init__(self, old: _Old, new: sqlite3.Connection, polled: frozenset[str], progress: _Progress) -> None:
         self._old = old
@@ -332,7 +331,7 @@ class _Copy:
     def all(self, sync_a_little: Callable[[], None]) -> int:
         """Returns how many events there are."""
         new = self._new
-        # The index of the ids is the table's own; the others are made in one go.
+        # The index of the ids belongs to the table; the others are built in one go at the end.
         later = new.execute(
             "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'deployments' AND sql IS NOT NULL"
         ).fetchall()
@@ -367,14 +366,14 @@ class _Copy:
 
 
 class _Attempts:
-    """Attempts by event, asked for in the order of the events' numbers."""
+    """Attempts by event, to be requested in the order of event numbers."""
 
     def __init__(self, by_event: Iterator[tuple[int, Iterator[Any]]]) -> None:
         self._by_event = by_event
         self._next = next(by_event, None)
 
     def of(self, event_id: int) -> Iterator[Any]:
-        """Oldest first, to be read before the next event is asked for."""
+        """Oldest first. Read them before requesting the next event."""
         while self._next is not None and self._next[0] < event_id:
             self._next = next(self._by_event, None)
         return self._next[1] if self._next is not None and self._next[0] == event_id else iter(())
