@@ -1,4 +1,4 @@
-"""Why a build that was read is no deployment, in words."""
+"""Why a build that was read is no deployment, in words: for the log, `explain` and `audit`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 # So many of a build's stages are named.
 _NAMED = 5
+
+
+def id_is_taken(name: str) -> str:
+    """Why a build has no deployment although the rules make one: another run has its id ``name``."""
+    return f"its id was given before, to what somebody reported as {name}; see queue show"
 
 
 def why_nothing(facts: Iterable[Fact], rules: Rules, project: Project) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.deployments.derive import derive
-from agent.deployments.nothing import why_nothing
+from agent.deployments.nothing import id_is_taken, why_nothing
 from agent.deployments.plan import Moment, kept_builds, plan
 from agent.model.deployment import State
 from agent.model.fact import Kind, fresh, seen
@@ -142,7 +142,7 @@ class Ingest:
         for name in ids:
             found = self.outbox.find(name)
             if found is not None and found.run != run:  # else its own deployment was settled and deleted
-                accepted.silenced[run] = f"its id was given before, to what somebody reported as {name}; see queue show"
+                accepted.silenced[run] = id_is_taken(name)
 
     def _planned(self, state: RunState, new: Sequence[Fact], taken: Mapping[str, int]) -> list[Deployment]:
         """The deployments of a run as they should be; as they are, if an exception that nobody expected comes."""

@@ -13,10 +13,10 @@ import msgspec
 
 from agent.config.rules import first_match
 from agent.deployments.derive import derive
-from agent.deployments.nothing import why_nothing
+from agent.deployments.nothing import id_is_taken, why_nothing
 from agent.deployments.plan import kept_builds
-from agent.inspect.derived import rules_of
-from agent.model.deployment import State
+from agent.inspect.derived import rules_of, taken_ids
+from agent.model.deployment import Scope, State
 from agent.model.endings import Ending
 from agent.model.ids import run_id
 from agent.model.keys import JENKINS, Project, jenkins_run
@@ -186,17 +186,24 @@ class _Lines:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The deployments of the newest build of one number: its start, their states, and when the last of them ended."""
+    """The deployments of the newest build of one number: its start, their states, and when the last of them ended.
+
+    ``staged``: stages of it reported themselves, which takes the place of what the rule makes.
+    """
 
     started_at: int
     states: tuple[State, ...]
     at: int
+    staged: bool
 
     def and_of(self, row: Deployment) -> _Rows:
         """With one more of them. A build that had the number before does not count."""
         if row.build_started_at != self.started_at:
             return self if row.build_started_at < self.started_at else _rows(row)
-        return _Rows(self.started_at, (*self.states, row.state), max(self.at, row.content.ended_at))
+        more = _rows(row)
+        return _Rows(
+            self.started_at, (*self.states, *more.states), max(self.at, more.at), staged=self.staged or more.staged
+        )
 
     def may_be_of(self, build: OpenBuild) -> bool:
         """Whether this open build reported itself; else they are of one that had the number before."""
@@ -211,13 +218,14 @@ class _Rows:
     def detail(self) -> str:
         """What became of the deployments: ``delivered``, or ``2 delivered, 1 failed``."""
         counted = Counter(state.value for state in self.states)
-        if len(self.states) == 1:
-            return self.states[0].value
-        return ", ".join(f"{n} {state}" for state, n in sorted(counted.items()))
+        states = ", ".join(f"{n} {state}" for state, n in sorted(counted.items()))
+        states = self.states[0].value if len(self.states) == 1 else states
+        return f"{states}; the build reported itself, the rule adds none" if self.staged else states
 
 
 def _rows(row: Deployment) -> _Rows:
-    return _Rows(row.build_started_at, (row.state,), row.content.ended_at)
+    staged = any(name.scope is Scope.STAGE for name in row.names)
+    return _Rows(row.build_started_at, (row.state,), row.content.ended_at, staged=staged)
 
 
 class _Controller:
@@ -333,6 +341,8 @@ class _Controller:
     def _why_none(self, state: RunState) -> str:
         if run_id(state.run) in self._set_aside:
             return "set aside for an error that nobody expected: see hivel-agent explain"
+        if taken := taken_ids(state.facts, state.deployments, self._rules, self._outbox):
+            return id_is_taken(taken[0])
         if derive(state.facts, self._rules, kept_builds(state.deployments)).parts:
             return "the rules have changed since it was read: see hivel-agent explain"
         return why_nothing(state.facts, self._rules, state.run.project)

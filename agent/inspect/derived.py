@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from agent.model.build import Build
     from agent.model.deployment import Content, Deployment
     from agent.model.fact import Fact
+    from agent.outbox.interface import Outbox
 
 NO_STAGES = "nobody asked Jenkins for the stages of the build"
 # Nothing is held: what is asked is which id a deployment would get now.
@@ -61,6 +62,15 @@ def of_run(said: Iterable[Fact], rows: Sequence[Deployment], rules: Rules) -> li
     derived = derive(said, rules, kept_builds(rows))
     planned = plan(derived, rows, _AT_ONCE)
     return [(part, _view(part, _row_of(part, planned, derived))) for part in derived.parts]
+
+
+def taken_ids(said: Iterable[Fact], rows: Sequence[Deployment], rules: Rules, outbox: Outbox) -> list[str]:
+    """The ids that the run's missing deployments would get, and that deployments of other runs have."""
+    derived = derive(said, rules, kept_builds(rows))
+    missing = [row.deployment_id for row in plan(derived, rows, _AT_ONCE) if not row.number and row.deployment_id]
+    found = ((name, outbox.find(name)) for name in missing)
+    runs = {part.run for part in derived.parts}
+    return [name for name, row in found if row is not None and row.deployment_id == name and row.run not in runs]
 
 
 def lacks(build: Build, job: str, rules: Rules) -> str:

@@ -10,8 +10,9 @@ import msgspec
 from agent.config.rules import Match, described, first_match
 from agent.config.settings import controller_of
 from agent.deployments.derive import derive, worth
+from agent.deployments.nothing import id_is_taken, why_nothing
 from agent.deployments.plan import kept_builds
-from agent.inspect.derived import DerivedView, of_run, rules_of
+from agent.inspect.derived import DerivedView, of_run, rules_of, taken_ids
 from agent.inspect.queue import DifferenceView, FactView, Queue, build_of_fact, fact_view
 from agent.inspect.stages import StagesView, stages_view
 from agent.inspect.words import Told, WordView, is_about, words_of
@@ -27,7 +28,7 @@ from agent.sources.jenkins.history import History
 from agent.sources.jenkins.raw import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from agent.config.settings import JenkinsSettings, Settings
     from agent.deployments.derive import Part
@@ -276,13 +277,34 @@ class _Answer:
 
     def _verdict(self, derived: list[DerivedView]) -> str:
         if rows := self.known.state.deployments:
-            return f"It is in the outbox: {', '.join(sorted({row.state.value for row in rows}))}."
+            states = ", ".join(sorted({row.state.value for row in rows}))
+            return " ".join((f"It is in the outbox: {states}.", *self._suppressed(derived)))
         if self.known.set_aside is not None:
             return f"No event: an error that nobody expected; set aside {rfc3339(self.known.set_aside.at)}."
         project = self.asked.run.project
         if roots := self.settings.roots_elsewhere(project.scope, project.name):
             return f"No event: the job is in none of the folders in [[jenkins]] roots: {', '.join(roots)}."
+        if taken := self._taken_ids():
+            return f"No event: {id_is_taken(taken[0])}."
         return self._why_none(derived)
+
+    def _taken_ids(self) -> list[str]:
+        known = self.known
+        if known.outbox is None:
+            return []
+        return taken_ids(known.state.facts, known.state.deployments, rules_of(self.settings), known.outbox)
+
+    def _suppressed(self, derived: list[DerivedView]) -> Iterator[str]:
+        """What of the build is not sent although the rule or a report would make it, each in a sentence."""
+        taken = self._taken_ids()
+        yield from (f"No event {name}: {id_is_taken(name)}." for name in taken)
+        facts_ = self._facts()
+        if any(fact.kind is Kind.REPORT for fact in facts_):
+            unreported = [fact for fact in facts_ if fact.kind is not Kind.REPORT]
+            made = {view.deployment_id for view in derived}
+            by_rule = [view.deployment_id for _, view in of_run(unreported, [], rules_of(self.settings))]
+            if left := [name for name in by_rule if name not in made]:
+                yield f"The build reported itself, so the rule adds no event {', '.join(left)}."
 
     def _why_none(self, derived: list[DerivedView]) -> str:
         raw = self.asked.raw
@@ -293,7 +315,7 @@ class _Answer:
         if raw.phase is not Phase.FINAL:
             return "No event yet: the build is not final."
         if not derived:
-            return "No event: the rule names stages, and none of them ran in this build."
+            return f"No event: {why_nothing(self._facts(), rules_of(self.settings), self.asked.run.project)}."
         if self.known.outbox is None:
             return "No event yet: the agent has not polled."
         return _why_not_read(raw, self.known.outbox, self.asked.run.project)

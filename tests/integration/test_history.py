@@ -11,6 +11,7 @@ from agent.model.times import rfc3339
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import JobError, Progress, SetAside
 from tests.integration.filled import Filled
+from tests.integration.reporting import reports_of, settings_of
 from tests.integration.support import NOON, REPO, Agent
 
 if TYPE_CHECKING:
@@ -184,6 +185,60 @@ def test_explain_says_what_the_build_itself_said_and_what_comes_of_both(
     text = agent.run("explain", url).stdout
     assert "  said     " in text and "emit: report provider jenkins, status SUCCESS, environment staging" in text
     assert "status         failed   (result FAILURE -> failed)" in text
+
+
+def audited(agent: Agent, job: str, number: int) -> tuple[str, str]:
+    """Outcome and detail of one number."""
+    jobs = agent.json("audit", "--job", job, "--since", "2020-01-01")["jobs"]
+    [found] = [b for each in jobs for b in each["builds"] if b["first"] <= number <= b["last"]]
+    return found["outcome"], found["detail"]
+
+
+def test_explain_and_audit_name_who_has_the_id_of_a_build_that_got_no_deployment(
+    agent: Agent, jenkins: LocalJenkins, clock: FakeClock
+) -> None:
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    name = f"main:deploy/shop#{number}"
+    with SqliteOutbox(agent.outbox, clock) as outbox:  # as an older version took it
+        report = {"deployment_id": name, "status": "success", "environment": "eu", "repo_url": REPO, "branch": "main"}
+        reports_of(settings_of(agent.outbox), outbox).take(report, source="intake", at=NOON)
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    agent.run("once")
+    why = f"its id was given before, to what somebody reported as {name}; see queue show"
+    assert explained(agent, "deploy/shop", number) == f"No event: {why}."
+    assert audited(agent, "deploy/shop", number) == ("no deployment", why)
+
+
+def test_explain_and_audit_say_that_reported_stages_take_the_place_of_what_the_rule_makes(
+    agent: Agent, jenkins: LocalJenkins, clock: FakeClock
+) -> None:
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    with SqliteOutbox(agent.outbox, clock) as outbox:
+        Filled(agent, outbox).reported(number=number, at=NOON, stage="Deploy", environment="staging")
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    agent.run("once")
+    left_out = f"The build reported itself, so the rule adds no event main:deploy/shop#{number}."
+    assert explained(agent, "deploy/shop", number) == f"It is in the outbox: delivered. {left_out}"
+    left_out = "the build reported itself, the rule adds none"
+    assert audited(agent, "deploy/shop", number) == ("event", f"delivered; {left_out}")
+
+
+def test_explain_names_the_stages_that_ran_where_none_matches_the_rule_as_audit_does(
+    agent: Agent, jenkins: LocalJenkins, clock: FakeClock
+) -> None:
+    staged = 'job = "deploy/**"\nstage = "Deploy*"'
+    agent.config.write_text(agent.config.read_text().replace('job = "deploy/**"', staged))
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    built = {"name": "Build", "state": "success", "type": "STAGE", "startTimeMillis": 1, "totalDurationMillis": 2}
+    jenkins.set_stages("deploy/shop", number, overview={"status": "ok", "data": {"complete": True, "stages": [built]}})
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    agent.run("once")
+    why = '[[deployment]] number 1, job = "deploy/**": no stage that matches "Deploy*" ran, only Build'
+    assert explained(agent, "deploy/shop", number) == f"No event: {why}."
+    assert audited(agent, "deploy/shop", number) == ("no deployment", why)
 
 
 def test_explain_tells_of_a_build_that_jenkins_has_discarded_what_the_outbox_was_told(
