@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.options import json_option, with_settings
+from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.values import job_pattern, moment
@@ -34,6 +34,7 @@ DEFAULT_SINCE = "30d"
 @click.option("--csv", "as_csv", is_flag=True, help="Print a line for each range of builds, for a spreadsheet.")
 @json_option
 @with_settings
+@refusing_endless_patterns
 def command(settings: Settings, *, since: str, job: str | None, as_csv: bool, as_json: bool) -> None:
     """Show what became of every build number of every deploying job.
 

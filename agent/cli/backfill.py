@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from agent.cli.options import json_option, with_settings
+from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import ingest_of, open_outbox
 from agent.cli.output import console, escape, write_json
 from agent.cli.values import FUTURE_MS, job_pattern, moment
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only say what would be reported.")
 @json_option
 @with_settings
+@refusing_endless_patterns
 def command(
     settings: Settings, *, since: str, until: str | None, job: str | None, dry_run: bool, as_json: bool
 ) -> None:

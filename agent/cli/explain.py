@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from agent.cli.facts import in_words
-from agent.cli.options import json_option, with_settings
+from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import open_outbox
 from agent.cli.output import console, escape, styled, write_json
 from agent.daemon import logs
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.argument("build_url")
 @json_option
 @with_settings
+@refusing_endless_patterns
 def command(settings: Settings, *, build_url: str, as_json: bool) -> None:
     """Explain why one build did or did not become an event.
 

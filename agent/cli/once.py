@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli import values
-from agent.cli.options import json_option, with_settings
+from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.output import console, delivery_line, escape, write_json
 from agent.daemon import logs
 from agent.daemon.once import once
@@ -32,6 +32,7 @@ LONGEST_MS = 24 * 3_600_000
 )
 @json_option
 @with_settings
+@refusing_endless_patterns
 def command(settings: Settings, *, within: str, as_json: bool) -> None:
     """Poll each controller once, deliver what is due, and exit. For cron, and for trying things.
 

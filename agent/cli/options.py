@@ -13,6 +13,8 @@ from agent.config.paths import DEFAULT_CONFIG
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.config.settings import Settings
+
 config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -34,5 +36,18 @@ def with_settings(verb: Callable[..., Any]) -> Callable[..., Any]:
         from agent.config.file import find_file, load  # noqa: PLC0415 - `--help` and `--version` need no configuration
 
         return verb(load(find_file(config or context.obj)), **arguments)
+
+    return wrapper
+
+
+def refusing_endless_patterns(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """For verbs that match names of others: refuse patterns with which one name would stop them for good."""
+
+    @wraps(verb)
+    def wrapper(settings: Settings, **arguments: Any) -> Any:
+        from agent.inspect.expressions import refuse_endless  # noqa: PLC0415
+
+        refuse_endless(settings)
+        return verb(settings, **arguments)
 
     return wrapper

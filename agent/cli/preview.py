@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from agent.cli.comparison import show as show_comparison
-from agent.cli.options import json_option, with_settings
+from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.values import FUTURE_MS, moment
@@ -39,6 +39,7 @@ MOST_BUILDS = 500
 )
 @json_option
 @with_settings
+@refusing_endless_patterns
 def command(
     settings: Settings, *, since: str, compares: bool, offline: bool, builds: int | None, as_json: bool
 ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.options import with_settings
+from agent.cli.options import refusing_endless_patterns, with_settings
 from agent.daemon import logs, service
 from agent.model.times import Clock
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     help="One line for each thing that matters: key=value for people and journald, or JSON.",
 )
 @with_settings
+@refusing_endless_patterns
 def command(settings: Settings, *, log_format: str) -> None:
     """Poll and deliver until SIGTERM or SIGINT: the daemon. SIGHUP makes it read the configuration anew.
 

@@ -24,6 +24,7 @@ from agent.daemon.outbox_file import make_ready, what_is_broken
 from agent.daemon.schedule import Schedule
 from agent.daemon.systemd import notify, notify_reloading, watchdog_s
 from agent.daemon.watchdog import Watchdog
+from agent.inspect.expressions import refuse_endless
 from agent.model.times import Drift
 from agent.model.trouble import Unexpected
 from agent.outbox.sqlite.connection import RunLock
@@ -224,6 +225,7 @@ class _Service:
         notify_reloading()
         try:
             fresh = load(self._settings.file)
+            refuse_endless(fresh)
         except ConfigError as error:
             log.error("the new configuration is wrong, the one before stays", reason=str(error))
             if self._life.present is not None:

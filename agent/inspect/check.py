@@ -44,7 +44,7 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
         if offline and controller.token is not None and controller.token.problem is not None
     ]
     findings += _teams(settings)
-    findings += [Finding(Level.WARNING, "rules", f"{place}: {problem}") for place, problem in busy(settings)]
+    findings += [Finding(Level.ERROR if each.endless else Level.WARNING, "rules", str(each)) for each in busy(settings)]
     findings.append(_outbox(settings, clock, thoroughly=not offline))
     findings += spool(settings.spool)
     routes = _routes(settings)

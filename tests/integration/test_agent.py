@@ -277,10 +277,28 @@ def test_the_version_is_told_without_a_configuration(agent: Agent) -> None:
     assert done.stdout == f"hivel-agent, version {__version__}\n"
 
 
-def test_check_warns_of_a_rule_that_a_name_can_keep_busy(tmp_path: Path) -> None:
-    rules = "[[deployment]]\njob = 're:^(\\w+-?)+$'\n\n[[deployment]]\njob = 're:^(?!.*test).*deploy'\n"
+ENDLESS = "[[deployment]]\njob = 're:^(\\w+-?)+$'\n"
+
+
+def test_check_warns_of_a_rule_that_a_very_long_name_can_keep_busy(tmp_path: Path) -> None:
+    rules = "[[deployment]]\njob = 're:.*a.*b.*c.*d'\n\n[[deployment]]\njob = 're:^(?!.*test).*deploy'\n"
     agent = Agent.configured(tmp_path, jenkins="http://127.0.0.1:1", hivel="http://127.0.0.1:1", extra=rules)
     findings = {each["subject"]: each for each in agent.json("check", "--offline")}
     assert findings["rules"]["level"] == "warning"
     assert "[[deployment]] number 1, job: " in findings["rules"]["message"]
     assert agent.run("check", "--offline").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "verb", ["check --offline", "run", "once", "preview --since 1h", "backfill --since 1h", "audit"]
+)
+def test_a_rule_that_a_short_name_keeps_busy_for_ever_is_refused_before_any_name_is_matched(
+    tmp_path: Path, verb: str
+) -> None:
+    agent = Agent.configured(tmp_path, jenkins="http://127.0.0.1:1", hivel="http://127.0.0.1:1", extra=ENDLESS)
+    done = agent.run(*verb.split())
+    assert done.returncode == (1 if verb.startswith("check") else 2), done.stdout + done.stderr
+    said = " ".join((done.stdout + done.stderr).split())
+    assert r"[[deployment]] number 1, job: '" in said
+    assert "takes more than 1 s for a name of " in said
+    assert "Traceback" not in said
