@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from agent.config.reading import ReadError, read_text
 from agent.model.secrets import know
 
 
@@ -109,11 +110,11 @@ def find_controllers_token(token_file: Path | None, controller: str) -> Token | 
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
+        text = read_text(path, secret=True)
+    except FileNotFoundError as error:
         raise TokenError(f"cannot read {path}: {error.strerror}", path) from error
-    except UnicodeDecodeError:
-        raise TokenError(f"{path} is no text file: a token is one line of letters and digits", path) from None
+    except ReadError as error:
+        raise TokenError(f"cannot read {path}: {error.problem}", path) from error
     return _usable(text, str(path), path)
 
 

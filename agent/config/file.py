@@ -1,33 +1,26 @@
 """The settings: one TOML file, tokens from files, the environment or systemd's credentials.
 
-Everything is checked when it is read, so that a mistake stops the agent before it does anything; every error
-names the file and the key.
+Everything is checked when it is read, so that a mistake stops the agent before it does anything. All mistakes are told
+at once, each with file, line and key.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import ssl
+import tomllib
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import msgspec
-
-from agent.config.credentials import Token, TokenError, find_controllers_token, find_token, variable_of
-from agent.config.paths import DEFAULT_CONFIG, DEFAULT_OUTBOX, DEFAULT_SPOOL
-from agent.config.rules import (
-    DEFAULT_ENVIRONMENT,
-    STAGE_ENVIRONMENT,
-    Options,
-    Pattern,
-    Rule,
-    Template,
-    UrlForm,
-    default_rules,
-)
+from agent.config import shape
+from agent.config.credentials import variable_of
+from agent.config.paths import DEFAULT_CONFIG
+from agent.config.positions import Positions
+from agent.config.problems import ConfigError, Problem, Problems
+from agent.config.reading import ReadError, read_text
+from agent.config.rules import DEFAULT_ENVIRONMENT, STAGE_ENVIRONMENT, Options, Rule, Template, default_rules
 from agent.config.settings import (
     USER_AGENT,
     Address,
@@ -37,15 +30,16 @@ from agent.config.settings import (
     IntakeSettings,
     JenkinsSettings,
     Settings,
-    TlsSettings,
 )
-from agent.config.sizes import describe_size, parse_size
+from agent.config.tables import Team
+from agent.config.values import Values
 from agent.model import times
 from agent.model.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from agent.config import tables
 
+__all__ = ["DEFAULT_PATH", "ConfigError", "find_file", "load"]
 
 DEFAULT_PATH = Path(DEFAULT_CONFIG)
 # What Jenkins calls the results of builds; the keys of [status].
@@ -55,121 +49,15 @@ KEEP_DEPLOYMENTS = "400d"
 # An outbox with less room holds no working day of anybody.
 LEAST_SIZE = 10_000_000
 LONGEST_CONTACT = 200
-NOT_READ = Token.missing(TokenError("only the configuration file was looked at"))
-
-T = TypeVar("T")
-
-
-class ConfigError(Exception):
-    """The configuration is wrong; the message names the file and the key and says what to write."""
-
-
-# ---- The file as it is written. msgspec checks keys and types; what they mean is checked below.
-
-
-class _Http(msgspec.Struct, forbid_unknown_fields=True):
-    contact: str | None = None
-
-
-class _Hivel(msgspec.Struct, forbid_unknown_fields=True):
-    url: str
-    token_file: str | None = None
-    ca_file: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-
-
-class _Jenkins(msgspec.Struct, forbid_unknown_fields=True):
-    url: str
-    name: str | None = None
-    username: str | None = None
-    token_file: str | None = None
-    poll_interval: str = "15s"
-    since: Any = "now"  # text, or a date or time of TOML's own
-    roots: list[str] | None = None
-    timeout: str = "30s"
-    concurrency: int = 8
-    requests_per_minute: int = 1200
-    ca_file: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-
-
-class _Deployment(msgspec.Struct, forbid_unknown_fields=True):
-    job: str
-    environment: str | None = None
-    repo_url: str | None = None
-    branch: str | None = None
-    image: str | None = None
-    repository: str | None = None
-    checkouts: Literal["one", "each"] = "one"
-    stage: str | None = None
-    attempts: Literal["last", "each"] = "last"
-    without_stages: Literal["build", "none"] = "build"
-
-
-class _Repositories(msgspec.Struct, forbid_unknown_fields=True):
-    libraries: list[str] = []
-    url_form: UrlForm = "as-is"
-
-
-class _Outbox(msgspec.Struct, forbid_unknown_fields=True):
-    path: str = DEFAULT_OUTBOX
-    keep_delivered: str = "30d"
-    keep_deployments: str | None = None
-    keep_ids: str = "3650d"
-    max_size: str | None = None  # "" too is no limit
-
-
-class _Delivery(msgspec.Struct, forbid_unknown_fields=True):
-    concurrency: int = 8
-    timeout: str = "10s"
-    interval: str = "1s"
-    backoff_initial: str = "5s"
-    backoff_max: str = "15m"
-    per_minute: int = 0
-    max_attempts: int = 0
-    max_age: str | None = None
-    canceled_spelling: Literal["canceled", "cancelled"] = "canceled"
-
-
-class _Monitoring(msgspec.Struct, forbid_unknown_fields=True):
-    listen: str = "127.0.0.1:9469"
-    silent_after: str = "14d"
-    silent_least: int = 5
-
-
-class _Hook(msgspec.Struct, forbid_unknown_fields=True):
-    hold_for: str = "1h"
-    spool: str = DEFAULT_SPOOL
-
-
-class _Team(msgspec.Struct, forbid_unknown_fields=True):
-    token_file: str
-    jobs: list[str] | None = None
-    environments: list[str] | None = None
-
-
-class _Intake(msgspec.Struct, forbid_unknown_fields=True):
-    listen: str = "127.0.0.1:9470"
-    token_file: str | None = None
-    require_token: bool = True
-    teams: dict[str, str | _Team] = {}  # a text is the token's file
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    hivel: _Hivel
-    http: _Http = msgspec.field(default_factory=_Http)
-    jenkins: list[_Jenkins] = []
-    deployment: list[_Deployment] = []
-    environments: dict[str, str] = {}
-    status: dict[str, str] = {}
-    repositories: _Repositories = msgspec.field(default_factory=_Repositories)
-    outbox: _Outbox = msgspec.field(default_factory=_Outbox)
-    delivery: _Delivery = msgspec.field(default_factory=_Delivery)
-    monitoring: _Monitoring = msgspec.field(default_factory=_Monitoring)
-    hook: _Hook = msgspec.field(default_factory=_Hook)
-    intake: _Intake | None = None
+_PLACE_IN_TOML = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+# What tomllib says, and what people mostly did.
+_TOML_ADVICE = {
+    "Invalid value": 'text stands in straight quotes: key = "text"',
+    "Unescaped '\\' in a string": "write a backslash twice, or the text in single quotes",
+    "Cannot overwrite a value": "the key is written twice",
+    "Cannot declare ('jenkins',) twice": "several tables of this name are written [[jenkins]]",
+    "Cannot declare ('deployment',) twice": "several tables of this name are written [[deployment]]",
+}
 
 
 def find_file(given: Path | None) -> Path:
@@ -180,31 +68,30 @@ def find_file(given: Path | None) -> Path:
 
 
 def load(path: Path, *, tokens: bool = True) -> Settings:
-    """Read and check the configuration. Raises :class:`ConfigError`.
+    """Read and check the configuration. Raises :class:`ConfigError`, which has all that is wrong.
 
     ``tokens`` False: no token is looked for; these settings are good for a look at the file and nothing else.
     """
-    raw = _read(path)
-    check = _Checker(path, tokens=tokens)
+    text = _read(path)
+    document = _document(path, text)
+    problems = Problems(path, Positions(text))
+    settings = _settings(path, shape.decode(document, problems), Values(path, problems, tokens=tokens))
+    problems.raise_if_any()
+    return settings
+
+
+def _settings(path: Path, raw: tables.File, check: Values) -> Settings:
     agent = _user_agent(check, raw.http)
-    controllers = tuple(_controller(check, f"jenkins[{i}]", table, agent) for i, table in enumerate(raw.jenkins))
-    if not controllers:
-        raise check.error("[[jenkins]]", "no controller is named; one table per Jenkins is needed")
-    names = [controller.name for controller in controllers]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise check.error(f"jenkins[{i}].name", f"{name!r} is the name of another controller; give each its own")
-        if (variable := variable_of(name)) in os.environ and variable in map(variable_of, names[:i]):
-            raise check.error(f"jenkins[{i}].name", f"{variable} is the token of two controllers; use token_file")
+    hivel = HivelSettings(
+        url=check.url("hivel.url", raw.hivel.url).rstrip("/"),
+        token=check.token("hivel", raw.hivel.token_file, "HIVEL_API_TOKEN", "hivel-token"),
+        tls=check.tls("hivel", raw.hivel),
+        user_agent=agent,
+    )
     return Settings(
         file=path,
-        hivel=HivelSettings(
-            url=check.url("hivel.url", raw.hivel.url).rstrip("/"),
-            token=check.token("hivel", raw.hivel.token_file, "HIVEL_API_TOKEN", "hivel-token"),
-            tls=_tls(check, "hivel", raw.hivel),
-            user_agent=agent,
-        ),
-        controllers=controllers,
+        hivel=hivel,
+        controllers=_controllers(check, raw.jenkins, agent),
         rules=tuple(_rule(check, f"deployment[{i}]", table) for i, table in enumerate(raw.deployment))
         or default_rules(),
         options=_options(check, raw),
@@ -223,251 +110,119 @@ def load(path: Path, *, tokens: bool = True) -> Settings:
     )
 
 
-def _read(path: Path) -> _File:
+def _read(path: Path) -> str:
     try:
-        text = path.read_bytes()
+        return read_text(path)
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: there is no such file; write one with `hivel-agent init`, or name another with --config"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        named = " (HIVEL_AGENT_CONFIG names it)" if os.environ.get("HIVEL_AGENT_CONFIG") == str(path) else ""
+        words = f'there is no such file{named}: no configuration; run "hivel-agent init", or name a file with --config'
+        raise _about_file(path, None, words) from None
+    except ReadError as error:
+        words = error.problem if error.line is not None else f"cannot be read: {error.problem}"
+        raise _about_file(path, error.line, words) from error
+
+
+def _document(path: Path, text: str) -> dict[str, Any]:
     try:
-        return msgspec.toml.decode(text, type=_File)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_in_words(str(error))}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path}: no valid TOML: {error}") from None
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        message = str(error)
+        place = _PLACE_IN_TOML.search(message)
+        words = message if place is None else message[: place.start()]
+        line = None if place is None else int(place[1] or text.rstrip().count("\n") + 1)
+        advice = next((f"; {advice}" for beginning, advice in _TOML_ADVICE.items() if words.startswith(beginning)), "")
+        raise _about_file(path, line, f"no valid TOML: {words}{advice}") from None
 
 
-def _in_words(problem: str) -> str:
-    """msgspec's ``Object contains unknown field `x` - at `$.hivel` `` with the key first."""
-    message, _, place = problem.partition(" - at ")
-    key = place.strip("`").removeprefix("$").removeprefix(".")
-    if unknown := re.fullmatch(r"Object contains unknown field `(.+)`", message):
-        return f"{_join(key, unknown[1])}: unknown key"
-    if missing := re.fullmatch(r"Object missing required field `(.+)`", message):
-        return f"{_join(key, missing[1])}: this key is required"
-    for type_name, words in {"str": "text in quotes", "int": "a whole number", "object": "a table"}.items():
-        message = message.replace(f"`{type_name}`", words)
-    return f"{key}: {message}"
+def _about_file(path: Path, line: int | None, words: str) -> ConfigError:
+    return ConfigError.of([Problem(path, line, "", words)])
 
 
-def _join(table: str, key: str) -> str:
-    return f"{table}.{key}" if table else key
-
-
-class _Checker:
-    """Turns what a value's meaning is wrong about into an error that names file and key."""
-
-    def __init__(self, file: Path, *, tokens: bool) -> None:
-        self._file = file
-        self._tokens = tokens
-
-    def error(self, key: str, problem: str) -> ConfigError:
-        return ConfigError(f"{self._file}: {key}: {problem}")
-
-    def parse(self, key: str, parser: Callable[[], T]) -> T:
-        try:
-            return parser()
-        except (ValueError, TokenError) as error:
-            raise self.error(key, str(error)) from error
-
-    def duration(self, key: str, text: str) -> int:
-        value = self.parse(key, lambda: times.parse_duration(text))
-        if value <= 0:
-            raise self.error(key, f"{text!r} must be longer than nothing")
-        return value
-
-    def number(self, key: str, value: int, least: int, most: int) -> int:
-        if not least <= value <= most:
-            raise self.error(key, f"{value} is not between {least} and {most}")
-        return value
-
-    def size(self, key: str, text: str, least: int) -> int:
-        """Bytes."""
-        value = self.parse(key, lambda: parse_size(text))
-        if value < least:
-            raise self.error(key, f"{text!r} is less than {describe_size(least)}")
-        return value
-
-    def path(self, key: str, text: str) -> Path:
-        if not text:
-            raise self.error(key, "is empty; a path is needed")
-        return self._file.parent / text
-
-    def url(self, key: str, text: str) -> str:
-        try:
-            parts = urlsplit(text)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if "@" in text:  # looked for first: the messages below repeat the text
-            raise self.error(key, "holds credentials (or an @ for another reason); they belong into a token file")
-        if not usable or not text.isprintable() or " " in text:
-            raise self.error(key, f"{text!r} is no URL; write it like https://host or http://host:8080/jenkins/")
-        if "?" in text or "#" in text:
-            raise self.error(key, f"{text!r} must end with the path: no ? and no #")
-        return text
-
-    def address(self, key: str, text: str) -> Address | None:
-        """``127.0.0.1:9469``, ``[::1]:9469``; None for an empty text, which turns the listener off."""
-        if not text:
-            return None
-        host, colon, port = text.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-            raise self.error(key, f'{text!r} is no address; write it like 127.0.0.1:9469, or "" for none')
-        return Address(host, int(port))
-
-    def file(self, key: str, text: str | None) -> Path | None:
-        """A file that can be read, or None where none is named."""
-        if text is None:
-            return None
-        path = self.path(key, text)
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            raise self.error(key, f"cannot read {path}: {error.strerror}") from error
-        return path
-
-    def token(self, table: str, token_file: str | None, variable: str, credential: str) -> Token:
-        token = self.optional_token(table, token_file, variable, credential)
-        if token is None:
-            raise self.error(
-                f"{table}.token_file",
-                f"no token: name a file here, or set {variable}, or give systemd the credential {credential}",
-            )
-        return token
-
-    def controllers_token(self, table: str, token_file: str | None, controller: str) -> Token:
-        """A token that cannot be read is a trouble of its controller alone, and may be there later."""
-        key = f"{table}.token_file"
-        path = None if token_file is None else self.path(key, token_file)
-        if not self._tokens:
-            return NOT_READ
-        try:
-            token = find_controllers_token(path, controller)
-        except TokenError as error:
-            return Token.missing(error)
-        except ValueError as error:
-            raise self.error(key, str(error)) from error
-        if token is None:
-            raise self.error(
-                key,
-                "no token: name a file here, or set JENKINS_API_TOKEN, or give systemd the credential jenkins-token "
-                f"(for this controller alone: {variable_of(controller)}, jenkins-token.{controller})",
-            )
-        return token
-
-    def token_file(self, key: str, text: str) -> Token:
-        path = self.path(key, text)
-        return self.parse(key, lambda: Token.from_file(path)) if self._tokens else NOT_READ
-
-    def optional_token(self, table: str, token_file: str | None, variable: str, credential: str) -> Token | None:
-        key = f"{table}.token_file"
-        path = None if token_file is None else self.path(key, token_file)
-        return self.parse(key, lambda: find_token(path, variable, credential)) if self._tokens else NOT_READ
-
-    def pattern(self, key: str, text: str | None) -> Pattern | None:
-        if text == "":
-            raise self.error(key, 'is empty; "**" matches everything')
-        return None if text is None else self.parse(key, lambda: Pattern.parse(text))
-
-    def patterns(self, key: str, texts: list[str] | None) -> tuple[Pattern, ...] | None:
-        if texts is None:
-            return None
-        if not texts or "" in texts:
-            raise self.error(key, 'is empty; take it away, or write "**", to allow everything')
-        return self.parse(key, lambda: tuple(map(Pattern.parse, texts)))
-
-    def template(self, key: str, text: str | None, groups: tuple[str, ...]) -> Template | None:
-        return None if text is None else self.parse(key, lambda: Template.parse(text, groups))
-
-
-def _user_agent(check: _Checker, raw: _Http) -> str:
+def _user_agent(check: Values, raw: tables.Http) -> str:
     if raw.contact is None:
         return USER_AGENT
     contact = raw.contact.strip()
     usable = bool(contact) and contact.isascii() and contact.isprintable() and not set(contact) & set("()\\")
     if not usable or len(contact) > LONGEST_CONTACT:
-        raise check.error(
+        check.note(
             "http.contact",
             f"{raw.contact!r} cannot be said in a header; write an address or a URL in at most {LONGEST_CONTACT} ASCII "
             "characters without brackets ( ) and backslashes",
         )
+        return USER_AGENT
     return f"{USER_AGENT} ({contact})"
 
 
-def _roots(check: _Checker, key: str, names: list[str]) -> tuple[str, ...]:
+def _roots(check: Values, key: str, names: list[str]) -> tuple[str, ...]:
     for name in names:
         if not name.isprintable() or not all(part.strip() for part in name.split("/")):
-            raise check.error(
+            check.note(
                 key, f"{name!r} is no full name of a folder; write it like services or platform/services, without URL"
             )
     return tuple(names)
 
 
-def _controller(check: _Checker, key: str, raw: _Jenkins, user_agent: str) -> JenkinsSettings:
+def _controllers(check: Values, raw: list[tables.Jenkins], user_agent: str) -> tuple[JenkinsSettings, ...]:
+    controllers = tuple(_controller(check, f"jenkins[{i}]", table, user_agent) for i, table in enumerate(raw))
+    if not controllers:
+        check.note("[[jenkins]]", "no controller is named; one table per Jenkins is needed")
+    names = [controller.name for controller in controllers]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            check.note(f"jenkins[{i}].name", f"{name!r} is the name of another controller; give each its own")
+        if (variable := variable_of(name)) in os.environ and variable in map(variable_of, names[:i]):
+            check.note(f"jenkins[{i}].name", f"{variable} is the token of two controllers; use token_file")
+    return controllers
+
+
+def _controller(check: Values, key: str, raw: tables.Jenkins, user_agent: str) -> JenkinsSettings:
     url = check.url(f"{key}.url", raw.url).rstrip("/") + "/"
-    name = raw.name if raw.name is not None else urlsplit(url).netloc
+    name = raw.name if raw.name is not None else urlsplit(url).netloc or key
     if not name or not name.isprintable() or "#" in name:
-        raise check.error(f"{key}.name", f"{name!r}: a name is text without # (it is part of every deployment_id)")
-    if raw.username is None:
-        if raw.token_file is not None:
-            raise check.error(f"{key}.username", "is missing; the token belongs to a user")
-        token = None
-    else:
+        check.note(f"{key}.name", f"{name!r}: a name is text without # (it is part of every deployment_id)")
+    token = None
+    if raw.username is not None:
         token = check.controllers_token(key, raw.token_file, name)
-    if not isinstance(raw.since, str | date):
-        raise check.error(f"{key}.since", f"{raw.since!r} is neither now nor a duration nor a date or time")
-    check.parse(f"{key}.since", lambda: times.parse_since(raw.since, 0))
+    elif raw.token_file is not None:
+        check.note(f"{key}.username", "is missing; the token belongs to a user")
     return JenkinsSettings(
         name=name,
         url=url,
         username=raw.username,
         token=token,
         poll_interval_ms=check.duration(f"{key}.poll_interval", raw.poll_interval),
-        since=raw.since,
+        since=_since(check, f"{key}.since", raw.since),
         timeout_ms=check.duration(f"{key}.timeout", raw.timeout),
         concurrency=check.number(f"{key}.concurrency", raw.concurrency, 1, 64),
         requests_per_minute=check.number(f"{key}.requests_per_minute", raw.requests_per_minute, 0, 1_000_000),
-        tls=_tls(check, key, raw),
+        tls=check.tls(key, raw),
         user_agent=user_agent,
         roots=_roots(check, f"{key}.roots", raw.roots or []),
     )
 
 
-def _tls(check: _Checker, key: str, raw: _Hivel | _Jenkins) -> TlsSettings:
-    settings = TlsSettings(
-        ca_file=check.file(f"{key}.ca_file", raw.ca_file),
-        client_certificate=check.file(f"{key}.client_certificate", raw.client_certificate),
-        client_key=check.file(f"{key}.client_key", raw.client_key),
-    )
-    if settings.client_key is not None and settings.client_certificate is None:
-        raise check.error(f"{key}.client_certificate", "is missing; the key belongs to a certificate")
-    named = [name for name in ("ca_file", "client_certificate", "client_key") if getattr(raw, name) is not None]
-    if named:
-        try:
-            settings.context()
-        except (ssl.SSLError, OSError) as error:
-            files = ", ".join(str(getattr(settings, name)) for name in named)
-            raise check.error(f"{key}.{', '.join(named)}", f"not usable as PEM ({files}): {error}") from error
-    return settings
+def _since(check: Values, key: str, raw: Any) -> str | date:
+    if not isinstance(raw, str | date):
+        check.note(key, f"{raw!r} is neither now nor a duration nor a date or time")
+        return ""
+    check.parse(key, lambda: times.parse_since(raw, 0), 0)
+    return raw
 
 
-def _rule(check: _Checker, key: str, raw: _Deployment) -> Rule:
-    if not raw.job:
-        raise check.error(f"{key}.job", 'is empty; "**" matches every job')
-    job = check.parse(f"{key}.job", lambda: Pattern.parse(raw.job))
+def _rule(check: Values, key: str, raw: tables.Deployment) -> Rule:
+    job = check.pattern(f"{key}.job", raw.job)
     stage = check.pattern(f"{key}.stage", raw.stage)
+    if job is None or (stage is None and raw.stage is not None):
+        return default_rules()[0]  # templates may name groups of the pattern that is wrong
     stage_groups = () if stage is None else ("stage", *stage.expression.groupindex)
     groups = (*job.expression.groupindex, *stage_groups)
     default = STAGE_ENVIRONMENT if "environment" in stage_groups else DEFAULT_ENVIRONMENT
     environment = default if raw.environment is None else raw.environment
     return Rule(
         job=job,
-        environment=check.parse(f"{key}.environment", lambda: Template.parse(environment, groups)),
+        environment=check.parse(
+            f"{key}.environment", lambda: Template.parse(environment, groups), Template(environment, ())
+        ),
         repo_url=check.template(f"{key}.repo_url", raw.repo_url, groups),
         branch=check.template(f"{key}.branch", raw.branch, groups),
         image=check.template(f"{key}.image", raw.image, groups),
@@ -479,21 +234,23 @@ def _rule(check: _Checker, key: str, raw: _Deployment) -> Rule:
     )
 
 
-def _options(check: _Checker, raw: _File) -> Options:
+def _options(check: Values, raw: tables.File) -> Options:
     """What holds for the events of all rules."""
     statuses = {}
     for result, status in raw.status.items():
+        key = f"status.{result}"
         if result not in JENKINS_RESULTS:
-            raise check.error(f"status.{result}", f"is no result of Jenkins; there are {', '.join(JENKINS_RESULTS)}")
-        if status not in list(Status):
-            raise check.error(f"status.{result}", f"{status!r} is no status; there are {', '.join(Status)}")
-        statuses[result] = Status(status)
+            check.note(key, f"is no result of Jenkins; there are {', '.join(JENKINS_RESULTS)}")
+        elif status not in list(Status):
+            check.note(key, f"{status!r} is no status; there are {', '.join(Status)}")
+        else:
+            statuses[result] = Status(status)
     environments: dict[str, str] = {}
     for name, environment in raw.environments.items():
         if not environment.strip():
-            raise check.error(f"environments.{name}", "is empty; write the environment's name")
+            check.note(f"environments.{name}", "is empty; write the environment's name")
         if name.strip().lower() in environments:
-            raise check.error(f"environments.{name}", "is there already; upper and lower case are the same here")
+            check.note(f"environments.{name}", "is there already; upper and lower case are the same here")
         environments[name.strip().lower()] = environment.strip()
     libraries = [
         check.pattern(f"repositories.libraries[{i}]", text) for i, text in enumerate(raw.repositories.libraries)
@@ -506,19 +263,20 @@ def _options(check: _Checker, raw: _File) -> Options:
     )
 
 
-def _intake(check: _Checker, raw: _Intake) -> IntakeSettings:
+def _intake(check: Values, raw: tables.Intake) -> IntakeSettings:
     address = check.address("intake.listen", raw.listen)
     if address is None:
-        raise check.error("intake.listen", "is empty; take the whole table [intake] away to have no intake")
+        check.note("intake.listen", "is empty; take the whole table [intake] away to have no intake")
+        address = Address("", 0)
     if not raw.require_token:
         if not address.is_loopback:
-            raise check.error("intake.require_token", f"only a loopback address may do without; {address} is none")
+            check.note("intake.require_token", f"only a loopback address may do without; {address} is none")
         return IntakeSettings(address, ())
-    teams = {name: _Team(team) if isinstance(team, str) else team for name, team in raw.teams.items()}
+    teams = {name: Team(team) if isinstance(team, str) else team for name, team in raw.teams.items()}
     tokens = [(name, check.token_file(_key_of_token(raw, name), team.token_file)) for name, team in teams.items()]
     own = check.optional_token("intake", raw.token_file, "HIVEL_AGENT_INTAKE_TOKEN", "intake-token")
     if own is None and not tokens:
-        raise check.error(
+        check.note(
             "intake.token_file",
             "no token: name a file here or in [intake.teams], or set HIVEL_AGENT_INTAKE_TOKEN, or give systemd the "
             "credential intake-token",
@@ -527,33 +285,33 @@ def _intake(check: _Checker, raw: _Intake) -> IntakeSettings:
     return IntakeSettings(address, (*((("", own),) if own else ()), *tokens), allowed)
 
 
-def _key_of_token(raw: _Intake, team: str) -> str:
+def _key_of_token(raw: tables.Intake, team: str) -> str:
     return f"intake.teams.{team}" + ("" if isinstance(raw.teams[team], str) else ".token_file")
 
 
-def _allowed(check: _Checker, key: str, team: _Team) -> Allowed:
+def _allowed(check: Values, key: str, team: Team) -> Allowed:
     return Allowed(
         jobs=check.patterns(f"{key}.jobs", team.jobs),
         environments=check.patterns(f"{key}.environments", team.environments),
     )
 
 
-def _silent_after(check: _Checker, raw: _Monitoring) -> int:
+def _silent_after(check: Values, raw: tables.Monitoring) -> int:
     return check.duration("monitoring.silent_after", raw.silent_after) if raw.silent_after else 0
 
 
-def _keep_deployments(check: _Checker, raw: _Outbox) -> int:
+def _keep_deployments(check: Values, raw: tables.Outbox) -> int:
     """Not set, it is never shorter than keep_delivered."""
     delivered = check.duration("outbox.keep_delivered", raw.keep_delivered)
     if raw.keep_deployments is None:
         return max(times.parse_duration(KEEP_DEPLOYMENTS), delivered)
     deployments = check.duration("outbox.keep_deployments", raw.keep_deployments)
     if deployments < delivered:
-        raise check.error("outbox.keep_deployments", "is shorter than keep_delivered")
+        check.note("outbox.keep_deployments", "is shorter than keep_delivered")
     return deployments
 
 
-def _delivery(check: _Checker, raw: _Delivery) -> DeliverySettings:
+def _delivery(check: Values, raw: tables.Delivery) -> DeliverySettings:
     settings = DeliverySettings(
         concurrency=check.number("delivery.concurrency", raw.concurrency, 1, 256),
         timeout_ms=check.duration("delivery.timeout", raw.timeout),
@@ -566,5 +324,5 @@ def _delivery(check: _Checker, raw: _Delivery) -> DeliverySettings:
         canceled_spelling=raw.canceled_spelling,
     )
     if settings.backoff_max_ms < settings.backoff_initial_ms:
-        raise check.error("delivery.backoff_max", "is shorter than backoff_initial")
+        check.note("delivery.backoff_max", "is shorter than backoff_initial")
     return settings

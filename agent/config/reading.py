@@ -31,14 +31,7 @@ def read_text(path: Path, *, secret: bool = False) -> str:
     ``secret``: no character of the file is repeated in an error. Raises :class:`ReadError`, and
     :class:`FileNotFoundError` if there is no file.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except PermissionError as error:
-        raise ReadError(f"{error.strerror}{_denied(path)}") from error
-    except OSError as error:
-        raise ReadError(str(error.strerror)) from error
+    content = _read(path)
     if content.startswith(_UTF16):
         raise ReadError("the file is UTF-16 text; save it as UTF-8")
     try:
@@ -47,6 +40,27 @@ def read_text(path: Path, *, secret: bool = False) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         shown = "" if secret else _in_windows_1252(content[error.start])
         raise ReadError(f"line {line} is not UTF-8{shown}; save the file as UTF-8", line) from None
+
+
+def check_readable(path: Path) -> None:
+    """Raises :class:`ReadError`, also if there is no file."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ReadError(_why_not(path, error)) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ReadError(_why_not(path, error)) from error
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    return f"{error.strerror}{_denied(path) if isinstance(error, PermissionError) else ''}"
 
 
 def _in_windows_1252(byte: int) -> str:
@@ -76,7 +90,7 @@ def _denied(path: Path) -> str:
 def _first_closed(path: Path) -> Path:
     """The outermost folder of the path that this user may not enter; the path itself if there is none."""
     for folder in reversed(path.absolute().parents):
-        if not os.access(folder, os.X_OK):
+        if not os.access(folder, os.X_OK, effective_ids=True):
             return folder
     return path
 

@@ -13,6 +13,11 @@ _LONGEST = 100 * 365 * 86_400_000
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 # Jenkins tells its time in whole seconds, and some time after it read its clock.
 SAME_CLOCK_MS = 60_000
+_SPOKEN = re.compile(r"(\d{1,6})\s*([A-Za-z]*)")
+_WORDS = {
+    "s": ("s", "sec", "secs", "second", "seconds"), "m": ("m", "min", "mins", "minute", "minutes"),
+    "h": ("h", "hr", "hrs", "hour", "hours"), "d": ("d", "day", "days"), "ms": ("ms", "millis", "milliseconds"),
+}  # fmt: skip
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
 
@@ -57,11 +62,25 @@ def rfc3339(ms: int) -> str:
 def parse_duration(text: str) -> int:
     """Milliseconds of ``15s``, ``1h30m``, ``500ms``, ``7d``. Raises :class:`ValueError` with the reason."""
     if not _DURATION.fullmatch(text.strip()):
-        raise ValueError(f"{text!r} is no duration; write it like 500ms, 15s, 5m, 24h or 7d")
+        raise ValueError(f"{text!r} is no duration; {_meant(text) or 'write it like 500ms, 15s, 5m, 24h or 7d'}")
     value = sum(Decimal(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     if value > _LONGEST:
         raise ValueError(f"{text!r} is longer than a hundred years")
     return int(value)
+
+
+def _meant(text: str) -> str | None:
+    """What to write instead of ``7 days``, ``1 week`` or ``15``; None for anything else."""
+    found = _SPOKEN.fullmatch(text.strip())
+    if found is None:
+        return None
+    number, word = found[1], found[2].lower()
+    if not word:
+        return f"the unit is missing: {number}s, {number}m, {number}h or {number}d"
+    if word.startswith("w"):
+        return f"write {int(number) * 7}d"
+    unit = next((unit for unit, words in _WORDS.items() if word in words), None)
+    return None if unit is None else f"write {number}{unit}"
 
 
 def parse_moment(value: str | date) -> int:
@@ -73,9 +92,8 @@ def parse_moment(value: str | date) -> int:
         try:
             value = datetime.fromisoformat(value.strip())
         except ValueError:
-            raise ValueError(
-                f"{value!r} is no date or time; write it like 2026-01-31 or 2026-01-31T18:00:00Z"
-            ) from None
+            advice = "write it like 2026-01-31 or 2026-01-31T18:00:00Z"
+            raise ValueError(f"{value!r} is no date or time; {advice}") from None
     if not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - the zone follows
     if value.tzinfo is None:
@@ -113,6 +131,11 @@ def parse_since(value: str | date, now_ms: int) -> int:
             return now_ms
         if _DURATION.fullmatch(text):
             return now_ms - parse_duration(text)
+        try:
+            return parse_moment(text)
+        except ValueError:
+            advice = _meant(text) or "write it like 24h, 7d, 2026-01-31 or 2026-01-31T18:00:00Z"
+            raise ValueError(f"{value!r} is no date or time and no duration; {advice}") from None
     return parse_moment(value)
 
 

@@ -49,7 +49,8 @@ def test_the_token_of_a_file_is_its_only_line(tmp_path: Path, content: str) -> N
         (b"s3cr3t\t0123", "holds no token"),
         (b"s3cr3t\x00", "holds no token"),
         ("schlüssel".encode(), "holds no token"),
-        (b"\xff\xfe\x00", "is no text file"),
+        (b"\xff\xfe\x00", "the file is UTF-16 text; save it as UTF-8"),
+        (b"\ns3cr3t\xfc", "line 2 is not UTF-8; save the file as UTF-8"),
     ],
 )
 def test_a_file_without_a_usable_token_is_named_and_its_content_is_not(

@@ -14,6 +14,7 @@ import pytest
 from agent import __version__
 from agent.cli import main as command_line
 from agent.config import file as config
+from agent.config import tables
 from agent.config.file import ConfigError
 from agent.config.rules import Pattern
 from agent.daemon.service import STOP_S
@@ -96,16 +97,16 @@ def load(tmp_path: Path, text: str) -> Settings:
 # ---- configuration
 
 TABLES = {
-    "## `[hivel]`": config._Hivel,
-    "## `[http]`": config._Http,
-    "## `[[jenkins]]`": config._Jenkins,
-    "## `[[deployment]]`": config._Deployment,
-    "## `[repositories]`": config._Repositories,
-    "## `[outbox]`": config._Outbox,
-    "## `[delivery]`": config._Delivery,
-    "## `[monitoring]`": config._Monitoring,
-    "## `[hook]`": config._Hook,
-    "## `[intake]`": config._Intake,
+    "## `[hivel]`": tables.Hivel,
+    "## `[http]`": tables.Http,
+    "## `[[jenkins]]`": tables.Jenkins,
+    "## `[[deployment]]`": tables.Deployment,
+    "## `[repositories]`": tables.Repositories,
+    "## `[outbox]`": tables.Outbox,
+    "## `[delivery]`": tables.Delivery,
+    "## `[monitoring]`": tables.Monitoring,
+    "## `[hook]`": tables.Hook,
+    "## `[intake]`": tables.Intake,
 }
 KEYS = [
     pytest.param(heading, field, id=f"{heading.strip('# `')}-{field.name}")
@@ -120,7 +121,7 @@ def test_every_table_of_the_configuration_has_its_section() -> None:
         "status",
     }  # maps without keys of their own
     assert DOCS.count("## `[environments]` and `[status]`") == 1
-    assert {field.name for field in msgspec.structs.fields(config._File)} == names
+    assert {field.name for field in msgspec.structs.fields(tables.File)} == names
 
 
 @pytest.mark.parametrize(("heading", "field"), KEYS)
@@ -375,7 +376,7 @@ def test_the_unit_gives_the_agent_what_it_looks_for_and_the_time_that_it_needs()
     unit.read_string(text)
     assert int(unit["Service"]["TimeoutStopSec"]) > STOP_S
     assert f"--config {config.DEFAULT_PATH}" in unit["Service"]["ExecStart"]
-    assert Path("/var/lib", unit["Service"]["StateDirectory"], "outbox.db") == Path(config._Outbox().path)
+    assert Path("/var/lib", unit["Service"]["StateDirectory"], "outbox.db") == Path(tables.Outbox().path)
     credentials = re.findall(r"(?m)^LoadCredential=([^:]+):", text)
     folder = Path(config.__file__).parent
     source = "".join((folder / name).read_text(encoding="utf-8") for name in ("file.py", "credentials.py"))

@@ -72,9 +72,26 @@ def test_a_fraction_of_a_second_loses_no_millisecond(text: str, ms: int) -> None
     "text", ["", " ", "15", "s", "-5s", "5 s", "5S", "5sec", "1h 30m", "1e3s", "1.s", ".5s", "5s!"]
 )
 def test_what_is_no_duration_is_refused_and_quoted(text: str) -> None:
-    with pytest.raises(ValueError, match="is no duration; write it like") as error:
+    with pytest.raises(ValueError, match=r"is no duration; (write|the unit)") as error:
         parse_duration(text)
     assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("15", "the unit is missing: 15s, 15m, 15h or 15d"), ("7 days", "write 7d"), ("2 weeks", "write 14d"),
+        ("24hours", "write 24h"), ("5 MIN", "write 5m"), ("3 moons", "write it like 500ms, 15s, 5m, 24h or 7d"),
+    ],
+)  # fmt: skip
+def test_what_may_be_meant_by_a_duration_in_words_is_said(text: str, advice: str) -> None:
+    for parse in (parse_duration, lambda text: parse_since(text, 0)):
+        with pytest.raises(ValueError, match="no duration; ") as error:
+            parse(text)
+        if "like" not in advice:
+            assert str(error.value).endswith(advice)
+    with pytest.raises(ValueError, match="write it like 24h, 7d, 2026-01-31 or 2026"):
+        parse_since("soon", 0)
 
 
 @given(st.text() | st.from_regex(r"(\d{1,20}(\.\d{1,5})?(ms|s|m|h|d)){1,4}", fullmatch=True))

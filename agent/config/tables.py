@@ -1,0 +1,139 @@
+"""The configuration file as it is written: its tables, their keys, and the defaults."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from agent.config.paths import DEFAULT_OUTBOX, DEFAULT_SPOOL
+from agent.config.rules import UrlForm  # noqa: TC001 - msgspec looks at it at run time
+
+
+class Http(msgspec.Struct):
+    """``[http]``."""
+
+    contact: str | None = None
+
+
+class Hivel(msgspec.Struct):
+    """``[hivel]``."""
+
+    url: str
+    token_file: str | None = None
+    ca_file: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+
+
+class Jenkins(msgspec.Struct):
+    """One ``[[jenkins]]``."""
+
+    url: str
+    name: str | None = None
+    username: str | None = None
+    token_file: str | None = None
+    poll_interval: str = "15s"
+    since: Any = "now"  # text, or a date or time of TOML's own
+    roots: list[str] | None = None
+    timeout: str = "30s"
+    concurrency: int = 8
+    requests_per_minute: int = 1200
+    ca_file: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+
+
+class Deployment(msgspec.Struct):
+    """One ``[[deployment]]``."""
+
+    job: str
+    environment: str | None = None
+    repo_url: str | None = None
+    branch: str | None = None
+    image: str | None = None
+    repository: str | None = None
+    checkouts: Literal["one", "each"] = "one"
+    stage: str | None = None
+    attempts: Literal["last", "each"] = "last"
+    without_stages: Literal["build", "none"] = "build"
+
+
+class Repositories(msgspec.Struct):
+    """``[repositories]``."""
+
+    libraries: list[str] = []
+    url_form: UrlForm = "as-is"
+
+
+class Outbox(msgspec.Struct):
+    """``[outbox]``."""
+
+    path: str = DEFAULT_OUTBOX
+    keep_delivered: str = "30d"
+    keep_deployments: str | None = None
+    keep_ids: str = "3650d"
+    max_size: str | None = None  # "" too is no limit
+
+
+class Delivery(msgspec.Struct):
+    """``[delivery]``."""
+
+    concurrency: int = 8
+    timeout: str = "10s"
+    interval: str = "1s"
+    backoff_initial: str = "5s"
+    backoff_max: str = "15m"
+    per_minute: int = 0
+    max_attempts: int = 0
+    max_age: str | None = None
+    canceled_spelling: Literal["canceled", "cancelled"] = "canceled"
+
+
+class Monitoring(msgspec.Struct):
+    """``[monitoring]``."""
+
+    listen: str = "127.0.0.1:9469"
+    silent_after: str = "14d"
+    silent_least: int = 5
+
+
+class Hook(msgspec.Struct):
+    """``[hook]``."""
+
+    hold_for: str = "1h"
+    spool: str = DEFAULT_SPOOL
+
+
+class Team(msgspec.Struct):
+    """One team of ``[intake.teams]``."""
+
+    token_file: str
+    jobs: list[str] | None = None
+    environments: list[str] | None = None
+
+
+class Intake(msgspec.Struct):
+    """``[intake]``."""
+
+    listen: str = "127.0.0.1:9470"
+    token_file: str | None = None
+    require_token: bool = True
+    teams: dict[str, str | Team] = {}  # a text is the token's file
+
+
+class File(msgspec.Struct):
+    """The whole file."""
+
+    hivel: Hivel
+    http: Http = msgspec.field(default_factory=Http)
+    jenkins: list[Jenkins] = []
+    deployment: list[Deployment] = []
+    environments: dict[str, str] = {}
+    status: dict[str, str] = {}
+    repositories: Repositories = msgspec.field(default_factory=Repositories)
+    outbox: Outbox = msgspec.field(default_factory=Outbox)
+    delivery: Delivery = msgspec.field(default_factory=Delivery)
+    monitoring: Monitoring = msgspec.field(default_factory=Monitoring)
+    hook: Hook = msgspec.field(default_factory=Hook)
+    intake: Intake | None = None
