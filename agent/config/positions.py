@@ -12,7 +12,7 @@ _TOKEN = re.compile(
 _NAME = rf"(?:[A-Za-z0-9_-]+|{_STRING})"
 _KEY = rf"{_NAME}(?:[ \t]*\.[ \t]*{_NAME})*"
 _STATEMENT = re.compile(rf"\s*(?P<brackets>\[\[|\[|)[ \t]*(?P<key>{_KEY})", re.S)
-_LAST_PART = re.compile(r"(?:\[\d+\]|\.[^.\[]*|.)$", re.S)
+_LAST_PART = re.compile(r"(?:\[\d+\]|\.[^.\[]*|^[^.\[]+)$")
 
 
 class Positions:
@@ -52,7 +52,9 @@ class Positions:
         while key:
             if key in self._lines:
                 return self._lines[key]
-            key = _LAST_PART.sub("", key)
+            key, longer = _LAST_PART.sub("", key), key
+            if key == longer:
+                break
         return None
 
 

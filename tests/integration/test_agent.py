@@ -255,7 +255,8 @@ def test_a_wrong_configuration_is_exit_code_2_and_names_the_key(agent: Agent, ve
     agent.config.write_text(agent.config.read_text().replace("poll_interval", "poll_intervall"))
     done = agent.run(*verb)
     assert done.returncode == 2
-    assert done.stderr == f"hivel-agent: {agent.config}: jenkins[0].poll_intervall: unknown key\n"
+    message = "jenkins[0].poll_intervall: unknown key; did you mean poll_interval?"
+    assert done.stderr == f"hivel-agent: {agent.config}:10: {message}\n"
 
 
 def test_the_configuration_is_found_by_variable_and_by_option_on_either_side(agent: Agent) -> None:

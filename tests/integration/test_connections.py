@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -207,7 +208,7 @@ def test_a_wrong_file_is_told_by_its_name_and_key(
     for verb in ("run", "once", "check"):
         done = agent.run(verb)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert f"{agent.config}: {table}.{key}: " in done.stderr
+        assert re.search(rf"{re.escape(str(agent.config))}:\d+: {re.escape(table)}\.{key}: ", done.stderr)
         assert str(file) in done.stderr
 
 
