@@ -27,7 +27,7 @@ from agent.daemon.watchdog import Watchdog
 from agent.inspect.expressions import refuse_endless
 from agent.model.times import Drift
 from agent.model.trouble import Unexpected
-from agent.outbox.sqlite.connection import RunLock
+from agent.outbox.sqlite.connection import RunLock, wait_for_locks
 from agent.outbox.values import DamagedError, OutboxError
 from agent.sources.reports.intake import Intake
 
@@ -56,6 +56,7 @@ def run(settings: Settings, clock: Clock) -> None:
     :class:`agent.outbox.values.OutboxError` if it cannot start.
     """
     signals.ignore_reload()
+    wait_for_locks(stopping=False)
     with RunLock(settings.outbox) as lock:
         asyncio.run(_Service(settings, clock, lock).run())
 
@@ -218,6 +219,7 @@ class _Service:
         if not self._stopping.is_set():
             log.info("stopping")
             notify("STOPPING=1")
+            wait_for_locks(stopping=True)
         self._stopping.set()
         self._end_life()
 

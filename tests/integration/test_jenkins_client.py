@@ -744,6 +744,7 @@ def assert_every_question_has_a_tree(jenkins: LocalJenkins) -> None:
     asked = [request for request in jenkins.requests if request.path.endswith("/api/json")]
     assert asked
     assert [request for request in asked if not request.query.startswith("tree=")] == []
+    assert {request.method for request in jenkins.requests} == {"GET"}
 
 
 def deep_and_wide(jenkins: LocalJenkins) -> None:

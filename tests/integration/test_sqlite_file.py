@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -66,6 +67,15 @@ def test_commits_are_on_the_disk_before_they_return(outbox: SqliteOutbox) -> Non
 
 def test_the_file_is_readable_by_its_owner_only(outbox: SqliteOutbox) -> None:
     assert outbox.path.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_is_made_for_the_file_is_closed_to_others(tmp_path: Path, clock: FakeClock) -> None:
+    before = os.umask(0)
+    try:
+        SqliteOutbox(tmp_path / "new" / "outbox.db", clock).close()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o750
 
 
 def test_a_new_file_has_the_newest_version_and_is_sound(outbox: SqliteOutbox) -> None:

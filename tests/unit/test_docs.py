@@ -356,6 +356,16 @@ def test_the_tests_that_a_page_names_exist(document: Path) -> None:
         assert (ROOT / name).exists(), f"{document.name} names {name}"
 
 
+def test_every_promise_about_security_names_a_test_that_exists() -> None:
+    rows = re.findall(
+        r"(?m)^\| (.+) \| `(tests/\S+\.py)::(\w+)` \|$", (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    )
+    assert len(rows) > 40
+    for promise, file, name in rows:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"(?m)^def {name}\(", code), f"{promise}: there is no {name} in {file}"
+
+
 def test_the_changelog_knows_this_version() -> None:
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.findall(r"(?m)^## \[(.+?)\]", changes)[:2] == ["Unreleased", __version__]

@@ -20,7 +20,9 @@ from agent.outbox.values import AlreadyRunningError, DamagedError, OlderOutboxEr
 if TYPE_CHECKING:
     from pathlib import Path
 
+# How long a locked file is waited for; less when the process is to end.
 BUSY_DEADLINE_S = 10.0
+STOPPING_DEADLINE_S = 1.0
 CHECKPOINT_PAGES = 4_000
 # A byte after those that SQLite itself locks (SQLite never uses the page at 1 GiB).
 _OUR_BYTE = 0x40000000 + 1_024
@@ -30,6 +32,24 @@ _OURS = {"deployments", "events"}
 _OF_SQLITE = (b"SQLite format 3\0", b"CREATE TABLE ", b"CREATE INDEX ")
 # Python's message, without an error code, for a text column with invalid UTF-8.
 _NO_TEXT = "Could not decode to UTF-8"
+
+
+class _Patience:
+    """How long all connections of this process wait for a locked file, in seconds. Read by several threads."""
+
+    def __init__(self) -> None:
+        self.seconds = BUSY_DEADLINE_S
+
+
+_PATIENCE = _Patience()
+
+
+def wait_for_locks(*, stopping: bool) -> None:
+    """From now on wait for a locked file as long as usual, or, when the process is to end, for a second.
+
+    It also shortens waits that have begun.
+    """
+    _PATIENCE.seconds = STOPPING_DEADLINE_S if stopping else BUSY_DEADLINE_S
 
 
 class PatientConnection(sqlite3.Connection):
@@ -45,13 +65,13 @@ class PatientConnection(sqlite3.Connection):
         except sqlite3.OperationalError as error:
             if self.in_transaction or not _is_busy(error):
                 raise
-        deadline = time.monotonic() + BUSY_DEADLINE_S
+        began = time.monotonic()
         while True:
             time.sleep(random.uniform(0.0002, 0.001))
             try:
                 return super().execute(sql, parameters)
             except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > deadline:
+                if not _is_busy(error) or time.monotonic() - began > _PATIENCE.seconds:
                     raise
 
 
