@@ -90,7 +90,7 @@ release: $(VENV)/.ready $(RELEASE_VENV)/.ready ## dist/: wheel, source archive, 
 .PHONY: docs
 docs: .venv-docs/.ready ## build/site: the documentation as a site
 	@rm -rf build/pages && mkdir -p build/pages
-	@cp --parents -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs jenkinsfile-snippets monitoring systemd \
+	@cp --parents -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs jenkinsfile-snippets other-ci monitoring systemd \
 	  tests/benchmarks/README.md build/pages
 	@.venv-docs/bin/mkdocs build --strict >build/site.log 2>&1 || { cat build/site.log; exit 1; }
 	@echo build/site/index.html

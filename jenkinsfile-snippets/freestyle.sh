@@ -1,19 +1,19 @@
 # Freestyle job: a shell step that reports the build.
 #
 # Where to put it:
-# - With the PostBuildScript plugin (2.1 or newer): "Post build task", any result. The plugin tells the result.
-# - Without a plugin: "Execute shell" as the FIRST build step, since no step runs after one that failed. The report has
-#   no result then; the agent holds it until it has seen the build's.
+# - With the PostBuildScript plugin (2.1 or newer): "Post build task", any result. The plugin provides the result.
+# - Without a plugin: "Execute shell" as the FIRST build step, because no step runs after a failed one. The report has
+#   no result. The agent holds it until it has seen the result of the build.
 #
-# Needs: curl and awk. Under "Build Environment" bind a "Secret text" with the intake's token to the variable
+# Needs: curl and awk. Under "Build Environment" bind a "Secret text" with the token of the intake to the variable
 # HIVEL_TOKEN. Change the two lines below, or set the variables in Jenkins.
 set +x
 : "${HIVEL_AGENT_URL:=http://hivel-agent.example.com:9470}"
 : "${ENVIRONMENT:=production}"
 export ENVIRONMENT
 
-# GIT_URL and the like are the job's own: a freestyle job loads no shared library.
-# awk reads the variables itself, and writes them as JSON byte by byte: no value can break it or run anything.
+# GIT_URL, GIT_BRANCH and GIT_COMMIT are the job's own, because a freestyle job loads no shared library.
+# awk reads the variables itself and escapes every byte for JSON: no value can break the JSON or run a command.
 report=$(LC_ALL=C awk '
     function json(text,    at, byte, out) {
         for (at = 1; at <= length(text); at++) {

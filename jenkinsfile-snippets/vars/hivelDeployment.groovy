@@ -1,21 +1,18 @@
-// Reports a deployment to hivel-agent. How to use it: hivelDeployment.txt, beside this file.
+// Reports a deployment to hivel-agent. hivelDeployment.txt, beside this file, describes the arguments.
 //
-// It runs in the sandbox, without any approval: apart from the steps isUnix, sh, powershell, echo, timeout, withEnv and
-// withCredentials it calls only what is on the default whitelist of the Script Security plugin:
+// It runs in the sandbox without script approval. Apart from the steps isUnix, sh, powershell, echo, timeout, withEnv
+// and withCredentials it calls only methods on the default whitelist of the Script Security plugin:
 //   JsonOutput.toJson(Map), String.replace, System.currentTimeMillis, Object.toString,
-//   and get, put, remove, keySet and plus of maps;
+//   and get, put, remove, keySet and plus of maps.
 // env, currentBuild.currentResult and currentBuild.timeInMillis are open to every pipeline.
-// Not on it are FlowInterruptedException.getResult and getCauses: a block that was interrupted counts as ABORTED.
+// FlowInterruptedException.getResult and getCauses are not on the whitelist: an interrupted block counts as ABORTED.
 
-import groovy.json.JsonOutput
-import org.jenkinsci.plugins.workflow.steps.FlowInterruptedException
-
-/** Reports the whole build; with {@code stage: 'name'} that stage alone. */
+/** Reports the whole build, or one stage if {@code stage: 'name'} is given. */
 def call(Map arguments = [:]) {
-    report(arguments)
+    hivelReport(arguments)
 }
 
-/** Runs {@code deploy} and reports it as a stage, with the times and the result of the block. Gives back its value. */
+/** Runs {@code deploy} and reports it as a stage, with the times and the result of the block. Returns its value. */
 def call(Map arguments = [:], Closure deploy) {
     def began = System.currentTimeMillis()
     def before = currentBuild.currentResult
@@ -23,47 +20,47 @@ def call(Map arguments = [:], Closure deploy) {
     def value = null
     try {
         value = deploy()
-        // Jenkins tells only the worst result of the build so far: what was so before is not this deployment's.
+        // Jenkins shows only the worst result of the build so far. A result from before the block is not the block's.
         status = currentBuild.currentResult == before ? 'SUCCESS' : currentBuild.currentResult
-    } catch (FlowInterruptedException e) {
+    } catch (org.jenkinsci.plugins.workflow.steps.FlowInterruptedException e) {
         status = 'ABORTED'
         throw e
     } finally {
-        report([stage: env.STAGE_NAME ?: 'deployment', status: status, start_time: began] + arguments)
+        hivelReport([stage: env.STAGE_NAME ?: 'deployment', status: status, start_time: began] + arguments)
     }
     return value
 }
 
-/** Whatever goes wrong here is a line in the log; the build goes on as if nothing had been. */
-def report(Map arguments) {
+/** An error here is one line in the log and never changes the result of the build. */
+def hivelReport(Map arguments) {
     def asked = System.currentTimeMillis()
     try {
         def url = arguments.get('url') ?: env.HIVEL_AGENT_URL
         if (!url) {
-            warn('set HIVEL_AGENT_URL in Jenkins, or give `url`')
+            hivelWarning('set HIVEL_AGENT_URL in Jenkins, or pass `url`')
             return
         }
         def id = arguments.get('credentialsId') ?: 'hivel-agent-token'
-        def json = asJson(fields(asked) + [given: given(arguments)] + arguments)
+        def json = hivelJson(hivelFields(asked) + [given: hivelGiven(arguments)] + arguments)
         timeout(time: 15, unit: 'SECONDS') {
             withCredentials([string(credentialsId: id, variable: 'HIVEL_TOKEN')]) {
-                withEnv(["HIVEL_AGENT_URL=${url}", "HIVEL_REPORT=${json}"]) { send() }
+                withEnv(["HIVEL_AGENT_URL=${url}", "HIVEL_REPORT=${json}"]) { hivelSend() }
             }
         }
-    } catch (FlowInterruptedException e) {
+    } catch (org.jenkinsci.plugins.workflow.steps.FlowInterruptedException e) {
         if (System.currentTimeMillis() - asked < 15000) { throw e }  // the build itself is stopped
-        warn('it took longer than 15 s')
+        hivelWarning('it took longer than 15 s')
     } catch (Throwable e) {  // "No such DSL method" is an Error
-        warn(e.toString())
+        hivelWarning(e.toString())
     }
 }
 
-def warn(String reason) {
+def hivelWarning(String reason) {
     echo "WARNING: the deployment was not reported to Hivel: ${reason}"
 }
 
-/** What Jenkins tells of this build; not GIT_URL and the like, which may be those of a shared library. */
-def fields(long now) {
+/** What Jenkins says about this build, without GIT_URL, GIT_BRANCH, GIT_COMMIT: a shared library can set those. */
+def hivelFields(long now) {
     return [
         provider: 'jenkins', job: env.JOB_NAME, build_number: env.BUILD_NUMBER, build_url: env.BUILD_URL,
         status: currentBuild.currentResult, start_time: currentBuild.timeInMillis, end_time: now,
@@ -71,28 +68,28 @@ def fields(long now) {
     ]
 }
 
-/** Which of the fields of the source somebody wrote down. */
-def given(Map arguments) {
-    def written = [:]
+/** Which source fields the call itself names. */
+def hivelGiven(Map arguments) {
+    def named = [:]
     for (name in ['repo_url', 'branch', 'commit_hash']) {
-        if (arguments.get(name)) { written.put(name, true) }
+        if (arguments.get(name)) { named.put(name, true) }
     }
-    return written.keySet()
+    return named.keySet()
 }
 
-/** ASCII without $ and ', and only ever in an environment variable: no value can break the JSON or run anything. */
-def asJson(Map fields) {
-    def told = [:]
+/** ASCII without $ and ', passed in an environment variable only: no value can break the JSON or run a command. */
+def hivelJson(Map fields) {
+    def report = [:]
     for (name in fields.keySet()) {
-        if (fields.get(name)) { told.put(name, fields.get(name)) }
+        if (fields.get(name)) { report.put(name, fields.get(name)) }
     }
-    told.remove('url')
-    told.remove('credentialsId')
-    return JsonOutput.toJson(told).replace('$', '\\u0024').replace("'", '\\u0027')
+    report.remove('url')
+    report.remove('credentialsId')
+    return groovy.json.JsonOutput.toJson(report).replace('$', '\\u0024').replace("'", '\\u0027')
 }
 
-/** The token goes to curl through a here-document: neither the list of processes nor the log shows it. */
-def send() {
+/** The token reaches curl through a here-document: it is not in the process list and not in the log. */
+def hivelSend() {
     if (isUnix()) {
         sh label: 'Report to Hivel', script: '''
             set +x

@@ -29,6 +29,13 @@ FOLDER = ROOT / "jenkinsfile-snippets"
 GROOVY = ROOT / "tests" / "groovy"
 SNIPPETS = sorted(path.name for path in FOLDER.iterdir() if path.suffix in {".Jenkinsfile", ".sh"})
 LIBRARY = {path.stem: path.read_text(encoding="utf-8") for path in (FOLDER / "vars").glob("*.groovy")}
+PASTE = (FOLDER / "paste" / "hivelDeployment.groovy").read_text(encoding="utf-8")
+# The snippets that call the library, each once more as somebody without the library has it.
+PASTED = {
+    f"pasted-{name}": (FOLDER / name).read_text(encoding="utf-8").replace("@Library('hivel') _\n", "") + PASTE
+    for name in SNIPPETS
+    if "@Library" in (FOLDER / name).read_text(encoding="utf-8")
+}
 
 TOKEN = "token-of-a-test.0123456789"
 RESULTS = {"success": "SUCCESS", "unstable": "UNSTABLE", "failure": "FAILURE", "aborted": "ABORTED"}
@@ -157,7 +164,7 @@ def play(cases: dict[str, Case], scripts: dict[str, str]) -> tuple[dict[str, Pla
         others = given.keys() - pipelines
         with ThreadPoolExecutor(AT_ONCE) as pool:  # they wait more than they work
             freestyle = {case_id: pool.submit(stage.run_freestyle, given[case_id]) for case_id in others}
-            answers = stage.run_groovy(sources | scripts, pipelines)
+            answers = stage.run_groovy(sources | PASTED | scripts, pipelines)
         ran = answers["cases"] | {case_id: future.result() for case_id, future in freestyle.items()}
         return {case_id: stage.played(case_id, ran[case_id]) for case_id in cases}, answers["calls"]
 
@@ -203,7 +210,7 @@ class _Stage:
         for name, word in (("build.sh", case.build), ("deploy.sh", case.deploy)):
             self._program(workspace / name, WORK.format(code=int(word == "failure")))
         url = f"http://127.0.0.1:{self._closed}" if case.fault == "down" else self._intake.url(case_id)
-        variables = BUILD | ({} if case.snippet == "scripted.Jenkinsfile" else SOURCE)
+        variables = BUILD | ({} if case.snippet.endswith("scripted.Jenkinsfile") else SOURCE)
         variables |= {"PATH": self._path(case.without), "HOME": str(home), "HIVEL_AGENT_URL": url}
         if case.freestyle:
             variables |= {"HIVEL_TOKEN": TOKEN}
@@ -218,7 +225,7 @@ class _Stage:
             "deploy": case.deploy,
             "build": case.build,
             "report": case.report,
-            "windows": case.windows or case.snippet.startswith("windows"),
+            "windows": case.windows,
             "no_credentials_plugin": case.without == "credentials plugin",
             "pwsh": shutil.which("pwsh"),
         }
@@ -296,9 +303,9 @@ def _java_home() -> str:
 
 
 def main_cases() -> dict[str, Case]:
-    """Every snippet with every result of the deployment."""
+    """Every snippet, with the library and pasted, with every result of the deployment."""
     cases = {}
-    for snippet in SNIPPETS:
+    for snippet in (*SNIPPETS, *PASTED):
         for deploy, result in RESULTS.items():
             variables: dict[str, str | None] = {"BRANCH_NAME": "main"}
             if snippet == "freestyle.sh":

@@ -24,6 +24,8 @@ from tests.integration.snippets import (
     BUILD,
     FOLDER,
     LIBRARY,
+    PASTE,
+    PASTED,
     RESULTS,
     SNIPPETS,
     SOURCE,
@@ -42,9 +44,11 @@ if TYPE_CHECKING:
     from agent.sources.reports.accept import Taken
 
 WARNING = "WARNING: the deployment was not reported to Hivel"
-PASTED = [name for name in SNIPPETS if "def reportToHivel(" in (FOLDER / name).read_text(encoding="utf-8")]
-SENDING = [name for name in SNIPPETS if name not in {"emit.Jenkinsfile", "windows.Jenkinsfile"}]
-STAGES = {"declarative-stage.Jenkinsfile", "several-environments.Jenkinsfile", "shared-library.Jenkinsfile"}
+SENDING = [name for name in (*SNIPPETS, *PASTED) if name != "emit.Jenkinsfile"]
+PIPELINES = [name for name in SENDING if name.endswith(".Jenkinsfile")]
+STAGES = {
+    name for name in PIPELINES if name.endswith(("stage.Jenkinsfile", "scripted.Jenkinsfile", "ments.Jenkinsfile"))
+}
 # How a deployment can be refused, and what the log has to say then.
 FAULTS = {
     "down": r"HTTP 000: curl: \(7\)",
@@ -67,7 +71,6 @@ HOSTILE = {
 
 # ---- pipelines for what the snippets do not show
 
-DECLARATIVE = (FOLDER / "declarative-build.Jenkinsfile").read_text(encoding="utf-8")
 WHOLE = "node { stage('Deploy') { sh './deploy.sh' }\n hivelDeployment(environment: 'production') }"
 BLOCK = "node { stage('Deploy') { sh './build.sh'\n hivelDeployment(environment: 'production') { sh './deploy.sh' } } }"
 SCRIPTS = {
@@ -96,13 +99,13 @@ SCRIPTS = {
             stages { stage('Deploy') { steps { node { sh './deploy.sh' } } } }
             post { always { hivelDeployment(environment: 'production') } }
         }""",
-    "no node, pasted": "pipeline { agent none\n post { always { script { reportToHivel(environment: 'x') } } } }\n"
-    + DECLARATIVE[DECLARATIVE.index("/** Reports to the agent.") :],
-    "given, pasted": "node { reportToHivel(repo_url: 'https://git.example.com/r', commit_hash: env.NOTHING) }\n"
-    + DECLARATIVE[DECLARATIVE.index("/** Reports to the agent.") :],
+    "no node, pasted": "pipeline { agent none\n post { always { script { hivelDeployment(environment: 'x') } } } }\n"
+    + PASTE,
+    "given, pasted": "node { hivelDeployment(repo_url: 'https://git.example.com/r', commit_hash: env.NOTHING) }\n"
+    + PASTE,
     "needs approvals": '@Deprecated def f() { new URL("x").text }\nsh "echo ${env.X}"\nx.rawBuild.getAction(null)',
     # The patience of a pipeline is cut from 15 s to 1 s, to see its end sooner.
-    "impatient": re.sub("time: 15,", "time: 1,", DECLARATIVE).replace("< 15000", "< 1000"),
+    "impatient": PASTED["pasted-whole-build.Jenkinsfile"].replace("time: 15,", "time: 1,").replace("< 15000", "< 1000"),
 }  # fmt: skip
 
 
@@ -119,13 +122,13 @@ def cases() -> dict[str, Case]:
             found[f"nocredential-{snippet}"] = Case(snippet, credentials={}, variables=branch)
             found[f"noplugin-{snippet}"] = Case(snippet, without="credentials plugin", variables=branch)
             found[f"stopped-{snippet}"] = Case(snippet, report="aborted", variables=branch)
-    for snippet in SNIPPETS:
+    for snippet in (*SNIPPETS, *PASTED):
         for kind, value in HOSTILE.items():
             found[f"hostile-{snippet}-{kind}"] = hostile(snippet, value)
     for snippet in STAGES:
         found[f"unstable-before-{snippet}"] = Case(snippet, build="unstable", variables=branch)
     pull_request: dict[str, str | None] = {"BRANCH_NAME": "PR-7", "CHANGE_ID": "7", "CHANGE_BRANCH": "feature/x"}
-    for snippet in PASTED:
+    for snippet in PIPELINES:
         found[f"pull-{snippet}"] = Case(snippet, variables=pull_request)
     found["pull-library"] = Case("whole", variables=pull_request)
     found["nowhere"] = Case("multibranch.Jenkinsfile", variables={"BRANCH_NAME": "feature/x"})
@@ -133,11 +136,11 @@ def cases() -> dict[str, Case]:
     found["first-step"] = Case("freestyle.sh")
     found["impatient"] = Case("impatient", without="patience")
     found["no-address"] = Case("whole", variables={"HIVEL_AGENT_URL": None})
-    found["library-windows"] = Case("block", windows=True)
+    found |= {f"windows-{deploy}": Case("block", deploy, windows=True) for deploy in RESULTS}
     found["every-argument"] = Case("every argument", credentials={"other": TOKEN})
     for script in ("value", "bare", "no node", "no node, pasted", "given, pasted"):
         found[script.replace(", ", "-").replace(" ", "-")] = Case(script)
-    found["no-version"] = Case("shared-library.Jenkinsfile", params={"VERSION": ""})
+    found["no-version"] = Case("stage.Jenkinsfile", params={"VERSION": ""})
     found["no-version-several"] = Case("several-environments.Jenkinsfile", params={"VERSION": ""})
     for deploy in RESULTS:
         found[f"caught-{deploy}"] = Case("caught", deploy)
@@ -227,7 +230,7 @@ def test_the_real_intake_takes_every_request_that_was_made(
 
 
 @pytest.mark.parametrize("deploy", RESULTS)
-@pytest.mark.parametrize("snippet", [name for name in SNIPPETS if name != "freestyle.sh"])
+@pytest.mark.parametrize("snippet", [name for name in (*SNIPPETS, *PASTED) if name != "freestyle.sh"])
 def test_the_build_ends_as_it_would_without_the_snippet(everything: Everything, snippet: str, deploy: str) -> None:
     played = everything[f"main-{snippet}-{deploy}"]
     assert played.result == RESULTS[deploy], played.log
@@ -236,7 +239,7 @@ def test_the_build_ends_as_it_would_without_the_snippet(everything: Everything, 
 
 
 def test_the_times_of_a_report_are_milliseconds(everything: Everything) -> None:
-    whole = only(everything["main-declarative-build.Jenkinsfile-success"])
+    whole = only(everything["main-whole-build.Jenkinsfile-success"])
     assert whole["start_time"] == 1_795_435_200_000  # what Jenkins' API calls `timestamp`
     for snippet in STAGES:
         report = everything[f"main-{snippet}-success"].requests[0].report
@@ -257,10 +260,10 @@ def test_every_environment_of_a_pipeline_is_an_event(everything: Everything) -> 
 def test_a_stage_is_a_success_although_the_build_was_unstable_before(everything: Everything, snippet: str) -> None:
     played = everything[f"unstable-before-{snippet}"]
     assert {request.report["status"] for request in played.requests} == {"SUCCESS"}
-    assert played.result == ("SUCCESS" if snippet.startswith("several") else "UNSTABLE")  # that one has no build step
+    assert played.result == ("SUCCESS" if "several" in snippet else "UNSTABLE")  # that one has no build step
 
 
-@pytest.mark.parametrize("case", ["pull-library", *(f"pull-{name}" for name in PASTED if name in SENDING)])
+@pytest.mark.parametrize("case", ["pull-library", *(f"pull-{name}" for name in PIPELINES)])
 def test_a_pull_request_is_reported_with_its_own_branch(everything: Everything, case: str) -> None:
     report = everything[case].requests[0].report
     assert (report["branch"], report["pr_number"]) == ("feature/x", "7")
@@ -322,7 +325,7 @@ def test_what_the_caller_of_the_library_catches_is_not_made_worse(everything: Ev
 
 
 def test_the_library_uses_powershell_where_there_is_no_sh(everything: Everything) -> None:
-    played = everything["library-windows"]
+    played = everything["windows-success"]
     (report,) = reports("block", played)
     assert (report["environment"], report["stage"], report["status"]) == ("production", "Deploy", "SUCCESS")
 
@@ -331,7 +334,7 @@ def test_the_library_uses_powershell_where_there_is_no_sh(everything: Everything
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-@pytest.mark.parametrize("snippet", [name for name in SNIPPETS if name != "emit.Jenkinsfile"])
+@pytest.mark.parametrize("snippet", SENDING)
 def test_no_value_breaks_a_report_or_runs_anything(everything: Everything, snippet: str, kind: str) -> None:
     value = HOSTILE[kind]
     played = everything[f"hostile-{snippet}-{kind}"]
@@ -378,11 +381,11 @@ def test_the_build_goes_on_when_the_intake_does_not_answer_well(
     assert (played.result, played.error) == ("SUCCESS", None)
     assert re.search(f"{WARNING}: {FAULTS[fault]}", played.log), played.log
     assert max(len(line) for line in played.log.splitlines()) < 600  # no page of a proxy in the log
-    most = 2 if snippet.startswith("several") else 1
+    most = 2 if "several" in snippet else 1
     assert played.seconds < 10 * most  # 5 s each, and what a busy machine adds
 
 
-@pytest.mark.parametrize("snippet", [name for name in SENDING if name != "freestyle.sh"])
+@pytest.mark.parametrize("snippet", PIPELINES)
 def test_a_failed_build_fails_for_its_own_reason(everything: Everything, snippet: str) -> None:
     played = everything[f"broken-{snippet}-failure"]
     assert (played.result, played.error) == ("FAILURE", "hudson.AbortException: script returned exit code 1")
@@ -396,7 +399,7 @@ def test_the_build_goes_on_where_there_is_no_curl(everything: Everything, snippe
     assert re.search(f"{WARNING}: .*curl.*not found", played.log), played.log
 
 
-@pytest.mark.parametrize("snippet", [name for name in SENDING if name != "freestyle.sh"])
+@pytest.mark.parametrize("snippet", PIPELINES)
 def test_the_build_goes_on_without_credential_and_without_the_plugin_for_it(
     everything: Everything, snippet: str
 ) -> None:
@@ -410,7 +413,7 @@ def test_the_build_goes_on_without_credential_and_without_the_plugin_for_it(
         assert reason in played.log
 
 
-@pytest.mark.parametrize("snippet", [name for name in SENDING if name != "freestyle.sh"])
+@pytest.mark.parametrize("snippet", PIPELINES)
 def test_a_build_that_is_stopped_while_it_reports_is_stopped(everything: Everything, snippet: str) -> None:
     assert everything[f"stopped-{snippet}"].result == "ABORTED"
 
@@ -432,7 +435,7 @@ def test_without_a_node_the_log_says_so(everything: Everything) -> None:
     played = everything["no-node"]
     assert (played.result, played.requests) == ("SUCCESS", [])
     assert re.search(f"{WARNING}: .*hudson.Launcher is missing", played.log)
-    assert re.search(f"{WARNING}: .*hudson.FilePath is missing", everything["no-node-pasted"].log)
+    assert re.search(f"{WARNING}: .*hudson.Launcher is missing", everything["no-node-pasted"].log)
 
 
 @pytest.mark.parametrize("snippet", SENDING)
@@ -463,7 +466,7 @@ def powershell(played: Played) -> dict[str, Any]:
 
 @pytest.mark.parametrize("deploy", RESULTS)
 def test_powershell_is_given_the_report_the_token_and_the_address(everything: Everything, deploy: str) -> None:
-    given = powershell(everything[f"main-windows.Jenkinsfile-{deploy}"])
+    given = powershell(everything[f"windows-{deploy}"])
     used = set(re.findall(r"\$env:(\w+)", given["script"]))
     assert used == {"HIVEL_AGENT_URL", "HIVEL_TOKEN", "HIVEL_REPORT"}
     assert used <= given["variables"].keys()
@@ -472,11 +475,9 @@ def test_powershell_is_given_the_report_the_token_and_the_address(everything: Ev
     assert TOKEN not in given["script"]
 
 
-def test_the_powershell_script_is_balanced_and_the_same_in_both_places(everything: Everything) -> None:
-    """Not more than that: whether PowerShell takes it is seen only where PowerShell is."""
-    script = powershell(everything["main-windows.Jenkinsfile-success"])["script"]
-    library = powershell(everything["library-windows"])["script"]
-    assert [line.strip() for line in script.splitlines()] == [line.strip() for line in library.splitlines()]
+def test_the_powershell_script_is_balanced(everything: Everything) -> None:
+    """Not more than that: PowerShell itself reads the script only where it is installed."""
+    script = powershell(everything["windows-success"])["script"]
     bare = re.sub(r"'[^']*'", "", script)
     assert bare.count('"') % 2 == 0
     for opening, closing in ("()", "{}", "[]"):
@@ -486,7 +487,7 @@ def test_the_powershell_script_is_balanced_and_the_same_in_both_places(everythin
 @pytest.mark.skipif(not shutil.which("pwsh"), reason="PowerShell is not installed: its script was not run")
 @pytest.mark.parametrize("deploy", RESULTS)
 def test_powershell_sends_the_report(everything: Everything, deploy: str) -> None:
-    played = everything[f"main-windows.Jenkinsfile-{deploy}"]
+    played = everything[f"windows-{deploy}"]
     assert only(played)["status"] == RESULTS[deploy]
     assert played.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
 
@@ -509,7 +510,7 @@ WHITELIST = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*(name for name in SNIPPETS if name != "freestyle.sh"), *LIBRARY])
+@pytest.mark.parametrize("name", [*(name for name in SNIPPETS if name != "freestyle.sh"), *PASTED, *LIBRARY])
 def test_nothing_needs_an_approval(everything: Everything, name: str) -> None:
     calls = everything.calls[name]
     assert set(calls["steps"]) <= STEPS | BLOCKS
@@ -530,23 +531,16 @@ def test_a_call_that_needs_an_approval_would_be_noticed(everything: Everything) 
 # ---- the files agree with one another
 
 
-def part(name: str) -> str:
-    """What is pasted, without the step that differs on Windows."""
-    text = (FOLDER / name).read_text(encoding="utf-8")
-    pasted = text[text.index("/** Reports to the agent.") :]
-    return re.sub(r"(?s)(sh|powershell) label: .*?'''\n.*?'''\n", "", pasted)
+def test_what_is_pasted_is_the_library() -> None:
+    """But for the name of the entry point, and the head of the file."""
+    (library,) = LIBRARY.values()
+    start = "/** Reports the whole build"
+    assert PASTE[PASTE.index(start) :] == library[library.index(start) :].replace("def call(", "def hivelDeployment(")
 
 
-def shell(text: str) -> list[str]:
-    (script,) = re.findall(r"(?s) sh label: 'Report to Hivel', script: '''\n(.*?)'''", text)
-    return [line.strip() for line in script.splitlines()]
-
-
-def test_what_is_pasted_is_the_same_everywhere() -> None:
-    assert len(PASTED) == 7
-    assert len({part(name) for name in PASTED}) == 1
-    texts = [(FOLDER / name).read_text(encoding="utf-8") for name in PASTED if name != "windows.Jenkinsfile"]
-    assert len({tuple(shell(text)) for text in [*texts, *LIBRARY.values()]}) == 1
+def test_every_snippet_can_be_used_without_the_library() -> None:
+    assert PASTED.keys() == {f"pasted-{name}" for name in SNIPPETS if name not in {"emit.Jenkinsfile", "freestyle.sh"}}
+    assert not any("@Library" in text.partition("// For a Jenkins where")[0] for text in PASTED.values())
 
 
 def test_every_snippet_says_on_top_what_it_is_and_what_it_needs() -> None:
