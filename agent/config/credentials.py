@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from agent.config.reading import ReadError, read_text
 from agent.model.secrets import know
+
+# From this length on a segment of a URL's path is taken for a key; below the other one nothing is hidden alone.
+_LIKE_A_TOKEN = 16
+_SHORTEST_PART = 8
 
 
 class TokenError(Exception):
@@ -106,6 +111,23 @@ def find_controllers_token(token_file: Path | None, controller: str) -> Token | 
     return find_token(token_file, variable_of(controller), f"jenkins-token.{controller}") or find_token(
         None, "JENKINS_API_TOKEN", "jenkins-token"
     )
+
+
+def know_url(url: str) -> None:
+    """Keep a URL out of all texts, and the parts of it that make it secret when they are repeated alone."""
+    know(url)
+    parts = urlsplit(url)
+    path = url.partition("://")[2].partition("/")[2]
+    segments = [each for each in parts.path.split("/") if len(each) >= _LIKE_A_TOKEN or _has_both(each)]
+    values = [value for _, value in parse_qsl(parts.query)]
+    for secret in (path, parts.query, parts.password or "", *segments, *values):
+        if len(secret) >= _SHORTEST_PART:
+            know(secret)
+
+
+def _has_both(text: str) -> bool:
+    """Letters and digits: more likely a key than a word."""
+    return any(each.isdigit() for each in text) and any(each.isalpha() for each in text)
 
 
 def _read(path: Path) -> str:

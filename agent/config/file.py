@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from agent.config.settings import (
     HivelSettings,
     IntakeSettings,
     JenkinsSettings,
+    NotifySettings,
     Settings,
 )
 from agent.config.tables import Team
@@ -49,6 +51,7 @@ KEEP_DEPLOYMENTS = "400d"
 # An outbox with less room holds no working day of anybody.
 LEAST_SIZE = 10_000_000
 LONGEST_CONTACT = 200
+LONGEST_NOTIFYING_MS = 300_000
 _PLACE_IN_TOML = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 # What tomllib says, and what people mostly did.
 _TOML_ADVICE = {
@@ -107,6 +110,7 @@ def _settings(path: Path, raw: tables.File, check: Values) -> Settings:
         hold_for_ms=check.duration("hook.hold_for", raw.hook.hold_for),
         spool=check.path("hook.spool", raw.hook.spool) if raw.hook.spool else None,
         intake=None if raw.intake is None else _intake(check, raw.intake),
+        notify=None if raw.notify is None else _notify(check, raw.notify),
     )
 
 
@@ -283,6 +287,31 @@ def _intake(check: Values, raw: tables.Intake) -> IntakeSettings:
         )
     allowed = {name: _allowed(check, f"intake.teams.{name}", team) for name, team in teams.items()}
     return IntakeSettings(address, (*((("", own),) if own else ()), *tokens), allowed)
+
+
+def _notify(check: Values, raw: tables.Notify) -> NotifySettings:
+    settings = NotifySettings(
+        after_ms=check.duration("notify.after", raw.after),
+        repeat_ms=check.duration("notify.repeat", raw.repeat) if raw.repeat else 0,
+        timeout_ms=check.duration("notify.timeout", raw.timeout),
+    )
+    if settings.timeout_ms > LONGEST_NOTIFYING_MS:
+        check.note("notify.timeout", f"{raw.timeout!r} is longer than 5m")
+    if raw.command is not None:
+        if raw.url_file is not None:
+            check.note("notify.url_file", "there is a command too; choose one of them")
+        if not raw.command or not raw.command[0].startswith("/") or any("\0" in each for each in raw.command):
+            example = '["/usr/local/bin/notify", "--urgent"]'
+            check.note("notify.command", f"is a list that starts with the full path of a program: {example}")
+        return replace(settings, command=tuple(raw.command))
+    url = check.secret_url("notify.url_file", raw.url_file, "HIVEL_AGENT_NOTIFY_URL", "notify-url")
+    if url is None:
+        check.note(
+            "notify",
+            "has neither command nor URL: set command or url_file, or HIVEL_AGENT_NOTIFY_URL, or give systemd the "
+            "credential notify-url",
+        )
+    return replace(settings, url=url)
 
 
 def _key_of_token(raw: tables.Intake, team: str) -> str:

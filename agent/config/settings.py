@@ -164,6 +164,21 @@ class IntakeSettings:
 
 
 @dataclass(frozen=True)
+class NotifySettings:
+    """Who gets notifications: a ``command`` (argv), or without one the address in ``url``, which is a secret.
+
+    A condition is reported when it has lasted for ``after_ms``, and again every ``repeat_ms``; 0: never again.
+    ``timeout_ms`` bounds each attempt to send.
+    """
+
+    command: tuple[str, ...] = ()
+    url: Token | None = None
+    after_ms: int = 900_000
+    repeat_ms: int = 86_400_000
+    timeout_ms: int = 30_000
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that the agent was told."""
 
@@ -184,6 +199,7 @@ class Settings:
     hold_for_ms: int = 3_600_000
     spool: Path | None = None
     intake: IntakeSettings | None = None  # None: off
+    notify: NotifySettings | None = None  # None: off
 
     def allowed(self, team: str) -> Allowed:
         """What a team may report; everything, where nothing else is said."""

@@ -122,6 +122,16 @@ class Intake(msgspec.Struct):
     teams: dict[str, str | Team] = {}  # a text is the token's file
 
 
+class Notify(msgspec.Struct):
+    """``[notify]``."""
+
+    command: list[str] | None = None
+    url_file: str | None = None
+    after: str = "15m"
+    repeat: str = "24h"
+    timeout: str = "30s"
+
+
 class File(msgspec.Struct):
     """The whole file."""
 
@@ -137,3 +147,4 @@ class File(msgspec.Struct):
     monitoring: Monitoring = msgspec.field(default_factory=Monitoring)
     hook: Hook = msgspec.field(default_factory=Hook)
     intake: Intake | None = None
+    notify: Notify | None = None

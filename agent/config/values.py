@@ -6,7 +6,7 @@ import ssl
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from agent.config.credentials import Token, TokenError, find_controllers_token, find_token, variable_of
+from agent.config.credentials import Token, TokenError, find_controllers_token, find_token, know_url, variable_of
 from agent.config.reading import ReadError, check_readable
 from agent.config.rules import Pattern, Template
 from agent.config.settings import Address, TlsSettings
@@ -179,6 +179,19 @@ class Values:
                 f"(for this controller alone: {variable_of(controller)}, jenkins-token.{controller})",
             )
         return token or NOT_READ
+
+    def secret_url(self, key: str, url_file: str | None, variable: str, credential: str) -> Token | None:
+        """A URL that is a secret, or None if no place has one. One that cannot be read may be there later."""
+        path = None if url_file is None else self.path(key, url_file)
+        if not self._tokens:
+            return NOT_READ
+        try:
+            url = find_token(path, variable, credential)
+        except TokenError as error:
+            return Token.missing(error)
+        if url is not None:
+            know_url(url.reveal())
+        return url
 
     def token_file(self, key: str, text: str) -> Token:
         """The token in a file."""

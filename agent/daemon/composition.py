@@ -18,10 +18,12 @@ from agent.delivery.hivel import HivelClient
 from agent.ingest.ingest import Ingest
 from agent.inspect.derived import rules_of
 from agent.inspect.silent import silent_jobs
+from agent.notify import conditions
+from agent.notify.notifier import Notifier, memory_file
 from agent.outbox.offloop import OffLoop
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.sqlite.rescue import rescue
-from agent.outbox.values import Keep
+from agent.outbox.values import Keep, OutboxError
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller
 from agent.sources.reports.accept import Reports
@@ -123,6 +125,7 @@ class Parts:
     keep: Keep
     settings: Settings
     looking: tuple[SqliteOutbox, OffLoop]
+    notifier: Notifier | None = None
 
     async def deliver(self) -> None:
         """Send the events that are due.
@@ -159,6 +162,23 @@ class Parts:
         outbox, off_loop = self.looking
         return await off_loop(silent_jobs, self.settings, outbox)
 
+    async def notify(self, trouble: str | None) -> None:
+        """Send the notifications that are due. ``trouble``: why nothing can be stored; None: everything can.
+
+        Raises :class:`agent.outbox.values.OutboxError` when the outbox cannot be read, after what is due without it.
+        """
+        if self.notifier is None:
+            return
+        outbox, off_loop = self.looking
+        found = [] if trouble is None else [conditions.unwritable(trouble, outbox.clock.now_ms())]
+        names = {controller.name for controller in self.settings.controllers}
+        try:
+            found += await off_loop(conditions.read, outbox, names)
+        except OutboxError:
+            await self.notifier.look(found, complete=False)
+            raise
+        await self.notifier.look(found)
+
     async def counts(self) -> Counts:
         """How many deployments are in each state. Raises :class:`agent.outbox.values.OutboxError`."""
         outbox, off_loop = self.looking
@@ -183,6 +203,9 @@ async def assembled(settings: Settings, clock: Clock) -> AsyncIterator[Parts]:
             keep=Keep(settings.keep_delivered_ms, settings.keep_deployments_ms, settings.keep_ids_ms),
             settings=settings,
             looking=await opener.outbox("monitoring"),
+            notifier=None
+            if settings.notify is None
+            else Notifier(settings.notify, memory_file(settings.outbox), clock),
         )
 
 

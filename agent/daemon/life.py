@@ -27,6 +27,9 @@ HELD_S = 5.0
 HOUSEKEEPING_S = 60.0
 # Silent jobs are a matter of days, and finding them takes some time in a large outbox.
 SILENT_S = 3600.0
+NOTIFY_S = 15.0
+# The state that an earlier process stored is out of date until the first polls and deliveries are over.
+FIRST_NOTIFY_S = 60.0
 # Number of housekeeping steps in one run, with pauses so that other writers get the lock.
 STEPS = 100
 BREATH_S = 0.01
@@ -52,6 +55,8 @@ class Life:
         self._held = Watched("held events", PATIENT_S)
         self._housekeeping = Watched("housekeeping", PATIENT_S)
         self._silence = Watched("silent jobs", SILENT_S + PATIENT_S)
+        # Not among those that the watchdog watches: no command and no server may get the agent restarted.
+        self._notifications = Watched("notifications", PATIENT_S)
         self.silent_jobs: list[SilentJob] = []
 
     @property
@@ -81,7 +86,7 @@ class Life:
 
     def begin(self, schedule: Schedule) -> None:
         """Start all repeated work."""
-        self.unexpected.expect([watched.name for watched in self.watched])
+        self.unexpected.expect([*(watched.name for watched in self.watched), self._notifications.name])
         interval_s = self.settings.delivery.interval_ms / 1000
         self._repeated = [
             *(polls.begin(schedule) for polls in self.polls),
@@ -91,6 +96,11 @@ class Life:
             schedule.every(HOUSEKEEPING_S, self._tidy, name="housekeeping", first_in_s=HOUSEKEEPING_S),
             schedule.every(SILENT_S, self._look_for_silence, name="silent jobs"),
         ]
+        if self.settings.notify is not None:
+            first_s = min(FIRST_NOTIFY_S, self.settings.notify.after_ms / 1000)
+            self._repeated.append(
+                schedule.every(NOTIFY_S, self._notify, name=self._notifications.name, first_in_s=first_s)
+            )
 
     async def end(self, within_s: float) -> int:
         """Start no more work and wait for the current work; returns the number of runs that did not end in time."""
@@ -98,6 +108,8 @@ class Life:
         for repeated in self._repeated:
             repeated.end()
         self.parts.dispatcher.stop()
+        if self.parts.notifier is not None:
+            self.parts.notifier.stop()
         for polls in self.polls:
             polls.stop()
         if not await self.work.finish(within_s * CANCEL_AFTER):
@@ -135,3 +147,7 @@ class Life:
     async def _look_for_silence(self) -> None:
         with self.work.doing(self._silence):
             self.silent_jobs = await self.parts.silent_jobs()
+
+    async def _notify(self) -> None:
+        with self.work.doing(self._notifications):
+            await self.parts.notify(self.work.storing.reason)

@@ -25,6 +25,7 @@ from agent.config.sizes import describe_size
 from agent.daemon import logs
 from agent.daemon.handover import NobodyThereError
 from agent.inspect.asked import PAGE, asked
+from agent.notify.notifier import RESULTS
 from agent.outbox.values import OutboxError
 from agent.sources.jenkins.traffic import BUCKETS_S
 
@@ -127,6 +128,7 @@ class _Collector:
         for where, count in sorted(life.unexpected.counts.items()):
             errors.add_metric([where], count)
         yield errors
+        yield _notifications(life)
         yield CounterMetricFamily(
             "hivel_agent_log_lines_lost", "Log lines that could not be written.", value=logs.state().lost
         )
@@ -240,6 +242,16 @@ def _silent(life: Life) -> Metric:
     for (name, still), count in counts.items():
         silent.add_metric([name, "yes" if still else "no"], count)
     return silent
+
+
+def _notifications(life: Life) -> Metric:
+    notifications = CounterMetricFamily(
+        "hivel_agent_notifications", "Attempts to send a notification, by result.", labels=["result"]
+    )
+    notifier = life.parts.notifier
+    for result in RESULTS:
+        notifications.add_metric([result], 0 if notifier is None else notifier.counts[result])
+    return notifications
 
 
 # ---- the paths

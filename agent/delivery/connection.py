@@ -20,7 +20,7 @@ from agent.model import tls
 
 if TYPE_CHECKING:
     from agent.config.proxies import Route
-    from agent.config.settings import HivelSettings
+    from agent.config.settings import TlsSettings
 
 # Idle connections are closed after this many seconds.
 _IDLE_S = 30
@@ -38,12 +38,12 @@ def route_to(url: str) -> Route:
         raise ConfigError(str(error)) from error
 
 
-def open_client(settings: HivelSettings, route: Route, *, at_once: int) -> httpx.AsyncClient:
+def open_client(trust: TlsSettings, route: Route, *, at_once: int) -> httpx.AsyncClient:
     """A client that opens connections on demand, at most ``at_once``, and keeps them alive.
 
     It has no time-outs of its own: the caller sets a deadline for the whole exchange.
     """
-    context = settings.tls.context()
+    context = trust.context()
     proxy = _proxy(route, context)
 
     def session() -> aiohttp.ClientSession:
@@ -68,8 +68,11 @@ def _proxy(route: Route, context: ssl.SSLContext) -> httpx.Proxy | None:
     return httpx.Proxy(proxy.url, headers=headers, ssl_context=context if proxy.url.startswith("https:") else None)
 
 
-def failure(error: Exception, timeout_s: float, route: Route) -> Answer:
-    """Describe one of :data:`FAILURES` as an :class:`Answer` without status."""
+def failure(error: Exception, timeout_s: float, route: Route, table: str | None = "[hivel]") -> Answer:
+    """Describe one of :data:`FAILURES` as an :class:`Answer` without status.
+
+    ``table``: the configuration table with the TLS settings of this server, None if there are none.
+    """
     cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ is not None else error
     match cause:
         case TimeoutError():
@@ -83,7 +86,7 @@ def failure(error: Exception, timeout_s: float, route: Route) -> Answer:
             untrusted = isinstance(cause, ssl.SSLCertVerificationError) or isinstance(
                 cause.os_error, ssl.SSLCertVerificationError
             )
-            advice = tls.advice(cause, "[hivel]")
+            advice = None if table is None else tls.advice(cause, table)
             words = _system_error(cause) + (f"; {advice}" if advice else "")
             return Answer(None, f"cannot connect: {words}", untrusted_certificate=untrusted)
         case _:

@@ -42,7 +42,7 @@ class HivelClient:
         self._spelling = delivery.canceled_spelling
         self._clock = clock
         self._route = route_to(settings.deployment_url)
-        self._client = open_client(settings, self._route, at_once=delivery.concurrency)
+        self._client = open_client(settings.tls, self._route, at_once=delivery.concurrency)
 
     async def __aenter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@ from agent.inspect.coverage import unmatched
 from agent.inspect.expressions import busy
 from agent.inspect.findings import Finding, Level
 from agent.inspect.folders import cannot_make, spool
+from agent.inspect.notifications import notifications
 from agent.inspect.plugins import missing_plugins
 from agent.inspect.probes import probe_hivel, probe_jenkins
 from agent.inspect.suspicious import suspicious, unusable_proxies
@@ -44,6 +45,7 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
         if offline and controller.token is not None and controller.token.problem is not None
     ]
     findings += _teams(settings)
+    findings += notifications(settings)
     findings += [Finding(Level.ERROR if each.endless else Level.WARNING, "rules", str(each)) for each in busy(settings)]
     findings.append(_outbox(settings, clock, thoroughly=not offline))
     findings += spool(settings.spool)
@@ -128,6 +130,8 @@ def _token_files(settings: Settings) -> list[Path]:
     """Those that an administrator made; systemd's own credential files are kept safe by systemd."""
     reporting = () if settings.intake is None else (token for _, token in settings.intake.tokens)
     tokens = [settings.hivel.token, *(c.token for c in settings.controllers if c.token), *reporting]
+    if settings.notify is not None and settings.notify.url is not None:
+        tokens.append(settings.notify.url)
     by_systemd = os.environ.get("CREDENTIALS_DIRECTORY")
     there = {token.path for token in tokens if token.path is not None and token.problem is None}
     return sorted(path for path in there if str(path.parent) != by_systemd)

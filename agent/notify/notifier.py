@@ -1,0 +1,151 @@
+"""The daemon's notifications: what is due is sent, tried again when that fails, and remembered over restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from agent.model.trouble import Trouble
+from agent.notify.memory import Memory, Notification, due, observe, sent
+from agent.notify.message import encode, message
+from agent.notify.send import SendError, send
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from agent.config.settings import NotifySettings
+    from agent.model.times import Clock
+    from agent.notify.conditions import Condition
+
+log = structlog.get_logger("notify")
+
+# After a failure it is tried again after this time, then after twice as long, and so on up to the longest.
+FIRST_RETRY_S = 30.0
+LONGEST_RETRY_S = 900.0
+RESULTS = ("sent", "failed")
+
+
+def memory_file(outbox: Path) -> Path:
+    """The file beside the outbox that says which notifications were sent."""
+    return outbox.with_name(outbox.name + "-notify.json")
+
+
+class Notifier:
+    """Sends notifications, one after the other. ``counts``: attempts by result."""
+
+    def __init__(self, settings: NotifySettings, file: Path, clock: Clock) -> None:
+        self._settings = settings
+        self._file = file
+        self._clock = clock
+        self._memory: Memory | None = None
+        self._saved: object = None
+        self._failures: dict[str, int] = {}
+        self._retry_at: dict[str, float] = {}
+        self._sending: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._sends = Trouble("notifications", clock)
+        self._remembers = Trouble("remembering which notifications were sent", clock)
+        self.counts = Counter(dict.fromkeys(RESULTS, 0))
+
+    async def look(self, conditions: Sequence[Condition], *, complete: bool = True) -> None:
+        """Take in what holds now, and send what is due. Nothing is raised for what a command, a server or a disk does.
+
+        Not ``complete``: other conditions may hold, too.
+        """
+        if self._memory is None:
+            self._memory = await asyncio.to_thread(self._load)
+        self._memory = observe(self._memory, conditions, self._clock.now_ms(), self._settings, complete=complete)
+        await self._save()
+        for notification in due(self._memory, self._clock.now_ms(), self._settings):
+            if self._stopped:
+                return
+            if self._clock.monotonic() >= self._retry_at.get(notification.key, 0.0):
+                await self._tell(notification)
+                await self._save()
+
+    def stop(self) -> None:
+        """Begin no other attempt, and end the one under way."""
+        self._stopped = True
+        if self._sending is not None:
+            self._sending.cancel()
+
+    async def _tell(self, notification: Notification) -> None:
+        value = message(notification, self._clock.now_ms())
+        self._sending = asyncio.ensure_future(send(self._settings, encode(value)))
+        try:
+            await self._sending
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
+        except SendError as error:
+            self._failed(notification.key, str(error))
+        else:
+            self._accepted(notification)
+        finally:
+            self._sending = None
+
+    def _accepted(self, notification: Notification) -> None:
+        self._failures.pop(notification.key, None)
+        self._retry_at.pop(notification.key, None)
+        self.counts["sent"] += 1
+        self._sends.note("", None)
+        if self._memory is not None:
+            self._memory = sent(self._memory, notification, self._clock.now_ms())
+        condition = notification.condition
+        log.info("notification sent", kind=condition.kind, state=notification.phase, controller=condition.controller)
+
+    def _failed(self, key: str, reason: str) -> None:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        pause_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(failures - 1, 16))
+        self._retry_at[key] = self._clock.monotonic() + pause_s
+        self.counts["failed"] += 1
+        self._sends.note("", reason)
+
+    # ---- the file
+
+    def _load(self) -> Memory:
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=Memory)
+        except FileNotFoundError:
+            return Memory()
+        except (OSError, msgspec.DecodeError, ValueError) as error:
+            self._remembers.note("", f"{self._file} cannot be read, notifications may be sent again: {error}")
+            return Memory()
+
+    async def _save(self) -> None:
+        if self._memory is None or (shape := _shape(self._memory)) == self._saved:
+            return
+        try:
+            await asyncio.to_thread(self._write, self._memory)
+        except OSError as error:
+            self._remembers.note("", f"{self._file} cannot be written: {error.strerror or error}")
+        else:
+            self._saved = shape
+            self._remembers.note("", None)
+
+    def _write(self, memory: Memory) -> None:
+        fresh = self._file.with_name(self._file.name + ".new")
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(msgspec.json.encode(memory))
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._file)
+        except OSError:
+            with suppress(OSError):
+                fresh.unlink()
+            raise
+
+
+def _shape(memory: Memory) -> object:
+    """What is worth a write. Words and counts change often, and a restart finds them again."""
+    episodes = {key: (each.began, each.ripe, each.gone, each.told) for key, each in memory.episodes.items()}
+    noticed = {key: (each.mark, each.at) for key, each in (memory.noticed or {}).items()}
+    return episodes, memory.noticed is None, noticed
