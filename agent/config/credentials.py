@@ -116,7 +116,10 @@ def find_controllers_token(token_file: Path | None, controller: str) -> Token | 
 def know_url(url: str) -> None:
     """Keep a URL out of all texts, and the parts of it that make it secret when they are repeated alone."""
     know(url)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half an IPv6 address
+        return
     path = url.partition("://")[2].partition("/")[2]
     segments = [each for each in parts.path.split("/") if len(each) >= _LIKE_A_TOKEN or _has_both(each)]
     values = [value for _, value in parse_qsl(parts.query)]

@@ -164,7 +164,7 @@ def test_a_server_that_is_not_there_is_an_error_that_does_not_show_the_url() -> 
     assert "cannot connect" in words and SECRET not in words
 
 
-@pytest.mark.parametrize("url", ["ftp://host/x", "no-url", "http://", "http://[::1/x"])
+@pytest.mark.parametrize("url", ["ftp://host/x", "no-url", "http:///path-1", "http://[::1/x"])
 def test_what_is_no_url_is_an_error_that_does_not_repeat_it(url: str) -> None:
     words = problem(NotifySettings(url=Token(url)))
     assert "URL" in words and url not in words
