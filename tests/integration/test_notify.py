@@ -9,6 +9,7 @@ import stat
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,7 +31,6 @@ from tests.integration.test_monitoring import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from agent.outbox.sqlite.engine import SqliteOutbox
     from agent.sandbox.hivel import LocalHivel
@@ -121,8 +121,7 @@ def test_a_command_that_does_not_end_is_killed_with_all_that_it_started(tmp_path
 
 def _runs(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -254,8 +253,7 @@ def test_a_stop_ends_the_command_under_way_and_the_notification_stays_due(tmp_pa
         await notifier.look([DOWN])
         clock.advance(ms=900_000)
         looking = asyncio.ensure_future(notifier.look([DOWN]))
-        while not (tmp_path / "pid").exists():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_until, (tmp_path / "pid").exists, "the command runs")
         notifier.stop()
         await asyncio.wait_for(looking, 20)
 

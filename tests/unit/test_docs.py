@@ -107,6 +107,7 @@ TABLES = {
     "## `[monitoring]`": tables.Monitoring,
     "## `[hook]`": tables.Hook,
     "## `[intake]`": tables.Intake,
+    "## `[notify]`": tables.Notify,
 }
 KEYS = [
     pytest.param(heading, field, id=f"{heading.strip('# `')}-{field.name}")
@@ -161,7 +162,7 @@ def test_every_rule_in_the_readme_loads(tmp_path: Path) -> None:
 
 
 # They have to be there; and a table of them.
-FILES = {"token_file", "ca_file", "client_certificate", "client_key"}
+FILES = {"token_file", "ca_file", "client_certificate", "client_key", "url_file"}
 OF_FILES = FILES | {"teams"}
 
 
@@ -185,7 +186,7 @@ def test_the_example_configuration_names_every_key_and_true_defaults(tmp_path: P
     for struct in TABLES.values():
         for field in msgspec.structs.fields(struct):
             assert re.search(rf"(?m)^(# )?{field.name} = ", text), field.name
-    text = text.replace("# [intake]", "[intake]").replace("# require_token = true", "# require_token = false")
+    text = text.replace("# [intake]", "[intake]").replace("# [notify]", "[notify]").replace("# require_token = true", "# require_token = false")
     defaults = re.sub(rf"(?m)^# (?=(?!{'|'.join(OF_FILES)}|max_age)\w+ = )", "", text)
     assert defaults != text
     as_it_is, spelled_out = config.load(EXAMPLE), load(tmp_path, defaults)
@@ -310,7 +311,7 @@ def test_every_verb_that_the_readme_calls_exists() -> None:
     known = {name for name, _ in verbs(command_line.cli)}
     blocks = re.findall(r"(?ms)^```(?:sh|text)\n(.*?)^```$", DOCS)
     called = re.findall(
-        r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent ([a-z]+(?: (?:list|show|discard|hivel|jenkins))?)", "\n".join(blocks)
+        r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent ([a-z]+(?: (?:list|show|discard|hivel|jenkins|test))?)", "\n".join(blocks)
     )
     assert len(called) > 10
     assert {f"hivel-agent {name}" for name in called} <= known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import msgspec
@@ -176,11 +177,11 @@ def test_whatever_flaps_and_fails_every_condition_is_told_once_and_resolved_once
         # Its end is reported only after its time, and what is reported in the end is the truth.
         assert [phase for _, phase in mine[-1:]] in ([Phase.FIRING], [Phase.RESOLVED], [])
         assert (bool(mine) and mine[-1][1] is Phase.FIRING) == (number in last)
-        for (first, before), (second, after) in zip(mine, mine[1:], strict=False):
+        for (first, before), (second, after) in itertools.pairwise(mine):
             if before is after is Phase.FIRING:
                 assert repeats and second - first >= REPEAT
             if after is Phase.RESOLVED and before is Phase.FIRING:
                 assert second - first >= AFTER
         resolved = [at for at, phase in mine if phase is Phase.RESOLVED]
-        assert all(second - first >= AFTER for first, second in zip(resolved, resolved[1:], strict=False))
+        assert all(second - first >= AFTER for first, second in itertools.pairwise(resolved))
     assert all(count <= 2 for count in Counter((at, key) for at, _, key, _ in told.told).values())
