@@ -1,1 +1,1 @@
-"""Build and run keys, facts, deployments, status tables, times. It knows nothing above it."""
+"""Keys of builds and runs, facts, deployments, status tables, times. Imports nothing from the other packages."""

@@ -1,4 +1,4 @@
-"""A finished build, reduced to what deployments are made of."""
+"""A finished build, reduced to the data that deployments are derived from."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import enum
 
 import msgspec
 
-# Characters that are kept of the parameters of a build; the kind of one for which there was no room.
+# Characters kept of all parameters of a build, and the kind of a parameter that did not fit.
 PARAMETERS_TEXT = 64_000
 TOO_LONG = "too long"
 
 
 class Checkout(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where sources came from, as one ``BuildData`` action of git says it. Credentials are already removed.
+    """One checkout, from one ``BuildData`` action of the git plugin. Credentials are already removed.
 
     ``branches`` as git spells them, ``""`` for a name that is null. ``kind``: ``svn`` and ``hg`` for other systems,
-    whose plugins tell less: Mercurial no repository, Subversion the number of a revision.
+    whose
+    plugins provide less: Mercurial no repository, Subversion only a revision number.
     """
 
     remote_urls: tuple[str, ...]
@@ -25,10 +26,11 @@ class Checkout(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChangeSet(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is new in one checkout since the build before.
+    """The changes in one checkout since the previous build.
 
-    ``head``: the newest commit, which is the one that was checked out. ``messages``: newest first, those of the newest
-    commits. ``oldest_at``: when the oldest commit was made (UTC milliseconds).
+    ``head``: the newest commit, which was checked out. ``messages``: of the newest commits, newest first.
+    ``oldest_at``:
+    time of the oldest commit (UTC milliseconds).
     """
 
     head: str | None = None
@@ -37,10 +39,10 @@ class ChangeSet(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Revision(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a branch job was started for (``SCMRevisionAction``): certain, whatever the build checked out.
+    """The revision that a branch job was started for (``SCMRevisionAction``), whatever the build checked out.
 
-    ``name``: the branch, tag or pull request. ``commit``: of a pull request its own last commit, not a trial merge.
-    ``target``: the branch that a pull request (or a Gerrit change) is for; None for everything else.
+    ``name``: the branch, tag or pull request. ``commit``: for a pull request its own last commit, not a trial merge.
+    ``target``: the target branch of a pull request or Gerrit change; None for anything else.
     """
 
     name: str | None = None
@@ -49,30 +51,31 @@ class Revision(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class UpstreamBuild(msgspec.Struct, frozen=True):
-    """A build that another one names: the job's full name and the number."""
+    """A reference to another build: the job's full name and the number."""
 
     job: str
     number: int
 
 
 class Relation(enum.StrEnum):
-    """Why a build was read for the sake of another one."""
+    """Why a related build was read."""
 
     NAMED = "named"  # a run parameter names it: it is what is deployed
-    REPEATED = "repeated"  # by Replay, Restart from Stage, Rebuild
-    CAUSE = "cause"  # it started the other one
-    # Of one that failed before it checked anything out:
+    REPEATED = "repeated"  # this build repeats it: Replay, Restart from Stage, Rebuild
+    CAUSE = "cause"  # it started this build
+    # For a build that failed before its checkout:
     SAME_JOB = "same job"  # another build of its job
-    SAME_PROJECT = "same project"  # a build of another branch of its multibranch project
+    SAME_PROJECT = "same project"  # a build of another branch of the same multibranch project
 
 
 class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One stage of a pipeline's build, as one of the stage plugins tells it (see ``agent.deployments.stages``).
+    """One stage of a pipeline build, from one of the stage plugins (see ``agent.deployments.stages``).
 
-    ``status`` is the plugin's own word, but where its steps tell otherwise (``agent.deployments.stages.RESULTS`` has
-    all words). Times are UTC milliseconds; ``ended_at`` is 0 for a stage that did not end, both are 0 for one that did
-    not start. ``url`` may be a path on the controller; empty when there is no page. ``told_by``: in words, whose word
-    the status is.
+    ``status`` is the plugin's word, unless the steps contradict it (``agent.deployments.stages.RESULTS`` has all
+    words).
+    Times are UTC milliseconds; ``ended_at`` is 0 for a stage that did not end, both are 0 for one that did not start.
+    ``url`` may be a path on the controller; empty if there is no page. ``told_by``: the source of the status, for
+    people.
     """
 
     name: str
@@ -84,20 +87,20 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A finished build with everything from which its deployments are derived, now or again later.
+    """A finished build with everything that its deployments are derived from.
 
-    ``controller``, ``job`` and ``number`` are left out where it is stored: the fact's key says them. Times are UTC
-    milliseconds.
+    ``controller``, ``job`` and ``number`` are not stored, because the fact's key has them. Times are UTC milliseconds.
 
-    ``masked_parameters`` have no value that Jenkins tells; ``parameter_kinds`` says what they are: ``password``,
+    ``masked_parameters``: parameters whose value Jenkins hides; ``parameter_kinds`` says what they are: ``password``,
     ``run``, ``file``, … or :data:`TOO_LONG`. ``libraries``: the shared libraries that a pipeline loaded
-    (``name@version``); None: not told. ``pull_request_url``: the page of the branch or pull request that a branch job's
-    metadata names. ``named_builds``: by the run parameters that name them; ``upstream``: the builds that started it;
-    ``repeats``: the build of which it is a repetition.
+    (``name@version``); None: unknown. ``pull_request_url``: the page of the branch or pull request in the metadata of a
+    branch job. ``named_builds``: by the run parameters that name them. ``upstream``: the builds that started this one.
+    ``repeats``: the build that this one repeats.
 
-    What a single answer of Jenkins does not tell is filled in (``msgspec.structs.replace``): ``related``, the builds
-    that were read for its sake; ``stages`` (None: not read) or, in words, why they could not be read.
-    ``inherited`` and ``change_messages`` are of builds that older versions stored.
+    Fields that need further requests are filled in with ``msgspec.structs.replace``: ``related``, and ``stages`` (None:
+    not read) or the reason why they could not be read. ``inherited`` and ``change_messages`` come from builds that
+    older
+    versions stored.
     """
 
     controller: str = ""
@@ -127,12 +130,12 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """The messages of all commits that are new in the build, newest first within each checkout."""
+        """The messages of all new commits in the build, newest first within each checkout."""
         return tuple(message for each in self.change_sets for message in each.messages) or self.change_messages
 
 
 class Related(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A build that was read for the sake of another. ``parameter``: the run parameter that names it."""
+    """A build that was read because of another one. ``parameter``: the run parameter that names it."""
 
     how: Relation
     build: Build

@@ -1,4 +1,4 @@
-"""A deployment as the outbox keeps it: which part of which run it is, what Hivel gets of it, and how far it is."""
+"""A deployment as the outbox stores it: its part of a run, the content for Hivel, and its state."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ if TYPE_CHECKING:
 
 
 class State(enum.StrEnum):
-    """Where a deployment is on its way."""
+    """The state of a deployment."""
 
-    HELD = "held"  # waits for the poller's final word
-    PENDING = "pending"  # to be sent when its next attempt is due
+    HELD = "held"  # waits until the poller has the final result
+    PENDING = "pending"  # to be sent at its next attempt
     DELIVERED = "delivered"  # Hivel has it
-    FAILED = "failed"  # needs a person: see the reason, mend it, replay
-    DISCARDED = "discarded"  # a person let it go
+    FAILED = "failed"  # needs a person: read the reason, correct the cause, replay
+    DISCARDED = "discarded"  # discarded by a person
 
 
 class Scope(enum.StrEnum):
-    """What part of a run a deployment is."""
+    """Which part of a run a deployment covers."""
 
-    WHOLE = "whole"  # all of it
-    STAGE = "stage"  # a stage that reported itself
-    RULE = "rule"  # one of several that the rule tells apart: its stages, its repositories
+    WHOLE = "whole"  # the whole run
+    STAGE = "stage"  # a stage that sent its own report
+    RULE = "rule"  # one of several that the rule distinguishes by stage or repository
 
 
 class Name(NamedTuple):
-    """What names a part in the words of the run itself or of the rule's findings; no change of a rule moves it.
+    """Identifies a part of a run, by what the run or the rule's findings say. A changed rule does not change it.
 
-    ``environment`` as it was reported. ``start`` (UTC ms): of a stage that reported itself, as it said.
-    ``repository``: of a rule that makes a deployment of each repository. ``again``: of stages with the same name.
+    ``environment`` as it was reported. ``start`` (UTC ms): of a stage that sent its own report, from that report.
+    ``repository``: for rules that derive one deployment for each repository. ``again``: counts stages with the same
+    name.
     """
 
     scope: Scope
@@ -49,10 +50,10 @@ class Name(NamedTuple):
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What Hivel gets of a deployment but for the id. Times are UTC milliseconds.
+    """The content of the event, without its id. Times are UTC milliseconds.
 
-    ``problem``: why no event can be made of it; then fields may be missing. ``first_commit_at``: the time of the
-    oldest commit that is new in this build.
+    ``problem``: why no event can be made; fields may then be missing. ``first_commit_at``: the time of the oldest new
+    commit in this build.
     """
 
     status: Status
@@ -74,11 +75,14 @@ class Content(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A row of the outbox. Times are UTC milliseconds.
 
-    Which part of which build: ``run``, the build's start and end (``build_started_at`` is exact once ``known``, that
-    is once a poll named the build), ``names`` (the first is its own, the others are bound to it) and ``anchor``, the
-    word of its first fact. ``deployment_id`` is given when it leaves ``held``, and never changes.
-    ``revision`` grows with every change of the content; ``sent_revision`` is the one that Hivel has (0: not known
-    which). ``number`` is its number in the outbox; 0 before it is stored.
+    Its part of a build: ``run``, the build's start and end (``build_started_at`` is exact once a poll has seen the
+    build:
+    ``known``), ``names`` (the first is its own, the others are bound to it) and ``anchor``, the ``word`` of its first
+    fact. ``deployment_id`` is assigned when it leaves ``held`` and never changes. ``revision`` grows with every change
+    of
+    the content; ``sent_revision`` is the one that Hivel has (0: unknown which). ``number`` is the row number; 0 before
+    it
+    is stored.
     """
 
     number: int = 0
@@ -102,22 +106,22 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def scope(self) -> Scope:
-        """What part of the run it is."""
+        """The part of the run."""
         return self.names[0].scope
 
     @property
     def named(self) -> bool:
-        """Whether the run itself said the environment."""
+        """Whether the run itself reported the environment."""
         return bool(self.names[0].environment)
 
     @property
     def frozen(self) -> bool:
-        """It left ``held``: it is never renamed and never removed."""
+        """Whether it has left ``held``. From then on it is never renamed and never removed."""
         return self.state is not State.HELD
 
 
 def event_of(deployment_id: str, content: Content) -> DeploymentEvent:
-    """The event that Hivel gets. Raises :class:`agent.model.event.InvalidEventError`: see ``Content.problem``."""
+    """The event to send. Raises :class:`agent.model.event.InvalidEventError`: see ``Content.problem``."""
     return events.completed(
         deployment_id=deployment_id,
         status=content.status,

@@ -1,6 +1,6 @@
-"""What became of the build numbers of a job, as ranges: what nothing else in the outbox tells.
+"""What became of a job's build numbers, as ranges. This is kept when facts and deployments are deleted.
 
-Of a build that was read, its facts and deployments tell more, as long as they are kept.
+For a build that was read, facts and deployments have more details while they are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DAY_MS = 86_400_000
 
 
 class Ending(StrEnum):
-    """What became of a build number below a job's cursor; the later ones outweigh those before them."""
+    """What became of a build number below a job's cursor. Later members override earlier ones."""
 
     BEFORE_AUDIT = "before audit"
     """It was read, or passed over, by a version of the agent that did not write it down."""
@@ -36,7 +36,7 @@ class Ending(StrEnum):
 
     @property
     def weight(self) -> int:
-        """How much this word counts against others about the same number."""
+        """The priority among several endings for the same number."""
         return _WEIGHTS[self]
 
 
@@ -44,7 +44,7 @@ _WEIGHTS = {ending: weight for weight, ending in enumerate(Ending)}
 
 
 class Ended(msgspec.Struct, frozen=True, order=True):
-    """The numbers ``first`` to ``last`` ended so; ``at``: when that was noted (UTC ms)."""
+    """The build numbers ``first`` to ``last`` have the same ending. ``at``: when it was recorded (UTC ms)."""
 
     first: int
     last: int
@@ -52,12 +52,12 @@ class Ended(msgspec.Struct, frozen=True, order=True):
     at: int
 
     def touches(self, other: Ended) -> bool:
-        """Whether both are one range if they say the same: side by side, noted on one day."""
+        """Whether two ranges with equal endings can be merged: they are adjacent and were recorded on the same day."""
         return (self.ending, self.at // _DAY_MS) == (other.ending, other.at // _DAY_MS) and self.last + 1 == other.first
 
 
 def ranges(numbers: Iterable[int], ending: Ending, at: int) -> list[Ended]:
-    """The fewest ranges that hold just these numbers."""
+    """The smallest set of ranges that covers exactly these numbers."""
     found: list[Ended] = []
     for number in sorted(set(numbers)):
         if found and found[-1].last + 1 == number:
@@ -68,7 +68,7 @@ def ranges(numbers: Iterable[int], ending: Ending, at: int) -> list[Ended]:
 
 
 def without(first: int, last: int, numbers: Collection[int]) -> Iterator[tuple[int, int]]:
-    """The ranges from ``first`` to ``last`` that are left when these numbers are taken out."""
+    """The ranges that remain of ``first`` to ``last`` without these numbers."""
     begin = first
     for number in sorted({number for number in numbers if first <= number <= last}):
         if begin < number:
@@ -79,7 +79,7 @@ def without(first: int, last: int, numbers: Collection[int]) -> Iterator[tuple[i
 
 
 def put(known: Iterable[Ended], new: Iterable[Ended]) -> list[Ended]:
-    """All ranges together, none over another; where two speak of one number, the weightier word counts."""
+    """Merge ranges so that none overlap. Where two cover the same number, the ending with the higher priority wins."""
     together = sorted(known)
     for each in new:
         together = _put(together, each)
@@ -94,7 +94,7 @@ def put(known: Iterable[Ended], new: Iterable[Ended]) -> list[Ended]:
 
 def _put(known: list[Ended], new: Ended) -> list[Ended]:
     left: list[Ended] = []
-    begin = new.first  # what is below has been given a place
+    begin = new.first  # everything below is done
     for old in known:
         if old.last < new.first or old.first > new.last:
             left.append(old)

@@ -1,4 +1,4 @@
-"""DeploymentEvent: the payload of Hivel's Deployment Events API v2, and the deployment_id that makes it unique."""
+"""DeploymentEvent: the payload of Hivel's Deployment Events API v2, identified by its deployment_id."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MOST_PULL_REQUESTS = 50
 
 
 class InvalidEventError(ValueError):
-    """A required field of the event is missing or has no sense; the message says which and why."""
+    """A required field of the event is missing or invalid; the message says which and why."""
 
 
 class DeploymentEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One finished deployment; names, types and order as in the example of Hivel's page (sections 4 and 9).
+    """One finished deployment; names, types and order as in the example on Hivel's page (sections 4 and 9).
 
-    Optional fields that are not known are left out of the JSON: neither empty strings nor nulls are sent.
+    Unknown optional fields are left out of the JSON; the agent sends neither empty strings nor nulls.
     """
 
     deployment_id: str
@@ -62,11 +62,12 @@ def completed(
     image: str | None = None,
     logs_url: str | None = None,
 ) -> DeploymentEvent:
-    """Make an event, or raise :class:`InvalidEventError` that names what is missing or too long.
+    """Make an event. Raises :class:`InvalidEventError` that names what is missing or too long.
 
-    ``started_at`` and ``ended_at`` are UTC milliseconds; Hivel refuses a start after the end, so an end
-    that a clock put before the start is taken to be the start. Optional fields of more than 255 characters are left
-    out, and so are ``pr_numbers`` beyond the first 50.
+    ``started_at`` and ``ended_at`` are UTC milliseconds. Hivel refuses a start after the end, so an end before the
+    start
+    (because of a clock) is replaced by the start. Optional fields of more than 255 characters and ``pr_numbers`` beyond
+    the first 50 are left out.
     """
     problem = why_no_event(repo_url, environment, branch)
     if problem is not None or not (repo_url and environment and branch):
@@ -103,14 +104,14 @@ def encode(event: DeploymentEvent) -> bytes:
 
 
 def decode(payload: str | bytes) -> DeploymentEvent:
-    """The event of a JSON that :func:`encode` made. Raises :class:`msgspec.MsgspecError` otherwise."""
+    """The event from JSON that :func:`encode` made. Raises :class:`msgspec.MsgspecError` for anything else."""
     return msgspec.json.decode(payload, type=DeploymentEvent)
 
 
 def wire(payload: str, spelling: CanceledSpelling) -> bytes:
-    """The bytes to send for a stored payload: the outbox spells ``canceled``, Hivel may be sent the other.
+    """The bytes to send for a stored payload, with the configured spelling of ``canceled``.
 
-    The spelling is applied here and not when the event is stored, so that it can be changed afterwards.
+    The spelling is applied here and not when the event is stored, so that it can be changed later.
     """
     if spelling == "cancelled" and '"canceled"' in payload:
         fields = msgspec.json.decode(payload)

@@ -1,4 +1,4 @@
-"""A fact: what one source said about one run, once. Facts are added and never changed; they go with their build."""
+"""A fact: what one source said about one run, once. Facts are added, never changed, and deleted with their build."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from agent.model.keys import Run  # noqa: TC001 - a field of a struct
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# A clock of Jenkins' and ours, a queue, and a build that reports its end a little later.
+# Tolerance for differences of clocks, time in the queue, and a build that reports its end a little later (ms).
 SAME_BUILD_MS = 600_000
-# A report that comes with an earlier time than the one before it, by so little, came after it all the same.
+# A report with a time that is earlier than the previous report's by at most this (ms) still counts as the later one.
 STEP_BACK_MS = 600_000
 
 
 class Kind(enum.StrEnum):
-    """What a fact says."""
+    """The kind of a fact."""
 
     SEEN = "seen"  # a poll saw the build; ``started_at`` is exact
     FINAL = "final"  # a poll or a backfill read the finished build; the body is a Build
-    GONE = "gone"  # a build that a poll saw is not there any more
-    REPORT = "report"  # the build, or somebody for it, said something; the body is a Report
-    UNREADABLE = "unreadable"  # a report that says nothing that can be understood; the body is its text
+    GONE = "gone"  # a build that a poll saw no longer exists
+    REPORT = "report"  # a report by the build or on its behalf; the body is a Report
+    UNREADABLE = "unreadable"  # a report that cannot be parsed; the body is its text
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a report says of a deployment, its texts stripped and within bounds.
+    """What a report says about a deployment. Its texts are stripped and limited in length.
 
-    ``status`` is the word as it was said, in the words of ``provider``. ``stage``: it is about that stage alone. Times
-    are UTC milliseconds by the clock of who said them. ``url`` is the page of the build.
-    ``given``: the names of those fields that somebody wrote down (a flag, an argument, a file). All others were found
-    in the environment of the build, where the checkout of a shared library leaves its own repository and commit.
+    ``status`` is the word as reported, in the terms of ``provider``. ``stage``: the report is about this stage only.
+    Times
+    are UTC milliseconds by the reporter's clock. ``url`` is the page of the build.
+    ``given``: the names of fields that a person wrote (a flag, an argument, a file). All others come from the
+    environment
+    of the build, where the checkout of a shared library leaves its own repository and commit.
     """
 
     provider: str
@@ -61,11 +63,11 @@ Body = Build | Report | str | None
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``source`` (poller, backfill, emit, intake, spool, …) said of ``run``.
+    """What ``source`` (poller, backfill, emit, intake, spool, …) said about ``run``.
 
-    ``received_at`` (UTC ms) is when it was said, by the clock of the project's controller. ``started_at`` (UTC ms) is
-    exact for what polls say; of reports it is what they say. ``principal``: the team whose token the report had.
-    ``word`` is the fact's identity: the same word twice is one fact.
+    ``received_at`` (UTC ms): when it was received, by the clock of the project's controller. ``started_at`` (UTC ms):
+    exact if a poll said it, otherwise what the report said. ``principal``: the team whose token the report had.
+    ``word``: the identity of the fact; facts with the same word are the same fact.
     """
 
     run: Run
@@ -79,13 +81,13 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def word_of(*parts: object) -> int:
-    """63 bits that tell one word from another."""
+    """A 63-bit hash as identity of a fact."""
     text = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
 
 
 def seen(run: Run, *, started_at: int, at: int, source: str = "poller") -> Fact:
-    """A poll saw the build, running or (again) finished."""
+    """A poll saw the build, running or finished."""
     word = word_of(Kind.SEEN, started_at, at)
     return Fact(run=run, source=source, kind=Kind.SEEN, received_at=at, word=word, started_at=started_at)
 
@@ -104,14 +106,16 @@ def final(run: Run, build: Build, *, at: int, source: str = "poller") -> Fact:
 
 
 def gone(run: Run, *, started_at: int, at: int) -> Fact:
-    """A build that was seen is not there any more."""
+    """A build that was seen no longer exists."""
     word = word_of(Kind.GONE, started_at)
     return Fact(run=run, source="poller", kind=Kind.GONE, received_at=at, word=word, started_at=started_at)
 
 
 def report(run: Run, said: Report, *, source: str, at: int, principal: str = "") -> Fact:
-    """A report. The same one at the same moment is the same word; said again later it is another, which harms nobody:
-    of each field the last word counts."""
+    """A report. The same report at the same time has the same ``word`` and is one fact.
+
+    A repetition at a later time is another fact. That is harmless, because the last value of each field counts.
+    """
     return Fact(
         run=run,
         source=source,
@@ -125,7 +129,7 @@ def report(run: Run, said: Report, *, source: str, at: int, principal: str = "")
 
 
 def fresh(known: Iterable[Fact], new: Iterable[Fact]) -> list[Fact]:
-    """What of ``new`` is not known yet, each word once."""
+    """The facts of ``new`` that are not known yet, each once."""
     words = {fact.word for fact in known}
     added = []
     for fact in new:

@@ -1,52 +1,51 @@
-"""What git writes: names of branches, URLs of repositories.
+"""What git writes: branch names, repository URLs.
 
-A name comes as ``refs/heads/main``, ``refs/remotes/origin/main``, ``remotes/origin/main``, ``origin/main``, ``main``,
-``refs/tags/v1.0``, ``refs/pull/71/merge``, or says that there is none (``detached``, ``FETCH_HEAD``, a commit, null).
-``hivel-agent emit`` loads this module before it does anything: it imports nothing.
+A branch may be spelled ``refs/heads/main``, ``refs/remotes/origin/main``, ``remotes/origin/main``, ``origin/main``,
+``main``, ``refs/tags/v1.0`` or ``refs/pull/71/merge``. Or there is none: ``detached``, ``FETCH_HEAD``, a commit, null.
+``hivel-agent emit`` loads this module at its start, so it imports nothing.
 """
 
 from __future__ import annotations
 
-# Remotes that everybody has, and those that are called after where they are.
+# Usual names of remotes, and remotes named after their host.
 _REMOTES = ("origin", "upstream")
 _HOSTS = (
     "azure", "bitbucket", "codeberg", "forgejo", "fork", "gerrit", "gitea", "github", "gitlab", "mirror", "stash",
 )  # fmt: skip
 _TRUNKS = ("main", "master", "trunk", "develop")
-# What stands before a slash within the names of branches, and is no remote unless git says so.
+# Usual prefixes within branch names. They are not remotes unless git says so.
 _TOPICS = (
     "bug", "bugfix", "build", "chore", "ci", "dependabot", "docs", "env", "epic", "feat", "feature", "features",
     "fix", "heads", "hotfix", "issue", "merge-requests", "pr", "pull", "pull-requests", "refactor", "refs", "release",
     "releases", "renovate", "revert", "story", "support", "tags", "task", "test", "tests", "topic", "user", "users",
     "wip",
 )  # fmt: skip
-# Where the refs of pull requests are, and what stands behind the number.
+# Namespaces of pull request refs, and the suffixes after the number.
 _PULLS = ("pull", "pull-requests", "merge-requests", "pr")
 _PULL_PARTS = ("", "head", "merge", "from", "to", "train")
 _NO_BRANCH = ("HEAD", "FETCH_HEAD", "ORIG_HEAD", "MERGE_HEAD")
-_DETACHED = ("(no branch)", "(HEAD detached", "(detached")  # how git itself says it
+_DETACHED = ("(no branch)", "(HEAD detached", "(detached")  # git's own spellings
 _HEX = frozenset("0123456789abcdefABCDEF")
 
-# Parameters that tell a build's branch, the likeliest first. The first ones are written by plugins, which know the
+# Parameters that contain the branch of a build, most reliable first. The first ones are set by plugins, which know the
 # branch of a pull request or change: ghprb, gitlab, github-pullrequest, gerrit-trigger.
 _PLUGINS = ("ghprbSourceBranch", "gitlabSourceBranch", "gitlabBranch", "GITHUB_PR_SOURCE_BRANCH", "GERRIT_BRANCH")
 BRANCH_PARAMETERS = (*_PLUGINS, "BRANCH_NAME", "GIT_BRANCH", "BRANCH")
 
 
-# ---- names of branches
+# ---- branch names
 
 
 def branch_name(
     name: str | None, remotes: tuple[str, ...] | None = None, *, commit: str | None = None, is_name: bool = False
 ) -> str | None:
-    """The plain name behind git's spellings: no ``refs/…``, no remote; a tag's name; None where there is no branch.
+    """The plain name without ``refs/…`` and remote; the name of a tag; None if there is no branch.
 
-    ``remotes``: what may stand before a branch as the name of a remote, see :func:`remotes_of`; without it ``origin``
-    and ``upstream``, and before ``main`` and the like also ``gitlab``, ``fork`` and so on.
-    ``commit``: the commit that was checked out; a name such as ``cafe1234`` is a short hash only if this begins with
-    it. ``""``: it is known that no commit is meant. None: nothing is known, and what looks like a short hash is one.
-    ``is_name``: the name is known to be that of a branch (a branch job's own): of a name without ``refs/`` nothing is
-    taken away.
+    ``remotes``: names that may precede a branch as its remote, see :func:`remotes_of`. Default: ``origin`` and
+    ``upstream``, and before ``main`` and the like also ``gitlab``, ``fork`` and so on.
+    ``commit``: the commit that was checked out; a name such as ``cafe1234`` counts as a short hash only if the commit
+    begins with it. ``""``: the name is certainly no commit. None: unknown; a name that looks like a short hash is one.
+    ``is_name``: the name is certainly a branch name (from a branch job): without ``refs/`` it is returned unchanged.
     """
     namespace, text = _resolved(name, remotes, is_name=is_name)
     if namespace not in ("", "heads", "tags") or not text or text in _NO_BRANCH or _is_whole_commit(text):
@@ -59,7 +58,7 @@ def branch_name(
 
 
 def branch_of_parameters(parameters: dict[str, str], *, commit: str | None = None) -> tuple[str | None, str]:
-    """The branch that a build's parameters tell, and the name of the one that does; ``(None, "")`` if none does.
+    """The branch in a build's parameters and the name of that parameter; ``(None, "")`` if there is none.
 
     ``commit`` as for :func:`branch_name`.
     """
@@ -71,11 +70,11 @@ def branch_of_parameters(parameters: dict[str, str], *, commit: str | None = Non
 
 
 def remotes_of(names: tuple[str | None, ...], urls: int = 1) -> tuple[str, ...]:
-    """What may stand as a remote before the branches of one checkout, for ``remotes`` of :func:`branch_name`.
+    """The possible remotes before the branches of one checkout, for ``remotes`` of :func:`branch_name`.
 
-    ``names``: all branch names that the checkout tells; one of them may show the remote of the others. ``urls``: how
-    many remote URLs it has; with several, a name without ``refs/`` begins with a remote. Not for branch jobs, where
-    the git plugin writes the bare name of the branch.
+    ``names``: all branch names of the checkout; one of them may show the remote of the others. ``urls``: the number of
+    remote URLs; with several, a name without ``refs/`` begins with a remote. Not for branch jobs, where the git plugin
+    writes the bare branch name.
     """
     remotes = dict.fromkeys((*_REMOTES, *_HOSTS))
     for name in names:
@@ -90,12 +89,12 @@ def remotes_of(names: tuple[str | None, ...], urls: int = 1) -> tuple[str, ...]:
 
 
 def remote_of(name: str | None, remotes: tuple[str, ...] | None = None) -> str:
-    """The remote that stands before the branch, ``""`` where none does; ``remotes`` as for :func:`branch_name`."""
+    """The remote before the branch, ``""`` if there is none; ``remotes`` as for :func:`branch_name`."""
     return _place((name or "").strip(), remotes)[0]
 
 
 def is_tag(name: str | None, remotes: tuple[str, ...] | None = None) -> bool:
-    """Whether a name says that it is a tag's; ``v1.0`` alone does not."""
+    """Whether the name is explicitly a tag. ``v1.0`` alone is not."""
     return _resolved(name, remotes)[0] == "tags"
 
 
@@ -106,12 +105,12 @@ def pull_request_of(name: str | None, remotes: tuple[str, ...] | None = None) ->
 
 
 def is_commit(name: str) -> bool:
-    """A hash, whole or short. Digits alone are rather a date, letters alone rather a word, ``feb2026`` a month."""
+    """Whether this is a full or short hash. Digits only, letters only and ``feb2026`` do not count."""
     return _is_whole_commit(name) or _is_short_commit(name, None)
 
 
 def _resolved(name: str | None, remotes: tuple[str, ...] | None, *, is_name: bool = False) -> tuple[str, str]:
-    """The namespace (``heads``, ``tags``, ``pull``, …) and what stands in it; ``""`` where none is told."""
+    """The namespace (``heads``, ``tags``, ``pull``, …; ``""`` if unknown) and the name within it."""
     written = (name or "").strip()
     if is_name and not written.startswith("refs/"):
         return "heads", written
@@ -128,7 +127,7 @@ def _resolved(name: str | None, remotes: tuple[str, ...] | None, *, is_name: boo
 
 
 def _place(name: str, remotes: tuple[str, ...] | None) -> tuple[str, str]:
-    """The remote, and what stands behind it."""
+    """The remote, and the rest of the name."""
     told = name.startswith(("refs/remotes/", "remotes/"))
     if not told and name.startswith("refs/"):
         return "", name
@@ -141,7 +140,7 @@ def _place(name: str, remotes: tuple[str, ...] | None) -> tuple[str, str]:
 
 def _is_remote(name: str, rest: str, remotes: tuple[str, ...] | None) -> bool:
     if remotes is not None:
-        return name in remotes or name == "*"  # */main: how the git plugin writes "of any remote"
+        return name in remotes or name == "*"  # */main: the git plugin's notation for "any remote"
     return name in _REMOTES or name == "*" or (name in _HOSTS and rest in _TRUNKS)
 
 
@@ -152,7 +151,7 @@ def _pull_number(text: str) -> int | None:
 
 
 def _is_change(name: str) -> bool:
-    """Gerrit's, below ``refs/changes/``: the last two digits of the change, the change, the patch set."""
+    """A Gerrit ref below ``refs/changes/``: last two digits of the change, change, patch set."""
     parts = name.removeprefix("changes/").split("/", 3)
     if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
         return False
@@ -174,14 +173,14 @@ def _is_short_commit(name: str, commit: str | None) -> bool:
     return not is_month
 
 
-# ---- URLs of repositories
+# ---- repository URLs
 
 
 def without_credentials(repo_url: str) -> str:
-    """The URL without ``user:password@``. The user of ssh and scp-like URLs (``git@``) is no secret and stays."""
+    """The URL without ``user:password@``. The user in ssh and scp-like URLs (``git@``) is not secret and is kept."""
     scheme, separator, rest = repo_url.partition("//")
     if not separator or (scheme and not scheme.endswith(":")) or "@" in scheme:
-        scheme, separator, rest = "", "", repo_url  # the slashes are the path's
+        scheme, separator, rest = "", "", repo_url  # the slashes belong to the path
     authority, slash, path = rest.partition("/")
     userinfo, at, host = authority.rpartition("@")
     if not at:

@@ -1,4 +1,4 @@
-"""The ``deployment_id``: made from the key in one place. Nothing is ever read out of one."""
+"""The ``deployment_id``: made from the key, here only. Ids are never parsed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HASH_LENGTH = 16
 
 
 def run_id(run: Run) -> str:
-    """The id of the whole run, not limited yet: ``main:deploy/shop#12``; of other systems the run's own name."""
+    """The id of the whole run before shortening: ``main:deploy/shop#12``; for other systems the name of the run."""
     project = run.project
     if project.provider == JENKINS:
         return f"{project.scope}:{project.name}#{run.number}"
@@ -23,9 +23,9 @@ def run_id(run: Run) -> str:
 
 
 def limited_id(deployment_id: str) -> str:
-    """The id itself, or when it has more than 255 characters its first 238, ``~`` and 16 hex digits of its SHA-256.
+    """The id; if it is longer than 255 characters, its first 238, ``~`` and 16 hex digits of its SHA-256.
 
-    Two long ids that differ anywhere stay different, and the same build always gets the same id.
+    Different long ids stay different, and the same build always gets the same id.
     """
     if len(deployment_id) <= LONGEST:
         return deployment_id
@@ -34,18 +34,18 @@ def limited_id(deployment_id: str) -> str:
 
 
 def build_deployment_id(controller: str, job: str, number: int) -> str:
-    """The id of a whole build: ``main:deploy/shop#12``. Hook, poller and backfill all make the same one."""
+    """The id of a whole build: ``main:deploy/shop#12``. Reports, poller and backfill produce the same id."""
     return limited_id(f"{controller}:{job}#{number}")
 
 
 def part_deployment_id(deployment_id: str, *parts: str) -> str:
-    """The id of one of several events of a build: ``main:deploy/shop#12:production``, its environment or repository."""
+    """The id of one of several events of a build, by environment or repository: ``main:deploy/shop#12:production``."""
     return limited_id(":".join((deployment_id, *parts)))
 
 
 def reused_number_id(deployment_id: str, started_at: int) -> str:
-    """The id of a build whose number Jenkins uses a second time (job deleted and created again).
+    """The id of a build whose number Jenkins uses again (the job was deleted and created again).
 
-    ``started_at`` (ms) is the build's timestamp, which tells the two builds apart.
+    ``started_at`` (ms) is the build's start, which distinguishes the two builds.
     """
     return limited_id(f"{deployment_id}@{started_at}")

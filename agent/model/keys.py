@@ -1,4 +1,4 @@
-"""What facts and deployments are about: projects and their runs."""
+"""The keys of facts and deployments: projects and their runs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ JENKINS = "jenkins"
 
 
 class Project(msgspec.Struct, frozen=True, order=True):
-    """Something that a CI system runs again and again.
+    """A job, workflow or pipeline that a CI system runs repeatedly.
 
-    ``provider``: ``jenkins``, ``github_actions``, … ``scope``: the controller or the organisation. ``name``: the full
-    name of the job, or the repository. All three are empty for deployments of which only the id is known.
+    ``provider``: ``jenkins``, ``github_actions``, … ``scope``: the controller or organisation. ``name``: the full name
+    of
+    the job, or the repository. All three are empty for deployments of which only the id is known.
     """
 
     provider: str
@@ -20,7 +21,7 @@ class Project(msgspec.Struct, frozen=True, order=True):
 
     @property
     def reuses_numbers(self) -> bool:
-        """Whether one number can name several builds: a Jenkins job that is created again starts at 1 again."""
+        """Whether several builds can have the same number: a Jenkins job that is created again starts at 1."""
         return self.provider == JENKINS
 
 
@@ -36,10 +37,10 @@ GIVEN_IDS = Project("", "", "")
 
 
 def jenkins_run(controller: str, job: str, number: int) -> Run:
-    """The key of a Jenkins build; builds of one number that was used again share it, their starts differ."""
+    """The key of a Jenkins build. Builds that share a reused number have the same key but different starts."""
     return Run(Project(JENKINS, controller, job), str(number))
 
 
 def run_of_id(deployment_id: str) -> Run:
-    """The key of a deployment of which nothing but its id is known."""
+    """The key of a deployment of which only the id is known."""
     return Run(GIVEN_IDS, deployment_id)

@@ -1,4 +1,4 @@
-"""Names of jobs, and the URLs that they make."""
+"""Job names, and the URLs made from them."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ _ENVIRONMENT_WORDS = {
 
 
 def job_path(full_name: str) -> str:
-    """``shop-mb/feature%2Fx`` -> ``job/shop-mb/job/feature%252Fx``: branch jobs are named already encoded."""
+    """``shop-mb/feature%2Fx`` -> ``job/shop-mb/job/feature%252Fx``: names of branch jobs are already encoded once."""
     return "/".join(f"job/{quote(part, safe='')}" for part in full_name.split("/"))
 
 
 def build_of_url(url: str) -> tuple[str, int] | None:
-    """The job's full name and the build's number that a build's ``url`` names; None for anything else.
+    """The job's full name and the build number in a build's ``url``; None for any other URL.
 
-    Matrix cells (``/job/matrix/JDK=17/4/``) are not builds of their own and give None.
+    Matrix cells (``/job/matrix/JDK=17/4/``) are not builds of their own and return None.
     """
     try:
         *folders, number = urlsplit(url).path.removesuffix("/").split("/")
-    except ValueError:  # half an IPv6 address
+    except ValueError:  # an incomplete IPv6 address
         return None
     if not (number.isascii() and number.isdigit()) or len(number) > _MOST_DIGITS:
         return None
     parts = []
-    # From its end: job, name, job, name; before them is where Jenkins itself is.
+    # From the end: job, name, job, name. The rest is the path of Jenkins itself.
     while len(folders) > 2 and folders[-2] == "job" and folders[-1]:
         parts.append(unquote(folders.pop()))
         folders.pop()
-    if not parts or not {".", ".."}.isdisjoint(parts):  # no names of jobs, and another page when asked for
+    if not parts or not {".", ".."}.isdisjoint(parts):  # not valid job names, and the URL would lead to another page
         return None
     return "/".join(reversed(parts)), int(number)
 
 
 def environment_of_name(full_name: str) -> str:
-    """The environment that a job's name tells: production, staging, dev, test or qa; production if it says none."""
+    """The environment in a job's name: production, staging, dev, test or qa; production if there is none."""
     return environment_in_name(full_name) or "production"
 
 
 def environment_in_name(full_name: str) -> str | None:
-    """The environment that a job's name says; None if it says none."""
+    """The environment in a job's name; None if there is none."""
     if "prod" in full_name.lower():
         return "production"
     for word in reversed(_NOT_A_WORD.split(full_name)):

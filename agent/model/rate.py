@@ -1,4 +1,4 @@
-"""So many requests a minute and no more."""
+"""A rate limiter: at most N requests a minute."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class RateLimit:
-    """Lets ``per_minute`` requests through in any minute, at most ``burst`` of them at once; 0: any number.
+    """Allows ``per_minute`` requests in any minute, at most ``burst`` of them at once. 0: no limit.
 
-    Thread-safe. It tells how long to wait and leaves the waiting to its caller, who may be a thread or a task.
+    Thread-safe. It returns the time to wait and does not wait itself, because callers may be threads or tasks.
     """
 
     def __init__(self, per_minute: int, clock: Clock, *, burst: int | None = None) -> None:
@@ -24,7 +24,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def reserve(self) -> float:
-        """Take the next place; returns in how many seconds the request may be made."""
+        """Reserve the next request; returns after how many seconds it may be made."""
         if not self._per_second:
             return 0.0
         with self._lock:

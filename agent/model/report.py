@@ -1,11 +1,11 @@
-"""The shape of a report: what a build says of its own deployment, through whichever door.
+"""The format of a report: what a build says about its own deployment.
 
-A report is a JSON object with the fields of Hivel's API (v2), all of them optional, and with what says which build it
-is: for Jenkins ``job``, ``build_number`` and ``build_url``, for other systems ``run`` or ``deployment_id``.
+A report is a JSON object with the fields of Hivel's API (v2), all optional, and fields that identify the build: for
+Jenkins ``job``, ``build_number`` and ``build_url``, for other systems ``run`` or ``deployment_id``.
 
-Every door checks a report here before anything reads it: what passes is short, and its addresses can be taken apart.
+``emit``, intake and spool all check a report here first. A report that passes is short and has valid URLs.
 
-This module is imported by ``emit``, which has to start like a shell tool: nothing but the standard library.
+``emit`` imports this module and must start as fast as a shell tool, so it uses only the standard library.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import json
 
 from agent.model.git import without_credentials
 
-# Larger ones are refused: no report has a reason to be.
+# Larger reports are refused; none needs to be.
 MOST_BYTES = 64 * 1024
 MOST_PULL_REQUESTS = 1_000
-# Characters. No event has longer texts than 255; what is a little longer is refused where it is known what it is for.
+# Characters. No text in an event may be longer than 255; texts between the two limits are refused later, where their
+# purpose is known.
 LONGEST_TEXT = 1_000
 LONGEST_URL = 2_000
-LONGEST_NUMBER = 100  # a time in words has some 40
+LONGEST_NUMBER = 100  # a time in words has about 40 characters
 MOST_DIGITS = 10
 
 TEXTS = (
@@ -28,8 +29,8 @@ TEXTS = (
     "branch", "commit_hash", "environment", "image", "logs_url",
 )  # fmt: skip
 TEXTS_OR_NUMBERS = ("build_number", "pr_number", "start_time", "end_time")
-# Names of fields that somebody wrote down: a flag, an argument of a step. What is not among them was found in the
-# environment of the build, where the checkout of a shared library leaves its own repository, branch and commit.
+# Names of fields that a person wrote: a flag, an argument of a step. All others were found in the environment of the
+# build, where the checkout of a shared library leaves its own repository, branch and commit.
 GIVEN = "given"
 FIELDS = (*TEXTS, *TEXTS_OR_NUMBERS, "pr_numbers", GIVEN)
 URLS = ("build_url", "repo_url", "logs_url")
@@ -37,15 +38,15 @@ _LONGEST = dict.fromkeys(TEXTS, LONGEST_TEXT) | dict.fromkeys(URLS, LONGEST_URL)
 
 
 class ReportError(Exception):
-    """The report is wrong; the message names the field and says what belongs there."""
+    """The report is invalid; the message names the field and says what is expected."""
 
 
 class UnknownWordError(ReportError):
-    """The status is no word of the report's provider."""
+    """The provider does not know this status word."""
 
 
 def decode(body: bytes) -> dict[str, object]:
-    """The report of a JSON document. Raises :class:`ReportError`."""
+    """Parse a report. Raises :class:`ReportError`."""
     if len(body) > MOST_BYTES:
         raise ReportError(f"the report has {len(body)} bytes, more than {MOST_BYTES}")
     try:
@@ -58,9 +59,9 @@ def decode(body: bytes) -> dict[str, object]:
 
 
 def checked(value: object) -> dict[str, object]:
-    """The report without empty fields, its texts stripped and short, its addresses readable and without credentials.
+    """The report without empty fields: texts are stripped and short, URLs are valid and without credentials.
 
-    Raises :class:`ReportError` for anything of another shape.
+    Raises :class:`ReportError` for anything else.
     """
     if not isinstance(value, dict):
         raise ReportError(f"the report is {_kind(value)}; an object with the fields of the event is expected")
@@ -84,7 +85,7 @@ def _field(name: str, content: object) -> object:
     if name == GIVEN:
         return _names(content)
     if isinstance(content, str):
-        # Half a surrogate pair can be stored nowhere; it comes from bytes that are no UTF-8.
+        # Lone surrogates come from invalid UTF-8 and cannot be stored.
         text = content.strip().encode("utf-8", "replace").decode()
         return _within_bounds(name, without_credentials(text) if name in URLS else text)
     if name in TEXTS_OR_NUMBERS and isinstance(content, int | float) and not isinstance(content, bool):
@@ -107,7 +108,7 @@ def _within_bounds(name: str, text: str) -> str:
 
 
 def _unreadable(url: str) -> str | None:
-    """Why nobody could take this URL apart; nothing but brackets and what is not ASCII can be the reason."""
+    """Why this URL cannot be parsed: brackets or non-ASCII characters are the only possible reasons."""
     if url.isascii() and "[" not in url and "]" not in url:
         return None
     from urllib.parse import urlsplit  # noqa: PLC0415 - emit has to start fast
@@ -132,6 +133,6 @@ def _names(content: object) -> list[str]:
 
 
 def _kind(value: object) -> str:
-    """What a JSON value is, in JSON's words."""
+    """The JSON type of a value."""
     kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")

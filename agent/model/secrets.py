@@ -1,7 +1,7 @@
-"""The secrets that this process holds, and text without them: what is stored, logged, printed or answered passes here.
+"""The secrets of this process, and redaction. All text that is stored, logged, printed or answered is redacted here.
 
-Others may send a secret back in other spellings than it was sent: in a redirect, in the words of an error, in JSON or
-HTML, as a part of a Basic authorization. So it is looked for in the text as it is and with its escapes undone.
+Servers may return a secret in another spelling: in a redirect, in an error message, in JSON or HTML, in a Basic
+authorization. So text is searched as it is and with its escapes decoded.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 HIDDEN = "***"
-# Shorter ones hide nothing, and would take words out of everything that is said.
+# Shorter secrets are not redacted: that would hide nothing and damage normal text.
 SHORTEST = 4
-# Escapes of escapes, such as `%2520`, so deep and no deeper: what is looked for must not grow with the text.
+# Nested escapes such as `%2520` are decoded this many times, so that the work does not grow with the text.
 _DEEP = 4
 _BASE64 = frozenset(string.ascii_letters + string.digits + "+/-_")
-# What begins an escape, and all of it: of URLs, of JSON and Python's `repr`, of HTML.
+# The first character of an escape and its pattern: URLs, JSON and Python's `repr`, HTML.
 _ESCAPES = {
     "%": r"%([0-9A-Fa-f]{2})",
     "\\": r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|U([0-9A-Fa-f]{8})|([\\\"'/nrt]))",
@@ -34,16 +34,16 @@ _LETTERS = {"n": "\n", "r": "\r", "t": "\t", "amp": "&", "lt": "<", "gt": ">", "
 
 
 class Secrets:
-    """Grows only: what was a token may still be in an answer that comes late."""
+    """Secrets are never removed: an old token may still appear in a late answer."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
-        # The longest first: one may be part of another, and then the rest of that one must not be left.
+        # Longest first: a secret may be part of another one, and then the rest of the longer one must not remain.
         self._forms: tuple[tuple[str, bool], ...] = ()
         self._lock = threading.Lock()
 
     def know(self, secret: str) -> None:
-        """Take this out of every text from now on, unless it is shorter than :data:`SHORTEST`."""
+        """Redact this from now on, unless it is shorter than :data:`SHORTEST`."""
         if len(secret) < SHORTEST or secret in self._known:
             return
         with self._lock:
@@ -56,9 +56,10 @@ class Secrets:
             self._forms = tuple(sorted(forms, key=lambda form: (-len(form[0]), form)))
 
     def redact(self, text: str) -> str:
-        """The text with ``***`` in the place of each secret, in whatever usual spelling."""
+        """The text with ``***`` for each secret, in any common spelling."""
         present = [escape for begin, escape in _EACH.items() if begin in text]
-        # All kinds of escapes together, for one may be in another; and each alone, for it may only look like one.
+        # All kinds of escapes together, because they may be nested; and each alone, because text may only look like an
+        # escape.
         for escape in (_ALL, *(present if len(present) > 1 else ())) if present else ():
             while (spans := self._escaped_spans(text, escape)) is not None:
                 text = _without(text, spans)
@@ -70,7 +71,7 @@ class Secrets:
             first = text.find(form)
             while first >= 0:
                 last = first + len(form)
-                if is_base64:  # what stands beside it in the same word belongs to it
+                if is_base64:  # redact the whole word around it
                     while first > 0 and text[first - 1] in _BASE64:
                         first -= 1
                     while last < len(text) and (text[last] in _BASE64 or text[last] == "="):
@@ -80,7 +81,7 @@ class Secrets:
         return found
 
     def _escaped_spans(self, text: str, escape: re.Pattern[str]) -> list[tuple[int, int]] | None:
-        """Where secrets are that show when escapes are undone, once or several times; None: nowhere."""
+        """The spans of secrets that appear when escapes are decoded, once or repeatedly; None if there are none."""
         undone = text
         for depth in range(1, _DEEP + 1):
             before, undone = undone, escape.sub(_letter, undone)
@@ -99,7 +100,7 @@ redact = _secrets.redact
 
 
 def trace(error: BaseException) -> str:
-    """The trace of an exception as it is kept: without secrets, and as text that can be stored."""
+    """The traceback of an exception, redacted and as text that can be stored."""
     return redact("".join(traceback.format_exception(error))).encode("utf-8", "backslashreplace").decode()
 
 
@@ -113,11 +114,11 @@ def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
     return "".join((*kept, text[end:]))
 
 
-# ---- how a secret may be written
+# ---- spellings of a secret
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """As it is; as octets that were taken for letters; and each with what looks like escapes in it undone."""
+    """The secret itself; its bytes read as Latin-1; and each with apparent escapes decoded."""
     octets = secret.encode("utf-8", "surrogatepass")
     in_pairs = secret.encode("utf-16-be", "surrogatepass")
     pairs = (chr(int.from_bytes(in_pairs[i : i + 2], "big")) for i in range(0, len(in_pairs), 2))
@@ -132,7 +133,7 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 def _in_base64(secret: str) -> Iterator[str]:
-    """What of it shows in the base64 of any text that contains it: that depends on where it begins, modulo three."""
+    """The parts that appear in the base64 of any text that contains the secret, for each offset modulo three."""
     for octets in {secret.encode("utf-8", "surrogatepass"), secret.encode("latin-1", "ignore")}:
         for before in range(3):
             encoded = b64encode(b"\0" * before + octets).decode()
@@ -145,7 +146,7 @@ def _in_base64(secret: str) -> Iterator[str]:
 
 
 def _letter(escape: re.Match[str]) -> str:
-    """What an escape stands for; itself, if for nothing."""
+    """The character for an escape; the escape itself if it is invalid."""
     whole, told = escape[0], escape[escape.lastindex or 0]
     if told in _LETTERS:
         return _LETTERS[told]
@@ -163,7 +164,7 @@ def _letter(escape: re.Match[str]) -> str:
 
 
 def _origins(text: str, escape: re.Pattern[str], depth: int) -> list[list[int]]:
-    """For each time that escapes are undone: where each letter of what comes out was before, and the end."""
+    """For each round of decoding: the original position of each decoded character, and the end."""
     made = []
     for _ in range(depth):
         origin: list[int] = []

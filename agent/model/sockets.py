@@ -1,4 +1,4 @@
-"""A socket that listens."""
+"""Listening sockets."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import socket
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one. Raises :class:`OSError` when the address cannot be had."""
+    """A listening socket; port 0 takes a free port. Raises :class:`OSError` if the address is not available."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sets TCP_NODELAY; without it every kept-alive request waits 40 ms.
+    # asyncio sets TCP_NODELAY only if the protocol is named. Without it every keep-alive request waits 40 ms.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,7 +1,7 @@
-"""What a CI provider's word for a result means to Hivel.
+"""The status that Hivel assigns to each CI provider's result.
 
-The tables are those of Hivel's page, section 6. Hivel does this translation itself for whoever sends its
-provider's words; the agent does it too, so that what it sent and what Hivel shows cannot differ.
+The tables are from Hivel's page, section 6. Hivel translates such words itself. The agent translates them too, so that
+what it sends and what Hivel shows cannot differ.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import enum
 
 
 class Status(enum.StrEnum):
-    """The four values every status ends up as (Hivel's page, section 6)."""
+    """The four statuses of Hivel (Hivel's page, section 6)."""
 
     SUCCESS = "success"
     FAILED = "failed"
-    # Section 6 writes "canceled", section 4 "cancelled": both are read, the one of section 6 is written.
+    # Section 6 writes "canceled", section 4 "cancelled". Both are read, "canceled" is written.
     CANCELED = "canceled"
     UNKNOWN = "unknown"
 
 
 class Provider(enum.StrEnum):
-    """The providers Hivel's page has a table for, and everybody else."""
+    """The providers with a table on Hivel's page, and OTHER."""
 
     JENKINS = "jenkins"
     GITHUB_ACTIONS = "github_actions"
@@ -34,8 +34,7 @@ class Provider(enum.StrEnum):
 
 _CANCELED = {"canceled": Status.CANCELED, "cancelled": Status.CANCELED}
 
-# Keys are lower case. Words that mean "unknown" are listed although they would be unknown anyway, so that the
-# tables can be held against the page line by line.
+# Keys are lower case. Words for "unknown" are listed too, so that the tables can be compared with the page.
 WORDS: dict[Provider, dict[str, Status]] = {
     Provider.JENKINS: {
         "success": Status.SUCCESS,
@@ -91,7 +90,7 @@ WORDS: dict[Provider, dict[str, Status]] = {
         "partiallysucceeded": Status.UNKNOWN,
         "succeededwithissues": Status.UNKNOWN,
     },
-    # The words that decide on their own. "Succeeded" is not one of them: see normalise_argocd.
+    # Words that decide on their own. "Succeeded" does not: see normalise_argocd.
     Provider.ARGOCD: {
         "failed": Status.FAILED,
         "error": Status.FAILED,
@@ -104,7 +103,7 @@ WORDS: dict[Provider, dict[str, Status]] = {
     Provider.OTHER: {},
 }
 
-# Words that these systems use as well and that Hivel's page does not list: known, and unknown in what they mean to it.
+# Words of these systems that Hivel's page does not list: accepted, with the status UNKNOWN.
 _UNLISTED: dict[Provider, tuple[str, ...]] = {
     Provider.GITHUB_ACTIONS: ("startup_failure", "queued", "requested", "waiting", "pending", "completed"),
     Provider.GITLAB_CI: (
@@ -115,7 +114,7 @@ _UNLISTED: dict[Provider, tuple[str, ...]] = {
     Provider.ARGOCD: ("succeeded", "terminating", "healthy", "unknown"),
 }  # fmt: skip
 
-# No word means two things in these tables (a test holds that), so their union needs no order.
+# No word has two meanings in these tables (a test checks that), so the order of merging does not matter.
 _STANDARD: dict[str, Status] = {**{status.value: status for status in Status}, **_CANCELED}
 _ANY: dict[str, Status] = {
     **{word: status for table in WORDS.values() for word, status in table.items()},
@@ -124,23 +123,26 @@ _ANY: dict[str, Status] = {
 
 
 def normalise(provider: Provider, raw: str | None) -> Status:
-    """Return what ``provider``'s word ``raw`` means; UNKNOWN for ``None`` and for a word not in its table.
+    """Return the status of ``provider``'s word ``raw``; UNKNOWN for ``None`` and for unlisted words.
 
-    Case does not matter (Jenkins writes ``SUCCESS``, Argo ``Succeeded``), and where a provider has "canceled"
-    the spelling "cancelled" is read too. :attr:`Provider.OTHER` has no words: everything is UNKNOWN.
+    Ignores case (Jenkins writes ``SUCCESS``, Argo ``Succeeded``). Where a provider has "canceled", "cancelled" is
+    accepted
+    too. :attr:`Provider.OTHER` has no words: everything is UNKNOWN.
 
-    ArgoCD has two words, a phase and a health. One of them alone is accepted here and decides if it can:
-    ``Failed``, ``Error`` and ``Degraded`` are FAILED, but ``Succeeded`` without a health and ``Healthy``
-    without a phase are UNKNOWN, because only together do they mean success.
+    Argo CD has two words, a phase and a health. A single one is accepted here: ``Failed``, ``Error`` and ``Degraded``
+    are
+    FAILED, but ``Succeeded`` without a health and ``Healthy`` without a phase are UNKNOWN, because only both together
+    mean
+    success.
     """
     return WORDS[provider].get((raw or "").lower(), Status.UNKNOWN)
 
 
 def normalise_argocd(phase: str | None, health: str | None) -> Status:
-    """Return what ArgoCD's ``operationState.phase`` and ``health.status`` mean together.
+    """Return the status of Argo CD's ``operationState.phase`` and ``health.status`` together.
 
-    A failed phase or a degraded health is FAILED whatever the other one says; ``Succeeded`` together with
-    ``Healthy`` is SUCCESS; all else, one of the two missing included, is UNKNOWN.
+    A failed phase or a degraded health is FAILED, whatever the other one is. ``Succeeded`` with ``Healthy`` is SUCCESS.
+    Anything else, also if one is missing, is UNKNOWN.
     """
     if Status.FAILED in (normalise(Provider.ARGOCD, phase), normalise(Provider.ARGOCD, health)):
         return Status.FAILED
@@ -149,17 +151,18 @@ def normalise_argocd(phase: str | None, health: str | None) -> Status:
 
 
 def normalise_any(raw: str) -> Status:
-    """Return what Hivel makes of a status when it does not know the provider: total, never raises.
+    """Return the status that Hivel assigns if it does not know the provider. Never raises.
 
-    Read are the four standard words, both spellings of canceled, and every provider's words, in any case; all
-    else is UNKNOWN. ``Succeeded`` is SUCCESS: Argo Workflows and Azure DevOps say it alone, and ArgoCD, which
-    does not, is asked with :func:`normalise_argocd`.
+    Accepts the four standard words, both spellings of canceled, and every provider's words, ignoring case; anything
+    else is
+    UNKNOWN. ``Succeeded`` is SUCCESS, because Argo Workflows and Azure DevOps use it alone. For Argo CD use
+    :func:`normalise_argocd`.
     """
     return _ANY.get(raw.lower(), Status.UNKNOWN)
 
 
 def provider_called(word: str) -> Provider:
-    """The provider of this name, in any case. Raises :class:`ValueError` with those that there are."""
+    """The provider with this name, ignoring case. Raises :class:`ValueError` with the list of providers."""
     try:
         return Provider(word.lower())
     except ValueError:
@@ -167,9 +170,9 @@ def provider_called(word: str) -> Provider:
 
 
 def known_words(provider: Provider) -> tuple[str, ...]:
-    """The words that a report may use for ``provider``, in lower case: its own, then Hivel's own four.
+    """The words that a report may use for ``provider``, in lower case: its own, then Hivel's four.
 
-    Empty for :attr:`Provider.OTHER`, of which any word may come.
+    Empty for :attr:`Provider.OTHER`, which accepts any word.
     """
     if provider is Provider.OTHER:
         return ()
@@ -177,10 +180,11 @@ def known_words(provider: Provider) -> tuple[str, ...]:
 
 
 def parse_word(provider: Provider, word: str) -> Status:
-    """Return what the word of a report means: one of ``provider``'s, or one of Hivel's own four; in any case.
+    """Return the status of a report's word: one of ``provider``'s or of Hivel's four, ignoring case.
 
-    Raises :class:`ValueError`, with the words that are known, for a word that neither knows: it is a slip rather
-    than a result. For :attr:`Provider.OTHER` every provider's words are read and all else is UNKNOWN.
+    Raises :class:`ValueError`, with the list of words, for any other word, because it is more likely a typo than a
+    result.
+    For :attr:`Provider.OTHER` every provider's words are accepted, and anything else is UNKNOWN.
     """
     plain = word.strip().lower()
     if provider is Provider.OTHER:

@@ -1,4 +1,4 @@
-"""Text from elsewhere for a terminal: what would steer it, or reorder what it shows, is written as an escape."""
+"""Making foreign text safe for a terminal: characters that control it or reorder text are escaped."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""The text with ``\u001b`` and the like for control characters (C0, C1), marks that turn the direction of writing,
-    other characters that cannot be seen, and halves of surrogate pairs.
+    r"""The text with escapes such as ``\u001b`` for unsafe characters.
 
-    ``lines``: ends of lines stay. The escapes are JSON's, so that a JSON document says the same as before.
+    These are control characters (C0, C1), bidirectional marks, other invisible characters, and lone surrogates.
+    ``lines``: keep line ends. The escapes are JSON's, so that a JSON document keeps its meaning.
     """
     if text.isprintable():
         return text
@@ -20,7 +20,7 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def escaped(letter: str) -> str:
-    """One character as JSON writes it in ASCII."""
+    """One character as an ASCII JSON escape."""
     if letter in _SHORT:
         return _SHORT[letter]
     code = ord(letter)
@@ -31,7 +31,7 @@ def escaped(letter: str) -> str:
 
 
 def take_any_text() -> None:
-    """Let no letter that the terminal's encoding has not end a verb: it is shown as an escape."""
+    """Print characters that the terminal's encoding lacks as escapes instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Times: UTC milliseconds since 1970 inside, RFC 3339 outside, durations as people write them."""
+"""Times: UTC milliseconds since 1970 internally, RFC 3339 externally, durations for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LONGEST = 100 * 365 * 86_400_000
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
-# Jenkins tells its time in whole seconds, and some time after it read its clock.
+# Smaller differences between clocks are ignored: Jenkins sends its time in whole seconds, and some time after it read
+# its clock.
 SAME_CLOCK_MS = 60_000
 _SPOKEN = re.compile(r"(\d{1,6})\s*([A-Za-z]*)")
 _WORDS = {
@@ -22,31 +23,31 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
 
 class Clock:
-    """The two clocks of the agent; tests bring their own."""
+    """The agent's two clocks; tests use their own."""
 
     def now_ms(self) -> int:
-        """Wall clock, UTC milliseconds. It can jump."""
+        """Wall clock, UTC milliseconds. It may jump."""
         return time.time_ns() // 1_000_000
 
     def monotonic(self) -> float:
-        """Seconds that only go forward, for waiting."""
+        """Seconds that never go back, for waiting."""
         return time.monotonic()
 
 
 def offset_ms(ahead_ms: int | None) -> int:
-    """What turns this machine's time into that of a controller whose clock seemed to be so far ahead."""
+    """What to add to this machine's time to get that of a controller whose clock seems ahead by this much."""
     return 0 if ahead_ms is None or abs(ahead_ms) <= SAME_CLOCK_MS else ahead_ms
 
 
 class Drift:
-    """How far the wall clock was set since this was made: it moves against the steady one only when it is set."""
+    """How far the wall clock was set since this object was made, measured against the monotonic clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._apart_ms = self._now_apart_ms()
 
     def ms(self) -> int:
-        """Milliseconds; negative when the clock was set back."""
+        """Milliseconds; negative if the clock was set back."""
         return round(self._now_apart_ms() - self._apart_ms)
 
     def _now_apart_ms(self) -> float:
@@ -54,7 +55,7 @@ class Drift:
 
 
 def rfc3339(ms: int) -> str:
-    """``1700385632846`` -> ``2023-11-19T09:20:32.846Z``. Raises :class:`OverflowError` beyond year 1 to 9999."""
+    """``1700385632846`` -> ``2023-11-19T09:20:32.846Z``. Raises :class:`OverflowError` outside the years 1 to 9999."""
     moment = _EPOCH + timedelta(milliseconds=ms)
     return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
@@ -84,7 +85,7 @@ def _meant(text: str) -> str | None:
 
 
 def parse_moment(value: str | date) -> int:
-    """UTC milliseconds of a date or a time in ISO 8601 (text or TOML's own); without a zone it is UTC.
+    """UTC milliseconds of an ISO 8601 date or time (text or TOML's own type); UTC if it has no zone.
 
     Raises :class:`ValueError` with the reason.
     """
@@ -102,20 +103,20 @@ def parse_moment(value: str | date) -> int:
 
 
 def parse_http_date(text: str | None) -> int | None:
-    """UTC milliseconds of a date as HTTP and mail write it; without a zone it is UTC. None for anything else."""
+    """UTC milliseconds of a date as in HTTP and mail; UTC if it has no zone. None for anything else."""
     import email.utils  # noqa: PLC0415 - takes as long to load as all of emit
 
     try:
         moment = email.utils.parsedate_to_datetime(text or "")
-    except (ValueError, OverflowError, TypeError, IndexError):  # the parser stumbles in several ways
+    except (ValueError, OverflowError, TypeError, IndexError):  # the parser may raise any of these
         return None
-    if moment.tzinfo is None:  # also `-0000`; datetime itself would take it for local time
+    if moment.tzinfo is None:  # also for `-0000`; datetime itself would assume local time
         moment = moment.replace(tzinfo=UTC)
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def parse_retry_after(value: str | None, now_ms: int) -> int | None:
-    """Milliseconds to wait as a Retry-After header says, in seconds or as a date; None for nonsense."""
+    """Milliseconds to wait according to a Retry-After header, in seconds or as a date; None if it is invalid."""
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
         return int(text[:12]) * 1000

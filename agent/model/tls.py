@@ -1,4 +1,4 @@
-"""What an error of TLS means, and what to change in the configuration."""
+"""What a TLS error means, and what to change in the configuration."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# OpenSSL's numbers of what is wrong with a certificate (x509_vfy.h).
+# OpenSSL's numbers for certificate errors (x509_vfy.h).
 _EXPIRED = (9, 10)
 _ANOTHER_NAME = (62, 64)
-# What OpenSSL says when the first bytes of the answer are no TLS.
+# OpenSSL's reasons if the first bytes of the answer are not TLS.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
 
 def advice(error: BaseException, table: str) -> str | None:
-    """What to do about the TLS error in this exception or its causes; None if there is none.
+    """What to do about a TLS error in this exception or its causes; None if there is none.
 
-    ``table``: the table of the configuration that names the server, for example ``[hivel]``.
+    ``table``: the configuration table of the server, for example ``[hivel]``.
     """
-    for each in _chain(error):  # those of aiohttp are of these types and have nothing of them
+    for each in _chain(error):  # aiohttp's exceptions inherit from these types but lack their attributes
         if isinstance(each, ssl.SSLCertVerificationError) and hasattr(each, "verify_code"):
             return _about_certificate(each.verify_code, table)
         if isinstance(each, ssl.SSLError) and hasattr(each, "reason"):
@@ -29,7 +29,7 @@ def advice(error: BaseException, table: str) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception and its causes. aiohttp keeps the error of TLS in an attribute."""
+    """The exception and its causes. aiohttp keeps the TLS error in an attribute."""
     while error is not None:
         yield error
         for attribute in ("os_error", "certificate_error"):

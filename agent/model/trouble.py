@@ -1,4 +1,4 @@
-"""What goes on being wrong: said when it begins, once an hour, and when it is over."""
+"""Logging of lasting problems: when one begins, once an hour, and when it ends."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ REPEAT_S = 3600.0
 
 
 class Trouble:
-    """One thing that can be wrong for several who do it, such as the storing of events."""
+    """One problem that several components can have, for example storing events."""
 
     def __init__(self, what: str, clock: Clock) -> None:
         self._what = what
         self._clock = clock
-        self._reasons: dict[str, str] = {}  # by who met it
+        self._reasons: dict[str, str] = {}  # by component
         self._said_at: dict[str, float] = {}  # by reason
 
     @property
     def reason(self) -> str | None:
-        """Why it does not work; None: it works for everybody."""
+        """Why it fails now; None if it works for all components."""
         return next(iter(self._reasons.values()), None)
 
     def note(self, who: str, reason: str | None) -> None:
-        """It is wrong for ``who`` for this reason, or with None all right again."""
+        """Record that it fails for ``who`` for this reason or, with None, that it works again."""
         if reason is None:
             if self._reasons.pop(who, None) is not None and not self._reasons:
                 self._said_at.clear()
@@ -49,26 +49,26 @@ class Trouble:
 
 
 class Unexpected:
-    """Exceptions that nobody expected: mistakes in the program, by the work that they ended.
+    """Unexpected exceptions, which are bugs of the agent, by the task that they ended.
 
-    Each is said once with its trace, and again once an hour as long as it comes up. How often is in ``counts``.
+    Each is logged once with its traceback, and then once an hour while it recurs. ``counts`` has their number.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._said_at: dict[tuple[str, str, str], float] = {}  # by work, kind of exception, and place in the program
-        self._said: set[str] = set()  # work of which it was not said yet that it works again
+        self._said_at: dict[tuple[str, str, str], float] = {}  # by task, exception type and place in the code
+        self._said: set[str] = set()  # tasks whose recovery was not logged yet
         self.counts: Counter[str] = Counter()
-        self.reasons: dict[str, str] = {}  # of work that did not succeed since
+        self.reasons: dict[str, str] = {}  # by task that has not succeeded since
 
     def expect(self, works: Collection[str]) -> None:
-        """This work is done from now on, and no other."""
+        """Set the tasks that exist from now on; others are forgotten."""
         for work in works:
             self.counts.setdefault(work, 0)
         self.reasons = {work: reason for work, reason in self.reasons.items() if work in works}
 
     def note(self, work: str, error: Exception) -> None:
-        """The work ended by this exception."""
+        """Record that the task ended with this exception."""
         self.counts[work] += 1
         self.reasons[work] = redact(f"unexpected error: {type(error).__name__}: {error}; the log has its trace")
         key = (work, type(error).__name__, _place(error))
@@ -80,13 +80,13 @@ class Unexpected:
                       advice="this is a mistake in the agent: please report it with this line")  # fmt: skip
 
     def over(self, work: str) -> None:
-        """The work succeeded."""
+        """Record that the task succeeded."""
         if self.reasons.pop(work, None) is not None and work in self._said:
             self._said.remove(work)
             log.info("works again", what=work)
 
 
 def _place(error: Exception) -> str:
-    """Where it was raised: its message may be another one each time."""
+    """Where it was raised. The message may differ each time."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""

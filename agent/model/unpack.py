@@ -1,4 +1,4 @@
-"""Unpacking the body of an answer within bounds, which the HTTP libraries do without any."""
+"""Decompressing the body of an answer with a size limit, which the HTTP libraries lack."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import zlib
 
 from agent.model.secrets import redact
 
-# What others wrote into a header, in our messages.
+# Characters of a foreign header that messages show.
 _SHOWN = 100
 
 
 class PackedError(ValueError):
-    """The body cannot be unpacked; the message says why and fits behind the name of the page."""
+    """The body cannot be decompressed; the message says why and continues a sentence that begins with the page."""
 
 
 def unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytes | bytearray:
-    """The body as it was before it was packed as ``Content-Encoding`` says: not, or once with gzip.
+    """The decompressed body. ``Content-Encoding`` may be absent, identity, or gzip once.
 
-    Of what is larger than ``limit`` bytes there are ``limit + 1``. Raises :class:`PackedError` for another encoding,
-    for damage, and for a body that is cut off.
+    At most ``limit + 1`` bytes are returned, so that the caller can see that it is larger than ``limit``. Raises
+    :class:`PackedError` for another encoding, for damage, and for a truncated body.
     """
     if encoding.strip().lower() in ("", "identity"):
         return body
