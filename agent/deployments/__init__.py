@@ -1,1 +1,1 @@
-"""From facts to deployments. Pure: no I/O, no clock."""
+"""Derives deployments from facts. Pure: no I/O, no clock."""

@@ -1,4 +1,4 @@
-"""Stages of one name in one build: attempts of a deployment (retry, a loop), or several of them at the same time."""
+"""Stages with the same name in one build: attempts of one deployment (retry, a loop), or concurrent stages."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from agent.model.build import Stage
 
-# From the best to the worst: of what ran at the same time the worst counts.
+# From best to worst: of concurrent stages the worst result counts.
 _WORSE = ("SUCCESS", "NOT_BUILT", UNFINISHED, "ABORTED", "UNSTABLE", "FAILURE")
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A stage that ran, and its word as a build's result. ``of``: how many attempts it stands for."""
+    """A stage that ran, and its status as a build result. ``of``: the number of attempts that it stands for."""
 
     stage: Stage
     result: str
@@ -29,17 +29,17 @@ class Attempt:
 
 
 def each_attempt(stages: Iterable[Stage]) -> list[Attempt]:
-    """Every stage that ran; those of one name in the order in which they began."""
+    """Every stage that ran; those with the same name in the order of their starts."""
     return [attempt for attempts in _by_name(stages) for attempt in attempts]
 
 
 def last_attempts(stages: Iterable[Stage]) -> list[Attempt]:
-    """One for each name: the last that began, and if others ran at the same time, all of them as one."""
+    """One for each name: the last to start. Concurrent ones are merged into one."""
     return [_last(attempts) for attempts in _by_name(stages)]
 
 
 def _by_name(stages: Iterable[Stage]) -> list[list[Attempt]]:
-    """Names in the order in which they are listed first."""
+    """Grouped by name, in the order of first appearance."""
     found: dict[str, list[Attempt]] = {}
     for stage in stages:
         if (result := result_of(stage)) is not None:
@@ -48,7 +48,7 @@ def _by_name(stages: Iterable[Stage]) -> list[list[Attempt]]:
 
 
 def _last(attempts: list[Attempt]) -> Attempt:
-    """Cells of a matrix have one name and run at the same time: the one that began last does not speak for all."""
+    """Matrix cells have the same name and run concurrently, so the last one to start is not enough."""
     together: list[Attempt] = []
     until = -math.inf
     for attempt in attempts:
@@ -63,5 +63,5 @@ def _last(attempts: list[Attempt]) -> Attempt:
 
 
 def _end(stage: Stage) -> float:
-    """A stage that began and did not end ran on."""
+    """A stage without an end is treated as running on."""
     return math.inf if stage.started_at and not stage.ended_at else stage.ended_at

@@ -1,8 +1,8 @@
-"""Which build a fact is of, where one number can name several: a job that is created again starts at 1 again.
+"""Assigns facts to builds that share a number: a job that is created again starts at 1 again.
 
-Polls name a build by its exact start. A report is stamped when it is said, by the controller's clock: it is of the
-newest build that had begun by then, give or take ten minutes, and that had not ended much before. What a report says of
-its own start only chooses between builds that polls know.
+Polls identify a build by its exact start. A report has the time of receipt by the controller's clock. It belongs to the
+newest build that had started by then (plus or minus ten minutes) and had not ended long before. A start in a report
+only decides between builds that polls know.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _NEVER = 2**62
 
 
 class BuildRef(NamedTuple):
-    """One of the builds of a number: its exact start if a poll ``known`` it, else the first stamp (UTC ms)."""
+    """One of the builds with a number.
+
+    Its exact start if a poll has seen it (``known``), else the first time of receipt (UTC ms).
+    """
 
     started_at: int
     known: bool
@@ -32,7 +35,7 @@ class BuildRef(NamedTuple):
 
 @dataclass(frozen=True)
 class KeptBuild:
-    """A build whose facts were deleted; its deployments still tell when it ran (UTC ms)."""
+    """A build whose facts were deleted; its deployments still show when it ran (UTC ms)."""
 
     project: Project
     started_at: int
@@ -41,7 +44,7 @@ class KeptBuild:
 
 @dataclass
 class BuildFacts:
-    """The facts of one build. ``ended_at`` None: it runs, or nobody saw it end."""
+    """The facts of one build. ``ended_at`` None: it runs, or its end was not seen."""
 
     ref: BuildRef
     ended_at: int | None = None
@@ -53,7 +56,7 @@ class BuildFacts:
     reports: list[Fact] = field(default_factory=list)
 
     def saw(self, fact: Fact) -> None:
-        """A poll said something of this build."""
+        """A poll said something about this build."""
         self.names.add(fact.run.project)
         if fact.kind is Kind.GONE:
             self.gone_at = max(self.gone_at or 0, fact.received_at)
@@ -66,7 +69,7 @@ class BuildFacts:
 
     @property
     def last_word_at(self) -> int:
-        """Until when it may say something (UTC ms): a little after its end, and nothing any more once it is gone."""
+        """Until when it may send reports (UTC ms): shortly after its end, and never once it is gone."""
         if self.ended_at is not None:
             return max(self.ended_at + SAME_BUILD_MS, self.last_seen_at)
         if self.gone_at is None or self.gone_at < self.last_seen_at:
@@ -75,7 +78,7 @@ class BuildFacts:
 
 
 def attribute(facts: Iterable[Fact], kept: Iterable[KeptBuild]) -> list[BuildFacts]:
-    """Sort the facts of one number by the builds that they are of, earliest first."""
+    """Group the facts of one number by build, earliest build first."""
     facts = sorted(facts, key=_order)
     builds = _known_builds(facts, kept)
     unknown: list[BuildFacts] = []
@@ -107,7 +110,7 @@ def _known_builds(facts: Iterable[Fact], kept: Iterable[KeptBuild]) -> list[Buil
 
 
 def _build_of(fact: Fact, builds: list[BuildFacts]) -> BuildFacts | None:
-    """Builds under the very name of the fact's project go before those that had it formerly."""
+    """Builds under the project's current name have priority over those under a former name."""
     own = [build for build in builds if fact.run.project in build.names]
     return _fitting(fact, own) or (_fitting(fact, builds) if len(own) < len(builds) else None)
 
@@ -128,21 +131,21 @@ def _fitting(fact: Fact, builds: list[BuildFacts]) -> BuildFacts | None:
 
 
 def _until(build: BuildFacts, later: BuildFacts | None) -> int:
-    """From when on a report is not of this build any more."""
+    """From when on a report does not belong to this build any more."""
     return min(build.last_word_at + 1, _NEVER if later is None else later.ref.started_at - SAME_BUILD_MS)
 
 
 def _says(build: BuildFacts, until: int, said: int) -> bool:
-    """Whether a start that somebody said is within this build."""
+    """Whether a reported start is within this build."""
     latest = build.last_word_at if build.ended_at is None else build.ended_at + SAME_BUILD_MS
     return build.ref.started_at - SAME_BUILD_MS <= said <= latest and said < until
 
 
 def _unknown(fact: Fact, unknown: list[BuildFacts]) -> BuildFacts:
-    """The build that nobody knows which it is: reports with no more than ten minutes between them are of one.
+    """An unknown build: reports at most ten minutes apart belong together.
 
-    So are those that say the very same start: two builds of one number do not begin in the same millisecond. And a
-    build that says that it began before an earlier report ran when that was said.
+    So do reports with the same start, because two builds of one number never start in the same millisecond. And a build
+    that reports a start before an earlier report was running at the time of that report.
     """
     stamp, said = fact.received_at, fact.started_at
     began = stamp if said is None else min(stamp, said)
@@ -150,7 +153,7 @@ def _unknown(fact: Fact, unknown: list[BuildFacts]) -> BuildFacts:
     of = near[0] if near else BuildFacts(BuildRef(stamp, known=False))
     if not near:
         unknown.append(of)
-    for other in near[1:]:  # this report tells that they are one
+    for other in near[1:]:  # this report shows that they are the same build
         of.reports += other.reports
         unknown.remove(other)
     of.last_seen_at = stamp
@@ -162,5 +165,5 @@ def _starts(build: BuildFacts) -> set[int | None]:
 
 
 def words_of(build: BuildFacts) -> Collection[int]:
-    """The words by which its deployments can be found again."""
+    """The facts' ``word`` values, by which its deployments are found again."""
     return [fact.word for fact in (*build.finals, *build.reports)]

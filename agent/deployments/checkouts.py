@@ -1,7 +1,7 @@
-"""Which of a build's own checkouts is the application's, and which are shared libraries.
+"""Decides which of a build's own checkouts is the application's, and which are shared libraries.
 
-What Jenkins knows for certain goes first: the commit that a branch job was started for, the page of its repository, the
-libraries that the pipeline loaded. Only what these leave open is told by names, and is said to be.
+Certain facts from Jenkins come first: the commit that a branch job was started for, the page of its repository, the
+libraries that the pipeline loaded. Names are only used if these leave a choice, and the result says so.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from agent.config.rules import Pattern
     from agent.model.build import Build, Checkout
 
-# A build records the checkout of a shared library like any other; told by the repository's name.
+# A build records a shared library's checkout like any other, so libraries are recognised by repository name.
 _LIBRARY_NAME = re.compile(r"(?i)(^|[-_./:])(lib|libs|library|libraries)(\.git)?/?$")
-# Parameters that say which revision is to be deployed.
+# Parameters that may contain the revision to deploy.
 REVISION_PARAMETER = re.compile(
     r"(?i)branch|tag|revision|(?:^|_)rev(?:$|_)|commit|sha|version|release|(?:^|_)ref(?:$|_)"
 )
@@ -34,8 +34,9 @@ _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,64}", re.IGNORECASE)
 class Wanted:
     """What configuration, rule and report say about the application's repository.
 
-    ``libraries``: repositories that never are it. ``repository``: the rule's choice. ``url``: the one that a report
-    names. ``named``: revisions that the rule names, each with the words for it.
+    ``libraries``: repositories that are never the application. ``repository``: the rule's pattern. ``url``: from a
+    report.
+    ``named``: revisions that the rule names, each with its origin for people.
     """
 
     libraries: Sequence[Pattern] = ()
@@ -44,7 +45,7 @@ class Wanted:
     named: tuple[tuple[str, str], ...] = ()
 
     def is_library(self, url: str) -> bool:
-        """Whether the configuration declares this repository to be a library."""
+        """Whether the configuration declares this repository a library."""
         name = plain(url)
         return any(pattern.match(name) is not None for pattern in self.libraries)
 
@@ -56,7 +57,7 @@ NOTHING_WANTED = Wanted()
 class Candidate:
     """One repository among a build's checkouts: the ``remote``-th URL of the ``number``-th checkout (from 1).
 
-    ``why``: which of several checkouts of the repository it is, in words.
+    ``why``: why this checkout of the repository was chosen, for people.
     """
 
     checkout: Checkout
@@ -66,12 +67,12 @@ class Candidate:
 
     @property
     def url(self) -> str:
-        """Empty for systems that do not tell it."""
+        """Empty for systems that do not provide it."""
         return self.checkout.remote_urls[self.remote] if self.checkout.remote_urls else ""
 
     @property
     def raw_branch(self) -> str:
-        """The branch that belongs to the remote, as git spells it; empty when the checkout tells none."""
+        """The branch of this remote, as git spells it; empty if the checkout has none."""
         branches = self.checkout.branches
         aligned = len(branches) == len(self.checkout.remote_urls)
         index = self.remote if aligned else origin_of(self.checkout)
@@ -80,10 +81,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Applications:
-    """The repositories that may be the application's, likeliest first, each once, and what is to be said of them.
+    """The repositories that may be the application's, most likely first, each once, with a note for people.
 
-    ``certain``: the first one is it. ``last_resort``: they most likely are libraries. ``libraries``: the checkouts that
-    are.
+    ``certain``: the first one is the application. ``last_resort``: they are probably libraries. ``libraries``:
+    checkouts
+    that certainly are.
     """
 
     candidates: tuple[Candidate, ...] = ()
@@ -94,12 +96,12 @@ class Applications:
 
 
 def of_build(build: Build, wanted: Wanted = NOTHING_WANTED) -> Applications:
-    """What a build itself checked out of the application."""
+    """The checkouts of a build that may be the application."""
     return _Choice(build, wanted).made() if build.checkouts else Applications()
 
 
 class _Choice:
-    """The application among the checkouts of one build."""
+    """Chooses the application among the checkouts of one build."""
 
     def __init__(self, build: Build, wanted: Wanted) -> None:
         self._build = build
@@ -126,7 +128,7 @@ class _Choice:
         return self._guessed(rest, words)
 
     def _find_certain(self) -> tuple[list[Candidate], str]:
-        """What the branch job was started for, as ``SCMRevisionAction`` and the job's page say it."""
+        """The revision that the branch job was started for, from ``SCMRevisionAction`` and the job's page."""
         commit = self._build.revision.commit if self._build.revision else None
         at_commit = [each for each in self._known if commit and each.checkout.commit == commit]
         if at_commit:
@@ -136,7 +138,7 @@ class _Choice:
         return of_page, "the repository of the branch job's page" if of_page else ""
 
     def _eligible(self) -> tuple[list[Candidate], str]:
-        """What the rule or a report chooses, with the words for it; else the first remote of each checkout."""
+        """What the rule or a report selects, with the reason; else the first remote of each checkout."""
         pattern, url = self._wanted.repository, self._wanted.url
         if pattern is not None:
             chosen = [each for each in self._remotes() if pattern.match(plain(each.url)) is not None]
@@ -151,13 +153,13 @@ class _Choice:
         return (_of_remote(each, remote) for each in self._known for remote in _remotes(each.checkout))
 
     def _only_libraries(self, eligible: list[Candidate], words: str) -> Applications:
-        if words:  # the rule may know better
+        if words:  # the rule takes precedence
             return self._result(eligible, f"chosen by {words}, a library that the build loaded", last_resort=True)
         note = f"nothing but shared libraries was checked out: {_urls(self._all)}"
         return Applications(note=note, libraries=self._libraries(()))
 
     def _guessed(self, rest: list[Candidate], words: str) -> Applications:
-        """By names, where Jenkins does not tell it."""
+        """Choose by names, if Jenkins' data is not enough."""
         named = [each for each in rest if _LIBRARY_NAME.search(each.url)]
         others = [each for each in rest if each not in named]
         if words:
@@ -186,11 +188,11 @@ class _Choice:
         last_resort: bool = False,
         named: Iterable[Candidate] = (),
     ) -> Applications:
-        """Each repository once: a build may check out the same one several times."""
+        """Each repository once, because a build may check it out several times."""
         groups: dict[str, list[Candidate]] = {}
         for each in candidates:
             group = groups.setdefault(plain(each.url) if each.url else f"#{each.number}", [])
-            if each.number not in [other.number for other in group]:  # else by another of its remotes
+            if each.number not in [other.number for other in group]:  # otherwise the same checkout with another remote
                 group.append(each)
         revisions = _Revisions(self._build, self._wanted)
         distinct = tuple(revisions.choose(sorted(group, key=lambda each: each.number)) for group in groups.values())
@@ -203,11 +205,13 @@ class _Choice:
 
 
 class _Loaded:
-    """Which checkouts are those of the libraries that a pipeline loaded: ``found`` by their numbers.
+    """The checkouts of libraries that the pipeline loaded: ``found`` by checkout number.
 
-    ``LibrariesAction`` tells their names, and no checkout of them. The plugin's own checkouts have the bare name of a
-    branch, others mostly do not; a library that Jenkins has in its cache has no checkout at all. ``complete``: no more
-    are to be expected. ``unclear``: several checkouts could be meant, in words.
+    ``LibrariesAction`` has the libraries' names but not their checkouts. Library checkouts have a bare branch name,
+    others
+    usually not; a cached library has no checkout. ``complete``: all libraries were found. ``unclear``: several
+    checkouts
+    are possible, for people.
     """
 
     def __init__(self, build: Build, candidates: list[Candidate]) -> None:
@@ -226,12 +230,12 @@ class _Loaded:
         likeliest = sorted(bare, key=self._likeness, reverse=True)
         self.found = {each.number for each in likeliest[:wanted]}
         if len(bare) > wanted and self._likeness(likeliest[wanted - 1]) == self._likeness(likeliest[wanted]):
-            # Libraries are mostly loaded before anything else is checked out.
+            # Libraries are usually loaded before anything else is checked out.
             self.found = {each.number for each in bare[:wanted]}
             libraries = ", ".join(self._build.libraries or ())
             self.unclear = f"Jenkins does not tell which of {_urls(bare)} are the libraries {libraries}; "
             self.unclear += "the last was taken; set repository in the rule"
-        # Libraries by the older ways of retrieval look like any other checkout.
+        # Libraries loaded with the older retrieval methods look like any other checkout.
         rest = [each for each in candidates if each.number not in self.found]
         for each in rest:
             left = len(rest) - sum(other.number in self.found for other in rest)
@@ -239,7 +243,7 @@ class _Loaded:
                 self.found.add(each.number)
 
     def _is_bare(self, candidate: Candidate) -> bool:
-        """Whether the branch is written without a remote, as only libraries and branch jobs' own checkouts have it."""
+        """Whether the branch has no remote, as only for libraries and branch jobs' own checkouts."""
         revision = self._build.revision
         may_be_own = revision is None or revision.commit is None or revision.target is not None
         if may_be_own and is_on_own_branch(self._build, candidate):
@@ -263,20 +267,20 @@ class _Loaded:
         )
 
     def _is_called_so(self, candidate: Candidate) -> bool:
-        """Whether the repository has the name of a library: ``shared`` is ``jenkins-shared``."""
+        """Whether the repository's name fits the library: ``shared`` fits ``jenkins-shared``."""
         words = set(_WORDS.split(path_of(candidate.url).rpartition("/")[2].lower()))
         return any(words.issuperset(_WORDS.split(name)) for name in self._names)
 
 
 class _Revisions:
-    """Which of several checkouts of one repository is deployed."""
+    """Chooses among several checkouts of one repository the one that is deployed."""
 
     def __init__(self, build: Build, wanted: Wanted) -> None:
         self._build = build
         self._named = wanted.named
 
     def choose(self, group: list[Candidate]) -> Candidate:
-        """What the rule or a parameter names, else what the branch job was started for, else the last."""
+        """The one named by the rule or a parameter, else the one that the branch job was started for, else the last."""
         if len(group) == 1:
             return group[0]
         chosen, which = self._chosen(group)
@@ -304,13 +308,13 @@ def is_on_own_branch(build: Build, candidate: Candidate) -> bool:
 
 
 def own_branch(build: Build) -> str:
-    """The name of a branch job: that of its branch, tag, pull request or change."""
+    """The name of a branch job: its branch, tag, pull request or change."""
     told = build.revision.name if build.revision else None
     return told or unquote(build.job.rpartition("/")[2])
 
 
 def origin_of(checkout: Checkout) -> int:
-    """With several remotes, the place of the branch of the one that is called origin; else the first."""
+    """With several remotes, the index of the branch of ``origin``; else the first."""
     remotes = remotes_of(checkout.branches, len(checkout.remote_urls))
     for index, name in enumerate(checkout.branches):
         if remote_of(name, remotes) == "origin":
@@ -323,7 +327,7 @@ def _of_remote(candidate: Candidate, remote: int) -> Candidate:
 
 
 def _remotes(checkout: Checkout) -> list[int]:
-    """The places of the remotes' URLs, the likeliest first: origin's, or that of a host with the remote's name."""
+    """The indexes of the remote URLs, most likely first: origin's, or one whose host is the remote's name."""
     places = list(range(len(checkout.remote_urls)))
     if len(places) < 2:
         return places
@@ -338,7 +342,7 @@ def _remotes(checkout: Checkout) -> list[int]:
 
 
 def is_called_after(url: str, checkout: Checkout) -> bool:
-    """Whether the remote of the branch has the name of the URL's host: ``github/main`` is of ``github.com``."""
+    """Whether the branch's remote is named after the URL's host: ``github/main`` for ``github.com``."""
     remote = remote_of(checkout.branches[0], remotes_of(checkout.branches, 2)) if checkout.branches else ""
     return remote not in ("", "*") and remote in re.split(r"[^a-z0-9-]+", plain(url).partition("/")[0])
 
@@ -352,7 +356,7 @@ def _named_by_parameter(build: Build, candidate: Candidate) -> str:
 
 
 def _is_named(candidate: Candidate, text: str) -> bool:
-    """Whether a text means the revision: its branch, its tag (``1.4`` for ``v1.4``), its commit or the start of it."""
+    """Whether a text means the revision: its branch, its tag (``1.4`` for ``v1.4``), its full or abbreviated commit."""
     text = text.strip()
     if not text:
         return False

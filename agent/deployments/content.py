@@ -1,7 +1,7 @@
-"""What Hivel gets of each part of a build, field by field, with where each field came from.
+"""Builds the content of each part of a build, field by field, and records where each field came from.
 
-A rule for whole builds makes one part of a build, a rule for stages one of each stage that matches and ran, and a rule
-with ``checkouts = "each"`` one of each repository. What a report says goes before what the build's JSON tells.
+A rule for whole builds produces one part, a rule for stages one for each matching stage that ran, and a rule with
+``checkouts = "each"`` one for each repository. Reported values override those from the build's JSON.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from agent.model.build import Build, Stage
 
 NOTHING_SAID = Report(provider=JENKINS)
-# Hivel's own words for a result, in Jenkins'.
+# Hivel's words for results, translated into Jenkins'.
 _RESULTS = {"FAILED": "FAILURE", "CANCELED": "ABORTED", "CANCELLED": "ABORTED", "UNKNOWN": ""}
 
 
 @dataclass(frozen=True)
 class Found:
-    """One part of a build: its name, its content, and in words where each field came from.
+    """One part of a build: its name, its content, and the origin of each field, for people.
 
-    ``suffixes``: what may stand behind the build's id in its own, in the order of preference.
+    ``suffixes``: candidates for the rest of the id after the build's id, most preferred first.
     """
 
     name: Name
@@ -58,9 +58,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Basis:
-    """What the parts of one build are made of: ``build`` as far as polls know it, its rule, and what was reported.
+    """The input for the parts of one build: ``build`` as far as polls know it, its rule, and its report.
 
-    ``left_out``: why something that was reported does not count, in words, by the field.
+    ``left_out``: why a reported value does not count, for people, by field.
     """
 
     build: Build
@@ -70,7 +70,7 @@ class Basis:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def wanted(self) -> Wanted:
-        """What says which repository is the application's."""
+        """The conditions that select the application's repository."""
         said, rule = self.said, self.match.rule
         url = (said.repo_url or "") if "repo_url" in said.given else ""
         return Wanted(self.options.libraries, rule.repository, url, tuple(_named(self)))
@@ -80,7 +80,7 @@ class Basis:
         return scm.sources(self.build, wanted=self.wanted(), each=each)
 
     def weighed(self) -> Basis:
-        """The same with that of the report which counts."""
+        """The same with only the values of the report that count."""
         if not reported.tells_place(self.said):
             return self
         said, left_out = reported.counted(self.said, self.sources()[0], self.wanted())
@@ -91,7 +91,7 @@ class Basis:
 
 
 def of_rule(basis: Basis) -> list[Found]:
-    """The parts that the rule makes of a finished build; none when it wants stages and none of them ran."""
+    """The parts that the rule derives from a finished build; none if it wants stages and none of them ran."""
     basis = basis.weighed()
     build, rule = basis.build, basis.match.rule
     units = _units(build, rule, basis.options)
@@ -113,14 +113,14 @@ def of_rule(basis: Basis) -> list[Found]:
 
 
 def of_whole(basis: Basis) -> tuple[Content, dict[str, str]]:
-    """A build of which somebody reported something as a whole."""
+    """The content for a report about a whole build."""
     basis = basis.weighed()
     unit = _whole(basis.build, basis.options, "controller, job and number")
     return _content(basis, unit, basis.sources()[0], alone=True)
 
 
 def of_stage(basis: Basis, times: tuple[int, int]) -> tuple[Content, dict[str, str]]:
-    """A stage that reported itself; ``times``: its start and end (UTC ms)."""
+    """The content for a stage that sent its own report; ``times``: its start and end (UTC ms)."""
     basis = basis.weighed()
     build, said = basis.build, basis.said
     result = result_of(said)
@@ -137,7 +137,7 @@ def of_stage(basis: Basis, times: tuple[int, int]) -> tuple[Content, dict[str, s
 
 
 def of_report(said: Report, options: Options, times: tuple[int, int]) -> tuple[Content, dict[str, str]]:
-    """A run of another CI system: what is said of it is all that there is. ``times``: its start and end (UTC ms)."""
+    """The content for a run of another CI system, from its report alone. ``times``: its start and end (UTC ms)."""
     content = Content(
         status=_status_of_provider(said),
         started_at=times[0],
@@ -157,21 +157,21 @@ def of_report(said: Report, options: Options, times: tuple[int, int]) -> tuple[C
 
 
 def result_of(said: Report) -> str | None:
-    """The result that a report says, as Jenkins would say it."""
+    """The reported result in Jenkins' terms."""
     word = (said.status or "").upper()
     return _RESULTS.get(word, word) or None
 
 
 def _status_of_provider(said: Report) -> Status:
-    """The system's word, or one of Hivel's own four."""
+    """The status for the system's word or one of Hivel's four."""
     try:
         return parse_word(Provider(said.provider), said.status or "")
-    except ValueError:  # stored before words were checked at the door
+    except ValueError:  # stored before reports were checked for unknown words
         return Status.UNKNOWN
 
 
 def _named(basis: Basis) -> Iterator[tuple[str, str]]:
-    """The revisions that the report and the rule name, each with the words for it."""
+    """Revisions named by the report and the rule, each with its origin for people."""
     said, template = basis.said, basis.match.rule.branch
     for name in ("commit_hash", "branch"):
         if name in said.given and (value := getattr(said, name)):
@@ -188,7 +188,7 @@ def _named(basis: Basis) -> Iterator[tuple[str, str]]:
 
 
 class _Counter:
-    """Counts stages of the same name: 0 for the first."""
+    """Counts stages with the same name: 0 for the first."""
 
     def __init__(self) -> None:
         self._seen: dict[Name, int] = {}
@@ -199,7 +199,7 @@ class _Counter:
 
 
 def _suffixes(stage: str | None, environment: str | None, repository: str) -> tuple[tuple[str, ...], ...]:
-    """A build's several ids: the stage's environment, and the repository where there are several."""
+    """Suffixes for the ids of a build with several parts: the stage's environment, and the repository if needed."""
     behind = (repository,) if repository else ()
     if stage is None:
         return (behind,)
@@ -208,7 +208,7 @@ def _suffixes(stage: str | None, environment: str | None, repository: str) -> tu
     return ((environment, *behind), (environment, stage, *behind))
 
 
-# ---- what a part is of: the whole build, or a stage
+# ---- units: the whole build, or a stage
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class _Unit:
 
 
 def _units(build: Build, rule: Rule, options: Options) -> list[_Unit] | str:
-    """The units of a build; or the reason why the rule wants no event of a build whose stages could not be read."""
+    """The units of a build; or the reason why there is no event, if its stages could not be read."""
     if rule.stage is None:
         return [_whole(build, options, "controller, job and number")]
     if build.stages is None:
@@ -283,7 +283,7 @@ def _staged(build: Build, attempt: Attempt, groups: dict[str, str], options: Opt
 
 
 def _status(result: str | None, said: str, options: Options) -> tuple[Status, str]:
-    """The status and where it came from. ``said``: the word that Jenkins used for the result, and of what."""
+    """The status and its origin. ``said``: Jenkins' word for the result, and what it is about."""
     word = (result or "").upper()
     if (mapped := options.status_map.get(word)) is not None:
         told = "" if said == f"result {result}" else f" ({said})"
@@ -293,12 +293,12 @@ def _status(result: str | None, said: str, options: Options) -> tuple[Status, st
 
 
 def _stage_page(build: Build, stage: Stage) -> str | None:
-    """The stage's page as an address; the plugin tells ``/job/shop/7/…`` without the root of the controller."""
+    """The URL of the stage's page; the plugin returns ``/job/shop/7/…`` without the controller's root."""
     try:
         path = urlsplit(build.url).path
         if urlsplit(stage.url).scheme in ("http", "https"):
             return without_credentials(stage.url)
-    except ValueError:  # half an IPv6 address
+    except ValueError:  # an incomplete IPv6 address
         return None
     start = path.find("/job/")
     if start < 0 or not stage.url.startswith(path[start:]):
@@ -311,7 +311,7 @@ def _stage_page(build: Build, stage: Stage) -> str | None:
 
 @dataclass
 class _Draft:
-    """A content in the making: its ``fields`` but for the pull requests."""
+    """A content in progress: its ``fields`` without the pull requests."""
 
     rule: Rule
     fields: dict[str, Any]
@@ -322,14 +322,14 @@ class _Draft:
 
 @dataclass
 class _Fields:
-    """What templates can read, and where each of it came from."""
+    """The fields for templates, and the origin of each."""
 
     build: Build
     values: dict[str, str]
     words: dict[str, str]
 
     def render(self, template: Template) -> tuple[str | None, str]:
-        """The text and in words where it came from. Raises :class:`agent.config.rules.MaskedParameterError`."""
+        """The text and its origin, for people. Raises :class:`agent.config.rules.MaskedParameterError`."""
         masked, kinds = self.build.masked_parameters, self.build.parameter_kinds
         alternative = template.choose(self.values, masked, kinds)
         if alternative is None:
@@ -371,14 +371,14 @@ def _parameters(build: Build) -> dict[str, str]:
 
 
 def _of_job(basis: Basis) -> dict[str, str]:
-    """What the job's name tells; the rule's own names win."""
+    """Fields from the job's name; the rule's own named groups win."""
     build = basis.build
     told = {"job": build.job, "job.environment": environment_of_name(build.job), "number": str(build.number)}
     return told | basis.match.groups
 
 
 def _draft(basis: Basis, unit: _Unit, source: Source) -> _Draft:
-    """Everything but the id; with the reason when a template reads what nobody may know."""
+    """Everything but the id. Contains the problem if a template needs a masked parameter."""
     rule, said, options = basis.match.rule, basis.said, basis.options
     fields = _template_fields(basis, unit, source)
     draft = _Draft(rule, {}, dict(unit.origins), missing="" if source.repo_url else source.origins.get("repo_url", ""))
@@ -415,7 +415,7 @@ def _draft(basis: Basis, unit: _Unit, source: Source) -> _Draft:
 
 
 def _take_out_library(draft: _Draft, wanted: Wanted) -> None:
-    """Whatever says so: a repository that is declared a library is no application's."""
+    """Remove a repository that is declared a library, wherever it came from."""
     repo_url = draft.fields.get("repo_url")
     if repo_url and wanted.is_library(repo_url):
         draft.fields["repo_url"] = None
@@ -427,13 +427,13 @@ def _declared(repo_url: str | None) -> str:
 
 
 def _first_commit_at(source: Source) -> int | None:
-    """When the oldest commit was made that is new (UTC milliseconds)."""
+    """The time of the oldest new commit (UTC milliseconds)."""
     times = [each.oldest_at for of in (source, *source.others) for each in of.changes if each.oldest_at is not None]
     return min(times, default=None)
 
 
 def _fill_reported(draft: _Draft, said: Report, options: Options) -> None:
-    """What the build said of itself goes before what a rule or its JSON tells."""
+    """Reported values override those from a rule or the build's JSON."""
     for name in ("branch", "repo_url", "environment", "commit_hash", "image", "logs_url"):
         if value := getattr(said, name):
             draft.fields[name], draft.origins[name] = value, reported.origin(said, name)
@@ -446,18 +446,18 @@ def _fill_reported(draft: _Draft, said: Report, options: Options) -> None:
 
 
 def written_repo_url(repo_url: str, options: Options) -> str:
-    """The URL as it is sent: without credentials, in the form that ``[repositories]`` wants."""
+    """The URL as it is sent: without credentials, in the form set in ``[repositories]``."""
     bare = without_credentials(repo_url)
     return https_form(bare) if options.url_form == "https" else bare
 
 
 def written_environment(environment: str, options: Options) -> str:
-    """The name as it is sent: by ``[environments]``."""
+    """The environment name as it is sent, after ``[environments]``."""
     return options.environment_map.get(environment.strip().lower(), environment)
 
 
 def _fill_branch(draft: _Draft, fields: _Fields, match: Match, unit: _Unit, source: Source) -> None:
-    """First of all, because the other templates may read what the branch's template made."""
+    """Comes first, because other templates may use the branch."""
     branch, origin = source.branch, source.origins.get("branch", "")
     if draft.rule.branch is not None:
         rendered, origin = fields.render(draft.rule.branch)
@@ -489,7 +489,7 @@ def _fill_environment(draft: _Draft, fields: _Fields, options: Options) -> None:
 
 
 def _repository_names(sources: list[Source]) -> list[str]:
-    """What tells the repositories of a build apart: nothing when there is one, ``acme/shop``, or with host."""
+    """What distinguishes the repositories of a build: nothing for a single one, ``acme/shop``, or with host."""
     if len(sources) == 1:
         return [""]
     paths = [path_of(source.repo_url or "") for source in sources]
@@ -525,7 +525,7 @@ def _joined(several: Iterable[Iterable[int]], words: str) -> Pulls | None:
 
 
 def _messages(source: Source) -> tuple[str, ...]:
-    """Of everything that is new in it, newest first."""
+    """The messages of all new commits, newest first."""
     return tuple(message for each in source.changes for message in each.messages)
 
 
@@ -548,7 +548,7 @@ def _content(basis: Basis, unit: _Unit, source: Source, *, alone: bool) -> tuple
 
 
 def _checked(content: Content, problem: str | None = None) -> Content:
-    """The content with the reason why no event can be made of it, where there is one."""
+    """The content, with ``problem`` set if no event can be made."""
     if problem is None:
         try:
             event_of("", content)

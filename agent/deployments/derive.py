@@ -1,4 +1,4 @@
-"""From facts to the parts of a run that are deployments: no I/O, no clock, and any order of facts gives the same."""
+"""Derives the parts of a run that are deployments from its facts. No I/O, no clock; the order of facts is free."""
 
 from __future__ import annotations
 
@@ -34,11 +34,10 @@ def _everybody(_principal: str, _project: Project) -> bool:
 
 @dataclass(frozen=True)
 class Rules:
-    """What decides which parts of a run are deployments, and of what.
+    """Which parts of a run are deployments.
 
-    ``controllers``: those that are polled, whose final word is worth waiting for. ``may_report``: whether a team
-    (``Fact.principal``) may speak for a project, which has to hold for all names of it; what others say is kept and has
-    no effect.
+    ``controllers``: the polled ones, for whose final facts it is worth waiting. ``may_report``: whether a team
+    (``Fact.principal``) may report for a project, under all of its names. Other reports are kept without effect.
     """
 
     rules: tuple[Rule, ...]
@@ -47,18 +46,19 @@ class Rules:
     may_report: Callable[[str, Project], bool] = _everybody
 
     def polls(self, project: Project) -> bool:
-        """Whether the poller will have the final word."""
+        """Whether the poller will provide a final fact."""
         return project.reuses_numbers and project.scope in self.controllers
 
 
 @dataclass(frozen=True)
 class Part:
-    """One deployment of a run, as its facts tell it. Times are UTC milliseconds.
+    """One deployment of a run, derived from its facts. Times are UTC milliseconds.
 
-    ``names``: what a stored deployment is recognised by. ``suffixes``: what may stand behind the run's id in its own.
-    ``final``: nothing better is to come. ``since``: its first word, the fact ``anchor``. ``reported``: somebody
-    reported it; else a rule makes it of a finished build. ``without_body``: the facts of the build are gone, and only
-    what was reported since is known.
+    ``names``: identify stored deployments of this part. ``suffixes``: candidates for the rest of the id after the run's
+    id. ``final``: no better facts will come. ``since``: the time of its first fact, ``anchor``. ``reported``: it was
+    reported; otherwise a rule derived it from a finished build. ``without_body``: the build's facts were deleted, and
+    only
+    later reports are known.
     """
 
     run: Run
@@ -77,25 +77,25 @@ class Part:
 
     @property
     def scope(self) -> Scope:
-        """What part of the run it is."""
+        """The part of the run."""
         return self.names[0].scope
 
     @property
     def named(self) -> bool:
-        """Whether the run itself said the environment."""
+        """Whether the run itself reported the environment."""
         return bool(self.names[0].environment)
 
 
 @dataclass(frozen=True)
 class Derived:
-    """The parts of a run, and which build each word is of: by that, stored deployments find their build again."""
+    """The parts of a run, and the build of each fact's ``word``, by which stored deployments find their build."""
 
     parts: list[Part]
     builds: dict[int, BuildRef]
 
 
 def derive(facts: Iterable[Fact], rules: Rules, kept: Collection[KeptBuild] = ()) -> Derived:
-    """The parts of all builds of one run number. ``kept``: builds of which only deployments are left."""
+    """The parts of all builds with one run number. ``kept``: builds of which only deployments are left."""
     facts = list(facts)
     names = {fact.run.project for fact in facts} | {build.project for build in kept}
     distinct = {fact.word: fact for fact in facts if _counts(fact, names, rules)}
@@ -118,7 +118,7 @@ def _order(fact: Fact) -> tuple[int, int]:
 
 
 def said_in(facts: Iterable[Fact]) -> Report:
-    """What reports say together: of each field the last word that was given, else the last. They come in order."""
+    """Merge ordered reports: for each field the last value that a person wrote, else the last value."""
     told: dict[str, object] = {}
     given: set[str] = set()
     for fact in facts:
@@ -133,12 +133,12 @@ def said_in(facts: Iterable[Fact]) -> Report:
 
 
 def _times(facts: Sequence[Fact], said: Report) -> tuple[int, int]:
-    """Start and end of what is reported: as it was said, else when it was said."""
+    """Start and end of what was reported; times that no report has are times of receipt."""
     ended_at = facts[-1].received_at if said.ended_at is None else said.ended_at
     return ended_at if said.started_at is None else said.started_at, ended_at
 
 
-# ---- builds of Jenkins
+# ---- Jenkins builds
 
 
 class _Parts:
@@ -152,7 +152,7 @@ class _Parts:
         self._staged = [fact for fact in facts.reports if _stage_of(fact)]
 
     def all(self) -> list[Part]:
-        """Whole-build parts, then those of stages; the rule's where nothing was reported."""
+        """Parts for the whole build, then for stages; the rule's parts if nothing was reported."""
         if self._final is None and not self._facts.reports:
             return []
         parts = self._reported_whole() + self._reported_stages()
@@ -192,7 +192,7 @@ class _Parts:
         return first_match(self._rules.rules, self._run().project.name)
 
     def _by_rule(self, reports: list[Fact], said: Report) -> list[Part]:
-        """The parts that the rule makes of a final build."""
+        """The parts that the rule derives from a final build."""
         match = self._rule()
         if self._final is None or match is None:
             return []
@@ -225,7 +225,7 @@ class _Parts:
         return self._part(mine, names, content, origins, suffixes=suffixes, final=self._is_final())
 
     def _environments(self, facts: Iterable[Fact]) -> dict[str, set[str]]:
-        """The environments that were said, by the name under which they are sent."""
+        """Reported environment names, by the name that is sent."""
         found: dict[str, set[str]] = {}
         for environment in sorted({_environment_of(fact) for fact in facts} - {""}):
             written = contents.written_environment(environment, self._rules.options)
@@ -233,7 +233,7 @@ class _Parts:
         return found
 
     def _reported_stages(self) -> list[Part]:
-        """Each stage in each environment; a report that names none is of the one that the rule gives."""
+        """Each reported stage in each environment. A report without one gets the environment from the rule."""
         groups: dict[tuple[str, str], list[Fact]] = {}
         for fact in self._staged:
             groups.setdefault((_stage_of(fact), self._environment_of_stage(fact)), []).append(fact)
@@ -259,7 +259,7 @@ class _Parts:
         return self._part(mine, tuple(dict.fromkeys(names)), content, origins, suffixes=suffixes, final=final)
 
     def _is_final(self) -> bool:
-        """Whether the poller has had its word, or will never have one."""
+        """Whether the poller's final fact exists or will never come."""
         return self._final is not None or self._facts.is_kept or not self._rules.polls(self._run().project)
 
     def _part(
@@ -294,9 +294,9 @@ class _Parts:
 
 
 def worth(final: Fact) -> tuple[int, int, int, int]:
-    """Of several final words that of the latest end: a build that looked final may run on, on another replica.
+    """Ranking of final facts: the latest end first, because another replica may show that the build went on.
 
-    Then the one with the fewest gaps, then the earliest: stages may be purged later.
+    Then fewest gaps, then the earliest, because stages may be deleted later.
     """
     build = final.body
     gaps = ended_at = 0
@@ -316,7 +316,7 @@ def _environment_of(fact: Fact) -> str:
 
 
 def _by_start(facts: list[Fact]) -> list[list[Fact]]:
-    """Reports of one stage by their own starts: two starts are two deployments. Without one: of the last before it."""
+    """Reports of one stage grouped by start: two starts are two deployments. Without a start: as the previous one."""
     dated: dict[int, list[Fact]] = {}
     for fact in facts:
         if fact.started_at is not None:
@@ -334,7 +334,7 @@ def _by_start(facts: list[Fact]) -> list[list[Fact]]:
 
 
 def _other_system(facts: list[Fact], rules: Rules) -> Derived:
-    """Each environment and stage that was reported; what has a given id is one deployment."""
+    """One deployment for each reported environment and stage, or for each given id."""
     groups: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
         given = fact.run.project == GIVEN_IDS

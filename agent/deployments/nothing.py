@@ -1,4 +1,4 @@
-"""Why a build that was read is no deployment, in words: for the log, `explain` and `audit`."""
+"""Explains why a build has no deployment, for the log, `explain` and `audit`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from agent.model.fact import Fact
     from agent.model.keys import Project
 
-# So many of a build's stages are named.
+# The maximum number of stages that a message lists.
 _NAMED = 5
 
 
 def id_is_taken(name: str) -> str:
-    """Why a build has no deployment although the rules make one: another run has its id ``name``."""
+    """The message for a build whose id another run's deployment ``name`` has."""
     return f"its id was given before, to what somebody reported as {name}; see queue show"
 
 
 def why_nothing(facts: Iterable[Fact], rules: Rules, project: Project) -> str:
-    """Which rule made no deployment of what these facts say, and for want of what."""
+    """Which rule derived nothing from these facts, and what was missing."""
     match = first_match(rules.rules, project.name)
     if match is None:
         return "no [[deployment]] rule matches the job"

@@ -1,7 +1,8 @@
-"""From the parts of a run and the deployments that are stored to those that should be: no I/O, and twice is once.
+"""Plans deployments from the parts of a run and the stored deployments. No I/O, idempotent.
 
-A deployment that left ``held`` is frozen: it is never renamed and never removed, for Hivel may have it. Parts are bound
-to frozen deployments, and a binding never moves; what is bound to none becomes a new one.
+A deployment that has left ``held`` is frozen: it is never renamed and never removed, because Hivel may have it. Parts
+are
+bound to frozen deployments permanently. A part that is not bound becomes a new deployment.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moment:
-    """When the plan is made (UTC ms), and how long a deployment is held for the poller's final word."""
+    """The time of the plan (UTC ms), and how long a deployment is held for the poller's final fact."""
 
     now: int
     hold_for_ms: int
 
 
 def kept_builds(rows: Iterable[Deployment]) -> list[KeptBuild]:
-    """The builds that frozen deployments stand for, whether or not there are facts of them."""
+    """The builds of frozen deployments, whether or not their facts still exist."""
     return [
         KeptBuild(row.run.project, row.build_started_at, row.build_ended_at) for row in rows if row.frozen and row.known
     ]
@@ -41,9 +42,9 @@ def kept_builds(rows: Iterable[Deployment]) -> list[KeptBuild]:
 def plan(
     derived: Derived, rows: Sequence[Deployment], moment: Moment, taken: Mapping[str, int] | None = None
 ) -> list[Deployment]:
-    """The deployments of a run as they should be; those that are new have the number 0.
+    """The deployments that a run should have; new ones have the number 0.
 
-    ``taken``: ids that deployments of other runs, or deleted ones, have or had, with the start of their builds.
+    ``taken``: ids that other runs' deployments, or deleted ones, have or had, with the start of their builds.
     """
     by_build: dict[BuildRef, list[Deployment]] = {}
     for row in rows:
@@ -59,9 +60,9 @@ def plan(
 
 
 def _build_of(row: Deployment, derived: Derived) -> BuildRef:
-    """By its first fact; the earliest time of its facts moves.
+    """The build of a deployment, found by its first fact, because the earliest time of its facts may change.
 
-    Of a deployment whose facts are gone before a poll named its build, by the time when that ran.
+    If its facts were deleted before a poll saw the build, it is found by time.
     """
     found = derived.builds.get(row.anchor)
     if found is not None:
@@ -72,7 +73,7 @@ def _build_of(row: Deployment, derived: Derived) -> BuildRef:
 
 def _at_the_same_time(row: Deployment, part: Part) -> bool:
     if not row.run.project.reuses_numbers:
-        return True  # there is one build of it
+        return True  # there is only one build
     begun = row.build_started_at <= part.build_ended_at + SAME_BUILD_MS
     return begun and part.build_started_at <= row.build_ended_at + SAME_BUILD_MS
 
@@ -95,7 +96,8 @@ class _Build:
         left = self._bind()
         alone = len(self.parts) == 1 and not self.frozen
         planned = list[Deployment]()
-        for part in sorted(left, key=lambda part: (part.scope is Scope.STAGE, part.since)):  # else in their own order
+        # otherwise in their own order
+        for part in sorted(left, key=lambda part: (part.scope is Scope.STAGE, part.since)):
             row = next((row for row in held if _meets(row, part)), None)
             row = row or next((row for row in held if row.anchor == part.anchor), None)
             if row is not None:
@@ -104,9 +106,9 @@ class _Build:
         return [*self.frozen, *planned]
 
     def _bind(self) -> list[Part]:
-        """Give each part to the frozen deployment that stands for it; returns the parts that none stands for.
+        """Bind each part to the frozen deployment that stands for it; returns the parts that are left.
 
-        The content of a deployment is that of one part: of its own, else of the first that is bound to it.
+        The content of a deployment comes from one part: its own or, if that is missing, the first one bound to it.
         """
         left, written = [], set[int]()
         for part in sorted(self.parts, key=self._nearest_first):
@@ -140,7 +142,7 @@ class _Build:
     def _stands_for(self, place: int, part: Part) -> bool:
         row = self.frozen[place]
         if part.scope is Scope.RULE or not part.reported:
-            return True  # what a rule makes of a build is settled with its first deployment
+            return True  # what a rule derives from a build is final as soon as its first deployment is frozen
         if part.scope is Scope.STAGE:
             if row.scope is Scope.STAGE:
                 return self._lost_its_start(row, part) or self._same_stage(place, part)
@@ -154,12 +156,12 @@ class _Build:
         return self._same_environment(place, part) or first_to_say or (row.scope is Scope.RULE and not row.named)
 
     def _same_stage(self, place: int, part: Part) -> bool:
-        """The same stage at the same moment, which calls its environment by another name, or does not name it."""
+        """The same stage at the same start, reported with another environment name or without one."""
         own, name = self.frozen[place].names[0], part.names[0]
         return (own.stage, own.start) == (name.stage, name.start) and self._same_environment(place, part)
 
     def _lost_its_start(self, row: Deployment, part: Part) -> bool:
-        """A stage that reported itself without a start of its own, and said it later."""
+        """A stage that first sent a report without a start, and later one with a start."""
         own, name = row.names[0], part.names[0]
         return (
             own.start == 0
@@ -169,7 +171,7 @@ class _Build:
         )
 
     def _new(self, part: Part, row: Deployment | None, *, alone: bool) -> list[Deployment]:
-        """The deployment of a part that no frozen one stands for; none if a deleted one did."""
+        """The deployment for a part that is not bound; none if a deleted deployment stood for it."""
         now = self.moment.now
         held_since = now if row is None or row.held_since is None else min(row.held_since, now)
         made = _made(part, row, held_since)
@@ -192,7 +194,7 @@ class _Build:
         return []
 
     def _again(self, part: Part) -> tuple[str, int] | None:
-        """The id of the first deployment of this very stage and environment, and how many there are of them."""
+        """The id of the first deployment of this stage and environment, and how many there are."""
         if part.scope is not Scope.STAGE and not part.names[0].again:
             return None
         same = [
@@ -202,7 +204,7 @@ class _Build:
             and row.deployment_id is not None
             and _of_stage(row.names[0], row.content) == _of_stage(part.names[0], part.content)
         ]
-        # Not the first of the rows: of two that were held at the same time the second may have been stored before.
+        # Not simply the first row: of two that were held at the same time, the second may have been stored first.
         return (min(same, key=lambda name: (len(name), name)), len(same)) if same else None
 
 
@@ -234,7 +236,7 @@ def _made(part: Part, row: Deployment | None, held_since: int) -> Deployment:
 
 
 def _was_never(row: Deployment) -> bool:
-    """Whether no event could be made of it, so that nobody has ever seen one."""
+    """Whether no event could be made of it, so that it was never sent."""
     return row.state is State.FAILED and row.content.problem is not None and row.sent_revision is None
 
 
@@ -253,16 +255,16 @@ def _bound(row: Deployment, part: Part) -> Deployment:
 
 
 def _may_rewrite(row: Deployment, part: Part) -> bool:
-    """Whether Hivel does not have it yet, and the part is what it is of, and not only covered by it."""
+    """Whether Hivel does not have it yet, and the part is its own and not only bound to it."""
     if row.state not in (State.PENDING, State.FAILED) or row.sent_revision is not None:
-        return False  # also one that is pending again by a replay: it says what Hivel has
+        return False  # including one that was replayed after delivery: it keeps what Hivel has
     if part.without_body or row.scope is not part.scope:
         return False
     return row.scope is not Scope.RULE or row.names[0] in part.names
 
 
 def _rewritten(row: Deployment, part: Part, moment: Moment) -> Deployment:
-    """The deployment with the content of the part; a failed one is tried again if that is another one."""
+    """The deployment with the content of the part. A failed one becomes pending if the content changes."""
     if part.content == row.content:
         return row
     problem = part.content.problem
@@ -278,14 +280,14 @@ def _rewritten(row: Deployment, part: Part, moment: Moment) -> Deployment:
 
 
 class _Ids:
-    """Gives out ids: none twice, and a build of a number that another build had gets its start behind its own."""
+    """Assigns unique ids. If another build had the same number, the start is appended to the build's id."""
 
     def __init__(self, rows: Iterable[Deployment], derived: Derived, taken: Mapping[str, int]) -> None:
         self._taken = taken
         self._given = {row.deployment_id: _build_of(row, derived) for row in rows if row.deployment_id is not None}
 
     def give(self, part: Part, again: tuple[str, int] | None, *, alone: bool) -> str | None:
-        """An id for this part; None when a deleted deployment, or one of which only the id is known, was this part."""
+        """An id for this part; None if a deleted deployment, or one of which only the id is known, stood for it."""
         for name in self._choices(part, again, alone=alone):
             owner = self._given.get(name)
             if owner is None and name not in self._taken:
@@ -299,12 +301,12 @@ class _Ids:
                     self._given[dated] = part.build
                     return dated
                 if dated not in self._given:
-                    return None  # another number that was used again, and was deleted
+                    return None  # another build with a reused number, which was deleted
         raise AssertionError("there is always one more number")
 
     @staticmethod
     def _is_this(part: Part, started_at: int) -> bool:
-        """Whether an id was given to this very build; an id that somebody gave says only about when that was."""
+        """Whether an id belongs to this build. For an id given in a report, only the time can be compared."""
         if not part.run.project.reuses_numbers:
             return True
         return part.build_started_at - SAME_BUILD_MS <= started_at <= part.build_ended_at + SAME_BUILD_MS

@@ -1,4 +1,4 @@
-"""The ids that held deployments will most likely get: for people to see, and never to be stored."""
+"""The ids that held deployments will probably get, for display only."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from agent.model.deployment import Deployment
     from agent.model.fact import Fact
 
-# Nothing is held: what is asked is which id a deployment would get now.
+# Nothing is held: compute the ids that deployments would get now.
 _AT_ONCE = Moment(now=0, hold_for_ms=0)
 
 
 def shown_ids(said: Iterable[Fact], rows: Sequence[Deployment], rules: Rules) -> dict[int, str]:
-    """The ids of all deployments of one run, by their numbers; of held ones those that they would get now."""
+    """The ids of all deployments of one run by their numbers; for held ones the id that they would get now."""
     ids = {row.number: row.deployment_id or limited_id(run_id(row.run)) for row in rows}
     if any(row.deployment_id is None for row in rows):
         planned = plan(derive(said, rules, kept_builds(rows)), rows, _AT_ONCE)

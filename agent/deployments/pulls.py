@@ -1,4 +1,4 @@
-"""Which pull requests a build brought: from its own job, refs and parameters, and from the messages of merges."""
+"""Finds the pull requests of a build: from its job, refs and parameters, and from merge commit messages."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from agent.model.build import Build, Checkout
 
 _NUMBER = r"(?P<number>[1-9][0-9]{0,8})(?![0-9])"
-# A branch source names the job of a pull request PR-7 or MR-7, with both strategies PR-7-head and PR-7-merge.
+# Branch sources name the job of a pull request PR-7 or MR-7; with both strategies PR-7-head and PR-7-merge.
 _JOB = re.compile(rf"(?:PR|MR)-{_NUMBER}(?:-head|-merge)?\Z")
 _PAGE = re.compile(rf"/(?:pulls?|merge_requests|pull-requests|pullrequest)/{_NUMBER}(?:[/?#]|\Z)")
 
 # Parameters with the number of the build's own pull request: plugins ghprb, gitlab, github-pullrequest.
 _NUMBER_PARAMETERS = ("ghprbPullId", "gitlabMergeRequestIid", "GITHUB_PR_NUMBER")
-# Parameters that may be the ref of one: sha1 is ghprb's, origin/pr/71/merge.
+# Parameters that may contain its ref: ghprb sets sha1 to origin/pr/71/merge.
 _REF_PARAMETERS = ("sha1", *BRANCH_PARAMETERS)
 
-# What the first line of a merge looks like. bors merges several at once.
+# First lines of merge commits. bors merges several pull requests at once.
 _FIRST_LINES = (
     re.compile(rf"Merge pull request [#!]{_NUMBER}(?: (?:from|in) |\Z)"),  # GitHub, Bitbucket Server before 7, Gitee
     re.compile(rf"Merge pull request '.*' \([#!]{_NUMBER}\) from "),  # Gitea, Forgejo
@@ -36,9 +36,9 @@ _FIRST_LINES = (
     re.compile(rf"(?:Auto|Rollup) merge of #{_NUMBER} - "),  # bors and homu of the Rust project
     re.compile(rf"!{_NUMBER} \S"),  # Gitee
 )
-# A squashed one has its number behind the title: GitHub, Gitea, bors-ng, GitLab's variable local_reference.
+# Squash merges have the number after the title: GitHub, Gitea, bors-ng, GitLab's variable local_reference.
 _SQUASHED = re.compile(rf"\([#!]{_NUMBER}\)")
-# What may stand behind that number, so that it is still the title's end and not a mention within a sentence.
+# What may follow that number at the end of a title. Anything else means a mention within a sentence.
 _BEHIND = re.compile(
     r"""(?:
       \s*+ [-–—|,;·]*+ \s*+
@@ -56,8 +56,8 @@ _BEHIND = re.compile(
     \s*+ [.!]?+ \Z""",
     re.VERBOSE,
 )
-# GitLab says it in a line of its own behind the description: group/app!7, !7, or the whole address with an !; Gitea
-# has a line with the address of the pull request.
+# GitLab adds a line after the description: group/app!7, !7, or the URL with an !. Gitea adds a line with the pull
+# request's URL.
 _LINES = re.compile(
     rf"^See merge request (?:[^\s!]*!{_NUMBER}|(?P<merge_request>https?://\S+))[ \t\r]*$"
     r"|^Reviewed-on: (?P<pull_request>https?://\S+)[ \t\r]*$",
@@ -67,7 +67,7 @@ _LINES = re.compile(
 
 @dataclass(frozen=True)
 class Pulls:
-    """``number`` is the job's own pull request, else that of the newest merge; ``origin`` says in words which."""
+    """``number``: the build's own pull request, else that of the newest merge. ``origin``: its source, for people."""
 
     number: str | None = None
     numbers: tuple[int, ...] = ()
@@ -77,9 +77,9 @@ class Pulls:
 def of_build(
     build: Build, *, checkouts: Iterable[Checkout] | None = None, messages: Iterable[str] | None = None
 ) -> Pulls:
-    """Its own pull request first, then merges from the newest to the oldest; at most 50, each once.
+    """The build's own pull request, then merges from newest to oldest; at most 50, each once.
 
-    ``checkouts`` and ``messages``: those of the application, where they are known; without them all of the build's.
+    ``checkouts`` and ``messages``: those of the application, if known; otherwise all of the build.
     """
     own = _own(build, build.checkouts if checkouts is None else checkouts)
     merged = list(of_messages(build.messages if messages is None else messages))
@@ -91,18 +91,18 @@ def of_build(
 
 
 def of_messages(messages: Iterable[str]) -> Iterator[int]:
-    """The numbers in those messages that are of merges."""
+    """The pull requests merged by these commits."""
     for message in messages:
         yield from numbers_of(message)
 
 
 def of_message(message: str) -> int | None:
-    """The pull request whose merge a commit's message tells; None for all others, ``fixes #12`` included."""
+    """The pull request that a commit merges, from its message; None for other messages, such as ``fixes #12``."""
     return next(iter(numbers_of(message)), None)
 
 
 def numbers_of(message: str) -> tuple[int, ...]:
-    """The pull requests whose merge a commit's message tells: none, one, or those of a batch in bors' order."""
+    """The pull requests that a commit merges, from its message: none, one, or a batch in bors' order."""
     first_line = message.strip().partition("\n")[0].rstrip()
     for pattern in _FIRST_LINES:
         if found := pattern.match(first_line):
@@ -113,19 +113,19 @@ def numbers_of(message: str) -> tuple[int, ...]:
 
 
 def of_job(name: str) -> int | None:
-    """The number in the name of a pull request's own job, ``PR-71``; only a branch job is one."""
+    """The number in the name of a pull request's job, ``PR-71``. Only branch jobs have such names."""
     found = _JOB.match(name)
     return None if found is None else int(found["number"])
 
 
 def of_page(url: str) -> int | None:
-    """The number in the address of a pull request: ``…/pull/71``, ``…/merge_requests/71``, ``…/pull-requests/71``."""
+    """The number in the URL of a pull request: ``…/pull/71``, ``…/merge_requests/71``, ``…/pull-requests/71``."""
     found = _PAGE.search(url)
     return None if found is None else int(found["number"])
 
 
 def _squashed(title: str) -> int | None:
-    """The last number in parentheses, if it ends the title: of ``Mend it (#71) (#80)`` it is 80, picked from 71."""
+    """The last number in parentheses at the end of the title: ``Fix it (#71) (#80)`` is 80, a cherry-pick of 71."""
     last = None
     for last in _SQUASHED.finditer(title):  # noqa: B007 - the last one is wanted
         pass
@@ -144,7 +144,7 @@ def _in_lines(message: str) -> int | None:
 
 
 def _own(build: Build, checkouts: Iterable[Checkout]) -> list[tuple[int, str]]:
-    """The build's own pull requests, with where they came from."""
+    """The build's own pull requests, and where they came from."""
     own = []
     name = build.job.rpartition("/")[2]
     if build.branch_job and (number := of_job(name)):
@@ -167,7 +167,7 @@ def _of_refs(checkouts: Iterable[Checkout], *, branch_job: bool) -> Iterator[tup
     for checkout in checkouts:
         remotes = remotes_of(checkout.branches, len(checkout.remote_urls))
         for ref in checkout.branches:
-            # In a branch job a bare name is that of a branch, whatever it looks like.
+            # In a branch job a bare name is always a branch.
             is_ref = (ref or "").startswith("refs/") or not branch_job
             if is_ref and (number := pull_request_of(ref, remotes)):
                 yield number, f"the ref {ref}"

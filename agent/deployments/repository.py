@@ -1,7 +1,7 @@
-"""Where a deployment's code comes from: repository, branch, commit and changes, of the build itself or of another one.
+"""Finds a deployment's repository, branch, commit and changes, from the build itself or from a related one.
 
-A build that checked out nothing of an application takes them from the build that it names, repeats or was started by;
-one that failed before its checkout from its job.
+A build without an application checkout takes them from the build that it names, repeats or was started by. One that
+failed before its checkout takes them from other builds of its job.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 
 _RAN = ("SUCCESS", "UNSTABLE")
 _OF_JOB = (Relation.SAME_JOB, Relation.SAME_PROJECT)
-# Shorter values of parameters stand in many texts by chance.
+# Shorter parameter values occur in many texts by chance.
 _TELLING = 2
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a deployment's code comes from; ``origins`` says in words how ``repo_url``, ``branch``, ``commit`` came.
+    """Where a deployment's code comes from.
 
-    ``own``: what the build or its job tell of themselves, and no other build. ``build``: the one that has the checkout
-    (``whose``: in words, empty for the build itself); ``checkouts`` and ``changes`` are those of the application in it.
-    ``others``: what more it brings, from builds that started it together with this one. ``libraries``: what the build
-    itself checked out of shared libraries.
+    ``origins``: how ``repo_url``, ``branch`` and ``commit`` were found, for people.
+    ``own``: the data comes from the build or its job, not from another build. ``build``: the one with the checkout
+    (``whose``: description, empty for the build itself). ``checkouts`` and ``changes``: those of the application in it.
+    ``others``: further changes, from other builds that also started it. ``libraries``: shared libraries that the build
+    itself checked out.
     """
 
     repo_url: str | None = None
@@ -61,9 +62,9 @@ def sources(
     each: bool = False,
     wanted: Wanted | None = None,
 ) -> list[Source]:
-    """The application's repository; with ``each`` all of them that are no libraries; never an empty list.
+    """The application's repository; with ``each`` all that are not libraries. Never an empty list.
 
-    ``wanted``: instead of ``repository`` and ``libraries``.
+    ``wanted``: in place of ``repository`` and ``libraries``.
     """
     search = _Search(build, wanted or Wanted(libraries, repository))
     found = search.each() if each else [search.one()]
@@ -71,12 +72,12 @@ def sources(
 
 
 def has_application(build: Build, wanted: Wanted) -> bool:
-    """Whether the build, or one of those that were read for its sake, checked out an application."""
+    """Whether the build, or one of its related builds, checked out an application."""
     return _held_by(build, wanted) is not None
 
 
 def failed_early(build: Build) -> bool:
-    """Whether a build that checked nothing out may have failed before it came to that."""
+    """Whether a build without checkouts may have failed before its checkout."""
     return build.result not in _RAN
 
 
@@ -85,7 +86,7 @@ def failed_early(build: Build) -> bool:
 
 @dataclass(frozen=True)
 class _Held:
-    """A build that checked out the application, and the way to it. ``others``: of builds that also started it."""
+    """A build that checked out the application, and the path to it. ``others``: of further upstream builds."""
 
     build: Build
     applications: Applications
@@ -96,7 +97,7 @@ class _Held:
 def _held_by(build: Build, wanted: Wanted, own: Applications | None = None) -> _Held | None:
     """The build that a run parameter names, the build itself, the one that it repeats, or those that started it.
 
-    ``own``: what it checked out itself, if that is known already.
+    ``own``: its own checkouts, if known already.
     """
     if found := _first(build, Relation.NAMED, wanted):
         return found
@@ -124,7 +125,7 @@ def _first(build: Build, how: Relation, wanted: Wanted) -> _Held | None:
 
 
 def _newest_cause(build: Build, wanted: Wanted) -> _Held | None:
-    """Several builds that are folded in the queue: the newest one's commit is deployed, with what all of them bring."""
+    """Several upstream builds merged in the queue: the newest one's commit is deployed, with the changes of all."""
     causes = [each for each in _related(build) if each.how is Relation.CAUSE]
     held = [found for each in causes if (found := _through(each, wanted))]
     if not held:
@@ -140,7 +141,7 @@ def _failed_early(build: Build, wanted: Wanted) -> bool:
     )
 
 
-# ---- what it tells
+# ---- its data
 
 
 class _Search:
@@ -157,7 +158,7 @@ class _Search:
             return self._with_others(held)
         if (source := self._of_job()).repo_url:
             return source
-        if self.own.candidates and not source.commit:  # a library most likely
+        if self.own.candidates and not source.commit:  # most likely a library
             return self._source(_Held(self.build, self.own), self.own.candidates[0])
         note = self.own.note or source.origins.get("repo_url", "")
         return replace(source, origins=source.origins | ({"repo_url": note} if note else {}))
@@ -183,7 +184,7 @@ class _Search:
         return _Reading(self.build, held, candidate, alone=alone).source()
 
     def _of_job(self) -> Source:
-        """Of a build that checked nothing out: what its job and the other builds of the job tell."""
+        """For a build without checkouts: data of its job and of other builds of the job."""
         build, origins = self.build, dict[str, str]()
         other = self._other_build() if failed_early(build) else None
         repo_url = self._repository_of_job(other, origins)
@@ -194,7 +195,7 @@ class _Search:
         if commit:
             origins["commit"] = "what the branch job was started for"
         told = {key: words for key, words in origins.items() if words}
-        # Systems that tell nothing of what was checked out may tell what is new in it.
+        # Systems without checkout data may still have changes.
         changes = () if build.checkouts else build.change_sets
         return Source(repo_url, branch, commit, told, own=bool(repo_url), build=build, changes=changes)
 
@@ -225,7 +226,7 @@ class _Search:
 
 
 def _by_parameter(build: Build, other: Build, text: str | None) -> bool:
-    """Whether a parameter of the other build seems to have made this text, and this build's is not the same."""
+    """Whether a parameter of the other build seems to have produced this text, and has another value in this build."""
     return any(
         len(value) >= _TELLING and value in (text or "") and build.parameters.get(name) != value
         for name, value in other.parameters.items()
@@ -233,7 +234,7 @@ def _by_parameter(build: Build, other: Build, text: str | None) -> bool:
 
 
 def _branch_of_other(build: Build, source: Source) -> tuple[str | None, str]:
-    """The branch that another build of the job had, or what the parameter says by which it had that."""
+    """The branch of another build of the job, or the value of the parameter that determines it."""
     other = source.build or build
     for name, value in other.parameters.items():
         if source.branch and branch_name(value, commit="") == source.branch:
@@ -245,7 +246,7 @@ def _branch_of_other(build: Build, source: Source) -> tuple[str | None, str]:
 
 
 class _Reading:
-    """What one checkout of a build tells. ``alone``: it is the only one that counts."""
+    """The data of one checkout of a build. ``alone``: it is the only one that counts."""
 
     def __init__(self, build: Build, held: _Held, candidate: Candidate, *, alone: bool) -> None:
         self._build = build
@@ -287,7 +288,7 @@ class _Reading:
         return f"{self._where}{self._called}" + (f"; {note}" if note else "")
 
     def _note(self) -> str:
-        """What is to be said of the choice of the repository."""
+        """The note about the choice of the repository."""
         applications, urls = self._held.applications, self._candidate.checkout.remote_urls
         if not urls:
             return "its plugin does not tell the repository; set repo_url in the rule"
@@ -317,7 +318,7 @@ class _Reading:
         return found
 
     def _commit(self) -> tuple[str | None, str]:
-        """The checkout's; of a pull request its own, where a merge was made for the build that nobody else knows."""
+        """The checkout's commit. For a pull request its own commit, not the temporary merge commit of the build."""
         commit, revision = self._candidate.checkout.commit, self._held.build.revision
         is_pull = revision is not None and revision.target is not None
         if revision and revision.commit and is_pull and self._is_own_branch and commit != revision.commit:
@@ -328,7 +329,7 @@ class _Reading:
         return f"{words}; {self._candidate.why}" if self._candidate.why else words
 
     def _changes(self) -> tuple[ChangeSet, ...]:
-        """Those that end with the commit that was checked out; alone also those that end with no other checkout's."""
+        """Change sets that end with the commit; if ``alone``, also those that end with no other checkout's commit."""
         holder = self._held.build
         if self._alone and not holder.change_sets and holder.change_messages:  # stored by an older version
             return (ChangeSet(messages=holder.change_messages),)
@@ -344,12 +345,12 @@ class _Reading:
 
 
 def _is_change(build: Build) -> bool:
-    """Whether a branch job is that of a Gerrit change, ``11/4711/3``: its name is no branch."""
+    """Whether a branch job belongs to a Gerrit change, ``11/4711/3``: its name is not a branch."""
     return branch_name(own_branch(build), (), commit="") is None
 
 
 def _branch_elsewhere(build: Build, whose: str, *, commit: str | None = None) -> tuple[str | None, str]:
-    """A detached head or no checkout at all: the branch job's name or the build's parameters may know."""
+    """For a detached HEAD or no checkout: the branch from the branch job's name or the parameters."""
     if build.branch_job and not _is_change(build):
         return own_branch(build), f"job name{whose}"
     if build.branch_job and build.revision and build.revision.target:
@@ -359,7 +360,7 @@ def _branch_elsewhere(build: Build, whose: str, *, commit: str | None = None) ->
 
 
 def whose_words(way: Iterable[Related]) -> str:
-    """Of which build something is, in words: the nearest last, those between only where they were chosen."""
+    """Describes the build that data comes from: nearest last, intermediate ones only where there was a choice."""
     links = list(way)
     if not links:
         return ""

@@ -1,20 +1,21 @@
-"""The stages of a pipeline's build, as the two plugins that know them tell it.
+"""The stages of a pipeline build, as the two plugins report them.
 
 ``/pipeline-overview/tree`` (pipeline-graph-view): ``{"status": "ok", "data": {"complete": true, "stages": [{"name":
 "Build", "state": "success", "type": "STAGE", "startTimeMillis": ms, "totalDurationMillis": ms, "url": "/job/…",
-"children": […]}, …]}}``. A stage that still runs has no duration. What is below a skipped stage is not listed. A build
-without stages has a placeholder, and so has one whose stages are those of the old ``stage 'x'`` without a block.
+"children": […]}, …]}}``. A running stage has no duration. Children of a skipped stage are not listed. A build without
+stages has a placeholder, and so has one with stages of the old step ``stage 'x'`` without a block.
 
 ``/wfapi/describe`` (pipeline-rest-api): ``{"status": "SUCCESS", "stages": [{"id": "6", "name": "Build", "status":
 "SUCCESS", "startTimeMillis": ms, "durationMillis": ms, "pauseDurationMillis": ms, …}, …]}``, all stages in one list,
-those of parallel branches too. The duration includes pauses. A stage that was skipped has the word of whatever made
-Declarative skip it: NOT_EXECUTED, FAILED, ABORTED or even SUCCESS; and NOT_EXECUTED is also said of a stage that
-worked and was interrupted or set to NOT_BUILT. ``/execution/node/<id>/wfapi/describe`` tells such a stage's steps:
-``{"stageFlowNodes": [{"name": "Shell Script", …}, …]}``. Both plugins call a stage aborted that was stopped before its
-steps, while it waited for a node or for an answer: its steps tell that, too, and both have the same ids.
+including those of parallel branches. The duration includes pauses. A skipped stage has the status of what made
+Declarative skip it: NOT_EXECUTED, FAILED, ABORTED or even SUCCESS. NOT_EXECUTED is also the status of a stage that ran
+and was interrupted or set to NOT_BUILT. ``/execution/node/<id>/wfapi/describe`` has such a stage's steps:
+``{"stageFlowNodes": [{"name": "Shell Script", …}, …]}``. Both plugins report ABORTED for a stage that was stopped
+before
+its steps, while it waited for a node or for input. Its steps show that too, and both plugins use the same ids.
 
-They are asked once the build is final. What its stages say is not bound to the build's result: a build that went on
-(``catchError``) is SUCCESS or UNSTABLE with a FAILED stage in it.
+They are requested once the build is final. A stage's result is independent of the build's: a build that continued
+(``catchError``) is SUCCESS or UNSTABLE with a FAILED stage.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 UNFINISHED = "UNFINISHED"
 _LONGEST = 2**62
 
-# What a stage's word is as a build's result; None: the stage did not run. Keys are lower case. A stage that a final
-# build left behind running or waiting for an answer began and has no end: nobody knows what came of it.
+# A stage's status as a build result; None: the stage did not run. Keys are lower case. A stage that is still running or
+# waiting for input in a final build has no end, and its result is unknown.
 RESULTS: dict[str, str | None] = {
     # pipeline-rest-api
     "success": "SUCCESS",
@@ -46,15 +47,15 @@ RESULTS: dict[str, str | None] = {
     "paused_pending_input": UNFINISHED,
     "not_executed": None,
     "skipped": None,
-    "skipped_for_failure": None,  # older versions of the agent stored it
-    # pipeline-graph-view, besides success, unstable, aborted and skipped
+    "skipped_for_failure": None,  # stored by older versions of the agent
+    # pipeline-graph-view; it also uses success, unstable, aborted and skipped
     "failure": "FAILURE",
     "running": UNFINISHED,
     "paused": UNFINISHED,
     "unknown": UNFINISHED,
     "queued": None,
     "not_built": None,
-    # what the agent makes of both
+    # a combination made by the agent
     "worked, not_built": "NOT_BUILT",
     "aborted before its steps": None,
 }
@@ -64,13 +65,13 @@ WFAPI: Final = "pipeline-rest-api"
 BY_STEPS: Final = "by the stage's steps"
 _WORKED, _NOT_REACHED, _SKIPPED = "WORKED, NOT_BUILT", "ABORTED BEFORE ITS STEPS", "SKIPPED"
 
-# The steps of a stage that Declarative skipped: the first, and the second where it had its agent before its `when`.
+# The steps of a stage that Declarative skipped: the first; also the second if its agent comes before its `when`.
 _CONTEXT = "Get contextual object from internal APIs"
 _CHECKOUT = "Check out from version control"
 _INPUT = "Wait for interactive input"
-# A skipped stage takes tenths of a second. One that took longer is not asked for its steps: it ran.
+# A skipped stage takes tenths of a second. For a longer one the steps are not requested: it ran.
 _ASKED_BELOW_MS = 10_000
-# Characters of what names a stage. No event has a text of more than 255.
+# Characters of a stage's name. No text in an event is longer than 255.
 _LONGEST_TEXT = 2_000
 _NODE_ID = re.compile(r"[0-9]{1,18}")
 
@@ -79,15 +80,16 @@ NO_STEPS: Final[Steps] = MappingProxyType({})
 
 
 def result_of(stage: Stage) -> str | None:
-    """The stage's word as a build's result, :data:`UNFINISHED` for one that nobody knows; None: it did not run."""
+    """The stage's status as a build result, :data:`UNFINISHED` if unknown; None: it did not run."""
     return RESULTS.get(stage.status.lower(), UNFINISHED)
 
 
 def questions_of_overview(answer: dict[str, Any], wanted: Callable[[str], bool]) -> list[str]:
-    """The ids of the stages whose steps are to be looked at: stopped ones, which may not have come to their steps.
+    """The ids of stages whose steps are needed: aborted ones, which may not have reached their steps.
 
-    ``wanted``: whether a stage of that name matters. Raises :class:`ValueError` for anything else. A stage with others
-    within is told by those. A branch is none: the steps of its node are told by nobody.
+    ``wanted``: whether a stage with this name matters. Raises :class:`ValueError` for an invalid answer. A stage with
+    nested
+    stages gets its status from those. Parallel branches are left out, because their nodes have no steps.
     """
     return [
         entry["id"]
@@ -101,10 +103,11 @@ def _stands_alone(entry: dict[str, Any]) -> bool:
 
 
 def stages_of_overview(answer: dict[str, Any], steps: Steps = NO_STEPS) -> tuple[Stage, ...]:
-    """The stages and parallel branches of a ``/pipeline-overview/tree``, outer ones before those within.
+    """The stages and parallel branches of a ``/pipeline-overview/tree``, outer ones before nested ones.
 
-    Raises :class:`ValueError` for anything else. A branch of the same name as its only stage counts once. None at all:
-    the build has no stages, or the plugin does not see them. ``steps``: as :func:`stages_of_wfapi` has them.
+    Raises :class:`ValueError` for an invalid answer. A branch with the same name as its only stage counts once. Empty:
+    the
+    build has no stages, or the plugin does not see them. ``steps``: as for :func:`stages_of_wfapi`.
     """
     return tuple(_told_by_steps(stage, steps, entry) for entry, stage in _of_overview(answer))
 
@@ -113,12 +116,12 @@ def _of_overview(answer: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Stage
     data = answer.get("data", answer)
     listed = _stages_in(data if isinstance(data, dict) else {}, "/pipeline-overview/tree")
     waiting: list[tuple[dict[str, Any], str]] = [(entry, "") for entry in reversed(listed)]
-    while waiting:  # no recursion: whatever is nested, and however deep
+    while waiting:  # iterative, because nesting may be deep
         entry, around = waiting.pop()
         stage = _stage(entry, "state", "totalDurationMillis", OVERVIEW)
         counts = entry.get("type", "STAGE") in ("STAGE", "PARALLEL") and entry.get("placeholder") is not True
         if stage is not None and counts and stage.name != around:
-            # Set to NOT_BUILT or interrupted; a stage that a restart left out has no time.
+            # Set to NOT_BUILT or interrupted. A stage left out by a restart has no duration.
             worked = stage.status == "not_built" and _took(stage)
             yield entry, replace(stage, status=_WORKED) if worked else stage
         if stage is not None and stage.status == "skipped":
@@ -128,9 +131,9 @@ def _of_overview(answer: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Stage
 
 
 def questions_of_wfapi(answer: dict[str, Any], wanted: Callable[[str], bool]) -> list[str]:
-    """The ids of the stages whose word in a ``/wfapi/describe`` is to be checked by their steps.
+    """The ids of the stages in a ``/wfapi/describe`` whose status has to be checked by their steps.
 
-    ``wanted``: whether a stage of that name matters. Raises :class:`ValueError` for anything else.
+    ``wanted``: whether a stage with this name matters. Raises :class:`ValueError` for an invalid answer.
     """
     found = list(_of_wfapi(answer))
     bad = ("FAILED", "UNSTABLE", "ABORTED")
@@ -143,9 +146,9 @@ def questions_of_wfapi(answer: dict[str, Any], wanted: Callable[[str], bool]) ->
 
 
 def _doubtful(stage: Stage, *, troubled: bool) -> bool:
-    """Whether the word may be that of a stage which did not run, or NOT_EXECUTED of one that did.
+    """Whether the stage may not have run despite its status, or may have run despite NOT_EXECUTED.
 
-    ``troubled``: something went wrong in the build.
+    ``troubled``: something in the build failed.
     """
     if stage.status in ("NOT_EXECUTED", "ABORTED"):
         return True
@@ -153,10 +156,10 @@ def _doubtful(stage: Stage, *, troubled: bool) -> bool:
 
 
 def stages_of_wfapi(answer: dict[str, Any], steps: Steps = NO_STEPS) -> tuple[Stage, ...]:
-    """The stages of a ``/wfapi/describe``. Raises :class:`ValueError` for anything else.
+    """The stages of a ``/wfapi/describe``. Raises :class:`ValueError` for an invalid answer.
 
-    ``steps``: answers of ``/execution/node/<id>/wfapi/describe`` by the id. Where one shows that the stage was skipped,
-    or ran although it is called NOT_EXECUTED, that is the stage's status.
+    ``steps``: answers of ``/execution/node/<id>/wfapi/describe`` by id. If one shows that the stage was skipped, or ran
+    despite NOT_EXECUTED, that is the stage's status.
     """
     return tuple(_told_by_steps(stage, steps, entry) for entry, stage in _of_wfapi(answer))
 
@@ -179,14 +182,15 @@ def _of_wfapi(answer: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Stage]]:
 
 
 def _by_steps(word: str, answer: dict[str, Any]) -> str | None:
-    """The word for a stage by its steps, given the plugin's own; None where they tell nothing."""
+    """A stage's status according to its steps, given the plugin's status; None if the steps do not show it."""
     listed = answer.get("stageFlowNodes")
     if not isinstance(listed, list):
         return None
     names = sorted(str(step.get("name")) for step in _objects(listed))
     if names in ([_CONTEXT], [_CHECKOUT, _CONTEXT]):
         return _SKIPPED
-    if word in ("ABORTED", "NOT_EXECUTED") and names in ([], [_INPUT]):  # its node never came, or nobody let it go on
+    # no node became available, or nobody answered the input
+    if word in ("ABORTED", "NOT_EXECUTED") and names in ([], [_INPUT]):
         return _NOT_REACHED
     return _WORKED if word == "NOT_EXECUTED" and names else word
 
@@ -206,7 +210,7 @@ def _objects(value: object) -> list[dict[str, Any]]:
 
 
 def _stage(entry: dict[str, Any], status: str, duration: str, told_by: str) -> Stage | None:
-    """None for an entry that names no stage."""
+    """None for an entry without a stage name."""
     name, word, url = entry.get("name"), entry.get(status), entry.get("url")
     if not isinstance(name, str) or not name.strip():
         return None
@@ -222,7 +226,7 @@ def _stage(entry: dict[str, Any], status: str, duration: str, told_by: str) -> S
 
 
 def _ms(value: object) -> int | None:
-    """Milliseconds within what can be stored; None for what is no time."""
+    """Milliseconds within what can be stored; None for an invalid time."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 - not a number
         return None
     return int(max(0, min(value, _LONGEST // 2)))

@@ -1,4 +1,4 @@
-"""URLs of repositories: how they are written, which of them are the same, and what a page on the web belongs to."""
+"""Repository URLs: spellings, comparison, and the repository of a web page."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _HOST = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]?#\\]+)"
 _WITH_SCHEME = re.compile(
     rf"(?i:(?P<scheme>https|ssh|git\+ssh|ssh\+git|git))://(?:[^/]*@)?{_HOST}(?P<port>:[0-9]*)?/+(?P<path>.*)", re.DOTALL
 )
-# git@host:path; one letter before the colon is a drive of Windows.
+# git@host:path. A single letter before the colon is a Windows drive.
 _SCP_LIKE = re.compile(rf"(?:[^/:@\s]+@)?(?![A-Za-z]:){_HOST}:/*(?P<path>(?!//).*)", re.DOTALL)
 _AZURE_HOSTS = ("ssh.dev.azure.com", "vs-ssh.visualstudio.com")
 _AZURE_PATH = re.compile(r"v3/(?P<organisation>[^/]+)/(?P<project>[^/]+)/(?P<repository>[^/]+)\Z")
-# What stands behind a repository in the address of a branch, a tag or a pull request: GitHub, GitLab, Gitea, Forgejo
-# and Bitbucket Cloud. Bitbucket Server and Azure Repos have addresses of their own.
+# What follows the repository in the URL of a branch, tag or pull request: GitHub, GitLab, Gitea, Forgejo and Bitbucket
+# Cloud. Bitbucket Server and Azure Repos have other URLs.
 _PAGE = re.compile(
     r"(?P<path>/[^/]+/[^/]+(?:/[^/]+)*?)/"
     r"(?:-|tree|pulls?|merge_requests|src/(?:branch|tag|commit)|releases|branch|commits?|pull-requests)/.+"
@@ -28,7 +28,7 @@ _AZURE_PAGE = re.compile(r"(?P<path>/(?:[^/]+/)+_git/[^/]+)(?:/.*)?")
 
 @lru_cache(maxsize=1024)
 def plain(url: str) -> str:
-    """The URL without scheme, user and ``.git``, the host in lower case: ``github.com/acme/shop``."""
+    """The URL without scheme, user and ``.git``, with the host in lower case: ``github.com/acme/shop``."""
     written = https_form(url)
     scheme, separator, rest = written.partition("://")
     if not separator or not scheme.isalnum():
@@ -38,7 +38,7 @@ def plain(url: str) -> str:
 
 
 def _without_endings(text: str) -> str:
-    """Without the slashes and ``.git`` at its end."""
+    """Without trailing slashes and ``.git``."""
     end = len(text)
     while True:
         if text.endswith("/", 0, end):
@@ -50,17 +50,17 @@ def _without_endings(text: str) -> str:
 
 
 def path_of(url: str) -> str:
-    """The repository within its host: ``acme/shop``; the whole of what has no host."""
+    """The path of the repository on its host: ``acme/shop``; the whole text if there is no host."""
     name = plain(url)
     has_host = name != url and not url.startswith(("/", "file:"))
     return (name.partition("/")[2] or name) if has_host else name
 
 
 def https_form(url: str) -> str:
-    """``https://host/path`` of an https, ssh, scp-like or git URL: no user, no ``.git``, no port but that of https.
+    """``https://host/path`` for an https, ssh, scp-like or git URL: no user, no ``.git``, no port except that of https.
 
-    Anything else (a path, http, an unknown scheme) stays as it is but for its credentials. Azure DevOps' ssh URLs
-    name the repository otherwise than its web pages and are translated.
+    Anything else (a path, http, an unknown scheme) is only stripped of credentials. Azure DevOps' ssh URLs have another
+    path than its web pages and are translated.
     """
     clean = without_credentials(url.strip()).strip()
     found = _WITH_SCHEME.fullmatch(clean) or (None if "://" in clean else _SCP_LIKE.fullmatch(clean))
@@ -77,7 +77,7 @@ def https_form(url: str) -> str:
 
 
 def is_same(url: str, other: str) -> bool:
-    """Whether two URLs are of one repository: by host and path, or by the path where an SSH host has another name."""
+    """Whether two URLs mean the same repository: by host and path, or by path only if an SSH host has an alias."""
     if not url or not other:
         return False
     one, two = _place(url), _place(other)
@@ -85,16 +85,16 @@ def is_same(url: str, other: str) -> bool:
 
 
 def _place(url: str) -> tuple[str, str]:
-    """Host and path to be compared: no port, no case, not the ``scm/`` of Bitbucket Server's clone URLs."""
+    """Host and path for comparison: without port, lower case, without ``scm/`` in Bitbucket Server's clone URLs."""
     host, _, path = plain(url).partition("/")
     return host.partition(":")[0], unquote(path).lower().removeprefix("scm/")
 
 
 def repository_of_page(page: str) -> str | None:
-    """The repository that a page belongs to, such as ``…/acme/shop/tree/main`` or ``…/acme/shop/pull/7``."""
+    """The repository of a page such as ``…/acme/shop/tree/main`` or ``…/acme/shop/pull/7``."""
     try:
         parts = urlsplit(without_credentials(page))
-    except ValueError:  # half an IPv6 address
+    except ValueError:  # an incomplete IPv6 address
         return None
     if parts.scheme not in ("http", "https") or not parts.netloc:
         return None

@@ -1,1 +1,1 @@
-"""The one door into the outbox: facts in, deployments out."""
+"""Stores facts and the deployments derived from them."""

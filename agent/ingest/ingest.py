@@ -1,4 +1,4 @@
-"""The one door into the outbox: facts in, deployments out, together with how far a poll read."""
+"""The only way into the outbox: stores facts, derived deployments, and how far a poll has read."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("ingest")
 
-# So many runs whose time to be held is over are released in one transaction.
+# The number of runs with expired hold time that are released in one transaction.
 RELEASED_TOGETHER = 200
-# An id that is taken is followed by another choice, which may be taken as well.
+# If an id is taken, planning is repeated with another id, at most this many times.
 _TRIES = 20
 
 
 @dataclass
 class Accepted:
-    """What came of facts: the deployments that are new or changed and not held, as they are now.
+    """The result of accepting facts: deployments that are new or changed and not held.
 
-    ``nothing``: the runs that are read to the end and are no deployment, and why. ``silenced``: those that would be one
-    if somebody else did not have its id.
-    ``before``: the numbers of those that were there before. ``gone``: held ones that are none of their own any more,
-    each with the one that it became a part of.
+    ``nothing``: finished runs without a deployment, and why. ``silenced``: runs without one because another deployment
+    has
+    its id.
+    ``before``: the numbers of deployments that existed before. ``gone``: held deployments that were merged into another
+    one, each with that one.
     """
 
     deployments: list[Deployment] = field(default_factory=list)
@@ -53,14 +54,14 @@ class Accepted:
     silenced: dict[Run, str] = field(default_factory=dict)
 
     def of(self, run: Run) -> list[Deployment]:
-        """Those of one run, held ones too."""
+        """The deployments of one run, including held ones."""
         return [each for each in (*self.deployments, *self.held) if each.run == run]
 
 
 class Ingest:
     """Turns facts into deployments under the rules.
 
-    Every method raises :class:`agent.outbox.values.OutboxError`, and then nothing of its work is stored.
+    Every method raises :class:`agent.outbox.values.OutboxError`; nothing of its work is then stored.
     """
 
     def __init__(self, outbox: Outbox, rules: Rules, hold_for_ms: int) -> None:
@@ -69,9 +70,9 @@ class Ingest:
         self._hold_for_ms = hold_for_ms
 
     def accept(self, facts: Sequence[Fact], progress: Progress | None = None) -> Accepted:
-        """Store facts, what they make of the deployments of their runs, and how far a poll read: all or nothing.
+        """Store facts, the deployments derived from them, and how far a poll has read, in one transaction.
 
-        Facts that are known already change nothing. A run that cannot be derived is set aside with its facts stored.
+        Known facts change nothing. If deriving a run fails unexpectedly, the run is set aside and its facts are stored.
         """
         accepted = Accepted()
         with self.outbox.transaction():
@@ -83,18 +84,18 @@ class Ingest:
         return accepted
 
     def derive_again(self, runs: Collection[Run]) -> Accepted:
-        """Derive what is stored about these runs by today's rules."""
+        """Derive these runs again from their stored facts by the current rules."""
         accepted = Accepted()
         with self.outbox.transaction():
             self._plan(self.outbox.load(runs), {}, accepted)
         return accepted
 
     def release(self) -> list[Deployment]:
-        """Let held deployments go that waited long enough for the poller's final word; returns them."""
+        """Release held deployments that waited long enough for the poller's final fact; returns them."""
         released: list[Deployment] = []
         while True:
             with self.outbox.transaction():
-                due = self.outbox.clock.now_ms() - self._hold_for_ms + 1  # held for that long, and not a moment less
+                due = self.outbox.clock.now_ms() - self._hold_for_ms + 1  # held for at least ``hold_for``
                 runs = self.outbox.held(due)[:RELEASED_TOGETHER]
                 accepted = Accepted()
                 self._plan(self.outbox.load(runs), {}, accepted)
@@ -113,7 +114,7 @@ class Ingest:
         self._plan({run: states[run] for run, said in new.items() if said}, new, accepted)
 
     def _plan(self, states: Mapping[Run, RunState], new: Mapping[Run, list[Fact]], accepted: Accepted) -> None:
-        """Plan these runs, and again those whose ids turn out to be taken."""
+        """Plan these runs; repeat those with an id that turns out to be taken."""
         taken: dict[str, int] = {}
         wanted: dict[Run, list[str]] = {}
         for _ in range(_TRIES):
@@ -138,14 +139,14 @@ class Ingest:
             states, new = self.outbox.load(again), {}
 
     def _say_whose_ids_they_are(self, run: Run, ids: Iterable[str], accepted: Accepted) -> None:
-        """Why a build has no deployment although the rules make one: nobody is silenced in silence."""
+        """Record why a build has no deployment although the rules derive one."""
         for name in ids:
             found = self.outbox.find(name)
-            if found is not None and found.run != run:  # else its own deployment was settled and deleted
+            if found is not None and found.run != run:  # otherwise its own deployment was settled and deleted
                 accepted.silenced[run] = id_is_taken(name)
 
     def _planned(self, state: RunState, new: Sequence[Fact], taken: Mapping[str, int]) -> list[Deployment]:
-        """The deployments of a run as they should be; as they are, if an exception that nobody expected comes."""
+        """The deployments that a run should have; the stored ones after an unexpected exception."""
         facts, rows = (*state.facts, *new), state.deployments
         try:
             derived = derive(facts, self.rules, kept_builds(rows))
@@ -159,9 +160,9 @@ class Ingest:
         return planned
 
     def _ask_for_builds(self, run: Run, facts: Iterable[Fact], derived: Derived) -> None:
-        """A build that reported something and that no poll knows is read once, whether or not a rule matches.
+        """Request a reported build that the poller has not read, whether or not a rule matches.
 
-        Not if a poll has looked since and found another build of that number: then nobody will ever find it.
+        Not if a poll has found another build with that number since: the reported build then no longer exists.
         """
         if not self.rules.polls(run.project):
             return
@@ -172,7 +173,7 @@ class Ingest:
 
 
 def _apart(facts: Iterable[Fact]) -> Iterator[Mapping[Run, list[Fact]]]:
-    """Facts by run, such that no two runs can be of one build under two names of its job."""
+    """Facts by run, in groups in which no build occurs under two names of its job."""
     rounds: list[dict[Run, list[Fact]]] = []
     numbers: list[dict[tuple[str, str, str], Run]] = []
     for fact in facts:
@@ -189,9 +190,9 @@ def _apart(facts: Iterable[Fact]) -> Iterator[Mapping[Run, list[Fact]]]:
 
 
 def _new(state: RunState, said: Sequence[Fact]) -> list[Fact]:
-    """What of it says something new.
+    """The facts of ``said`` that add information.
 
-    Without a report it matters neither when a build was seen, nor what is read once more of one that is settled.
+    Without a report, it is irrelevant when a build was seen, and so is a second reading of a settled build.
     """
     if any(fact.kind is Kind.REPORT for fact in (*state.facts, *said)):
         known = {fact.word for fact in state.facts}
@@ -201,14 +202,14 @@ def _new(state: RunState, said: Sequence[Fact]) -> list[Fact]:
 
 
 def _again(fact: Fact) -> Fact:
-    """A finished build that was read before: that it was there at that time tells whose later reports are."""
+    """A final fact for a build that was read before: its time decides to which build later reports belong."""
     if fact.kind is not Kind.FINAL or fact.started_at is None:
         return fact
     return seen(fact.run, started_at=fact.started_at, at=fact.received_at, source=fact.source)
 
 
 def _is_done(state: RunState, fact: Fact) -> bool:
-    """Whether a final word is about a build whose deployments are settled and whose facts were deleted."""
+    """Whether a final fact is about a build whose deployments are settled and whose facts were deleted."""
     if fact.kind is not Kind.FINAL or any(
         known.kind is Kind.FINAL and known.started_at == fact.started_at for known in state.facts
     ):
@@ -218,7 +219,7 @@ def _is_done(state: RunState, fact: Fact) -> bool:
 
 
 def _change(state: RunState, new: Sequence[Fact], planned: Sequence[Deployment]) -> Change:
-    """The difference between what is stored and what should be."""
+    """The difference between what is stored and what should be stored."""
     before = {row.number: row for row in state.deployments}
     stay = {row.number for row in planned}
     return Change(

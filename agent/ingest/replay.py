@@ -1,4 +1,4 @@
-"""Deployments that a person decides about: sent again, or let go."""
+"""Replay and discard: deployments that a person sends again or discards."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from agent.outbox.interface import Outbox
     from agent.outbox.values import Filter
 
-# One commit for so many: the daemon and others get their turn in between.
+# Deployments in one commit; other writers get their turn in between.
 _BATCH = 200
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one deployment; ``reason`` says why nothing was done. ``id`` is its number in the outbox."""
+    """The result for one deployment; ``reason``: why nothing was done. ``id``: its number in the outbox."""
 
     id: int
     deployment_id: str | None
@@ -34,7 +34,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def choose(outbox: Outbox, which: Filter, job: Pattern | None = None) -> list[Deployment]:
-    """The deployments that a filter selects, oldest first; with ``job`` only those of jobs that match."""
+    """The deployments that a filter selects, oldest first. ``job``: only those of jobs that match."""
     return [
         row for row in reversed(list(_all(outbox, which))) if job is None or job.match(row.run.project.name) is not None
     ]
@@ -50,8 +50,9 @@ def _all(outbox: Outbox, which: Filter) -> Iterator[Deployment]:
 def replay(ingest: Ingest, chosen: Sequence[Deployment]) -> list[Outcome]:
     """Make deployments pending again with fresh attempts; the daemon sends them at its own pace.
 
-    A failed one is derived anew from its facts by today's rules: a mended rule is enough, Jenkins need not have the
-    build any more. A delivered one is sent as it was.
+    A failed one is derived again from its facts by the current rules: correcting the rule is enough, even if Jenkins
+    has
+    deleted the build. A delivered one is sent unchanged.
     """
     outcomes = []
     for rows in _batches(chosen):
@@ -94,7 +95,7 @@ def _why(ingest: Ingest, row: Deployment) -> str:
 
 
 def discard(outbox: Outbox, chosen: Sequence[Deployment], reason: str) -> list[Outcome]:
-    """Let failed or pending deployments go: they are kept and counted, and never sent unless replayed by name."""
+    """Discard failed or pending deployments: they are kept and counted, and never sent unless replayed by name."""
     outcomes = []
     for rows in _batches(chosen):
         with outbox.transaction():

@@ -1,1 +1,1 @@
-"""What CI systems' environments and Argo's resources tell."""
+"""Fields of a report from CI systems' environment variables and Argo's resources."""

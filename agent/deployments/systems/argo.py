@@ -1,4 +1,4 @@
-"""What the JSON of a resource tells of a deployment: Argo CD's Application, Argo Workflows' Workflow."""
+"""Reads the fields of a report from the JSON of Argo CD's Application and Argo Workflows' Workflow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.model.status import normalise_argocd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Fields that a workflow's parameters tell, by the names that people give them ("-" and "_" are the same).
+# Fields of a report and the usual names of workflow parameters for them ("-" and "_" are equal).
 _PARAMETERS = {
     "repo_url": ("repo_url", "repository_url", "git_url", "repo", "repository", "git_repo"),
     "branch": ("branch", "git_branch"),
@@ -27,9 +27,9 @@ _KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", boo
 
 
 def read(system: str, text: str) -> dict[str, str]:
-    """The fields of a report; "" is what the resource does not tell.
+    """The fields of a report; "" means unknown.
 
-    Raises :class:`ValueError` that says what is wrong with the JSON.
+    Raises :class:`ValueError` with what is wrong with the JSON.
     """
     if system not in _RESOURCES:
         raise ValueError(f"only {' and '.join(_RESOURCES)} are read from the JSON of a resource, not {system}")
@@ -39,7 +39,7 @@ def read(system: str, text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A value within the JSON and the path to it, for messages. Nothing is within nothing."""
+    """A value within the JSON and its path for messages. Members of a missing value are missing too."""
 
     value: object
     where: str
@@ -73,7 +73,7 @@ class _Part:
         return [_Part(value, f"{part.where}[{index}]") for index, value in enumerate(part.value)]
 
     def scalar(self) -> str:
-        """Argo takes numbers and booleans where it wants a text."""
+        """The value as text. Argo accepts numbers and booleans in place of a text."""
         if isinstance(self.value, bool):
             return str(self.value).lower()
         if self.value is None or isinstance(self.value, str | int | float):
@@ -93,7 +93,7 @@ def _resource(kind: str, text: str) -> _Part:
         hint = "it is empty" if not text.strip() else str(error)
         raise ValueError(f"this is not the JSON of one {kind}: {hint}") from None
     whole = _Part(resource, "")
-    # Argo's own command lines leave out the kind.
+    # The output of Argo's own command-line tools lacks the kind.
     found = whole.text("kind") or kind
     if found != kind:
         raise ValueError(f"this is no {kind}: its kind is {found!r}; give the JSON of one {kind}")
@@ -117,10 +117,10 @@ def _application(resource: _Part) -> dict[str, str]:
     images = resource.items("status.summary.images")
     return {
         "job": resource.text("metadata.name"),
-        # A sync is known by its start: an Application has one at a time, and often several of one revision.
+        # A sync is identified by its start: an Application runs one at a time, and often several for one revision.
         "run": run_name("argocd", _full_name(resource), started),
         "status": normalise_argocd(phase, health).value if phase or health else "",
-        # in-cluster is how Argo CD calls the cluster that it runs in itself, whatever is deployed there.
+        # Argo CD calls the cluster that it runs in "in-cluster", which says nothing about the environment.
         "environment": (cluster if cluster != "in-cluster" else "") or resource.text("spec.destination.namespace"),
         "image": images[0].scalar() if len(images) == 1 else "",
         "start_time": started,
@@ -130,10 +130,10 @@ def _application(resource: _Part) -> dict[str, str]:
 
 
 def _source_and_revision(resource: _Part) -> dict[str, str]:
-    """Repository, branch and commit. What was deployed counts: the revision of status.sync may still wait to be."""
+    """Repository, branch and commit of the last finished sync. The revision in status.sync may not be deployed yet."""
     deployed, newest = resource.at("status.operationState.syncResult"), resource.at("status.sync")
     if sources := resource.items("spec.sources"):
-        # A chart is in a registry and not in git; a source with a "ref" only lends its files to the others.
+        # A chart comes from a registry, not from git. A source with a "ref" only provides files for the others.
         index, source = min(
             enumerate(sources), key=lambda each: (bool(each[1].text("chart")), bool(each[1].text("ref")))
         )
@@ -155,14 +155,14 @@ def _source_and_revision(resource: _Part) -> dict[str, str]:
 
 
 def _workflow(resource: _Part) -> dict[str, str]:
-    """The whole workflow; repository, branch and the like are parameters, if it has them."""
+    """The whole workflow. Repository, branch and so on come from parameters, if there are any."""
     uid, started = resource.text("metadata.uid"), resource.text("status.startedAt")
     labels = resource.at("metadata.labels")
     return {
         "job": labels.member("workflows.argoproj.io/cron-workflow").scalar()
         or labels.member("workflows.argoproj.io/workflow-template").scalar()
         or resource.text("metadata.name"),
-        # A workflow that is tried again keeps its uid, and has a new start.
+        # A retried workflow keeps its uid and has a new start.
         "run": run_name("argo_workflows", _full_name(resource), f"{uid}@{started}" if uid and started else ""),
         "status": resource.text("status.phase"),
         "start_time": started,
@@ -172,7 +172,7 @@ def _workflow(resource: _Part) -> dict[str, str]:
 
 
 def _parameters(resource: _Part) -> dict[str, str]:
-    # A workflow made of a template has the template's own values in its status, and in its spec what was given.
+    # A workflow from a template has the template's values in its status, and the given ones in its spec.
     template = resource.items("status.storedWorkflowTemplateSpec.arguments.parameters")
     values: dict[str, str] = {}
     for parameter in template + resource.items("spec.arguments.parameters"):

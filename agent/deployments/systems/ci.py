@@ -1,10 +1,10 @@
-"""Which CI system this is, and what its variables, or a resource's JSON, tell of a deployment.
+"""Recognises the CI system and reads the fields of a report from its environment variables or from a resource's JSON.
 
-Section 7 of Hivel's page says where a field comes from; beyond it only variables that the vendors document are
-read. What a system does not tell is left out, and comes by flag.
+The sources are section 7 of Hivel's page and, beyond it, only variables that the vendors document. Fields that a system
+does not provide are left out and can be given as flags.
 
-``hivel-agent emit`` loads this module before it does anything: nothing slow is imported at its top, not even
-``typing``, ``re`` or ``json``.
+``hivel-agent emit`` loads this module at its start, so it imports nothing slow at the top, not even ``typing``, ``re``
+or ``json``.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import os
 from agent.deployments.systems.words import branch_of_target, first, is_retry, run_name
 from agent.model.git import branch_name, without_credentials
 
-TYPE_CHECKING = False  # the one of typing costs the import of typing
+TYPE_CHECKING = False  # importing it from typing would load typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# What people call a variable for the environment where their system has none.
+# Usual variable names for the environment, for systems without their own.
 _ENVIRONMENTS = ("ENVIRONMENT", "DEPLOY_ENV", "DEPLOY_ENVIRONMENT")
 _URLS = ("repo_url", "build_url", "logs_url")
-# GitHub's payloads are a few ten thousand characters; what is longer is not worth the time of a build.
+# Bytes. GitHub's payloads have a few ten thousand; larger files are skipped.
 _LONGEST_EVENT = 1 << 20
 _UNRESERVED = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 
 
 def recognise(environment: Mapping[str, str]) -> str:
-    """The system in whose environment this is, as ``Provider`` writes it; ``other`` for the rest.
+    """The CI system of this environment, as ``Provider`` writes it; ``other`` if unknown.
 
-    Systems that say "this is me" come first: a job of theirs may well have a variable ``JENKINS_URL`` or
-    ``ARGOCD_APP_NAME`` of its own, to talk to another system.
+    Systems with an unambiguous variable come first, because their jobs may have a variable ``JENKINS_URL`` or
+    ``ARGOCD_APP_NAME`` to talk to another system.
     """
     for system, is_marked in _MARKS:
         if is_marked(environment):
@@ -39,9 +39,9 @@ def recognise(environment: Mapping[str, str]) -> str:
 
 
 def fields(system: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The fields of a report that the environment tells: text, never empty. Never raises.
+    """The fields of a report in the environment: text, never empty. Never raises.
 
-    Texts that are no Unicode (a variable in Latin-1) can be sent to nobody and are left out.
+    Values that are not valid Unicode (for example in Latin-1) cannot be sent and are left out.
     """
     read = _READERS.get(system)
     if read is None:
@@ -50,21 +50,21 @@ def fields(system: str, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def fields_of_resource(system: str, text: str) -> dict[str, str]:
-    """The fields that the JSON of a resource tells: Argo CD's ``Application``, Argo Workflows' ``Workflow``.
+    """The fields in the JSON of a resource: Argo CD's ``Application``, Argo Workflows' ``Workflow``.
 
-    Raises :class:`ValueError` that says what is wrong with the JSON.
+    Raises :class:`ValueError` with what is wrong with the JSON.
     """
     from agent.deployments.systems import argo as resources  # noqa: PLC0415 - what most reports do not need
 
     return _told({"provider": system, **resources.read(system, text)})
 
 
-# ---- one function for each system; "" is what it does not tell
+# ---- one function for each system; "" means unknown
 
 
 def _jenkins(environment: Mapping[str, str]) -> dict[str, str]:
     pull_request = first(environment, "CHANGE_ID")
-    if pull_request:  # BRANCH_NAME is PR-7 then, which is no branch
+    if pull_request:  # then BRANCH_NAME is PR-7, which is not a branch
         branch = first(environment, "CHANGE_BRANCH")
     else:
         branch = first(environment, "BRANCH_NAME", "TAG_NAME") or branch_name(first(environment, "GIT_BRANCH")) or ""
@@ -91,7 +91,7 @@ def _github_actions(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         "job": first(environment, "GITHUB_JOB"),
         "build_number": first(environment, "GITHUB_RUN_NUMBER"),
-        # The job is part of it: several jobs of a run can deploy to one environment, an application each.
+        # Includes the job: several jobs of a run may deploy different applications to one environment.
         "run": run_name("github_actions", repository, run_id, first(environment, "GITHUB_JOB"), attempt=attempt),
         "repo_url": repo_url,
         "branch": first(environment, "GITHUB_HEAD_REF")
@@ -109,7 +109,7 @@ def _gitlab_ci(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         "job": first(environment, "CI_JOB_NAME"),
         "build_number": job_id,
-        "run": run_name("gitlab_ci", first(environment, "CI_PROJECT_PATH"), job_id),  # a job tried again has a new id
+        "run": run_name("gitlab_ci", first(environment, "CI_PROJECT_PATH"), job_id),  # a retried job has a new id
         "status": first(environment, "CI_JOB_STATUS"),
         "repo_url": first(environment, "CI_PROJECT_URL"),
         "branch": first(
@@ -136,7 +136,7 @@ def _circleci(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         "job": first(environment, "CIRCLE_JOB"),
         "build_number": number,
-        "run": run_name("circleci", project, number),  # a job tried again has a new number
+        "run": run_name("circleci", project, number),  # a retried job has a new number
         "repo_url": first(environment, "CIRCLE_REPOSITORY_URL"),
         # The "branch" of a pull request from a fork is pull/7.
         "branch": branch if branch and not branch.startswith("pull/") else first(environment, "CIRCLE_TAG"),
@@ -155,7 +155,7 @@ def _azure_devops(environment: Mapping[str, str]) -> dict[str, str]:
         "branch": _of_ref(first(environment, "SYSTEM_PULLREQUEST_SOURCEBRANCH") or ref),
         "commit_hash": first(environment, "BUILD_SOURCEVERSION"),
         "end_time": first(environment, "BUILD_FINISHTIME"),
-        # GitHub's pull requests have a number; the id is theirs within Azure DevOps.
+        # GitHub's pull requests have a number; the id is Azure DevOps' own.
         "pr_number": first(environment, "SYSTEM_PULLREQUEST_PULLREQUESTNUMBER", "SYSTEM_PULLREQUEST_PULLREQUESTID")
         or _pull_request_of_ref(ref),
     }
@@ -167,7 +167,7 @@ def _azure_devops(environment: Mapping[str, str]) -> dict[str, str]:
 def _azure_build(environment: Mapping[str, str]) -> dict[str, str]:
     collection, project = _azure_project(environment)
     build_id = first(environment, "BUILD_BUILDID")
-    # Stage and job are part of the run: several of them can deploy to one environment, an application each.
+    # Includes stage and job: several of them may deploy different applications to one environment.
     names = [first(environment, name) for name in ("SYSTEM_STAGENAME", "SYSTEM_PHASENAME")]
     stage_attempt, job_attempt = first(environment, "SYSTEM_STAGEATTEMPT"), first(environment, "SYSTEM_JOBATTEMPT")
     known = collection and project and build_id
@@ -192,8 +192,9 @@ def _azure_release(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         "job": first(environment, "RELEASE_DEFINITIONNAME"),
         "build_number": first(environment, "RELEASE_RELEASENAME"),
-        # Builds and releases are numbered independently of each other. The stage is part of it, because a flag may
-        # give one environment to two of them.
+        # Builds and releases have independent numbers. The stage is included, because a flag may set the same
+        # environment for
+        # two stages.
         "run": run_name(
             "azure_devops",
             _azure_path(*_azure_project(environment)),
@@ -218,7 +219,7 @@ def _azure_path(collection: str, project: str) -> str:
 
 
 def _argo_workflows(environment: Mapping[str, str]) -> dict[str, str]:
-    """Argo sets no variable that names the workflow in the containers of its steps; a template can."""
+    """Argo sets no variable with the workflow's name in its containers; a template can set one."""
     name = first(environment, "ARGO_WORKFLOW_NAME")
     return {
         "job": name,
@@ -228,7 +229,7 @@ def _argo_workflows(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _argocd(environment: Mapping[str, str]) -> dict[str, str]:
-    """The build environment of Argo CD. It names no sync, so that the run comes by flag or from the JSON."""
+    """The build environment of Argo CD. It does not identify the sync, so the run comes from a flag or the JSON."""
     return {
         "job": first(environment, "ARGOCD_APP_NAME"),
         "repo_url": first(environment, "ARGOCD_APP_SOURCE_REPO_URL"),
@@ -251,7 +252,7 @@ SYSTEMS = (*_READERS, "other")
 
 
 def _is_jenkins(environment: Mapping[str, str]) -> bool:
-    """A Jenkins without a configured address sets neither JENKINS_URL nor BUILD_URL; a container may get few of all."""
+    """A Jenkins without a configured URL sets neither JENKINS_URL nor BUILD_URL; a container may get only a few."""
     return (
         first(environment, "BUILD_TAG").startswith("jenkins-")
         or "/job/" in first(environment, "BUILD_URL")
@@ -280,7 +281,7 @@ _MARKS: tuple[tuple[str, Callable[[Mapping[str, str]], bool]], ...] = (
 
 
 def _github_event(environment: Mapping[str, str]) -> object:
-    """The payload of the event that started the run, where it tells what no variable does; None otherwise."""
+    """The payload of the event that started the run, if it has fields that no variable has; otherwise None."""
     if not first(environment, "GITHUB_EVENT_NAME").startswith(("pull_request", "deployment")):
         return None
     path = first(environment, "GITHUB_EVENT_PATH")
@@ -294,13 +295,13 @@ def _github_event(environment: Mapping[str, str]) -> object:
         import json  # noqa: PLC0415 - needed for these events only
 
         event: object = json.loads(content)
-    except (OSError, ValueError, RecursionError):  # it would only have helped
+    except (OSError, ValueError, RecursionError):  # the payload is optional
         return None
     return event
 
 
 def _member(event: object, *names: str) -> str:
-    """A text or a number deep in an event; "" if it is not there or of another kind."""
+    """A nested text or number in an event; "" if missing or of another type."""
     for name in names:
         event = event.get(name) if isinstance(event, dict) else None
     if isinstance(event, bool) or not isinstance(event, str | int):
@@ -308,7 +309,7 @@ def _member(event: object, *names: str) -> str:
     return str(event)
 
 
-# ---- what all have in common
+# ---- shared helpers
 
 
 def _has(environment: Mapping[str, str], *names: str) -> bool:
@@ -320,7 +321,7 @@ def _says_yes(environment: Mapping[str, str], name: str) -> bool:
 
 
 def _of_ref(ref: str) -> str:
-    """The branch or tag of a ref, which has one name alone (no remotes); "" for the ref of a pull request."""
+    """The branch or tag of a ref without remotes; "" for the ref of a pull request."""
     for prefix in ("refs/heads/", "refs/tags/"):
         if ref.startswith(prefix):
             return ref.removeprefix(prefix)
@@ -338,14 +339,14 @@ def _is_number(text: str) -> bool:
 
 
 def _quoted(text: str) -> str:
-    """Percent-encoded for an URL, as urllib does it, which is slow to load."""
+    """Percent-encoded for a URL, like urllib's function; urllib is slow to load."""
     if not _is_unicode(text):
-        return text  # and what is made of it is left out
+        return text  # the URL made from it is left out
     return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in text.encode())
 
 
 def _told(values: Mapping[str, str]) -> dict[str, str]:
-    """What is worth to be reported: no blanks, no credentials, nothing that JSON cannot hold."""
+    """The values worth reporting: not blank, without credentials, valid in JSON."""
     clean = ((name, without_credentials(value) if name in _URLS else value) for name, value in values.items())
     return {name: value for name, value in clean if value and not value.isspace() and _is_unicode(value)}
 

@@ -1,4 +1,4 @@
-"""What the variables of CI systems and the resources of Argo have in common. Light: ``emit`` loads it."""
+"""Helpers for CI systems' variables and Argo's resources. ``emit`` loads this module, so its imports are light."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def first(values: Mapping[str, str], *names: str) -> str:
-    """The first of these variables that says something."""
+    """The first of these variables that is not empty."""
     for name in names:
         value = values.get(name)
         if value and not value.isspace():
@@ -19,7 +19,7 @@ def first(values: Mapping[str, str], *names: str) -> str:
 
 
 def run_name(system: str, project: str, run: str, *names: str, attempt: str = "") -> str:
-    """``system:project#run``, with names within the run and any attempt after the first; "" without project or run."""
+    """``system:project#run``, with names within the run and the attempt if not the first; "" without project or run."""
     if not project or not run:
         return ""
     within = "".join(f"/{name}" for name in names if name)
@@ -31,7 +31,7 @@ def is_retry(attempt: str) -> bool:
 
 
 def branch_of_target(revision: str) -> str:
-    """Argo CD's target revision is a branch, a tag, a commit, HEAD, or a range of versions."""
+    """The branch in Argo CD's target revision, which may also be a tag, a commit, HEAD, or a version range."""
     if revision.startswith(("<", ">", "=", "!")) or any(character in revision for character in "*^~ "):
         return ""
     return branch_name(revision) or ""

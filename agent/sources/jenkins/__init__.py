@@ -1,1 +1,1 @@
-"""Polling Jenkins controllers."""
+"""The poller for Jenkins controllers."""

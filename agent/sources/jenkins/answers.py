@@ -1,4 +1,4 @@
-"""The shapes of Jenkins' answers, as far as the agent reads them, and how they are decoded."""
+"""The types of Jenkins' answers, limited to the fields that the agent reads, and how they are decoded."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# So much is shown of what is odd.
+# Characters of an unexpected value that messages show.
 _SHOWN = 40
-# A value of JSON takes some hundred bytes of memory, however short it is written: one for so many bytes of an answer.
+# A decoded JSON value takes about a hundred bytes of memory, however short its text. One value per this many bytes of
+# an
+# answer is allowed.
 _BYTES_FOR_A_VALUE = 24
-# Larger answers are decoded one after the other, of whichever controllers they are, and only as they should be: what
-# that takes of memory is needed once.
+# Larger answers (bytes) are decoded one at a time across all controllers, and only strictly, so that the memory for
+# decoding is needed once.
 LARGE = 1024 * 1024
 _one_at_a_time = threading.Lock()
 
 
 def too_large(page: str, limit: int) -> TooLargeError:
-    """Of a page that has more than so many bytes."""
+    """The error for a page with more than ``limit`` bytes."""
     return TooLargeError(f"{page} answers with more than {limit} bytes")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The body of a 200 and its headers; ``page`` is the address that was asked, without the question.
+    """The body of a 200 and its headers. ``page``: the URL without the query.
 
-    ``seconds``: how long it took. ``limit``: how many bytes it might have had.
+    ``seconds``: how long the request took. ``limit``: the maximum size of the body in bytes.
     """
 
     page: str
@@ -47,10 +49,11 @@ class Answer:
     limit: int = 2**63
 
     def decode(self, type_: type[T]) -> T:
-        """The body in the shape ``type_``.
+        """The body decoded as ``type_``.
 
-        Raises :class:`PageError` for another, :class:`TooLargeError` for too many values, :class:`BadAnswerError` for
-        no JSON.
+        Raises :class:`PageError` for another shape, :class:`TooLargeError` for too many values, :class:`BadAnswerError`
+        for
+        invalid JSON.
         """
         values = self.body.count(b",") + self.body.count(b"[") + self.body.count(b"{")
         if values * _BYTES_FOR_A_VALUE > self.limit:
@@ -67,7 +70,7 @@ class Answer:
                 return self._decode_leniently(type_)
 
     def _decode_leniently(self, type_: type[T]) -> T:
-        """Half a surrogate pair or a wrong byte in some name must not hide all the other builds."""
+        """Replace invalid UTF-8 and lone surrogates, so that one bad name does not hide all other builds."""
         try:
             content = json.loads(self.body.decode("utf-8", "replace"))
             clean = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
@@ -87,16 +90,17 @@ class Answer:
 
 
 class Item(msgspec.Struct):
-    """A job or a folder in the nested tree; folders have ``jobs`` and no ``nextBuildNumber``."""
+    """A job or a folder in the nested tree. Folders have ``jobs`` and no ``nextBuildNumber``."""
 
     full_name: str = msgspec.field(default="", name="fullName")
     cls: str = msgspec.field(default="", name="_class")
-    next_build_number: Any = msgspec.field(default=None, name="nextBuildNumber")  # an odd one must hide no other job
+    # Any: an invalid value must not hide the other jobs
+    next_build_number: Any = msgspec.field(default=None, name="nextBuildNumber")
     jobs: list[Item] | None = None
 
     @property
     def number(self) -> int:
-        """Of a job. Raises :class:`PageError` for one that Jenkins cannot mean."""
+        """The next build number of a job. Raises :class:`PageError` if it is invalid."""
         try:
             return msgspec.convert(self.next_build_number, BuildNumber)
         except msgspec.ValidationError:
@@ -107,7 +111,7 @@ class Item(msgspec.Struct):
 
 
 class Items(msgspec.Struct):
-    """The answer of the controller or of a folder; a job has no ``jobs``."""
+    """The answer for a controller or a folder; a job has no ``jobs``."""
 
     cls: str = msgspec.field(default="", name="_class")
     jobs: list[Item] | None = None
@@ -118,7 +122,7 @@ class _JobAction(msgspec.Struct):
 
 
 class Builds(msgspec.Struct):
-    """Builds of a job; ``actions`` are asked of branch jobs only."""
+    """Builds of a job. ``actions`` are requested for branch jobs only."""
 
     builds: list[RawBuild] | None = None
     all_builds: list[RawBuild] | None = msgspec.field(default=None, name="allBuilds")
@@ -126,20 +130,20 @@ class Builds(msgspec.Struct):
 
     @property
     def pull_request_url(self) -> str | None:
-        """The page that the branch job's metadata names."""
+        """The page in the branch job's metadata."""
         return next((action.object_url for action in self.actions if action and action.object_url), None)
 
 
 class Executable(msgspec.Struct):
-    """What an executor shows. Of an item that the user may not see there is nothing."""
+    """The build on an executor. Empty if the user may not see it."""
 
     url: str | None = None
     building: bool | None = None
 
     @property
     def running(self) -> bool:
-        """A pipeline that ended within moments can stay on its executor until Jenkins restarts."""
-        return self.building is not False  # old versions do not say
+        """Whether the build runs. A very short pipeline may stay on its executor until Jenkins restarts."""
+        return self.building is not False  # None in old Jenkins versions
 
 
 class _Executor(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Reporting history on demand: resumable, and doubling nothing that was reported before."""
+"""Backfill: reports past builds on demand. It can be resumed and never duplicates reported deployments."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("backfill")
 
-# A backfill that is resumed within this time leaves the jobs alone that it has read already.
+# If a backfill is resumed within this time (ms), the jobs that it has read are skipped.
 SOON_MS = 3_600_000
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to report. ``words`` are the arguments as given: the same words resume an interrupted backfill."""
+    """What to report. ``words``: the arguments as given; the same arguments resume an interrupted backfill."""
 
     span: Span
     words: str
@@ -46,7 +46,7 @@ class Request:
 
 @dataclass
 class BackfillReport:
-    """What a backfill did, or with ``dry_run`` would do. Lists hold deployment_ids; ``known`` counts builds."""
+    """What a backfill did or, with ``dry_run``, would do. Lists contain deployment_ids; ``known`` counts builds."""
 
     jobs: int = 0
     jobs_done_before: int = 0
@@ -59,9 +59,9 @@ class BackfillReport:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be read: ``span`` of each job; of jobs that an interrupted backfill has read, what came ``since``.
+    """What to read: ``span`` of each job. Jobs that an interrupted backfill has read are read again from ``since`` on.
 
-    ``since`` None: nothing.
+    ``since`` None: they are skipped.
     """
 
     span: Span
@@ -70,9 +70,9 @@ class Plan:
 
 
 def plan(outbox: Outbox, request: Request) -> Plan:
-    """Whether this goes on with an interrupted backfill, which has its own span: ``7d`` means the same seven days.
+    """Resume an interrupted backfill with its own time span, or start a new one: ``7d`` keeps its meaning when resumed.
 
-    But the last seven days of somebody who asks a month later have nothing to do with those.
+    An interrupted backfill whose span ended long ago is not resumed: the same arguments now mean other days.
     """
     asked, now = request.span, outbox.clock.now_ms()
     remembered = None if request.dry_run else outbox.backfill_span(request.words)
@@ -95,8 +95,8 @@ def backfill(
 ) -> BackfillReport:
     """Enqueue the past builds of all controllers; ``progress(done, total, job)`` is called for each job.
 
-    May run beside the daemon, which delivers what is enqueued. What Jenkins does wrong is in the report; the jobs
-    concerned are done when it is repeated. Raises :class:`OutboxError`.
+    May run beside the daemon, which delivers what is enqueued. Failures of Jenkins are in the report; repeating the
+    backfill reads the failed jobs. Raises :class:`OutboxError`.
     """
     outbox, report = ingest.outbox, BackfillReport()
     planned = plan(outbox, request)
@@ -117,7 +117,7 @@ def backfill(
 
 
 class _NothingIsKeptError(Exception):
-    """Takes back what a dry run did."""
+    """Rolls back a dry run."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class _Backfill:
     report: BackfillReport
 
     def run(self, progress: Callable[[int, int, str], None]) -> None:
-        """Raises :class:`JenkinsError` when the controller does not answer."""
+        """Raises :class:`JenkinsError` if the controller does not answer."""
         jobs = self.history.jobs()
         self.report.problems += [f"{self.controller}: {problem}" for problem in jobs.problems]
         pattern = self.request.job
@@ -151,7 +151,7 @@ class _Backfill:
         return self.ingest.outbox.backfilled_jobs(self.request.words, self.controller)
 
     def _read(self, job: Job, match: Match, *, is_done: bool) -> None:
-        """What is wrong with a job is noted, and the others go on."""
+        """Read one job. A failure is recorded in the report, and the other jobs are read."""
         self.report.jobs += 1
         self.report.jobs_done_before += is_done
         span = self.plan.since if is_done else self.plan.span
@@ -171,7 +171,7 @@ class _Backfill:
                 self.ingest.outbox.note_backfilled_job(self.request.words, self.controller, job.full_name)
 
     def _report(self, builds: list[Build]) -> None:
-        """A page of builds; those that have deployments are left as they are."""
+        """Process one page of builds. Builds with deployments are not changed."""
         outbox, report = self.ingest.outbox, self.report
         state = outbox.controller(self.controller)
         now = outbox.clock.now_ms() + offset_ms(state.clock_ahead_ms if state else None)
@@ -183,7 +183,7 @@ class _Backfill:
                 report.known += 1
                 continue
             unknown.append(facts.final(run, build, at=now, source="backfill"))
-            if rows := outbox.of_run(run):  # it reported itself, or they are of another build of the number
+            if rows := outbox.of_run(run):  # it sent a report, or these belong to another build with the same number
                 before.update(each.deployment_id for each in rows)
                 report.known += any(not each.known for each in rows)
         for each in self._accept(unknown).deployments:
@@ -195,7 +195,7 @@ class _Backfill:
                 report.underivable[str(each.deployment_id)] = each.reason or ""
 
     def _accept(self, found: list[Fact]) -> Accepted:
-        """A dry run is the same work, taken back at its end."""
+        """A dry run does the same work and rolls it back."""
         with _taken_back(self.ingest.outbox) if self.request.dry_run else nullcontext():
             return self.ingest.accept(found)
 

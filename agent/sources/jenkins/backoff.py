@@ -1,4 +1,4 @@
-"""Being gentle: longer and longer pauses while a controller is down, or while one job or build cannot be read."""
+"""Backoff: longer and longer pauses while a controller is down, or while a job or build cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Key = TypeVar("Key", bound="Hashable")
 
-# Of a whole controller: everybody waits for its builds. Of one job or build: it is alone with its trouble.
+# Maximum pauses in seconds: for a whole controller (all its builds wait), and for a single job or build.
 LONGEST_PAUSE_S = 300.0
 LONGEST_BACKOFF_S = 3600.0
 
@@ -29,24 +29,24 @@ class Pause:
         self._until = 0.0
 
     def over(self) -> bool:
-        """Whether it is time to ask again."""
+        """Whether the pause is over."""
         return self._clock.monotonic() >= self._until
 
     def failed(self, retry_after_ms: int | None = None) -> None:
-        """It did not answer: wait longer than the last time, and as long as it asked for, within an hour."""
+        """No answer: double the pause, or wait as long as Retry-After says, at most an hour."""
         wait_s = _delay_s(self._interval_s, self._failures, LONGEST_PAUSE_S, self._rng)
         self._failures += 1
         self._until = self._clock.monotonic() + _at_least(wait_s, retry_after_ms)
 
     def answered(self) -> None:
-        """It is there again."""
+        """It answered: end the pause."""
         self._failures = 0
         self._until = 0.0
 
 
 @dataclass(frozen=True)
 class Failing(Generic[Key]):
-    """Something that could not be read ``failures`` times in a row. ``next_try_at``: UTC ms by the clock as it is."""
+    """Something that could not be read ``failures`` times in a row. ``next_try_at``: UTC ms by the current clock."""
 
     key: Key
     reason: str
@@ -62,10 +62,11 @@ class _Failed:
 
 
 class Backoffs(Generic[Key]):
-    """A backoff for each item of a controller that cannot be read: a job by its name, a build by job and number.
+    """One backoff for each item of a controller that cannot be read: a job by name, a build by job and number.
 
-    The first is tried again after one poll interval at the latest, then the time doubles up to ``longest_s`` (an hour
-    unless told otherwise), with jitter. Not for several threads at once.
+    The first retry is after one poll interval at the latest. Then the time doubles up to ``longest_s`` (default: an
+    hour),
+    with jitter. Not thread-safe.
     """
 
     def __init__(
@@ -83,14 +84,15 @@ class Backoffs(Generic[Key]):
         self._failed: dict[Key, _Failed] = {}
 
     def due(self, key: Key) -> bool:
-        """Whether it may be asked for: it never failed, or its time has come."""
+        """Whether the item may be requested now."""
         failed = self._failed.get(key)
         return failed is None or self._clock.monotonic() >= failed.until
 
     def failed(self, key: Key, reason: str, retry_after_ms: int | None = None) -> None:
-        """It could not be read: wait longer than the last time, on top of what Jenkins asked for within an hour.
+        """The item could not be read: double its wait, and add the Retry-After, at most an hour.
 
-        Who asks for a rest is left in peace as a whole for that long; then everybody else goes first.
+        During a Retry-After the whole controller is left alone. Afterwards, items that did not fail are requested
+        first.
         """
         before = self._failed.get(key)
         failures = before.failures if before else 0
@@ -98,15 +100,15 @@ class Backoffs(Generic[Key]):
         self._failed[key] = _Failed(reason, failures + 1, self._clock.monotonic() + wait_s)
 
     def succeeded(self, key: Key) -> None:
-        """It was read."""
+        """The item was read."""
         self._failed.pop(key, None)
 
     def keep_only(self, present: Container[Key]) -> None:
-        """Forget what is not there any more."""
+        """Forget items that no longer exist."""
         self._failed = {key: failed for key, failed in self._failed.items() if key in present}
 
     def failing(self) -> list[Failing[Key]]:
-        """What could not be read the last time, in the order in which it is tried again."""
+        """The items that could not be read, in the order of their next retry."""
         now, now_ms = self._clock.monotonic(), self._clock.now_ms()
         found = [
             Failing(key, failed.reason, failed.failures, now_ms + round(max(failed.until - now, 0.0) * 1000))
@@ -116,7 +118,7 @@ class Backoffs(Generic[Key]):
 
 
 def _delay_s(interval_s: float, failures: int, longest_s: float, rng: random.Random) -> float:
-    """After so many failures before this one: from half of the interval, doubled each time, up to all of it."""
+    """The wait after ``failures`` earlier failures: between half and all of the interval doubled that many times."""
     ceiling = min(interval_s * 2 ** min(failures, 20), max(longest_s, interval_s))
     return rng.uniform(ceiling / 2, ceiling)
 

@@ -1,4 +1,4 @@
-"""Asking one Jenkins controller: the few questions that the agent has, in typed answers and typed errors."""
+"""The client for one Jenkins controller: the agent's few requests, with typed answers and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from agent.config.settings import JenkinsSettings
     from agent.sources.jenkins.answers import Answer
 
-# The client with its values and errors, for those who ask.
+# The client with its values and errors, for importers.
 __all__ = [
     "About",
     "AskedToWaitError",
@@ -52,16 +52,16 @@ __all__ = [
     "UnreachableError",
 ]
 
-# So deep the tree of folders is asked for in one request; deeper folders cost a request each.
+# Levels of folders in one request; deeper folders cost one request each.
 NESTING = 8
-# Answers of this size, in bytes, may wait in memory until it is their turn.
+# Answers to requests made ahead may wait in memory up to this size, in bytes.
 AHEAD_LIMIT = LARGE
-# Characters. A folder's name ends where a file's does, and hardly anybody nests more than a few.
+# Characters. The file system limits a folder's name, and deep nesting is rare.
 LONGEST_NAME = 2_000
-# What the list of jobs may take of memory, in bytes, and each job of it besides its name.
+# Memory for the list of jobs, and for each job beside its name, in bytes.
 _ROOM_FOR_JOBS = 64 * 1024 * 1024
 _JOB_BYTES = 200
-# What may be wrong with one folder while the others are fine.
+# Errors that may concern one folder while the others are readable.
 _OF_ONE_FOLDER = (NotFoundError, ForbiddenError, PageError, UnreachableError)
 _ITEM_FIELDS = "_class,fullName,nextBuildNumber"
 _EXECUTABLE = "currentExecutable[url,building]"
@@ -70,7 +70,7 @@ _RUNNING_TREE = f"computer[executors[{_EXECUTABLE}],oneOffExecutors[{_EXECUTABLE
 
 @dataclass(frozen=True)
 class Job:
-    """A job that builds. ``next_build_number`` moves whenever a build is started."""
+    """A job with builds. ``next_build_number`` grows whenever a build is started."""
 
     full_name: str
     next_build_number: int
@@ -79,10 +79,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All jobs that the user may see, and what Jenkins' clock said (UTC ms; None without a Date header).
+    """All jobs that the user may see, and Jenkins' clock (UTC ms; None without a Date header).
 
-    ``problems``: folders that could not be read, in words; ``unread``: their full names. What jobs are in them is not
-    known. ``roots``: only what is in these folders was asked for; none: everything. ``seconds``: how long it took.
+    ``problems``: folders that could not be read, as messages; ``unread``: their full names. Their jobs are unknown.
+    ``roots``: the only folders that were requested; empty: everything. ``seconds``: how long it took.
     """
 
     jobs: list[Job]
@@ -93,16 +93,17 @@ class Snapshot:
     seconds: float = 0.0
 
     def would_list(self, full_name: str) -> bool:
-        """Whether a job of this name would be among the jobs if it were there."""
+        """Whether a job with this name would be listed if it existed."""
         asked = not self.roots or _is_in(full_name, self.roots)
         return asked and not _is_in(full_name, self.unread)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Some builds of a job, newest first; ``pull_request_url`` of a branch job that is one (ObjectMetadataAction).
+    """Some builds of a job, newest first.
 
-    ``too_large``: so many others were at these places, of which Jenkins tells more than is read.
+    ``pull_request_url``: for the branch job of a pull request (ObjectMetadataAction). ``too_large``: how many other
+    builds in this range were skipped because Jenkins sends too much data about them.
     """
 
     builds: list[RawBuild]
@@ -111,13 +112,13 @@ class Listing:
 
     @property
     def places(self) -> int:
-        """How many builds there were."""
+        """The number of builds in the range."""
         return len(self.builds) + self.too_large
 
 
 @dataclass(frozen=True)
 class About:
-    """Who answers and how the agent is known there."""
+    """Jenkins' version, and the user as which it knows the agent."""
 
     version: str | None
     user: str
@@ -125,15 +126,15 @@ class About:
 
 
 class JenkinsClient:
-    """A controller, asked over connections that are kept alive. Methods may run in several threads.
+    """One controller with keep-alive connections. Methods may run in several threads.
 
-    Every question raises :class:`JenkinsError`: what is wrong is wrong with this question, unless it is a
-    :class:`ControllerDownError`. None takes longer than ``agent.sources.jenkins.transport`` says, once it is its turn
-    (``concurrency``, ``requests_per_minute``), and :meth:`close` ends them all.
+    Every request raises :class:`JenkinsError`. The error concerns this request only, unless it is a
+    :class:`ControllerDownError`. No request takes longer than ``agent.sources.jenkins.transport`` allows once it has
+    started (see ``concurrency``, ``requests_per_minute``). :meth:`close` ends them all.
     """
 
     def __init__(self, settings: JenkinsSettings, clock: Clock | None = None) -> None:
-        """Raises :class:`agent.config.file.ConfigError` when the environment names a proxy that cannot be used."""
+        """Raises :class:`agent.config.file.ConfigError` if the environment names a proxy that cannot be used."""
         self.url = settings.url
         self._roots = settings.outermost_roots
         self._transport = Transport(settings, clock or Clock())
@@ -141,26 +142,26 @@ class JenkinsClient:
         self._branch_jobs: frozenset[str] = frozenset()
 
     def close(self) -> None:
-        """Close the connections. Questions under way in other threads end at once, with :class:`StoppedError`."""
+        """Close the connections. Requests in other threads end at once with :class:`StoppedError`."""
         self._transport.close()
 
     @property
     def requests(self) -> int:
-        """How many questions were asked so far."""
+        """The number of requests so far."""
         return self._transport.requests
 
     @property
     def progress(self) -> int:
-        """Grows with every question, connection and byte that comes in: whoever waits sees whether it gets on."""
+        """A number that grows with every request, connection and received byte; the watchdog uses it."""
         return self._transport.progress
 
     @property
     def traffic(self) -> Traffic:
-        """What was asked so far."""
+        """Statistics of all requests."""
         return self._transport.traffic
 
     def reload_token(self) -> bool:
-        """Look whether the token's file holds another token now; True when it does."""
+        """Read the token file again; True if the token has changed."""
         return self._transport.reload_token()
 
     def about(self) -> About:
@@ -170,10 +171,11 @@ class JenkinsClient:
         return About(answer.headers.get("X-Jenkins"), who.name, who.anonymous)
 
     def snapshot(self) -> Snapshot:
-        """Every visible job with its ``nextBuildNumber``: one request, or one for each root; none loads a build.
+        """Every visible job with its ``nextBuildNumber``: one request, or one for each root. No request loads a build.
 
-        As long as the answers are the same, so is the list of jobs: the very same object. Roots that cannot be read are
-        problems; that none of them can be is raised.
+        While the answers do not change, the same list object is returned. Roots that cannot be read are problems; if no
+        root
+        can be read, the error is raised.
         """
         walk = _Walk(self._transport)
         answers = list(walk.roots(self._roots)) if self._roots else [walk.ask("")]
@@ -184,13 +186,13 @@ class JenkinsClient:
             jobs = self._last[1]
         else:
             jobs = []
-            while answers:  # none of them stays in memory longer than it is needed
+            while answers:  # drop each answer as soon as it is processed
                 jobs += walk.jobs_of(answers.pop(0))
             self._last = (told, jobs) if walk.told_everything else None
             self._branch_jobs = frozenset(job.full_name for job in jobs if job.branch_job)
         return Snapshot(
             jobs,
-            max(times, default=None),  # what ended before the last of them counts as listed
+            max(times, default=None),  # a build that ended before the latest of these times counts as listed
             tuple(walk.problems.values()),
             tuple(walk.problems),
             self._roots,
@@ -198,20 +200,22 @@ class JenkinsClient:
         )
 
     def is_branch_job(self, full_name: str) -> bool:
-        """Whether the job is a branch of a multibranch project, by the last snapshot: no request is made."""
+        """Whether the job is a branch of a multibranch project, according to the last snapshot. Makes no request."""
         return full_name in self._branch_jobs
 
     def other_branches(self, full_name: str) -> list[str]:
-        """The other branch jobs of its multibranch project, by the last snapshot: no request is made."""
+        """The other branch jobs of its multibranch project, according to the last snapshot. Makes no request."""
         project = full_name.rpartition("/")[0]
         return sorted(each for each in self._branch_jobs if each.rpartition("/")[0] == project and each != full_name)
 
     def builds(self, job: Job, first: int, last: int, *, ahead: bool = False) -> Listing:
-        """The builds at places ``first`` to ``last`` (not included) of the job, newest first.
+        """The builds at positions ``first`` to ``last`` (exclusive) of the job, newest first.
 
-        Within the newest 100 Jenkins loads what is asked for; beyond, it walks all builds of the job. What is too large
-        for one answer is asked for in several. ``ahead``: it is not, and :class:`TooLargeError` is raised, also for an
-        answer that should not wait in memory.
+        Within the newest 100, Jenkins loads only the requested builds; beyond, it walks all builds of the job. A range
+        that is
+        too large for one answer is split. With ``ahead`` it is not split but raises :class:`TooLargeError`, also for an
+        answer
+        that is too large to wait in memory.
         """
         try:
             return self._builds(job, first, last, AHEAD_LIMIT if ahead else None)
@@ -222,7 +226,8 @@ class JenkinsClient:
             return Listing([], too_large=1)
         middle = (first + last) // 2
         newer, older = self.builds(job, first, middle), self.builds(job, middle, last)
-        numbers = {raw.number for raw in newer.builds}  # one that was started in between moves the others by a place
+        # a build that started in between shifts the others by one position
+        numbers = {raw.number for raw in newer.builds}
         builds = [*newer.builds, *(raw for raw in older.builds if raw.number not in numbers)]
         return Listing(builds, newer.pull_request_url or older.pull_request_url, newer.too_large + older.too_large)
 
@@ -236,13 +241,13 @@ class JenkinsClient:
         listed = content.builds if field == "builds" else content.all_builds
         if listed is None:
             raise PageError(f"{answer.page} has no {field}")
-        once_each = {build.number: build for build in reversed(listed)}  # of two with one number the first
+        once_each = {build.number: build for build in reversed(listed)}  # of two with the same number keep the first
         return Listing(_kept(list(reversed(once_each.values())), answer), content.pull_request_url)
 
     def build(self, job: str, number: int, *, ahead: bool = False) -> RawBuild:
-        """One build. Raises :class:`NotFoundError` when it is not there (any more, or yet).
+        """One build. Raises :class:`NotFoundError` if it does not exist.
 
-        ``ahead``: :class:`TooLargeError` also for an answer that should not wait in memory.
+        ``ahead``: raises :class:`TooLargeError` also for an answer that is too large to wait in memory.
         """
         path, most = f"{job_path(job)}/{number}/api/json", AHEAD_LIMIT if ahead else None
         answer = self._transport.get(path, BUILD_TREE, Kind.BUILD, most=most)
@@ -250,23 +255,23 @@ class JenkinsClient:
         return build
 
     def page(self, job: str, number: int, page: str) -> dict[str, Any]:
-        """A page that a plugin adds to a build, such as ``wfapi/describe``; :class:`NotFoundError` without it."""
+        """A page that a plugin adds to a build, such as ``wfapi/describe``; :class:`NotFoundError` if it is missing."""
         return self._transport.get(f"{job_path(job)}/{number}/{page}", None, Kind.STAGES).decode(Page)
 
     def running(self) -> set[tuple[str, int]]:
-        """Job and number of every build that runs on an executor, in one request."""
+        """Job and number of every build on an executor, in one request."""
         found = self._transport.get("computer/api/json", _RUNNING_TREE, Kind.COMPUTER).decode(Computers).executables()
         builds = (build_of_url(each.url) for each in found if each.running and each.url)
         return {build for build in builds if build is not None}
 
 
 def _kept(builds: list[RawBuild], answer: Answer) -> list[RawBuild]:
-    """The builds of a large answer without what makes it large."""
+    """The builds of a large answer, reduced to what is kept."""
     return builds if len(answer.body) <= LARGE else [shorten(build) for build in builds]
 
 
 class _Walk:
-    """Finds the jobs in the tree of folders; ``problems`` by the folders that could not be read."""
+    """Collects the jobs in the tree of folders. ``problems``: by folder that could not be read."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -276,16 +281,16 @@ class _Walk:
 
     @property
     def told_everything(self) -> bool:
-        """Whether the answers for the roots hold all jobs: deeper folders have answers of their own."""
+        """Whether the answers for the roots contain all jobs, without requests for deeper folders."""
         return not self._below_nesting and not self.problems
 
     def ask(self, folder: str) -> Answer:
-        """What is in a folder; ``""`` is the controller itself."""
+        """The content of a folder; ``""`` is the controller itself."""
         path = f"{job_path(folder)}/api/json" if folder else "api/json"
         return self._transport.get(path, _nested_tree(NESTING), Kind.JOBS)
 
     def roots(self, folders: Sequence[str]) -> Iterator[Answer]:
-        """Of each root that can be read. Raises :class:`JenkinsError` when none of them can."""
+        """The answer for each readable root. Raises :class:`JenkinsError` if none is readable."""
         errors: list[JenkinsError] = []
         for folder in folders:
             try:
@@ -303,7 +308,7 @@ class _Walk:
             raise _about_all(errors, self.problems.values())
 
     def jobs_of(self, answer: Answer) -> Iterator[Job]:
-        """All jobs in a folder that was asked for."""
+        """All jobs in a requested folder."""
         folder = answer.decode(Items)
         yield from self._jobs(folder.jobs or [], in_multibranch=_is_multibranch(folder))
 
@@ -334,7 +339,7 @@ class _Walk:
             raise BadAnswerError("it has more jobs than there is memory for; name folders in [[jenkins]] roots")
 
     def _below(self, folder: str) -> list[Item]:
-        """What is in a folder below the nested question; nothing, and a problem, if just this one cannot be read."""
+        """The content of a folder below the requested levels; empty, with a problem, if this folder cannot be read."""
         if folder in self._below_nesting:
             self.problems[folder] = f"folder {folder}: it is listed within itself"
             return []
@@ -353,12 +358,12 @@ def _is_multibranch(folder: Item | Items) -> bool:
 
 
 def _is_in(full_name: str, folders: Iterable[str]) -> bool:
-    """Whether the job is in one of them, or one of them itself."""
+    """Whether the job is in one of the folders or is one of them."""
     return any(full_name == folder or full_name.startswith(f"{folder}/") for folder in folders)
 
 
 def _about_all(errors: Sequence[JenkinsError], problems: Iterable[str]) -> JenkinsError:
-    """None of the roots can be read: an error of the kind of the first one."""
+    """No root can be read: an error of the same class as the first one."""
     words, first = "; ".join(problems), errors[0]
     if isinstance(first, UnreachableError):
         return UnreachableError(words, retry_after_ms=first.retry_after_ms)

@@ -1,10 +1,10 @@
-"""Connections that can be bounded as a whole, and ended from another thread.
+"""Connections with a deadline and size limit for the whole answer, which another thread can abort.
 
-``requests`` bounds each read, not the answer: whoever sends a byte now and then is never late. http.client reads the
-status line, the headers and the answers of proxies before ``requests`` sees anything of them. So the bound stands below
-http.client, where every byte comes in, with TLS or without: before each read the socket gets as much time as is left.
-That needs no timer and no thread that could be left over. Only :meth:`Exchange.abort` acts from another thread: it
-shuts the socket down, which wakes whoever waits for it, be it to connect, to shake hands or to read.
+``requests`` limits each read but not the whole answer, so a server that sends a byte now and then never times out. And
+http.client reads the status line, the headers and the answers of proxies before ``requests`` sees them. So the limit is
+applied below http.client, at each read from the socket, with or without TLS: the socket's time-out is set to the time
+that is left. This needs no timers and no extra threads. Only :meth:`Exchange.abort` is called from another thread: it
+shuts the socket down, which wakes a thread that connects, does the TLS handshake, or reads.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from urllib3.exceptions import NewConnectionError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A large answer comes in few reads: each costs a look at the clock.
+# Large reads, because the deadline is checked at each read.
 _BUFFER = 64 * 1024
-# Set by whoever asks; a question is asked by one thread from its beginning to its end.
+# Set by the caller; one thread makes a request from beginning to end.
 exchange_under_way: ContextVar[Exchange] = ContextVar("exchange_under_way")
 
 
 class Exchange:
-    """One question under way: how long it may take, what came of it, and its socket for whoever has to end it.
+    """One request in progress: its deadline, its limits, and its socket, so that it can be aborted.
 
-    ``pause_s`` bounds connecting, the TLS handshake, the wait for the first byte and each pause between bytes,
-    ``whole_s`` all of it together. ``limit`` bounds the bytes that come in, headers included. ``progress`` is called
-    with every number of bytes.
+    ``pause_s`` limits connecting, the TLS handshake, the wait for the first byte and each pause between bytes.
+    ``whole_s``
+    limits all of it together. ``limit``: received bytes, headers included. ``progress`` is called with each number of
+    received bytes.
     """
 
     def __init__(self, pause_s: float, whole_s: float, limit: int, progress: Callable[[int], None]) -> None:
@@ -49,37 +50,37 @@ class Exchange:
         self._handle: socket.socket | None = None
         self._aborted = False
         self.connected = False
-        self.failure: str | None = None  # in words, where the exception has none
+        self.failure: str | None = None  # the reason, if the exception has no message
 
     @property
     def received(self) -> int:
-        """Bytes that came in, headers included."""
+        """Received bytes, headers included."""
         return self._limit - self._room
 
     def hurry(self, seconds: float) -> None:
-        """From here on it may take only so long."""
+        """Limit the remaining time to ``seconds``."""
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
     def abort(self) -> None:
-        """End it now; whoever waits for it gets an :class:`OSError` or the end of the answer."""
+        """Abort the request. The waiting thread gets an :class:`OSError` or the end of the answer."""
         with self._lock:
             self._aborted = True
             if self._handle is not None:
                 _shut_down(self._handle)
 
     def finish(self) -> None:
-        """It is over; the connection may serve another question."""
+        """The request is complete; the connection may be used for another one."""
         with self._lock:
             if self._handle is not None:
                 self._handle.close()
                 self._handle = None
 
-    # ---- for the connection
+    # ---- called by the connection
 
     def connect(self, host: str, port: int, options: Any) -> socket.socket:
-        """As ``socket.create_connection``, but bounded for all addresses together, and :meth:`abort` ends it.
+        """Like ``socket.create_connection``, but with one deadline for all addresses; :meth:`abort` ends it.
 
-        Only resolving a name has no bound but the resolver's own (``/etc/resolv.conf``).
+        Only name resolution has no limit but the resolver's own (``/etc/resolv.conf``).
         """
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         until = time.monotonic() + self._left_s()
@@ -96,15 +97,16 @@ class Exchange:
                 sock.close()
                 refusal = error
             else:
-                sock.settimeout(self._left_s())  # for the TLS handshake, as a whole
+                sock.settimeout(self._left_s())  # for the whole TLS handshake
                 self._progress(1)
                 return sock
         raise refusal
 
     def watch(self, sock: socket.socket) -> None:
-        """The question goes over this socket.
+        """Use this socket for the request.
 
-        A handle of its own stays valid while TLS takes the socket over, and cannot be closed under :meth:`abort`.
+        Keeps a duplicate handle, which stays valid while TLS replaces the socket and cannot be closed during
+        :meth:`abort`.
         """
         with self._lock:
             if self._aborted:
@@ -114,7 +116,7 @@ class Exchange:
             self._handle = socket.fromfd(sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)
 
     def receive(self, sock: socket.socket, read: Callable[[Any], int | None], buffer: Any) -> int | None:
-        """Read once. Raises :class:`OSError` when time or room is used up."""
+        """One read. Raises :class:`OSError` when the time or the size limit is used up."""
         wait_s = self._left_s()
         sock.settimeout(wait_s)
         try:
@@ -141,11 +143,11 @@ def _shut_down(handle: socket.socket) -> None:
     try:
         handle.shutdown(socket.SHUT_RDWR)
     except OSError:
-        return  # not connected yet, which it wakes all the same, or not any more
+        return  # either not connected yet (the shutdown still wakes it) or already closed
 
 
 class _Incoming(io.RawIOBase):
-    """What comes in over a socket, within the bounds of the exchange that it is for."""
+    """Data received over a socket, within the limits of the current exchange."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._sock = sock
@@ -158,7 +160,7 @@ class _Incoming(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         size = self._exchange.receive(self._sock, self._raw.readinto, buffer)
-        if size == 0 and self.in_headers:  # http.client would take it for the end of the headers
+        if size == 0 and self.in_headers:  # http.client would mistake it for the end of the headers
             raise ConnectionResetError("the connection was closed before there was an answer")
         return size
 
@@ -194,14 +196,14 @@ class _Connection(HTTPConnection):
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         exchange = exchange_under_way.get()
-        if self.sock is not None and not exchange.connected:  # it served another question before
+        if self.sock is not None and not exchange.connected:  # the socket has served another request before
             exchange.watch(self.sock)
             exchange.connected = True
         super().request(*args, **kwargs)
 
 
 class _SecureConnection(_Connection, HTTPSConnection):
-    """The same over TLS."""
+    """The same with TLS."""
 
 
 class _Pool(HTTPConnectionPool):
@@ -216,9 +218,9 @@ _POOLS = {"http": _Pool, "https": _SecurePool}
 
 
 class Adapter(requests.adapters.HTTPAdapter):
-    """Lets ``requests`` use these connections, straight and through HTTP proxies.
+    """Makes ``requests`` use these connections, directly and through HTTP proxies.
 
-    ``proxy_authorization``: what the proxy is told of who asks.
+    ``proxy_authorization``: the Proxy-Authorization header.
     """
 
     def __init__(self, *, connections: int, proxy_authorization: str | None = None) -> None:
@@ -226,23 +228,23 @@ class Adapter(requests.adapters.HTTPAdapter):
         super().__init__(pool_maxsize=connections)
 
     def proxy_headers(self, _: str) -> dict[str, str]:
-        """As ``requests`` says."""
+        """See ``requests``."""
         return {"Proxy-Authorization": self._proxy_authorization} if self._proxy_authorization else {}
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """As ``requests`` says."""
+        """See ``requests``."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        """As ``requests`` says."""
+        """See ``requests``."""
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not proxy.lower().startswith("socks"):  # which has connections of its own
+        if not proxy.lower().startswith("socks"):  # SOCKS proxies have their own connection classes
             manager.pool_classes_by_scheme = _POOLS
         return manager
 
     def close(self) -> None:
-        """Close the connections that wait for a question; urllib3 leaves that to the garbage collector."""
+        """Close idle connections; urllib3 leaves that to the garbage collector."""
         for manager in (self.poolmanager, *self.proxy_manager.values()):
             for pool in [manager.pools.get(key) for key in manager.pools.keys()]:  # noqa: SIM118 - it is no dict
                 if pool is not None:

@@ -1,4 +1,4 @@
-"""What a build's own JSON does not tell: the commit of a downstream deployment, the stages of a pipeline."""
+"""Details that a build's own JSON lacks: the commit of a downstream deployment, the stages of a pipeline."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("poller")
 
-# The pages of the plugins that tell the stages, pipeline-graph-view and pipeline-rest-api. Neither is guaranteed to be
-# there. The first one's word counts: only it tells a skipped stage from one that failed or went well.
+# Pages with stages, of the plugins pipeline-graph-view and pipeline-rest-api. Either may be missing. The first is
+# preferred, because only it distinguishes skipped stages from failed or successful ones.
 OVERVIEW = "pipeline-overview/tree"
 WFAPI = "wfapi/describe"
-# So many stages of one build are asked for their steps.
+# The maximum number of stages of one build whose steps are requested.
 MOST_QUESTIONS = 20
-# A build with more stages is taken for one whose stages cannot be read.
+# If a build has more stages, they count as unreadable.
 MOST_STAGES = 1_000
 
 
 class Details:
-    """Makes whole builds of answers: asks for more where a rule or a build needs it.
+    """Completes builds with further requests where a rule or a build needs them.
 
-    ``libraries``: repositories that are never the application's, by the configuration.
+    ``libraries``: repositories that the configuration lists as libraries, not applications.
     """
 
     def __init__(self, client: JenkinsClient, controller: str, libraries: Sequence[Pattern] = ()) -> None:
@@ -56,10 +56,11 @@ class Details:
         listed: Iterable[RawBuild] = (),
         give_up: bool = False,
     ) -> Build:
-        """The build with ``related`` and ``stages`` where they matter. ``listed``: builds of the job, read with it.
+        """The build, with ``related`` and ``stages`` if needed. ``listed``: builds of the job from the same answer.
 
-        Raises :class:`JenkinsError` when Jenkins did not answer that there is nothing to tell: then it is to be tried
-        again. With ``give_up`` that is left out, too, with the reason.
+        Raises :class:`JenkinsError` if a detail cannot be read now: try again later. With ``give_up`` the detail is
+        left out
+        and the reason is stored instead.
         """
         build = build_of(
             raw,
@@ -81,7 +82,7 @@ class Details:
         try:
             if stages := self._stages_of_overview(build, pattern, give_up=give_up):
                 return replace(build, stages=stages)
-            none_seen = True  # the plugin does not see those of the old step `stage 'x'`
+            none_seen = True  # the plugin does not see stages of the old step `stage 'x'`
         except (JenkinsError, ValueError) as error:
             raise_unless_nothing_to_tell(error, give_up=give_up)
             reasons.append(f"{OVERVIEW}: {error}")
@@ -99,19 +100,19 @@ class Details:
         return replace(build, stages_missing=missing)
 
     def _stages_of_overview(self, build: Build, pattern: Pattern, *, give_up: bool) -> tuple[Stage, ...]:
-        """The stages by the plugin that knows which were skipped: only those that were stopped may need a question."""
+        """Stages from the plugin that knows which were skipped. Only aborted stages may need a further request."""
         answer = self._client.page(build.job, build.number, OVERVIEW)
         nodes = questions_of_overview(answer, lambda name: pattern.match(name) is not None)
         return _bounded(stages_of_overview(answer, self._steps(build, nodes, give_up=give_up)))
 
     def _stages_of_wfapi(self, build: Build, pattern: Pattern, *, give_up: bool) -> tuple[Stage, ...]:
-        """The stages by the plugin whose words may lie: those that match and look like it are asked for their steps."""
+        """Stages from the plugin whose status may be wrong. For doubtful stages that match, the steps are requested."""
         answer = self._client.page(build.job, build.number, WFAPI)
         nodes = questions_of_wfapi(answer, lambda name: pattern.match(name) is not None)
         return _bounded(stages_of_wfapi(answer, self._steps(build, nodes, give_up=give_up)))
 
     def _steps(self, build: Build, nodes: Sequence[str], *, give_up: bool) -> dict[str, dict[str, Any]]:
-        """The steps of these stages by their ids, as far as they can be read; else the plugin's own word counts."""
+        """The steps of these stages by id. For stages whose steps cannot be read, the plugin's status is used."""
         steps = {}
         for node in nodes[:MOST_QUESTIONS]:
             try:

@@ -1,4 +1,4 @@
-"""Which jobs are to be looked at: those that moved, and those with open builds that may be final by now."""
+"""Decides which jobs to look at: those with new builds, and those with open builds that may be final."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ log = structlog.get_logger("poller")
 
 Executing = dict[str, frozenset[int]]
 
-# So many jobs that are back in the list are asked about in one poll: whole folders vanish and come back when somebody
-# changes what the user may see.
+# The maximum number of reappeared jobs that are read in one poll. Whole folders disappear and come back when
+# permissions change.
 BACK_AT_ONCE = 100
 
 
 class Executors:
-    """What occupies the executors of a controller, as far as the user may see them."""
+    """The executors of a controller, as far as the user may see them."""
 
     def __init__(self, client: JenkinsClient, controller: str, interval_s: float, clock: Clock) -> None:
         self._client = client
@@ -42,7 +42,7 @@ class Executors:
         self._hidden = False
 
     def ask(self) -> Executing | None:
-        """The numbers of builds by job; None when they cannot be seen: then every open build is asked for.
+        """Running build numbers by job; None if executors are not visible: then every open build is requested.
 
         Raises :class:`ControllerDownError`.
         """
@@ -71,9 +71,9 @@ class Executors:
 
 @dataclass(frozen=True)
 class Known:
-    """What the last polls left: the cursors of the jobs in question, and all open builds by job.
+    """What earlier polls stored: cursors of the jobs in question, and all open builds by job.
 
-    ``complete``: there are no cursors but these.
+    ``complete``: these are all cursors.
     """
 
     cursors: Mapping[str, JobCursor]
@@ -83,11 +83,12 @@ class Known:
 
 @dataclass
 class Found:
-    """What there is to do.
+    """The result of discovery.
 
-    ``passed``: cursors of jobs of which nothing is to be read, ``followed`` what of them is open from now on, and
-    ``history`` the numbers that ended before the first poll. ``later``: more jobs are back, and wait for the next poll.
-    ``renewed``: the same, of jobs with names that were another job's.
+    ``passed``: cursors of jobs where nothing has to be read, ``followed``: their newly open builds, ``history``: the
+    numbers that ended before the first poll. ``later``: more jobs have reappeared and wait for the next poll.
+    ``renewed``:
+    candidates with a name that another job had before.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -101,8 +102,9 @@ class Found:
 class Discovery:
     """Sorts the jobs of one poll.
 
-    ``server_time`` (UTC ms): Jenkins' clock when it listed the jobs. ``nothing_ended_since``: it is the first poll, and
-    what ended before it is history.
+    ``server_time`` (UTC ms): Jenkins' clock when it listed the jobs. ``nothing_ended_since``: this is the first poll,
+    and
+    everything that ended before it is history.
     """
 
     def __init__(
@@ -128,11 +130,11 @@ class Discovery:
 
     @cached_property
     def _executing(self) -> Executing | None:
-        """One question, and only when somebody wants to know."""
+        """At most one request, and only if needed."""
         return self._ask_executors()
 
     def find(self, jobs: Iterable[Job]) -> Found:
-        """Look at each job. Raises :class:`ControllerDownError`."""
+        """Check each job. Raises :class:`ControllerDownError`."""
         for job in jobs:
             name = job.full_name
             cursor, followed = self._known.cursors.get(name), self._known.open_builds.get(name, ())
@@ -142,7 +144,7 @@ class Discovery:
         return self._found
 
     def _is_back(self, cursor: JobCursor) -> bool:
-        """Whether the job was gone, so that it may be another one with as many builds; its newest build tells."""
+        """Whether the job was absent. It may be another job with as many builds; its newest build shows that."""
         if not cursor.absent:
             return False
         if self._back == BACK_AT_ONCE:
@@ -166,7 +168,7 @@ class Discovery:
         return candidate.as_another_job()
 
     def _may_lag_behind(self, cursor: JobCursor) -> bool:
-        """Whether the answer may be from before the number was given away that the cursor knows."""
+        """Whether the answer may be older than the cursor, from a replica that lags behind."""
         return -CLOCK_TOLERANCE_MS <= self._server_time - cursor.looked_at <= GRACE_MS
 
     def _sort(self, candidate: Candidate) -> None:
@@ -178,13 +180,13 @@ class Discovery:
             self._pass(candidate)
 
     def _is_passed(self, candidate: Candidate) -> bool:
-        """Whether the cursor moves on without a question."""
+        """Whether the cursor can be advanced without a request."""
         if candidate.match is None:
             return True
         if candidate.cursor is not None:
             return False
         never_built = candidate.job.next_build_number <= 1
-        # At the first start, everything that is not on an executor now ended before.
+        # At the first start, everything that is not on an executor ended before.
         return never_built or (self._nothing_ended_since and self._executing is not None)
 
     def _pass(self, candidate: Candidate) -> None:
@@ -205,10 +207,10 @@ class Discovery:
         )
 
     def _look_at(self, candidate: Candidate) -> None:
-        """Unless there is nothing to read: all that is open still runs, or is left in peace."""
+        """Add the job, unless there is nothing to read: all its open builds still run or are in backoff."""
         numbers = {build.number for build in candidate.open_builds} - candidate.resting
         if numbers and self._executing:
-            # What did not run when it was read last is read once more: its waiting is over.
+            # Builds that did not run at the last look but run now are read once more, to reset ``waiting_since``.
             waited = {build.number for build in candidate.open_builds if build.seen and build.waiting_since is not None}
             running = self._executing.get(candidate.job.full_name, frozenset()) - waited
             candidate = replace(candidate, running=running)

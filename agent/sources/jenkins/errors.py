@@ -1,8 +1,8 @@
-"""What can come of a question to Jenkins other than an answer.
+"""Errors of requests to Jenkins.
 
-An error is about the question that was asked: whoever asked knows whether that was the controller, a job or a build.
-Two are about the controller whatever the question was: :class:`ControllerDownError` (with
-:class:`AskedToWaitError`) and, unless it is a :class:`ForbiddenError`, :class:`UnauthorizedError`.
+An error concerns the request, and the caller knows whether that was about the controller, a job or a build. Two classes
+always concern the whole controller: :class:`ControllerDownError` (with :class:`AskedToWaitError`) and
+:class:`UnauthorizedError` (without :class:`ForbiddenError`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from agent.model.secrets import redact
 
 
 class JenkinsError(Exception):
-    """A question was not answered; the message says which page, why and what to do. No secret is in it.
+    """A request failed; the message says which page, why and what to do. It contains no secrets.
 
     ``status``: the HTTP status, None without an answer. ``from_jenkins``: whether the headers are Jenkins' own.
     """
@@ -24,13 +24,13 @@ class JenkinsError(Exception):
 
 
 class StoppedError(JenkinsError):
-    """The client was closed before the answer was there. Nothing is wrong with Jenkins."""
+    """The client was closed before the answer arrived. Nothing is wrong with Jenkins."""
 
 
 class UnreachableError(JenkinsError):
-    """No usable answer to this question for now: silence, a cut connection, 429, 503 and the like.
+    """No usable answer to this request for now: no answer, a broken connection, 429, 503 and the like.
 
-    ``retry_after_ms``: how long Jenkins or a proxy asked to wait (Retry-After), if it did.
+    ``retry_after_ms``: the wait that Jenkins or a proxy asked for (Retry-After), if any.
     """
 
     def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
@@ -39,13 +39,13 @@ class UnreachableError(JenkinsError):
 
 
 class ControllerDownError(UnreachableError):
-    """No connection: refused, no such host, TLS or a proxy in between fails. Other questions fare no better."""
+    """No connection: refused, unknown host, TLS or proxy error. Other requests would fail too."""
 
 
 class AskedToWaitError(ControllerDownError):
-    """429 or 503 with a Retry-After: until it is over, nothing is asked of the controller at all.
+    """429 or 503 with a Retry-After: no requests are sent to the controller until that time is over.
 
-    ``asked`` False: it is not over yet, and this question was not sent.
+    ``asked`` False: the time is not over, and this request was not sent.
     """
 
     def __init__(self, message: str, *, retry_after_ms: int, asked: bool) -> None:
@@ -54,35 +54,35 @@ class AskedToWaitError(ControllerDownError):
 
 
 class UnauthorizedError(JenkinsError):
-    """Jenkins knows the user or the token not, or does not let the user see this."""
+    """Jenkins does not know the user or token, or the user lacks the permission."""
 
 
 class ForbiddenError(UnauthorizedError):
-    """403: the user may not see this one page, or nobody who is not known."""
+    """403: the user, or an anonymous client, may not see this page."""
 
 
 class NotFoundError(JenkinsError):
-    """404: not there, or not visible to this user."""
+    """404: the page does not exist or is not visible to this user."""
 
 
 class BadAnswerError(JenkinsError):
-    """An answer, but not one of Jenkins' API: a login page, a redirect, cut or wrong JSON."""
+    """An answer that is not from Jenkins' API: a login page, a redirect, truncated or invalid JSON."""
 
 
 class PageError(BadAnswerError):
-    """A failure or another shape: this one page has nothing to tell, others may be fine."""
+    """This page failed or has an unexpected shape; other pages may be fine."""
 
 
 class TooLargeError(PageError):
-    """More than may be read of one page, or than there is memory for once it is unpacked and decoded."""
+    """The page is larger than the limit, or needs too much memory when decompressed and decoded."""
 
 
-# What says that there is nothing to tell. Anything else (an outage, a login page, a revoked token) may be mended.
+# Errors that mean that there is no data. Any other error (an outage, a login page, a revoked token) may be temporary.
 _NOTHING_TO_TELL = (NotFoundError, ForbiddenError, PageError, ValueError)
 
 
 def raise_unless_nothing_to_tell(error: Exception, *, give_up: bool = False) -> None:
-    """Raise what may be mended, unless nobody waits for it any longer (``give_up``)."""
+    """Raise the error if it may be temporary, unless ``give_up`` is set."""
     if isinstance(error, _NOTHING_TO_TELL):
         return
     if not give_up or isinstance(error, (ControllerDownError, StoppedError)):

@@ -1,4 +1,4 @@
-"""Builds of the past: read page by page for a backfill or a preview, apart from the poller's cursors."""
+"""Reads past builds page by page, for backfill and preview, independent of the poller's cursors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Span:
-    """Builds that ended from ``since`` on and before ``until`` (UTC milliseconds, Jenkins' clock)."""
+    """Builds that ended at or after ``since`` and before ``until`` (UTC milliseconds, Jenkins' clock)."""
 
     since: int
     until: int
@@ -33,7 +33,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Jobs:
-    """The jobs that deploy by the rules, with their rules; those that match none; and what could not be read."""
+    """Jobs that match a rule, with their rules; jobs that match none; and what could not be read."""
 
     deploying: list[tuple[Job, Match]]
     others: list[Job]
@@ -43,7 +43,7 @@ class Jobs:
 class History:
     """Reads the past of one controller. Every method raises :class:`agent.sources.jenkins.errors.JenkinsError`.
 
-    ``libraries``: repositories that are never the application's, by the configuration.
+    ``libraries``: repositories that the configuration lists as libraries, not applications.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class History:
     def builds(self, job: Job, match: Match | None, span: Span) -> Iterator[list[Build]]:
         """The final builds of the span, newest first, page by page.
 
-        A build that cannot be read hides no other one: what it raised is raised after the last page.
+        A build that cannot be read does not hide others: its error is raised after the last page.
         """
         if job.next_build_number <= 1:
             return
@@ -81,7 +81,7 @@ class History:
             seen.update(raw.number for raw in fresh)
             wanted = [raw for raw in fresh if raw.phase is Phase.FINAL and span.since <= raw.ended_at < span.until]
             yield list(self._whole(wanted, job, match, listing, unread))
-            # One build may have taken long and ended late; a whole page that ended before is the end.
+            # A single build may have run long and ended late. A whole page that ended before the span is the end.
             over = not listing.too_large and all(raw.ended_at < span.since for raw in fresh)
             if listing.too_large:
                 unread.append(TooLargeError(f"{listing.too_large} builds of which Jenkins tells more than is read"))
@@ -92,7 +92,7 @@ class History:
             raise unread[0]
 
     def build(self, job: Job, match: Match | None, number: int) -> tuple[RawBuild, Build]:
-        """One build, final or not, as it is now: as Jenkins tells it, and what is kept of that."""
+        """One build in its current state, final or not: Jenkins' data, and the reduced build."""
         raw = self._client.build(job.full_name, number)
         listing = self._client.builds(job, 0, LISTED) if job.branch_job else Listing([])
         page = listing.pull_request_url

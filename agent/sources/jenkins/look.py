@@ -1,4 +1,4 @@
-"""A look at one job: what is known of it before, what becomes of each of its builds, and what is known afterwards."""
+"""A look at one job: what was known before, what becomes of each build, and what is known afterwards."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ if TYPE_CHECKING:
     from agent.sources.jenkins.client import Job
     from agent.sources.jenkins.raw import RawBuild
 
-# More facts than this are stored before the cursor moves: catching up takes no more memory for longer absences.
+# When this many facts are collected, they are stored before the cursor moves, to limit memory after a long absence.
 STORE_AT = 500
-# Instead of the time when an open build was first seen: its start was before the agent's own.
+# Used as ``first_seen_at`` for open builds that existed before the agent's first poll.
 BEFORE_THE_START = 0
-# Jenkins lists no more than this in one answer.
+# Jenkins lists at most this many builds in one answer.
 PAGE = 100
-# So long a build may look odd (no result, no duration, 404 although listed) before what is known counts as final. Where
-# several replicas serve a controller, each may lag by two minutes, and builds of one that ended stand still meanwhile.
+# How long a build may look inconsistent (no result, no duration, 404 although listed) before its data counts as final
+# (ms). With several replicas of a controller, each may lag by two minutes, and builds of a stopped replica pause
+# meanwhile.
 GRACE_MS = 240_000
-# A build below the cursor that started so long after the cursor was set belongs to another job of that name.
+# A build below the cursor that started this much (ms) after the cursor was set belongs to another job with the same
+# name.
 CLOCK_TOLERANCE_MS = 2_000
-# So long a build is asked for again that Jenkins cannot read, or of which a page beside it cannot be read.
+# How long a build is requested again if Jenkins, or a page with its details, cannot be read (ms).
 UNREADABLE_MS = 24 * 3_600_000
-# Of a job that was never seen and has no past, so many numbers may belong to builds that appear in a moment.
+# For a new job without history: how many numbers may belong to builds that are not visible yet.
 EXPECTED_OF_NEW = 10
 
 
@@ -38,13 +40,13 @@ EXPECTED_OF_NEW = 10
 class Candidate:
     """A job to look at.
 
-    ``match`` None: no rule makes its builds deployments, and only those that are open are of interest. ``cursor``
-    None: seen for the first time, then builds that ended before ``report_from`` are history. ``running``: the numbers
-    that occupy an executor. ``lagging``: the next number is lower than it was moments ago, by the answer of a replica
-    that lags or because the name is another job's now; its builds tell. ``unread``: open builds that could not be read
-    the last time, and those of them that are left in peace for now, ``resting``. ``moved``: builds were started since
-    the last look. ``took_name``: the name was another job's, whose open builds are ``left``. ``server_time`` (UTC ms):
-    Jenkins' clock when ``job`` was read.
+    ``match`` None: no rule matches, and only open builds are of interest. ``cursor`` None: seen for the first time;
+    builds that ended before ``report_from`` are history. ``running``: numbers on an executor. ``lagging``: the next
+    number
+    is lower than before, because a replica lags or because another job has the name; the builds show which. ``unread``:
+    open builds that could not be read last time; ``resting``: those of them still in backoff. ``moved``: builds were
+    started since the last look. ``took_name``: another job had this name, and its open builds are ``left``.
+    ``server_time`` (UTC ms): Jenkins' clock when ``job`` was read.
     """
 
     job: Job
@@ -62,26 +64,26 @@ class Candidate:
 
     @property
     def first_new(self) -> int:
-        """The lowest number that was never read."""
+        """The lowest number that was not read yet."""
         return self.cursor.next_build_number if self.cursor else 1
 
     @property
     def next_number(self) -> int:
-        """No build has this number or a higher one yet, as far as is known."""
+        """As far as is known, no build has this number or a higher one yet."""
         return max(self.job.next_build_number, self.first_new) if self.lagging else self.job.next_build_number
 
     @property
     def former_name(self) -> str | None:
-        """The name under which the job was known, if that was another one."""
+        """The name under which the job was known, if it was renamed."""
         if self.cursor is None or self.cursor.full_name == self.job.full_name:
             return None
         return self.cursor.full_name
 
     @property
     def only_open(self) -> OpenBuild | None:
-        """The one open build of a job where nothing else is to be read: it is cheaper asked for by its number.
+        """The only open build, if nothing else has to be read: requesting it by number is cheaper.
 
-        But not of a branch job, whose list also tells of which pull request it is.
+        Not for branch jobs, whose list also says which pull request they belong to.
         """
         if self.moved or self.lagging or self.job.branch_job:
             return None
@@ -90,10 +92,9 @@ class Candidate:
         return self.open_builds[0]
 
     def as_another_job(self) -> Candidate:
-        """The job was deleted and created again: its cursor and open builds mean nothing any more.
+        """The candidate as a new job: it was deleted and created again, so cursor and open builds are obsolete.
 
-        Without a rule its past is of no interest. But the builds that have the numbers of those that were open may
-        have reported something as well.
+        Without a rule its past is of no interest. But builds with the numbers of the open builds may have sent reports.
         """
         another = replace(
             self, cursor=None, open_builds=(), unread=frozenset(), resting=frozenset(), moved=True,
@@ -109,12 +110,12 @@ class Candidate:
         )  # fmt: skip
 
     def known_as(self, former: JobCursor, open_builds: Iterable[OpenBuild]) -> Candidate:
-        """The job had another name before: that cursor is its own."""
+        """The job had another name before and continues with that cursor."""
         other = self if self.cursor is None else self.as_another_job()
         return replace(other, cursor=former, open_builds=tuple(open_builds))
 
     def question(self) -> tuple[int, int]:
-        """The places of the builds to list first: what is new, what is open near it, and the newest that is known."""
+        """The positions of the builds to list first: new ones, nearby open ones, and the newest known one."""
         wanted = [self.first_new] if self.moved else []
         wanted += [b.number for b in self.open_builds if self.next_number - b.number < PAGE]
         lowest = min(wanted, default=self.next_number)
@@ -123,11 +124,12 @@ class Candidate:
 
 @dataclass
 class Look:
-    """Where a look ended: the cursor and the open builds to store, and the builds that were missed.
+    """The result of a look: the cursor and open builds to store, and the builds that were missed.
 
-    ``gone``: those of them that were seen before. ``troubles``: why open builds could not be read, by number.
-    ``numbers``: the builds that were listed. ``endings``: what became of numbers that are not open any more;
-    ``unlisted``: the numbers before those were never looked at.
+    ``gone``: missed builds that were seen before. ``troubles``: why open builds could not be read, by number.
+    ``numbers``:
+    the listed builds. ``endings``: what became of numbers that are no longer open. ``unlisted``: ranges of
+    numbers that were never looked at.
     """
 
     cursor: JobCursor
@@ -142,18 +144,18 @@ class Look:
 
     @property
     def missed_unlisted(self) -> int:
-        """How many numbers are so old that nobody looked for their builds."""
+        """How many numbers are too old to be looked for."""
         return sum(last - first + 1 for first, last in self.unlisted)
 
 
 def unread_cursor(job: Job, before: JobCursor | None, server_time: int) -> JobCursor:
-    """The cursor of a job that no rule matches, behind all its numbers."""
+    """The cursor of a job that no rule matches, after all its numbers."""
     since = 1 if before is None else before.no_rule_since or before.next_build_number
     return JobCursor(job.full_name, job.next_build_number, server_time, no_rule_since=since)
 
 
 def first_look(candidate: Candidate) -> Look:
-    """The look before anything was read: the cursor behind the numbers that were given away so far."""
+    """The result before reading: the cursor is after all assigned numbers."""
     job, cursor = candidate.job, candidate.cursor
     if cursor is None:
         return Look(JobCursor(job.full_name, job.next_build_number, candidate.server_time))
@@ -163,14 +165,15 @@ def first_look(candidate: Candidate) -> Look:
         next_build_number=candidate.next_number,
         looked_at=max(cursor.looked_at, candidate.server_time) if candidate.moved else cursor.looked_at,
         no_rule_since=None if candidate.match is not None and candidate.moved else cursor.no_rule_since,
-        absent=candidate.lagging,  # until its number is what it was, and its builds tell whether it is this job
+        absent=candidate.lagging,  # until the number has caught up and the builds show that it is the same job
     )
     return Look(advanced)
 
 
 def ended(candidate: Candidate, look: Look, at: int) -> tuple[Ended, ...]:
-    """What became of the numbers that the look settled: all below its cursor that were not settled before, but for the
-    builds that are open. ``at``: when that is noted (UTC ms).
+    """What became of the numbers that this look settled: all new ones below its cursor except open builds.
+
+    ``at``: when that is recorded (UTC ms).
     """
     found = [each for ending in Ending for each in ranges(_numbers(look, ending), ending, at)]
     found += [Ended(first, last, Ending.UNREADABLE, at) for first, last in look.unlisted]
@@ -185,7 +188,7 @@ def _numbers(look: Look, ending: Ending) -> set[int]:
 
 
 def _passed_over(candidate: Candidate) -> Iterator[tuple[int, int, Ending]]:
-    """First and last of the numbers that nobody looked at, and why; weightier words may be known of some of them."""
+    """Ranges (first, last) of numbers that were not looked at, and why. Other endings may override these."""
     cursor, job = candidate.cursor, candidate.job
     if cursor is None:
         yield 1, job.next_build_number - 1, Ending.HISTORY if candidate.match is not None else Ending.NO_RULE
@@ -197,9 +200,9 @@ def _passed_over(candidate: Candidate) -> Iterator[tuple[int, int, Ending]]:
 
 
 class Sorter:
-    """Sorts the builds of one job: final, to be followed, or gone.
+    """Sorts the builds of one job into final, open and gone.
 
-    ``now`` is by our clock (UTC ms). ``was_missed`` tells whether a build of a known job counts as missed.
+    ``now`` is the agent's clock (UTC ms). ``was_missed`` tells whether a build of a known job is recorded as missed.
     """
 
     def __init__(
@@ -214,7 +217,7 @@ class Sorter:
         self._open = {build.number: build for build in candidate.open_builds}
 
     def listed(self, builds: Collection[RawBuild]) -> list[RawBuild]:
-        """Sort what a list shows; returns those that are final, oldest first."""
+        """Sort the builds of a list; returns those that are final, oldest first."""
         self._look.numbers.update(raw.number for raw in builds)
         self._look.cursor = _advanced(self._look.cursor, builds)
         return sorted(filter(self._is_final, builds), key=lambda raw: raw.number)
@@ -232,7 +235,7 @@ class Sorter:
             return False
         if raw.number < candidate.first_new and raw.phase is not Phase.RUNNING and not self._is_back(raw.number):
             return False
-        # Below the cursor it runs again: another replica took it over, or this answer lags behind. Or it was missed.
+        # It runs again although below the cursor: another replica took it over, or this answer lags. Or it was missed.
         build = self._first_seen(raw.number)
         if candidate.cursor is None and raw.phase is Phase.SETTLING and raw.ended_at < self._report_from:
             build = replace(build, first_seen_at=BEFORE_THE_START)
@@ -246,28 +249,29 @@ class Sorter:
         return OpenBuild(number, seen, first_seen_at=self._now)
 
     def shown(self, build: OpenBuild, raw: RawBuild) -> bool:
-        """Running: follow it. Final, then True: report it. In between: wait, but not for ever."""
+        """Sort one visible build; True if it is final. A running one stays open; one in between waits for a while."""
         if build.started_at is not None and build.started_at != raw.timestamp:
-            self._look.gone.append(build)  # this one has its number now
+            self._look.gone.append(build)  # another build has its number now
         if raw.phase is Phase.RUNNING:
             self._follow(replace(build, seen=True, waiting_since=None, started_at=raw.timestamp))
             return False
-        here = build if build.seen else replace(build, waiting_since=None)  # that it was not there is another waiting
+        # invisible builds wait for another reason: restart the wait
+        here = build if build.seen else replace(build, waiting_since=None)
         if raw.phase is Phase.SETTLING and (waiting := self.still_waiting(here)):
             self._follow(replace(waiting, seen=True, started_at=raw.timestamp))
             return False
         if raw.phase is Phase.FINAL:
             return True
-        if raw.timestamp <= 0:  # Jenkins has lost what it knew of it
+        if raw.timestamp <= 0:  # Jenkins has lost its data
             self._miss(build)
-        elif build.first_seen_at == BEFORE_THE_START:  # and it was odd then
+        elif build.first_seen_at == BEFORE_THE_START:  # and it looked so before the first poll
             self._look.endings[raw.number] = Ending.HISTORY
         else:
             return True
         return False
 
     def not_shown(self, build: OpenBuild, error: Exception) -> None:
-        """Gone, or a record that Jenkins cannot read; lists leave both out without a word."""
+        """The build is gone or its record is broken. Jenkins' lists omit both silently."""
         since = waiting_since(build, self._now)
         if isinstance(error, NotFoundError):
             self.wait_or_miss(build)
@@ -278,29 +282,29 @@ class Sorter:
             self._look.troubles[build.number] = error
 
     def is_only_expected(self, build: OpenBuild) -> bool:
-        """Whether all that is known is that its number was given away."""
+        """Whether only its number is known."""
         return not build.seen and build.number not in self._candidate.unread
 
     def wait_or_miss(self, build: OpenBuild) -> None:
-        """It is not there: it may appear in a moment, or is gone."""
+        """The build is not visible: it may appear soon, or it is gone."""
         if waiting := self.still_waiting(build):
             self._follow(waiting)
         else:
             self._miss(build)
 
     def still_waiting(self, build: OpenBuild) -> OpenBuild | None:
-        """The build with the start of its waiting noted; None when it waited long enough.
+        """The build with ``waiting_since`` set; None if it has waited long enough.
 
-        That it could not be read before is no waiting.
+        Time in which it could not be read does not count.
         """
         since = self._now if build.number in self._candidate.unread else waiting_since(build, self._now)
         return None if self._now - since > GRACE_MS else replace(build, waiting_since=since)
 
     def expect(self) -> None:
-        """Numbers that were given away and show no build: some appear a moment later, others are gone."""
+        """Handle assigned numbers without a visible build: some builds appear soon, others are gone."""
         candidate, look = self._candidate, self._look
         last, first = candidate.job.next_build_number - 1, candidate.first_new
-        if candidate.cursor is None:  # what is missing from a job's past is history; a new job has none
+        if candidate.cursor is None:  # gaps in the past of an existing job are history; a new job has no past
             first = last if look.has_past else max(last - EXPECTED_OF_NEW + 1, 1)
         known = self._open.keys() | look.numbers
         near = range(max(first, last - PAGE + 1, 1), last + 1)
@@ -319,13 +323,13 @@ class Sorter:
 
 
 def waiting_since(build: OpenBuild, now: int) -> int:
-    """Since when the build is neither running nor done: since ``now`` if it was not so before."""
+    """Since when the build is neither running nor final; ``now`` if that is new."""
     since = build.waiting_since
-    return now if since is None or since > now else since  # later than now: the clock was set back
+    return now if since is None or since > now else since  # in the future: the clock was set back
 
 
 def _advanced(cursor: JobCursor, read: Collection[RawBuild]) -> JobCursor:
-    """The cursor after these builds, which a clock that is set back must not make look like builds of later."""
+    """The cursor after these builds. A clock that is set back must not make them look like builds of a later job."""
     if not read:
         return cursor
     cursor = replace(cursor, looked_at=max(cursor.looked_at, *(raw.timestamp for raw in read)))

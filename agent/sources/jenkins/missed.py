@@ -1,4 +1,4 @@
-"""Builds that were missed: one that a list shows after all is taken up."""
+"""Missed builds: reads one after all if it appears in a list."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class MissedBuilds:
-    """The missed builds of one controller, as one poll meets them."""
+    """The missed builds of one controller during one poll."""
 
     def __init__(self, controller: str, outbox: Outbox) -> None:
         self._controller = controller
@@ -21,7 +21,7 @@ class MissedBuilds:
         self._numbers: dict[str, list[range]] = {}
 
     def has(self, cursor: JobCursor, number: int) -> bool:
-        """Whether this build of the job was missed. It costs little for a job of which none was."""
+        """Whether this build was recorded as missed. Cheap for jobs without missed builds."""
         name = cursor.full_name
         if name not in self._jobs:
             return False

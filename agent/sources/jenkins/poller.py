@@ -1,8 +1,8 @@
-"""Polling one controller: which builds are new, which of them are final, and the facts that they are.
+"""Polls one controller: finds new builds, follows them until they are final, and stores facts.
 
-One request tells for all jobs whether a build was started (`nextBuildNumber`); one more for each job that moved
-reads its new builds; those that still run are followed until they are final. What is wrong with one job or build keeps
-nobody else waiting: see :class:`agent.sources.jenkins.unread.Unread`.
+One request shows for all jobs whether a build was started (`nextBuildNumber`). One more for each job with new builds
+reads them. Running builds stay open until they are final. A job or build that cannot be read does not delay the others:
+see :class:`agent.sources.jenkins.unread.Unread`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = structlog.get_logger("poller")
 
 
 class Poller:
-    """Polls one controller. Only one at a time for an outbox."""
+    """Polls one controller. There must be only one for an outbox."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Poller:
         *,
         take_reports: Callable[[], object] = lambda: None,
     ) -> None:
-        """``take_reports`` takes in what builds reported; that is done before what a poll found of them."""
+        """``take_reports`` accepts waiting reports; it is called before the facts of a poll are stored."""
         interval_s = settings.poll_interval_ms / 1000
         self._settings = settings
         self._name = settings.name
@@ -71,9 +71,9 @@ class Poller:
         self._pause = Pause(interval_s, self._clock)
         self._pace = Pace(interval_s)
         self._clock_ahead_ms = 0
-        self._settled: list[Job] | None = None  # the list of jobs up to which everything was read
+        self._settled: list[Job] | None = None  # the last list of jobs that was read completely
         self._stopping = False
-        self._told: str | None = None  # the state that this process last told the log
+        self._told: str | None = None  # the state that this process logged last
 
     @cached_property
     def _unread(self) -> Unread:
@@ -81,27 +81,27 @@ class Poller:
         return Unread(self._name, self._settings.poll_interval_ms / 1000, self._clock, stored)
 
     def stop(self) -> None:
-        """Let a poll under way end after the job that it looks at; the next one goes on from there."""
+        """End the current poll after the current job; the next poll continues from there."""
         self._stopping = True
 
     @property
     def progress(self) -> int:
-        """Grows while a poll gets on: it tells one who waits."""
+        """A number that grows while a poll advances; the watchdog uses it."""
         return self._client.progress
 
     @property
     def interval_s(self) -> float:
-        """How often to poll for now: less often while Jenkins is slow."""
+        """The current time between polls, in seconds; longer while Jenkins is slow."""
         return self._pace.interval_s
 
     def due(self) -> bool:
-        """False while a controller that does not answer is left in peace; a new token is tried at once."""
+        """False during the pause after a failure. A new token ends the pause."""
         return self._pause.over() or self._client.reload_token()
 
     def poll(self) -> PollReport:
-        """Look once. What Jenkins does wrong is in the report and in ``status``, and nothing is skipped for it.
+        """Poll once. Failures of Jenkins are in the report and in ``status``; what failed is read in a later poll.
 
-        Raises :class:`agent.outbox.values.OutboxError`; the cursor then stays where it was.
+        Raises :class:`agent.outbox.values.OutboxError`; the cursor is then unchanged.
         """
         report = PollReport(self._name)
         before = self._client.requests
@@ -121,7 +121,7 @@ class Poller:
         return report
 
     def _poll(self, report: PollReport) -> str | None:
-        """Returns what is wrong with the controller as a whole, if anything is."""
+        """Returns the problem of the whole controller, if any."""
         snapshot = self._client.snapshot()
         self._note_pace(snapshot.seconds)
         now = self._clock.now_ms()
@@ -171,13 +171,13 @@ class Poller:
         this_round.look_at(found, at_once=self._settings.concurrency, stopping=lambda: self._stopping)
 
     def _jenkins_now(self) -> int:
-        """As reports are stamped: it tells which of them came before."""
+        """The controller's time, as used for reports, so that both can be ordered."""
         return self._clock.now_ms() + offset_ms(self._clock_ahead_ms)
 
     def _report_from(self, server_time: int) -> tuple[int, bool]:
-        """From when on builds are reported, and whether that was decided just now.
+        """The time from which on builds are reported, and whether it was set just now.
 
-        It is remembered before anything else: a crash must not move it.
+        It is stored before anything else, so that a crash cannot change it.
         """
         state = self._outbox.controller(self._name)
         if state is not None and state.report_from is not None:
@@ -189,14 +189,14 @@ class Poller:
         return report_from, True
 
     def _to_compare(self, jobs: list[Job]) -> tuple[list[Job], Known]:
-        """The jobs that can have changed, and what is known of them.
+        """The jobs that may have changed, and what is known about them.
 
-        When Jenkins gave the same answer as before, and everything in it was read, only open builds are of interest,
-        and jobs that could not be read: no time is spent on ten thousand jobs that stand still. But after a job got
-        another name it is not so: whatever has its old name now may have been taken for it.
+        If Jenkins' answer did not change and was read completely, only open builds and jobs that could not be read are
+        checked, so that thousands of idle jobs cost nothing. Not after a job was renamed: another job may have its old
+        name.
         """
         open_builds = self._outbox.open_builds(self._name)
-        settled, self._settled = self._settled, None  # until this poll has read everything too
+        settled, self._settled = self._settled, None  # set again when this poll has read everything
         if jobs is not settled:
             return jobs, Known(self._outbox.jobs(self._name), open_builds, complete=True)
         names = open_builds.keys() | self._unread.jobs()
@@ -205,7 +205,7 @@ class Poller:
         return jobs, Known({cursor.full_name: cursor for cursor in found if cursor}, open_builds, complete=False)
 
     def _show_errors(self, snapshot: Snapshot, report: PollReport) -> None:
-        """Let ``status`` name the jobs that cannot be read."""
+        """Show unreadable jobs in ``status``."""
         if self._unread and not snapshot.problems:
             self._unread.forget({job.full_name for job in snapshot.jobs})
         report.job_errors = len(self._unread)
@@ -214,7 +214,7 @@ class Poller:
             self._unread.stored(changes)
 
     def _save_state(self, name: str, problem: str | None, report: PollReport | None = None) -> None:
-        """``report``: of a poll that went through."""
+        """``report``: of a completed poll."""
         now = self._clock.now_ms()
         before = self._outbox.controller(self._name) or ControllerState(self._name, "never polled", now)
         changed = before.state != name
@@ -223,13 +223,13 @@ class Poller:
             state = replace(state, clock_ahead_ms=self._clock_ahead_ms, polled_at=now, jobs=report.jobs)
         self._outbox.save_controller(state)
         told, self._told = self._told, name
-        if changed or (told is None and name != "ok"):  # what was wrong before a restart is said again
+        if changed or (told is None and name != "ok"):  # a problem from before a restart is logged again
             write = log.info if name == "ok" else log.error
             write("controller", controller=self._name, state=name, reason=problem)
 
 
 def _absent(snapshot: Snapshot, known: Known) -> list[JobCursor]:
-    """The cursors of jobs that are not there any more, to be stored: each may come back, or another one of its name."""
+    """Cursors to store for jobs that have disappeared. They may come back, or another job may get the name."""
     there = {job.full_name for job in snapshot.jobs}
     return [
         replace(cursor, absent=True)

@@ -1,4 +1,4 @@
-"""Builds in the JSON of Jenkins' API, and what is kept of them.
+"""Builds as JSON of Jenkins' API, and their reduction to what is kept.
 
 Shapes as recorded from Jenkins 2.516: ``{"number": 7, "url": "…", "result": "SUCCESS", "building": false,
 "inProgress": false, "timestamp": ms, "duration": ms, "actions": [{"_class": "…", …}, {}, …]}``.
@@ -20,9 +20,9 @@ from agent.model.git import without_credentials
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# What is asked of a build, in the language of `tree=`. Fields that a build does not have are left out by Jenkins.
-# Freestyle builds have one change set, pipelines a list. Git's items come oldest first, so a narrower range would lose
-# the newest; the git plugin itself keeps no more than the newest 1024 commits of a build.
+# The requested fields of a build, in the syntax of `tree=`. Jenkins omits fields that a build does not have. Freestyle
+# builds have one change set, pipelines a list. Git lists the oldest commits first, so a smaller range would lose the
+# newest; the git plugin itself keeps only the newest 1024 commits of a build.
 _CHANGES = "[kind,revisions[module,revision],items[commitId,timestamp,comment]{0,1024}]"
 BUILD_TREE = (
     "number,url,result,building,inProgress,timestamp,duration,"
@@ -33,23 +33,23 @@ BUILD_TREE = (
     f"changeSets{_CHANGES},changeSet{_CHANGES}"
 )
 
-# Jenkins' numbers are Java ints; its times are longs, and SQLite's integers end there too.
+# Jenkins' numbers are Java ints; its times are longs, which is also the limit of SQLite's integers.
 BuildNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _LONGEST = 2**62
 
-# How much is kept of what was committed: merges are told by their first and last lines.
+# How many commits are kept, and how much of each message: merges are recognised by first and last lines.
 CHANGES = 200
 _MESSAGE_HEAD, _MESSAGE_TAIL = 300, 197
 MESSAGE_LENGTH = _MESSAGE_HEAD + _MESSAGE_TAIL + len("…\n…")
 
-# What is kept of a build, in characters: of any single text, and of what it checked out. No event has a longer text
-# than 255, so one that is cut makes none that is wrong.
+# Characters kept of a build: of any single text, and of its checkouts. No text in an event is longer than 255, so
+# shortening never produces a wrong event.
 LONGEST_TEXT = 2_000
 _CHECKOUTS_TEXT = 64_000
-_FEW = 200  # libraries, causes
-# What some people put into a text parameter; it must not be kept in the outbox.
+_FEW = 200  # limit for libraries and causes
+# Credentials in text parameters, which must not be stored.
 _URL_CREDENTIALS = re.compile(r"(\w://)[^\s/@:]*:[^\s/@]*@")
-# The number of a build in a cause's words, grouped as the locale of the question does it: #1234, #1,234, #1 234.
+# A build number in a cause's text, with the digit grouping of the request's locale: #1234, #1,234, #1 234.
 _IN_WORDS = re.compile("#[0-9]+(?:[,.'\u2019\u00a0\u202f][0-9]{2,3})*")
 _DIGITS = 10
 _SVN_LAYOUT = re.compile(
@@ -60,15 +60,15 @@ T = TypeVar("T")
 
 
 class Phase(enum.Enum):
-    """How far a build is; ``result`` alone does not tell, it can be there early and still get worse."""
+    """The progress of a build. ``result`` alone is not enough: it may be set early and get worse."""
 
     RUNNING = "running"
-    SETTLING = "settling"  # no longer building, but result or duration are not written yet
+    SETTLING = "settling"  # no longer building, but result or duration are not set yet
     FINAL = "final"
 
 
 class RawAction(msgspec.Struct):
-    """One entry of ``actions``; plugins use the same field names for other things, hence Any."""
+    """One entry of ``actions``. Plugins use the same field names for different things, hence Any."""
 
     cls: str = msgspec.field(default="", name="_class")
     parameters: Any = None
@@ -88,7 +88,7 @@ class RawBuild(msgspec.Struct):
     url: str = ""
     result: str | None = None
     building: bool = False
-    in_progress: bool | None = msgspec.field(default=None, name="inProgress")  # absent before Jenkins 2.375
+    in_progress: bool | None = msgspec.field(default=None, name="inProgress")  # missing before Jenkins 2.375
     timestamp: int = 0
     duration: int = 0
     actions: list[RawAction | None] = []
@@ -96,13 +96,13 @@ class RawBuild(msgspec.Struct):
     change_set: Any = msgspec.field(default=None, name="changeSet")
 
     def __post_init__(self) -> None:
-        """Keep absurd clocks within what can be stored; they are refused when the event is made."""
+        """Limit absurd times to what can be stored; making the event will refuse them."""
         self.timestamp = max(-_LONGEST, min(self.timestamp, _LONGEST))
         self.duration = max(-_LONGEST, min(self.duration, _LONGEST))
 
     @property
     def phase(self) -> Phase:
-        """Final needs building, inProgress, result and duration to agree."""
+        """Final if building, inProgress, result and duration agree."""
         if self.building or self.in_progress:
             return Phase.RUNNING
         if self.result is None or self.duration <= 0:
@@ -111,7 +111,7 @@ class RawBuild(msgspec.Struct):
 
     @property
     def ended_at(self) -> int:
-        """UTC milliseconds; only right once the build is final."""
+        """UTC milliseconds; only valid once the build is final."""
         return min(self.timestamp + max(self.duration, 0), _LONGEST)
 
 
@@ -133,12 +133,12 @@ class _Parameter(msgspec.Struct):
 
     @property
     def kind(self) -> str:
-        """Of a parameter without a value: ``hudson.model.PasswordParameterValue`` is ``password``."""
+        """The kind of a parameter without value: ``hudson.model.PasswordParameterValue`` is ``password``."""
         return self.cls.rpartition(".")[2].rpartition("$")[2].removesuffix("ParameterValue").lower()
 
 
 class _Branch(msgspec.Struct):
-    name: str | None = ""  # null: a detached head
+    name: str | None = ""  # null: a detached HEAD
 
 
 class _GitLabData(msgspec.Struct):
@@ -154,12 +154,12 @@ class _Cause(msgspec.Struct):
     data: Any = None
 
     def build(self) -> UpstreamBuild | None:
-        """The build that it names."""
+        """The build that the cause names."""
         job, number = _convert(self.project, str), _convert(self.number, BuildNumber)
         return UpstreamBuild(job, number) if job and number and len(job) <= LONGEST_TEXT else None
 
     def repeated(self, job: str) -> UpstreamBuild | None:
-        """The build that is repeated; Replay and Restart tell it in words only, ``Replayed #1,234``."""
+        """The repeated build. Replay and Restart name it only in text: ``Replayed #1,234``."""
         if self.cls.endswith(".RebuildCause"):
             return self.build()
         if not self.cls.endswith((".ReplayCause", ".RestartDeclarativePipelineCause")):
@@ -183,7 +183,7 @@ class _Head(msgspec.Struct):
 
 
 class _ScmRevision(msgspec.Struct):
-    """``hash``: of branches. Pull requests: ``pullHash`` of GitHub, ``origin`` of GitLab and Gitea."""
+    """``hash``: of branches. For pull requests: ``pullHash`` of GitHub, ``origin`` of GitLab and Gitea."""
 
     hash: str | None = None
     pull_hash: str | None = msgspec.field(default=None, name="pullHash")
@@ -202,7 +202,7 @@ class _Revision(msgspec.Struct):
 
 
 class _Module(msgspec.Struct):
-    """What Subversion checked out."""
+    """A Subversion checkout."""
 
     module: str
     revision: int
@@ -222,18 +222,19 @@ class _Changes(msgspec.Struct):
     def newest_first(self) -> list[_Item]:
         listed = self.items if isinstance(self.items, list) else []
         if listed and isinstance(listed[0], _Item):
-            return listed  # they were sorted when the build was shortened
+            return listed  # already sorted when the build was shortened
         items = [item for each in listed if (item := _convert(each, _Item))]
-        return items if self.kind in ("svn", "hg") else items[::-1]  # those list the newest first
+        return items if self.kind in ("svn", "hg") else items[::-1]  # these list the newest first
 
 
 def build_of(
     raw: RawBuild, *, controller: str, job: str, branch_job: bool, pull_request_url: str | None = None
 ) -> Build:
-    """Take from Jenkins' answer what events are made of.
+    """Reduce Jenkins' answer to the data that events are made of.
 
-    ``branch_job``: the job is a branch of a multibranch project, so that its name is the branch.
-    ``pull_request_url``: the page that the job's ``ObjectMetadataAction`` names (``objectUrl``).
+    ``branch_job``: the job is a branch of a multibranch project, so its name is the branch. ``pull_request_url``: the
+    page
+    in the job's ``ObjectMetadataAction`` (``objectUrl``).
     """
     actions = [action for action in raw.actions if action is not None]
     causes = list(_causes(actions))
@@ -268,11 +269,11 @@ def build_of(
     )
 
 
-# ---- what is kept of it
+# ---- limits
 
 
 def shorten(raw: RawBuild) -> RawBuild:
-    """The same build without what nobody could use: a hundred of them may have to wait in memory."""
+    """The same build without unused data, because a hundred builds may wait in memory."""
     room = _Room()
     told = [msgspec.structs.asdict(action) for action in raw.actions if action is not None]
     raw.actions = [
@@ -287,20 +288,20 @@ def shorten(raw: RawBuild) -> RawBuild:
 
 
 class _Room:
-    """What is kept of the actions of one build: so many values and characters."""
+    """The remaining budget of values and characters for the actions of one build."""
 
     def __init__(self) -> None:
         self._values = 4_000
         self._characters = PARAMETERS_TEXT + _CHECKOUTS_TEXT
 
     def take(self, characters: int) -> bool:
-        """Whether there is room for one more value."""
+        """Whether one more value fits."""
         self._values -= 1
         self._characters -= characters
         return self._values >= 0 and self._characters >= 0
 
     def cut(self, value: Any) -> Any:
-        """What there is room for. Nothing is nested deeper than msgspec reads."""
+        """The part of the value that fits. Nesting is limited by msgspec."""
         match value:
             case str():
                 text = _cut(value)
@@ -314,7 +315,7 @@ class _Room:
 
 
 def _few_changes(change_set: Any, room: _Room) -> _Changes | None:
-    """The newest of one change set, of which no more are used; the last of them has the oldest one's time."""
+    """The newest commits of one change set, as many as are used. The last one gets the time of the oldest."""
     changes = _convert(change_set, _Changes) if change_set is not None else None
     if changes is None:
         return None
@@ -329,7 +330,7 @@ def _few_changes(change_set: Any, room: _Room) -> _Changes | None:
 
 
 def _cut(text: str) -> str:
-    """Credentials go first: half a URL would keep them."""
+    """Shorten a text. Credentials are removed first, because half a URL could no longer be recognised."""
     return text if len(text) <= LONGEST_TEXT else _URL_CREDENTIALS.sub(r"\1", text)[:LONGEST_TEXT]
 
 
@@ -344,7 +345,7 @@ def _listed(actions: list[RawAction]) -> Iterator[_Parameter]:
 
 
 def _parameters(listed: list[_Parameter]) -> tuple[dict[str, str], dict[str, str]]:
-    """The values of parameters by name, and the kind of those for which there was no room."""
+    """The values of parameters by name, and the kind of those that did not fit."""
     values: dict[str, str] = {}
     too_long: dict[str, str] = {}
     room = PARAMETERS_TEXT
@@ -367,11 +368,11 @@ def _bounded_checkouts(checkouts: Iterable[Checkout]) -> Iterator[Checkout]:
         yield each
 
 
-# ---- who started it
+# ---- causes
 
 
 def _causes(actions: list[RawAction]) -> Iterator[_Cause]:
-    """Of ``CauseAction``: an interrupted build's action has ``causes`` too, which are something else."""
+    """From ``CauseAction`` only: the action of an interrupted build also has ``causes``, with another meaning."""
     for action in actions:
         if action.cls == "hudson.model.CauseAction":
             yield from _convert(action.causes, list[_Cause]) or ()
@@ -384,7 +385,7 @@ def _upstream(causes: list[_Cause]) -> Iterator[UpstreamBuild]:
 
 
 def _of_gitlab(causes: list[_Cause]) -> dict[str, str]:
-    """What the gitlab plugin sets as variables of the build, under their names; to readers it shows the cause."""
+    """The build variables that the gitlab plugin sets, by name; readers without permission only see the cause."""
     told: dict[str, str] = {}
     for cause in causes:
         data = _convert(cause.data, _GitLabData) or _GitLabData()
@@ -395,7 +396,7 @@ def _of_gitlab(causes: list[_Cause]) -> dict[str, str]:
     return told
 
 
-# ---- what was checked out
+# ---- checkouts
 
 
 def _checkout(action: RawAction) -> Checkout | None:
@@ -414,7 +415,7 @@ def _checkout(action: RawAction) -> Checkout | None:
 
 
 def _subversion(changes: _Changes) -> Iterator[Checkout]:
-    """The change log of Subversion names what was checked out; its layout tells the branch."""
+    """Subversion's change log names what was checked out; its directory layout shows the branch."""
     if changes.kind != "svn":
         return
     for each in _convert(changes.revisions, list[_Module]) or ():
@@ -426,7 +427,7 @@ def _subversion(changes: _Changes) -> Iterator[Checkout]:
 
 
 def _libraries(actions: list[RawAction]) -> tuple[str, ...] | None:
-    """Of ``LibrariesAction``, which every pipeline has that could be compiled; None: there is none."""
+    """From ``LibrariesAction``, which every compiled pipeline has; None if it is missing."""
     told = [
         _convert(action.libraries, list[_Library])
         for action in actions
@@ -440,7 +441,7 @@ def _libraries(actions: list[RawAction]) -> tuple[str, ...] | None:
 
 
 def _revision(actions: list[RawAction], job: str) -> Revision | None:
-    """Of ``SCMRevisionAction``; of several (a pipeline may read a library from a multibranch source) the job's own."""
+    """From ``SCMRevisionAction``. A pipeline may have several, for example of a library; then the job's own."""
     found = []
     for action in actions:
         told = _convert(action.revision, _ScmRevision) if action.cls.endswith(".SCMRevisionAction") else None
@@ -453,7 +454,7 @@ def _revision(actions: list[RawAction], job: str) -> Revision | None:
     return next((each for each in found if each.name == own), found[0] if found else None)
 
 
-# ---- what is new in it
+# ---- changes
 
 
 def _changes(raw: RawBuild) -> Iterator[_Changes]:
@@ -465,7 +466,7 @@ def _changes(raw: RawBuild) -> Iterator[_Changes]:
 
 
 def _bounded_sets(changes: list[_Changes]) -> Iterator[ChangeSet]:
-    """With so many messages as are kept of a build."""
+    """Limited to the number of messages that are kept for a build."""
     left = CHANGES
     for found in changes:
         items = found.newest_first()
@@ -490,7 +491,7 @@ def _messages(items: list[_Item]) -> Iterator[str]:
 
 
 def _bounded(message: str) -> str:
-    """Beginning and end of a long message; the dots keep the cut from looking like the end of a line."""
+    """The beginning and end of a long message; the dots mark the cut, so that it does not look like a line end."""
     if len(message) <= MESSAGE_LENGTH:
         return message
     return f"{message[:_MESSAGE_HEAD]}…\n…{message[-_MESSAGE_TAIL:]}"
@@ -500,7 +501,7 @@ def _bounded(message: str) -> str:
 
 
 def _convert(value: Any, type_: type[T]) -> T | None:
-    """The value as that type, or None where a plugin uses the field for something else."""
+    """The value as this type; None if a plugin uses the field for something else."""
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError:
@@ -508,7 +509,7 @@ def _convert(value: Any, type_: type[T]) -> T | None:
 
 
 def _text(value: object) -> str | None:
-    """A parameter's value as text: booleans as Groovy writes them; None for what is no single value."""
+    """A parameter's value as text, with booleans as in Groovy; None if it is not a single value."""
     match value:
         case bool():
             return "true" if value else "false"

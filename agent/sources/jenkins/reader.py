@@ -1,4 +1,4 @@
-"""Reading the builds of one job: the questions of a look, page by page."""
+"""Reads the builds of one job page by page."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from agent.sources.jenkins.missed import MissedBuilds
     from agent.sources.jenkins.raw import RawBuild
 
-# Pages overlap by so many builds: one that is deleted between two requests must not hide another.
+# Pages overlap by this many builds, so that a build deleted between two requests does not hide another.
 OVERLAP = 10
-# At most so many missing numbers of a job are asked for one by one before they count as missed.
+# At most this many missing numbers of a job are requested one by one; the rest count as missed.
 ASK_FOR_MISSING = 5
 
 
 class AnotherJobError(Exception):
-    """The job is not the one that the cursor is of, but one of the same name that was created later."""
+    """The job is not the one of the cursor, but a later one with the same name."""
 
 
 @dataclass(frozen=True)
 class FirstAnswer:
-    """What the first question about a job brought; ``trouble`` when the one open build could not be read."""
+    """The answer to the first request for a job; ``trouble`` if its only open build could not be read."""
 
     listing: Listing
     trouble: JenkinsError | None = None
@@ -40,9 +40,9 @@ class FirstAnswer:
 class JobReader:
     """Reads the jobs of one controller.
 
-    ``report_from`` (UTC ms): what ended before is history. ``missed`` builds that a list shows are read as well.
+    ``report_from`` (UTC ms): builds that ended earlier are history. Builds in ``missed`` are read if they are listed.
 
-    Methods raise :class:`JenkinsError`; what is wrong with a single build is noted in the look.
+    Methods raise :class:`JenkinsError`; a problem with a single build is recorded in the look.
     """
 
     def __init__(self, client: JenkinsClient, clock: Clock, report_from: int, missed: MissedBuilds) -> None:
@@ -52,14 +52,14 @@ class JobReader:
         self._report_from = report_from
 
     def ask_ahead(self, candidate: Candidate) -> FirstAnswer | None:
-        """As :meth:`ask`, in another thread and before it is its turn; None for an answer that is too large to wait."""
+        """Like :meth:`ask`, but in another thread and in advance; None if the answer is too large to wait in memory."""
         try:
             return self._ask(candidate, ahead=True)
         except TooLargeError:
             return None
 
     def ask(self, candidate: Candidate) -> FirstAnswer:
-        """The first and mostly the only question about a job."""
+        """The first and usually the only request for a job."""
         return self._ask(candidate, ahead=False)
 
     def _ask(self, candidate: Candidate, *, ahead: bool) -> FirstAnswer:
@@ -78,7 +78,7 @@ class JobReader:
     def read(self, candidate: Candidate, first: FirstAnswer, look: Look) -> Iterator[list[RawBuild]]:
         """Yield the final builds page by page, and complete ``look``.
 
-        Raises :class:`AnotherJobError`, too; the cursor must then stay where it was, what was yielded may be kept.
+        Also raises :class:`AnotherJobError`: then do not move the cursor, but what was yielded may be kept.
         """
         now = self._clock.now_ms()
         sorter = Sorter(candidate, look, report_from=self._report_from, now=now, was_missed=self._missed.has)
@@ -91,14 +91,14 @@ class JobReader:
             sorter.expect()
 
     def pages(self, candidate: Candidate, first: Listing) -> Iterator[list[RawBuild]]:
-        """The listing, and the pages behind it up to one build that is known: it tells whose job this is."""
+        """The listing, and further pages up to a known build, which shows whether it is still the same job."""
         job, first_new = candidate.job, candidate.first_new
         page, places = first.builds, first.places
         yield _below(page, candidate.next_number)
         _, end = candidate.question()
         if not candidate.moved or end < PAGE:
             return
-        # Lists can be a little short: Jenkins leaves out what it cannot read.
+        # Lists may be a little short, because Jenkins omits builds that it cannot read.
         furthest = max(first_new, 2)
         while (
             page and places >= PAGE - OVERLAP and (oldest := min(page, key=lambda raw: raw.number)).number >= furthest
@@ -109,7 +109,7 @@ class JobReader:
             listing = self._client.builds(job, begin, begin + PAGE)
             following, places = listing.builds, listing.places
             if following and following[0].number < oldest.number and not listing.too_large:
-                end = begin  # more was deleted meanwhile than pages overlap: further back
+                end = begin  # more builds were deleted meanwhile than pages overlap: go further back
                 continue
             page, end = following, begin + PAGE
             yield _below(page, candidate.next_number)
@@ -117,8 +117,10 @@ class JobReader:
     def _read_unlisted(
         self, candidate: Candidate, look: Look, sorter: Sorter, trouble: JenkinsError | None
     ) -> Iterator[list[RawBuild]]:
-        """Open builds that no list shows: still running, or to be asked for by their numbers; each question takes time,
-        so that what came of them is yielded now and then."""
+        """Handle open builds that no list shows: they still run, or are requested by number.
+
+        Requests take time, so results are yielded from time to time.
+        """
         final: list[RawBuild] = []
         asked = 0
         for build in candidate.open_builds:
@@ -150,9 +152,9 @@ class JobReader:
 
 
 def _contradicts(cursor: JobCursor, followed: tuple[OpenBuild, ...], builds: list[RawBuild]) -> bool:
-    """Whether these builds cannot be of the job that the cursor knows: numbers that it knew started later now.
+    """Whether these builds cannot belong to the job of the cursor: known numbers have later starts now.
 
-    Not the other way round: a new number that started before belongs to a controller whose clock was set back.
+    Earlier starts of new numbers do not count: the controller's clock may have been set back.
     """
     latest = cursor.looked_at + CLOCK_TOLERANCE_MS
     known = {(build.number, build.started_at) for build in followed}
@@ -167,5 +169,5 @@ def _contradicts(cursor: JobCursor, followed: tuple[OpenBuild, ...], builds: lis
 
 
 def _below(builds: list[RawBuild], next_build_number: int) -> list[RawBuild]:
-    """Without builds that were started after the job's next number was read: the next poll sees them as new."""
+    """Without builds that started after the job's next number was read: they are new in the next poll."""
     return [raw for raw in builds if raw.number < next_build_number]

@@ -1,4 +1,4 @@
-"""Reading one job: whose builds they are, and the facts that they give."""
+"""Reading one job: recognises which job it is, and turns its builds into facts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from agent.sources.jenkins.reader import FirstAnswer, JobReader
     from agent.sources.jenkins.renames import Renames
 
-# What is not about a single job or build.
+# Errors that do not concern a single job or build.
 NOT_OF_ONE_JOB = (ControllerDownError, StoppedError, OutboxError)
 
 
 @dataclass(frozen=True)
 class Looked:
-    """A job that was looked at, and what is to be stored of it."""
+    """A job after a look, with what has to be stored."""
 
     candidate: Candidate
     look: Look
@@ -38,36 +38,37 @@ class Looked:
 
     @property
     def name(self) -> str:
-        """The full name that the job has now."""
+        """The current full name of the job."""
         return self.candidate.job.full_name
 
     @property
     def renamed(self) -> Renamed | None:
-        """Set when the job was known under another name."""
+        """Set if the job was known under another name."""
         former = self.candidate.cursor
         return None if former is None or former.full_name == self.name else Renamed(former, self.name)
 
     @property
     def missed(self) -> int:
-        """How many builds were gone."""
+        """The number of missed builds."""
         return len(self.look.missed) + self.look.missed_unlisted
 
     @property
     def newest_missed(self) -> int:
-        """The highest of their numbers, as far as it is known."""
+        """The highest number of a missed build, as far as is known."""
         return max(self.look.missed, default=self.candidate.job.next_build_number - 1)
 
     @property
     def begun(self) -> bool:
-        """Whether an earlier job of that name is not this one, so that what is known of its numbers does not count."""
+        """Whether this is a new job with the name of an earlier one, whose stored numbers are obsolete."""
         return self.candidate.cursor is None or self.candidate.took_name
 
 
 class Reading:
     """Reads the jobs of one poll.
 
-    ``open_builds`` by job, as the last poll left them. ``now``: Jenkins' clock (UTC ms). ``store`` takes facts of which
-    there are so many that the job's cursor cannot be waited for.
+    ``open_builds``: by job, from the last poll. ``now``: Jenkins' clock (UTC ms). ``store`` stores facts early, if
+    there are
+    too many to keep until the job's cursor is stored.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Reading:
         self._store = store
 
     def look(self, candidate: Candidate, first: FirstAnswer) -> Looked:
-        """Read one job. Raises :class:`JenkinsError`; its cursor then stays where it is."""
+        """Read one job. Raises :class:`JenkinsError`; its cursor is then unchanged."""
         if candidate.cursor is None or not self._renames.was_taken(candidate.job.full_name):
             try:
                 return self._read(*self._recognised(candidate, first))
@@ -101,7 +102,7 @@ class Reading:
         return self._read_as_another(candidate.as_another_job())
 
     def _read_as_another(self, candidate: Candidate) -> Looked:
-        """Read a job of which the cursor is not: it may be one that had another name, else it is new."""
+        """Read a job that does not fit its cursor: a renamed job or a new one."""
         if candidate.match is None and not candidate.open_builds:
             return Looked(candidate, first_look(candidate))
         try:
@@ -110,7 +111,7 @@ class Reading:
             return self._read(candidate, self._reader.ask(candidate))
 
     def _recognised(self, candidate: Candidate, first: FirstAnswer) -> tuple[Candidate, FirstAnswer]:
-        """A job under a new name is the job that it was: its builds tell."""
+        """Recognise a renamed job by its builds."""
         if not candidate.moved and not candidate.lagging:
             return candidate, first
         cursor, listed = candidate.cursor, first.listing.builds
@@ -137,7 +138,7 @@ class Reading:
         return looked
 
     def _final(self, candidate: Candidate, first: FirstAnswer, look: Look, raw: RawBuild) -> Fact | None:
-        """The fact of a final build; while a page that is needed for it cannot be read, the build waits as open."""
+        """The fact of a final build. If a required page cannot be read yet, the build stays open."""
         build = next((build for build in candidate.open_builds if build.number == raw.number), None)
         now = self._clock.now_ms()
         since = now if build is None else waiting_since(build, now)
@@ -163,7 +164,7 @@ class Reading:
         return facts.final(jenkins_run(self._controller, build.job, build.number), build, at=self._now())
 
     def with_what_is_gone(self, looked: Looked) -> Looked:
-        """With what ran of the job that had the name before, unless that was found under another name."""
+        """Add the open builds of the job that had this name before, unless it was found under another name."""
         if self._renames.was_taken(looked.name):
             return looked
         gone = self._gone(looked.name, looked.candidate.left)

@@ -1,4 +1,4 @@
-"""The builds that tell what another one deploys: those that it names, repeats, was started by, or that its job had."""
+"""Finds related builds that show what a build deploys: named, repeated, upstream, or others of the same job."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ log = structlog.get_logger("poller")
 K = TypeVar("K")
 V = TypeVar("V")
 
-# A deployment is started by a build, which may be started by a build, …: so far the cause is followed.
+# Upstream builds have upstream builds; the chain is followed this far.
 UPSTREAM_STEPS = 5
-# Builds that wait in the queue together become one: so many of those that started it are read.
+# Queued builds may be merged into one: this many of its upstream builds are read.
 _CAUSES = 10
-# So many run parameters are looked at, and so many other builds of a job.
+# At most this many run parameters, and this many other builds of a job, are read.
 _NAMED = 3
 _OTHERS = 3
-# So many other branches of a project are asked, the likeliest first.
+# At most this many other branches of a project are read, most likely first.
 _BRANCHES = 2
 _TRUNKS = ("main", "master", "trunk", "develop")
-# So many builds of a job are listed to find one with a checkout, for one that failed before it came to that.
+# For a build that failed before its checkout: this many builds of the job are listed to find one with a checkout.
 LISTED = 10
-# So many builds are remembered, for one build often starts several deployments, and so many jobs.
+# Cache sizes, for builds (one build often starts several deployments) and for jobs.
 REMEMBERED = 64
 _JOBS = 500
 
 
 @dataclass(frozen=True)
 class _Question:
-    """Of which build: ``job`` and ``listed``, builds that were read with it, are told of the first one only."""
+    """Search context: ``job`` and ``listed`` (builds from the same answer) concern the first build only."""
 
     wanted: Wanted
     give_up: bool
@@ -60,10 +60,9 @@ class _Question:
 
 
 class RelatedBuilds:
-    """Reads them, the likeliest first, and no more than are needed.
+    """Reads related builds, most likely first, and no more than needed.
 
-    Raises :class:`JenkinsError` when Jenkins did not answer that there is nothing to tell: then it is to be tried
-    again. With ``give_up`` that is left out, too.
+    Raises :class:`JenkinsError` if one cannot be read now: try again later. With ``give_up`` it is left out.
     """
 
     def __init__(self, client: JenkinsClient, controller: str) -> None:
@@ -76,7 +75,7 @@ class RelatedBuilds:
     def with_related(
         self, build: Build, job: Job, wanted: Wanted, *, listed: Iterable[RawBuild] = (), give_up: bool = False
     ) -> Build:
-        """The build with those that tell what it deploys. ``listed``: builds of its job that were read with it."""
+        """The build with its related builds. ``listed``: builds of its job from the same answer."""
         own = checkouts.of_build(build, wanted)
         if own.candidates and not own.last_resort:
             self._note(build.job, _as_other(build))
@@ -92,7 +91,7 @@ class RelatedBuilds:
         return build
 
     def _named(self, build: Build, question: _Question) -> Iterator[Related]:
-        """The build that a run parameter names; of several the first that had a checkout."""
+        """The build in a run parameter; if there are several, the first one with a checkout."""
         for parameter, named in list(build.named_builds.items())[:_NAMED]:
             read = self._read(build, named, question)
             if read is not None and repository.has_application(read, question.wanted):
@@ -113,7 +112,7 @@ class RelatedBuilds:
     def _read(self, build: Build, which: UpstreamBuild, question: _Question) -> Build | None:
         key = which.job, which.number
         known = self._builds.get(key)
-        # Started long after that one ended: it may be of a job that was created again, and has the number once more.
+        # Started long after that build ended: it may belong to a job that was created again and reuses the number.
         if known is None or build.started_at > known.ended_at + SAME_BUILD_MS:
             known = self._ask(which, give_up=question.give_up)
         return known and self._complete(known, question.further())
@@ -128,14 +127,14 @@ class RelatedBuilds:
         branch_job = self._client.is_branch_job(which.job)
         found = build_of(raw, controller=self._controller, job=which.job, branch_job=branch_job)
         self._builds.pop((which.job, which.number), None)
-        if raw.phase is Phase.FINAL:  # while it runs, its checkouts may be still to come
+        if raw.phase is Phase.FINAL:  # a running build may not have its checkouts yet
             _remember(self._builds, (which.job, which.number), found, REMEMBERED)
         return found
 
-    # ---- of a build that failed before its checkout
+    # ---- for a build that failed before its checkout
 
     def _others(self, build: Build, question: _Question) -> Iterator[Related]:
-        """Other builds of the job that checked out an application, the nearest first."""
+        """Other builds of the job that checked out an application, nearest first."""
         if question.job is None or not repository.failed_early(build):
             return
         near = sorted(question.listed, key=lambda raw: abs(raw.number - build.number))
@@ -147,7 +146,7 @@ class RelatedBuilds:
             yield Related(Relation.SAME_PROJECT, known)
 
     def _other(self, job: str, build: Build, raw: RawBuild, question: _Question) -> Build | None:
-        """A build of a job, if it checked out an application and is not the one in question."""
+        """Another build of a job, if it checked out an application."""
         if (job, raw.number) == (build.job, build.number):
             return None
         other = build_of(raw, controller=self._controller, job=job, branch_job=build.branch_job)
@@ -155,7 +154,7 @@ class RelatedBuilds:
         return _as_other(other) if own.candidates and not own.last_resort else None
 
     def _listed(self, build: Build, question: _Question) -> Iterator[Related]:
-        """Ask for them, once for each job or project, where nothing else tells the repository."""
+        """List builds, once for each job or project, if the repository is not known otherwise."""
         if question.job is None or not repository.failed_early(build) or build.pull_request_url:
             return
         if build.job not in self._of_jobs:
@@ -168,7 +167,7 @@ class RelatedBuilds:
             yield from self._of_project(build, question)
 
     def _of_project(self, build: Build, question: _Question) -> Iterator[Related]:
-        """All branches of a multibranch project are of one repository, mostly."""
+        """Builds of other branches: all branches of a multibranch project usually have the same repository."""
         project = build.job.rpartition("/")[0]
         if project not in self._of_jobs:
             others = self._client.other_branches(build.job)
@@ -191,14 +190,14 @@ class RelatedBuilds:
         return [each for raw in listed if (each := self._other(job.full_name, build, raw, question))]
 
     def _note(self, job: str, build: Build | None) -> None:
-        """What the job has; of a branch job also what its project has."""
+        """Cache the job's build; for a branch job also for its project."""
         _remember(self._of_jobs, job, build, _JOBS)
         if build is not None and build.branch_job:
             _remember(self._of_jobs, job.rpartition("/")[0], build, _JOBS)
 
 
 def _as_other(build: Build) -> Build:
-    """What is kept of another build of the job: what it checked out, and the parameters on which that may depend."""
+    """The part of another build that is kept: its checkouts, and the parameters that they may depend on."""
     return replace(build, change_sets=(), upstream=(), repeats=None, named_builds={}, related=(), stages=None)
 
 

@@ -1,4 +1,4 @@
-"""Recognising jobs that have another name now: their builds keep number and start under whatever name."""
+"""Recognises renamed jobs: a build keeps its number and start under any name."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from agent.sources.jenkins.look import Candidate
     from agent.sources.jenkins.raw import RawBuild
 
-# Another job may have a name that one had before, and nobody sees from the list. So many names are asked about before a
-# job that one timer started together with many others counts as a new one.
+# Another job may have taken the former name, which the list does not show. This many names are checked before a job
+# that one timer started together with many others counts as new.
 ASK_ABOUT_NAMES = 3
 
 
 class Renames:
-    """The former names of jobs, as one poll meets them.
+    """The former names of jobs, during one poll.
 
-    A job is known by the newest build that a poll saw of it, or by any of its builds that has a deployment. Its name
-    has to be gone, or to be another job's now.
+    A job is recognised by the newest build that a poll saw, or by any build with a deployment. Its former name must be
+    gone
+    or belong to another job.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Renames:
         self._stayed: set[tuple[str, int]] = set()
 
     def former(self, candidate: Candidate, pages: Iterable[list[RawBuild]]) -> JobCursor | None:
-        """The cursor of the job under its former name; ``pages`` of its builds are asked for only where some job is
-        gone. Raises :class:`JenkinsError`.
+        """The cursor of the job under its former name. ``pages`` of builds are requested only if some job is gone.
+
+        Raises :class:`JenkinsError`.
         """
         for page in pages:
             if candidate.cursor is not None and _shows_newest_of(candidate.cursor, page):
@@ -60,7 +62,7 @@ class Renames:
         return None
 
     def shows_another_job(self, cursor: JobCursor, candidate: Candidate, page: Iterable[RawBuild]) -> bool:
-        """Whether a build below the cursor began at the last look or later, and is none of those that are known."""
+        """Whether a build below the cursor is unknown and started at or after the last look."""
         open_builds = {(build.number, build.started_at) for build in candidate.open_builds}
         return any(
             raw.timestamp >= cursor.looked_at
@@ -71,7 +73,7 @@ class Renames:
         )
 
     def take(self, former: JobCursor) -> None:
-        """The job of that cursor was found: nobody else is it."""
+        """Mark the job of this cursor as found."""
         self._taken.add(former.full_name)
 
     def was_taken(self, name: str) -> bool:
@@ -91,7 +93,7 @@ class Renames:
 
     @cached_property
     def _newest(self) -> dict[tuple[int | None, int | None], list[JobCursor]]:
-        """One timer may start many jobs in the same millisecond, with the same number."""
+        """One timer may start many jobs in the same millisecond with the same number."""
         found: dict[tuple[int | None, int | None], list[JobCursor]] = {}
         for cursor in self._cursors:
             found.setdefault((cursor.newest_number, cursor.newest_started_at), []).append(cursor)
@@ -99,11 +101,11 @@ class Renames:
 
     @cached_property
     def _gone(self) -> list[JobCursor]:
-        """Jobs that had builds and are not there any more, or not under their names."""
+        """Jobs with builds that have disappeared, or whose name belongs to another job."""
         return [cursor for cursor in self._cursors if self._is_gone(cursor)]
 
     def _is_gone(self, cursor: JobCursor) -> bool:
-        """For sure: it is not in the list, though it would be, or its number would have gone back."""
+        """Whether it is certainly gone: it would be listed but is not, or its number has decreased."""
         name = cursor.full_name
         job = self._jobs.get(name)
         if job is not None:
@@ -128,7 +130,7 @@ class Renames:
     def _one_of(
         self, formers: list[JobCursor], candidate: Candidate, raw: RawBuild, page: Sequence[RawBuild]
     ) -> JobCursor | None:
-        """The likeliest whose name is gone; else one whose name turns out to be another job's now."""
+        """The most likely job whose name is gone; otherwise one whose name belongs to another job now."""
         gone = [cursor for cursor in formers if self._is_gone(cursor)]
         if len(formers) > 1:
             gone.sort(key=lambda cursor: self._likeness(cursor, candidate, page), reverse=True)
@@ -142,14 +144,14 @@ class Renames:
     def _likeness(
         self, cursor: JobCursor, candidate: Candidate, page: Sequence[RawBuild]
     ) -> tuple[int, bool, bool, int]:
-        """How much speaks for this job among those whose newest builds are the same: other builds, then names."""
+        """How likely this job is among those with the same newest build: by other builds, then by names."""
         folder, _, name = cursor.full_name.rpartition("/")
         folder_now, _, name_now = candidate.job.full_name.rpartition("/")
         builds = sum(self._is_reported(cursor, raw) for raw in page)
         return builds, name == name_now, folder == folder_now, cursor.next_build_number
 
     def _has(self, name: str, raw: RawBuild) -> bool:
-        """Whether the job that has the name now has this very build."""
+        """Whether the job that has the name now has this build."""
         try:
             has = self._client.build(name, raw.number).timestamp == raw.timestamp
         except NotFoundError:
@@ -157,12 +159,12 @@ class Renames:
         except (ControllerDownError, StoppedError):
             raise
         except JenkinsError:
-            has = True  # for all that is known
+            has = True  # unknown: assume that it does
         if has:
             self._stayed.add((name, raw.number))
         return has
 
-    # ---- by any build that has a deployment
+    # ---- by any build with a deployment
 
     def _by_deployment(self, candidate: Candidate, page: Sequence[RawBuild]) -> JobCursor | None:
         if not self._gone:

@@ -1,4 +1,4 @@
-"""The jobs of one poll: asked several at once, read one after the other, and none of them keeps the others waiting."""
+"""The jobs of one poll: first requests run concurrently, results are processed in order, no job blocks the others."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from agent.sources.jenkins.reading import Reading
     from agent.sources.jenkins.storing import Storing
 
-# After so many jobs in a row that did not answer, the controller itself is asked again whether it does.
+# After this many jobs in a row without an answer, the controller itself is checked.
 SILENT_JOBS = 5
 
 
 class Round:
     """Looks at the jobs of one poll.
 
-    ``is_up`` asks the controller itself, and raises when that does not answer.
+    ``is_up`` sends a request to the controller itself and raises if there is no answer.
     """
 
     def __init__(self, reader: JobReader, reading: Reading, storing: Storing, *, is_up: Callable[[], object]) -> None:
@@ -40,7 +40,7 @@ class Round:
         self._patience = SILENT_JOBS
 
     def look_at(self, found: Found, *, at_once: int, stopping: Callable[[], bool]) -> None:
-        """Read and store. Raises :class:`JenkinsError` when the controller itself does not answer any more, and
+        """Read and store all jobs. Raises :class:`JenkinsError` if the controller itself does not answer any more, and
         :class:`agent.outbox.values.OutboxError`.
         """
         renewed = [Looked(candidate, first_look(candidate)) for candidate in found.renewed]
@@ -55,13 +55,13 @@ class Round:
                     if stopping():
                         break
         except JenkinsError:
-            self._storing.commit()  # what was read before
+            self._storing.commit()  # what was read so far
             raise
         self._others_answer()
         self._storing.commit()
         if stopping():
             return
-        # Their names were those of other jobs. Now it is known which of those were found under other names.
+        # These names belonged to other jobs. Now it is known which of those were found under other names.
         for looked in renewed:
             self._storing.add(self._reading.with_what_is_gone(looked))
         self._storing.commit()
@@ -69,7 +69,7 @@ class Round:
     def _ask_all(
         self, candidates: Iterable[Candidate], at_once: int
     ) -> Generator[tuple[Candidate, Future[FirstAnswer | None]]]:
-        """Ask the first question about each job, several at once but never far ahead of the reading."""
+        """Send the first request for each job, several at once but only a few ahead of the processing."""
         with ThreadPoolExecutor(at_once, thread_name_prefix="ask") as pool:
             asked: deque[tuple[Candidate, Future[FirstAnswer | None]]] = deque()
             try:
@@ -83,12 +83,12 @@ class Round:
                 pool.shutdown(cancel_futures=True)
 
     def _look(self, candidate: Candidate, answer: Future[FirstAnswer | None]) -> Looked | None:
-        """Read one job; None: it could not be read, and its cursor stays where it is."""
+        """Read one job; None if it could not be read: its cursor is unchanged."""
         name = candidate.job.full_name
         try:
             looked = self._reading.look(candidate, answer.result() or self._reader.ask(candidate))
         except AskedToWaitError as error:
-            if error.asked:  # whose page always answers so is asked less and less often, and lets the others go first
+            if error.asked:  # a page that always asks to wait gets a longer backoff, and other jobs go first
                 self._storing.set_aside(name, error)
             raise
         except NOT_OF_ONE_JOB:
@@ -104,7 +104,7 @@ class Round:
         return None
 
     def _note_silence(self, job: str, error: JenkinsError) -> None:
-        """Whether the job or the controller is to blame shows when others answer."""
+        """Other jobs' answers will show whether the job or the controller fails."""
         self._silent.append((job, error))
         if len(self._silent) >= self._patience:
             self._is_up()

@@ -1,4 +1,4 @@
-"""What a poll gives to the outbox: facts and cursors together, several jobs in one transaction."""
+"""Stores the results of a poll: facts and cursors together, several jobs in one transaction."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("poller")
 
-# So many jobs are stored in one transaction; each by itself would wait for the disk.
+# Jobs stored in one transaction. One transaction for each job would wait for the disk each time.
 JOBS_TOGETHER = 20
-# Said once for each build; what was read is told when it is stored, what cannot be read as missed.
+# Endings that are logged once for each build. Read builds are logged when stored, unreadable ones as missed.
 _NOT_REPORTED = (Ending.HISTORY, Ending.NO_RULE, Ending.FORMER_NAME)
 
 
 @dataclass
 class PollReport:
-    """What one poll did; ``problems`` are what could not be read, in words, ``job_errors`` in how many jobs."""
+    """What one poll did. ``problems``: messages about what could not be read; ``job_errors``: number of such jobs."""
 
     controller: str
     jobs: int = 0
@@ -49,10 +49,9 @@ class PollReport:
 
 
 class Storing:
-    """Stores what one poll of a controller finds, and notes it in the report.
+    """Stores what one poll of a controller finds, and counts it in the report.
 
-    ``take_reports`` takes in what builds reported, and is called before facts are stored. Methods raise
-    :class:`OutboxError`.
+    ``take_reports`` accepts waiting reports and is called before facts are stored. Methods raise :class:`OutboxError`.
     """
 
     def __init__(self, ingest: Ingest, take_reports: Callable[[], object], unread: Unread, report: PollReport) -> None:
@@ -63,7 +62,7 @@ class Storing:
         self._looked: list[Looked] = []
 
     def set_aside(self, job: str, error: Exception) -> None:
-        """The job could not be read: leave it in peace for a while."""
+        """The job could not be read: start its backoff."""
         self._unread.failed(job, error)
         self._report.problems.append(f"job {job}: {in_words(error)}")
 
@@ -78,13 +77,13 @@ class Storing:
                 self._report.underivable.append(each.deployment_id)
 
     def add(self, looked: Looked) -> None:
-        """Store a job that was looked at, soon."""
+        """Store a job with the next batch."""
         self._looked.append(looked)
         if len(self._looked) >= JOBS_TOGETHER or sum(len(job.facts) for job in self._looked) >= STORE_AT:
             self.commit()
 
     def commit(self) -> None:
-        """Store now. A crash before has read nothing, a crash after loses nothing."""
+        """Store the batch now. After a crash, what was not stored is read again."""
         together, self._looked = self._looked, []
         self._commit(together)
 
@@ -119,7 +118,7 @@ class Storing:
         )
 
     def note(self, looked: Looked) -> None:
-        """What of the job could be read and what not."""
+        """Record what could and could not be read."""
         troubles = looked.look.troubles
         self._unread.read(looked.name, besides=looked.candidate.resting | troubles.keys())
         for number, error in troubles.items():

@@ -1,4 +1,4 @@
-"""What a controller was asked: how many questions of which kind, what they brought, how long the answers took."""
+"""Statistics of requests to a controller: number by kind, bytes, durations."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
     from agent.model.times import Clock
 
-# Upper bounds of the histogram, in seconds; above the last one there is one bucket more.
+# Upper bounds of the histogram buckets in seconds; one more bucket is above the last.
 BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 HOUR_MIN = 60
 
 
 class Kind(enum.StrEnum):
-    """The kinds of questions."""
+    """The kinds of requests."""
 
-    JOBS = "jobs"  # which jobs there are: the controller, a root, a deep folder
+    JOBS = "jobs"  # the list of jobs: of the controller, a root, or a deep folder
     BUILDS = "builds"  # the builds of one job
     BUILD = "build"  # one build
     STAGES = "stages"  # the stages of a build
-    COMPUTER = "computer"  # what is on the executors
+    COMPUTER = "computer"  # the executors
     WHOAMI = "whoami"
 
 
 @dataclass
 class Tally:
-    """Questions that were asked, answered or not. ``bytes`` came in, headers included; times are in seconds."""
+    """Counters of requests, answered or not. ``bytes``: received, headers included. Times are in seconds."""
 
     requests: int = 0
     bytes: int = 0
@@ -41,7 +41,7 @@ class Tally:
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
 
     def add(self, size: int, seconds: float) -> None:
-        """One more."""
+        """Count one request."""
         self.requests += 1
         self.bytes += size
         self.seconds += seconds
@@ -50,7 +50,7 @@ class Tally:
 
     @classmethod
     def sum_of(cls, tallies: Iterable[Tally]) -> Tally:
-        """All of them together."""
+        """The sum of several tallies."""
         total = cls()
         for each in tallies:
             total.requests += each.requests
@@ -62,7 +62,7 @@ class Tally:
 
 
 class Traffic:
-    """The questions to one controller, by kind: of all the time since it was made, and of the last hour.
+    """The requests to one controller by kind, in total and for the last hour.
 
     Thread-safe.
     """
@@ -74,7 +74,7 @@ class Traffic:
         self._minutes: deque[tuple[int, dict[Kind, Tally]]] = deque()
 
     def note(self, kind: Kind, size: int, seconds: float) -> None:
-        """A question is over. ``size``: bytes that came in."""
+        """Record a finished request. ``size``: received bytes."""
         with self._lock:
             self._total.setdefault(kind, Tally()).add(size, seconds)
             minute = self._forget_what_is_old()
@@ -83,12 +83,12 @@ class Traffic:
             self._minutes[-1][1].setdefault(kind, Tally()).add(size, seconds)
 
     def total(self) -> dict[Kind, Tally]:
-        """Everything so far."""
+        """All requests so far."""
         with self._lock:
             return {kind: Tally.sum_of([tally]) for kind, tally in self._total.items()}
 
     def last_hour(self) -> dict[Kind, Tally]:
-        """To the minute."""
+        """With a resolution of one minute."""
         with self._lock:
             self._forget_what_is_old()
             kinds = {kind for _, tallies in self._minutes for kind in tallies}

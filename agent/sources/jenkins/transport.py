@@ -1,4 +1,4 @@
-"""One question to a controller, bounded in time and size: its answer, or an error that says what happened where."""
+"""One HTTP request to a controller, limited in time and size: its answer, or an error that says what happened where."""
 
 from __future__ import annotations
 
@@ -46,22 +46,23 @@ if TYPE_CHECKING:
     from agent.config.settings import JenkinsSettings
     from agent.model.times import Clock
 
-# The setting `timeout` bounds every wait; so many of them, and a minute at least, bound the answer as a whole. The list
-# of 20,000 jobs is 3 MB that Jenkins makes while it sends, so a slow one may take long as long as it gets on.
+# The setting `timeout` limits every wait; this many times that, but at least a minute, limits the whole answer. The
+# list
+# of 20,000 jobs is 3 MB that Jenkins generates while it sends, so a slow but steady answer is accepted.
 WHOLE_TIMEOUTS = 4
 WHOLE_LEAST_S = 60.0
-# An answer, before and after it is unpacked. The list of 100,000 jobs has as much.
+# Maximum bytes of an answer, before and after decompression. The list of 100,000 jobs has this size.
 BODY_LIMIT = 16 * 1024 * 1024
 _HEADERS_LIMIT = 1024 * 1024
 _CHUNK = 64 * 1024
-# The page of an error is read, and thrown away, only if it is short and there: then its connection serves on.
+# The rest of an error page is read only if it is short and has arrived, so that the connection can be used again.
 _REST_LIMIT = 64 * 1024
 _REST_S = 1.0
-# With a Retry-After these are about whoever asks, not about one page.
+# With a Retry-After these concern the client, not one page.
 _RESTS = (429, 503)
-# What others wrote into a header, in our messages.
+# Characters of a foreign header that messages show.
 _SHOWN = 300
-# Sticky sessions need one or two. More, or longer ones, would make requests that servers refuse.
+# Sticky sessions need one or two. With more, or longer ones, servers would refuse the requests.
 _COOKIES = 20
 _COOKIE_LENGTH = 512
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, jenkins.JenkinsException, OSError)
@@ -71,7 +72,7 @@ class Transport:
     """The connections to one controller, through python-jenkins. Methods may run in several threads."""
 
     def __init__(self, settings: JenkinsSettings, clock: Clock) -> None:
-        """Raises :class:`agent.config.file.ConfigError` when the environment names a proxy that cannot be used."""
+        """Raises :class:`agent.config.file.ConfigError` if the environment names a proxy that cannot be used."""
         self._url = settings.url
         self._token = settings.token
         self._username = settings.username
@@ -81,12 +82,12 @@ class Transport:
         self._at_once = threading.BoundedSemaphore(settings.concurrency)
         self._jenkins = jenkins.Jenkins(settings.url, timeout=self._timeout_s)
         self.session: requests.Session = self._jenkins._session
-        self.session.trust_env = False  # the proxy is looked up in the one place that knows, and ~/.netrc is not asked
+        self.session.trust_env = False  # ``Route`` decides about proxies, and ~/.netrc must not be used
         self._route = _route(settings.url)
         proxy = self._route.proxy
         if proxy is not None:
             self.session.proxies = dict.fromkeys(("http", "https"), proxy.url)
-        for scheme in ("http://", "https://"):  # as many connections as questions at once, and all of them kept alive
+        for scheme in ("http://", "https://"):  # one kept-alive connection for each concurrent request
             authorization = None if proxy is None else proxy.authorization
             self.session.mount(scheme, Adapter(connections=settings.concurrency, proxy_authorization=authorization))
         self.session.verify = _authorities(settings)
@@ -97,9 +98,10 @@ class Transport:
             )
         self.session.cookies = _FewCookies()
         self.session.headers["User-Agent"] = settings.user_agent
-        self.session.headers["Accept-Encoding"] = "gzip"  # which is unpacked here, within bounds
-        # Before requests follows a redirect with our credentials, before python-jenkins turns an outage into "job does
-        # not exist", and before either of them reads a body of any size.
+        self.session.headers["Accept-Encoding"] = "gzip"  # decompressed here, with a limit
+        # The hook runs before requests follows a redirect with the credentials, before python-jenkins turns an outage
+        # into "job
+        # does not exist", and before either reads a body of any size.
         self.session.hooks["response"].append(self._refuse)
         self._authenticate()
         self._lock = threading.Lock()
@@ -111,7 +113,7 @@ class Transport:
         self._quiet_until = 0.0
 
     def close(self) -> None:
-        """End what is under way, in any thread, with :class:`StoppedError`, and so every later question."""
+        """Abort all requests in all threads with :class:`StoppedError`; later ones raise it too."""
         with self._lock:
             self._closed.set()
             for exchange in self._under_way:
@@ -119,7 +121,7 @@ class Transport:
         self.session.close()
 
     def reload_token(self) -> bool:
-        """Look whether the token's file holds another token now; True when it does."""
+        """Read the token file again; True if the token has changed."""
         if self._token is None or not self._token.reload():
             return False
         self._authenticate()
@@ -131,9 +133,9 @@ class Transport:
             self.session.auth = requests.auth.HTTPBasicAuth(*credentials)
 
     def get(self, path: str, tree: str | None, kind: Kind, *, most: int | None = None) -> Answer:
-        """Ask for ``path`` below the controller's address. ``most``: bytes of the answer, instead of ``BODY_LIMIT``.
+        """GET ``path`` below the controller's URL. ``most``: maximum bytes of the answer, instead of ``BODY_LIMIT``.
 
-        Raises :class:`JenkinsError`; a :class:`TooLargeError` for a larger answer.
+        Raises :class:`JenkinsError`; :class:`TooLargeError` for a larger answer.
         """
         limit = BODY_LIMIT if most is None else min(most, BODY_LIMIT)
         if self._token is not None and self._token.problem is not None:
@@ -152,7 +154,7 @@ class Transport:
             except _FAILURES as error:
                 self._raise_if_closed()
                 raise self._in_words(page, exchange, error) from error
-            self._raise_if_closed()  # the end of an answer without a length may have been ours
+            self._raise_if_closed()  # an answer without a length may have ended because the client was closed
             return answer
 
     def _wait(self, seconds: float) -> None:
@@ -196,7 +198,7 @@ class Transport:
         with self._lock:
             self.progress += size
 
-    # ---- what is an answer
+    # ---- checking answers
 
     def _answer(self, page: str, request: requests.Request, exchange: Exchange, limit: int) -> Answer:
         began = self._clock.monotonic()
@@ -221,7 +223,7 @@ class Transport:
         return Answer(page, content, response.headers, self._clock.monotonic() - began, limit)
 
     def _refuse(self, response: requests.Response, *_: Any, **__: Any) -> None:
-        """Turn what is no answer into an error of ours; as a hook it runs before anybody else looks."""
+        """Turn an error response into an exception. As a hook it runs before any other code sees the response."""
         status = response.status_code
         if status < 300:
             return
@@ -262,7 +264,7 @@ class Transport:
         what = f"{where}: Jenkins is starting, stopping or overloaded"
         if not retry_after_ms or response.status_code not in _RESTS:
             raise UnreachableError(what, retry_after_ms=retry_after_ms)
-        # Whoever asks for a rest, be it a proxy that counts requests, wants it from all questions.
+        # A server or rate-limiting proxy that asks to wait means all requests.
         retry_after_ms = min(retry_after_ms, round(LONGEST_BACKOFF_S * 1000))
         self._quiet_until = max(self._quiet_until, self._clock.monotonic() + retry_after_ms / 1000)
         raise AskedToWaitError(
@@ -320,34 +322,34 @@ def _raise_forbidden(where: str, response: requests.Response) -> NoReturn:
 
 
 def _shown(header: str) -> str:
-    """Half a secret at its end would not be recognised any more."""
+    """A header for messages. It is redacted before it is cut, because half a secret would not be recognised."""
     return redact(header)[:_SHOWN]
 
 
 def _throw_away(response: requests.Response, exchange: Exchange) -> None:
-    """Let the connection serve on if the rest of the answer is short and comes at once; close it otherwise."""
+    """Keep the connection if the rest of the answer is short and has arrived; close it otherwise."""
     exchange.hurry(_REST_S)
     with suppress(urllib3.exceptions.HTTPError, OSError), response:
         response.raw.read(_REST_LIMIT, decode_content=False)
 
 
 class _FewCookies(requests.cookies.RequestsCookieJar):
-    """Remembers no more than a request can carry."""
+    """Stores no more cookies than a request can carry."""
 
     def __init__(self) -> None:
         super().__init__(DefaultCookiePolicy())
 
     def __iter__(self) -> Iterator[Cookie]:  # type: ignore[override]  # the stubs mean names
-        """Each request takes a copy, while an answer in another thread may bring more."""
+        """A copy for each request, because another thread may store cookies meanwhile."""
         with self._cookies_lock:  # type: ignore[attr-defined]
             return iter(list(super().__iter__()))
 
     def set_cookie(self, cookie: Cookie, *args: Any, **kwargs: Any) -> None:
-        """As ``http.cookiejar`` says."""
+        """See ``http.cookiejar``."""
         if len(cookie.name) + len(cookie.value or "") > _COOKIE_LENGTH:
             return
         if len(self) >= _COOKIES and cookie.name not in self.keys():
-            self.clear()  # whoever sends so many does not mean each of them
+            self.clear()  # a server that sends so many does not need each of them
         super().set_cookie(cookie, *args, **kwargs)
 
 
@@ -362,7 +364,7 @@ def _unpacked(page: str, body: bytearray, encoding: str, limit: int) -> bytes | 
 
 
 def _authorities(settings: JenkinsSettings) -> str | bool:
-    """Whom to trust: the system's authorities as for Hivel, where requests would take a list of its own."""
+    """The trusted CAs: the system's, as for Hivel; requests would use its own list."""
     if settings.tls.ca_file is not None:
         return str(settings.tls.ca_file)
     if named := os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"):
@@ -372,7 +374,7 @@ def _authorities(settings: JenkinsSettings) -> str | bool:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The innermost reason: requests wraps urllib3, which wraps what happened."""
+    """The innermost cause: requests wraps urllib3, which wraps the original error."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Jobs and builds that cannot be read: each is tried again after its own backoff, and keeps nobody else waiting."""
+"""Jobs and builds that cannot be read. Each is retried after its own backoff and does not delay others."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("poller")
 
-# A build that Jenkins says it cannot read costs it nothing to say so again: it is asked for once a minute.
+# Maximum backoff (seconds) for a build that Jenkins reports as unreadable: requesting it again costs little.
 UNREADABLE_BUILD_S = 60.0
-# Instead of a build's number: the job itself. Jenkins counts builds from 1.
+# In place of a build number: the job itself. Jenkins' build numbers start at 1.
 _JOB = 0
 
 _Key = tuple[str, int]
 
 
 class Unread:
-    """The jobs and builds of one controller that could not be read the last time.
+    """The jobs and builds of one controller that could not be read last time.
 
-    ``stored``: what an earlier process left. Whoever starts anew tries everything at once, for something may have been
-    mended, and ``since`` is kept.
+    ``stored``: from an earlier process. After a restart everything is retried at once, because the cause may be gone;
+    ``since`` is kept.
     """
 
     def __init__(self, controller: str, interval_s: float, clock: Clock, stored: Mapping[str, JobError]) -> None:
@@ -46,19 +46,19 @@ class Unread:
         return len(self._failing)
 
     def jobs(self) -> set[str]:
-        """The jobs that could not be read themselves, whose builds may well be."""
+        """Jobs that could not be read themselves. Their builds may be readable."""
         return {name for name, failing in self._failing.items() if _JOB in failing}
 
     def due(self, job: str) -> bool:
-        """Whether the job may be asked about."""
+        """Whether the job may be requested now."""
         return self._is_due(job, _JOB)
 
     def builds(self, job: str) -> frozenset[int]:
-        """The numbers of the job's builds that could not be read."""
+        """Numbers of the job's builds that could not be read."""
         return frozenset(number for number in self._failing.get(job, ()) if number != _JOB)
 
     def resting(self, job: str) -> frozenset[int]:
-        """Those of them that are left in peace for now."""
+        """Those of them that are in backoff now."""
         return frozenset(number for number in self.builds(job) if not self._is_due(job, number))
 
     def _is_due(self, job: str, number: int) -> bool:
@@ -82,7 +82,7 @@ class Unread:
             log.warning(what, controller=self._controller, **item, reason=reason, exc_info=trace)
 
     def read(self, job: str, besides: Container[int] = ()) -> None:
-        """The job could be read, and all its builds but those."""
+        """The job was read, and all its builds except ``besides``."""
         failing = self._failing.get(job)
         if failing is None:
             return
@@ -96,17 +96,17 @@ class Unread:
         self._changed.add(job)
 
     def forget(self, present: Container[str]) -> None:
-        """Jobs that are not there any more cannot be read either; nobody has to know."""
+        """Forget jobs that no longer exist."""
         for job in [job for job in self._failing if job not in present]:
             self.read(job)
 
     def changes(self) -> dict[str, JobError | None]:
-        """What ``status`` has to show from now on; see ``Progress.errors``."""
+        """The changes that ``status`` has to show; see ``Progress.errors``."""
         errors = {job: self._error(job) for job in self._changed}
         return {job: error for job, error in errors.items() if error is not None or job in self._stored}
 
     def stored(self, changes: Mapping[str, JobError | None]) -> None:
-        """They are in the outbox now."""
+        """These changes are in the outbox."""
         for job, error in changes.items():
             if error is None:
                 self._stored.pop(job, None)
@@ -115,7 +115,7 @@ class Unread:
         self._changed.clear()
 
     def _error(self, job: str) -> JobError | None:
-        """Of the job itself, or of the build that is tried again first."""
+        """The error of the job itself, or of its build with the earliest retry."""
         failing = self._failing.get(job)
         if failing is None:
             return None
@@ -131,5 +131,5 @@ class Unread:
 
 
 def in_words(error: Exception) -> str:
-    """For people; of an exception that nobody expected its name, too."""
+    """A message for people; for an unexpected exception with its type."""
     return str(error) if isinstance(error, JenkinsError) else redact(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Builds that reported something and that no poll knows yet: each is read once, whether or not a rule matches."""
+"""Builds that sent a report and that the poller has not read: each is read once, whether or not a rule matches."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("poller")
 
-# However many builds are reported: in one poll no more than so many are asked for. Of those that may not be there, no
-# more in a whole interval: reports wake the poller, and it may look every second.
+# At most this many are requested in one poll. For builds that may not exist, it is the limit for a whole interval,
+# because reports wake the poller as often as once a second.
 ASKED_AT_ONCE = 10
-# A build that cannot be read for so long is not asked for any more.
+# A build that cannot be read for this long (ms) is given up.
 GIVEN_UP_MS = 24 * 3_600_000
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A wanted build: its job if that is listed, and then how much was said of the build so far.
+    """A wanted build: its job, if listed, and the number of facts about the build so far.
 
-    ``others``: more builds of a job that is not listed. They are as much there as this one.
+    ``others``: more wanted builds of the same unlisted job. They are as likely to exist as this one.
     """
 
     wanted: WantedBuild
@@ -61,9 +61,9 @@ class _Asked:
 
     @property
     def key(self) -> tuple[str, int, bool, int]:
-        """For its backoff: it is asked for anew when its job is listed, and when it reports once more.
+        """The key of its backoff. It changes, and the build is due, when its job is listed or another report arrives.
 
-        Builds of a job that is not listed have one backoff together.
+        All builds of an unlisted job share one backoff.
         """
         if self.job is None:
             return self.wanted.full_name, 0, False, 0
@@ -71,7 +71,7 @@ class _Asked:
 
     @property
     def may_be_there(self) -> bool:
-        """Of a job that is not listed nobody knows."""
+        """Whether the build is likely to exist. Unknown for an unlisted job."""
         return self.job is None or self.wanted.number < self.job.next_build_number
 
 
@@ -95,11 +95,11 @@ class WantedBuilds:
         self._rules = rules
         self._backoffs = Backoffs[tuple[str, int, bool, int]](interval_s, outbox.clock)
         self._interval_s = interval_s
-        self._doubtful: set[tuple[str, int]] = set()  # could not be read before, whatever was said since
-        self._doubtful_asked: deque[float] = deque(maxlen=ASKED_AT_ONCE)  # when (monotonic seconds)
+        self._doubtful: set[tuple[str, int]] = set()  # could not be read before, whatever was reported since
+        self._doubtful_asked: deque[float] = deque(maxlen=ASKED_AT_ONCE)  # request times (monotonic seconds)
 
     def read(self, jobs: Iterable[Job], now: int, store: Callable[[list[Fact], Progress], None]) -> None:
-        """Ask for those that are due, the likeliest first; ``store`` takes what comes of each.
+        """Request the builds that are due, most likely first; ``store`` receives the result of each.
 
         ``now``: Jenkins' clock (UTC ms). Raises :class:`agent.sources.jenkins.errors.ControllerDownError`.
         """
@@ -117,7 +117,7 @@ class WantedBuilds:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is about this build
                 self._failed(each, error, store)
-                if isinstance(error, UnreachableError):  # others may take as long to say nothing
+                if isinstance(error, UnreachableError):  # other requests may wait as long for nothing
                     return
 
     def _is_doubtful(self, asked: _Asked) -> bool:
@@ -171,14 +171,14 @@ class WantedBuilds:
         return self._outbox.clock.now_ms() - wanted.since > GIVEN_UP_MS
 
     def _read(self, asked: _Asked, now: int) -> tuple[list[Fact], Progress]:
-        """What is known of the build now, and that it is not wanted any more."""
+        """The current facts about the build, and that it is no longer wanted."""
         wanted = asked.wanted
         done = Progress(self._controller, no_longer_wanted=(wanted,))
         opened = self._outbox.open_builds(self._controller).get(wanted.full_name, ())
         is_open = any(build.number == wanted.number for build in opened)
         state = self._outbox.load([asked.run])[asked.run]
         if is_open or all(build.ref.known for build in _reporting(state)):
-            return [], done  # a poll has read it since
+            return [], done  # a poll has read it meanwhile
         raw = self._client.build(wanted.full_name, wanted.number)
         if raw.phase is Phase.FINAL:
             return self._final(asked, raw, state, now), done
@@ -196,8 +196,9 @@ class WantedBuilds:
         probe = facts.final(run, Build(started_at=raw.timestamp, ended_at=raw.ended_at), at=now)
         found = next((b for b in _reporting(state, probe) if b.ref == BuildRef(raw.timestamp, known=True)), None)
         if found is None:
-            return []  # what was reported is of another build of this number: of a job that had the name before
-        if len(found.finals) > 1:  # it was read before, and the report came late: it is of what still has the number
+            return []  # the report was about another build with this number, of a job that had the name before
+        # already read, and the report came late: it concerns the build that has the number now
+        if len(found.finals) > 1:
             return [facts.seen(run, started_at=raw.timestamp, at=now)]
         job = asked.job or Job(name, raw.number + 1, self._client.is_branch_job(name))
         listing = self._client.builds(job, 0, LISTED) if job.branch_job else Listing([])
@@ -208,7 +209,7 @@ class WantedBuilds:
 
 
 def _one_of_each_unlisted(asked: Sequence[_Asked], failures: Mapping[tuple[str, int, bool, int], int]) -> list[_Asked]:
-    """Of the builds of a job that is not listed, one at a time: mostly the job is not there at all."""
+    """One build at a time of each unlisted job, because usually the job does not exist."""
     unlisted: dict[str, list[_Asked]] = {}
     for each in asked:
         if each.job is None:
@@ -222,6 +223,6 @@ def _one_of_each_unlisted(asked: Sequence[_Asked], failures: Mapping[tuple[str, 
 
 
 def _reporting(state: RunState, *more: Fact) -> list[BuildFacts]:
-    """The builds of a run that reported something."""
+    """The builds of a run that sent reports."""
     builds = attribute([*state.facts, *more], kept_builds(state.deployments))
     return [build for build in builds if build.reports]
