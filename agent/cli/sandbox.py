@@ -31,14 +31,32 @@ def command() -> None:
     """
 
 
+# Threads cannot wait for longer everywhere.
+_SECONDS = click.FloatRange(0, 86_400)
+
+
+def _not_empty(_context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("is empty", param=parameter)
+    return value
+
+
 def listen_options(port: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``--host``, ``--port``, ``--token``."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
             click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
-            click.option("--port", default=port, show_default=True, help="Port to listen on; 0 takes a free one."),
-            click.option("--token", default="sandbox-token", show_default=True, help="The token to accept."),
+            click.option(
+                "--port",
+                default=port,
+                show_default=True,
+                type=click.IntRange(0, 65_535),
+                help="Port to listen on; 0 takes a free one.",
+            ),
+            click.option(
+                "--token", default="sandbox-token", show_default=True, callback=_not_empty, help="The token to accept."
+            ),
         ):
             function = option(function)
         return function
@@ -60,7 +78,10 @@ def hivel(host: str, port: int, token: str, db: Path | None, fault: str | None, 
     Break it: curl -X POST -H 'Content-Type: application/json' \\
                 -d '{"kind": "status", "status": 503, "seconds": 30}' http://127.0.0.1:8090/_faults
     """
-    local = LocalHivel(token, db=db, strict=strict)
+    try:
+        local = LocalHivel(token, db=db, strict=strict)
+    except OSError as error:
+        raise click.ClickException(f"cannot keep events in {db}: {error.strerror}") from None
     if fault is not None:
         try:
             local.fault(msgspec.json.decode(fault, type=Fault))
@@ -72,13 +93,20 @@ def hivel(host: str, port: int, token: str, db: Path | None, fault: str | None, 
 @command.command("jenkins")
 @listen_options(8091)
 @click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Recorded answers.")
-@click.option("--every", default=0.0, help="Start a build, and finish the one before, every so many seconds.")
+@click.option(
+    "--every", default=0.0, type=_SECONDS, help="Every so many seconds, start a build and finish the previous."
+)
 @click.option(
     "--replicas", default=1, type=click.IntRange(1, 10), help="So many replicas serve it, as CloudBees CI HA."
 )
 @click.option("--lag", help="How far the last replica lags behind the first, such as 6s; at most 10m. Default: 0s.")
 @click.option("--sticky", is_flag=True, help="A client that keeps cookies stays with its replica; default: at random.")
-@click.option("--failover", default=0.0, help="Let one replica after the other end and return, every so many seconds.")
+@click.option(
+    "--failover",
+    default=0.0,
+    type=_SECONDS,
+    help="Every so many seconds, restart the next replica.",
+)
 def jenkins(
     *, host: str, port: int, token: str, folder: Path | None, every: float,
     replicas: int, lag: str | None, failover: float, sticky: bool,

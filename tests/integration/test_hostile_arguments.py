@@ -17,6 +17,7 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from tests.integration.support import Agent
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -40,6 +41,18 @@ PLACES = [
     ["replay"], ["replay", "--failed", "--yes", "--since"], ["replay", "--failed", "--yes", "--until"],
     ["replay", "--all-delivered", "--yes", "--since"], ["replay", "--failed", "--yes", "--job"],
     ["explain"], ["explain", "--json"], ["audit", "--job"], ["audit", "--controller"], ["audit", "--since"], ["audit"],
+    ["once", "--within"], ["once"], ["demo"], ["init"], ["run"], ["run", "--config"], ["backfill", "--controller"],
+    *(["init", "--no-test", *option] for option in (["--folder"], ["--hivel-url"], ["--jenkins-url"], ["--since"],
+                                                    ["--job"], ["--jenkins-name"], ["--hivel-token-file"])),
+    ["sandbox", "hivel"], ["sandbox", "jenkins"],
+    *(["sandbox", name, "--port", "0", option] for name in ("hivel", "jenkins") for option in ("--host", "--token")),
+    *(["sandbox", name, "--port"] for name in ("hivel", "jenkins")),
+    *(["sandbox", "hivel", "--port", "0", option] for option in ("--db", "--fault")),
+    *(["sandbox", "jenkins", "--port", "0", *option] for option in (["--every"], ["--folder"], ["--replicas"],
+      ["--replicas", "2", "--lag"], ["--replicas", "2", "--failover"])),
+    *(["emit", "--run", "7", "--environment", "eu", "--repo-url", "https://git.test/a", "--branch", "main", option]
+      for option in ("--run", "--status", "--start-time", "--pr-numbers", "--build-url", "--timeout", "--config")),
+    ["emit"], ["emit", "--dry-run", "--strict", "--job"],
     ["status"], ["check", "--offline"], ["completion"], ["run", "--log-format", "xml"], ["sandbox"], [],
 ]  # fmt: skip
 
@@ -51,12 +64,24 @@ def agent(tmp_path: Path) -> Agent:
     return agent
 
 
+class Listening:
+    """In place of a server: it ends at once."""
+
+    @staticmethod
+    def run(sockets: list[socket.socket]) -> None:
+        for each in sockets:
+            each.close()
+
+
 def called(agent: Agent, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
     """The verb in this process; an exception that nobody expected is one here."""
     monkeypatch.setenv("HIVEL_AGENT_CONFIG", str(agent.config))
     monkeypatch.setattr(sys, "argv", ["hivel-agent", *arguments])
     monkeypatch.setattr(streams, "take", lambda: None)
     monkeypatch.setattr("agent.daemon.logs.configure", lambda **_: None)
+    # A sandbox that could listen has shown that its arguments are fine.
+    monkeypatch.setattr("agent.sandbox.server._uvicorn", lambda _: Listening())
+    monkeypatch.chdir(agent.folder)
     with pytest.raises(SystemExit) as end:
         main()
     return end.value.code

@@ -97,7 +97,7 @@ class LocalHivel:
         """Keep the events at ``db``, or in memory; ``strict`` answers 409 to an identical event as well.
 
         ``monotonic`` (seconds) is the clock by which faults end. Raises :class:`ValueError` for an empty
-        token, and :class:`sqlite3.Error` when ``db`` cannot be used.
+        token, and :class:`OSError` when ``db`` cannot be used.
         """
         if not token:
             raise ValueError("the token of the local Hivel is empty")

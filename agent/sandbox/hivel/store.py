@@ -40,27 +40,38 @@ class ReceivedRequest:
     """The status answered; ``None`` when there was no answer, or none yet."""
 
 
+def _opened(path: Path | None) -> sqlite3.Connection:
+    database = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+    # A sandbox may lose its last events in a power cut; in exchange a POST waits for no disk.
+    database.executescript(
+        """
+        PRAGMA journal_mode = WAL;
+        PRAGMA synchronous = OFF;
+        CREATE TABLE IF NOT EXISTS deployment (
+            position INTEGER PRIMARY KEY,
+            deployment_id TEXT NOT NULL UNIQUE,
+            received_at_ms INTEGER NOT NULL,
+            times_posted INTEGER NOT NULL,
+            event TEXT NOT NULL,
+            raw TEXT NOT NULL
+        );
+        """
+    )
+    return database
+
+
 class Store:
-    """The stored events, in SQLite; every method may be called from any thread."""
+    """The stored events, in SQLite; every method may be called from any thread.
+
+    Raises :class:`OSError` when the file cannot be used.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
-        # A sandbox may lose its last events in a power cut; in exchange a POST waits for no disk.
-        self._db.executescript(
-            """
-            PRAGMA journal_mode = WAL;
-            PRAGMA synchronous = OFF;
-            CREATE TABLE IF NOT EXISTS deployment (
-                position INTEGER PRIMARY KEY,
-                deployment_id TEXT NOT NULL UNIQUE,
-                received_at_ms INTEGER NOT NULL,
-                times_posted INTEGER NOT NULL,
-                event TEXT NOT NULL,
-                raw TEXT NOT NULL
-            );
-            """
-        )
+        try:
+            self._db = _opened(path)
+        except (sqlite3.Error, ValueError) as error:
+            raise OSError(0, str(error), str(path)) from error
 
     def add(self, event: DeploymentEvent, raw: bytes, now_ms: int) -> Literal["new", "identical", "different"]:
         """Store the event unless its deployment_id is there; tell how it compares to what is there."""
