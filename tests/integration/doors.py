@@ -60,4 +60,4 @@ class Doors(Agent):
         """Report over HTTP; ``report`` may be bytes."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         body = {"content": report} if isinstance(report, bytes) else {"json": report}
-        return httpx.post(self.intake + path, headers=headers, timeout=20, **body)
+        return httpx.post(self.intake + path, headers=headers, timeout=120, **body)

@@ -249,7 +249,7 @@ class _Stage:
         done = subprocess.run(
             ["sh", "-xe", str(FOLDER / given["script"])],
             cwd=given["workspace"], env=given["variables"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=60, check=False,
+            timeout=240, check=False,
         )  # fmt: skip
         return {
             "result": "SUCCESS" if done.returncode == 0 else "FAILURE",

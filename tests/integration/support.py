@@ -94,7 +94,7 @@ def event(outbox: Outbox, deployment_id: str) -> dict[str, Any]:
     return content
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
     """Wait for something that another process or thread does."""
     deadline = time.monotonic() + seconds
     waiter = __import__("threading").Event()
@@ -151,7 +151,7 @@ class Agent:
         """Run a verb to its end."""
         return subprocess.run(
             self.command(*arguments),
-            capture_output=True, text=True, timeout=60, env=self.environment() | environment, check=False,
+            capture_output=True, text=True, timeout=240, env=self.environment() | environment, check=False,
         )  # fmt: skip
 
     def json(self, *arguments: str) -> Any:

@@ -137,7 +137,7 @@ def test_the_daemon_delivers_stops_cleanly_and_goes_on_where_it_was(
         process = agent.start()
         wait_until(lambda expected=expected: len(hivel.deployments()) == expected, "the events have arrived")
         process.send_signal(number)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
         assert not agent.outbox.with_name("outbox.db-wal").exists()
         assert agent.json("status")["daemon_pid"] is None
         jenkins.add_builds("deploy/shop", 1, repo=REPO)

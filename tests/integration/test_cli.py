@@ -43,7 +43,7 @@ def loaded(*arguments: str, **environment: str) -> set[str]:
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(
         [sys.executable, "-c", TELLING, *arguments],
-        capture_output=True, text=True, timeout=60, env=unmeasured | environment, check=False,
+        capture_output=True, text=True, timeout=240, env=unmeasured | environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return set(done.stderr.splitlines()[-1].split())
@@ -118,7 +118,7 @@ def test_emit_takes_the_configuration_on_either_side_and_the_one_behind_it_count
     root = Path(agent.cli.__path__[0]).parents[1]
     done = subprocess.run(
         [sys.executable, "-m", "agent", *before, *report, *behind], cwd=tmp_path, check=False, capture_output=True,
-        text=True, timeout=60, env=Agent(tmp_path).environment() | {"PYTHONPATH": str(root)},
+        text=True, timeout=240, env=Agent(tmp_path).environment() | {"PYTHONPATH": str(root)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "spool").iterdir())) == 1
@@ -161,7 +161,7 @@ def test_a_selection_that_cannot_be_done_like_this_changes_nothing(
 ) -> None:
     before = failing.json("queue", "list")
     done = subprocess.run(
-        failing.command("replay", *arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        failing.command("replay", *arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240,
         env=failing.environment(), check=False,
     )  # fmt: skip
     assert done.returncode == code
@@ -183,7 +183,7 @@ def test_on_a_terminal_a_selection_is_counted_and_done_after_a_yes(failing: Agen
     )  # fmt: skip
     os.close(follower)
     os.write(leader, answer.encode() + b"\n")
-    shown, asked = process.communicate(timeout=60)
+    shown, asked = process.communicate(timeout=240)
     os.close(leader)
     assert process.returncode == code
     assert asked.startswith("2 event(s) would be sent again. Do it? [y/N]: ")

@@ -263,7 +263,7 @@ def test_it_runs_beside_a_daemon_at_work(agent: Agent, jenkins: LocalJenkins) ->
         assert counts(compared(agent)) == {"same": 4}
     finally:
         daemon.terminate()
-        assert daemon.wait(30) == 0
+        assert daemon.wait(120) == 0
 
 
 def test_what_makes_no_sense_without_the_comparison_is_a_usage_error(agent: Agent) -> None:

@@ -507,4 +507,4 @@ def test_polls_of_jenkins_reuse_their_connection(
         assert secure_jenkins.accepted == 1
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)

@@ -89,7 +89,7 @@ class Driver:
         return came_to
 
     def close(self) -> None:
-        self._process.communicate(timeout=20)
+        self._process.communicate(timeout=240)
 
 
 @pytest.fixture

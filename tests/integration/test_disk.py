@@ -156,7 +156,7 @@ def test_verbs_say_what_is_wrong_with_a_full_disk(
     jenkins.add_builds(JOB, 5, repo=REPO)
     wait_until(lambda: agent.json("status")["events"]["delivered"] == 5, "5 events are delivered")
     daemon.terminate()
-    assert daemon.wait(20) == 0
+    assert daemon.wait(120) == 0
     jenkins.add_builds(JOB, 200, repo=REPO)
     disk.fill()
     for verb in (["status"], ["queue", "list"]):
@@ -203,7 +203,7 @@ def test_a_daemon_that_starts_on_a_full_disk_delivers_or_says_why_not(
         process = started(agent)
     wait_until(lambda: len(hivel.deployments()) == 205, "everything has arrived")
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(120) == 0
 
 
 # ---- read-only
@@ -215,7 +215,7 @@ def test_verbs_say_what_is_wrong_with_a_read_only_disk(
     jenkins.add_builds(JOB, 5, repo=REPO)
     wait_until(lambda: agent.json("status")["events"]["delivered"] == 5, "5 events are delivered")
     daemon.terminate()
-    assert daemon.wait(20) == 0
+    assert daemon.wait(120) == 0
     jenkins.add_builds(JOB, 5, repo=REPO)
     disk.remount("ro")
     for verb in (["status"], ["queue", "list"]):
@@ -260,7 +260,7 @@ def test_a_file_system_that_turns_read_only_under_the_daemon_loses_nothing(
         assert {d.times_posted for d in hivel.deployments()} == {1}
         assert agent.log().count('event="does not work"') <= 2, agent.log()
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         assert "Traceback" not in agent.log()
     subprocess.run(["fsck.ext4", "-p", "-f", str(image)], check=False, capture_output=True)
     with mounted(tmp_path / "ext4", "-o", "loop", str(image)):
@@ -269,7 +269,7 @@ def test_a_file_system_that_turns_read_only_under_the_daemon_loses_nothing(
         wait_until(lambda: len(hivel.deployments()) == 60, "everything has arrived")
         recovered_s = time.monotonic() - since
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
     again = sum(times - 1 for times in times_posted(hivel))
     assert len(hivel.deployments()) == 60
     print(f"read-only: 60 builds, 0 lost, {again} sent again under the same id, {recovered_s:.1f} s")  # noqa: T201

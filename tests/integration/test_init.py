@@ -29,7 +29,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     command = [sys.executable, "-m", "agent", "init", "--folder", str(folder), *arguments]
     clean = Agent(folder).environment()
     return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=clean | environment,
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, env=clean | environment,
         check=False,
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ def test_what_it_writes_is_tested_works_and_is_safe(
     assert TOKEN not in done.stdout + done.stderr + (folder / "config.toml").read_text()
     once = subprocess.run(
         [sys.executable, "-m", "agent", "once", "--config", str(folder / "config.toml")],
-        capture_output=True, text=True, timeout=60, env=Agent(folder).environment(), check=False,
+        capture_output=True, text=True, timeout=240, env=Agent(folder).environment(), check=False,
     )  # fmt: skip
     assert once.returncode == 0, once.stderr
 
@@ -155,7 +155,7 @@ def _read_until_question(leader: int) -> str:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "agent", "completion", shell], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "agent", "completion", shell], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0
     assert "_HIVEL_AGENT_COMPLETE" in done.stdout

@@ -363,7 +363,7 @@ class Server:
 
     def __enter__(self) -> Server:
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(120)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -372,10 +372,10 @@ class Server:
 
     def post(self, path: str = "/v1/events", **request: Any) -> httpx.Response:
         headers = {"Authorization": "Bearer secret"}
-        return httpx.post(f"http://127.0.0.1:{self.port}{path}", headers=headers, timeout=20, **request)
+        return httpx.post(f"http://127.0.0.1:{self.port}{path}", headers=headers, timeout=120, **request)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=120)
 
 
 @pytest.fixture

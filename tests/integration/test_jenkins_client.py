@@ -888,7 +888,7 @@ def test_progress_is_seen_while_an_answer_comes_in() -> None:
     def answer(_: str, connection: Connection) -> None:
         data = whole(b'{"jobs": []}')
         connection.send(data[:-1])
-        go_on.wait(20)
+        go_on.wait(120)
         connection.send(data[-1:])
 
     with Scripted(answer) as server, client_of(server.url) as client:

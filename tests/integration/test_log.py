@@ -74,7 +74,7 @@ def played(agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, log_format: s
         wait_until(lambda: agent.json("status")["events"]["delivered"] == expected, "everything is settled")
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
 
 
 @pytest.fixture

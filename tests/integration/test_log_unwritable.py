@@ -100,12 +100,12 @@ def address(doors: Doors, table: str) -> str:
 
 
 def readyz(doors: Doors) -> tuple[int, dict[str, dict[str, Any]]]:
-    answer = httpx.get(f"{address(doors, 'monitoring')}/readyz", timeout=3)
+    answer = httpx.get(f"{address(doors, 'monitoring')}/readyz", timeout=60)
     return answer.status_code, {check["name"]: check for check in answer.json()["checks"]}
 
 
 def lost(doors: Doors) -> float:
-    text = httpx.get(f"{address(doors, 'monitoring')}/metrics", timeout=3).text
+    text = httpx.get(f"{address(doors, 'monitoring')}/metrics", timeout=60).text
     found = re.search(r"(?m)^hivel_agent_log_lines_lost_total (\S+)$", text)
     assert found is not None, text
     return float(found[1])
@@ -127,14 +127,14 @@ def running(
 
 def answers(doors: Doors) -> bool:
     with suppress(httpx.HTTPError):
-        return httpx.get(f"{address(doors, 'monitoring')}/healthz", timeout=1).status_code == 200
+        return httpx.get(f"{address(doors, 'monitoring')}/healthz", timeout=60).status_code == 200
     return False
 
 
 def report(doors: Doors, number: int) -> httpx.Response:
     content = {**REPORTED, "deployment_id": f"reported-{number}"}
     headers = {"Authorization": f"Bearer {INTAKE_TOKEN}"}
-    return httpx.post(f"{address(doors, 'intake')}/v1/events", json=content, headers=headers, timeout=10)
+    return httpx.post(f"{address(doors, 'intake')}/v1/events", json=content, headers=headers, timeout=60)
 
 
 def work(doors: Doors, jenkins: LocalJenkins, hivel: LocalHivel) -> None:
@@ -151,7 +151,7 @@ def work(doors: Doors, jenkins: LocalJenkins, hivel: LocalHivel) -> None:
 
 def stop(process: subprocess.Popen[str]) -> int:
     process.terminate()
-    return process.wait(15)
+    return process.wait(120)
 
 
 def test_a_full_disk_under_the_log(doors: Doors, jenkins: LocalJenkins, hivel: LocalHivel) -> None:
@@ -216,7 +216,7 @@ VERBS = [["status"], ["status", "--json"], ["queue", "list"], ["once", "--json"]
 def printed_to(doors: Doors, arguments: list[str], out: int, error: int) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "agent", *arguments]
     environment = {**doors.environment(), "HIVEL_AGENT_CONFIG": str(doors.config)}
-    return subprocess.run(command, stdout=out, stderr=error, env=environment, timeout=60, check=False)
+    return subprocess.run(command, stdout=out, stderr=error, env=environment, timeout=240, check=False)
 
 
 @pytest.mark.parametrize("arguments", VERBS, ids=" ".join)
@@ -250,5 +250,5 @@ def test_a_verb_that_is_started_without_standard_streams_takes_no_file_for_one(
     SqliteOutbox(doors.outbox, Clock()).close()
     command = " ".join([sys.executable, "-m", "agent", *arguments, "<&- >&- 2>&-"])
     environment = {**doors.environment(), "HIVEL_AGENT_CONFIG": str(doors.config)}
-    assert subprocess.run(["/bin/sh", "-c", command], env=environment, timeout=60, check=False).returncode == 0
+    assert subprocess.run(["/bin/sh", "-c", command], env=environment, timeout=240, check=False).returncode == 0
     assert doors.json("status")["events"]["pending"] == 0, "nothing was printed into the outbox"

@@ -50,7 +50,7 @@ class User:
         return self._process.stdout.readline().strip()
 
     def close(self) -> None:
-        self._process.communicate(timeout=20)
+        self._process.communicate(timeout=240)
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def test_the_daemon_ten_reporters_lists_and_replays_share_one_outbox(
     expected |= {f"main:deploy/shop#{n}" for n in range(1, 21)}
     wait_until(lambda: {d.event.deployment_id for d in hivel.deployments()} == expected, "all events have arrived")
     daemon.terminate()
-    assert daemon.wait(20) == 0
+    assert daemon.wait(120) == 0
     said = agent.log() + "".join(look.stderr for look in looks)
     wrong = [line for line in said.splitlines() if "locked" in line or "Traceback" in line]
     assert not wrong

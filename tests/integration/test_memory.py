@@ -189,7 +189,7 @@ def running(agent: Agent) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=240)
 
 
 @pytest.fixture
@@ -223,9 +223,9 @@ def test_a_jenkins_without_measure_takes_neither_memory_nor_others_along(
         agent = Agent.configured(tmp_path, jenkins=server, hivel=hivel_server, extra=extra)
         with running(agent) as process:
             for _ in range(2):
-                assert polls.acquire(timeout=60), "the hostile one is not asked any more: " + agent.log()
+                assert polls.acquire(timeout=240), "the hostile one is not asked any more: " + agent.log()
             of_hostile = BUILDS.get(answer.__name__, 0)
-            wait_until(lambda: len(hivel.deployments()) == of_hostile, "what can be read is delivered", 90)
+            wait_until(lambda: len(hivel.deployments()) == of_hostile, "what can be read is delivered", 240)
             jenkins.add_builds(JOB, 1, repo=REPO)
             wait_until(lambda: len(hivel.deployments()) > of_hostile, "the other one's build is delivered")
             used = most_at_once(process)
@@ -303,9 +303,9 @@ def test_a_hivel_without_measure_takes_no_memory_along_and_gets_its_event_later(
         agent = Agent.configured(tmp_path, jenkins=server, hivel=hivel.url, timeout="2s")
         jenkins.add_builds(JOB, 1, repo=REPO)
         with running(agent) as process:
-            wait_until(lambda: len(hivel.paths) >= 2, "it was tried twice", 30)
+            wait_until(lambda: len(hivel.paths) >= 2, "it was tried twice")
             jenkins.add_builds(JOB, 1, repo=REPO)
-            wait_until(lambda: delivered(agent) == 2, "both builds are delivered", 30)
+            wait_until(lambda: delivered(agent) == 2, "both builds are delivered")
             used = most_at_once(process)
     assert "MemoryError" not in agent.log()
     assert used < MOST

@@ -44,7 +44,7 @@ def agent(jenkins: LocalJenkins, jenkins_server: LocalServer, hivel_server: Loca
 def once(agent: Agent, place: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A pass in which this part stumbles."""
     command = [sys.executable, "-c", BROKEN.format(place=place), "once", "--config", str(agent.config), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=agent.environment(), check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=agent.environment(), check=False)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ class Play:
         return events["pending"], events["held"]
 
     def seen(self) -> None:
-        wait_until(lambda: len(self.arrived()) >= 6, "everything is at Hivel", 40)
+        wait_until(lambda: len(self.arrived()) >= 6, "everything is at Hivel", 240)
 
     def arrived(self) -> list[str]:
         return [deployment.event.deployment_id for deployment in self.hivel.deployments()]

@@ -145,7 +145,7 @@ def test_an_outbox_that_is_deleted_under_the_daemon_is_written_again_and_nothing
     assert agent.run("once").returncode == 1, "there is one at work"
     assert ready(agent)[0] == 200
     daemon.terminate()
-    assert daemon.wait(20) == 0
+    assert daemon.wait(120) == 0
     with SqliteOutbox(agent.outbox, Clock()) as outbox:
         assert (outbox.counts().delivered, outbox.find_damage()) == (3, None)
     assert (agent.outbox.stat().st_mode & 0o777, list(agent.folder.glob("*.rescuing*"))) == (0o600, [])
@@ -171,7 +171,7 @@ def test_an_outbox_that_is_replaced_under_the_daemon_is_kept_and_the_daemon_goes
     with SqliteOutbox(kept, Clock()) as outbox:
         assert {str(each.deployment_id) for each in outbox.all_deployments()} == {first, second}
     daemon.terminate()
-    assert daemon.wait(20) == 0
+    assert daemon.wait(120) == 0
 
 
 def test_an_outbox_that_cannot_be_written_again_is_said_to_be_so_until_it_can(
@@ -202,5 +202,5 @@ def test_an_outbox_that_is_deleted_when_the_daemon_ends_is_written_again(
     wait_until(lambda: agent.json("status")["events"]["delivered"] == 1, "the event has arrived")
     agent.outbox.unlink()
     daemon.terminate()
-    assert daemon.wait(20) == 0
+    assert daemon.wait(120) == 0
     assert agent.json("status")["events"]["delivered"] == 1

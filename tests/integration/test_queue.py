@@ -43,7 +43,7 @@ def on_a_terminal(agent: Agent, answer: str, *arguments: str) -> tuple[int, str,
     )  # fmt: skip
     os.close(follower)
     os.write(leader, answer.encode() + b"\n")
-    shown, asked = process.communicate(timeout=60)
+    shown, asked = process.communicate(timeout=240)
     os.close(leader)
     return process.returncode, shown, asked
 
@@ -354,7 +354,7 @@ def test_a_discard_that_cannot_be_done_like_this_changes_nothing(
     filled.built(checkout=False)
     done = subprocess.run(
         filled.agent.command("queue", "discard", *arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=60, env=filled.agent.environment(), check=False,
+        timeout=240, env=filled.agent.environment(), check=False,
     )  # fmt: skip
     assert (done.returncode, complaint in done.stderr) == (code, True), done.stderr
     assert filled.states() == {"main:deploy/shop#1": "failed"}

@@ -84,7 +84,7 @@ def test_no_report_and_no_question_is_turned_away_during_three_reloads(
     headers = {"Authorization": f"Bearer {INTAKE_TOKEN}"}
     errors: list[Exception] = []
     with ExitStack() as stack:
-        kept = stack.enter_context(httpx.Client(headers=headers, timeout=20))
+        kept = stack.enter_context(httpx.Client(headers=headers, timeout=120))
 
         def report(post: Callable[..., httpx.Response], name: str) -> Callable[[int], None]:
             def act(number: int) -> None:
@@ -94,11 +94,11 @@ def test_no_report_and_no_question_is_turned_away_during_three_reloads(
             return act
 
         def post(url: str, **body: object) -> httpx.Response:
-            return httpx.post(url, headers=headers, timeout=20, **body)  # type: ignore[arg-type]
+            return httpx.post(url, headers=headers, timeout=120, **body)  # type: ignore[arg-type]
 
         def look(number: int) -> None:
             page = ("/healthz", "/metrics")[number % 2]
-            answer = httpx.get(monitoring(doors) + page, timeout=20)
+            answer = httpx.get(monitoring(doors) + page, timeout=120)
             assert answer.status_code == 200, (page, answer.status_code, answer.text)
 
         acts = (report(kept.post, "kept"), report(post, "new"), look)
@@ -123,7 +123,7 @@ def test_a_report_that_is_under_way_during_a_reload_is_answered(doors: Doors, da
     """Its first half was sent before, its second half comes after."""
     body = json.dumps({**REPORT, "deployment_id": "half"}).encode()
     address = urlsplit(doors.intake)
-    with socket.create_connection((address.hostname or "", address.port or 0), timeout=20) as connection:
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=120) as connection:
         head = f"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {INTAKE_TOKEN}\r\n"
         head += f"Content-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body[:20])

@@ -120,11 +120,11 @@ def test_hivel_sends_the_token_back(jenkins: LocalJenkins, jenkins_server: Local
         (tmp_path / "jenkins.token").write_text(jenkins.token)
         process = agent.start()
         try:
-            wait_until(lambda: min(given[where] for where in REFLECTED) > 1, "everything was answered", seconds=60)
+            wait_until(lambda: min(given[where] for where in REFLECTED) > 1, "everything was answered", seconds=240)
             ready = httpx.get(re.findall(r"what=monitoring url=(\S+)", agent.log())[-1] + "/readyz").text
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(120) == 0
         text = told(agent)
     assert_nothing_secret(text + ready + agent.log(), *SECRETS)
     assert "***" in ready + text, "what was sent back is shown, but for the secret"

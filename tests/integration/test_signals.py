@@ -62,7 +62,7 @@ def run(program: str, agent: Agent) -> subprocess.CompletedProcess[str]:
     """Run a program that is given the agent's configuration."""
     return subprocess.run(
         [sys.executable, "-c", program, str(agent.config)],
-        capture_output=True, text=True, timeout=60, env=agent.environment(), check=False,
+        capture_output=True, text=True, timeout=240, env=agent.environment(), check=False,
     )  # fmt: skip
 
 
@@ -137,6 +137,6 @@ def test_a_stop_while_the_daemon_is_still_being_loaded_is_a_clean_end(number: in
     for module in ("agent.cli.main", "agent.cli.run", "agent.daemon.service", "uvicorn"):
         done = subprocess.run(
             [sys.executable, "-c", STOPPED_BY_AN_IMPORT, module, str(int(number))], capture_output=True, text=True,
-            timeout=60, env=agent.environment() | {"HIVEL_AGENT_CONFIG": str(agent.config)}, check=False,
+            timeout=240, env=agent.environment() | {"HIVEL_AGENT_CONFIG": str(agent.config)}, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, ""), module

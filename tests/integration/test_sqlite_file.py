@@ -164,7 +164,7 @@ with SqliteOutbox(Path(sys.argv[1]), Clock()) as outbox:
 
 def test_several_processes_make_and_fill_one_file_together(path: Path, clock: FakeClock) -> None:
     processes = [python(FILL, path) for _ in range(4)]
-    errors = [process.communicate(timeout=60)[1] for process in processes]
+    errors = [process.communicate(timeout=240)[1] for process in processes]
     assert (errors, [process.returncode for process in processes]) == ([""] * 4, [0] * 4)
     with SqliteOutbox(path, clock) as outbox:
         assert outbox.counts().pending == 100
@@ -177,7 +177,7 @@ def test_a_look_from_another_process_loses_nothing_of_a_process_with_several_con
     with SqliteOutbox(outbox.path, clock):
         for expected in ("0", "1"):
             look = python(LOOK, outbox.path)
-            assert look.communicate(timeout=60)[0].strip() == expected
+            assert look.communicate(timeout=240)[0].strip() == expected
             inserted(outbox, deployment(int(expected) + 1))
     with SqliteOutbox(outbox.path, clock) as again:
         assert again.counts().pending == 2

@@ -189,7 +189,7 @@ def outbox(agent: Agent) -> Iterator[SqliteOutbox]:
 def run(agent: Agent, *arguments: str, encoding: str) -> subprocess.CompletedProcess[str]:
     environment = agent.environment() | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
     return subprocess.run(
-        agent.command(*arguments), capture_output=True, encoding=encoding, timeout=60, env=environment, check=False
+        agent.command(*arguments), capture_output=True, encoding=encoding, timeout=240, env=environment, check=False
     )
 
 

@@ -431,7 +431,7 @@ def test_what_is_cancelled_while_it_is_stored_is_settled_once() -> None:
 
     def slow(settlements: Any) -> None:
         storing.set()
-        may_end.wait(20.0)
+        may_end.wait(120)
         settle(settlements)
 
     world.outbox.settle = slow  # type: ignore[method-assign]

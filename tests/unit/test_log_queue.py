@@ -70,7 +70,7 @@ def test_lines_without_room_are_counted_and_nobody_waits(monkeypatch: pytest.Mon
     written: list[bytes] = []
 
     def write(_fd: int, data: bytes) -> int:
-        going_on.wait(10)
+        going_on.wait(120)
         written.append(data)
         return len(data)
 
@@ -141,14 +141,14 @@ if sys.argv[1] == "fatal":
 
 
 def test_a_process_that_was_forked_logs_what_is_its_own() -> None:
-    done = subprocess.run([sys.executable, "-c", FORKED], stderr=subprocess.PIPE, text=True, check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", FORKED], stderr=subprocess.PIPE, text=True, check=True, timeout=240)
     assert sorted(done.stderr.split()) == ["before", "child", "parent"]
 
 
 @pytest.mark.parametrize("how", ["normal", "fatal"])
 def test_what_waits_is_written_when_the_process_ends(how: str, tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as log:
-        done = subprocess.run([sys.executable, "-c", ENDED, how], stderr=log, check=False, timeout=30)
+        done = subprocess.run([sys.executable, "-c", ENDED, how], stderr=log, check=False, timeout=240)
     lines = (tmp_path / "log").read_text().splitlines()
     assert [f"number={number}" in lines[number] for number in range(2000)] == [True] * 2000
     assert (done.returncode, len(lines) == 2000) == ((0, True) if how == "normal" else (1, False))
