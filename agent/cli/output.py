@@ -92,7 +92,7 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 def styled(state: str) -> str:
     """The word for a state of an event, a controller, the delivery or a finding, in its colour."""
-    return f"[{_STATE_STYLES.get(state, 'red')}]{state}[/]"
+    return f"[{_STATE_STYLES.get(state, 'red')}]{escape(state)}[/]"
 
 
 def delivery_line(value: DeliveryStatus) -> str:

@@ -83,19 +83,29 @@ def preview(settings: Settings, since: str = DEFAULT_SINCE) -> Preview:
 
 def show(value: Preview) -> None:
     """The events, then the jobs without a rule and what could not be read."""
+    show_rows(value)
     out = console()
-    lines = table("DEPLOYMENT_ID", "STATUS", "ENVIRONMENT", "REPOSITORY", "BRANCH", "REASON")
-    for row in value.rows:
-        event = {} if row.derived.event is None else msgspec.to_builtins(row.derived.event)
-        cells = [event.get(field, "-") for field in ("status", "environment", "repo_url", "branch")]
-        lines.add_row(*map(escape, [row.derived.deployment_id, *cells, row.derived.reason or ""]))
-    if value.rows:
-        out.print(lines)
     failing = sum(row.derived.reason is not None for row in value.rows)
     out.print(f"{len(value.rows) - failing} event(s) since {value.since}, {failing} build(s) of which none can be made")
     if value.unmatched:
         out.print(f"{len(value.unmatched)} job(s) match no rule:")
         for name in value.unmatched:
             out.print(f"  {escape(name)}")
+    show_problems(value)
+
+
+def show_rows(value: Preview) -> None:
+    """The events in a table; nothing if there are none."""
+    lines = table("DEPLOYMENT_ID", "STATUS", "ENVIRONMENT", "REPOSITORY", "BRANCH", "REASON")
+    for row in value.rows:
+        event = {} if row.derived.event is None else msgspec.to_builtins(row.derived.event)
+        cells = [event.get(field, "-") for field in ("status", "environment", "repo_url", "branch")]
+        lines.add_row(*map(escape, [row.derived.deployment_id, *cells, row.derived.reason or ""]))
+    if value.rows:
+        console().print(lines)
+
+
+def show_problems(value: Preview) -> None:
+    """What could not be read."""
     for problem in value.problems:
-        out.print(f"[red]{escape(problem)}[/]")
+        console().print(f"[red]{escape(problem)}[/]")

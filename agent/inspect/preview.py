@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,7 +38,20 @@ class Preview(msgspec.Struct, frozen=True):
     problems: list[str]
 
 
-def preview(settings: Settings, client_of: Callable[[JenkinsSettings], JenkinsClient], span: Span) -> Preview:
+@dataclass(frozen=True)
+class Sample:
+    """The newest ``builds`` of the first ``jobs`` that deploy: enough for an impression, with one request a job."""
+
+    jobs: int
+    builds: int
+
+
+def preview(
+    settings: Settings,
+    client_of: Callable[[JenkinsSettings], JenkinsClient],
+    span: Span,
+    sample: Sample | None = None,
+) -> Preview:
     """What the rules would send for the builds of the span; nothing is stored or sent.
 
     What Jenkins does wrong is among the ``problems``; a job that cannot be read keeps nobody else from being shown.
@@ -47,7 +61,7 @@ def preview(settings: Settings, client_of: Callable[[JenkinsSettings], JenkinsCl
         client = client_of(controller)
         try:
             history = History(client, controller.name, settings.rules, settings.options.libraries)
-            _Controller(controller.name, history, rules_of(settings), found).read(span)
+            _Controller(controller.name, history, rules_of(settings), found).read(span, sample)
         except JenkinsError as error:
             found.problems.append(f"{controller.name}: {error}")
         finally:
@@ -64,21 +78,22 @@ class _Controller:
         self._rules = rules
         self._found = found
 
-    def read(self, span: Span) -> None:
+    def read(self, span: Span, sample: Sample | None) -> None:
         """Raises :class:`JenkinsError` when the whole controller cannot be read."""
         jobs = self._history.jobs()
         self._found.problems.extend(f"{self._name}: {problem}" for problem in jobs.problems)
         self._found.unmatched.extend(f"{self._name}:{job.full_name}" for job in jobs.others)
-        for job, match in jobs.deploying:
+        built = [each for each in jobs.deploying if each[0].next_build_number > 1]
+        for job, match in built[: sample.jobs] if sample else built:
             try:
-                self._job(job, match, span)
+                self._job(job, match, span, sample.builds if sample else None)
             except JenkinsError as error:
                 if is_of_controller(error):
                     raise
                 self._found.problems.append(f"{self._name}: job {job.full_name}: {error}")
 
-    def _job(self, job: Job, match: Match, span: Span) -> None:
-        for page in self._history.builds(job, match, span):
+    def _job(self, job: Job, match: Match, span: Span, most: int | None) -> None:
+        for page in self._history.builds(job, match, span, most):
             for build in page:
                 rows = [PreviewRow(self._name, job.full_name, each) for each in of_build(build, self._rules)]
                 self._found.rows.extend(rows)

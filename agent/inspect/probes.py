@@ -60,9 +60,13 @@ class JenkinsProbe:
 
 @dataclass(frozen=True)
 class HivelProbe:
-    """What Hivel answered. ``accepted``: the token is accepted. ``better_url``: the base address of a pasted one."""
+    """What Hivel answered. ``accepted``: the token is accepted. ``better_url``: the base address of a pasted one.
+
+    ``status``: the HTTP status, None without an answer.
+    """
 
     accepted: bool
+    status: int | None = None
     problem: Problem | None = None
     better_url: str | None = None
 
@@ -175,16 +179,20 @@ async def probe_hivel(hivel: HivelSettings, delivery: DeliverySettings, clock: C
     async with HivelClient(hivel, delivery, clock) as client:
         answer = await client.post(b"{}")
     if answer.status in (400, 422):
-        return HivelProbe(accepted=True)
+        return HivelProbe(accepted=True, status=answer.status)
     better, url = base_of_hivel(hivel.url), hivel.deployment_url
     outcome = classify(answer, "", clock.now_ms())
     if outcome.verdict is Verdict.DELIVERED:
         return HivelProbe(
             accepted=True,
+            status=answer.status,
             problem=Problem(Level.WARNING, f"{url} accepted an empty event: is this Hivel?"),
             better_url=better,
         )
     advice = "" if better is None else f'write the base address: url = "{better}"'
     return HivelProbe(
-        accepted=False, problem=Problem(Level.ERROR, f"{url}: {outcome.reason}", advice), better_url=better
+        accepted=False,
+        status=answer.status,
+        problem=Problem(Level.ERROR, f"{url}: {outcome.reason}", advice),
+        better_url=better,
     )

@@ -65,8 +65,8 @@ class History:
                 deploying.append((job, match))
         return Jobs(deploying, others, snapshot.problems)
 
-    def builds(self, job: Job, match: Match | None, span: Span) -> Iterator[list[Build]]:
-        """The final builds of the span, newest first, page by page.
+    def builds(self, job: Job, match: Match | None, span: Span, most: int | None = None) -> Iterator[list[Build]]:
+        """The final builds of the span, newest first, page by page; with ``most``, the newest of the first page.
 
         A build that cannot be read does not hide others: its error is raised after the last page.
         """
@@ -80,12 +80,12 @@ class History:
             fresh = [raw for raw in listing.builds if raw.number not in seen]
             seen.update(raw.number for raw in fresh)
             wanted = [raw for raw in fresh if raw.phase is Phase.FINAL and span.since <= raw.ended_at < span.until]
-            yield list(self._whole(wanted, job, match, listing, unread))
+            yield list(self._whole(wanted[:most], job, match, listing, unread))
             # A single build may have run long and ended late. A whole page that ended before the span is the end.
             over = not listing.too_large and all(raw.ended_at < span.since for raw in fresh)
             if listing.too_large:
                 unread.append(TooLargeError(f"{listing.too_large} builds of which Jenkins tells more than is read"))
-            if over or listing.places < PAGE - OVERLAP:
+            if over or most is not None or listing.places < PAGE - OVERLAP:
                 break
             begin, end = end - OVERLAP, end - OVERLAP + PAGE
         if unread:
