@@ -1,241 +1,304 @@
-"""``init``: from nothing to a tested configuration. Asks for what no option says, tests it live, writes the files."""
+"""``init``: from nothing to a tested configuration, or to one controller more. All files are written at the end."""
 
 from __future__ import annotations
 
-import json
+import grp
 import os
 import sys
-import tempfile
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
-from agent.cli import check, preview
+from agent.cli.interview import Given, Interview
+from agent.cli.options import config_option
 from agent.cli.output import console, escape
-from agent.config.credentials import Token, TokenError
-from agent.config.file import DEFAULT_PATH, ConfigError, load
+from agent.cli.questions import Asker, InitError
+from agent.config.file import DEFAULT_PATH, ConfigError, find_file, load
+from agent.config.writing import (
+    HIVEL_TOKEN,
+    JENKINS_TOKEN,
+    NewFile,
+    configuration,
+    token_file_of,
+    with_controller,
+    write_all,
+)
 from agent.daemon import logs
-from agent.inspect.check import check as look
-from agent.inspect.findings import Level
-from agent.model.times import Clock
+from agent.inspect.folders import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.config.credentials import Token
     from agent.config.settings import Settings
-    from agent.inspect.findings import Finding
+    from agent.config.writing import Controller, Draft, Written
 
-HIVEL_TOKEN, JENKINS_TOKEN = "hivel.token", "jenkins.token"
-# The unit file hands these tokens to the service; the configuration there names no files.
-SYSTEM_FOLDER = DEFAULT_PATH.parent
-
-
-class InitError(click.ClickException):
-    """It cannot be done like this; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the command line said; None: not said."""
-
-    hivel_url: str | None
-    hivel_token_file: Path | None
-    jenkins_url: str | None
-    jenkins_name: str | None
-    username: str | None
-    jenkins_token_file: Path | None
-    since: str | None
-    jobs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a configuration needs. ``username`` None: Jenkins is asked anonymously. ``jobs``: patterns of rules."""
-
-    hivel_url: str
-    hivel_token: Token
-    jenkins_url: str
-    jenkins_name: str
-    username: str | None
-    jenkins_token: Token | None
-    since: str
-    jobs: tuple[str, ...]
+# The unit file passes the tokens beside this configuration to the service; the configuration names no token files.
+SYSTEM_FILE = DEFAULT_PATH
+SERVICE_GROUP = "hivel-agent"
+OVERWRITE, ADD, QUIT = "o", "a", "q"
 
 
 @click.command("init")
-@click.option("--folder", type=click.Path(path_type=Path), default=SYSTEM_FOLDER, show_default=True,
-              help="Where the files are written.")  # fmt: skip
+@config_option
+@click.option("--folder", type=click.Path(path_type=Path),
+              help=f"Where config.toml and the token files are written.  [default: {DEFAULT_PATH.parent}]")  # fmt: skip
+@click.option("--add-controller", is_flag=True, help="Add one more Jenkins to the configuration that exists.")
 @click.option("--hivel-url", help="Hivel's address: https://app.hivel.ai or https://app.hivel.in.")
 @click.option("--hivel-token-file", type=click.Path(path_type=Path), help="File with Hivel's API key.")
 @click.option("--jenkins-url", help="Address of Jenkins.")
 @click.option("--jenkins-name", help="Name of this Jenkins in every deployment_id.")
-@click.option("--username", help="User in Jenkins; an empty one asks anonymously.")
-@click.option("--jenkins-token-file", type=click.Path(path_type=Path), help="File with its API token.")
-@click.option("--since", help="What the first poll reports: now, 7d, 2026-01-31.")
+@click.option("--username", help="User in Jenkins; - or an empty one for anonymous access.")
+@click.option("--jenkins-token-file", type=click.Path(path_type=Path), help="File with the API token of this user.")
+@click.option("--since", help="Which builds the first poll reports: since now, 7d, 2026-01-31.")
+@click.option("--contact", help="Address or URL for the User-Agent header.")
 @click.option("--job", "jobs", multiple=True, help="Pattern of jobs that deploy; may be given several times.")
-@click.option("--no-test", is_flag=True, help="Ask neither Jenkins nor Hivel.")
-@click.option("--force", is_flag=True, help="Write over a configuration that is there.")
-def command(folder: Path, *, no_test: bool, force: bool, **given: Any) -> None:
-    """Write a configuration: ask for what it needs, test it live, and show what would be sent.
+@click.option("--environment", help="Environment of these jobs: a name or a template.")
+@click.option("--no-test", is_flag=True, help="Send no request to Jenkins or Hivel.")
+@click.option("--non-interactive", is_flag=True, help="Ask no question, not even on a terminal.")
+@click.option("--force", is_flag=True, help="Overwrite a configuration that exists, after a backup.")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    config: Path | None,
+    folder: Path | None,
+    *,
+    add_controller: bool,
+    no_test: bool,
+    non_interactive: bool,
+    force: bool,
+    **given: Any,
+) -> None:
+    """Write a configuration: ask for what it needs, check each answer, and show what would be sent.
 
-    What no option says is asked for on a terminal. Tokens are read from files, from HIVEL_API_TOKEN and
-    JENKINS_API_TOKEN, or typed in hidden; they are written with mode 0600.
+    Every answer is checked when it is given, and asked for again if it is wrong. Options answer questions; the
+    other questions are asked on a terminal. Tokens are read from files, from HIVEL_API_TOKEN and JENKINS_API_TOKEN,
+    or typed in hidden. All files are written at the end: tokens with mode 0600, and a backup of what was there.
 
     \b
-    Example: hivel-agent init
-             hivel-agent init --folder ~/agent --jenkins-url https://jenkins.example.com --username hivel-agent \\
-               --jenkins-token-file jenkins.token --hivel-token-file hivel.token --job 'deploy/**'
+    Examples: hivel-agent init
+              hivel-agent init --add-controller
+              hivel-agent init --non-interactive --folder ~/agent --jenkins-url https://jenkins.example.com \\
+                --jenkins-token-file jenkins.token --hivel-token-file hivel.token --job 'deploy/**'
     """
     logs.configure(quiet=True)
-    interactive = sys.stdin.isatty()
-    answers = ask(Given(**given), interactive=interactive)
-    settings, findings = try_out(answers, Clock(), offline=no_test)
-    check.show(findings)
-    usable = all(finding.level is not Level.ERROR for finding in findings)
-    if not usable and not (interactive and click.confirm("Write it all the same?", err=True)):
-        raise InitError("nothing was written; mend it, or write it with --no-test")
-    written = write(answers, folder, force=force)
-    if not no_test:
-        preview.show(preview.preview(settings))
-    show(written)
+    asker = Asker(interactive=sys.stdin.isatty() and not non_interactive)
+    given_file = config or context.obj
+    if folder is not None and given_file is not None:
+        raise click.UsageError("--folder and --config both name the file; use one of them")
+    try:
+        file = _place(asker, folder / "config.toml" if folder is not None else find_file(given_file))
+        if asker.interactive:
+            console().print("Each answer is checked when you give it. Ctrl-C stops; nothing is written before the end.")
+        found = _Found.at(file)
+        if add_controller or _what_to_do(asker, found, force=force) == ADD:
+            _add(asker, Given(**given), found, offline=no_test)
+        else:
+            _create(asker, Given(**given), found, offline=no_test)
+    except (click.Abort, KeyboardInterrupt, EOFError):
+        click.echo("\nstopped; nothing was written", err=True)
+        raise click.Abort from None
 
 
-def show(files: list[Path]) -> None:
-    """What was written, and what comes next."""
+# ---- What is there
+
+
+class _Found:
+    """The configuration that exists. ``settings``: what it says; ``problem``: why it cannot be used."""
+
+    def __init__(self, file: Path, settings: Settings | None, problem: str | None) -> None:
+        self.file = file
+        self.settings = settings
+        self.problem = problem
+
+    @classmethod
+    def at(cls, file: Path) -> _Found:
+        """Look, and say what was found."""
+        if not os.path.lexists(file):
+            console().print(f"no configuration at {escape(str(file))}; it will be written there")
+            return cls(file, None, None)
+        try:
+            settings = load(file, tokens=False)
+        except ConfigError as error:
+            console().print(f"found {escape(str(file))}, which cannot be used: {escape(str(error), lines=True)}")
+            return cls(file, None, str(error))
+        names = ", ".join(f"{each.name} ({each.url})" for each in settings.controllers)
+        words = f"Hivel {settings.hivel.url}, Jenkins {names}, {len(settings.rules)} rule(s)"
+        console().print(f"found {escape(str(file))}: {escape(words)}")
+        return cls(file, settings, None)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file, usable or not."""
+        return self.settings is not None or self.problem is not None
+
+
+def _place(asker: Asker, file: Path) -> Path:
+    """The configuration's path; a person who may not write there can choose another folder."""
+    file = file.expanduser().absolute()
+    while (closed := _not_writable(file.parent)) is not None:
+        words = f"cannot write to {file.parent}: {closed} is not writable for this user"
+        if not asker.interactive:
+            raise InitError(f"{words}; use sudo, or choose another folder with --folder")
+        console().print(escape(f"{words}. Stop with Ctrl-C and use sudo, or choose a folder of your own."))
+        folder = click.prompt("Folder", default=str(Path.home() / ".config" / "hivel-agent"), err=True)
+        file = Path(folder).expanduser().absolute() / file.name
+    return file
+
+
+def _not_writable(folder: Path) -> Path | None:
+    """The innermost folder on the path that exists, if nothing can be made in it."""
+    place = nearest(folder)
+    return None if place.is_dir() and os.access(place, os.W_OK | os.X_OK) else place
+
+
+def _what_to_do(asker: Asker, found: _Found, *, force: bool) -> str:
+    if not found.exists or force:
+        return OVERWRITE
+    if not asker.interactive:
+        raise InitError(
+            f"{found.file} exists already; --force overwrites it after a backup, --add-controller adds a Jenkins to it"
+        )
+    choices = [OVERWRITE, QUIT] if found.settings is None else [ADD, OVERWRITE, QUIT]
+    meanings = {ADD: "add a Jenkins to it", OVERWRITE: "write a new one (after a backup)", QUIT: "quit"}
+    words = ", ".join(f"{each} = {meanings[each]}" for each in choices)
+    chosen = click.prompt(f"What now? {words}", type=click.Choice(choices), default=QUIT, show_choices=False, err=True)
+    if chosen == QUIT:
+        raise click.Abort
+    return str(chosen)
+
+
+# ---- What is written
+
+
+def _create(asker: Asker, given: Given, found: _Found, *, offline: bool) -> None:
+    draft = Interview(asker, given, offline=offline, known=found.settings).everything()
+    _refuse_wrong(asker)
+    files = _tokens(found.file, draft)
+    text = configuration(draft, token_files=found.file != SYSTEM_FILE)
+    files.append(NewFile(found.file.resolve(), text.encode(), 0o640, _owner_of_config(found.file)))
+    _show(_written(files))
+    if found.settings is not None:
+        console().print("settings that init does not ask for are only in the backup; copy those that you need")
+    _show_next(found.file)
+
+
+def _add(asker: Asker, given: Given, found: _Found, *, offline: bool) -> None:
+    if found.settings is None:
+        problem = found.problem or f"{found.file} does not exist; write a configuration first: hivel-agent init"
+        raise InitError(f"there is no configuration to add a controller to: {problem}")
+    controller = Interview(asker, given, offline=offline).controller(found.settings)
+    _refuse_wrong(asker)
+    token_file = token_file_of(controller.name)
+    files = []
+    if controller.token is not None and token_file is not None:
+        files.append(_token(found.file.parent / token_file, controller.token))
+    named = token_file if found.file != SYSTEM_FILE else None
+    target = found.file.resolve()
+    there = target.stat()
+    text = with_controller(target.read_bytes(), controller, named)
+    _refuse_unreadable(found.file, text)
+    files.append(NewFile(target, text, there.st_mode & 0o7777, (there.st_uid, there.st_gid)))
+    _show(_written(files))
+    _show_next(found.file, added=controller)
+
+
+def _refuse_wrong(asker: Asker) -> None:
+    if asker.wrong and not asker.interactive:
+        raise InitError(f"nothing was written; correct {', '.join(asker.wrong)}, or write it unchecked with --no-test")
+
+
+def _refuse_unreadable(file: Path, text: bytes) -> None:
+    """A table cannot be appended to every file, such as one with ``jenkins = [...]``."""
+    trial = file.with_name(f".{file.name}.trial")
+    try:
+        trial.write_bytes(text)
+        load(trial, tokens=False)
+    except ConfigError as error:
+        problem = str(error).replace(str(trial), file.name)
+        raise InitError(f"nothing was written: with one [[jenkins]] table more, {problem}") from None
+    except OSError as error:
+        raise _cannot_write(error) from error
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def _tokens(file: Path, draft: Draft) -> list[NewFile]:
+    tokens = ((HIVEL_TOKEN, draft.hivel_token), (JENKINS_TOKEN, draft.controller.token))
+    return [_token(file.parent / name, token) for name, token in tokens if token is not None]
+
+
+def _token(path: Path, token: Token) -> NewFile:
+    return NewFile(path, f"{token.reveal()}\n".encode(), 0o600)
+
+
+def _owner_of_config(file: Path) -> tuple[int, int] | None:
+    """The group that reads the configuration is that of its folder: the service's, where root writes."""
+    if os.geteuid() != 0:
+        return None
+    folder = next(each for each in file.parents if each.exists()).stat()
+    if file != SYSTEM_FILE or folder.st_gid != 0:
+        return folder.st_uid if file != SYSTEM_FILE else 0, folder.st_gid
+    try:
+        return 0, grp.getgrnam(SERVICE_GROUP).gr_gid
+    except KeyError:
+        return 0, 0
+
+
+def _written(files: Sequence[NewFile]) -> list[Written]:
+    try:
+        files[-1].path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        return write_all(files, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+    except OSError as error:
+        raise _cannot_write(error) from error
+
+
+def _cannot_write(error: OSError) -> InitError:
+    return InitError(f"nothing was written: {error.filename or 'a file'}: {error.strerror}")
+
+
+# ---- What comes next
+
+
+def _show(files: Sequence[Written]) -> None:
     out = console()
     for file in files:
-        out.print(f"[green]written[/]  {escape(str(file))}  (mode {file.stat().st_mode & 0o777:04o})")
-    config = files[0]
-    out.print(f"look at the rules in {escape(str(config))}, then:")
-    if config.parent == SYSTEM_FOLDER:
-        out.print("  systemctl enable --now hivel-agent")
-    else:
-        out.print(f"  hivel-agent run --config {escape(str(config))}")
+        backup = "" if file.backup is None else f"; before: {file.backup.name}"
+        out.print(f"[green]written[/]  {escape(str(file.path))}  (mode {file.mode:04o}{escape(backup)})")
 
 
-def ask(given: Given, *, interactive: bool) -> Answers:
-    """Complete what was given. Raises :class:`InitError` when something is missing and nobody can be asked."""
-    asker = _Asker(interactive=interactive)
-    hivel_url = given.hivel_url or asker.text("Hivel's address", "--hivel-url", "https://app.hivel.ai")
-    hivel_token = asker.token("Hivel's API key", "--hivel-token-file", given.hivel_token_file, "HIVEL_API_TOKEN")
-    jenkins_url = given.jenkins_url or asker.text("Address of Jenkins", "--jenkins-url")
-    host = (urlsplit(jenkins_url).hostname or "jenkins").split(".")[0]
-    name = given.jenkins_name or asker.text("Its name in every deployment_id", "--jenkins-name", host)
-    username = given.username
-    if username is None:
-        username = asker.text("User in Jenkins (empty: nobody)", "--username", "hivel-agent")
-    token = None
-    if username:
-        token = asker.token("Its API token", "--jenkins-token-file", given.jenkins_token_file, "JENKINS_API_TOKEN")
-    jobs = given.jobs
-    if not jobs:
-        jobs = tuple(asker.text("Jobs that deploy (patterns, with spaces)", "--job", "re:(?i)deploy").split())
-    since = given.since or asker.text("Report builds that ended since (now, 7d, a date)", "--since", "now")
-    return Answers(hivel_url, hivel_token, jenkins_url, name, username or None, token, since, jobs)
+def _show_next(file: Path, added: Controller | None = None) -> None:
+    out = console()
+    out.print("\nNext:")
+    lines = _next(file, added)
+    width = max(len(line) for line, _ in lines)
+    for line, meaning in lines:
+        out.print(f"  {escape(f'{line:<{width}}' if meaning else line)}" + (f"  # {meaning}" if meaning else ""))
 
 
-class _Asker:
-    def __init__(self, *, interactive: bool) -> None:
-        self._interactive = interactive
-
-    def text(self, question: str, option: str, default: str | None = None) -> str:
-        if self._interactive:
-            return str(click.prompt(question, default=default, err=True)).strip()
-        if default is None:
-            raise InitError(f"{option} is missing; without a terminal nobody can be asked")
-        return default
-
-    def token(self, question: str, option: str, file: Path | None, variable: str) -> Token:
-        """From the file, the environment or a hidden answer; never from the command line, where others see it."""
-        try:
-            if file is not None:
-                return Token.from_file(file)
-            if value := os.environ.get(variable, "").strip():
-                return Token(value)
-            if self._interactive:
-                return Token.checked(click.prompt(question, hide_input=True, err=True), "the answer")
-        except TokenError as error:
-            raise InitError(str(error)) from None
-        raise InitError(f"{option} is missing (or {variable} in the environment)")
+def _next(file: Path, added: Controller | None) -> list[tuple[str, str]]:
+    option = "" if file == SYSTEM_FILE else f" --config {file}"
+    check = (f"hivel-agent check{option}", "checks everything once more")
+    status = (f"hivel-agent status{option}", "outbox, delivery, controllers")
+    if file != SYSTEM_FILE:
+        run = (f"hivel-agent run{option}", "the daemon, until Ctrl-C; its log shows each event" if added is None else
+               "restart it if it runs")  # fmt: skip
+        return [check, run, status]
+    if added is None:
+        log = ("journalctl -u hivel-agent -f", "the log: one line for each event")
+        return [check, ("systemctl enable --now hivel-agent", "starts the service, now and at boot"), log, status]
+    return [*_credential(file, added), check, ("systemctl restart hivel-agent", ""), status]
 
 
-def configuration(answers: Answers, *, with_token_files: bool) -> str:
-    """The file's text, with what can be changed later left as comments in the example configuration."""
-    lines = ["# Written by hivel-agent init; docs/configuration.md explains every key.", "", "[hivel]"]
-    lines.append(f"url = {_quoted(answers.hivel_url)}")
-    if with_token_files:
-        lines.append(f"token_file = {_quoted(HIVEL_TOKEN)}")
-    lines += ["", "[[jenkins]]", f"name = {_quoted(answers.jenkins_name)}", f"url = {_quoted(answers.jenkins_url)}"]
-    if answers.username is not None:
-        lines.append(f"username = {_quoted(answers.username)}")
-        if with_token_files:
-            lines.append(f"token_file = {_quoted(JENKINS_TOKEN)}")
-    lines.append(f"since = {_quoted(answers.since)}")
-    for job in answers.jobs:
-        lines += ["", "[[deployment]]", f"job = {_quoted(job)}"]
-    if with_token_files:
-        lines += ["", "[outbox]", 'path = "outbox.db"']
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # JSON's text is a basic string of TOML
-
-
-def try_out(answers: Answers, clock: Clock, *, offline: bool) -> tuple[Settings, list[Finding]]:
-    """Read the configuration as the agent would, and ask Jenkins and Hivel unless ``offline``.
-
-    Raises :class:`InitError`.
-    """
-    with tempfile.TemporaryDirectory(prefix="hivel-agent-init-") as name:
-        folder = Path(name)
-        _write_tokens(folder, answers)
-        file = folder / "config.toml"
-        file.write_text(configuration(answers, with_token_files=True), encoding="utf-8")
-        try:
-            settings = load(file)
-        except ConfigError as error:
-            raise InitError(str(error).removeprefix(f"{file}: ")) from None
-        findings = [
-            finding
-            for finding in look(settings, clock, offline=offline)
-            if finding.subject.startswith(("jenkins", "hivel"))
-        ]
-    return settings, findings
-
-
-def write(answers: Answers, folder: Path, *, force: bool) -> list[Path]:
-    """Write configuration (0640) and tokens (0600); returns the files. Raises :class:`InitError`."""
-    file = folder / "config.toml"
-    if file.exists() and not force:
-        raise InitError(f"{file} is there already; --force writes another one in its place")
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        written = _write_tokens(folder, answers)
-        text = configuration(answers, with_token_files=folder != SYSTEM_FOLDER)
-        _write(file, text, 0o640)
-    except OSError as error:
-        raise InitError(f"cannot write into {folder}: {error.strerror}; choose another one with --folder") from error
-    return [file, *written]
-
-
-def _write_tokens(folder: Path, answers: Answers) -> list[Path]:
-    written = []
-    for name, token in ((HIVEL_TOKEN, answers.hivel_token), (JENKINS_TOKEN, answers.jenkins_token)):
-        if token is not None:
-            _write(folder / name, token.reveal() + "\n", 0o600)
-            written.append(folder / name)
-    return written
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    """Beside it first, so that there is never half a file, nor one that others can read for a moment."""
-    unfinished = path.with_name(f".{path.name}.new")
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "w", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), mode)
-        if mode & 0o040:  # the group of the folder is the service's
-            os.fchown(file.fileno(), -1, path.parent.stat().st_gid)
-        file.write(text)
-    unfinished.replace(path)
+def _credential(file: Path, added: Controller) -> list[tuple[str, str]]:
+    token_file = token_file_of(added.name)
+    if added.token is None or token_file is None:
+        return []
+    return [
+        ("systemctl edit hivel-agent", "passes the token to the service; add these two lines:"),
+        ("  [Service]", ""),
+        (f"  LoadCredential=jenkins-token.{added.name}:{file.parent / token_file}", ""),
+    ]

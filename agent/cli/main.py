@@ -31,7 +31,7 @@ VERBS = {
     "demo": "Show the main job with a local Jenkins and a local Hivel, in about ten seconds.",
     "emit": "Report the deployment of the build that runs this command.",
     "explain": "Explain why one build did or did not become an event.",
-    "init": "Write a configuration: ask for what it needs, test it live, and show what would be sent.",
+    "init": "Write a configuration: ask for what it needs, check each answer, and show what would be sent.",
     "notify": "Try out the notifications of [notify].",
     "once": "Poll each controller once, deliver what is due, and exit.",
     "preview": "Show what the rules would send, without storing or sending anything.",
