@@ -218,7 +218,7 @@ def _refuse_unreadable(file: Path, text: bytes) -> None:
         trial.write_bytes(text)
         load(trial, tokens=False)
     except ConfigError as error:
-        problem = str(error).replace(str(trial), file.name)
+        problem = str(error).replace(str(trial), str(file))
         raise InitError(f"nothing was written: with one [[jenkins]] table more, {problem}") from None
     except OSError as error:
         raise _cannot_write(error) from error

@@ -124,14 +124,14 @@ class Interview:
     def _hivel_url(self, text: str) -> Verdict:
         if (base := base_of_hivel(text)) is not None:
             return _page(text, base, "Hivel")
-        return self._try(replace(self._draft, hivel_url=text), "hivel.url", self._probe_hivel)
+        return self._try(replace(self._draft, hivel_url=text), self._probe_hivel)
 
     def _hivel_token(self, text: str) -> Verdict:
         try:
             token = Token.checked(text, "the answer")
         except TokenError as error:
             return Verdict.bad(str(error), malformed=True)
-        return self._try(replace(self._draft, hivel_token=token), "hivel.token_file", self._probe_hivel)
+        return self._try(replace(self._draft, hivel_token=token), self._probe_hivel)
 
     def _probe_hivel(self, settings: Settings) -> Verdict:
         delivery = DeliverySettings(timeout_ms=TIMEOUT_MS)
@@ -165,7 +165,7 @@ class Interview:
     def _jenkins_url(self, text: str) -> Verdict:
         if (base := base_of_jenkins(text)) is not None:
             return _page(text, base, "Jenkins")
-        return self._try(self._with(url=text), "jenkins[0].url", self._probe_address)
+        return self._try(self._with(url=text), self._probe_address)
 
     def _probe_address(self, settings: Settings) -> Verdict:
         probe = probe_jenkins(settings.controllers[0], jobs=False)
@@ -181,7 +181,7 @@ class Interview:
         if taken and token_file_of(text) is None:
             words = f"{text!r} cannot be part of a file name; use letters, digits, hyphens, dots and underscores"
             return Verdict.bad(words, malformed=True)
-        return self._try(self._with(name=text), "jenkins[0].name", None)
+        return self._try(self._with(name=text), None)
 
     def _user(self, default: str | None) -> None:
         """User and token together: when Jenkins refuses them, either can be wrong."""
@@ -201,15 +201,15 @@ class Interview:
 
     def _username(self, text: str) -> Verdict:
         if text in ("", ANONYMOUS):
-            return self._try(self._with(username=None, token=None), "jenkins[0].username", self._probe_user)
-        return self._try(self._with(username=text, token=None), "jenkins[0].username", None)
+            return self._try(self._with(username=None, token=None), self._probe_user)
+        return self._try(self._with(username=text, token=None), None)
 
     def _jenkins_token(self, text: str) -> Verdict:
         try:
             token = Token.checked(text, "the answer")
         except TokenError as error:
             return Verdict.bad(str(error), malformed=True)
-        return self._try(self._with(token=token), "jenkins[0].token_file", self._probe_user)
+        return self._try(self._with(token=token), self._probe_user)
 
     def _probe_user(self, settings: Settings) -> Verdict:
         controller = settings.controllers[0]
@@ -222,7 +222,7 @@ class Interview:
         return Verdict(lines, wrong=_needs_another_user(probe, controller.username))
 
     def _since(self, text: str) -> Verdict:
-        return self._try(self._with(since=text), "jenkins[0].since", None)
+        return self._try(self._with(since=text), None)
 
     def _with(self, **changes: object) -> Draft:
         return replace(self._draft, controller=replace(self._draft.controller, **changes))  # type: ignore[arg-type]
@@ -234,7 +234,7 @@ class Interview:
         self._ask(Question(text, "--contact", ""), self._given.contact, self._contact_text)
 
     def _contact_text(self, text: str) -> Verdict:
-        return self._try(replace(self._draft, contact=text or None), "http.contact", None)
+        return self._try(replace(self._draft, contact=text or None), None)
 
     # ---- Rules
 
@@ -286,7 +286,7 @@ class Interview:
     def _pattern(self, text: str) -> Verdict:
         if not text:
             return Verdict()
-        verdict = self._try(replace(self._draft, jobs=(text,)), "deployment[0].job", None, keep=False)
+        verdict = self._try(replace(self._draft, jobs=(text,)), None, keep=False)
         if verdict.wrong or not self._jobs:
             return verdict
         try:
@@ -299,7 +299,7 @@ class Interview:
         return Verdict.good(f"{len(jobs)} job(s), such as {jobs[0]}")
 
     def _environment(self, text: str) -> Verdict:
-        return self._try(replace(self._draft, environment=text), "deployment[0].environment", None)
+        return self._try(replace(self._draft, environment=text), None)
 
     def _preview(self, settings: Settings) -> None:
         value = look(settings, JenkinsClient, _EVER, SAMPLE)
@@ -321,14 +321,12 @@ class Interview:
         """Whether there is an answer; False: the question before is to be answered again."""
         return self._asker.ask(question, given, check) is not None
 
-    def _try(
-        self, draft: Draft, key: str, probe: Callable[[Settings], Verdict] | None, *, keep: bool = True
-    ) -> Verdict:
+    def _try(self, draft: Draft, probe: Callable[[Settings], Verdict] | None, *, keep: bool = True) -> Verdict:
         """Check a draft with one answer more. It counts from then on unless the answer is malformed."""
         try:
             settings = settings_of(draft)
         except ConfigError as error:
-            return Verdict.bad(_about(error, key), malformed=True)
+            return Verdict.bad(_about(error), malformed=True)
         if keep:
             self._draft = draft
         if probe is None or self._offline:
@@ -372,10 +370,9 @@ def _needs_another_user(probe: JenkinsProbe, username: str | None) -> bool:
     return unknown or not (probe.snapshot is not None and probe.snapshot.jobs)
 
 
-def _about(error: ConfigError, key: str) -> str:
-    """The problem alone: the file is a draft that nobody sees."""
-    text = str(error)
-    return text.partition(f"{key}: ")[2] or text.partition("config.toml: ")[2] or text
+def _about(error: ConfigError) -> str:
+    """The problem alone: nobody sees the file of the draft."""
+    return "; ".join(each.problem for each in error.problems) or str(error)
 
 
 def _warned(text: str, *, wrong: bool = False) -> Verdict:

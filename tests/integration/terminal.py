@@ -31,7 +31,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "agent", *arguments],
             stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
-            env={**env, "TERM": "xterm"},
+            env={**env, "TERM": "xterm", "COLUMNS": "120", "LINES": "50"},
         )  # fmt: skip
         os.close(follower)
         self.shown = ""

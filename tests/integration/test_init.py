@@ -463,7 +463,7 @@ def test_no_controller_is_added_where_a_table_cannot_be_appended(tmp_path: Path)
     assert done.returncode == 1 and "cannot read" in done.stderr
     done = run(tmp_path, *arguments, **TOKENS)
     assert done.returncode == 1, done.stdout
-    assert "nothing was written: with one [[jenkins]] table more, config.toml" in done.stderr
+    assert f"nothing was written: with one [[jenkins]] table more, {tmp_path / 'config.toml'}" in done.stderr
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
