@@ -1,3 +1,3 @@
 """hivel-jenkins-agent: sends every Jenkins deployment to Hivel once."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 UNIT = "hivel-agent.service"
 FOLDER = "/etc/hivel-agent"
-# Two values and more, as `event=started version=0.1.0`; a value with spaces is in quotes.
+# Two values and more, as `event=started version=0.2.0`; a value with spaces is in quotes.
 LOGFMT = re.compile(r"timestamp=\S+ level=\w+ event=(\"(?:[^\"\\]|\\.)*\"|\S+)( \w+=(\"(?:[^\"\\]|\\.)*\"|\S*))*")
 # As the service, but for patience: the real unit waits two minutes for a sign of life, and ten seconds to restart.
 IMPATIENT = "[Service]\nWatchdogSec=6s\nRestartSec=1s\n"
