@@ -1,4 +1,4 @@
-"""Derives the parts of a run that are deployments from its facts. No I/O, no clock; the order of facts is free."""
+"""Derives the parts of a run that are deployments from its facts. No I/O, no clock, facts in any order."""
 
 from __future__ import annotations
 
