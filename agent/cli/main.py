@@ -40,6 +40,7 @@ VERBS = {
     "run": "Poll and deliver until SIGTERM or SIGINT: the daemon.",
     "sandbox": "Local stand-ins to try a configuration with, before it touches production.",
     "status": "Show outbox, delivery and controllers at a glance.",
+    "support-bundle": "Collect what a bug report needs in one archive, without secrets.",
 }
 
 
@@ -48,7 +49,7 @@ _FILES = ("--config", "--output")
 
 def load(verb: str) -> click.Command:
     """The command of one of :data:`VERBS`, with everything that it needs."""
-    command: click.Command = import_module(f"agent.cli.{verb}").command
+    command: click.Command = import_module(f"agent.cli.{verb.replace('-', '_')}").command
     return command
 
 

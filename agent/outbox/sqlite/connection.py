@@ -20,6 +20,7 @@ from agent.outbox.values import AlreadyRunningError, DamagedError, OlderOutboxEr
 if TYPE_CHECKING:
     from pathlib import Path
 
+SQLITE_VERSION = sqlite3.sqlite_version
 # How long a locked file is waited for; less when the process is to end.
 BUSY_DEADLINE_S = 10.0
 STOPPING_DEADLINE_S = 1.0

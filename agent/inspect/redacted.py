@@ -1,0 +1,99 @@
+"""A configuration file for others to read: line by line, so that it works for a file that is no valid TOML, too.
+
+Values are kept for the keys that the configuration has. Comments are removed, and the values of all other keys are
+hidden: a token may be among them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.config import tables
+from agent.model.secrets import HIDDEN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# These tables have keys that the user chose.
+_FREE_TABLES = ("environments", "status", "intake.teams")
+_KEYS = frozenset(
+    field.name
+    for table in vars(tables).values()
+    if isinstance(table, type) and issubclass(table, msgspec.Struct)
+    for field in msgspec.structs.fields(table)
+)
+_HEADER = re.compile(r"\s*\[\[?\s*([\w.\"' -]+?)\s*\]\]?\s*$")
+_ASSIGNMENT = re.compile(r"(\s*)([\w.\"'-]+)(\s*=\s*)(.*)$")
+_MORE_OF_A_LIST = re.compile(r"[\s\[\],]*(?:(?:\"[^\"]*\"|'[^']*')[\s\[\],]*)*$")
+_USER = re.compile(r"(?<=://)[^/@\s\"']+@")
+_TEXT = re.compile(r"\"([^\"]*)\"|'([^']*)'")
+# Keys of tables within a line, as in ``shop = {token_file = "shop.token"}``.
+_INNER_KEY = re.compile(r"([\w-]+)\s*=")
+
+
+def without_values(text: str, folder: Path) -> str:
+    """The text with the same lines. ``folder``: where the files are that it names."""
+    return "".join(f"{shown}\n" for shown, _ in _lines(text, folder))
+
+
+def hidden_values(text: str, folder: Path) -> Iterator[str]:
+    """What :func:`without_values` hides, apart from comments."""
+    for _, hidden in _lines(text, folder):
+        yield from hidden
+
+
+def _lines(text: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each line as it is shown, with the values that are hidden in it."""
+    table, kept = "", False  # ``kept``: the list that goes on in the next lines is shown
+    for whole in text.splitlines():
+        line = _without_comment(whole)
+        if header := _HEADER.match(line):
+            table, kept = header[1], False
+            yield line, []
+        elif assignment := _ASSIGNMENT.match(line):
+            value = assignment[4]
+            kept = _is_known(assignment[2], value, table) and '"""' not in line and "'''" not in line
+            secrets = _pasted(assignment[2], value, table, folder) if kept else _texts(value)
+            if kept and not secrets:
+                yield _USER.sub(f"{HIDDEN}@", line), [found[:-1] for found in _USER.findall(line)]
+            else:
+                yield "".join(assignment.group(1, 2, 3)) + f'"{HIDDEN}"', secrets
+        elif kept and _MORE_OF_A_LIST.match(line):
+            yield _USER.sub(f"{HIDDEN}@", line), []
+        else:
+            yield (f"# {HIDDEN}" if line.strip() else ""), _texts(line)
+
+
+def _is_known(key: str, value: str, table: str) -> bool:
+    inner = _INNER_KEY.findall(_TEXT.sub("", value)) if "{" in value else []
+    free = table in _FREE_TABLES or key in ("teams", *_FREE_TABLES)
+    return (free or key in _KEYS) and (key in ("teams", *_FREE_TABLES) or all(each in _KEYS for each in inner))
+
+
+def _pasted(key: str, value: str, table: str, folder: Path) -> list[str]:
+    """Secrets in the place of the name of their file."""
+    if not (key in ("token_file", "url_file", "teams") or table == "intake.teams" or "token_file" in value):
+        return []
+    return [each for each in _texts(value) if "://" in each or not ({"/", "."} & set(each) or (folder / each).exists())]
+
+
+def _texts(value: str) -> list[str]:
+    """What is in quotes; else all of it."""
+    found = [first or second for first, second in _TEXT.findall(value)]
+    return [each for each in found or [value.strip().strip("\"'")] if each]
+
+
+def _without_comment(line: str) -> str:
+    quote = ""
+    for place, letter in enumerate(line):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        elif letter == "#":
+            return line[:place].rstrip()
+    return line.rstrip()
