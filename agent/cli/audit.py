@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,8 @@ import click
 from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, escape, table, write_json
-from agent.cli.values import job_pattern, moment
+from agent.cli.spreadsheet import write_csv as write_rows
+from agent.cli.values import builds_since, job_pattern
 from agent.daemon import logs
 from agent.inspect.audit import Outcome
 from agent.inspect.audit import audit as look
@@ -48,7 +48,7 @@ def command(settings: Settings, *, since: str, job: str | None, as_csv: bool, as
     if as_csv and as_json:
         raise click.UsageError("--csv and --json: choose one")
     logs.configure(quiet=True)
-    begin, jobs = moment("--since", since, Clock().now_ms()), job_pattern("--job", job)
+    (begin, _), jobs = builds_since(since, Clock().now_ms()), job_pattern("--job", job)
     with existing_outbox(settings) as outbox:
         result = look(settings, outbox, JenkinsClient, since=begin, jobs=jobs)
     if as_json:
@@ -62,11 +62,8 @@ def command(settings: Settings, *, since: str, job: str | None, as_csv: bool, as
 
 def write_csv(value: Audit) -> None:
     """``controller,job,first,last,outcome,detail,at``; problems go to standard error."""
-    lines = csv.writer(sys.stdout, lineterminator="\n")
-    lines.writerow(("controller", "job", "first", "last", "outcome", "detail", "at"))
-    for job in value.jobs:
-        for builds in job.builds:
-            lines.writerow(printable(str(cell)) for cell in (job.controller, job.job, *_cells(builds)))
+    rows = ((job.controller, job.job, *_cells(builds)) for job in value.jobs for builds in job.builds)
+    write_rows(("controller", "job", "first", "last", "outcome", "detail", "at"), rows)
     for problem in value.problems:
         click.echo(printable(problem), err=True)
 

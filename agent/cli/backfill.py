@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -12,10 +14,11 @@ from rich.progress import Progress
 
 from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import ingest_of, open_outbox
-from agent.cli.output import console, escape, write_json
-from agent.cli.values import FUTURE_MS, job_pattern, moment
+from agent.cli.output import console, escape, table, write_json
+from agent.cli.values import builds_since, job_pattern
 from agent.daemon import logs
 from agent.model.times import Clock
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sources.jenkins.backfill import Request, backfill
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.history import Span
@@ -24,24 +27,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from agent.config.settings import Settings
+    from agent.outbox.interface import Outbox
     from agent.sources.jenkins.backfill import BackfillReport
 
 
 @click.command("backfill")
-@click.option("--since", required=True, help="Builds that ended since then: 30d, 2026-01-31, 2026-01-31T18:00:00Z.")
-@click.option("--until", help="Builds that ended before then. Default: now.")
-@click.option("--job", help='Only jobs that match: "deploy/**" or "re:…".')
-@click.option("--dry-run", is_flag=True, help="Only say what would be reported.")
+@click.option(
+    "--since",
+    metavar="TIME",
+    required=True,
+    help="Builds that ended at or after this time: 30d, 12h, 2026-01-31, 2026-01-31T18:00:00Z.",
+)
+@click.option("--until", metavar="TIME", help="Builds that ended before this time. [default: now]")
+@click.option("--job", metavar="PATTERN", help='Jobs that match the pattern, such as "deploy/**" or "re:…".')
+@click.option("--dry-run", is_flag=True, help="List the events that would be enqueued. Nothing is stored.")
 @json_option
 @with_settings
 @refusing_endless_patterns
 def command(
     settings: Settings, *, since: str, until: str | None, job: str | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Report builds of the past that the rules make deployments.
+    """Enqueue events for past builds that match a rule.
 
-    What was reported before is not reported again. Interrupted, the same command goes on where it was. It may run
-    beside the daemon, which then delivers; otherwise `hivel-agent once` does.
+    Builds that have an event are skipped. If a backfill is interrupted, the same command resumes it. It may run
+    while the daemon is running. The daemon, or the next `hivel-agent once`, delivers the events.
 
     \b
     Example: hivel-agent backfill --since 2026-01-01 --job 'deploy/**' --dry-run
@@ -49,13 +58,24 @@ def command(
     logs.configure(quiet=True)
     now = Clock().now_ms()
     pattern = job_pattern("--job", job)
-    span = Span(moment("--since", since, now), moment("--until", until, now) if until else now + FUTURE_MS)
+    span = Span(*builds_since(since, now, until))
     words = f"since {since}, until {until or 'now'}, job {job or '**'}"
     request = Request(span, words, pattern, dry_run)
-    with open_outbox(settings) as outbox, _progress(hidden=as_json) as progress:
+    with _outbox(settings, dry_run=dry_run) as outbox, _progress(hidden=as_json) as progress:
         report = backfill(settings, ingest_of(settings, outbox), JenkinsClient, request, progress)
     write_json(report) if as_json else show(report, dry_run=dry_run)
     sys.exit(1 if report.problems else 0)
+
+
+@contextmanager
+def _outbox(settings: Settings, *, dry_run: bool) -> Iterator[Outbox]:
+    """The outbox. A dry run does not create one: without an outbox, it uses an empty one in a temporary folder."""
+    if not dry_run or settings.outbox.exists():
+        with open_outbox(settings) as outbox:
+            yield outbox
+        return
+    with TemporaryDirectory() as folder, SqliteOutbox(Path(folder) / "outbox.db", Clock()) as empty:
+        yield empty
 
 
 @contextmanager
@@ -73,9 +93,12 @@ def _progress(*, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
 def show(report: BackfillReport, *, dry_run: bool) -> None:
     """What was found, then the counts."""
     out = console()
-    if dry_run:
-        for name in report.enqueued:
-            out.print(f"would report  {escape(name)}")
+    if report.planned:
+        lines = table("WOULD ENQUEUE", "STATUS", "ENVIRONMENT", "ENDED")
+        for each in report.planned:
+            ended = each.ended_at[:19] + "Z"
+            lines.add_row(escape(each.deployment_id), each.status, escape(each.environment or "-"), ended)
+        out.print(lines)
     for name, reason in report.underivable.items():
         out.print(f"[red]no event for[/]  {escape(name)}: {escape(reason)}")
     for problem in report.problems:
@@ -83,7 +106,7 @@ def show(report: BackfillReport, *, dry_run: bool) -> None:
     before = f" ({report.jobs_done_before} of them done before)" if report.jobs_done_before else ""
     out.print(
         f"{report.jobs} job(s){before}, {report.builds} build(s) read: {len(report.enqueued)} event(s) "
-        f"{'would be reported' if dry_run else 'enqueued'}, {report.known} known already, "
+        f"{'would be enqueued' if dry_run else 'enqueued'}, {report.known} known already, "
         f"{len(report.underivable)} without an event"
     )
     if report.problems and not dry_run:

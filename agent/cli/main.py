@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # help. The verb itself is `command` in the module of its name.
 VERBS = {
     "audit": "Show what became of every build number of every deploying job.",
-    "backfill": "Report builds of the past that the rules make deployments.",
+    "backfill": "Enqueue events for past builds that match a rule.",
     "check": "Check the configuration, each Jenkins, and Hivel, and say what to mend.",
     "completion": "Print the script that lets a shell complete verbs and options.",
     "demo": "Show the main job with a local Jenkins and a local Hivel, in about ten seconds.",

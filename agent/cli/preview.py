@@ -12,17 +12,16 @@ from agent.cli.comparison import show as show_comparison
 from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, escape, table, write_json
-from agent.cli.values import FUTURE_MS, moment
+from agent.cli.values import builds_since, job_pattern
 from agent.daemon import logs
-from agent.inspect.compare import compare as look_at_differences
-from agent.inspect.preview import preview as look
+from agent.inspect.compare import compare
+from agent.inspect.preview import Sample, preview
 from agent.model.times import Clock
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.history import Span
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
-    from agent.inspect.compare import Comparison
     from agent.inspect.preview import Preview
 
 DEFAULT_SINCE = "7d"
@@ -31,54 +30,63 @@ MOST_BUILDS = 500
 
 
 @click.command("preview")
-@click.option("--since", default=DEFAULT_SINCE, show_default=True, help="Builds that ended since then: 7d, 2026-01-31.")
-@click.option("--compare", "compares", is_flag=True, help="Show what would differ from the events in the outbox.")
-@click.option("--offline", is_flag=True, help="With --compare: ask no Jenkins; what is kept of the builds has to do.")
 @click.option(
-    "--builds", type=click.IntRange(min=1), help=f"With --compare: the newest of each job. [default: {MOST_BUILDS}]"
+    "--since",
+    metavar="TIME",
+    default=DEFAULT_SINCE,
+    show_default=True,
+    help="Builds that ended at or after this time: 7d, 12h, 2026-01-31, 2026-01-31T18:00:00Z.",
+)
+@click.option("--job", metavar="PATTERN", help='Jobs that match the pattern, such as "deploy/**" or "re:…".')
+@click.option("--limit", type=click.IntRange(min=1, max=1_000_000_000), help="Stop after this number of events.")
+@click.option("--compare", "compares", is_flag=True, help="Compare with the events in the outbox.")
+@click.option("--offline", is_flag=True, help="With --compare: send no request to Jenkins; use the stored facts only.")
+@click.option(
+    "--builds",
+    type=click.IntRange(min=1),
+    help=f"With --compare: number of builds of each job, newest first. [default: {MOST_BUILDS}]",
 )
 @json_option
 @with_settings
 @refusing_endless_patterns
 def command(
-    settings: Settings, *, since: str, compares: bool, offline: bool, builds: int | None, as_json: bool
+    settings: Settings,
+    *,
+    since: str,
+    job: str | None,
+    limit: int | None,
+    compares: bool,
+    offline: bool,
+    builds: int | None,
+    as_json: bool,
 ) -> None:
     """Show what the rules would send, without storing or sending anything.
 
-    Jobs that match no rule are listed by name, so that a missing rule is seen.
+    Jobs that match no rule are listed too.
 
-    With --compare: before a change of rules or version, which events in the outbox would say something else
-    (changed), would be none any more (gone), or would be there as well (new), and how many deployments and
-    failures a week that makes of each job. Exits with 1 if there is a difference or a problem, else with 0.
+    --compare shows what a change of the rules or of the version would change: events in the outbox whose content
+    would differ (changed), events that would no longer exist (gone), additional events (new), and the number of
+    deployments and failures per week of each job. The exit code is 1 if there is a difference or a problem.
 
     \b
-    Examples: hivel-agent preview --since 24h
+    Examples: hivel-agent preview --since 24h --job 'deploy/**'
               hivel-agent preview --compare --since 30d --config new.toml
     """
     logs.configure(quiet=True)
     if not compares and (offline or builds is not None):
         raise click.UsageError("--offline and --builds need --compare")
+    if compares and limit is not None:
+        raise click.UsageError("--limit cannot be used with --compare; --builds limits the builds of each job")
+    span, jobs = Span(*builds_since(since, Clock().now_ms())), job_pattern("--job", job)
     if compares:
-        compared = compare(settings, since, MOST_BUILDS if builds is None else builds, offline=offline)
+        with existing_outbox(settings) as outbox:
+            client_of = None if offline else JenkinsClient
+            compared = compare(settings, outbox, client_of, span, MOST_BUILDS if builds is None else builds, jobs)
         write_json(compared) if as_json else show_comparison(compared)
         sys.exit(1 if compared.differs or compared.problems else 0)
-    result = preview(settings, since)
+    result = preview(settings, JenkinsClient, span, Sample(events=limit, job=jobs))
     write_json(result) if as_json else show(result)
     sys.exit(1 if result.problems else 0)
-
-
-def compare(settings: Settings, since: str, most_builds: int, *, offline: bool = False) -> Comparison:
-    """Compare the outbox with what Jenkins and the rules say now. Raises :class:`agent.outbox.values.OutboxError`."""
-    now = Clock().now_ms()
-    span = Span(moment("--since", since, now), now + FUTURE_MS)
-    with existing_outbox(settings) as outbox:
-        return look_at_differences(settings, outbox, None if offline else JenkinsClient, span, most_builds)
-
-
-def preview(settings: Settings, since: str = DEFAULT_SINCE) -> Preview:
-    """Ask each Jenkins what ended since then."""
-    now = Clock().now_ms()
-    return look(settings, JenkinsClient, Span(moment("--since", since, now), now + FUTURE_MS))
 
 
 def show(value: Preview) -> None:
@@ -87,6 +95,8 @@ def show(value: Preview) -> None:
     out = console()
     failing = sum(row.derived.reason is not None for row in value.rows)
     out.print(f"{len(value.rows) - failing} event(s) since {value.since}, {failing} build(s) of which none can be made")
+    if value.limited:
+        out.print("[yellow]stopped at --limit[/]: there are more")
     if value.unmatched:
         out.print(f"{len(value.unmatched)} job(s) match no rule:")
         for name in value.unmatched:

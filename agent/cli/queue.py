@@ -6,19 +6,21 @@ import getpass
 import os
 import sys
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from agent.cli.facts import in_words
-from agent.cli.options import json_option, with_settings
+from agent.cli.filters import Filters, filter_options
+from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import existing_outbox, queue_of
 from agent.cli.output import console, escape, styled, table, write_json
 from agent.cli.selection import Action, Wanted, choose, selection_options
+from agent.cli.spreadsheet import write_csv
 from agent.ingest.replay import discard
 from agent.model.deployment import State
-from agent.outbox.values import Filter, Page
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,22 +45,58 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--state", type=click.Choice([state.value for state in _STATES]), help="Only this state.")
+@click.option("--state", type=click.Choice([state.value for state in _STATES]), help="Events in this state.")
+@filter_options("--reason")
 @click.option(
-    "--limit", type=click.IntRange(min=1, max=1_000_000_000), default=50, show_default=True, help="At most so many."
+    "--limit",
+    type=click.IntRange(min=1, max=1_000_000_000),
+    default=50,
+    show_default=True,
+    help="Maximum number of events.",
 )
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV for a spreadsheet instead of text.")
 @json_option
 @with_settings
-def list_events(settings: Settings, *, state: str | None, limit: int, as_json: bool) -> None:
-    """List events, the newest first.
+@refusing_endless_patterns
+def list_events(
+    settings: Settings, *, state: str | None, filters: Filters, limit: int, as_csv: bool, as_json: bool
+) -> None:
+    """List events, newest first.
+
+    An event must meet all filters. --since and --until select by the end of the deployment, which is the column
+    ENDED.
 
     \b
-    Example: hivel-agent queue list --state failed --limit 20
+    Examples: hivel-agent queue list --state failed --since 7d
+              hivel-agent queue list --job 'deploy/**' --environment production --csv --limit 100000
     """
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json: choose one")
     with existing_outbox(settings) as outbox:
-        rows = outbox.query(Filter(states=(State(state),) if state else ()), Page(limit))
+        rows = list(islice(filters.select(outbox, (State(state),) if state else ()), limit))
         views = queue_of(settings, outbox).views(rows)
-    write_json(views) if as_json else show_events(views)
+    if as_json:
+        write_json(views)
+    elif as_csv:
+        write_csv(_COLUMNS, map(_cells, views))
+    else:
+        show_events(views)
+
+
+_COLUMNS = (
+    *("id", "state", "deployment_id", "status", "environment", "controller", "job", "build", "ended_at", "enqueued_at"),
+    *("settled_at", "attempts", "repo_url", "branch", "commit_hash", "reason"),
+)
+
+
+def _cells(view: EventView) -> tuple[object, ...]:
+    """One line of ``--csv``."""
+    event, run = view.event, view.run
+    said = (None, None) if event is None else (event.status.value, event.environment)
+    code = (None, None, None) if event is None else (event.repo_url, event.branch, event.commit_hash)
+    times = (view.ended_at, view.created_at, view.settled_at)
+    of = (run.scope, run.project, run.number)
+    return (view.id, view.state.value, view.deployment_id, *said, *of, *times, view.attempts, *code, view.reason)
 
 
 def show_events(views: list[EventView]) -> None:
@@ -67,7 +105,7 @@ def show_events(views: list[EventView]) -> None:
         console().print("no events")
         return
     lines = table(
-        "ID", "STATE", "DEPLOYMENT_ID", "STATUS", "ENVIRONMENT", "ENQUEUED", "TRIED", "REASON", right=("ID", "TRIED")
+        "ID", "STATE", "DEPLOYMENT_ID", "STATUS", "ENVIRONMENT", "ENDED", "TRIED", "REASON", right=("ID", "TRIED")
     )
     for view in views:
         lines.add_row(
@@ -76,7 +114,7 @@ def show_events(views: list[EventView]) -> None:
             escape(view.deployment_id),
             "-" if view.event is None else view.event.status.value,
             "-" if view.event is None else escape(view.event.environment),
-            view.created_at[:19] + "Z",
+            "-" if view.ended_at is None else view.ended_at[:19] + "Z",
             str(view.attempts),
             escape(view.reason or ""),
         )

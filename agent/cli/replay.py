@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 # For so many it is looked whether there is something to know about each.
 _MOST_CAUTIONS = 1_000
-REPLAY = Action("replay", done="replayed", effect="sent again", takes_delivered=True)
+REPLAY = Action(
+    "replay", done="replayed", effect="sent again", takes_delivered=True, reason_names=("--reason", "--error")
+)
 
 
 @click.command("replay")

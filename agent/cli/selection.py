@@ -1,18 +1,16 @@
-"""Which events a verb is to change: IDs, or filters whose result is counted first and done after a yes."""
+"""Which events a verb changes: IDs, or filters. Filters are confirmed before anything is changed."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.values import job_pattern, moment
-from agent.ingest import replay
+from agent.cli.filters import Filters, filter_options
 from agent.model.deployment import State
-from agent.outbox.values import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +31,8 @@ class Action:
     effect: str
     """*3 event(s) would be* … (``sent again``)"""
     takes_delivered: bool = False
+    reason_names: tuple[str, ...] = ("--error",)
+    """Names of the option that selects by the reason."""
 
     @property
     def filters(self) -> str:
@@ -42,46 +42,43 @@ class Action:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the command line said."""
+    """The selection on the command line."""
 
     ids: tuple[str, ...]
     failed: bool
-    since: str | None
-    until: str | None
-    job: str | None
-    environment: str | None
-    error: str | None
     yes: bool
+    filters: Filters
     all_delivered: bool = False
 
     @property
     def by_filters(self) -> bool:
-        """Whether it said more than IDs."""
-        given = (self.failed, self.all_delivered, self.since, self.until, self.job, self.environment, self.error)
-        return any(given)
+        """Whether there is an option beside the IDs."""
+        return self.failed or self.all_delivered or self.filters.given
 
 
 def selection_options(action: Action) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a verb the options of a selection; it is called with all of them as ``wanted``, a :class:`Wanted`."""
-    delivered = click.option("--all-delivered", is_flag=True, help="Delivered events too; needs --since.")
-    options = (
+    delivered = click.option("--all-delivered", is_flag=True, help="Select delivered events. Needs --since.")
+    options: tuple[Callable[[Any], Any], ...] = (
         click.argument("ids", nargs=-1, metavar="[ID]..."),
-        click.option("--failed", is_flag=True, help="Failed events."),
+        click.option("--failed", is_flag=True, help="Select failed events."),
         *([delivered] if action.takes_delivered else []),
-        click.option("--since", help="Only events enqueued since then: 24h, 2026-01-31, 2026-01-31T18:00:00Z."),
-        click.option("--until", help="Only events enqueued before then."),
-        click.option("--job", help='Only events of jobs that match: "deploy/**" or "re:…".'),
-        click.option("--environment", help="Only events of this environment."),
-        click.option("--error", help="Only events whose reason contains this text."),
-        click.option("--yes", is_flag=True, help="Do not ask."),
+        filter_options(*action.reason_names),
+        click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
     )
-    names = {field.name for field in fields(Wanted)}
 
     def give(verb: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(verb)
-        def wrapper(**arguments: Any) -> Any:
-            wanted = Wanted(**{name: arguments.pop(name) for name in names & arguments.keys()})
-            return verb(wanted=wanted, **arguments)
+        def wrapper(
+            ids: tuple[str, ...],
+            *,
+            failed: bool,
+            yes: bool,
+            filters: Filters,
+            all_delivered: bool = False,
+            **arguments: Any,
+        ) -> Any:
+            return verb(wanted=Wanted(ids, failed, yes, filters, all_delivered), **arguments)
 
         for option in reversed(options):
             wrapper = option(wrapper)
@@ -91,17 +88,16 @@ def selection_options(action: Action) -> Callable[[Callable[..., Any]], Callable
 
 
 def choose(outbox: Outbox, queue: Queue, wanted: Wanted, action: Action) -> list[Deployment]:
-    """The deployments, after a yes where they were selected by filters.
+    """The selected deployments, oldest first; a selection by filters is confirmed first.
 
-    Raises a :class:`click.ClickException` when the selection makes no sense, names an event that is not there, or
-    nobody can be asked; :class:`click.Abort` after a no.
+    Raises a :class:`click.ClickException` if the selection is invalid, names an unknown event, or nobody can confirm
+    it; :class:`click.Abort` if the answer is no.
     """
     if wanted.ids:
         if wanted.by_filters:
             raise click.UsageError(f"either IDs or {action.filters} with filters, not both")
         return _named(queue, wanted.ids, action)
-    which = _filter(wanted, action, outbox.clock.now_ms())
-    chosen = replay.choose(outbox, which, job_pattern("--job", wanted.job))
+    chosen = list(wanted.filters.select(outbox, _states(wanted, action)))[::-1]
     if chosen and not wanted.yes:
         _confirm(f"{len(chosen)} event(s) would be {action.effect}")
     return chosen
@@ -115,20 +111,14 @@ def _named(queue: Queue, ids: tuple[str, ...], action: Action) -> list[Deploymen
     return list({row.number: row for row in found.values() if row is not None}.values())
 
 
-def _filter(wanted: Wanted, action: Action, now_ms: int) -> Filter:
+def _states(wanted: Wanted, action: Action) -> tuple[State, ...]:
     if not wanted.failed and not wanted.all_delivered:
         ways = "IDs, --failed, or --all-delivered --since …" if action.takes_delivered else "IDs or --failed"
         raise click.UsageError(f"say what to {action.verb}: {ways}")
-    if wanted.all_delivered and wanted.since is None:
-        raise click.UsageError("--all-delivered needs --since: everything that was ever sent is rarely meant")
+    if wanted.all_delivered and wanted.filters.since is None:
+        raise click.UsageError("--all-delivered needs --since, so that not everything is sent again by mistake")
     states = (State.FAILED, wanted.failed), (State.DELIVERED, wanted.all_delivered)
-    return Filter(
-        states=tuple(state for state, chosen in states if chosen),
-        since=None if wanted.since is None else moment("--since", wanted.since, now_ms),
-        until=None if wanted.until is None else moment("--until", wanted.until, now_ms),
-        environment=wanted.environment,
-        reason=wanted.error,
-    )
+    return tuple(state for state, chosen in states if chosen)
 
 
 def _confirm(told: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from agent.config.rules import Pattern, RuleError
-from agent.model.times import describe_duration, parse_duration, parse_since
+from agent.model.times import describe_duration, parse_duration, parse_since, rfc3339
 
 # Jenkins' clock may be ahead of this one: what just ended there is seen all the same.
 FUTURE_MS = 24 * 3_600_000
@@ -13,8 +13,34 @@ FUTURE_MS = 24 * 3_600_000
 _LATEST = 221_845_392_000_000
 
 
+def time_span(since: str | None, until: str | None, now_ms: int) -> tuple[int | None, int | None]:
+    """``--since`` and ``--until`` in UTC milliseconds; None where an option is missing.
+
+    ``--since`` must be before ``--until``, or before tomorrow if there is no ``--until``.
+    """
+    begin = None if since is None else moment("--since", since, now_ms)
+    end = None if until is None else moment("--until", until, now_ms)
+    if begin is not None and end is not None and begin >= end:
+        raise click.UsageError(
+            f"--since {since} ({_shown(begin)}) must be before --until {until} ({_shown(end)}): nothing is in between"
+        )
+    if begin is not None and end is None and begin >= now_ms + FUTURE_MS:
+        raise click.UsageError(f"--since: {since} is in the future")
+    return begin, end
+
+
+def _shown(ms: int) -> str:
+    return rfc3339(ms)[:19] + "Z"
+
+
+def builds_since(since: str, now_ms: int, until: str | None = None) -> tuple[int, int]:
+    """``--since`` and ``--until`` for builds of Jenkins, in UTC milliseconds. Default of ``--until``: tomorrow."""
+    begin, end = time_span(since, until, now_ms)
+    return begin or 0, now_ms + FUTURE_MS if end is None else end
+
+
 def moment(option: str, text: str, now_ms: int) -> int:
-    """A moment of the past in UTC milliseconds: ``24h``, ``2026-01-31``, ``2026-01-31T18:00:00Z``."""
+    """A moment in UTC milliseconds: ``now``, ``24h`` (ago), ``2026-01-31``, ``2026-01-31T18:00:00Z``."""
     try:
         ms = parse_since(text, now_ms)
     except ValueError as error:

@@ -35,15 +35,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def choose(outbox: Outbox, which: Filter, job: Pattern | None = None) -> list[Deployment]:
     """The deployments that a filter selects, oldest first. ``job``: only those of jobs that match."""
-    return [
-        row for row in reversed(list(_all(outbox, which))) if job is None or job.match(row.run.project.name) is not None
-    ]
+    return list(newest_first(outbox, which, job))[::-1]
 
 
-def _all(outbox: Outbox, which: Filter) -> Iterator[Deployment]:
+def newest_first(outbox: Outbox, which: Filter, job: Pattern | None = None) -> Iterator[Deployment]:
+    """The deployments that a filter selects, read page by page. ``job``: only those of jobs that match."""
     page = Page(limit=_BATCH)
     while rows := outbox.query(which, page):
-        yield from rows
+        yield from (row for row in rows if job is None or job.match(row.run.project.name) is not None)
         page = Page(limit=_BATCH, before=rows[-1].number)
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from agent.inspect.derived import rules_of
 from agent.inspect.differences import DELETED, Change, Difference, compare_run, with_reading
-from agent.inspect.preview import is_of_controller
+from agent.inspect.preview import is_of_controller, is_wanted
 from agent.model import fact as facts
 from agent.model.deployment import State  # noqa: TC001 - a field of a struct
 from agent.model.keys import JENKINS, Project, jenkins_run
@@ -28,7 +28,7 @@ from agent.sources.jenkins.history import History, Span
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from agent.config.rules import Match
+    from agent.config.rules import Match, Pattern
     from agent.config.settings import JenkinsSettings, Settings
     from agent.deployments.derive import Rules
     from agent.model.build import Build
@@ -103,11 +103,12 @@ def compare(
     client_of: Callable[[JenkinsSettings], JenkinsClient] | None,
     span: Span,
     most_builds: int,
+    jobs: Pattern | None = None,
 ) -> Comparison:
     """Compare the events of builds that ended in the span. ``client_of`` None: what is kept has to do.
 
     Jenkins is asked for at most ``most_builds`` of each job, the newest. What it does wrong is among the ``problems``.
-    Deployments that the outbox has forgotten are not taken for new: the span begins with those that it keeps.
+    ``jobs``: only jobs that match. Deployments that the outbox has forgotten are not taken for new: the span begins with those that it keeps.
     """
     now = outbox.clock.now_ms()
     span = Span(max(span.since, now - settings.keep_deployments_ms), span.until)
@@ -117,13 +118,13 @@ def compare(
     for controller, client in clients:
         try:
             history = History(client, controller.name, settings.rules, settings.options.libraries)
-            _Controller(controller.name, history, outbox, rules_of(settings), found, seen, most_builds).read(span)
+            _Controller(controller.name, history, outbox, rules_of(settings), found, seen, most_builds, jobs).read(span)
         except JenkinsError as error:
             found.problems.append(f"{controller.name}: {error}")
             seen.unreadable.add(controller.name)
         finally:
             client.close()
-    _kept(outbox, rules_of(settings), found, seen, span, asked=client_of is not None)
+    _kept(outbox, rules_of(settings), found, seen, span, jobs, asked=client_of is not None)
     weeks = max(now - span.since, 0) / _WEEK_MS
     return found.comparison(rfc3339(span.since), weeks, asked=client_of is not None)
 
@@ -222,6 +223,7 @@ class _Controller:
     found: _Found
     seen: _Seen
     most_builds: int
+    jobs: Pattern | None
 
     def read(self, span: Span) -> None:
         """Raises :class:`JenkinsError` when the whole controller cannot be read."""
@@ -229,6 +231,8 @@ class _Controller:
         self.found.problems.extend(f"{self.name}: {problem}" for problem in jobs.problems)
         self.seen.whys.update({Project(JENKINS, self.name, job.full_name): NOT_ASKED for job in jobs.others})
         for job, match in jobs.deploying:
+            if not is_wanted(self.jobs, job.full_name):
+                continue
             self.seen.whys[Project(JENKINS, self.name, job.full_name)] = DELETED
             try:
                 self._job(job, match, span)
@@ -278,9 +282,13 @@ class _Controller:
 # ---- what is kept
 
 
-def _kept(outbox: Outbox, rules: Rules, found: _Found, seen: _Seen, span: Span, *, asked: bool) -> None:
-    """Everything that Jenkins said nothing of: by the facts that are kept."""
+def _kept(
+    outbox: Outbox, rules: Rules, found: _Found, seen: _Seen, span: Span, jobs: Pattern | None, *, asked: bool
+) -> None:
+    """Compare what Jenkins did not answer for with the stored facts."""
     for project in outbox.projects(span.since):
+        if not is_wanted(jobs, project.name):
+            continue
         why = seen.why(project, asked=asked)
         for runs in _runs(outbox, project, seen, span):
             for state in outbox.load(runs).values():
@@ -291,7 +299,7 @@ def _runs(outbox: Outbox, project: Project, seen: _Seen, span: Span) -> Iterator
     """The runs of a project with the numbers of their rows that are yet to be compared, piece by piece."""
     page = Page(_PIECE)
     done = set[int]()
-    while rows := outbox.query(Filter(project=project, ended_since=span.since), page):
+    while rows := outbox.query(Filter(project=project, build_ended_since=span.since), page):
         fresh = [row for row in rows if row.number not in seen.rows and row.number not in done]
         runs: dict[Run, set[int]] = {row.run: set() for row in fresh if row.build_ended_at < span.until}
         for run, state in outbox.load(runs).items():

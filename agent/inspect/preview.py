@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.inspect.derived import DerivedView, of_build, rules_of
 from agent.model.times import rfc3339
@@ -15,7 +16,7 @@ from agent.sources.jenkins.history import History, Span
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.config.rules import Match
+    from agent.config.rules import Match, Pattern
     from agent.config.settings import JenkinsSettings, Settings
     from agent.deployments.derive import Rules
     from agent.sources.jenkins.client import JenkinsClient, Job
@@ -30,27 +31,37 @@ class PreviewRow(msgspec.Struct, frozen=True):
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """``preview --json``; ``unmatched`` are the jobs that no rule matches, as ``controller:job``."""
+    """``preview --json``; ``unmatched`` are the jobs that no rule matches, as ``controller:job``.
+
+    ``limited``: there are more events than were asked for, and reading stopped.
+    """
 
     since: str
     rows: list[PreviewRow]
     unmatched: list[str]
     problems: list[str]
+    limited: bool = False
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The newest ``builds`` of the first ``jobs`` that deploy: enough for an impression, with one request a job."""
+    """What is read of the jobs that deploy; None: everything.
 
-    jobs: int
-    builds: int
+    ``job``: only jobs that match. ``jobs``: the first ones. ``builds``: the newest of each job, with one request a job.
+    ``events``: reading stops after so many.
+    """
+
+    jobs: int | None = None
+    builds: int | None = None
+    events: int | None = None
+    job: Pattern | None = None
 
 
 def preview(
     settings: Settings,
     client_of: Callable[[JenkinsSettings], JenkinsClient],
     span: Span,
-    sample: Sample | None = None,
+    sample: Sample = Sample(),
 ) -> Preview:
     """What the rules would send for the builds of the span; nothing is stored or sent.
 
@@ -66,6 +77,8 @@ def preview(
             found.problems.append(f"{controller.name}: {error}")
         finally:
             client.close()
+    if sample.events is not None and len(found.rows) > sample.events:
+        return replace(found, rows=found.rows[: sample.events], limited=True)
     return found
 
 
@@ -78,25 +91,44 @@ class _Controller:
         self._rules = rules
         self._found = found
 
-    def read(self, span: Span, sample: Sample | None) -> None:
+    def read(self, span: Span, sample: Sample) -> None:
         """Raises :class:`JenkinsError` when the whole controller cannot be read."""
         jobs = self._history.jobs()
         self._found.problems.extend(f"{self._name}: {problem}" for problem in jobs.problems)
-        self._found.unmatched.extend(f"{self._name}:{job.full_name}" for job in jobs.others)
-        built = [each for each in jobs.deploying if each[0].next_build_number > 1]
-        for job, match in built[: sample.jobs] if sample else built:
+        self._found.unmatched.extend(
+            f"{self._name}:{job.full_name}" for job in jobs.others if is_wanted(sample.job, job.full_name)
+        )
+        built = [
+            (job, match)
+            for job, match in jobs.deploying
+            if job.next_build_number > 1 and is_wanted(sample.job, job.full_name)
+        ]
+        for job, match in built[: sample.jobs]:
             try:
-                self._job(job, match, span, sample.builds if sample else None)
+                self._job(job, match, span, sample)
             except JenkinsError as error:
                 if is_of_controller(error):
                     raise
                 self._found.problems.append(f"{self._name}: job {job.full_name}: {error}")
 
-    def _job(self, job: Job, match: Match, span: Span, most: int | None) -> None:
-        for page in self._history.builds(job, match, span, most):
+    def _job(self, job: Job, match: Match, span: Span, sample: Sample) -> None:
+        if self._is_full(sample):
+            return
+        for page in self._history.builds(job, match, span, sample.builds):
             for build in page:
                 rows = [PreviewRow(self._name, job.full_name, each) for each in of_build(build, self._rules)]
                 self._found.rows.extend(rows)
+            if self._is_full(sample):
+                return
+
+    def _is_full(self, sample: Sample) -> bool:
+        """Whether there are more events than wanted: one more shows that there are others."""
+        return sample.events is not None and len(self._found.rows) > sample.events
+
+
+def is_wanted(pattern: Pattern | None, full_name: str) -> bool:
+    """Whether the job is among those that were asked for; None: all are."""
+    return pattern is None or pattern.match(full_name) is not None
 
 
 def is_of_controller(error: JenkinsError) -> bool:

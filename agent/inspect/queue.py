@@ -44,7 +44,7 @@ class EventView(msgspec.Struct, frozen=True):
 
     ``deployment_id``: of a held one the id that it would get now. ``revision`` grows with every change of what it says;
     ``sent_revision`` is the one that Hivel has, 0 if it is not known which. ``held_until``: then a held one goes out
-    alone.
+    alone. ``ended_at``: the end of the deployment, which ``--since`` and ``--until`` select by.
     """
 
     id: int
@@ -58,6 +58,7 @@ class EventView(msgspec.Struct, frozen=True):
     event: DeploymentEvent | None
     run: RunView
     build_started_at: str | None
+    ended_at: str | None
     held_until: str | None
     revision: int
     sent_revision: int | None
@@ -213,6 +214,7 @@ class Queue:
             event=event_view(deployment_id, row.content),
             run=RunView(project.provider, project.scope, project.name, row.run.number, row.run.attempt),
             build_started_at=_moment(row.build_started_at),
+            ended_at=_moment(row.content.ended_at),
             held_until=_moment(row.held_since + self._hold_for_ms) if held and row.held_since is not None else None,
             revision=row.revision,
             sent_revision=row.sent_revision,

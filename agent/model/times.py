@@ -19,7 +19,12 @@ _WORDS = {
     "s": ("s", "sec", "secs", "second", "seconds"), "m": ("m", "min", "mins", "minute", "minutes"),
     "h": ("h", "hr", "hrs", "hour", "hours"), "d": ("d", "day", "days"), "ms": ("ms", "millis", "milliseconds"),
 }  # fmt: skip
+_ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+
+
+class ImpossibleTimeError(ValueError):
+    """A date or time that is written correctly and does not exist, such as 2026-02-30."""
 
 
 class Clock:
@@ -90,9 +95,12 @@ def parse_moment(value: str | date) -> int:
     Raises :class:`ValueError` with the reason.
     """
     if isinstance(value, str):
+        text = value.strip()
         try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError:
+            value = datetime.fromisoformat(text)
+        except ValueError as error:
+            if _ISO_DATE.match(text) and "isoformat" not in str(error):
+                raise ImpossibleTimeError(f"{text!r} does not exist: {error}") from None
             advice = "write it like 2026-01-31 or 2026-01-31T18:00:00Z"
             raise ValueError(f"{value!r} is no date or time; {advice}") from None
     if not isinstance(value, datetime):
@@ -134,6 +142,8 @@ def parse_since(value: str | date, now_ms: int) -> int:
             return now_ms - parse_duration(text)
         try:
             return parse_moment(text)
+        except ImpossibleTimeError:
+            raise
         except ValueError:
             advice = _meant(text) or "write it like 24h, 7d, 2026-01-31 or 2026-01-31T18:00:00Z"
             raise ValueError(f"{value!r} is no date or time and no duration; {advice}") from None

@@ -252,10 +252,10 @@ class ControllerState:
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions that a deployment must all meet. ``since`` and ``until`` (exclusive) are times of enqueueing.
+    """Conditions that a deployment must all meet. It ended at or after ``since`` and before ``until``.
 
     ``reason``: the reason contains this text, ignoring case. ``project``: exactly this project name. ``scope``: this
-    controller. ``ended_since``: the build ended then or later.
+    controller. ``build_ended_since``: the build ended then or later.
     """
 
     states: tuple[State, ...] = ()
@@ -267,7 +267,7 @@ class Filter:
     reason: str | None = None
     project: Project | None = None
     scope: str | None = None
-    ended_since: int | None = None
+    build_ended_since: int | None = None
 
 
 @dataclass(frozen=True)

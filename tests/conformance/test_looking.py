@@ -55,7 +55,7 @@ def test_projects_are_those_whose_builds_ended_in_the_time(outbox: Outbox) -> No
     assert set(outbox.projects(NOON + 5)) == {early.project, late.project}
     assert outbox.projects(NOON + 6) == [late.project]
     assert outbox.projects(NOON + 12) == []
-    assert shown(outbox, ended_since=NOON + 10) == [3, 2]
+    assert shown(outbox, build_ended_since=NOON + 10) == [3, 2]
 
 
 # ---- filters
@@ -64,17 +64,17 @@ def test_projects_are_those_whose_builds_ended_in_the_time(outbox: Outbox) -> No
 @pytest.fixture
 def several(outbox: Outbox) -> Outbox:
     said = [
-        content("production", repo_url="https://a.test/x"),
-        content("staging", status=Status.FAILED),
-        content("production", status=Status.FAILED, repo_url="https://a.test/x"),
-        content("Production"),
-        content(environment=None),  # type: ignore[arg-type]
+        content("production", repo_url="https://a.test/x", ended_at=NOON),
+        content("staging", status=Status.FAILED, ended_at=NOON + 1),
+        content("production", status=Status.FAILED, repo_url="https://a.test/x", ended_at=NOON + 2),
+        content("Production", ended_at=NOON + 3),
+        content(environment=None, ended_at=NOON + 4),  # type: ignore[arg-type]
     ]
     runs = [run(1), run(2), run(1, "deploy/shop-2"), run(4, controller="other"), run_of_id("given")]
     states = [State.PENDING, State.FAILED, State.PENDING, State.HELD, State.FAILED]
     for n, (of, state, body) in enumerate(zip(runs, states, said, strict=True)):
         reason = f"No Répo_URL 100% of {n}" if state is State.FAILED else None
-        inserted(outbox, deployment(of=of, state=state, content=body, created_at=NOON + n, reason=reason))
+        inserted(outbox, deployment(of=of, state=state, content=body, created_at=NOON + 9 - n, reason=reason))
     outbox.settle([success(outbox.claim(1)[0], reason="already there")])
     return outbox
 
@@ -89,8 +89,8 @@ def several(outbox: Outbox) -> Outbox:
         ({"since": NOON + 2}, [5, 4, 3]),
         ({"until": NOON + 2}, [2, 1]),
         ({"since": NOON + 1, "until": NOON + 3}, [3, 2]),
-        ({"ended_since": NOON - 1}, [5, 4, 3, 2, 1]),
-        ({"ended_since": NOON + 10 * DAY}, []),
+        ({"build_ended_since": NOON - 1}, [5, 4, 3, 2, 1]),
+        ({"build_ended_since": NOON + 10 * DAY}, []),
         ({"environment": "production"}, [3, 1]),
         ({"status": "failed"}, [3, 2]),
         ({"repo_url": "https://a.test/x"}, [3, 1]),

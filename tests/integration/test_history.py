@@ -64,8 +64,22 @@ def test_backfill_takes_only_what_is_asked_for(agent: Agent) -> None:
 def test_a_dry_run_stores_nothing(agent: Agent) -> None:
     done = agent.run("backfill", "--since", since(1.5), "--dry-run")
     assert done.returncode == 0
-    assert "would report  main:deploy/shop#250" in done.stdout and "4 event(s) would be reported" in done.stdout
+    ended = rfc3339(NOON)[:19] + "Z"
+    assert f"main:deploy/shop#250  success  production   {ended}" in done.stdout
+    assert "4 event(s) would be enqueued" in done.stdout
+    planned = agent.json("backfill", "--since", since(1.5), "--dry-run")
+    assert sorted(each["deployment_id"] for each in planned["planned"]) == sorted(planned["enqueued"])
     assert agent.json("queue", "list") == []
+
+
+def test_a_dry_run_without_an_outbox_creates_none(agent: Agent) -> None:
+    before = agent.outbox.read_bytes()
+    for file in agent.outbox.parent.glob(f"{agent.outbox.name}*"):
+        file.unlink()
+    done = agent.json("backfill", "--since", since(1.5), "--dry-run")
+    assert before and len(done["planned"]) == 4
+    assert not list(agent.outbox.parent.glob(f"{agent.outbox.name}*"))
+    assert agent.json("backfill", "--since", since(1.5))["planned"] == []
 
 
 def test_an_interrupted_backfill_goes_on_where_it_was(agent: Agent, jenkins: LocalJenkins) -> None:
@@ -103,6 +117,42 @@ def test_preview_shows_what_would_be_sent_and_the_jobs_that_match_no_rule(
     assert "1 job(s) match no rule:\n  main:tests/unit" in shown.stdout
     assert agent.json("preview", "--since", since(1.5))["unmatched"] == ["main:tests/unit"]
     assert agent.json("queue", "list") == [] and hivel.requests() == []
+
+
+def test_a_preview_is_of_the_jobs_that_match_and_ends_at_its_limit(agent: Agent, jenkins: LocalJenkins) -> None:
+    found = agent.json("preview", "--since", since(9.5), "--job", "deploy/api")
+    assert [row["derived"]["deployment_id"] for row in found["rows"]] == ["main:deploy/api#2", "main:deploy/api#1"]
+    assert (found["unmatched"], found["limited"]) == ([], False)
+    jenkins.clear_requests()
+    found = agent.json("preview", "--since", since(300), "--job", "deploy/shop", "--limit", "3")
+    assert [row["derived"]["deployment_id"][-3:] for row in found["rows"]] == ["250", "249", "248"]
+    assert found["limited"]
+    assert len([each for each in jenkins.requests if "/job/shop" in each.path]) == 1, "no page beyond the limit"
+    assert "stopped at --limit" in agent.run("preview", "--since", since(9), "--limit", "3").stdout
+    assert not agent.json("preview", "--since", since(1.5), "--limit", "4")["limited"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["backfill", "--since", "1h", "--until", "2h"], "--since 1h ("),
+        (["backfill", "--since", "2090-01-01"], "--since: 2090-01-01 is in the future"),
+        (["preview", "--since", "2090-01-01"], "--since: 2090-01-01 is in the future"),
+        (["preview", "--compare", "--since", "2090-01-01"], "--since: 2090-01-01 is in the future"),
+        (["preview", "--since", "2026-02-30"], "--since: '2026-02-30' does not exist: day is out of range for month"),
+        (["audit", "--since", "2090-01-01"], "--since: 2090-01-01 is in the future"),
+        (["preview", "--compare", "--limit", "3"], "--limit cannot be used with --compare"),
+        (["preview", "--job", "re:("], "--job: "),
+    ],
+    ids=str,
+)
+def test_times_and_limits_that_make_no_sense_are_refused_before_anything_is_asked(
+    agent: Agent, jenkins: LocalJenkins, arguments: list[str], complaint: str
+) -> None:
+    jenkins.clear_requests()
+    done = agent.run(*arguments)
+    assert (done.returncode, done.stdout, jenkins.requests) == (2, "", [])
+    assert f"Error: {complaint}" in done.stderr
 
 
 def explained(agent: Agent, job: str, number: int) -> str:

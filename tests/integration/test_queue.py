@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import getpass
+import io
 import os
 import pty
 import sqlite3
@@ -89,6 +91,86 @@ def test_a_run_of_another_system_is_told_by_its_own_name(filled: Filled) -> None
     [event] = filled.agent.json("queue", "list")
     assert event["deployment_id"] == "acme/shop/77/deploy:qa"
     assert (event["run"]["provider"], event["run"]["scope"]) == ("github_actions", "acme")
+
+
+def listed(agent: Agent, *arguments: str) -> list[int]:
+    return [each["id"] for each in agent.json("queue", "list", *arguments)]
+
+
+@pytest.fixture
+def several(filled: Filled) -> Filled:
+    """1 production, ended 3 days ago; 2 staging, failed build, 2 days ago; 3 of another job, no event; 4 now."""
+    days = 24 * HOUR
+    filled.built(number=1, started_at=NOW - 3 * days - HOUR, ended_at=NOW - 3 * days)
+    filled.reported(number=2, environment="staging", status="FAILURE", at=NOW - 2 * days - MINUTE)
+    filled.built(number=2, result="FAILURE", started_at=NOW - 2 * days - HOUR, ended_at=NOW - 2 * days)
+    filled.built("lab/try", number=3, checkout=False)
+    filled.built(number=4)
+    return filled
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ([], [4, 3, 2, 1]),
+        (["--since", "60h"], [4, 3, 2]),
+        (["--until", "12h"], [2, 1]),
+        (["--since", "4d", "--until", "60h"], [1]),
+        (["--environment", "staging"], [2]),
+        (["--status", "failed"], [2]),
+        (["--job", "deploy/**"], [4, 2, 1]),
+        (["--job", "deploy/**", "--limit", "2"], [4, 2]),
+        (["--job", "re:^lab"], [3]),
+        (["--reason", "NO REPO"], [3]),
+        (["--state", "failed", "--job", "deploy/**"], []),
+        (["--state", "pending", "--since", "60h", "--status", "success", "--environment", "production"], [4]),
+    ],
+    ids=str,
+)
+def test_a_list_has_the_events_that_meet_all_filters(several: Filled, filters: list[str], expected: list[int]) -> None:
+    assert listed(several.agent, *filters) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--since", "1h", "--until", "2h"], "must be before --until 2h"),
+        (["--since", "2026-01-31", "--until", "2026-01-31"], "must be before --until 2026-01-31"),
+        (["--since", "2090-01-01"], "--since: 2090-01-01 is in the future"),
+        (["--until", "2026-02-30"], "--until: '2026-02-30' does not exist: day is out of range for month"),
+        (["--until", "7 days"], "write 7d"),
+        (["--job", "re:("], "--job: "),
+        (["--csv", "--json"], "--csv and --json: choose one"),
+    ],
+)
+def test_filters_that_make_no_sense_are_refused(filled: Filled, arguments: list[str], complaint: str) -> None:
+    done = filled.agent.run("queue", "list", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaint in done.stderr
+
+
+def test_csv_has_every_event_on_a_line_and_no_cell_is_a_formula(filled: Filled) -> None:
+    filled.built(number=7)
+    filled.reported("deploy/shop", 8, environment='=HYPERLINK("http://x.test";"a,b")', branch="@SUM(1)")
+    filled.built("deploy/shop", 8)
+    newest, first = csv.DictReader(io.StringIO(filled.agent.run("queue", "list", "--csv").stdout))
+    assert (first["id"], first["deployment_id"], first["status"]) == ("1", "main:deploy/shop#7", "success")
+    assert (first["controller"], first["job"], first["build"]) == ("main", "deploy/shop", "7")
+    assert (first["ended_at"], first["settled_at"], first["reason"]) == (rfc3339(NOW - MINUTE), "", "")
+    assert newest["environment"] == """'=HYPERLINK("http://x.test";"a,b")"""
+    assert not [cell for cell in newest.values() if cell.startswith(("=", "+", "-", "@", "\t"))]
+
+
+def test_replay_and_discard_select_by_the_filters_of_the_list(several: Filled) -> None:
+    discard = ["queue", "discard", "--failed", "--yes"]
+    several.settle()
+    assert several.agent.json(*discard, "--status", "failed") == []
+    assert several.agent.json(*discard, "--until", "12h") == []
+    replay = ["replay", "--all-delivered", "--since", "4d", "--yes"]
+    assert [each["id"] for each in several.agent.json(*replay, "--until", "60h")] == [1]
+    assert [each["id"] for each in several.agent.json(*replay, "--status", "failed")] == [2]
+    assert several.agent.json(*replay, "--reason", "nothing like this") == []
+    assert [each["id"] for each in several.agent.json(*discard, "--job", "lab/**", "--error", "no repo")] == [3]
 
 
 # ---- show

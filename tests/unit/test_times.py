@@ -133,7 +133,21 @@ def test_moments_are_utc_unless_they_name_a_zone(value: str | date, ms: int) -> 
     assert parse_moment(value) == ms
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "31.01.2026", "2026-13-01", "2026-02-30", "18:00", "1700385632846"])
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("2026-13-01", "month must be in 1..12"),
+        ("2026-02-30", "day is out of range for month"),
+        ("2026-01-31T25:00Z", "hour must be in 0..23"),
+    ],
+)
+def test_a_time_that_does_not_exist_is_refused_with_the_part_that_is_wrong(text: str, why: str) -> None:
+    for parse in (parse_moment, lambda value: parse_since(value, 0)):
+        with pytest.raises(ValueError, match=f"^'{text}' does not exist: {why}"):
+            parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "31.01.2026", "18:00", "1700385632846"])
 def test_what_is_no_moment_is_refused_and_quoted(text: str) -> None:
     with pytest.raises(ValueError, match="is no date or time; write it like") as error:
         parse_moment(text)

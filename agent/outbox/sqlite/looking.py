@@ -172,9 +172,9 @@ def _conditions(which: Filter, project_id: int | None, before: int | None) -> tu
     conditions = {
         "id < ?": before,
         "project_id = ?": project_id,
-        "created_at >= ?": which.since,
-        "created_at < ?": which.until,
-        "coalesce(build_ended_at, ended_at) >= ?": which.ended_since,
+        "ended_at >= ?": which.since,
+        "ended_at < ?": which.until,
+        "coalesce(build_ended_at, ended_at) >= ?": which.build_ended_since,
         "environment = ?": which.environment,
         "status = ?": which.status,
         "repo_url = ?": which.repo_url,

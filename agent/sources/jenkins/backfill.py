@@ -12,7 +12,7 @@ from agent.model import fact as facts
 from agent.model.deployment import State
 from agent.model.fact import Fact
 from agent.model.keys import jenkins_run
-from agent.model.times import offset_ms
+from agent.model.times import offset_ms, rfc3339
 from agent.outbox.values import OutboxError
 from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
 from agent.sources.jenkins.history import History, Span
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agent.config.settings import JenkinsSettings, Settings
     from agent.ingest.ingest import Accepted, Ingest
     from agent.model.build import Build
+    from agent.model.deployment import Deployment
     from agent.outbox.interface import Outbox
     from agent.sources.jenkins.client import JenkinsClient, Job
 
@@ -44,14 +45,29 @@ class Request:
     dry_run: bool = False
 
 
+@dataclass(frozen=True)
+class PlannedEvent:
+    """An event that a dry run found. ``ended_at``: the end of the deployment (RFC 3339)."""
+
+    deployment_id: str
+    status: str
+    environment: str | None
+    ended_at: str
+
+
 @dataclass
 class BackfillReport:
-    """What a backfill did or, with ``dry_run``, would do. Lists contain deployment_ids; ``known`` counts builds."""
+    """What a backfill did or, with ``dry_run``, would do.
+
+    ``enqueued`` and ``underivable`` contain deployment_ids; ``known`` counts builds. ``planned``: the events of a dry
+    run, otherwise empty.
+    """
 
     jobs: int = 0
     jobs_done_before: int = 0
     builds: int = 0
     enqueued: list[str] = field(default_factory=list)
+    planned: list[PlannedEvent] = field(default_factory=list)
     underivable: dict[str, str] = field(default_factory=dict)
     known: int = 0
     problems: list[str] = field(default_factory=list)
@@ -191,6 +207,8 @@ class _Backfill:
                 continue
             if each.state is State.PENDING:
                 report.enqueued.append(str(each.deployment_id))
+                if self.request.dry_run:
+                    report.planned.append(_planned(each))
             elif each.state is State.FAILED:
                 report.underivable[str(each.deployment_id)] = each.reason or ""
 
@@ -198,6 +216,11 @@ class _Backfill:
         """A dry run does the same work and rolls it back."""
         with _taken_back(self.ingest.outbox) if self.request.dry_run else nullcontext():
             return self.ingest.accept(found)
+
+
+def _planned(row: Deployment) -> PlannedEvent:
+    content = row.content
+    return PlannedEvent(str(row.deployment_id), content.status.value, content.environment, rfc3339(content.ended_at))
 
 
 @contextmanager
