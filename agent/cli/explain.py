@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,9 @@ from agent.cli.output import console, escape, styled, write_json
 from agent.daemon import logs
 from agent.deployments.reported import SAID
 from agent.deployments.stages import BY_STEPS
-from agent.inspect.explain import ExplainError, explain
-from agent.sources.jenkins.client import JenkinsClient
+from agent.inspect.explain import explain
+from agent.inspect.target import TargetError
+from agent.sources.jenkins.client import JenkinsClient, JenkinsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,25 +31,32 @@ if TYPE_CHECKING:
 
 
 @click.command("explain")
-@click.argument("build_url")
+@click.argument("build", metavar="BUILD")
 @json_option
 @with_settings
 @refusing_endless_patterns
-def command(settings: Settings, *, build_url: str, as_json: bool) -> None:
+def command(settings: Settings, *, build: str, as_json: bool) -> None:
     """Explain why one build did or did not become an event.
 
-    Which rule matched, where every field came from, and what the outbox knows of it.
+    Shows the rule that matched, the source of each field, and what the outbox has stored about the build.
+
+    BUILD is the address of a page of the build (also /console, /lastBuild/, Blue Ocean), CONTROLLER:JOB#NUMBER, or
+    the deployment_id or number of an event in the outbox. The exit code is 1 if Jenkins cannot be asked.
 
     \b
-    Example: hivel-agent explain http://jenkins.example.com/job/deploy/job/shop/12/
+    Examples: hivel-agent explain https://jenkins.example.com/job/deploy/job/shop/12/console
+              hivel-agent explain 'main:deploy/shop#12'
     """
     logs.configure(quiet=True)
     with open_outbox(settings) if settings.outbox.exists() else nullcontext() as outbox:
         try:
-            result = explain(settings, outbox, JenkinsClient, build_url)
-        except ExplainError as error:
+            result = explain(settings, outbox, JenkinsClient, build)
+        except TargetError as error:
             raise click.UsageError(str(error)) from None
+        except JenkinsError as error:
+            raise click.ClickException(f"{build} cannot be looked up: {error}") from None
     write_json(result) if as_json else show(result)
+    sys.exit(1 if result.problem is not None else 0)
 
 
 def show(value: Explanation) -> None:

@@ -81,7 +81,7 @@ def command(
     if compares:
         with existing_outbox(settings) as outbox:
             client_of = None if offline else JenkinsClient
-            compared = compare(settings, outbox, client_of, span, MOST_BUILDS if builds is None else builds, jobs)
+            compared = compare(settings, outbox, client_of, span, MOST_BUILDS if builds is None else builds, jobs=jobs)
         write_json(compared) if as_json else show_comparison(compared)
         sys.exit(1 if compared.differs or compared.problems else 0)
     result = preview(settings, JenkinsClient, span, Sample(events=limit, job=jobs))

@@ -103,12 +103,15 @@ def compare(
     client_of: Callable[[JenkinsSettings], JenkinsClient] | None,
     span: Span,
     most_builds: int,
+    *,
     jobs: Pattern | None = None,
 ) -> Comparison:
     """Compare the events of builds that ended in the span. ``client_of`` None: what is kept has to do.
 
     Jenkins is asked for at most ``most_builds`` of each job, the newest. What it does wrong is among the ``problems``.
-    ``jobs``: only jobs that match. Deployments that the outbox has forgotten are not taken for new: the span begins with those that it keeps.
+    ``jobs``: only jobs that match.
+
+    Deployments that the outbox has forgotten are not taken for new: the span begins with those that it keeps.
     """
     now = outbox.clock.now_ms()
     span = Span(max(span.since, now - settings.keep_deployments_ms), span.until)
@@ -124,7 +127,7 @@ def compare(
             seen.unreadable.add(controller.name)
         finally:
             client.close()
-    _kept(outbox, rules_of(settings), found, seen, span, jobs, asked=client_of is not None)
+    _kept(outbox, rules_of(settings), found, seen, span, jobs=jobs, asked=client_of is not None)
     weeks = max(now - span.since, 0) / _WEEK_MS
     return found.comparison(rfc3339(span.since), weeks, asked=client_of is not None)
 
@@ -283,7 +286,7 @@ class _Controller:
 
 
 def _kept(
-    outbox: Outbox, rules: Rules, found: _Found, seen: _Seen, span: Span, jobs: Pattern | None, *, asked: bool
+    outbox: Outbox, rules: Rules, found: _Found, seen: _Seen, span: Span, *, jobs: Pattern | None, asked: bool
 ) -> None:
     """Compare what Jenkins did not answer for with the stored facts."""
     for project in outbox.projects(span.since):

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.config.rules import Match, described, first_match
-from agent.config.settings import controller_of
 from agent.deployments.derive import derive, worth
 from agent.deployments.nothing import id_is_taken, why_nothing
 from agent.deployments.plan import kept_builds
 from agent.inspect.derived import DerivedView, of_run, rules_of, taken_ids
 from agent.inspect.queue import DifferenceView, FactView, Queue, build_of_fact, fact_view
 from agent.inspect.stages import StagesView, stages_view
+from agent.inspect.target import Target, TargetError, target_of_name, target_of_url
 from agent.inspect.words import Told, WordView, is_about, words_of
 from agent.model import fact as facts
 from agent.model.fact import Kind, Report
 from agent.model.ids import run_id
-from agent.model.keys import jenkins_run
-from agent.model.names import build_of_url
+from agent.model.keys import JENKINS, Run, jenkins_run
 from agent.model.times import rfc3339
 from agent.outbox.values import RunState
 from agent.sources.jenkins.client import JenkinsError, Job, NotFoundError
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from agent.deployments.derive import Part
     from agent.model.build import Build
     from agent.model.fact import Fact
-    from agent.model.keys import Project, Run
+    from agent.model.keys import Project
     from agent.outbox.interface import Outbox
     from agent.outbox.values import SetAside
     from agent.sources.jenkins.client import JenkinsClient
@@ -42,10 +41,6 @@ if TYPE_CHECKING:
 
 # Among so many things set aside the run is looked for.
 _SET_ASIDE = 10_000
-
-
-class ExplainError(Exception):
-    """The question makes no sense; the message says what to ask instead."""
 
 
 class StoredView(msgspec.Struct, frozen=True):
@@ -65,7 +60,8 @@ class Explanation(msgspec.Struct, frozen=True):
     ``facts``: what the outbox was told of the build. ``words``: by the id of each of ``derived`` and by its
     fields, what was said by whom, where there was more than one word. ``stages``: of a build with a rule for stages.
     ``set_aside``: the error, with its trace, that nobody expected
-    when its deployments were derived. ``wanted``: it reported itself, and the next poll reads it.
+    when its deployments were derived. ``wanted``: it reported itself, and the next poll reads it. ``problem``: why
+    Jenkins could not be asked.
     """
 
     build: str
@@ -79,29 +75,60 @@ class Explanation(msgspec.Struct, frozen=True):
     facts: list[FactView]
     set_aside: str | None
     wanted: bool
+    problem: str | None = None
 
 
 def explain(
     settings: Settings,
     outbox: Outbox | None,
     client_of: Callable[[JenkinsSettings], JenkinsClient],
-    url: str,
+    name: str,
 ) -> Explanation:
-    """Why the build of this URL did or did not become an event. Raises :class:`ExplainError`."""
-    found = build_of_url(url)
-    if found is None:
-        raise ExplainError(f"{url!r} is no URL of a build; it ends with /job/NAME/NUMBER/")
-    full_name, number = found
-    controller = controller_of(settings.controllers, url)
-    if controller is None:
-        urls = ", ".join(each.url for each in settings.controllers)
-        raise ExplainError(f"{url} is on none of the controllers of the configuration: {urls}")
-    client = client_of(controller)
-    try:
-        asked = _ask(client, controller.name, settings, full_name, number)
-    finally:
-        client.close()
+    """Why a build did or did not become an event.
+
+    ``name``: the address of a page of the build, ``CONTROLLER:JOB#NUMBER``, or an event of the outbox by its
+    deployment_id or number. Raises :class:`agent.inspect.target.TargetError` if it names no build, and
+    :class:`JenkinsError` if only Jenkins could say which build it is.
+    """
+    target = _target(settings, outbox, name)
+    if isinstance(target, Run):
+        asked = _not_asked(settings, target)
+    else:
+        client = client_of(target.controller)
+        try:
+            asked = _ask(client, settings, target)
+        finally:
+            client.close()
     return _Answer(settings, asked, _known(outbox, asked.run)).explanation()
+
+
+def _target(settings: Settings, outbox: Outbox | None, name: str) -> Target | Run:
+    """A :class:`Run` is a build that no configured controller can be asked about."""
+    if "://" in name:
+        return target_of_url(settings.controllers, name)
+    queue = None if outbox is None else Queue(outbox, rules_of(settings), settings.hold_for_ms)
+    row = None if queue is None else queue.find(name)
+    if row is not None:
+        project = row.run.project
+        for controller in settings.controllers:
+            if (project.provider, project.scope) == (JENKINS, controller.name):
+                return Target(controller, (project.name,), int(row.run.number))
+        return row.run
+    target = target_of_name(settings.controllers, name)
+    if target is None:
+        raise TargetError(
+            f"{name!r} is no event in the outbox and no address of a build. Give the address of a page of the build, "
+            f"{settings.controllers[0].name}:JOB#NUMBER, or a deployment_id from: hivel-agent queue list"
+        )
+    return target
+
+
+def _not_asked(settings: Settings, run: Run) -> _Asked:
+    project = run.project
+    if project.provider != JENKINS:
+        return _Asked(run, None, f"not asked: a build of {project.provider}")
+    problem = f"controller {project.scope} is not in the configuration"
+    return _Asked(run, first_match(settings.rules, project.name), f"not asked: {problem}", problem=problem)
 
 
 # ---- what Jenkins says
@@ -109,32 +136,43 @@ def explain(
 
 @dataclass(frozen=True)
 class _Asked:
-    """The build as Jenkins has it now, and that in words. ``raw`` and ``build`` None: it cannot be read."""
+    """The build as Jenkins has it now, and that in words. ``raw`` and ``build`` None: it cannot be read.
+
+    ``problem``: why Jenkins could not be asked.
+    """
 
     run: Run
     match: Match | None
     words: str
     raw: RawBuild | None = None
     build: Build | None = None
+    problem: str | None = None
 
 
-def _ask(client: JenkinsClient, controller: str, settings: Settings, full_name: str, number: int) -> _Asked:
-    run, match = jenkins_run(controller, full_name, number), first_match(settings.rules, full_name)
+def _ask(client: JenkinsClient, settings: Settings, target: Target) -> _Asked:
+    controller, job, number = target.controller.name, Job(target.jobs[0], 2, branch_job=False), target.build
     try:
+        job = _job(client, target)
+        if isinstance(number, str):
+            number = client.build(job.full_name, number).number
         history = History(client, controller, settings.rules, settings.options.libraries)
-        raw, build = history.build(_job(client, full_name, number), match, number)
-    except NotFoundError:
-        return _Asked(run, match, "Jenkins has no such build (any more), or does not show it to this user")
+        raw, build = history.build(job, first_match(settings.rules, job.full_name), number)
     except JenkinsError as error:
-        return _Asked(run, match, str(error))
-    return _Asked(run, match, _in_words(raw), raw, build)
+        if isinstance(number, str):
+            raise
+        run, match = jenkins_run(controller, job.full_name, number), first_match(settings.rules, job.full_name)
+        if isinstance(error, NotFoundError):
+            return _Asked(run, match, "Jenkins has no such build (any more), or does not show it to this user")
+        return _Asked(run, match, str(error), problem=str(error))
+    match = first_match(settings.rules, job.full_name)
+    return _Asked(jenkins_run(controller, job.full_name, number), match, _in_words(raw), raw, build)
 
 
-def _job(client: JenkinsClient, full_name: str, number: int) -> Job:
-    for job in client.snapshot().jobs:
-        if job.full_name == full_name:
-            return job
-    return Job(full_name, number + 1, branch_job=False)
+def _job(client: JenkinsClient, target: Target) -> Job:
+    """The job as Jenkins lists it; if it does not, the most likely one."""
+    listed = {job.full_name: job for job in client.snapshot().jobs}
+    found = (listed[name] for name in target.jobs if name in listed)
+    return next(found, None) or Job(target.jobs[0], 2, branch_job=False)
 
 
 def _in_words(raw: RawBuild) -> str:
@@ -166,13 +204,13 @@ class _Known:
 def _known(outbox: Outbox | None, run: Run) -> _Known:
     if outbox is None:
         return _Known(None, RunState(run))
-    name, job, number = run.project.scope, run.project.name, int(run.number)
+    name, job = run.project.scope, run.project.name
     aside = (item for item in outbox.things_set_aside(_SET_ASIDE) if (item.kind, item.subject) == ("run", run_id(run)))
     return _Known(
         outbox,
         outbox.load([run])[run],
         next(aside, None),
-        any((each.full_name, each.number) == (job, number) for each in outbox.wanted_builds(name)),
+        any((each.full_name, str(each.number)) == (job, run.number) for each in outbox.wanted_builds(name)),
     )
 
 
@@ -201,6 +239,7 @@ class _Answer:
             facts=[fact_view(each) for each in known.state.facts],
             set_aside=None if known.set_aside is None else known.set_aside.error,
             wanted=known.wanted,
+            problem=self.asked.problem,
         )
 
     def _facts(self) -> tuple[Fact, ...]:
@@ -271,6 +310,8 @@ class _Answer:
 
     def _rule(self) -> str | None:
         match = self.asked.match
+        if self.asked.run.project.provider != JENKINS:
+            return "none is used: the build reported itself"
         if match is None:
             return None
         return described(self.settings.rules, match)
@@ -311,7 +352,8 @@ class _Answer:
         if self.asked.match is None:
             return "No event: no [[deployment]] rule matches the job."
         if raw is None:
-            return "No event: the build cannot be read, and the outbox does not know it."
+            why = f"Jenkins cannot be asked: {self.asked.problem}" if self.asked.problem else "it cannot be read"
+            return f"No event of this build is in the outbox, and {why}."
         if raw.phase is not Phase.FINAL:
             return "No event yet: the build is not final."
         if not derived:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.responses import HTMLResponse
 
-from agent.model.times import rfc3339
+from agent.model import fact as facts
+from agent.model.fact import Report
+from agent.model.keys import Project, Run
+from agent.model.times import Clock, rfc3339
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import JobError, Progress, SetAside
 from tests.integration.filled import Filled
@@ -73,11 +76,10 @@ def test_a_dry_run_stores_nothing(agent: Agent) -> None:
 
 
 def test_a_dry_run_without_an_outbox_creates_none(agent: Agent) -> None:
-    before = agent.outbox.read_bytes()
     for file in agent.outbox.parent.glob(f"{agent.outbox.name}*"):
         file.unlink()
     done = agent.json("backfill", "--since", since(1.5), "--dry-run")
-    assert before and len(done["planned"]) == 4
+    assert len(done["planned"]) == 4
     assert not list(agent.outbox.parent.glob(f"{agent.outbox.name}*"))
     assert agent.json("backfill", "--since", since(1.5))["planned"] == []
 
@@ -199,7 +201,62 @@ def test_explain_says_where_every_field_came_from(agent: Agent, jenkins: LocalJe
 
 def test_explaining_something_else_is_a_usage_error(agent: Agent) -> None:
     done = agent.run("explain", "http://127.0.0.1:8080/job/deploy/")
-    assert (done.returncode, "is no URL of a build" in done.stderr) == (2, True)
+    assert done.returncode == 2
+    assert "names job deploy and no build; append the number of the build, or lastBuild" in done.stderr
+    done = agent.run("explain", "http://elsewhere.test/job/deploy/job/shop/1/")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'elsewhere.test' is not the host of a configured controller: main (http://127.0.0.1:" in done.stderr
+    done = agent.run("explain", "no such event")
+    assert (done.returncode, "'no such event' is no event in the outbox" in done.stderr) == (2, True)
+
+
+def test_explain_takes_ids_numbers_of_events_permalinks_and_blue_ocean(
+    agent: Agent, jenkins: LocalJenkins, clock: FakeClock
+) -> None:
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    agent.run("once")
+    here = "http://127.0.0.1:8080"
+    for name in (
+        f"main:deploy/shop#{number}",
+        "1",
+        f"{here}/job/deploy/job/shop/lastBuild/console",
+        f"{here}/blue/organizations/jenkins/deploy%2Fshop/detail/shop/{number}/pipeline",
+    ):
+        told = agent.json("explain", name)
+        assert (told["build"], told["verdict"]) == (f"main:deploy/shop#{number}", "It is in the outbox: delivered.")
+    assert "ended before" in agent.json("explain", "main:deploy/shop#100")["verdict"], "it is in no outbox"
+    done = agent.run("explain", f"{here}/job/deploy/job/shop/lastFailedBuild/")
+    assert (done.returncode, "cannot be looked up" in done.stderr) == (1, True)
+
+
+def test_explain_without_jenkins_says_what_the_outbox_knows_and_fails(
+    agent: Agent, jenkins: LocalJenkins, clock: FakeClock
+) -> None:
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    agent.run("once")
+    jenkins.break_with(lambda *_: HTMLResponse("", 502))
+    done = agent.run("explain", f"main:deploy/shop#{number}")
+    assert done.returncode == 1
+    assert "It is in the outbox: delivered." in done.stdout and "jenkins  http" in done.stdout and "502" in done.stdout
+    assert f"outbox   main:deploy/shop#{number}: delivered" in done.stdout
+    done = agent.run("explain", "main:deploy/shop#100")
+    assert done.returncode == 1
+    assert "No event of this build is in the outbox, and Jenkins cannot be asked: http" in done.stdout
+
+
+def test_explain_of_a_build_of_another_system_asks_nobody(agent: Agent, jenkins: LocalJenkins) -> None:
+    run = Run(Project("github_actions", "acme", "acme/shop"), "acme/shop/77/deploy")
+    said = Report(provider="github_actions", status="success", repo_url=REPO, branch="main", environment="qa")
+    with SqliteOutbox(agent.outbox, Clock()) as outbox:
+        Filled(agent, outbox).accept(facts.report(run, said, source="intake", at=NOON))
+    jenkins.clear_requests()
+    told = agent.json("explain", "acme/shop/77/deploy:qa")
+    assert told["verdict"].startswith("It is in the outbox: ")
+    assert (told["jenkins"], jenkins.requests) == ("not asked: a build of github_actions", [])
 
 
 def test_what_a_backfill_enqueues_is_durable(agent: Agent) -> None:

@@ -244,8 +244,8 @@ class JenkinsClient:
         once_each = {build.number: build for build in reversed(listed)}  # of two with the same number keep the first
         return Listing(_kept(list(reversed(once_each.values())), answer), content.pull_request_url)
 
-    def build(self, job: str, number: int, *, ahead: bool = False) -> RawBuild:
-        """One build. Raises :class:`NotFoundError` if it does not exist.
+    def build(self, job: str, number: int | str, *, ahead: bool = False) -> RawBuild:
+        """One build, by number or permalink (``lastBuild``). Raises :class:`NotFoundError` if it does not exist.
 
         ``ahead``: raises :class:`TooLargeError` also for an answer that is too large to wait in memory.
         """

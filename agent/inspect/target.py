@@ -1,0 +1,133 @@
+"""Which build ``explain`` is asked about: the address of one of its pages, or ``CONTROLLER:JOB#NUMBER``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from agent.model.ids import run_id
+from agent.model.keys import jenkins_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.config.settings import JenkinsSettings
+
+PERMALINKS = (
+    *("lastBuild", "lastCompletedBuild", "lastSuccessfulBuild", "lastStableBuild"),
+    *("lastUnsuccessfulBuild", "lastFailedBuild", "lastUnstableBuild"),
+)
+_NUMBER = re.compile(r"[0-9]{1,10}")
+_PORTS = {"http": 80, "https": 443}
+
+
+class TargetError(Exception):
+    """The text names no build of a configured controller. The message says what to give instead."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A build of a controller.
+
+    ``jobs``: full names of the job, the most likely one first; Blue Ocean's addresses do not say whether the job is a
+    branch job. ``build``: the number, or one of :data:`PERMALINKS`.
+    """
+
+    controller: JenkinsSettings
+    jobs: tuple[str, ...]
+    build: int | str
+
+
+def target_of_name(controllers: Sequence[JenkinsSettings], name: str) -> Target | None:
+    """The build ``CONTROLLER:JOB#NUMBER``; None for any other text."""
+    head, _, number = name.rpartition("#")
+    if not _NUMBER.fullmatch(number):
+        return None
+    for controller in controllers:
+        job = head.removeprefix(f"{controller.name}:")
+        if job and run_id(jenkins_run(controller.name, job, int(number))) == name:
+            return Target(controller, (job,), int(number))
+    return None
+
+
+def target_of_url(controllers: Sequence[JenkinsSettings], url: str) -> Target:
+    """The build of a page of Jenkins or Blue Ocean, such as ``…/job/shop/12/console``. Raises :class:`TargetError`."""
+    try:
+        parts = urlsplit(url)
+        _port(parts)
+    except ValueError as error:
+        raise TargetError(f"{url!r} is not a URL: {error}") from None
+    controller = _controller(controllers, parts)
+    own = urlsplit(controller.url).path
+    path = parts.path[len(own) :] if parts.path.startswith(own) else parts.path
+    segments = [segment for segment in path.split("/") if segment]
+    begin = next((index for index, each in enumerate(segments) if each in ("job", "view", "blue")), len(segments))
+    found = _of_blue_ocean(segments[begin:]) or _of_classic(segments[begin:])
+    if found is None or any(not {".", ".."}.isdisjoint(job.split("/")) for job in found[0]):
+        raise TargetError(
+            f"{url!r} is not the address of a build. Give the address of a page of the build, such as "
+            f"{controller.url}job/NAME/NUMBER/, or {controller.name}:NAME#NUMBER, or a deployment_id of the outbox"
+        )
+    jobs, build = found
+    if build is None:
+        raise TargetError(f"{url!r} names job {jobs[0]} and no build; append the number of the build, or lastBuild")
+    return Target(controller, jobs, build)
+
+
+def _controller(controllers: Sequence[JenkinsSettings], url: SplitResult) -> JenkinsSettings:
+    """The controller at this address: by host, port and path, else by host and port, else by host."""
+    addresses = [(controller, urlsplit(controller.url)) for controller in controllers]
+    same_host = [(each, own) for each, own in addresses if own.hostname == url.hostname]
+    same_port = [(each, own) for each, own in same_host if _port(own) == _port(url)]
+    same_path = [(each, own) for each, own in same_port if url.path.startswith(own.path)]
+    for found in (sorted(same_path, key=lambda each: -len(each[1].path))[:1], same_port, same_host):
+        if len(found) == 1:
+            return found[0][0]
+    known = ", ".join(f"{each.name} ({each.url})" for each in controllers)
+    raise TargetError(
+        f"{url.hostname or url.geturl()!r} is not the host of a configured controller: {known}. If a controller has "
+        f"another address in the browser, give CONTROLLER:JOB#NUMBER, for example {controllers[0].name}:deploy/shop#12"
+    )
+
+
+def _port(url: SplitResult) -> int | None:
+    return url.port or _PORTS.get(url.scheme)
+
+
+_Found = tuple[tuple[str, ...], int | str | None]
+
+
+def _of_classic(rest: list[str]) -> _Found | None:
+    """``[view/V]/job/A/job/B/12[/any page]``."""
+    names = []
+    while len(rest) > 1 and rest[0] in ("job", "view"):
+        if rest[0] == "job":
+            names.append(unquote(rest[1]))
+        rest = rest[2:]
+    if not names:
+        return None
+    build = _build(rest[0]) if rest else None
+    return None if rest and build is None else (("/".join(names),), build)
+
+
+def _of_blue_ocean(segments: list[str]) -> _Found | None:
+    """``blue/organizations/jenkins/FULL%2FNAME/detail/BRANCH/12[/pipeline]``.
+
+    BRANCH is the last part of the name of a job without branches. Of a branch job it is the branch, and Jenkins encodes
+    that in the name of the job.
+    """
+    match segments:
+        case ["blue", "organizations", _, pipeline, "detail", branch, number, *_] if build := _build(number):
+            full_name, last = unquote(pipeline), unquote(branch)
+            branch_job = f"{full_name}/{quote(last, safe='') if '/' in last else last}"
+            is_plain = full_name.rpartition("/")[2] == last
+            return ((full_name, branch_job) if is_plain else (branch_job, full_name)), build
+    return None
+
+
+def _build(segment: str) -> int | str | None:
+    if _NUMBER.fullmatch(segment):
+        return int(segment)
+    return segment if segment in PERMALINKS else None
