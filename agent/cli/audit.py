@@ -28,19 +28,28 @@ DEFAULT_SINCE = "30d"
 
 @click.command("audit")
 @click.option(
-    "--since", default=DEFAULT_SINCE, show_default=True, help="List builds since then: 7d, 2026-01-31. All are counted."
+    "--since",
+    default=DEFAULT_SINCE,
+    show_default=True,
+    metavar="TIME",
+    help="List builds since this time: 7d, 12h, 2026-01-31, 2026-01-31T18:00:00Z. All builds are counted.",
 )
-@click.option("--job", help="Only jobs whose full name matches: a glob, or re: and an expression.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print a line for each range of builds, for a spreadsheet.")
+@click.option("--job", metavar="PATTERN", help='Jobs that match the pattern, such as "deploy/**" or "re:…".')
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="Print CSV with one line for each range of builds.",
+)
 @json_option
 @with_settings
 @refusing_endless_patterns
 def command(settings: Settings, *, since: str, job: str | None, as_csv: bool, as_json: bool) -> None:
     """Show what became of every build number of every deploying job.
 
-    Each number that Jenkins gave away is counted once: event, discarded, no deployment (with the
-    reason), history, running, waiting, unreadable, … The counts are held against Jenkins' own counter.
-    Exit code 1: a number is unaccounted for, or a controller could not be asked.
+    Each build number is counted once: event, discarded, no deployment (with the reason), history, running,
+    waiting, unreadable, … The counts are compared with the next build number in Jenkins. The exit code is 1 if a
+    number is unaccounted for or a controller cannot be asked.
 
     \b
     Example: hivel-agent audit --since 30d --job 'deploy/**'

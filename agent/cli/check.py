@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 
 @click.command("check")
-@click.option("--offline", is_flag=True, help="Only configuration, tokens and outbox: no network.")
+@click.option("--offline", is_flag=True, help="Check configuration, tokens and outbox. Send no request.")
 @click.option(
-    "--config-only", "only_file", is_flag=True, help="Only the configuration file: no tokens, no outbox, no network."
+    "--config-only",
+    "only_file",
+    is_flag=True,
+    help="Check the configuration file only. Read no token and no outbox, and send no request.",
 )
 @json_option
 @config_option
 @click.pass_context
 def command(context: click.Context, config: Path | None, *, offline: bool, only_file: bool, as_json: bool) -> None:
-    """Check the configuration, each Jenkins, and Hivel, and say what to mend. No event is sent.
+    """Check the configuration, each Jenkins, and Hivel, and say what to correct. No event is sent.
 
     \b
     Example: hivel-agent check --config /etc/hivel-agent/config.toml

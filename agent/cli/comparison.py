@@ -70,7 +70,7 @@ def _show_group(out: Console, group: str, events: list[ComparedEvent]) -> None:
         status = "" if difference.now is None or difference.before is not None else f"  {difference.now.value}"
         out.print(f"  {escape(difference.deployment_id)}{state}{status}")
         for each in difference.fields:
-            out.print(f"    {each.field:<12} {escape(_text(each.sent))} -> {escape(_text(each.known))}")
+            out.print(f"    {escape(each.field):<12} {escape(_text(each.sent))} -> {escape(_text(each.known))}")
     if len(events) > _EXAMPLES:
         out.print(f"  … and {len(events) - _EXAMPLES} more: --json")
 

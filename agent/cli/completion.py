@@ -10,7 +10,7 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print the script that lets a shell complete verbs and options.
+    """Print the completion script for a shell.
 
     \b
     Example: hivel-agent completion bash > /etc/bash_completion.d/hivel-agent

@@ -11,10 +11,10 @@ from agent.sandbox.demo import run_demo
 
 @click.command("demo")
 def command() -> None:
-    """Show the main job with a local Jenkins and a local Hivel, in about ten seconds.
+    """Demonstrate the agent with a local Jenkins and a local Hivel, in about ten seconds.
 
-    Builds are found, events wait while Hivel is down, all are delivered, and a restart sends nothing twice.
-    Exits with 0 only if all of this was true.
+    The demo shows that builds are found, that events wait while Hivel is down, that all events are delivered, and
+    that a restart sends no event twice. The exit code is 0 only if all of this is true.
 
     \b
     Example: hivel-agent demo

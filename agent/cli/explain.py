@@ -79,7 +79,7 @@ def show(value: Explanation) -> None:
         )
         for each in stored.differences:
             was, now = (escape("-" if said is None else str(said)) for said in (each.sent, each.known))
-            out.print(f"           Hivel has {each.field} {was}; known now: [yellow]{now}[/]")
+            out.print(f"           Hivel has {escape(each.field)} {was}; known now: [yellow]{now}[/]")
     if not value.outbox:
         out.print("  outbox   does not know it")
     for fact in value.facts:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group("notify")
 def command() -> None:
-    """Try out the notifications of [notify].
+    """Test the notifications of [notify].
 
     \b
     Example: hivel-agent notify test
@@ -30,7 +30,7 @@ def command() -> None:
 def test(settings: Settings) -> None:
     """Send a test notification to the command or the URL of [notify].
 
-    Exit code 1: it was not accepted.
+    The exit code is 1 if it is not accepted.
 
     \b
     Example: hivel-agent notify test --config /etc/hivel-agent/config.toml

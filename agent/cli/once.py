@@ -28,16 +28,16 @@ LONGEST_MS = 24 * 3_600_000
     default="10m",
     show_default=True,
     metavar="DURATION",
-    help="What is not done by then is left to the next run; polls have half of that time.",
+    help="Time limit. Polls may use half of it. The next run continues with what is not done.",
 )
 @json_option
 @with_settings
 @refusing_endless_patterns
 def command(settings: Settings, *, within: str, as_json: bool) -> None:
-    """Poll each controller once, deliver what is due, and exit. For cron, and for trying things.
+    """Poll each controller once, deliver what is due, and exit. For cron and for tests.
 
-    Exits with 1 when a poll failed, there was no time for something, an event is failed or the delivery is
-    paused. Events that wait for Hivel to come back are no failure: the next run delivers them.
+    The exit code is 1 if a poll failed, the time limit was reached, an event is failed, or the delivery is paused.
+    It is 0 if Hivel is down: the next run delivers the events.
 
     \b
     Example: */5 * * * * hivel-agent once --config /etc/hivel-agent/config.toml

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help=f"Configuration file. Default: $HIVEL_AGENT_CONFIG, else {DEFAULT_CONFIG}.",
+    help=f"Configuration file. [default: $HIVEL_AGENT_CONFIG, else {DEFAULT_CONFIG}]",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of text.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 def with_settings(verb: Callable[..., Any]) -> Callable[..., Any]:

@@ -34,7 +34,7 @@ _STATES = (State.PENDING, State.HELD, State.DELIVERED, State.FAILED, State.DISCA
 
 @click.group("queue")
 def command() -> None:
-    """Look at the events in the outbox, and let go of some.
+    """List, show and discard events in the outbox.
 
     \b
     Example: hivel-agent queue list --state failed
@@ -129,9 +129,9 @@ def show_events(views: list[EventView]) -> None:
 @json_option
 @with_settings
 def show_event(settings: Settings, *, id: str, as_json: bool) -> None:  # noqa: A002 - click's name for ID
-    """Show one event: what was said about its build, every attempt, and what Hivel has.
+    """Show one event with the facts about its build, its attempts, and what Hivel has.
 
-    ID: its number in the list, or its deployment_id.
+    ID is the number of the event in the list, or its deployment_id.
 
     \b
     Example: hivel-agent queue show 'main:deploy/shop#12'
@@ -196,7 +196,7 @@ def _show_known(out: Console, known: KnownView) -> None:
     elif known.differences:
         out.print("  Hivel has -> [yellow]what is known now[/]:")
         for each in known.differences:
-            out.print(f"    {each.field:<14} {escape(_text(each.sent))} -> {escape(_text(each.known))}")
+            out.print(f"    {escape(each.field):<14} {escape(_text(each.sent))} -> {escape(_text(each.known))}")
 
 
 def _text(value: object) -> str:
@@ -229,15 +229,15 @@ class DiscardView(msgspec.Struct, frozen=True):
 
 @command.command("discard")
 @selection_options(DISCARD)
-@click.option("--reason", help="Why, for whoever looks at it later.")
+@click.option("--reason", metavar="TEXT", help="Reason to store with the events.")
 @json_option
 @with_settings
 def discard_events(settings: Settings, *, wanted: Wanted, reason: str | None, as_json: bool) -> None:
-    """Let go of events that failed, or pending ones that are named: they are kept, and never sent.
+    """Discard failed events, or pending events by ID, so that they are never sent.
 
-    Their ids stay known, so that nobody reports them again; who did it, and the reason, are kept with them.
-    `replay ID` sends one all the same. What --failed chooses is counted first, and done after a yes.
-    Exits with 1 when one could not be discarded.
+    A discarded event stays in the outbox with the name of the user and the reason. No poll, report or backfill
+    creates it again. `replay ID` sends it. A selection by --failed, which the other options restrict, is counted
+    and must be confirmed. The exit code is 1 if an event cannot be discarded.
 
     \b
     Examples: hivel-agent queue discard 17 'main:deploy/shop#12' --reason 'a test'

@@ -29,16 +29,17 @@ REPLAY = Action(
 @json_option
 @with_settings
 def command(settings: Settings, *, wanted: Wanted, as_json: bool) -> None:
-    """Send events again that failed, or delivered ones that are asked for.
+    """Send failed or delivered events again.
 
-    A failed event is derived anew by today's rules from what is kept with it: mend the rule, then replay.
-    What --failed and --all-delivered choose is counted first, and sent after a yes. The daemon, or the next
-    `once`, sends what is pending again. Exits with 1 when one could not be replayed.
+    A failed event is derived again from the stored facts with the current rules: correct the rule, then replay. A
+    delivered event is sent unchanged. A selection by --failed or --all-delivered, which the other options restrict,
+    is counted and must be confirmed. The daemon, or the next `once`, sends the events. The exit code is 1 if an
+    event cannot be replayed.
 
     \b
     Examples: hivel-agent replay --failed --yes
               hivel-agent replay 17 'main:deploy/shop#12'
-              hivel-agent replay --failed --job 'deploy/**' --error 'no branch'
+              hivel-agent replay --failed --job 'deploy/**' --reason 'no branch'
               hivel-agent replay --all-delivered --since 2026-01-31 --environment production
     """
     with existing_outbox(settings) as outbox:

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     type=click.Choice(["logfmt", "json"]),
     default="logfmt",
     show_default=True,
-    help="One line for each thing that matters: key=value for people and journald, or JSON.",
+    help="Format of the log on standard error.",
 )
 @with_settings
 @refusing_endless_patterns
 def command(settings: Settings, *, log_format: str) -> None:
-    """Poll and deliver until SIGTERM or SIGINT: the daemon. SIGHUP makes it read the configuration anew.
+    """Run the daemon: poll and deliver until SIGTERM or SIGINT.
+
+    SIGHUP reloads the configuration and the tokens. An invalid configuration is logged, and the daemon keeps the
+    current one.
 
     \b
     Example: hivel-agent run --config /etc/hivel-agent/config.toml

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.group("sandbox")
 def command() -> None:
-    """Local stand-ins to try a configuration with, before it touches production.
+    """Run a local Jenkins or a local Hivel to try a configuration.
 
     \b
     Example: hivel-agent sandbox hivel --port 8090
@@ -52,10 +52,14 @@ def listen_options(port: int) -> Callable[[Callable[..., Any]], Callable[..., An
                 default=port,
                 show_default=True,
                 type=click.IntRange(0, 65_535),
-                help="Port to listen on; 0 takes a free one.",
+                help="Port to listen on. 0: any free port.",
             ),
             click.option(
-                "--token", default="sandbox-token", show_default=True, callback=_not_empty, help="The token to accept."
+                "--token",
+                default="sandbox-token",
+                show_default=True,
+                callback=_not_empty,
+                help="Accepted token.",
             ),
         ):
             function = option(function)
@@ -66,16 +70,18 @@ def listen_options(port: int) -> Callable[[Callable[..., Any]], Callable[..., An
 
 @command.command("hivel")
 @listen_options(8090)
-@click.option("--db", type=click.Path(path_type=Path), help="Keep received events in this file; default: in memory.")
-@click.option("--strict", is_flag=True, help="Answer 409 to every second POST of a deployment_id, identical or not.")
-@click.option("--fault", help='Misbehave from the start, as in POST /_faults: \'{"kind": "status", "status": 503}\'.')
+@click.option("--db", type=click.Path(path_type=Path), help="Store received events in this file. [default: in memory]")
+@click.option("--strict", is_flag=True, help="Answer 409 to every repeated POST of a deployment_id.")
+@click.option(
+    "--fault", help='Inject a fault at the start, as POST /_faults does: \'{"kind": "status", "status": 503}\'.'
+)
 def hivel(host: str, port: int, token: str, db: Path | None, fault: str | None, *, strict: bool) -> None:
-    """A local Hivel: the Deployment Events API v2, and a page that shows what arrived.
+    """Run a local Hivel: the Deployment Events API v2, and a page with the received events.
 
     \b
     Example: hivel-agent sandbox hivel --port 8090
     Then:    open http://127.0.0.1:8090/ and set [hivel] url = "http://127.0.0.1:8090"
-    Break it: curl -X POST -H 'Content-Type: application/json' \\
+    Fault:   curl -X POST -H 'Content-Type: application/json' \\
                 -d '{"kind": "status", "status": 503, "seconds": 30}' http://127.0.0.1:8090/_faults
     """
     try:
@@ -92,29 +98,32 @@ def hivel(host: str, port: int, token: str, db: Path | None, fault: str | None, 
 
 @command.command("jenkins")
 @listen_options(8091)
-@click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Recorded answers.")
 @click.option(
-    "--every", default=0.0, type=_SECONDS, help="Every so many seconds, start a build and finish the previous."
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with recorded answers. [default: the recordings in the package]",
 )
 @click.option(
-    "--replicas", default=1, type=click.IntRange(1, 10), help="So many replicas serve it, as CloudBees CI HA."
+    "--every", default=0.0, type=_SECONDS, help="Interval in seconds: start a build and finish the previous one."
 )
-@click.option("--lag", help="How far the last replica lags behind the first, such as 6s; at most 10m. Default: 0s.")
-@click.option("--sticky", is_flag=True, help="A client that keeps cookies stays with its replica; default: at random.")
+@click.option("--replicas", default=1, type=click.IntRange(1, 10), help="Number of replicas, as in CloudBees CI HA.")
+@click.option("--lag", help="Delay of the last replica behind the first, such as 6s; at most 10m. [default: 0s]")
+@click.option("--sticky", is_flag=True, help="Clients with cookies stay with their replica. [default: any replica]")
 @click.option(
     "--failover",
     default=0.0,
     type=_SECONDS,
-    help="Every so many seconds, restart the next replica.",
+    help="Interval in seconds: restart the next replica.",
 )
 def jenkins(
     *, host: str, port: int, token: str, folder: Path | None, every: float,
     replicas: int, lag: str | None, failover: float, sticky: bool,
 ) -> None:  # fmt: skip
-    """A local Jenkins that serves recorded jobs and builds. Its user is hivel-agent.
+    """Run a local Jenkins with recorded jobs and builds. Its user is hivel-agent.
 
-    With several replicas the list of jobs comes from any of them, as late as that one is. What is asked about one job
-    or about the executors, with tree=, is answered for all. A replica that ends leaves its running builds to another.
+    With several replicas, the list of jobs comes from any replica and is as old as its delay. Requests about one job or
+    about the executors, with tree=, are answered for all replicas. When a replica ends, another one continues its
+    running builds.
 
     \b
     Example: hivel-agent sandbox jenkins --port 8091 --every 5

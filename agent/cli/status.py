@@ -30,7 +30,7 @@ _MOST_JOBS = 10
 @json_option
 @with_settings
 def command(settings: Settings, *, as_json: bool) -> None:
-    """Show outbox, delivery and controllers at a glance.
+    """Show the state of the outbox, the delivery and the controllers.
 
     \b
     Example: hivel-agent status --json | jq .events.pending

@@ -20,8 +20,12 @@ FOLDER = "hivel-agent-support"
 
 
 @click.command("support-bundle")
-@click.option("--output", type=click.Path(path_type=Path), help=f"The archive. Default: {FOLDER}-TIME.tar.gz here.")
-@click.option("--directory", type=click.Path(path_type=Path), help="Write a new folder instead of an archive.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help=f"Name of the archive. [default: {FOLDER}-TIME.tar.gz in the current folder]",
+)
+@click.option("--directory", type=click.Path(path_type=Path), help="Create this folder instead of an archive.")
 @config_option
 @click.pass_context
 def command(context: click.Context, config: Path | None, output: Path | None, directory: Path | None) -> None:

@@ -61,7 +61,8 @@ def test_the_list_of_verbs_says_of_each_what_its_own_help_says(verb: str, width:
 
 def test_every_module_with_a_command_is_a_verb() -> None:
     modules = {path.stem for folder in agent.cli.__path__ for path in Path(folder).glob("[a-z]*.py")}
-    assert {name for name in modules if hasattr(import_module(f"agent.cli.{name}"), "command")} == set(VERBS)
+    verbs = {name for name in modules if hasattr(import_module(f"agent.cli.{name}"), "command")}
+    assert {name.replace("_", "-") for name in verbs} == set(VERBS)
 
 
 @pytest.mark.parametrize(

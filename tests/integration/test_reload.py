@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from subprocess import Popen
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,17 +20,17 @@ import httpx
 import pytest
 
 from tests.integration.doors import INTAKE_TOKEN, TEAM_TOKEN, Doors
-from tests.integration.support import wait_until
+from tests.integration.filled import configured
+from tests.integration.support import Agent, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
-    from subprocess import Popen
 
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
 
+UNIT = Path(__file__).parents[2] / "systemd/hivel-agent.service"
 REPORT = {"repo_url": "https://git.example.test/a", "branch": "main", "environment": "eu", "status": "success"}
 
 
@@ -174,3 +179,29 @@ def test_a_wrong_configuration_changes_nothing(doors: Doors, daemon: Popen[str])
     wait_until(lambda: "the new configuration is wrong" in doors.log(), "the log says so")
     assert doors.post({**REPORT, "deployment_id": "one"}).status_code == 202
     assert doors.log().count("event=started") == 1
+
+
+def exec_reload(agent: Agent, daemon: Popen[bytes]) -> bool:
+    """Run the ExecReload= lines of the unit as systemd does: in order, until one fails. Whether all succeeded."""
+    lines = [line for line in UNIT.read_text().splitlines() if line.startswith("ExecReload=")]
+    assert len(lines) == 2
+    here = {"/opt/hivel-agent/bin/hivel-agent": "hivel-agent", "/etc/hivel-agent/config.toml": str(agent.config)}
+    for line in lines:
+        command = shlex.split(line.partition("=")[2].replace("$MAINPID", str(daemon.pid)))
+        words = [here.get(word, word) for word in command]
+        words = [sys.executable, "-m", "agent", *words[1:]] if words[0] == "hivel-agent" else words
+        if subprocess.run(words, env=agent.environment(), capture_output=True, timeout=240, check=False).returncode:
+            return False
+    return True
+
+
+def test_a_reload_of_the_service_fails_on_a_wrong_configuration_and_signals_nobody(tmp_path: Path) -> None:
+    agent = configured(tmp_path)
+    right = agent.config.read_text()
+    with Popen(["sleep", "600"]) as daemon:
+        agent.config.write_text(right + "nonsense = 1\n")
+        assert not exec_reload(agent, daemon)
+        assert daemon.poll() is None
+        agent.config.write_text(right)
+        assert exec_reload(agent, daemon)
+        assert daemon.wait(60) == -signal.SIGHUP
