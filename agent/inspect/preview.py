@@ -67,16 +67,18 @@ def preview(
 
     What Jenkins does wrong is among the ``problems``; a job that cannot be read keeps nobody else from being shown.
     """
-    found = Preview(rfc3339(span.since), [], [], [])
+    found, matched = Preview(rfc3339(span.since), [], [], []), 0
     for controller in settings.controllers:
         client = client_of(controller)
         try:
             history = History(client, controller.name, settings.rules, settings.options.libraries)
-            _Controller(controller.name, history, rules_of(settings), found).read(span, sample)
+            matched += _Controller(controller.name, history, rules_of(settings), found).read(span, sample)
         except JenkinsError as error:
             found.problems.append(f"{controller.name}: {error}")
         finally:
             client.close()
+    if sample.job is not None and not matched and not found.problems:
+        found.problems.append(f"no visible job matches {sample.job.text!r}")
     if sample.events is not None and len(found.rows) > sample.events:
         return replace(found, rows=found.rows[: sample.events], limited=True)
     return found
@@ -91,8 +93,8 @@ class _Controller:
         self._rules = rules
         self._found = found
 
-    def read(self, span: Span, sample: Sample) -> None:
-        """Raises :class:`JenkinsError` when the whole controller cannot be read."""
+    def read(self, span: Span, sample: Sample) -> int:
+        """The number of jobs that ``sample.job`` selects. Raises :class:`JenkinsError` if no job can be read."""
         jobs = self._history.jobs()
         self._found.problems.extend(f"{self._name}: {problem}" for problem in jobs.problems)
         self._found.unmatched.extend(
@@ -110,6 +112,7 @@ class _Controller:
                 if is_of_controller(error):
                     raise
                 self._found.problems.append(f"{self._name}: job {job.full_name}: {error}")
+        return sum(is_wanted(sample.job, job.full_name) for job in (*jobs.others, *(job for job, _ in jobs.deploying)))
 
     def _job(self, job: Job, match: Match, span: Span, sample: Sample) -> None:
         if self._is_full(sample):

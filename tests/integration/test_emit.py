@@ -21,6 +21,7 @@ from agent.ingest.replay import replay
 from agent.model.report import FIELDS, ReportError, checked
 from agent.model.times import Clock, rfc3339
 from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.sources.reports import emit as verb
 from agent.sources.reports.fields import refuse_hopeless
 from agent.sources.reports.inbox import take_inbox
 from tests.integration.doors import Doors
@@ -727,3 +728,10 @@ def test_replay_does_not_take_the_id_of_another_deployment_for_a_number(tmp_path
         [outcome] = replay(ingest_of(settings, outbox), failed)
     assert outcome.reason is not None
     assert outcome.reason.startswith("no repo_url, no environment, no branch in the report")
+
+
+@pytest.mark.parametrize("arguments", [["--dry-run"], ["--dry-run", "--status", "SUCCESS"], ["--status", "nonsense"]])
+def test_no_alarm_is_left_when_it_ends(arguments: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        verb.main([*arguments, "--config", str(tmp_path / "none.toml")])
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -132,6 +132,9 @@ def test_a_preview_is_of_the_jobs_that_match_and_ends_at_its_limit(agent: Agent,
     assert len([each for each in jenkins.requests if "/job/shop" in each.path]) == 1, "no page beyond the limit"
     assert "stopped at --limit" in agent.run("preview", "--since", since(9), "--limit", "3").stdout
     assert not agent.json("preview", "--since", since(1.5), "--limit", "4")["limited"]
+    nothing = agent.run("preview", "--job", "deploy/shoop")
+    assert (nothing.returncode, "no visible job matches 'deploy/shoop'" in nothing.stdout) == (1, True)
+    assert agent.run("preview", "--job", "tests/**").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,9 @@ def main(arguments: list[str]) -> NoReturn:
         options = _parser().parse_args(arguments)
         _bound(options.timeout)
         if options.dry_run:
-            sys.exit(_dry_run(options))
+            code = _dry_run(options)
+            _bound(0)
+            sys.exit(code)
         report = _report(options)
         _complete(report, options)
         place = _store(options, report)
