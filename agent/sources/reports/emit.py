@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Report the deployment of the build that runs this command.
 
-What no option says is taken from the environment of the build: Jenkins, GitHub Actions, GitLab CI, CircleCI,
-Azure DevOps, Argo Workflows and Argo CD are recognised. The report is on the disk when the command ends, whether or not
-the agent is running: in the outbox if this user may write it, else in the spool folder.
+Fields without an option are taken from the environment of the build. Jenkins, GitHub Actions, GitLab CI, CircleCI,
+Azure DevOps, Argo Workflows and Argo CD are recognised. When the command ends, the report is on the disk, even if the
+agent is not running: in the outbox if this user may write it, else in the spool folder.
 
-A report that can never become an event is not stored, for the same reasons for which the HTTP intake refuses it.
-No error fails or blocks the build: each one, wrong options included, is a warning and exit code 0.
+A report that can never become an event is refused, as the HTTP intake does. An error never fails the build: it is a
+warning and exit code 0, even for invalid options.
 """
 _EPILOG = """\
 exit codes:
-  0  the report is stored; without --strict also when it is not: standard error then says why
+  0  the report is stored, or without --strict, it is not stored and standard error says why
   1  with --strict: the report is not stored, or with --dry-run, would not be stored
 
 files and variables:
   $HIVEL_AGENT_CONFIG, else %(config)s
-      says where outbox and spool are: [outbox] path, [hook] spool
+      configuration with the places of outbox and spool: [outbox] path, [hook] spool
   %(outbox)s, %(spool)s
-      where they are if the configuration does not say so, or cannot be read by this user
+      default places, also used if this user cannot read the configuration
 
 examples:
   hivel-agent emit --status "$RESULT" --environment production
@@ -56,28 +56,28 @@ examples:
   kubectl get application shop -o json | hivel-agent emit --system argocd --resource -
 """
 _WHICH = {
-    "system": ("NAME", "the CI system, instead of the one that is recognised: %(systems)s"),
-    "provider": ("NAME", "the system whose words --status uses, where that is another one"),
-    "controller": ("NAME", "name of the [[jenkins]] controller; default: by --build-url"),
+    "system": ("NAME", "CI system (default: recognised): %(systems)s"),
+    "provider": ("NAME", "system whose words --status uses; default: the CI system"),
+    "controller": ("NAME", "name of the [[jenkins]] controller; default: found by --build-url"),
     "job": ("NAME", "full name of the Jenkins job"),
     "build_number": ("NUMBER", "number of the build"),
-    "build_url": ("URL", "page of the Jenkins build"),
-    "run": ("NAME", "names this run of another system; its id is made of it and the environment"),
-    "stage": ("NAME", "the stage that deployed: its event is of that stage alone"),
-    "deployment_id": ("ID", "the id itself, instead of the one that is made"),
+    "build_url": ("URL", "address of the Jenkins build"),
+    "run": ("NAME", "name of a run of another system; the deployment_id is made from it and the environment"),
+    "stage": ("NAME", "stage that deployed; the event is of this stage only"),
+    "deployment_id": ("ID", "deployment_id to use instead of the default one"),
 }
 _WHAT = {
-    "status": ("WORD", "how it ended: the system's own word, or success, failed, canceled, unknown"),
+    "status": ("WORD", "result: a word of the CI system, or success, failed, canceled, unknown"),
     "environment": ("NAME", "production, staging, …"),
-    "repo_url": ("URL", "the repository that was deployed"),
+    "repo_url": ("URL", "repository that was deployed"),
     "branch": ("NAME", "branch or tag"),
-    "commit_hash": ("HASH", "the commit"),
+    "commit_hash": ("HASH", "commit that was deployed"),
     "start_time": ("TIME", "RFC 3339, or seconds or milliseconds since 1970"),
-    "end_time": ("TIME", "likewise; default: now"),
-    "pr_number": ("NUMBER", "the pull request"),
-    "pr_numbers": ("NUMBERS", "all pull requests, with commas between them"),
-    "image": ("NAME", "the container image"),
-    "logs_url": ("URL", "the page with the log; default: the build's page"),
+    "end_time": ("TIME", "in the same formats; default: now"),
+    "pr_number": ("NUMBER", "pull request"),
+    "pr_numbers": ("NUMBERS", "all pull requests, separated by commas"),
+    "image": ("NAME", "container image"),
+    "logs_url": ("URL", "page with the log; default: the page of the build"),
 }
 
 
@@ -132,22 +132,22 @@ def _parser() -> argparse.ArgumentParser:
         # Whoever asks how wide the terminal is imports shutil, and with it half of the standard library.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=120),
     )  # fmt: skip
-    for title, options in (("which deployment", _WHICH), ("what there is to say of it", _WHAT)):
+    for title, options in (("options for the deployment", _WHICH), ("options for the fields", _WHAT)):
         group = parser.add_argument_group(title)
         for name, (metavar, words) in options.items():
             choices = SYSTEMS if name == "system" else None
             group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, choices=choices,
                                help=words % {"systems": ", ".join(SYSTEMS)})  # fmt: skip
-    group.add_argument("--resource", metavar="FILE", help="read what is not said from the JSON of an Argo CD "
-                       "Application or an Argo Workflow; - is standard input")  # fmt: skip
-    group = parser.add_argument_group("how")
-    group.add_argument("--config", metavar="FILE", help="the configuration")
-    group.add_argument("--timeout", type=_seconds, default=LONGEST_S, metavar="SECONDS", help="give up after so long; "
+    group.add_argument("--resource", metavar="FILE", help="read fields without an option from the JSON of an "
+                       "Argo CD Application or an Argo Workflow; -: standard input")  # fmt: skip
+    group = parser.add_argument_group("other options")
+    group.add_argument("--config", metavar="FILE", help="configuration file")
+    group.add_argument("--timeout", type=_seconds, default=LONGEST_S, metavar="SECONDS", help="time limit; "
                        "default: %(default)s")  # fmt: skip
-    group.add_argument("--strict", action="store_true", help="end with 1 when nothing is stored")
-    group.add_argument("--dry-run", action="store_true", help="store nothing; print the report as JSON, and whether it "
+    group.add_argument("--strict", action="store_true", help="exit with 1 if the report is not stored")
+    group.add_argument("--dry-run", action="store_true", help="store nothing; print the report as JSON and whether it "
                        "would be accepted")  # fmt: skip
-    group.add_argument("--help", action="help", help="show this")
+    group.add_argument("--help", action="help", help="show this message")
     return parser
 
 
