@@ -83,7 +83,7 @@ def show(value: Explanation) -> None:
     if not value.outbox:
         out.print("  outbox   does not know it")
     for fact in value.facts:
-        out.print(f"  said     {fact.received_at}  {fact.source}: {escape(in_words(fact))}")
+        out.print(f"  said     {fact.received_at}  {escape(fact.source)}: {escape(in_words(fact))}")
     if value.wanted:
         out.print("  wanted   it reported itself; the next poll reads it")
     if value.set_aside is not None:

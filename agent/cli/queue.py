@@ -209,7 +209,7 @@ def _show_attempts(out: Console, event: EventView, attempts: list[AttemptView]) 
     out.print(f"  attempts: {event.attempts}{some}")
     for attempt in attempts:
         status = attempt.http_status if attempt.http_status is not None else "no answer"
-        out.print(f"    {attempt.at}  {attempt.duration_ms} ms  {status}  {attempt.verdict}")
+        out.print(f"    {attempt.at}  {attempt.duration_ms} ms  {status}  {escape(attempt.verdict)}")
         out.print(f"      {escape(attempt.answer)}")
     if event.state is State.DELIVERED and event.settled_at is not None:
         out.print(f"    {event.settled_at}  [green]delivered[/]")
