@@ -307,8 +307,8 @@ def _notify(check: Values, raw: tables.Notify) -> NotifySettings:
     url = check.secret_url("notify.url_file", raw.url_file, "HIVEL_AGENT_NOTIFY_URL", "notify-url")
     if url is None:
         check.note(
-            "notify",
-            "has neither command nor URL: set command or url_file, or HIVEL_AGENT_NOTIFY_URL, or give systemd the "
+            "notify.command",
+            "neither a command nor a URL: set command or url_file, or HIVEL_AGENT_NOTIFY_URL, or give systemd the "
             "credential notify-url",
         )
     return replace(settings, url=url)

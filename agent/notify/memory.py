@@ -1,7 +1,7 @@
 """Which notifications are due: a state machine without I/O. The caller brings the time and keeps the memory.
 
 :func:`observe` takes in the conditions that hold now, :func:`due` lists what is to be sent, and :func:`sent` notes a
-notification that was accepted. What was not accepted stays due, with the words of then. Nothing queues up: for each
+notification that was accepted. What was not accepted stays due, and is sent with the values of that moment. Nothing queues up: for each
 condition, at most one notification is due.
 """
 
@@ -35,7 +35,7 @@ class Phase(enum.StrEnum):
 class Episode(msgspec.Struct, frozen=True):
     """A lasting condition from its first observation until its end is reported.
 
-    ``began``: first observed. ``gone``: since when it does not hold. ``told``: when it was last reported as firing.
+    ``began``: first observed. ``gone``: since when it does not hold. ``reported``: when it was last reported as firing.
     ``ripe``: it lasted long enough to be reported, even if it is over by now. UTC ms.
     """
 
@@ -43,7 +43,7 @@ class Episode(msgspec.Struct, frozen=True):
     began: int
     ripe: bool = False
     gone: int | None = None
-    told: int | None = None
+    reported: int | None = None
 
 
 class Noticed(msgspec.Struct, frozen=True):
@@ -101,7 +101,7 @@ def due(memory: Memory, now: int, settings: NotifySettings) -> list[Notification
         if episode.gone is not None:
             if now - episode.gone >= settings.after_ms:
                 found.append(Notification(Phase.RESOLVED, episode.condition, episode.gone))
-        elif episode.ripe and (episode.told is None or 0 < settings.repeat_ms <= now - episode.told):
+        elif episode.ripe and (episode.reported is None or 0 < settings.repeat_ms <= now - episode.reported):
             found.append(Notification(Phase.FIRING, episode.condition))
     for noticed in (memory.noticed or {}).values():
         new = noticed.waiting
@@ -118,7 +118,7 @@ def sent(memory: Memory, notification: Notification, now: int) -> Memory:
         case Phase.RESOLVED:
             episodes.pop(key, None)
         case Phase.FIRING:
-            episodes[key] = replace(episodes[key], told=now)
+            episodes[key] = replace(episodes[key], reported=now)
         case Phase.NOTICE:
             noticed[key] = Noticed(notification.condition.mark, now)
     return Memory(episodes, memory.noticed if memory.noticed is None else noticed)
@@ -151,7 +151,7 @@ def _not_from_the_future(memory: Memory, now: int) -> Memory:
             each,
             began=min(each.began, now),
             gone=None if each.gone is None else min(each.gone, now),
-            told=None if each.told is None else min(each.told, now),
+            reported=None if each.reported is None else min(each.reported, now),
         )
         for key, each in memory.episodes.items()
     }

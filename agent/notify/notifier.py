@@ -67,7 +67,7 @@ class Notifier:
             if self._stopped:
                 return
             if self._clock.monotonic() >= self._retry_at.get(notification.key, 0.0):
-                await self._tell(notification)
+                await self._report(notification)
                 await self._save()
 
     def stop(self) -> None:
@@ -76,7 +76,7 @@ class Notifier:
         if self._sending is not None:
             self._sending.cancel()
 
-    async def _tell(self, notification: Notification) -> None:
+    async def _report(self, notification: Notification) -> None:
         value = message(notification, self._clock.now_ms())
         self._sending = asyncio.ensure_future(send(self._settings, encode(value)))
         try:
@@ -146,6 +146,6 @@ class Notifier:
 
 def _shape(memory: Memory) -> object:
     """What is worth a write. Words and counts change often, and a restart finds them again."""
-    episodes = {key: (each.began, each.ripe, each.gone, each.told) for key, each in memory.episodes.items()}
+    episodes = {key: (each.began, each.ripe, each.gone, each.reported) for key, each in memory.episodes.items()}
     noticed = {key: (each.mark, each.at) for key, each in (memory.noticed or {}).items()}
     return episodes, memory.noticed is None, noticed

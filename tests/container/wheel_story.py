@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from typing import TYPE_CHECKING
@@ -66,6 +67,8 @@ class WheelStory:
             ("the agent's view of the machine has bounds", self.bounds),
             ("another user's build reports itself through the spool folder", self.report),
             ("reload: a new rule counts, a wrong one is refused", self.reload),
+            ("a notification by a command, under the restrictions of the unit", self.notify),
+            ("a support bundle by root", self.bundle),
             ("a wrong configuration is not tried again and again", self.wrong),
             ("a second controller with a token of its own", self.second_token),
             ("kill -9 while answers get lost", self.kill),
@@ -179,6 +182,37 @@ class WheelStory:
         if self._service.pid != pid:
             raise StoryError("the agent was restarted by the reload")
         return "the same process before and after"
+
+    def notify(self) -> str:
+        """A controller is down, and a script from /usr/local/bin is run for it."""
+        told, program = "/var/lib/hivel-agent/notified", "/usr/local/bin/notify-team"
+        self._machine.write(program, f"#!/bin/sh\ncat >> {told}; sh -c 'env >> {told}.env'\n")
+        self._machine.run("chmod", "755", program)
+        broken = '[[jenkins]]\nname = "broken"\nurl = "http://127.0.0.1:1/"\n'
+        notify = f'[notify]\ncommand = ["{program}"]\nafter = "1s"\n'
+        self._service.reload(f"{self._world.config}\n{broken}{notify}", "configuration read anew")
+        wait("it is notified", lambda: self._machine.run("test", "-s", told, ok=False).returncode == 0)
+        said = json.loads(self._machine.read("head", "-1", told))
+        if (said["kind"], said["controller"], said["state"]) != ("controller_down", "broken", "firing"):
+            raise StoryError(f"another notification: {said}")
+        if HIVEL_TOKEN in (found := self._machine.read("cat", f"{told}.env")) or "CREDENTIALS" in found:
+            raise StoryError(f"the command sees the tokens: {found}")
+        self._machine.run("hivel-agent", "notify", "test")
+        self._service.reload(self._world.config, "configuration read anew")
+        self._machine.run("rm", told, f"{told}.env", program)
+        return str(said["text"])
+
+    def bundle(self) -> str:
+        """It has the lines of the journal, and leaves no file of root beside the outbox."""
+        said = self._machine.read("hivel-agent", "support-bundle", "--output", "/root/bundle.tar.gz")
+        text = self._machine.read("tar", "-xzOf", "/root/bundle.tar.gz")
+        if "event=started" not in text or '"daemon_pid"' not in text:
+            raise StoryError(f"log or status are missing: {text}")
+        if HIVEL_TOKEN in text or JENKINS_TOKEN in text:
+            raise StoryError("a token is in the bundle")
+        if roots := self._machine.read("find", "/var/lib/hivel-agent", "-user", "root"):
+            raise StoryError(f"these belong to root: {roots}")
+        return ", ".join(line.split()[0] for line in said.splitlines()[:6])
 
     def wrong(self) -> str:
         """An empty token is such a configuration too; the unit waits one second before it tries again."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import stat
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,6 +300,50 @@ def test_the_daemon_tells_of_failed_events_with_their_reasons(
     assert (said["kind"], said["state"], said["count"]) == ("events_failed", "firing", 1)
     assert said["reasons"][0]["count"] == 1 and "400" in said["reasons"][0]["reason"]
     assert 'event="notification sent" kind=events_failed' in agent.log()
+
+
+@pytest.fixture
+def silent_chat() -> Iterator[tuple[str, threading.Event]]:
+    """A server that takes a connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asked = threading.Event()
+        kept = []
+
+        def accept() -> None:
+            with suppress(OSError):
+                kept.append(server.accept()[0])
+                asked.set()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/hooks/{SECRET}", asked
+        for connection in kept:
+            connection.close()
+
+
+def test_the_daemon_shows_the_url_nowhere_and_stops_at_once(
+    agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel, silent_chat: tuple[str, threading.Event]
+) -> None:
+    """The server never answers; meanwhile events are delivered as ever, and a stop does not wait."""
+    url, asked = silent_chat
+    (agent.folder / "notify.url").write_text(url)
+    notify = '\n[notify]\nurl_file = "notify.url"\nafter = "1s"\ntimeout = "5m"\n'
+    agent.config.write_text(agent.config.read_text() + notify)
+    hivel.fault(Fault(kind="status", status=400, match="#1"))
+    jenkins.add_builds("deploy/shop", 1, repo=REPO)
+    process = agent.start()
+    try:
+        assert asked.wait(120), agent.log()
+        jenkins.add_builds("deploy/shop", 3, repo=REPO)
+        wait_until(lambda: agent.log().count("event=delivered") == 3, "the others are delivered", seconds=120)
+        shown = agent.log() + agent.run("status", "--json").stdout + agent.run("check", "--offline").stdout
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "event=stopped" in agent.log() and "stopped in the middle" not in agent.log()
+    assert SECRET not in shown + agent.log()
 
 
 def test_notify_test_sends_one_and_says_who_accepted_it(notified: Agent, tmp_path: Path) -> None:

@@ -26,7 +26,13 @@ Load = Callable[[str], Settings]
 
 @pytest.fixture(autouse=True)
 def _nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HIVEL_API_TOKEN", "JENKINS_API_TOKEN", "CREDENTIALS_DIRECTORY", "HIVEL_AGENT_CONFIG"):
+    for name in (
+        "HIVEL_API_TOKEN",
+        "JENKINS_API_TOKEN",
+        "HIVEL_AGENT_NOTIFY_URL",
+        "CREDENTIALS_DIRECTORY",
+        "HIVEL_AGENT_CONFIG",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -52,6 +58,59 @@ def problem(settings: Load, text: str) -> str:
     assert len(error.value.problems) == 1, error.value
     assert place == f":{line}" if (line := error.value.problems[0].line) else place == ""
     return message
+
+
+# ---- notifications
+
+
+def test_notifications_are_off_without_their_table_and_have_defaults_with_it(settings: Load) -> None:
+    assert settings(HIVEL + JENKINS).notify is None
+    notify = settings(f'{HIVEL}{JENKINS}[notify]\ncommand = ["/bin/mail", "-s", "x y"]\n').notify
+    assert notify is not None
+    assert notify.command == ("/bin/mail", "-s", "x y") and notify.url is None
+    assert (notify.after_ms, notify.repeat_ms, notify.timeout_ms) == (900_000, 86_400_000, 30_000)
+    never = settings(f'{HIVEL}{JENKINS}[notify]\ncommand = ["/bin/mail"]\nrepeat = ""\n').notify
+    assert never is not None and never.repeat_ms == 0
+
+
+def test_the_url_for_notifications_comes_from_a_file_the_environment_or_a_credential(
+    settings: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def url(text: str) -> str:
+        notify = settings(f"{HIVEL}{JENKINS}[notify]\n{text}\n").notify
+        assert notify is not None and notify.url is not None
+        return notify.url.reveal()
+
+    for name in ("file", "notify-url"):
+        (tmp_path / name).write_text(f"https://chat.example/{name}\n", encoding="utf-8")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert url("") == "https://chat.example/notify-url"
+    monkeypatch.setenv("HIVEL_AGENT_NOTIFY_URL", "https://chat.example/environment")
+    assert url("") == "https://chat.example/environment"
+    assert url('url_file = "file"') == "https://chat.example/file"
+
+
+def test_a_url_for_notifications_that_cannot_be_read_keeps_nobody_from_starting(settings: Load) -> None:
+    notify = settings(f'{HIVEL}{JENKINS}[notify]\nurl_file = "none"\n').notify
+    assert notify is not None and notify.url is not None
+    assert "none: No such file" in str(notify.url.problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "notify: has neither command nor URL: set command or url_file"),
+        ("command = []", "notify.command: is a list that starts with the full path of a program"),
+        ('command = ["mail"]', "notify.command: is a list that starts with the full path of a program"),
+        ('command = "/bin/mail"', "notify.command: "),
+        ('command = ["/bin/mail"]\nurl_file = "hivel"', "notify.url_file: there is a command too; choose one of them"),
+        ('command = ["/bin/mail"]\ntimeout = "6m"', "notify.timeout: '6m' is longer than 5m"),
+        ('command = ["/bin/mail"]\nafter = "0s"', "notify.after: '0s' must be longer than nothing"),
+        ('command = ["/bin/mail"]\nurl = "https://x"', "notify.url: unknown key"),
+    ],
+)
+def test_what_is_wrong_with_notifications_is_said(settings: Load, text: str, complaint: str) -> None:
+    assert problem(settings, f"{HIVEL}{JENKINS}[notify]\n{text}\n").startswith(complaint)
 
 
 # ---- who may report
