@@ -1,8 +1,8 @@
 """Which notifications are due: a state machine without I/O. The caller brings the time and keeps the memory.
 
 :func:`observe` takes in the conditions that hold now, :func:`due` lists what is to be sent, and :func:`sent` notes a
-notification that was accepted. What was not accepted stays due, and is sent with the values of that moment. Nothing queues up: for each
-condition, at most one notification is due.
+notification that was accepted. What was not accepted stays due, and is sent with the values of that moment. Nothing
+queues up: for each condition, at most one notification is due.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def test_a_url_for_notifications_that_cannot_be_read_keeps_nobody_from_starting(
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "notify: has neither command nor URL: set command or url_file"),
+        ("", "notify.command: neither a command nor a URL: set command or url_file"),
         ("command = []", "notify.command: is a list that starts with the full path of a program"),
         ('command = ["mail"]', "notify.command: is a list that starts with the full path of a program"),
         ('command = "/bin/mail"', "notify.command: "),
