@@ -351,13 +351,23 @@ REPORT = {
 }  # fmt: skip
 
 
+# Whoever waits for a locked outbox waits until the test releases the lock, however slow the machine is.
+PATIENT = """
+import agent.outbox.sqlite.connection as connection
+connection._PATIENCE.seconds = connection.BUSY_DEADLINE_S = connection.STOPPING_DEADLINE_S = 600
+from agent.main import main
+main()
+"""
+
+
 @pytest.mark.parametrize("what", ["report", "delivery"])
 def test_who_waits_for_the_write_lock_keeps_nobody_else_waiting(
     doors: Doors, hivel: LocalHivel, processes: list[subprocess.Popen[str]], what: str
 ) -> None:
     """Health, readiness and metrics are answered, and a stop is heard, while the lock is still held."""
-    process = doors.begin()
+    process = program(doors, PATIENT)
     processes.append(process)
+    wait_for_start(doors)
     if what == "delivery":
         hivel.fault(Fault(kind="slow", delay=1))
         for number in range(3):

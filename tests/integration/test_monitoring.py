@@ -166,6 +166,7 @@ def test_names_follow_the_conventions_of_prometheus(agent: Agent) -> None:
             assert set(sample.labels) <= {
                 "state",
                 "reason",
+                "result",
                 "controller",
                 "version",
                 "where",
