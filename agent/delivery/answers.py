@@ -163,7 +163,7 @@ def _advice(answer: Answer) -> str:
         case 404 | 405 | 410:
             return "there is no Deployment Events API: check [hivel] url (https://app.hivel.ai or https://app.hivel.in)"
         case 407:
-            return "the proxy wants credentials: check HTTPS_PROXY, and write it as http://user:password@host:port"
+            return "the proxy requires credentials: check HTTPS_PROXY, and write it as http://user:password@host:port"
         case _:
             return "unexpected answer, not caused by the event: check [hivel] url and the token"
 

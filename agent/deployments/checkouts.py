@@ -35,8 +35,7 @@ class Wanted:
     """What configuration, rule and report say about the application's repository.
 
     ``libraries``: repositories that are never the application. ``repository``: the rule's pattern. ``url``: from a
-    report.
-    ``named``: revisions that the rule names, each with its origin for people.
+    report. ``named``: revisions that the rule names, each with its origin for people.
     """
 
     libraries: Sequence[Pattern] = ()
@@ -84,8 +83,7 @@ class Applications:
     """The repositories that may be the application's, most likely first, each once, with a note for people.
 
     ``certain``: the first one is the application. ``last_resort``: they are probably libraries. ``libraries``:
-    checkouts
-    that certainly are.
+    checkouts that certainly are.
     """
 
     candidates: tuple[Candidate, ...] = ()
@@ -154,8 +152,10 @@ class _Choice:
 
     def _only_libraries(self, eligible: list[Candidate], words: str) -> Applications:
         if words:  # the rule takes precedence
-            return self._result(eligible, f"chosen by {words}, a library that the build loaded", last_resort=True)
-        note = f"nothing but shared libraries was checked out: {_urls(self._all)}"
+            return self._result(
+                eligible, f"chosen by {words}, although the build loaded it as a library", last_resort=True
+            )
+        note = f"only shared libraries were checked out: {_urls(self._all)}"
         return Applications(note=note, libraries=self._libraries(()))
 
     def _guessed(self, rest: list[Candidate], words: str) -> Applications:
@@ -167,7 +167,7 @@ class _Choice:
         if self._all_loaded_are_known:
             return self._of_own_branch([*others, *named], [])
         if not others:
-            note = "nothing but a library was checked out; set repo_url in the rule if it is not the one"
+            note = "only a library was checked out; if it is not the application, set repo_url in the rule"
             return self._result(rest[:1], note, last_resort=True, named=named)
         return self._of_own_branch(others, named)
 
@@ -177,7 +177,7 @@ class _Choice:
             return self._result(candidates, self._unclear, named=named)
         one = len({plain(each.url) for each in own}) == 1
         ordered = [*own, *(each for each in candidates if each not in own)]
-        return self._result(ordered, "the one on the job's own branch" if one else self._unclear, named=named)
+        return self._result(ordered, "the only one on the job's own branch" if one else self._unclear, named=named)
 
     def _result(
         self,
@@ -208,10 +208,8 @@ class _Loaded:
     """The checkouts of libraries that the pipeline loaded: ``found`` by checkout number.
 
     ``LibrariesAction`` has the libraries' names but not their checkouts. Library checkouts have a bare branch name,
-    others
-    usually not; a cached library has no checkout. ``complete``: all libraries were found. ``unclear``: several
-    checkouts
-    are possible, for people.
+    others usually not; a cached library has no checkout. ``complete``: all libraries were found. ``unclear``: several
+    checkouts are possible, for people.
     """
 
     def __init__(self, build: Build, candidates: list[Candidate]) -> None:
@@ -233,8 +231,8 @@ class _Loaded:
             # Libraries are usually loaded before anything else is checked out.
             self.found = {each.number for each in bare[:wanted]}
             libraries = ", ".join(self._build.libraries or ())
-            self.unclear = f"Jenkins does not tell which of {_urls(bare)} are the libraries {libraries}; "
-            self.unclear += "the last was taken; set repository in the rule"
+            self.unclear = f"Jenkins does not show which of {_urls(bare)} are the libraries {libraries}; "
+            self.unclear += "the last one is used; to choose another, set repository in the rule"
         # Libraries loaded with the older retrieval methods look like any other checkout.
         rest = [each for each in candidates if each.number not in self.found]
         for each in rest:
@@ -296,7 +294,7 @@ class _Revisions:
         commit = self._build.revision.commit if self._build.revision else None
         if hits := [each for each in group if commit and each.checkout.commit == commit]:
             return hits[-1], "the branch job was started for this one"
-        return group[-1], "the last was taken"
+        return group[-1], "the last one is used"
 
 
 def is_on_own_branch(build: Build, candidate: Candidate) -> bool:

@@ -128,8 +128,8 @@ def of_stage(basis: Basis, times: tuple[int, int]) -> tuple[Content, dict[str, s
     origins = {
         "deployment_id": f"controller, job and number; stage {said.stage}",
         "status": origin,
-        "start_time": SAID if said.started_at is not None else f"the end; {SAID} names no start",
-        "end_time": SAID if said.ended_at is not None else f"when it was reported; {SAID} names no end",
+        "start_time": SAID if said.started_at is not None else f"the same as the end; {SAID} has no start",
+        "end_time": SAID if said.ended_at is not None else f"time of the report; {SAID} has no end",
         "logs_url": "the build's page",
     }
     unit = _Unit(status, *times, build.url, origins, said.stage)
@@ -229,7 +229,7 @@ def _units(build: Build, rule: Rule, options: Options) -> list[_Unit] | str:
     if rule.stage is None:
         return [_whole(build, options, "controller, job and number")]
     if build.stages is None:
-        missing = f"the stages of the build could not be read: {build.stages_missing or 'nobody asked for them'}"
+        missing = f"the stages of the build could not be read: {build.stages_missing or 'they were not requested'}"
         if rule.without_stages == "none":
             advice = (
                 f'without_stages = "build" in the rule for job = "{rule.job.text}" makes one event of the whole build'
@@ -256,7 +256,7 @@ def _whole(build: Build, options: Options, identity: str) -> _Unit:
 def _staged(build: Build, attempt: Attempt, groups: dict[str, str], options: Options) -> _Unit:
     stage, result = attempt.stage, attempt.result
     name = f"stage {stage.name}"
-    said = f"{name}: {stage.status}" + (f" (told by {stage.told_by})" if stage.told_by else "")
+    said = f"{name}: {stage.status}" + (f" (according to {stage.told_by})" if stage.told_by else "")
     if attempt.of > 1:
         said = f"{said}, the last of {attempt.of} attempts"
     if result == stages.UNFINISHED:
@@ -267,8 +267,8 @@ def _staged(build: Build, attempt: Attempt, groups: dict[str, str], options: Opt
     origins = {
         "deployment_id": f"controller, job and number; {name}",
         "status": origin,
-        "start_time": name if stage.started_at else f"the build's timestamp; {name} tells no start",
-        "end_time": name if stage.ended_at else f"the build's end; {name} tells none",
+        "start_time": name if stage.started_at else f"the build's timestamp; {name} has no start",
+        "end_time": name if stage.ended_at else f"the build's end; {name} has no end",
         "logs_url": f"the page of {name}" if logs_url else "the build's page",
     }
     return _Unit(
@@ -336,7 +336,7 @@ class _Fields:
             return None, ""
         words = list(dict.fromkeys(self._origin(name) for name in fields_of(alternative)))
         whole = alternative.startswith("{") and alternative.find("}") == len(alternative) - 1
-        origin = ", ".join(words) or "the rule's literal"
+        origin = ", ".join(words) or "literal text of the rule"
         if words and not whole:
             origin = f'the rule\'s "{alternative}": {origin}'
         before = template.alternatives[: template.alternatives.index(alternative)]
@@ -355,10 +355,10 @@ def _template_fields(basis: Basis, unit: _Unit, source: Source) -> _Fields:
         "branch": source.branch or "",
         "commit": source.commit or "",
     }
-    by_name = "job name" if environment_in_name(build.job) else "the default: the job's name says no environment"
+    by_name = "job name" if environment_in_name(build.job) else "default: the job's name contains no environment"
     words = {"job": "job name", "job.environment": by_name, "number": "build number"} | source.origins
     for name in match.groups:
-        words[name] = f"job name ({name} of the rule's pattern)"
+        words[name] = f"job name (group {name} of the rule's pattern)"
     values |= _of_job(basis)
     if unit.stage is not None:
         words |= dict.fromkeys(("stage", *unit.groups), f"stage {unit.stage}")
@@ -382,7 +382,7 @@ def _draft(basis: Basis, unit: _Unit, source: Source) -> _Draft:
     rule, said, options = basis.match.rule, basis.said, basis.options
     fields = _template_fields(basis, unit, source)
     draft = _Draft(rule, {}, dict(unit.origins), missing="" if source.repo_url else source.origins.get("repo_url", ""))
-    draft.origins |= {"event_type": "the API's only one", "build_number": "build number"}
+    draft.origins |= {"event_type": "the only event type of the API", "build_number": "build number"}
     draft.fields = {
         "status": unit.status,
         "started_at": unit.started_at,
@@ -423,7 +423,7 @@ def _take_out_library(draft: _Draft, wanted: Wanted) -> None:
 
 
 def _declared(repo_url: str | None) -> str:
-    return f"[repositories] libraries declares {repo_url} a library"
+    return f"{repo_url} is listed in [repositories] libraries"
 
 
 def _first_commit_at(source: Source) -> int | None:
@@ -474,14 +474,14 @@ def _fill_repository(draft: _Draft, fields: _Fields, options: Options, source: S
         repo_url, origin = fields.render(draft.rule.repo_url)
     if repo_url:
         bare, written = without_credentials(repo_url), written_repo_url(repo_url, options)
-        repo_url, origin = written, origin if written == bare else f"{origin}; in https form"
+        repo_url, origin = written, origin if written == bare else f"{origin}; converted to https"
     draft.fields["repo_url"], draft.origins["repo_url"] = repo_url, origin
 
 
 def _fill_environment(draft: _Draft, fields: _Fields, options: Options) -> None:
     environment, origin = fields.render(draft.rule.environment)
     if environment and (written := written_environment(environment, options)) != environment:
-        environment, origin = written, f"{origin}; by [environments]: {environment} -> {written}"
+        environment, origin = written, f"{origin}; mapped by [environments]: {environment} -> {written}"
     draft.fields["environment"], draft.origins["environment"] = environment, origin
 
 
@@ -505,7 +505,7 @@ def _pulls(build: Build, said: Report, source: Source, *, alone: bool) -> Pulls:
         return pulls.Pulls(said.pr_number or str(said.pr_numbers[0]), said.pr_numbers, SAID)
     if not alone:
         told = _joined([pulls.of_messages(_messages(source))], "merges in the change sets")
-        return told or pulls.Pulls(origin="left out: the build does not tell which repository they belong to")
+        return told or pulls.Pulls(origin="left out: the build does not show which repository they belong to")
     mine = source if source.build is build else scm.NOTHING
     found = pulls.of_build(build, checkouts=mine.checkouts, messages=_messages(mine))
     if found.numbers or source.build is None or source.build is build:
@@ -543,7 +543,7 @@ def _content(basis: Basis, unit: _Unit, source: Source, *, alone: bool) -> tuple
         if problem := excess(key, draft.fields.get(key)):
             origins[key] = f"left out: {problem}"
     if content.ended_at < content.started_at:
-        origins["end_time"] = f"the start; {origins['end_time']} would be before it"
+        origins["end_time"] = f"the same as the start; {origins['end_time']} would be before it"
     return content, {key: words for key, words in origins.items() if words}
 
 

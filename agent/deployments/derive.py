@@ -57,8 +57,7 @@ class Part:
     ``names``: identify stored deployments of this part. ``suffixes``: candidates for the rest of the id after the run's
     id. ``final``: no better facts will come. ``since``: the time of its first fact, ``anchor``. ``reported``: it was
     reported; otherwise a rule derived it from a finished build. ``without_body``: the build's facts were deleted, and
-    only
-    later reports are known.
+    only later reports are known.
     """
 
     run: Run

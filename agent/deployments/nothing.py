@@ -21,7 +21,7 @@ _NAMED = 5
 
 def id_is_taken(name: str) -> str:
     """The message for a build whose id another run's deployment ``name`` has."""
-    return f"its id was given before, to what somebody reported as {name}; see queue show"
+    return f"its deployment_id {name} is already used by a reported deployment; see queue show"
 
 
 def why_nothing(facts: Iterable[Fact], rules: Rules, project: Project) -> str:
@@ -34,7 +34,7 @@ def why_nothing(facts: Iterable[Fact], rules: Rules, project: Project) -> str:
         return rule
     known = [fact.body.stages for fact in facts if isinstance(fact.body, Build) and fact.body.stages is not None]
     if not known:
-        return f'{rule}: its stages could not be read, and without_stages is "none"'
+        return f'{rule}: the stages of the build could not be read, and without_stages is "none"'
     ran = list(dict.fromkeys(stage.name for stages in known for stage in stages if result_of(stage) is not None))
     named = ", ".join(ran[:_NAMED]) + (", …" if len(ran) > _NAMED else "")
-    return f'{rule}: no stage that matches "{match.rule.stage.text}" ran' + (f", only {named}" if named else "")
+    return f'{rule}: no stage that matches "{match.rule.stage.text}" ran' + (f"; these ran: {named}" if named else "")

@@ -1,8 +1,7 @@
 """Plans deployments from the parts of a run and the stored deployments. No I/O, idempotent.
 
 A deployment that has left ``held`` is frozen: it is never renamed and never removed, because Hivel may have it. Parts
-are
-bound to frozen deployments permanently. A part that is not bound becomes a new deployment.
+are bound to frozen deployments permanently. A part that is not bound becomes a new deployment.
 """
 
 from __future__ import annotations

@@ -49,11 +49,11 @@ def not_counted(said: Report, source: Source, wanted: Wanted) -> tuple[list[str]
     places = [name for name in _PLACES if getattr(said, name)]
     found = [name for name in places if name not in said.given]
     if said.repo_url and wanted.is_library(said.repo_url):
-        return places, "a repository that [repositories] libraries declares a library"
+        return places, "the repository is listed in [repositories] libraries"
     if _has_own(said, source):
-        return found, "found in its environment; what the build checked out goes before that"
+        return found, "values from the environment do not override what the build itself checked out"
     if _is_library(said, source):
-        return found, "found in its environment, of a shared library"
+        return found, "values from the environment are those of a shared library"
     return [], ""
 
 

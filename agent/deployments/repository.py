@@ -25,17 +25,17 @@ _RAN = ("SUCCESS", "UNSTABLE")
 _OF_JOB = (Relation.SAME_JOB, Relation.SAME_PROJECT)
 # Shorter parameter values occur in many texts by chance.
 _TELLING = 2
+_FIRST_USED = "the first one is used; to choose another, set repository in the rule"
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a deployment's code comes from.
 
-    ``origins``: how ``repo_url``, ``branch`` and ``commit`` were found, for people.
-    ``own``: the data comes from the build or its job, not from another build. ``build``: the one with the checkout
-    (``whose``: description, empty for the build itself). ``checkouts`` and ``changes``: those of the application in it.
-    ``others``: further changes, from other builds that also started it. ``libraries``: shared libraries that the build
-    itself checked out.
+    ``origins``: how ``repo_url``, ``branch`` and ``commit`` were found, for people. ``own``: the data comes from the
+    build or its job, not from another build. ``build``: the one with the checkout (``whose``: description, empty for
+    the build itself). ``checkouts`` and ``changes``: those of the application in it. ``others``: further changes, from
+    other builds that also started it. ``libraries``: shared libraries that the build itself checked out.
     """
 
     repo_url: str | None = None
@@ -177,7 +177,7 @@ class _Search:
         if not others:
             return source
         builds = ", ".join(_called(each.way[0].build) for each in held.others)
-        note = f"{source.origins['repo_url']}; the newest of {len(others) + 1} that started it, beside {builds}"
+        note = f"{source.origins['repo_url']}; the newest of {len(others) + 1} upstream builds, the others are {builds}"
         return replace(source, others=tuple(same), origins=source.origins | {"repo_url": note})
 
     def _source(self, held: _Held, candidate: Candidate, *, alone: bool = True) -> Source:
@@ -193,7 +193,7 @@ class _Search:
             branch, origins["branch"] = _branch_of_other(build, other)
         commit = build.revision.commit if build.revision else None
         if commit:
-            origins["commit"] = "what the branch job was started for"
+            origins["commit"] = "the commit that the branch job was started for"
         told = {key: words for key, words in origins.items() if words}
         # Systems without checkout data may still have changes.
         changes = () if build.checkouts else build.change_sets
@@ -218,7 +218,7 @@ class _Search:
         ):
             repository = None
         if other and other.repo_url and (repository is None or is_same(other.repo_url, repository)):
-            origins["repo_url"] = f"{other.origins['repo_url']}; this one checked nothing out"
+            origins["repo_url"] = f"{other.origins['repo_url']}; this build checked out nothing"
             return other.repo_url
         if repository:
             origins["repo_url"] = f"the branch job's page {page}"
@@ -239,10 +239,10 @@ def _branch_of_other(build: Build, source: Source) -> tuple[str | None, str]:
     for name, value in other.parameters.items():
         if source.branch and branch_name(value, commit="") == source.branch:
             branch = branch_name(build.parameters.get(name))
-            return branch, f"parameter {name}, by which {_called(other)} has its branch" if branch else ""
+            return branch, f"parameter {name}, which determined the branch of {_called(other)}" if branch else ""
     if _by_parameter(build, other, source.branch):
         return None, ""
-    return source.branch, f"{source.origins.get('branch', '')}; this one checked nothing out" if source.branch else ""
+    return source.branch, f"{source.origins.get('branch', '')}; this build checked out nothing" if source.branch else ""
 
 
 class _Reading:
@@ -291,15 +291,15 @@ class _Reading:
         """The note about the choice of the repository."""
         applications, urls = self._held.applications, self._candidate.checkout.remote_urls
         if not urls:
-            return "its plugin does not tell the repository; set repo_url in the rule"
+            return "the SCM plugin does not report the repository; set repo_url in the rule"
         note = applications.note
         if len(applications.candidates) > 1 and not note and not applications.certain:
             all_urls = ", ".join(each.url for each in applications.candidates)
             note = f"{len(applications.candidates)} checkouts could be the application's: {all_urls}; "
-            return note + "the first was taken; set repository in the rule"
+            return note + _FIRST_USED
         told = self._remote == "origin" or own_checkouts.is_called_after(self._candidate.url, self._candidate.checkout)
         if not note and len({plain(url) for url in urls}) > 1 and not told:
-            note = f"{len(urls)} remotes: {', '.join(urls)}; the first was taken; set repository in the rule"
+            note = f"{len(urls)} remotes: {', '.join(urls)}; {_FIRST_USED}"
         return note
 
     def _branch(self) -> tuple[str | None, str]:
@@ -322,7 +322,7 @@ class _Reading:
         commit, revision = self._candidate.checkout.commit, self._held.build.revision
         is_pull = revision is not None and revision.target is not None
         if revision and revision.commit and is_pull and self._is_own_branch and commit != revision.commit:
-            return revision.commit, f"the pull request's own; {self._where} is a merge that was made for the build"
+            return revision.commit, f"the pull request's own commit; {self._where} is a temporary merge for the build"
         return commit, self._with_why(f"{self._where}{self._called}") if commit else ""
 
     def _with_why(self, words: str) -> str:
@@ -354,7 +354,7 @@ def _branch_elsewhere(build: Build, whose: str, *, commit: str | None = None) ->
     if build.branch_job and not _is_change(build):
         return own_branch(build), f"job name{whose}"
     if build.branch_job and build.revision and build.revision.target:
-        return build.revision.target, f"the branch that the change is for{whose}"
+        return build.revision.target, f"target branch of the change{whose}"
     branch, parameter = branch_of_parameters(build.parameters, commit=commit)
     return branch, f"parameter {parameter}{whose}" if branch else ""
 
@@ -372,9 +372,9 @@ def _link(related: Related) -> str:
     called = _called(related.build)
     match related.how:
         case Relation.NAMED:
-            return f" of build {called}, which parameter {related.parameter} names"
+            return f" of build {called}, named by parameter {related.parameter}"
         case Relation.REPEATED:
-            return f" of build {called}, which is repeated"
+            return f" of build {called}, which was repeated"
         case Relation.SAME_JOB:
             return f" of build {called} of the same job"
         case Relation.SAME_PROJECT:

@@ -11,8 +11,7 @@ including those of parallel branches. The duration includes pauses. A skipped st
 Declarative skip it: NOT_EXECUTED, FAILED, ABORTED or even SUCCESS. NOT_EXECUTED is also the status of a stage that ran
 and was interrupted or set to NOT_BUILT. ``/execution/node/<id>/wfapi/describe`` has such a stage's steps:
 ``{"stageFlowNodes": [{"name": "Shell Script", …}, …]}``. Both plugins report ABORTED for a stage that was stopped
-before
-its steps, while it waited for a node or for input. Its steps show that too, and both plugins use the same ids.
+before its steps, while it waited for a node or for input. Its steps show that too, and both plugins use the same ids.
 
 They are requested once the build is final. A stage's result is independent of the build's: a build that continued
 (``catchError``) is SUCCESS or UNSTABLE with a FAILED stage.
@@ -88,8 +87,7 @@ def questions_of_overview(answer: dict[str, Any], wanted: Callable[[str], bool])
     """The ids of stages whose steps are needed: aborted ones, which may not have reached their steps.
 
     ``wanted``: whether a stage with this name matters. Raises :class:`ValueError` for an invalid answer. A stage with
-    nested
-    stages gets its status from those. Parallel branches are left out, because their nodes have no steps.
+    nested stages gets its status from those. Parallel branches are left out, because their nodes have no steps.
     """
     return [
         entry["id"]
@@ -106,8 +104,7 @@ def stages_of_overview(answer: dict[str, Any], steps: Steps = NO_STEPS) -> tuple
     """The stages and parallel branches of a ``/pipeline-overview/tree``, outer ones before nested ones.
 
     Raises :class:`ValueError` for an invalid answer. A branch with the same name as its only stage counts once. Empty:
-    the
-    build has no stages, or the plugin does not see them. ``steps``: as for :func:`stages_of_wfapi`.
+    the build has no stages, or the plugin does not see them. ``steps``: as for :func:`stages_of_wfapi`.
     """
     return tuple(_told_by_steps(stage, steps, entry) for entry, stage in _of_overview(answer))
 
@@ -201,7 +198,7 @@ def _took(stage: Stage) -> int:
 
 def _stages_in(answer: dict[str, Any], where: str) -> list[dict[str, Any]]:
     if not isinstance(answer.get("stages"), list):
-        raise ValueError(f"no answer of {where}: it has no list of stages")  # noqa: TRY004
+        raise ValueError(f"the answer of {where} has no list of stages")  # noqa: TRY004
     return _objects(answer["stages"])
 
 

@@ -39,10 +39,8 @@ class Accepted:
     """The result of accepting facts: deployments that are new or changed and not held.
 
     ``nothing``: finished runs without a deployment, and why. ``silenced``: runs without one because another deployment
-    has
-    its id.
-    ``before``: the numbers of deployments that existed before. ``gone``: held deployments that were merged into another
-    one, each with that one.
+    has its id. ``before``: the numbers of deployments that existed before. ``gone``: held deployments that were merged
+    into another one, each with that one.
     """
 
     deployments: list[Deployment] = field(default_factory=list)
@@ -258,9 +256,7 @@ def _tell(accepted: Accepted) -> None:
     for held, into in accepted.gone:
         told = {"run": run_id(held.run), "stage": held.names[0].stage or None, "environment": held.content.environment}
         if into is None:
-            log.warning(
-                "held deployment dropped", **told, reason="its build had a deployment that is settled and deleted"
-            )
+            log.warning("held deployment dropped", **told, reason="a deployment of its build was settled and deleted")
         else:
             log.info("held deployment merged", **told, deployment_id=into.deployment_id)
     for each in accepted.deployments:

@@ -50,8 +50,7 @@ def replay(ingest: Ingest, chosen: Sequence[Deployment]) -> list[Outcome]:
     """Make deployments pending again with fresh attempts; the daemon sends them at its own pace.
 
     A failed one is derived again from its facts by the current rules: correcting the rule is enough, even if Jenkins
-    has
-    deleted the build. A delivered one is sent unchanged.
+    has deleted the build. A delivered one is sent unchanged.
     """
     outcomes = []
     for rows in _batches(chosen):
@@ -71,16 +70,16 @@ def _batches(rows: Sequence[Deployment]) -> Iterator[tuple[Deployment, ...]]:
 def _replayed(ingest: Ingest, row: Deployment) -> Outcome:
     now = next((each for each in ingest.outbox.of_run(row.run) if each.number == row.number), None)
     if now is None or (now.state is not row.state and now.state is not State.PENDING):
-        return _outcome(row, "changed meanwhile; look at it again")
+        return _outcome(row, "its state has changed meanwhile; check it and try again")
     match now.state:
         case State.HELD:
-            return _outcome(row, "it waits for the final result of its build; it is sent by itself")
+            return _outcome(row, "it is held until its build is final and is then sent automatically")
         case State.PENDING if row.state is State.PENDING:
-            return _outcome(row, "it is pending already")
+            return _outcome(row, "it is already pending")
         case State.FAILED | State.DISCARDED if now.content.problem is not None:
             return _outcome(row, _why(ingest, now))
     done = now.state is State.PENDING or ingest.outbox.replay([now])[0]
-    return _outcome(row, None if done else "changed meanwhile; look at it again")
+    return _outcome(row, None if done else "its state has changed meanwhile; check it and try again")
 
 
 def _why(ingest: Ingest, row: Deployment) -> str:
@@ -106,7 +105,7 @@ def _discarded(outbox: Outbox, row: Deployment, reason: str) -> Outcome:
     if row.state not in (State.FAILED, State.PENDING):
         return _outcome(row, f"it is {row.state.value}; only failed and pending ones can be discarded")
     done = outbox.discard([row], reason)[0]
-    return _outcome(row, None if done else "changed meanwhile; look at it again")
+    return _outcome(row, None if done else "its state has changed meanwhile; check it and try again")
 
 
 def _outcome(row: Deployment, reason: str | None) -> Outcome:

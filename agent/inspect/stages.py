@@ -46,7 +46,7 @@ def stages_view(build: Build, rule: Rule, events: Mapping[str, Sequence[str]], *
 
 def _whose(build: Build) -> str:
     if build.stages is None:
-        return f"they could not be read: {build.stages_missing or 'nobody asked for them'}"
+        return f"they could not be read: {build.stages_missing or 'they were not requested'}"
     if not build.stages:
         return "the build has none"
     if any(stage.told_by.startswith(WFAPI) for stage in build.stages):

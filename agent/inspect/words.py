@@ -232,8 +232,8 @@ class _Field:
     def _of_job(self, build: Build) -> Iterator[_Word]:
         revision = build.revision
         if self._field == "commit_hash" and revision and revision.commit:
-            label = "what the branch job was started for"
-            yield _Word("what the branch job was started for", revision.commit, revision.commit, label)
+            label = "the commit that the branch job was started for"
+            yield _Word("the commit that the branch job was started for", revision.commit, revision.commit, label)
         if self._field == "repo_url" and build.pull_request_url:
             page = repository_of_page(build.pull_request_url) or ""
             label = f"the branch job's page {build.pull_request_url}"
@@ -317,7 +317,7 @@ class _Field:
 def _why_library(build: Build, checkout: Checkout, wanted: Wanted) -> str:
     """Why a checkout is taken for a library's."""
     if any(map(wanted.is_library, checkout.remote_urls)):
-        return "[repositories] libraries declares it a library"
+        return "it is listed in [repositories] libraries"
     if build.libraries:
         return f"a shared library that the pipeline loaded ({', '.join(build.libraries)})"
     return "its name is that of a library"

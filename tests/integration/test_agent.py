@@ -244,7 +244,7 @@ def test_check_says_what_is_wrong_and_how_to_mend_it(
     done = agent.run("check")
     assert done.returncode == 1
     assert "the token is not accepted: check [hivel] token_file" in done.stdout
-    assert "user or API token are wrong; check [[jenkins]] username and token_file" in done.stdout
+    assert "wrong user or API token; check [[jenkins]] username and token_file" in done.stdout
     assert f"chmod 600 {agent.folder / 'jenkins.token'}" in done.stdout
     jenkins_server.stop()
     assert [f["level"] for f in agent.json("check") if f["subject"] == "jenkins main"] == ["error"]

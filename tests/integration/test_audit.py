@@ -74,7 +74,7 @@ def test_the_text_names_jobs_counts_and_reasons(audited: tuple[Agent, LocalJenki
     done = agent.run("audit", "--since", "2020-01-01")
     assert done.returncode == 0, done.stderr
     assert "NO DEPLOYMENT" in done.stdout
-    why = '[[deployment]] number 1, job = "re:^pipe-": no stage that matches "Publish*" ran, only Build'
+    why = '[[deployment]] number 1, job = "re:^pipe-": no stage that matches "Publish*" ran; these ran: Build'
     assert any(builds["detail"].startswith(why) for job in found(agent)["jobs"] for builds in job["builds"])
     assert "0 unaccounted for" in done.stdout
 
@@ -152,7 +152,7 @@ def test_the_log_says_once_of_builds_that_are_not_reported_why(
         jenkins.add_builds("lab/shop", 1, repo=REPO)
         clock.advance(s=60)
     assert told == [
-        [("builds of before the first poll are not reported", None)],
+        [("builds from before the first poll are not reported", None)],
         [],
         [("builds are not reported", "no rule")],
         [],

@@ -201,7 +201,7 @@ def test_a_proxy_that_wants_credentials_is_named(tmp_path: Path, scheme: str) ->
     with Proxy({}, refuse_with="407 Proxy Authentication Required") as proxy:
         for subject in ("jenkins main: ", "hivel: "):
             _, said = messages(agent, subject=subject, **{variable: proxy.url})
-            assert said.startswith("error") and "wants credentials" in said
+            assert said.startswith("error") and "requires credentials" in said
             assert proxy.url in said and "http://user:password@host:port" in said
 
 

@@ -399,12 +399,12 @@ def test_no_verb_ends_with_a_traceback_for_a_proxy_that_cannot_be_used(
         ('"deploy", "deploy/prod"', "warning jenkins main: roots: deploy/prod is asked with deploy, which it is in"),
         (
             '"deploy", "gone"',
-            "warning jenkins main: root gone: HTTP 404 from /job/gone/api/json: not there, or not visib",
+            "warning jenkins main: root gone: HTTP 404 from /job/gone/api/json: it does not exist",
         ),
         ('"deploy", "deploy/shop"', "roots: deploy/shop is asked with deploy, which it is in; take one of them out"),
         (
             '"deploy", "lonely"',
-            "warning jenkins main: root lonely: it is a job, not a folder; name the folder that it is",
+            "warning jenkins main: root lonely: it is a job, not a folder; set [[jenkins]] roots to the folder that",
         ),
         ('"gone"', "error jenkins main: root gone: HTTP 404"),
         ('"deploy"', "1 job(s) visible in deploy, 1 of them deploy by the rules"),

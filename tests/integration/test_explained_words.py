@@ -127,7 +127,7 @@ def test_whose_word_about_stages_counts_and_what_came_of_each(agent: Agent, jenk
         "    Deploy live: skipped -> no event: it did not run\n"
     ) in by_overview
     assert (
-        "    status         failed   (stage Deploy qa: failure (told by pipeline-graph-view) -> failed)\n"
+        "    status         failed   (stage Deploy qa: failure (according to pipeline-graph-view) -> failed)\n"
         in by_overview
     )
     assert "; the word of pipeline-rest-api counts: pipeline-graph-view told none\n" in by_wfapi

@@ -128,7 +128,7 @@ def test_a_small_answer_that_unpacks_beyond_all_measure_is_not_read_to_its_end(
     assert len(packed) < 200_000
     bomb = Response(packed, media_type="application/json", headers={"Content-Encoding": "gzip"})
     jenkins.break_with(lambda *_: bomb)
-    assert "answers with more than 200000 bytes" in poll(controller, outbox).problems[0]
+    assert "returned more than 200000 bytes" in poll(controller, outbox).problems[0]
 
 
 def test_the_state_of_a_controller_says_in_words_what_is_wrong_and_since_when(
@@ -146,7 +146,11 @@ def test_the_state_of_a_controller_says_in_words_what_is_wrong_and_since_when(
         (Response(b"", 503), "unreachable", "HTTP 503 from /api/json: Jenkins is starting, stopping or overloaded"),
         (Response(b"", 401), "unauthorized", "check [[jenkins]] username and token_file"),
         (Response(b"", 403, forbidden), "unauthorized", "user bot lacks the permission hudson.model.Hudson.Read"),
-        (Response(b"<html>", 200, media_type="text/html"), "error", "a login page or a proxy in front of it?"),
+        (
+            Response(b"<html>", 200, media_type="text/html"),
+            "error",
+            "this may be a login page or a proxy; check [[jenkins]] url",
+        ),
     ]
     since = NOON
     for answer, word, reason in answers:
@@ -230,7 +234,7 @@ def test_a_page_that_asks_for_a_rest_gets_it_from_all_questions_and_the_others_g
     assert [request.status for request in jenkins.requests].count(429) == 1
     assert jenkins.requests[-1].status == 429
     [state] = outbox.controllers()
-    assert state.state == "unreachable" and "asks for 1m of rest (Retry-After)" in (state.last_error or "")
+    assert state.state == "unreachable" and "asks for a pause of 1m (Retry-After)" in (state.last_error or "")
     asked_at = [0]
     for second in range(15, 1_200, 15):
         clock.advance(s=15)

@@ -315,7 +315,7 @@ def test_explain_and_audit_name_who_has_the_id_of_a_build_that_got_no_deployment
     clock.advance(s=60)
     jenkins.finish_build("deploy/shop", number)
     agent.run("once")
-    why = f"its id was given before, to what somebody reported as {name}; see queue show"
+    why = f"its deployment_id {name} is already used by a reported deployment; see queue show"
     assert explained(agent, "deploy/shop", number) == f"No event: {why}."
     assert audited(agent, "deploy/shop", number) == ("no deployment", why)
 
@@ -346,7 +346,7 @@ def test_explain_names_the_stages_that_ran_where_none_matches_the_rule_as_audit_
     clock.advance(s=60)
     jenkins.finish_build("deploy/shop", number)
     agent.run("once")
-    why = '[[deployment]] number 1, job = "deploy/**": no stage that matches "Deploy*" ran, only Build'
+    why = '[[deployment]] number 1, job = "deploy/**": no stage that matches "Deploy*" ran; these ran: Build'
     assert explained(agent, "deploy/shop", number) == f"No event: {why}."
     assert audited(agent, "deploy/shop", number) == ("no deployment", why)
 

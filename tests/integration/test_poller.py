@@ -485,7 +485,7 @@ def test_a_body_beyond_all_measure_is_not_read_to_its_end(
     monkeypatch.setattr(transport, "BODY_LIMIT", 200_000)
     huge = Response(b'{"jobs":[' + b" " * 1_000_000 + b"]}", media_type="application/json")
     watched.break_with(lambda *_: huge)
-    assert "answers with more than 200000 bytes" in poll(controller, outbox).problems[0]
+    assert "returned more than 200000 bytes" in poll(controller, outbox).problems[0]
 
 
 def test_credentials_do_not_follow_a_redirect(
@@ -545,7 +545,7 @@ def test_a_new_jenkins_token_in_the_file_is_taken_up_without_a_restart(
     file.write_text("old")
     client = JenkinsClient(replace(controller, token=Token.from_file(file)))
     poller = Poller(controller, client, ingest_of(outbox))
-    assert "API token are wrong" in poller.poll().problems[0]
+    assert "wrong user or API token" in poller.poll().problems[0]
     assert not poller.due(), "a Jenkins that refuses is left in peace for a while"
     file.write_text("sandbox-token")
     assert poller.due()

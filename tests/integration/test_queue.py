@@ -284,7 +284,7 @@ def test_a_held_event_is_not_replayed_and_it_is_said_why(filled: Filled) -> None
     filled.reported(environment="staging")
     done = filled.agent.run("replay", "1")
     assert done.returncode == 1
-    assert "main:deploy/shop#1  not replayed: it waits for the final result of its build; it is sent by itself" in (
+    assert "main:deploy/shop#1  not replayed: it is held until its build is final and is then sent automatically" in (
         done.stdout
     )
     [outcome] = filled.agent.json("replay", "main:deploy/shop#1")

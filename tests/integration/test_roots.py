@@ -149,8 +149,11 @@ def test_a_root_that_is_not_there_is_told_and_keeps_the_others_from_nothing(
 @pytest.mark.parametrize(
     ("root", "problem"),
     [
-        ("missing", "root missing: HTTP 404 from /job/missing/api/json: not there, or not visible to this user"),
-        ("deploy/shop", "root deploy/shop: it is a job, not a folder; name the folder that it is in"),
+        (
+            "missing",
+            "root missing: HTTP 404 from /job/missing/api/json: it does not exist, or this user may not see it",
+        ),
+        ("deploy/shop", "root deploy/shop: it is a job, not a folder; set [[jenkins]] roots to the folder that"),
     ],
 )
 def test_when_no_root_can_be_read_that_is_the_state_of_the_controller(

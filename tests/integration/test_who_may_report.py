@@ -226,7 +226,7 @@ def test_a_build_whose_id_somebody_has_already_is_said(outbox: SqliteOutbox) -> 
     assert ids(outbox) == ["main:deploy/shop#12"]
     [line] = [line for line in logs if line["event"] == "no deployment"]
     assert (line["log_level"], line["run"]) == ("warning", "main:deploy/shop#12")
-    assert "its id was given before" in line["reason"]
+    assert "is already used by a reported deployment" in line["reason"]
 
 
 # ---- no sequence of reports of one team reaches the deployments of another

@@ -94,7 +94,7 @@ def test_a_build_without_the_stage_that_the_rule_names_is_no_deployment_and_the_
     found = next(job for job in story.agent.audit().jobs if job.job == SHOP).builds[-1]
     assert (found.first, found.outcome) == (number, Outcome.NO_DEPLOYMENT)
     assert found.detail == (
-        '[[deployment]] number 1, job = "deploy/**": no stage that matches "Deploy*" ran, only Build'
+        '[[deployment]] number 1, job = "deploy/**": no stage that matches "Deploy*" ran; these ran: Build'
     )
 
 

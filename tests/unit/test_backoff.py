@@ -126,10 +126,10 @@ def test_what_fails_is_told_with_its_reason_and_when_it_is_tried_again(clock: Fa
     now = clock.now_ms()
     for _ in range(3):
         backoffs.failed(("shop", 7), "HTTP 504 from /job/shop/7/wfapi/describe")
-    backoffs.failed(("cart", 2), "nothing came for 30 s")
+    backoffs.failed(("cart", 2), "no data received for 30 s")
     told = [(each.key, each.reason, each.failures, each.next_try_at) for each in backoffs.failing()]
     assert told == [
-        (("cart", 2), "nothing came for 30 s", 1, now + 15_000),
+        (("cart", 2), "no data received for 30 s", 1, now + 15_000),
         (("shop", 7), "HTTP 504 from /job/shop/7/wfapi/describe", 3, now + 60_000),
     ]
     clock.advance(s=20)

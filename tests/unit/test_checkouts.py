@@ -129,7 +129,7 @@ def test_a_library_that_is_the_application_itself_cannot_be_told_but_by_the_rule
     build = recorded("lib-same-repo-as-app", 1)
     nothing = source_of(build)
     assert nothing.repo_url is None
-    assert nothing.origins["repo_url"] == f"nothing but shared libraries was checked out: {SHARED}"
+    assert nothing.origins["repo_url"] == f"only shared libraries were checked out: {SHARED}"
     chosen = source_of(build, repository=Pattern.parse("**/jenkins-shared"))
     assert (chosen.repo_url, chosen.branch) == (SHARED, "main")
 
@@ -207,7 +207,7 @@ def test_a_pull_request_that_was_merged_for_the_build_is_its_own_commit() -> Non
     )  # fmt: skip
     found = source_of(build)
     assert (found.repo_url, found.branch, found.commit) == (STORE, "PR-7", "d" * 40)
-    assert found.origins["commit"].startswith("the pull request's own; checkout 2 of 2 is a merge")
+    assert found.origins["commit"].startswith("the pull request's own commit; checkout 2 of 2 is a temporary merge")
 
 
 def test_the_job_of_a_gerrit_change_is_of_the_branch_that_the_change_is_for() -> None:
@@ -219,7 +219,10 @@ def test_the_job_of_a_gerrit_change_is_of_the_branch_that_the_change_is_for() ->
 def test_an_old_branch_job_is_told_by_its_own_branch() -> None:
     build = branch_job(checkout(CONFIG, "config"), checkout(STORE, "main"))
     found = source_of(build)
-    assert (found.repo_url, found.origins["repo_url"]) == (STORE, "checkout 2 of 2; the one on the job's own branch")
+    assert (found.repo_url, found.origins["repo_url"]) == (
+        STORE,
+        "checkout 2 of 2; the only one on the job's own branch",
+    )
 
 
 def test_a_library_of_a_branch_job_is_not_taken_for_what_the_job_was_started_for() -> None:
@@ -239,7 +242,7 @@ def test_of_a_short_tag_and_a_library_the_parameter_names_the_application() -> N
     assert source_of(made(*both, libraries=tools, parameters={"TAG": "v2.1.0"})).repo_url == STORE
     assert source_of(made(*both, libraries=("shared@1.x",))).repo_url == STORE  # its repository has the library's name
     unclear = source_of(made(*both, libraries=tools)).origins["repo_url"]
-    assert f"Jenkins does not tell which of {STORE}, {SHARED} are the libraries tools@1.x" in unclear
+    assert f"Jenkins does not show which of {STORE}, {SHARED} are the libraries tools@1.x" in unclear
 
 
 def test_libraries_by_the_older_ways_of_retrieval_are_told_by_their_names() -> None:
@@ -268,7 +271,7 @@ def test_a_remote_that_has_the_name_of_a_host_is_on_that_host() -> None:
     urls = "https://gerrit.example.test/store", "https://github.com/acme/store.git"
     found = source_of(made(Checkout(urls, ("github/main",), "a" * 40)))
     assert (found.repo_url, found.branch) == (urls[1], "main")
-    assert "the first was taken" not in found.origins["repo_url"]
+    assert "the first one is used" not in found.origins["repo_url"]
 
 
 # ---- the same repository twice
@@ -287,9 +290,9 @@ TWICE = (
         ({"VERSION": "1.4.0"}, "b", "parameter VERSION names this one"),
         ({"GIT_REF": "refs/tags/v1.4.0"}, "b", "parameter GIT_REF names this one"),
         ({"REVISION": "aaaaaaa"}, "a", "parameter REVISION names this one"),
-        ({"TARGET": "v1.4.0"}, "c", "the last was taken"),  # an environment, most likely
-        ({"TAG": "v9"}, "c", "the last was taken"),
-        ({}, "c", "the last was taken"),
+        ({"TARGET": "v1.4.0"}, "c", "the last one is used"),  # an environment, most likely
+        ({"TAG": "v9"}, "c", "the last one is used"),
+        ({}, "c", "the last one is used"),
     ],
 )
 def test_the_revision_that_a_parameter_names_counts_else_the_last(
@@ -339,7 +342,7 @@ def test_mercurial_says_what_to_set() -> None:
     found = source_of(made(Checkout((), ("default",), "e" * 40, "hg")))
     assert (found.repo_url, found.branch, found.commit) == (None, "default", "e" * 40)
     assert found.origins["repo_url"] == (
-        "checkout 1 of 1; its plugin does not tell the repository; set repo_url in the rule"
+        "checkout 1 of 1; the SCM plugin does not report the repository; set repo_url in the rule"
     )
 
 

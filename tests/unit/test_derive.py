@@ -461,14 +461,14 @@ def test_the_origins_name_checkout_parameter_literal_and_job() -> None:
     origins = derived(recorded("deploy-free-2", "deploy-free"), by).origins
     assert origins == {
         "deployment_id": "controller, job and number",
-        "event_type": "the API's only one",
+        "event_type": "the only event type of the API",
         "status": "result SUCCESS -> success",
         "repo_url": "checkout 1 of 1 (origin)",
         "commit_hash": "checkout 1 of 1 (origin)",
         "environment": "parameter ENVIRONMENT",
         "start_time": "the build's timestamp",
         "end_time": "the build's timestamp and duration",
-        "branch": "the rule's literal",
+        "branch": "literal text of the rule",
         "build_number": "build number",
         "image": 'the rule\'s "acme/{params.VERSION}:{commit}": parameter VERSION, checkout 1 of 1 (origin)',
         "logs_url": "the build's page",
@@ -478,7 +478,7 @@ def test_the_origins_name_checkout_parameter_literal_and_job() -> None:
 def test_the_origins_name_the_group_of_the_jobs_name_and_the_tag() -> None:
     by = rule("re:^pipe-(?P<kind>.+)$", "{kind}")
     origins = derived(recorded("pipe-tag-1", "pipe-tag"), by).origins
-    assert origins["environment"] == "job name (kind of the rule's pattern)"
+    assert origins["environment"] == "job name (group kind of the rule's pattern)"
     assert origins["branch"] == "tag of checkout 1 of 1"
 
 
@@ -486,12 +486,13 @@ def test_the_origins_name_the_group_of_the_jobs_name_and_the_tag() -> None:
     ("recording", "job", "origin"),
     [
         ("pipe-lib-scm-1", "pipe-lib-scm", "checkout 2 of 2 (origin)"),
-        ("pipe-lib-1", "pipe-lib", "checkout 1 of 1; nothing but a library was checked out"),
+        ("pipe-lib-1", "pipe-lib", "checkout 1 of 1; only a library was checked out"),
         ("multi-remote-1", "multi-remote", "checkout 1 of 1 (origin)"),
         (
             *("pipe-two-repos-1", "pipe-two-repos"),
             "checkout 1 of 2 (origin); 2 checkouts could be the application's: git@github.example.test:acme/shop.git, "
-            "https://github.example.test/acme/infra.git; the first was taken; set repository in the rule",
+            "https://github.example.test/acme/infra.git; the first one is used; to choose another, set repository in "
+            "the rule",
         ),
     ],
 )
@@ -665,7 +666,7 @@ def test_the_name_of_an_environment_is_mapped_after_the_template() -> None:
     found = derived(recorded("deploy-free-2", "deploy-free"), rule(environment="{params.ENVIRONMENT}"), options)
     assert found.event is not None
     assert found.event.environment == "live"
-    assert found.origins["environment"] == "parameter ENVIRONMENT; by [environments]: production -> live"
+    assert found.origins["environment"] == "parameter ENVIRONMENT; mapped by [environments]: production -> live"
 
 
 # ---- what is too long
@@ -737,7 +738,7 @@ def test_a_parameter_without_a_value_says_what_it_is_and_the_next_alternative_is
     found = derived(build, rule(environment="{params.X}|{params.Y}|production"))
     assert found.event is not None
     assert found.event.environment == "production"
-    assert found.origins["environment"] == f"the rule's literal; {{params.X}} {told}"
+    assert found.origins["environment"] == f"literal text of the rule; {{params.X}} {told}"
 
 
 def test_absurd_times_make_no_event() -> None:

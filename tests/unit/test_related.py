@@ -121,7 +121,7 @@ SHARED = git("https://git.example.test/acme/jenkins-shared.git", "5" * 40, "main
         ),
         ("deploy-triggered", 1, "b5f83c3", "", []),  # it has the revision of the build above as its own
         (
-            "params-all", 1, "b5f83c3", " of build samples/build-app#1, which parameter ARTIFACT_OF names",
+            "params-all", 1, "b5f83c3", " of build samples/build-app#1, named by parameter ARTIFACT_OF",
             [("samples/build-app", 1)],
         ),
         ("replay", 2, None, "", [("samples/replay", 1)]),
@@ -140,7 +140,7 @@ def test_of_recorded_builds_that_were_folded_the_newest_counts_and_the_other_is_
     assert [each.build.job for each in build.related] == ["samples/package-b", "samples/package-a"]
     newest = max(build.related, key=lambda each: each.build.started_at).build
     assert source.whose == f" of upstream build {newest.job}#1"
-    assert "; the newest of 2 that started it, beside samples/package-" in source.origins["repo_url"]
+    assert "; the newest of 2 upstream builds, the others are samples/package-" in source.origins["repo_url"]
     assert source.others == ()  # of another repository
 
 
@@ -214,7 +214,7 @@ def test_the_build_that_a_parameter_names_goes_before_the_builds_own_checkout(je
     jenkins.add("deploy", 1, parameters(RELEASE=run_of("build", 5)), git(CONFIG))
     _, source = read(jenkins, "deploy", 1)
     assert (source.repo_url, source.commit) == (STORE, "b" * 40)
-    assert source.origins["commit"] == "checkout 1 of 1 of build build#5, which parameter RELEASE names (origin)"
+    assert source.origins["commit"] == "checkout 1 of 1 of build build#5, named by parameter RELEASE (origin)"
 
 
 def test_a_named_build_without_a_checkout_or_that_is_gone_changes_nothing(jenkins: Recorded) -> None:
@@ -238,7 +238,7 @@ def test_a_replayed_deployment_is_of_the_commit_of_the_one_that_it_repeats(jenki
         _, source = read(jenkins, "deploy", number)
         assert source.commit == "b" * 40
         assert source.origins["commit"].startswith("checkout 1 of 1 of upstream build build#5 of build deploy#")
-        assert source.origins["commit"].endswith(", which is repeated (origin)")
+        assert source.origins["commit"].endswith(", which was repeated (origin)")
 
 
 def test_a_replay_that_checks_out_something_itself_repeats_nothing(jenkins: Recorded) -> None:
@@ -276,7 +276,7 @@ def test_the_first_build_of_a_branch_that_does_not_compile_is_of_the_repository_
     assert (source.repo_url, source.branch, (source.commit or "")[:7]) == (STORE, "broken", "d48fa7c")
     assert source.origins["repo_url"] == (
         "checkout 2 of 2 of build samples/store-mb/main#3 of another branch; at the commit that the branch job was "
-        "started for; this one checked nothing out"
+        "started for; this build checked out nothing"
     )
     assert jenkins.asked == ["samples/store-mb/broken", "samples/store-mb/main"]
 
@@ -328,7 +328,7 @@ def test_what_depends_on_a_parameter_is_not_taken_from_another_build(jenkins: Re
     jenkins.add("deploy", 4, parameters(SERVICE="mail", REF="release/1.5"), result="FAILURE")
     _, source = read(jenkins, "deploy", 3, listed=9)
     assert (source.repo_url, source.branch) == (url.format("cart"), "release/1.5")
-    assert source.origins["branch"] == "parameter REF, by which deploy#1 has its branch"
+    assert source.origins["branch"] == "parameter REF, which determined the branch of deploy#1"
     assert read(jenkins, "deploy", 4, listed=9)[1].repo_url is None
 
 

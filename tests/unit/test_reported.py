@@ -61,8 +61,8 @@ def test_what_was_found_in_the_environment_does_not_win_against_the_builds_own_c
     content = part.content
     assert (content.repo_url, content.branch, content.commit_hash) == APPLICATION
     assert part.origins["repo_url"] == (
-        f"checkout 2 of 2 (origin); the build's own report says {SHARED}: found in its environment; "
-        "what the build checked out goes before that"
+        f"checkout 2 of 2 (origin); the build's own report says {SHARED}: values from the environment "
+        "do not override what the build itself checked out"
     )
     assert part.origins["branch"] == "checkout 2 of 2 (origin)"  # the report says the same
 
@@ -103,7 +103,7 @@ def test_a_declared_library_never_wins(given: tuple[str, ...]) -> None:
     assert part.content.repo_url is None
     assert part.content.problem is not None
     assert (
-        f"the build's own report says {SHARED}: a repository that [repositories] libraries declares a library"
+        f"the build's own report says {SHARED}: the repository is listed in [repositories] libraries"
         in (part.origins["repo_url"])
     )
 
@@ -113,7 +113,7 @@ def test_a_declared_library_is_not_sent_for_another_system_either() -> None:
     run = Run(Project("gitlab_ci", "", ""), "acme/shop:1")
     report = said(**FOUND, provider="gitlab_ci", given=PLACES)
     [part] = derive([facts.report(run, report, source="intake", at=NOON)], rules).parts
-    assert part.content.problem == f"[repositories] libraries declares {SHARED} a library"
+    assert part.content.problem == f"{SHARED} is listed in [repositories] libraries"
 
 
 def test_the_repository_that_is_given_chooses_among_what_the_build_checked_out() -> None:

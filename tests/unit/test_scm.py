@@ -40,7 +40,7 @@ def test_a_library_is_never_taken_when_there_is_an_application() -> None:
 def test_a_library_alone_is_taken_and_said_to_be_one() -> None:
     [source] = sources(build(checkout(LIBRARY)))
     assert source.repo_url == LIBRARY
-    assert "nothing but a library" in source.origins["repo_url"]
+    assert "only a library" in source.origins["repo_url"]
 
 
 def test_two_applications_are_an_ambiguity_that_is_said_aloud() -> None:
@@ -157,7 +157,7 @@ def test_a_repository_is_named_by_its_path(url: str, path: str) -> None:
 def test_two_remotes_without_an_origin_are_an_ambiguity_that_is_said_aloud() -> None:
     [source] = sources(build(checkout(INFRA, SHOP, branches=("detached",))))
     assert source.repo_url == INFRA
-    assert f"2 remotes: {INFRA}, {SHOP}; the first was taken" in source.origins["repo_url"]
+    assert f"2 remotes: {INFRA}, {SHOP}; the first one is used" in source.origins["repo_url"]
 
 
 _SCP = st.from_regex(r"((u|u:s3cr3t)@)?h\.example:[a-z/.]{1,12}(\.git)?", fullmatch=True)

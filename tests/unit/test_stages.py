@@ -456,10 +456,10 @@ def test_nothing_below_a_skipped_stage_ran_whatever_is_said_of_it() -> None:
 
 def test_the_origin_of_the_status_says_whose_word_it_is() -> None:
     [found] = derivations(staged(stages_of_overview(situation("try-catch#1")["overview"])))
-    assert found.origins["status"] == "stage Deploy production: failure (told by pipeline-graph-view) -> failed"
+    assert found.origins["status"] == "stage Deploy production: failure (according to pipeline-graph-view) -> failed"
     answers = situation("fast-fail-both#1")
     [found] = derivations(staged(stages_of_wfapi(answers["wfapi"], answers["nodes"])))
-    assert "FAILED (told by pipeline-rest-api, by the stage's steps)" in found.origins["status"]
+    assert "FAILED (according to pipeline-rest-api, by the stage's steps)" in found.origins["status"]
 
 
 def test_a_stage_that_an_older_version_stored_as_skipped_stays_skipped() -> None:
@@ -517,7 +517,7 @@ def test_the_origins_of_a_stages_event_name_the_stage() -> None:
     [found] = derivations(staged((Stage("Deploy qa", "FAILED", 1, 0),)))
     assert found.origins["environment"] == "stage Deploy qa"
     assert found.origins["status"] == "stage Deploy qa: FAILED -> failed"
-    assert found.origins["end_time"] == "the build's end; stage Deploy qa tells none"
+    assert found.origins["end_time"] == "the build's end; stage Deploy qa has no end"
 
 
 # ---- again

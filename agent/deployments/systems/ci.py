@@ -193,8 +193,7 @@ def _azure_release(environment: Mapping[str, str]) -> dict[str, str]:
         "job": first(environment, "RELEASE_DEFINITIONNAME"),
         "build_number": first(environment, "RELEASE_RELEASENAME"),
         # Builds and releases have independent numbers. The stage is included, because a flag may set the same
-        # environment for
-        # two stages.
+        # environment for two stages.
         "run": run_name(
             "azure_devops",
             _azure_path(*_azure_project(environment)),

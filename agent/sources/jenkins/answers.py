@@ -21,8 +21,7 @@ T = TypeVar("T")
 # Characters of an unexpected value that messages show.
 _SHOWN = 40
 # A decoded JSON value takes about a hundred bytes of memory, however short its text. One value per this many bytes of
-# an
-# answer is allowed.
+# an answer is allowed.
 _BYTES_FOR_A_VALUE = 24
 # Larger answers (bytes) are decoded one at a time across all controllers, and only strictly, so that the memory for
 # decoding is needed once.
@@ -32,7 +31,7 @@ _one_at_a_time = threading.Lock()
 
 def too_large(page: str, limit: int) -> TooLargeError:
     """The error for a page with more than ``limit`` bytes."""
-    return TooLargeError(f"{page} answers with more than {limit} bytes")
+    return TooLargeError(f"{page} returned more than {limit} bytes")
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,12 @@ class Answer:
         """The body decoded as ``type_``.
 
         Raises :class:`PageError` for another shape, :class:`TooLargeError` for too many values, :class:`BadAnswerError`
-        for
-        invalid JSON.
+        for invalid JSON.
         """
         values = self.body.count(b",") + self.body.count(b"[") + self.body.count(b"{")
         if values * _BYTES_FOR_A_VALUE > self.limit:
             most = self.limit // _BYTES_FOR_A_VALUE
-            raise TooLargeError(f"{self.page} answers with {values} values, more than {most}")
+            raise TooLargeError(f"{self.page} returned {values} JSON values, more than {most}")
         with _one_at_a_time if len(self.body) > LARGE else nullcontext():
             try:
                 return msgspec.json.decode(self.body, type=type_)
@@ -76,17 +74,17 @@ class Answer:
             clean = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
             return msgspec.json.decode(clean, type=type_)
         except RecursionError as error:
-            raise PageError(f"the JSON of {self.page} is nested beyond all depths ({len(self.body)} bytes)") from error
+            raise PageError(f"the JSON of {self.page} is nested too deeply ({len(self.body)} bytes)") from error
         except msgspec.ValidationError as error:
             raise self._another_shape(error) from error
         except ValueError as error:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> BadAnswerError:
-        return BadAnswerError(f"the JSON of {self.page} is cut off or damaged ({len(self.body)} bytes): {error}")
+        return BadAnswerError(f"the JSON of {self.page} is truncated or invalid ({len(self.body)} bytes): {error}")
 
     def _another_shape(self, error: Exception) -> PageError:
-        return PageError(f"{self.page} has an answer of another shape than Jenkins' API has: {error}")
+        return PageError(f"{self.page} returned JSON that does not match Jenkins' API: {error}")
 
 
 class Item(msgspec.Struct):
@@ -106,7 +104,7 @@ class Item(msgspec.Struct):
         except msgspec.ValidationError:
             said = repr(self.next_build_number)[:_SHOWN]
             raise PageError(
-                f"its nextBuildNumber is {said}, which is no number of a build; look at the job in Jenkins"
+                f"its nextBuildNumber is {said}, which is not a build number; check the job in Jenkins"
             ) from None
 
 

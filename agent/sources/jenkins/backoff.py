@@ -65,8 +65,7 @@ class Backoffs(Generic[Key]):
     """One backoff for each item of a controller that cannot be read: a job by name, a build by job and number.
 
     The first retry is after one poll interval at the latest. Then the time doubles up to ``longest_s`` (default: an
-    hour),
-    with jitter. Not thread-safe.
+    hour), with jitter. Not thread-safe.
     """
 
     def __init__(

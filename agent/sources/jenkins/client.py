@@ -174,8 +174,7 @@ class JenkinsClient:
         """Every visible job with its ``nextBuildNumber``: one request, or one for each root. No request loads a build.
 
         While the answers do not change, the same list object is returned. Roots that cannot be read are problems; if no
-        root
-        can be read, the error is raised.
+        root can be read, the error is raised.
         """
         walk = _Walk(self._transport)
         answers = list(walk.roots(self._roots)) if self._roots else [walk.ask("")]
@@ -212,10 +211,8 @@ class JenkinsClient:
         """The builds at positions ``first`` to ``last`` (exclusive) of the job, newest first.
 
         Within the newest 100, Jenkins loads only the requested builds; beyond, it walks all builds of the job. A range
-        that is
-        too large for one answer is split. With ``ahead`` it is not split but raises :class:`TooLargeError`, also for an
-        answer
-        that is too large to wait in memory.
+        that is too large for one answer is split. With ``ahead`` it is not split but raises :class:`TooLargeError`,
+        also for an answer that is too large to wait in memory.
         """
         try:
             return self._builds(job, first, last, AHEAD_LIMIT if ahead else None)
@@ -296,7 +293,7 @@ class _Walk:
             try:
                 answer = self.ask(folder)
                 if answer.decode(Items).jobs is None:
-                    raise PageError("it is a job, not a folder; name the folder that it is in in [[jenkins]] roots")
+                    raise PageError("it is a job, not a folder; set [[jenkins]] roots to the folder that contains it")
             except ControllerDownError:
                 raise
             except _OF_ONE_FOLDER as error:
@@ -336,7 +333,9 @@ class _Walk:
     def _take_room(self, name: str) -> None:
         self._room -= _JOB_BYTES + len(name)
         if self._room < 0:
-            raise BadAnswerError("it has more jobs than there is memory for; name folders in [[jenkins]] roots")
+            raise BadAnswerError(
+                "it has more jobs than fit in the memory limit; list only some folders in [[jenkins]] roots"
+            )
 
     def _below(self, folder: str) -> list[Item]:
         """The content of a folder below the requested levels; empty, with a problem, if this folder cannot be read."""

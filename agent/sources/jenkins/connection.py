@@ -35,9 +35,8 @@ class Exchange:
     """One request in progress: its deadline, its limits, and its socket, so that it can be aborted.
 
     ``pause_s`` limits connecting, the TLS handshake, the wait for the first byte and each pause between bytes.
-    ``whole_s``
-    limits all of it together. ``limit``: received bytes, headers included. ``progress`` is called with each number of
-    received bytes.
+    ``whole_s`` limits all of it together. ``limit``: received bytes, headers included. ``progress`` is called with each
+    number of received bytes.
     """
 
     def __init__(self, pause_s: float, whole_s: float, limit: int, progress: Callable[[int], None]) -> None:
@@ -110,7 +109,7 @@ class Exchange:
         """
         with self._lock:
             if self._aborted:
-                raise ConnectionAbortedError("the question was aborted")
+                raise ConnectionAbortedError("the request was aborted")
             if self._handle is not None:
                 self._handle.close()
             self._handle = socket.fromfd(sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)
@@ -122,11 +121,11 @@ class Exchange:
         try:
             size = read(buffer)
         except TimeoutError:
-            self.failure = f"nothing came for {self._pause_s:g} s" if wait_s == self._pause_s else self._too_late
+            self.failure = f"no data received for {self._pause_s:g} s" if wait_s == self._pause_s else self._too_late
             raise
         self._room -= size or 0
         if self._room < 0:
-            self.failure = "it has no end"
+            self.failure = f"more than {self._limit} bytes received"
             raise OSError(self.failure)
         self._progress(size or 0)
         return size
@@ -161,7 +160,7 @@ class _Incoming(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         size = self._exchange.receive(self._sock, self._raw.readinto, buffer)
         if size == 0 and self.in_headers:  # http.client would mistake it for the end of the headers
-            raise ConnectionResetError("the connection was closed before there was an answer")
+            raise ConnectionResetError("the connection was closed before an answer arrived")
         return size
 
     def close(self) -> None:

@@ -59,8 +59,7 @@ class Details:
         """The build, with ``related`` and ``stages`` if needed. ``listed``: builds of the job from the same answer.
 
         Raises :class:`JenkinsError` if a detail cannot be read now: try again later. With ``give_up`` the detail is
-        left out
-        and the reason is stored instead.
+        left out and the reason is stored instead.
         """
         build = build_of(
             raw,

@@ -87,8 +87,7 @@ class Found:
 
     ``passed``: cursors of jobs where nothing has to be read, ``followed``: their newly open builds, ``history``: the
     numbers that ended before the first poll. ``later``: more jobs have reappeared and wait for the next poll.
-    ``renewed``:
-    candidates with a name that another job had before.
+    ``renewed``: candidates with a name that another job had before.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -103,8 +102,7 @@ class Discovery:
     """Sorts the jobs of one poll.
 
     ``server_time`` (UTC ms): Jenkins' clock when it listed the jobs. ``nothing_ended_since``: this is the first poll,
-    and
-    everything that ended before it is history.
+    and everything that ended before it is history.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ class History:
             # A single build may have run long and ended late. A whole page that ended before the span is the end.
             over = not listing.too_large and all(raw.ended_at < span.since for raw in fresh)
             if listing.too_large:
-                unread.append(TooLargeError(f"{listing.too_large} builds of which Jenkins tells more than is read"))
+                unread.append(TooLargeError(f"{listing.too_large} builds are too large to read"))
             if over or most is not None or listing.places < PAGE - OVERLAP:
                 break
             begin, end = end - OVERLAP, end - OVERLAP + PAGE

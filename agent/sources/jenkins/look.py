@@ -42,10 +42,9 @@ class Candidate:
 
     ``match`` None: no rule matches, and only open builds are of interest. ``cursor`` None: seen for the first time;
     builds that ended before ``report_from`` are history. ``running``: numbers on an executor. ``lagging``: the next
-    number
-    is lower than before, because a replica lags or because another job has the name; the builds show which. ``unread``:
-    open builds that could not be read last time; ``resting``: those of them still in backoff. ``moved``: builds were
-    started since the last look. ``took_name``: another job had this name, and its open builds are ``left``.
+    number is lower than before, because a replica lags or because another job has the name; the builds show which.
+    ``unread``: open builds that could not be read last time; ``resting``: those of them still in backoff. ``moved``:
+    builds were started since the last look. ``took_name``: another job had this name, and its open builds are ``left``.
     ``server_time`` (UTC ms): Jenkins' clock when ``job`` was read.
     """
 
@@ -127,8 +126,7 @@ class Look:
     """The result of a look: the cursor and open builds to store, and the builds that were missed.
 
     ``gone``: missed builds that were seen before. ``troubles``: why open builds could not be read, by number.
-    ``numbers``:
-    the listed builds. ``endings``: what became of numbers that are no longer open. ``unlisted``: ranges of
+    ``numbers``: the listed builds. ``endings``: what became of numbers that are no longer open. ``unlisted``: ranges of
     numbers that were never looked at.
     """
 

@@ -140,7 +140,7 @@ class Poller:
             passed = Progress(self._name, (*found.passed, *absent), found.followed, ended=found.history)
             self._outbox.save_progress(passed)
             if history := sum(each.last - each.first + 1 for ended in found.history.values() for each in ended):
-                log.info("builds of before the first poll are not reported", controller=self._name, builds=history)
+                log.info("builds from before the first poll are not reported", controller=self._name, builds=history)
         storing = Storing(self._ingest, self._take_reports, self._unread, report)
         report.moved = sum(candidate.moved for candidate in found.candidates)
         if found.candidates or found.renewed:
@@ -156,9 +156,9 @@ class Poller:
         slowed = self._pace.slowed
         self._pace.answered(seconds)
         if self._pace.slowed and not slowed:
-            log.warning("Jenkins is slow, it is polled less often", controller=self._name, seconds=round(seconds, 3))
+            log.warning("Jenkins is slow; polling less often", controller=self._name, seconds=round(seconds, 3))
         elif slowed and not self._pace.slowed:
-            log.info("Jenkins is as fast as usual again", controller=self._name)
+            log.info("Jenkins answers at its usual speed again", controller=self._name)
 
     def _read(self, found: Found, known: Known, snapshot: Snapshot, report_from: int, storing: Storing) -> None:
         reader = JobReader(self._client, self._clock, report_from, MissedBuilds(self._name, self._outbox))

@@ -1,7 +1,7 @@
 """Builds as JSON of Jenkins' API, and their reduction to what is kept.
 
-Shapes as recorded from Jenkins 2.516: ``{"number": 7, "url": "…", "result": "SUCCESS", "building": false,
-"inProgress": false, "timestamp": ms, "duration": ms, "actions": [{"_class": "…", …}, {}, …]}``.
+Shapes as recorded from Jenkins 2.516: ``{"number": 7, "url": "…", "result": "SUCCESS", "building": false, "inProgress":
+false, "timestamp": ms, "duration": ms, "actions": [{"_class": "…", …}, {}, …]}``.
 """
 
 from __future__ import annotations
@@ -233,8 +233,7 @@ def build_of(
     """Reduce Jenkins' answer to the data that events are made of.
 
     ``branch_job``: the job is a branch of a multibranch project, so its name is the branch. ``pull_request_url``: the
-    page
-    in the job's ``ObjectMetadataAction`` (``objectUrl``).
+    page in the job's ``ObjectMetadataAction`` (``objectUrl``).
     """
     actions = [action for action in raw.actions if action is not None]
     causes = list(_causes(actions))

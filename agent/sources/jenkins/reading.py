@@ -67,8 +67,7 @@ class Reading:
     """Reads the jobs of one poll.
 
     ``open_builds``: by job, from the last poll. ``now``: Jenkins' clock (UTC ms). ``store`` stores facts early, if
-    there are
-    too many to keep until the job's cursor is stored.
+    there are too many to keep until the job's cursor is stored.
     """
 
     def __init__(

@@ -28,8 +28,7 @@ class Renames:
     """The former names of jobs, during one poll.
 
     A job is recognised by the newest build that a poll saw, or by any build with a deployment. Its former name must be
-    gone
-    or belong to another job.
+    gone or belong to another job.
     """
 
     def __init__(

@@ -128,12 +128,12 @@ class Storing:
     def _tell(self, looked: Looked, settled: Sequence[Ended]) -> None:
         told = log.bind(controller=self._report.controller, job=looked.name)
         if looked.renamed is not None:
-            told.info("job has another name", before=looked.renamed.former.full_name)
+            told.info("job was renamed", before=looked.renamed.former.full_name)
             self._report.renamed += 1
         for each in settled:
             if each.ending in _NOT_REPORTED:
                 told.info("builds are not reported", first=each.first, last=each.last, reason=each.ending.value)
         if looked.missed:
-            told.warning("builds were gone before they could be read", builds=looked.missed)
+            told.warning("builds disappeared before they could be read", builds=looked.missed)
             self._report.missed += looked.missed
         self._report.followed += len(looked.look.open_builds)

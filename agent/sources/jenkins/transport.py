@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
 
 # The setting `timeout` limits every wait; this many times that, but at least a minute, limits the whole answer. The
-# list
-# of 20,000 jobs is 3 MB that Jenkins generates while it sends, so a slow but steady answer is accepted.
+# list of 20,000 jobs is 3 MB that Jenkins generates while it sends, so a slow but steady answer is accepted.
 WHOLE_TIMEOUTS = 4
 WHOLE_LEAST_S = 60.0
 # Maximum bytes of an answer, before and after decompression. The list of 100,000 jobs has this size.
@@ -100,8 +99,7 @@ class Transport:
         self.session.headers["User-Agent"] = settings.user_agent
         self.session.headers["Accept-Encoding"] = "gzip"  # decompressed here, with a limit
         # The hook runs before requests follows a redirect with the credentials, before python-jenkins turns an outage
-        # into "job
-        # does not exist", and before either reads a body of any size.
+        # into "job does not exist", and before either reads a body of any size.
         self.session.hooks["response"].append(self._refuse)
         self._authenticate()
         self._lock = threading.Lock()
@@ -139,7 +137,7 @@ class Transport:
         """
         limit = BODY_LIMIT if most is None else min(most, BODY_LIMIT)
         if self._token is not None and self._token.problem is not None:
-            raise UnauthorizedError(f"{self._url} is not asked without the token: {self._token.problem}")
+            raise UnauthorizedError(f"{self._url} gets no requests without the token: {self._token.problem}")
         self._raise_if_asked_to_wait()
         if (wait_s := self._limit.reserve()) > 0:
             self._wait(wait_s)
@@ -162,13 +160,13 @@ class Transport:
 
     def _raise_if_closed(self) -> None:
         if self._closed.is_set():
-            raise StoppedError(f"questions to {self._url} have ended: the agent stops")
+            raise StoppedError(f"request to {self._url} canceled: the agent is stopping")
 
     def _raise_if_asked_to_wait(self) -> None:
         left_ms = round((self._quiet_until - self._clock.monotonic()) * 1000)
         if left_ms > 0:
             raise AskedToWaitError(
-                f"{self._url} is asked nothing for another {describe_duration(left_ms)}, as it wants (Retry-After)",
+                f"no requests to {self._url} for {describe_duration(left_ms)}: it asked for a pause (Retry-After)",
                 retry_after_ms=left_ms,
                 asked=False,
             )
@@ -208,8 +206,8 @@ class Transport:
             _throw_away(response, exchange)
             raise _marked(
                 BadAnswerError(
-                    f"{page} answers {response.status_code} with {kind}, not Jenkins' JSON: a login page or a proxy in "
-                    "front of it? Check [[jenkins]] url"
+                    f"{page} returned {response.status_code} with {kind} instead of Jenkins' JSON: this may be a login "
+                    "page or a proxy; check [[jenkins]] url"
                 ),
                 response,
             )
@@ -238,13 +236,11 @@ class Transport:
         where = f"HTTP {status} from {response.request.path_url.partition('?')[0]}"
         match status:
             case 401:
-                raise UnauthorizedError(
-                    f"{where}: user or API token are wrong; check [[jenkins]] username and token_file"
-                )
+                raise UnauthorizedError(f"{where}: wrong user or API token; check [[jenkins]] username and token_file")
             case 403:
                 _raise_forbidden(where, response)
             case 404:
-                raise NotFoundError(f"{where}: not there, or not visible to this user")
+                raise NotFoundError(f"{where}: it does not exist, or this user may not see it")
             case 407:
                 raise BadAnswerError(f"{where}: {_wants_credentials(self._route)}")
             case 408 | 425 | 429:
@@ -253,11 +249,11 @@ class Transport:
                 self._raise_unreachable(where, response)
             case _ if status < 400 and "Location" in response.headers:
                 raise BadAnswerError(
-                    f"{where}: it redirects to {_shown(response.headers['Location'])}; set [[jenkins]] url to where "
-                    "Jenkins really is"
+                    f"{where}: it redirects to {_shown(response.headers['Location'])}; set [[jenkins]] url to "
+                    "the URL of Jenkins itself"
                 )
             case _:
-                raise PageError(f"{where}: not an answer of Jenkins' API; see Jenkins' own log")
+                raise PageError(f"{where}: not an answer of Jenkins' API; see the log of Jenkins")
 
     def _raise_unreachable(self, where: str, response: requests.Response) -> NoReturn:
         retry_after_ms = parse_retry_after(response.headers.get("Retry-After"), self._clock.now_ms())
@@ -268,7 +264,7 @@ class Transport:
         retry_after_ms = min(retry_after_ms, round(LONGEST_BACKOFF_S * 1000))
         self._quiet_until = max(self._quiet_until, self._clock.monotonic() + retry_after_ms / 1000)
         raise AskedToWaitError(
-            f"{what}, and asks for {describe_duration(retry_after_ms)} of rest (Retry-After)",
+            f"{what}; it asks for a pause of {describe_duration(retry_after_ms)} (Retry-After)",
             retry_after_ms=retry_after_ms,
             asked=True,
         )
@@ -299,9 +295,9 @@ def _about_proxy(route: Route, reason: str) -> str:
 
 def _wants_credentials(route: Route) -> str:
     if route.proxy is None:
-        return "a proxy in front of Jenkins wants credentials"
+        return "a proxy in front of Jenkins requires credentials"
     return (
-        f"the proxy {route.proxy.url} wants credentials; write them into {route.reason}, as "
+        f"the proxy {route.proxy.url} requires credentials; write them in {route.reason} as "
         "http://user:password@host:port"
     )
 

@@ -183,7 +183,7 @@ class WantedBuilds:
         if raw.phase is Phase.FINAL:
             return self._final(asked, raw, state, now), done
         if asked.job is None:
-            raise JenkinsError(f"it is not final, and {wanted.full_name} is not in the list of jobs")
+            raise JenkinsError(f"it is not final, and job {wanted.full_name} is not in the list of jobs")
         our_now = self._outbox.clock.now_ms()
         waiting_since = None if raw.phase is Phase.RUNNING else our_now
         build = OpenBuild(
