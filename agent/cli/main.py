@@ -29,6 +29,7 @@ VERBS = {
     "check": "Check the configuration, each Jenkins, and Hivel, and say what to correct.",
     "completion": "Print the completion script for a shell.",
     "demo": "Demonstrate the agent with a local Jenkins and a local Hivel, in about ten seconds.",
+    "dora": "Show the figures of DORA by environment, repository and ISO week.",
     "emit": "Report the deployment of the build that runs this command.",
     "explain": "Explain why one build did or did not become an event.",
     "init": "Write a configuration: ask for what it needs, check each answer, and show what would be sent.",

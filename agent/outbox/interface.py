@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ControllerState,
         Counts,
         DeliveryState,
+        Deployed,
         Filter,
         JobCursor,
         JobError,
@@ -227,6 +228,16 @@ class Looking(Protocol):
 
     def find(self, name: str) -> Deployment | None:
         """The deployment with this deployment_id or, if there is none, with this number."""
+        ...
+
+    def deployed(
+        self, since: int, until: int, *, environment: str | None = None, repo_url: str | None = None
+    ) -> Iterator[Deployed]:
+        """Deployments that ended at or after ``since`` and before ``until``, without discarded ones.
+
+        They come in the order of their ends and, if these are equal, of their numbers. They are read during the
+        iteration, all from one state of the outbox.
+        """
         ...
 
     def projects(self, ended_since: int) -> list[Project]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from agent.model.endings import Ended
     from agent.model.fact import Fact
     from agent.model.keys import Project, Run
+    from agent.model.status import Status
 
 # Characters of Hivel's answer that are kept with an attempt.
 ANSWER_LIMIT = 2_000
@@ -276,6 +277,19 @@ class Page:
 
     limit: int = 50
     before: int | None = None
+
+
+class Deployed(NamedTuple):
+    """The columns of a deployment that the figures of DORA are made of. ``number``: its row number."""
+
+    number: int
+    status: Status
+    environment: str | None
+    repo_url: str | None
+    commit_hash: str | None
+    first_commit_at: int | None
+    started_at: int
+    ended_at: int
 
 
 @dataclass(frozen=True)

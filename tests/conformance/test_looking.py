@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.model.deployment import State
 from agent.model.keys import Project, run_of_id
 from agent.model.status import Status
-from agent.outbox.values import Change, Counts, Filter, JobCursor, Keep, Page, Progress, Renamed
+from agent.outbox.values import Change, Counts, Deployed, Filter, JobCursor, Keep, Page, Progress, Renamed
 from tests.conformance.things import (
     DAY,
     claim_of,
@@ -33,7 +33,7 @@ from tests.conformance.things import (
 from tests.integration.support import NOON
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from agent.model.deployment import Deployment
     from agent.model.keys import Run
@@ -147,6 +147,76 @@ def test_the_deployments_of_a_run_are_told_in_their_order(outbox: Outbox) -> Non
     inserted(outbox, *(deployment(1, deployment_id=name) for name in "bac"), deployment(2))
     outbox.store([Change(facts=(finished(run(1)),))])
     assert [each.deployment_id for each in outbox.of_run(run(1))] == ["b", "a", "c"]
+
+
+# ---- what was deployed
+
+
+def ends(found: Iterator[Deployed]) -> list[tuple[int, int]]:
+    return [(each.number, each.ended_at - NOON) for each in found]
+
+
+def test_what_was_deployed_comes_in_the_order_of_its_ends(outbox: Outbox) -> None:
+    """By the end of the deployment, not by that of its build; those with the same end by their numbers."""
+    for number, end in enumerate((50, 10, 30, 10, 40), 1):
+        inserted(outbox, deployment(number, content=content(ended_at=NOON + end), build_ended_at=NOON + 99 - end))
+    assert ends(outbox.deployed(NOON, NOON + 100)) == [(2, 10), (4, 10), (3, 30), (5, 40), (1, 50)]
+    assert ends(outbox.deployed(NOON + 10, NOON + 40)) == [(2, 10), (4, 10), (3, 30)], "the end is exclusive"
+    assert ends(outbox.deployed(NOON + 11, NOON + 30)) == []
+
+
+def test_what_was_deployed_has_the_columns_of_the_figures(outbox: Outbox) -> None:
+    said = content(
+        "staging",
+        status=Status.CANCELED,
+        repo_url="https://a.test/x",
+        commit_hash="ab" * 20,
+        first_commit_at=NOON - 5,
+        started_at=NOON + 1,
+        ended_at=NOON + 2,
+    )
+    inserted(outbox, deployment(1, content=said), deployment(2, content=content(environment=None, ended_at=NOON + 3)))  # type: ignore[arg-type]
+    assert list(outbox.deployed(NOON, NOON + 9)) == [
+        Deployed(1, Status.CANCELED, "staging", "https://a.test/x", "ab" * 20, NOON - 5, NOON + 1, NOON + 2),
+        Deployed(2, Status.SUCCESS, None, None, None, None, NOON, NOON + 3),
+    ]
+
+
+def test_what_was_deployed_counts_in_every_state_but_discarded(outbox: Outbox) -> None:
+    for number, state in enumerate(State, 1):
+        in_state(outbox, state, number)
+    states = {stored(outbox, each.number).state for each in outbox.deployed(NOON, NOON + DAY)}
+    assert states == set(State) - {State.DISCARDED}
+
+
+def test_what_was_deployed_can_be_limited_to_an_environment_and_a_repository(several: Outbox) -> None:
+    def numbers(**conditions: str) -> list[int]:
+        return [each.number for each in several.deployed(NOON, NOON + DAY, **conditions)]
+
+    assert numbers(environment="production") == [1, 3]
+    assert numbers(repo_url="https://a.test/x") == [1, 3]
+    assert numbers(environment="staging", repo_url="https://a.test/x") == []
+    assert numbers(environment="Production") == [4]
+
+
+def test_what_was_deployed_is_read_from_one_state_of_the_outbox(engine: Engine) -> None:
+    """A deployment that is stored by somebody else during the iteration is not in it, and nobody waits."""
+    with closing(engine.open()) as outbox, closing(engine.open()) as other:
+        inserted(outbox, *(deployment(number) for number in range(1, 200)))
+        found = outbox.deployed(NOON, NOON + DAY)
+        next(found)
+        inserted(other, deployment(500))
+        assert len(list(found)) == 198
+        assert len(list(outbox.deployed(NOON, NOON + DAY))) == 200
+
+
+def test_an_iteration_that_was_given_up_leaves_the_outbox_usable(outbox: Outbox) -> None:
+    inserted(outbox, deployment(1), deployment(2))
+    found = outbox.deployed(NOON, NOON + DAY)
+    next(found)
+    found.close()  # type: ignore[attr-defined]
+    inserted(outbox, deployment(3))
+    assert outbox.try_writing() is None
 
 
 # ---- counts

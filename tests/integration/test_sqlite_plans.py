@@ -12,7 +12,7 @@ import pytest
 
 from agent.model.deployment import State
 from agent.outbox.sqlite.engine import SqliteOutbox
-from agent.outbox.values import Change, Filter, JobCursor, Keep, OpenBuild, Page, Progress, Renamed
+from agent.outbox.values import Change, DamagedError, Filter, JobCursor, Keep, OpenBuild, Page, Progress, Renamed
 from tests.conformance.things import (
     DAY,
     clean_up,
@@ -194,3 +194,22 @@ def test_looking_for_what_is_quiet_reads_an_index_and_single_rows(outbox: Sqlite
         "SCAN deployments USING COVERING INDEX deployments_of_run"
     ]
     assert "SEARCH d USING INTEGER PRIMARY KEY (rowid=?)" in steps
+
+
+@pytest.mark.parametrize("conditions", [{}, {"environment": "production"}, {"repo_url": "x", "environment": "y"}])
+def test_what_was_deployed_is_read_in_one_pass_and_sorted_once(
+    outbox: SqliteOutbox, conditions: dict[str, str]
+) -> None:
+    """No index has the end of a deployment. The rest of the table is not sorted, only what is in the range."""
+    fill(outbox)
+    with traced(outbox) as statements:
+        assert sum(1 for _ in outbox.deployed(NOON, NOON + DAY, **conditions)) in (0, 399)
+    [statement] = statements
+    assert plan(outbox, statement) == "SCAN deployments; USE TEMP B-TREE FOR ORDER BY"
+
+
+def test_a_status_that_no_version_wrote_is_a_damaged_outbox(outbox: SqliteOutbox) -> None:
+    fill(outbox)
+    outbox._connection.execute("UPDATE deployments SET status = 'fine' WHERE id = 7")
+    with pytest.raises(DamagedError, match="status 'fine'"):
+        list(outbox.deployed(NOON, NOON + DAY))

@@ -29,7 +29,7 @@ _KINDS = {kind.value: kind for kind in Kind}
 _STATES = {state.value: state for state in State}
 _SCOPES = {scope.value: scope for scope in Scope}
 _HELD, _SETTLED = State.HELD, {State.DELIVERED, State.FAILED, State.DISCARDED}
-_STATUSES = {status.value: status for status in Status}
+STATUSES = {status.value: status for status in Status}
 
 # Where something is stored: project number, run, attempt.
 Place = tuple[int, str, int]
@@ -223,7 +223,7 @@ def content_of(values: Sequence[Any], number: str) -> Content:
         logs_url, build_number, pr_numbers, problem,
     ) = values  # fmt: skip
     return Content(
-        status=_STATUSES[status],
+        status=STATUSES[status],
         started_at=started_at,
         ended_at=ended_at,
         environment=environment,

@@ -1,0 +1,213 @@
+"""``dora``: the figures of DORA, by environment, repository and week."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.options import json_option, with_settings
+from agent.cli.outbox import existing_outbox
+from agent.cli.output import console, escape, table, write_json
+from agent.cli.spreadsheet import write_csv as write_rows
+from agent.cli.values import moment
+from agent.inspect.dora.figures import dora
+from agent.inspect.dora.weeks import Span
+from agent.model.times import describe_duration, rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.config.settings import Settings
+    from agent.inspect.dora.figures import Dora, Figures, Group, Times, Week
+    from agent.outbox.interface import Outbox
+
+# Each group has a line for each week, also for weeks without deployments.
+MOST_WEEKS = 530
+# Names that a message lists if nothing has the name that was asked for.
+_LISTED = 10
+_COLUMNS = (
+    "WEEK", "DEPLOYED", "DAYS", "FAILED", "SHARE", "CANCELED", "UNKNOWN", "NEXT SUCCESS", "DURATION", "LEAD TIME", "OF",
+    "ROLLBACKS",
+)  # fmt: skip
+_TIMES = ("time_to_next_success", "duration", "lead_time")
+CSV_COLUMNS = (
+    "environment", "repo", "week", "since", "until", "complete", "successful", "days_with_successful", "failed",
+    "failed_share", "canceled", "unknown",
+    *(f"{name}_{part}" for name in _TIMES for part in ("count", "of", "median_ms", "p90_ms")),
+    "rollbacks_estimated",
+)  # fmt: skip
+
+
+@click.command("dora")
+@click.option(
+    "--since", metavar="TIME", default="90d", show_default=True,
+    help="Deployments that ended at or after this time: 90d, 2026-01-31, 2026-01-31T18:00:00Z.",
+)  # fmt: skip
+@click.option("--until", metavar="TIME", default="now", show_default=True, help="Deployments that ended before then.")
+@click.option("--environment", metavar="NAME", help="Deployments to this environment.")
+@click.option("--repo", metavar="URL", help="Deployments of the repository with this repo_url.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a line for each week, environment and repository as CSV.")
+@json_option
+@with_settings
+def command(
+    settings: Settings,
+    *,
+    since: str,
+    until: str,
+    environment: str | None,
+    repo: str | None,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Show the figures of DORA by environment, repository and ISO week.
+
+    Deployment frequency, share of failed deployments, time to the next success, duration, and lead
+    time from the first commit. Every deployment in the outbox counts, whether Hivel has it or not,
+    except discarded ones. It counts in the week in UTC in which it ended. A failed deployment is not
+    a failed change: the agent sees that the deployment failed, not that the service did. Rollbacks
+    are estimated. With --json, each figure has the options of `queue list` that show its deployments.
+
+    \b
+    Example: hivel-agent dora --since 90d --environment production
+    """
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json: choose one")
+    with existing_outbox(settings) as outbox:
+        span = _span(since, until, outbox.clock.now_ms())
+        figures = dora(outbox.deployed(*span, environment=environment, repo_url=repo), span)
+        if not figures.groups:
+            _refuse_unknown_names(outbox, span, environment, repo)
+    if as_json:
+        write_json(figures)
+    elif as_csv:
+        write_csv(figures)
+    else:
+        show(figures)
+
+
+def _span(since: str, until: str, now_ms: int) -> Span:
+    """The span of the options. It ends now at the latest, because weeks to come would look like weeks without any."""
+    span = Span(moment("--since", since, now_ms), min(moment("--until", until, now_ms), now_ms))
+    if span.since >= now_ms:
+        raise click.UsageError(f"--since: {since} is in the future")
+    if span.since >= span.until:
+        raise click.UsageError(
+            f"--since {since} ({rfc3339(span.since)}) must be before --until {until} ({rfc3339(span.until)})"
+        )
+    if len(span.weeks) > MOST_WEEKS:
+        raise click.UsageError(
+            f"--since {since} is {len(span.weeks)} weeks before --until {until}; at most {MOST_WEEKS} weeks are shown"
+        )
+    return span
+
+
+def _refuse_unknown_names(outbox: Outbox, span: Span, environment: str | None, repo: str | None) -> None:
+    """Name what exists if no deployment of the span has this environment or repository."""
+    for option, name, column in (("--environment", environment, "environment"), ("--repo", repo, "repo_url")):
+        if name is None:
+            continue
+        known = sorted({found for row in outbox.deployed(*span) if (found := getattr(row, column))})
+        if known and name not in known:
+            more = f", and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+            raise click.UsageError(
+                f"{option}: no deployment between {rfc3339(span.since)} and {rfc3339(span.until)} has {name!r}; "
+                f"there are {', '.join(known[:_LISTED])}{more}"
+            )
+
+
+# ---- CSV
+
+
+def write_csv(value: Dora) -> None:
+    """A line for each week of each environment and repository."""
+    write_rows(CSV_COLUMNS, (_cells(group, week) for group in value.groups for week in group.weeks))
+
+
+def _cells(group: Group, week: Week) -> tuple[object, ...]:
+    of = week.figures
+    times = (of.time_to_next_success, of.duration, of.lead_time)
+    return (
+        group.environment,
+        group.repo,
+        week.week,
+        week.since,
+        week.until,
+        "yes" if week.complete else "no",
+        of.successful.count,
+        of.successful.days_with,
+        of.failed.count,
+        of.failed.share,
+        of.canceled.count,
+        of.unknown.count,
+        *(cell for each in times for cell in (each.count, each.of, each.median_ms, each.p90_ms)),
+        of.rollbacks.count,
+    )
+
+
+# ---- for people
+
+
+def show(value: Dora) -> None:
+    """A table for each environment and repository, with a line for each week and their total."""
+    out = console()
+    first = f"; the first deployment ended {value.first_ended_at}" if value.first_ended_at else ""
+    out.print(f"deployments that ended from {value.since} until {value.until}{first}")
+    for group in value.groups:
+        out.print(f"\n[bold]{escape(group.environment)}  {escape(group.repo)}[/]")
+        lines = table(*_COLUMNS, right=_COLUMNS[1:])
+        for week in group.weeks:
+            lines.add_row(week.week + ("" if week.complete else " *"), *_columns(week.figures))
+        lines.add_row("total", *_columns(group.total), style="bold")
+        out.print(lines)
+        for line in _notes(group):
+            out.print(f"  {line}")
+    if not value.groups:
+        out.print("no deployments")
+        return
+    out.print(
+        "\n* a part of the week. NEXT SUCCESS, DURATION, LEAD TIME: median / 90th percentile. OF: successful"
+        " deployments with a lead time.\nA failed deployment is not a failed change. ROLLBACKS are estimated."
+    )
+    if value.incomplete:
+        out.print(
+            f"[yellow]{value.incomplete} deployment(s) without environment or repository are in no figure[/];"
+            " see: hivel-agent queue list --state failed"
+        )
+
+
+def _columns(of: Figures) -> Iterator[str]:
+    lead = of.lead_time
+    yield str(of.successful.count)
+    yield f"{of.successful.days_with}/{of.successful.days}"
+    yield str(of.failed.count)
+    yield _percent(of.failed.share)
+    yield str(of.canceled.count)
+    yield str(of.unknown.count)
+    yield from (_both(each) for each in (of.time_to_next_success, of.duration, lead))
+    yield _percent(lead.coverage)
+    yield str(of.rollbacks.count)
+
+
+def _notes(group: Group) -> Iterator[str]:
+    """What the table has no room for: coverage, and the failed deployments without a later success."""
+    lead, rollbacks = group.total.lead_time, group.total.rollbacks
+    if lead.of:
+        yield f"lead time is known for {_percent(lead.coverage)} of the {lead.of} successful deployment(s)"
+    if 0 < rollbacks.of < lead.of or (lead.of and not rollbacks.of):
+        yield f"the commit is known for {rollbacks.of} of them; only these can count as rollbacks"
+    failures = group.open_failures
+    if failures.count:
+        listed = ", ".join(f"{each.id} ({each.ended_at[:19]}Z)" for each in failures.newest)
+        more = f", and {failures.count - len(failures.newest)} more" if failures.count > len(failures.newest) else ""
+        yield f"[yellow]{failures.count} failed without a later success[/]: {listed}{more}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _both(times: Times) -> str:
+    if times.median_ms is None or times.p90_ms is None:
+        return "-"
+    return f"{describe_duration(times.median_ms)} / {describe_duration(times.p90_ms)}"

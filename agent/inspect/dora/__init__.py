@@ -1,0 +1,1 @@
+"""The figures of DORA, made of the deployments in the outbox."""

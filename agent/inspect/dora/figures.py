@@ -1,0 +1,242 @@
+"""The figures of DORA by environment, repository and ISO week. The definitions are in docs/dora.md.
+
+The command line prints them. Each figure has the query that selects its deployments, with the names of the options of
+``queue list``. Durations are in milliseconds, moments are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from agent.inspect.dora.tally import Series, Tally
+from agent.inspect.dora.weeks import DAY_MS, Span, name_of, whole_week
+from agent.model.deployment import State
+from agent.model.status import Status
+from agent.model.times import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from agent.outbox.values import Deployed
+
+# What was deployed, whatever its delivery state. Only discarded deployments do not count.
+STATES = tuple(state for state in State if state is not State.DISCARDED)
+# Open failures that are listed one by one for each environment and repository, the newest first.
+LISTED = 20
+
+
+class Query(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A selection of deployments, with the names of the options of ``queue list``."""
+
+    since: str
+    until: str
+    environment: str
+    repo: str
+    state: tuple[State, ...]
+    status: Status | None = None
+
+
+class Count(msgspec.Struct, frozen=True):
+    """A number of deployments."""
+
+    count: int
+    query: Query
+
+
+class Frequency(msgspec.Struct, frozen=True):
+    """Successful deployments. ``days_with``: days in UTC with at least one; ``days``: all days of the span."""
+
+    count: int
+    days_with: int
+    days: int
+    query: Query
+
+
+class Share(msgspec.Struct, frozen=True):
+    """Failed deployments. ``share``: of the successful and failed ones together; None if there are none."""
+
+    count: int
+    of: int
+    share: float | None
+    query: Query
+
+
+class Times(msgspec.Struct, frozen=True):
+    """Measured times. ``count`` of the ``of`` selected deployments could be measured, which is the ``coverage``.
+
+    The percentiles are by nearest rank; None if nothing was measured.
+    """
+
+    count: int
+    of: int
+    coverage: float | None
+    median_ms: int | None
+    p90_ms: int | None
+    query: Query
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """Deployments that are probably rollbacks, among the ``of`` successful ones whose commit is known."""
+
+    count: int
+    of: int
+    query: Query
+    estimated: bool = True
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """The figures of one span. ``time_to_next_success`` counts in the week in which the failed deployment ended."""
+
+    successful: Frequency
+    failed: Share
+    canceled: Count
+    unknown: Count
+    time_to_next_success: Times
+    duration: Times
+    lead_time: Times
+    rollbacks: Estimate
+
+
+class Week(msgspec.Struct, frozen=True):
+    """One ISO week. ``complete`` is False if only a part of the week is in the span of all figures."""
+
+    week: str
+    since: str
+    until: str
+    complete: bool
+    figures: Figures
+
+
+class OpenFailure(msgspec.Struct, frozen=True):
+    """A failed deployment without a later success. ``id``: its number in ``queue list``."""
+
+    id: int
+    ended_at: str
+
+
+class OpenFailures(msgspec.Struct, frozen=True):
+    """All of them are counted, the newest are listed. The query is None if there are none."""
+
+    count: int
+    newest: tuple[OpenFailure, ...]
+    query: Query | None
+
+
+class Group(msgspec.Struct, frozen=True):
+    """The deployments of one repository in one environment."""
+
+    environment: str
+    repo: str
+    total: Figures
+    open_failures: OpenFailures
+    weeks: tuple[Week, ...]
+
+
+class Dora(msgspec.Struct, frozen=True):
+    """The figures of all environments and repositories in order.
+
+    ``incomplete``: deployments without environment or repository, which are in no figure. ``first_ended_at``: the end
+    of the first deployment in the span.
+    """
+
+    since: str
+    until: str
+    first_ended_at: str | None
+    incomplete: int
+    groups: tuple[Group, ...]
+
+
+def dora(rows: Iterable[Deployed], span: Span) -> Dora:
+    """The figures of these deployments. They ended within the span and are in the order of their ends."""
+    series: dict[tuple[str, str], Series] = {}
+    first: int | None = None
+    incomplete = 0
+    for row in rows:
+        if first is None:
+            first = row.ended_at
+        environment, repo = row.environment, row.repo_url
+        if not environment or not repo:
+            incomplete += 1
+            continue
+        place = environment, repo
+        found = series.get(place)
+        if found is None:
+            found = series[place] = Series()
+        found.add(row)
+    whole = _part(span)
+    weeks = [(number, _part(span.in_week(number))) for number in span.weeks]
+    return Dora(
+        since=whole.since,
+        until=whole.until,
+        first_ended_at=None if first is None else rfc3339(first),
+        incomplete=incomplete,
+        groups=tuple(_group(place, series[place], whole, weeks) for place in sorted(series)),
+    )
+
+
+def percentile(ordered: Sequence[int], percent: int) -> int | None:
+    """The nearest rank: the smallest value with at least ``percent`` % of all values at or below it."""
+    return ordered[-(-len(ordered) * percent // 100) - 1] if ordered else None
+
+
+class _Part(NamedTuple):
+    """A span with its ends as text and its number of days: the same for all groups."""
+
+    span: Span
+    since: str
+    until: str
+    days: int
+
+
+def _part(span: Span) -> _Part:
+    days = -(-span.until // DAY_MS) - span.since // DAY_MS
+    return _Part(span, rfc3339(span.since), rfc3339(span.until), days)
+
+
+def _group(place: tuple[str, str], series: Series, whole: _Part, parts: list[tuple[int, _Part]]) -> Group:
+    total, none = Tally(), Tally()
+    weeks = []
+    for number, part in parts:
+        tally = series.weeks.get(number, none)
+        total.add(tally)
+        complete = part.span == whole_week(number)
+        weeks.append(Week(name_of(number), part.since, part.until, complete, _figures(tally, part, place)))
+    return Group(*place, _figures(total, whole, place), _open(series.open, whole, place), tuple(weeks))
+
+
+def _figures(tally: Tally, part: _Part, place: tuple[str, str]) -> Figures:
+    success, failed, canceled, unknown = (
+        Query(part.since, part.until, *place, STATES, status)
+        for status in (Status.SUCCESS, Status.FAILED, Status.CANCELED, Status.UNKNOWN)
+    )
+    both = tally.success + tally.failed
+    return Figures(
+        successful=Frequency(tally.success, tally.days, part.days, success),
+        failed=Share(tally.failed, both, _share(tally.failed, both), failed),
+        canceled=Count(tally.canceled, canceled),
+        unknown=Count(tally.unknown, unknown),
+        time_to_next_success=_times(tally.recovery, tally.failed, failed),
+        duration=_times(tally.durations, tally.success, success),
+        lead_time=_times(tally.lead, tally.success, success),
+        rollbacks=Estimate(tally.rollbacks, tally.commits, success),
+    )
+
+
+def _times(values: Iterable[int], of: int, query: Query) -> Times:
+    ordered = sorted(values)
+    share = _share(len(ordered), of)
+    return Times(len(ordered), of, share, percentile(ordered, 50), percentile(ordered, 90), query)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
+
+
+def _open(failures: list[Deployed], whole: _Part, place: tuple[str, str]) -> OpenFailures:
+    if not failures:
+        return OpenFailures(0, (), None)
+    newest = tuple(OpenFailure(each.number, rfc3339(each.ended_at)) for each in failures[: -LISTED - 1 : -1])
+    query = Query(rfc3339(failures[0].ended_at), whole.until, *place, STATES, Status.FAILED)
+    return OpenFailures(len(failures), newest, query)
