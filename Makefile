@@ -44,9 +44,9 @@ BENCH_VENV := .venv-bench
 
 # What the benchmarks compare with, in an environment of its own. One of them: `make bench BENCH=enqueue`; polling takes
 # most of the time, `make bench BENCH="polling --quick"` less of it.
-BENCHMARKS := polling enqueue drain doors sizes
+BENCHMARKS := polling enqueue drain doors sizes dora
 .PHONY: bench
-bench: $(BENCH_VENV)/.ready ## speed, beside others that do the same (about 15 minutes; BENCH=polling|enqueue|drain|doors|sizes)
+bench: $(BENCH_VENV)/.ready ## speed, beside others that do the same (about 15 minutes; BENCH=polling|enqueue|drain|doors|sizes|dora)
 	@set -e; for name in $(if $(BENCH),"$(BENCH)",$(BENCHMARKS)); do \
 	  echo "== $$name"; $(BENCH_VENV)/bin/python -m tests.benchmarks.$$name; echo; done
 

@@ -10,7 +10,7 @@ from agent.cli.options import json_option, with_settings
 from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.spreadsheet import write_csv as write_rows
-from agent.cli.values import moment
+from agent.cli.values import time_span
 from agent.inspect.dora.figures import dora
 from agent.inspect.dora.weeks import Span
 from agent.model.times import describe_duration, rfc3339
@@ -27,8 +27,8 @@ MOST_WEEKS = 530
 # Names that a message lists if nothing has the name that was asked for.
 _LISTED = 10
 _COLUMNS = (
-    "WEEK", "DEPLOYED", "DAYS", "FAILED", "SHARE", "CANCELED", "UNKNOWN", "NEXT SUCCESS", "DURATION", "LEAD TIME", "OF",
-    "ROLLBACKS",
+    "WEEK", "DEPLOYED", "DAYS", "FAILED", "SHARE", "CANCELED", "UNKNOWN", "NEXT SUCCESS", "DURATION", "LEAD TIME",
+    "KNOWN FOR", "ROLLBACKS",
 )  # fmt: skip
 _TIMES = ("time_to_next_success", "duration", "lead_time")
 CSV_COLUMNS = (
@@ -88,13 +88,10 @@ def command(
 
 def _span(since: str, until: str, now_ms: int) -> Span:
     """The span of the options. It ends now at the latest, because weeks to come would look like weeks without any."""
-    span = Span(moment("--since", since, now_ms), min(moment("--until", until, now_ms), now_ms))
-    if span.since >= now_ms:
-        raise click.UsageError(f"--since: {since} is in the future")
+    begin, end = time_span(since, until, now_ms)
+    span = Span(begin or 0, now_ms if end is None else min(end, now_ms))
     if span.since >= span.until:
-        raise click.UsageError(
-            f"--since {since} ({rfc3339(span.since)}) must be before --until {until} ({rfc3339(span.until)})"
-        )
+        raise click.UsageError(f"--since: {since} is in the future")
     if len(span.weeks) > MOST_WEEKS:
         raise click.UsageError(
             f"--since {since} is {len(span.weeks)} weeks before --until {until}; at most {MOST_WEEKS} weeks are shown"
@@ -166,7 +163,7 @@ def show(value: Dora) -> None:
         out.print("no deployments")
         return
     out.print(
-        "\n* a part of the week. NEXT SUCCESS, DURATION, LEAD TIME: median / 90th percentile. OF: successful"
+        "\n* a part of the week. NEXT SUCCESS, DURATION, LEAD TIME: median / 90th percentile. KNOWN FOR: successful"
         " deployments with a lead time.\nA failed deployment is not a failed change. ROLLBACKS are estimated."
     )
     if value.incomplete:

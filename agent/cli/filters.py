@@ -27,6 +27,7 @@ class Filters:
     since: str | None = None
     until: str | None = None
     environment: str | None = None
+    repo: str | None = None
     status: str | None = None
     job: str | None = None
     reason: str | None = None
@@ -44,6 +45,7 @@ class Filters:
             since=since,
             until=until,
             environment=self.environment,
+            repo_url=self.repo,
             status=self.status,
             reason=self.reason,
         )
@@ -60,6 +62,7 @@ def filter_options(*reason_names: str) -> Callable[[Callable[..., Any]], Callabl
         click.option("--since", metavar="TIME", help=f"Deployments that ended at or after this time: {times}."),
         click.option("--until", metavar="TIME", help="Deployments that ended before this time."),
         click.option("--environment", metavar="NAME", help="Events of this environment."),
+        click.option("--repo", metavar="URL", help="Events with this repo_url."),
         click.option(
             "--status", type=click.Choice([status.value for status in Status]), help="Events with this status."
         ),

@@ -45,7 +45,13 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--state", type=click.Choice([state.value for state in _STATES]), help="Events in this state.")
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice([state.value for state in _STATES]),
+    multiple=True,
+    help="Events in this state. Repeat it for several states.",
+)
 @filter_options("--reason")
 @click.option(
     "--limit",
@@ -59,7 +65,7 @@ def command() -> None:
 @with_settings
 @refusing_endless_patterns
 def list_events(
-    settings: Settings, *, state: str | None, filters: Filters, limit: int, as_csv: bool, as_json: bool
+    settings: Settings, *, states: tuple[str, ...], filters: Filters, limit: int, as_csv: bool, as_json: bool
 ) -> None:
     """List events, newest first.
 
@@ -73,7 +79,7 @@ def list_events(
     if as_csv and as_json:
         raise click.UsageError("--csv and --json: choose one")
     with existing_outbox(settings) as outbox:
-        rows = list(islice(filters.select(outbox, (State(state),) if state else ()), limit))
+        rows = list(islice(filters.select(outbox, tuple(map(State, states))), limit))
         views = queue_of(settings, outbox).views(rows)
     if as_json:
         write_json(views)

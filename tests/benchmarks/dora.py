@@ -19,6 +19,7 @@ from agent.model.status import Status
 from agent.model.times import Clock
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import Change
+from tests.benchmarks.output import machine, table, target
 
 ROOT = Path(__file__).parents[2]
 DAY = 86_400_000

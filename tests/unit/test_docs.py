@@ -276,7 +276,7 @@ def test_what_happens_when_lists_the_statuses_that_the_policy_treats_so(verdict:
 def test_every_state_can_be_chosen_in_the_list_as_the_readme_says() -> None:
     told = re.search(r"`--state` \| ([^|]+)\|", section("## `hivel-agent queue list`"))
     assert told is not None
-    (option,) = [p for p in command_line.load("queue").commands["list"].params if p.name == "state"]
+    (option,) = [p for p in command_line.load("queue").commands["list"].params if p.name == "states"]
     assert re.findall(r"`([a-z]+)`", told[1]) == list(option.type.choices)
     assert set(option.type.choices) == {state.value for state in State}
 

@@ -138,9 +138,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Deployed], Span]:
                 environment=draw(st.sampled_from(["production", "production", "staging", None])),
                 repo_url=draw(st.sampled_from([SHOP, SHOP, API, None])),
                 commit_hash=draw(st.sampled_from(["a", "b", "c", None])),
-                first_commit_at=draw(
-                    st.sampled_from([None, ended_at + 1, ended_at, ended_at - MINUTE, ended_at - 3 * DAY_MS])
-                ),
+                first_commit_at=draw(st.sampled_from(commits_at)),
                 started_at=ended_at - draw(AGO),
                 ended_at=ended_at,
             )
