@@ -120,7 +120,7 @@ def as_computed(of: Figures) -> dict[str, Any]:
 
 
 # Few values, so that ends coincide, commits return, and days and weeks have several deployments.
-ENDS = st.integers(0, 8).map(lambda n: n * 3 * DAY_MS) | st.integers(0, 24 * DAY_MS)
+ENDS = st.integers(0, 50).map(lambda n: n * DAY_MS // 2) | st.integers(0, 24 * DAY_MS)
 BASES = st.sampled_from([parse_moment("2020-12-20"), parse_moment("2026-12-24"), MONDAY, 0])
 AGO = st.sampled_from([0, 1, MINUTE, 5 * MINUTE, DAY_MS, -1])
 
@@ -128,23 +128,23 @@ AGO = st.sampled_from([0, 1, MINUTE, 5 * MINUTE, DAY_MS, -1])
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Deployed], Span]:
     base, rows = draw(BASES), []
-    for number, end in enumerate(draw(st.lists(ENDS, max_size=40)), 1):
+    for number, end in enumerate(draw(st.lists(ENDS, min_size=draw(st.sampled_from([0, 10, 30])), max_size=50)), 1):
         ended_at = base + end
         commits_at = (None, ended_at + 1, ended_at, ended_at - MINUTE, ended_at - 3 * DAY_MS)
         rows.append(
             Deployed(
                 number=number,
                 status=draw(st.sampled_from([Status.SUCCESS, Status.FAILED, *Status])),
-                environment=draw(st.sampled_from(["production", "production", "staging", None])),
-                repo_url=draw(st.sampled_from([SHOP, SHOP, API, None])),
+                environment=draw(st.sampled_from([*["production"] * 8, "staging", None])),
+                repo_url=draw(st.sampled_from([*[SHOP] * 8, API, None])),
                 commit_hash=draw(st.sampled_from(["a", "b", "c", None])),
                 first_commit_at=draw(st.sampled_from(commits_at)),
                 started_at=ended_at - draw(AGO),
                 ended_at=ended_at,
             )
         )
-    since = base + draw(st.integers(0, 5 * DAY_MS) | st.just(0))
-    return rows, Span(since, since + draw(st.integers(1, 30 * DAY_MS)))
+    since = base + draw(st.sampled_from([0, 0, 1, DAY_MS, 5 * DAY_MS - 1]))
+    return rows, Span(since, since + draw(st.sampled_from([1, 3 * DAY_MS, 21 * DAY_MS, 25 * DAY_MS, 40 * DAY_MS + 1])))
 
 
 @given(history=histories())
@@ -229,8 +229,14 @@ def test_weeks_without_deployments_are_zeros_and_parts_of_weeks_are_marked() -> 
 
 def test_a_deployment_counts_in_the_week_of_its_end() -> None:
     last = WEEK_MS // MINUTE
-    group = only(row(last, started_at=MONDAY))
-    assert [each.figures.successful.count for each in group.weeks] == [0, 1, 0]
+    group = only(row(1), row(last - 1), row(last, started_at=MONDAY))
+    assert [each.figures.successful.count for each in group.weeks] == [2, 1, 0]
+
+
+def test_a_day_with_several_successful_deployments_counts_once() -> None:
+    day = DAY_MS // MINUTE
+    group = only(row(0), row(day - 1), row(day), row(day + 1), row(3 * day, Status.FAILED))
+    assert (group.total.successful.count, group.total.successful.days_with) == (4, 2)
 
 
 # ---- time to the next success
