@@ -153,8 +153,8 @@ def test_json_is_harmless_and_says_the_same(of: Any) -> None:
 
 
 def test_every_verb_that_shows_something_is_tried() -> None:
-    """`once` is below; `init` shows what its user typed, and what `check` and `preview` show."""
-    tried = {name.split()[0] for name, _, _ in SHOWN} | {"once", "init", "comparison"}
+    """`once` is below; `init` shows what its user typed, `check` and `preview` show; `dora` has a test."""
+    tried = {name.split()[0] for name, _, _ in SHOWN} | {"once", "init", "comparison", "dora"}
     names = (module.name for module in pkgutil.iter_modules(cli.__path__))
     showing = {name for name in names if hasattr(import_module(f"agent.cli.{name}"), "show")}
     assert showing <= tried
