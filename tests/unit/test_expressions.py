@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.config.rules import DEFAULT_JOBS, Pattern
-from agent.inspect.expressions import hard_name
+from agent.inspect.expressions import hard_names
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from agent.inspect.expressions import hard_name
     ],
 )
 def test_an_expression_that_goes_back_for_ever_is_found(text: str) -> None:
-    name = hard_name(Pattern.parse(text))
+    [name] = hard_names([Pattern.parse(text)])
     assert name is not None
     assert len(name) <= 2_100
 
@@ -47,4 +47,4 @@ def test_an_expression_that_goes_back_for_ever_is_found(text: str) -> None:
     ],
 )
 def test_an_expression_that_people_write_is_not_accused(text: str) -> None:
-    assert hard_name(Pattern.parse(text)) is None
+    assert hard_names([Pattern.parse(text)]) == [None]
