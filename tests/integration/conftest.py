@@ -94,3 +94,4 @@ def daemon(agent: Agent) -> Iterator[Popen[str]]:
     yield process
     process.kill()
     process.wait()
+    process.wait()

@@ -189,6 +189,15 @@ def test_explain_says_why_a_build_did_or_did_not_become_an_event(
     assert explained(agent, "deploy/shop", number) == "It is in the outbox: delivered."
 
 
+def delivered(agent: Agent, jenkins: LocalJenkins, clock: FakeClock) -> int:
+    """The number of a build that ended and was delivered."""
+    number = jenkins.start_build("deploy/shop", repo=REPO)
+    clock.advance(s=60)
+    jenkins.finish_build("deploy/shop", number)
+    agent.run("once")
+    return number
+
+
 def test_explain_says_where_every_field_came_from(agent: Agent, jenkins: LocalJenkins) -> None:
     number = jenkins.start_build("deploy/shop", repo=REPO, parameters={"ENVIRONMENT": "qa"})
     jenkins.finish_build("deploy/shop", number)
@@ -216,10 +225,7 @@ def test_explaining_something_else_is_a_usage_error(agent: Agent) -> None:
 def test_explain_takes_ids_numbers_of_events_permalinks_and_blue_ocean(
     agent: Agent, jenkins: LocalJenkins, clock: FakeClock
 ) -> None:
-    number = jenkins.start_build("deploy/shop", repo=REPO)
-    clock.advance(s=60)
-    jenkins.finish_build("deploy/shop", number)
-    agent.run("once")
+    number = delivered(agent, jenkins, clock)
     here = "http://127.0.0.1:8080"
     for name in (
         f"main:deploy/shop#{number}",
@@ -237,10 +243,7 @@ def test_explain_takes_ids_numbers_of_events_permalinks_and_blue_ocean(
 def test_explain_without_jenkins_says_what_the_outbox_knows_and_fails(
     agent: Agent, jenkins: LocalJenkins, clock: FakeClock
 ) -> None:
-    number = jenkins.start_build("deploy/shop", repo=REPO)
-    clock.advance(s=60)
-    jenkins.finish_build("deploy/shop", number)
-    agent.run("once")
+    number = delivered(agent, jenkins, clock)
     jenkins.break_with(lambda *_: HTMLResponse("", 502))
     done = agent.run("explain", f"main:deploy/shop#{number}")
     assert done.returncode == 1
@@ -354,10 +357,7 @@ def test_explain_names_the_stages_that_ran_where_none_matches_the_rule_as_audit_
 def test_explain_tells_of_a_build_that_jenkins_has_discarded_what_the_outbox_was_told(
     agent: Agent, jenkins: LocalJenkins, clock: FakeClock
 ) -> None:
-    number = jenkins.start_build("deploy/shop", repo=REPO)
-    clock.advance(s=60)
-    jenkins.finish_build("deploy/shop", number)
-    agent.run("once")
+    number = delivered(agent, jenkins, clock)
     jenkins.delete_build("deploy/shop", number)
     told = agent.json("explain", f"http://127.0.0.1:8080/job/deploy/job/shop/{number}/")
     assert told["verdict"] == "It is in the outbox: delivered."

@@ -366,27 +366,29 @@ def test_names_of_jobs_do_not_steer_the_terminal(terminal: Init, filled: LocalJe
     assert is_harmless(terminal.shown)
 
 
-def test_what_exists_is_said_first_and_a_no_leaves_it_as_it_is(
-    tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer
-) -> None:
+@pytest.fixture
+def existing(tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer) -> Agent:
     (tmp_path / "agent").mkdir()
-    agent = Agent.configured(tmp_path / "agent", jenkins=jenkins_server, hivel=hivel_server)
-    before = agent.config.read_bytes()
+    return Agent.configured(tmp_path / "agent", jenkins=jenkins_server, hivel=hivel_server)
+
+
+def test_what_exists_is_said_first_and_a_no_leaves_it_as_it_is(
+    tmp_path: Path, existing: Agent, jenkins_server: LocalServer, hivel_server: LocalServer
+) -> None:
+    before = existing.config.read_bytes()
     with Init(tmp_path, jenkins_server.url, hivel_server.url) as terminal:
-        terminal.wait_for(f"found {agent.config}: Hivel {hivel_server.url}, Jenkins main ({jenkins_server.url}/)")
+        terminal.wait_for(f"found {existing.config}: Hivel {hivel_server.url}, Jenkins main ({jenkins_server.url}/)")
         terminal.answer("What now? a = add a Jenkins to it, o = write a new one (after a backup), q = quit", "")
         assert terminal.end() == 130
-    assert agent.config.read_bytes() == before
-    assert sorted(path.name for path in agent.folder.iterdir()) == ["config.toml", "hivel.token", "jenkins.token"]
+    assert existing.config.read_bytes() == before
+    assert sorted(path.name for path in existing.folder.iterdir()) == ["config.toml", "hivel.token", "jenkins.token"]
 
 
 @pytest.mark.usefixtures("filled")
 def test_a_new_configuration_has_the_old_one_as_defaults_and_as_a_backup(
-    tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer
+    tmp_path: Path, existing: Agent, jenkins_server: LocalServer, hivel_server: LocalServer
 ) -> None:
-    (tmp_path / "agent").mkdir()
-    agent = Agent.configured(tmp_path / "agent", jenkins=jenkins_server, hivel=hivel_server)
-    before = agent.config.read_bytes()
+    before = existing.config.read_bytes()
     with Init(tmp_path, jenkins_server.url, hivel_server.url) as terminal:
         terminal.answer("What now?", "o")
         terminal.answer("Hivel address", "")
@@ -395,9 +397,9 @@ def test_a_new_configuration_has_the_old_one_as_defaults_and_as_a_backup(
         terminal.answer("Controller name", "")
         assert terminal.answer_from("Jenkins user") == 0, terminal.shown
         assert "only in the backup" in terminal.shown
-    (backup,) = agent.folder.glob("config.toml.bak-*")
+    (backup,) = existing.folder.glob("config.toml.bak-*")
     assert backup.read_bytes() == before
-    settings = load(agent.config)
+    settings = load(existing.config)
     assert (settings.hivel.url, settings.controllers[0].name) == (hivel_server.url, "main")
 
 
