@@ -26,7 +26,7 @@ from agent.config.writing import (
     write_all,
 )
 from agent.daemon import logs
-from agent.inspect.folders import nearest
+from agent.inspect.folders import closed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,20 +139,14 @@ class _Found:
 def _place(asker: Asker, file: Path) -> Path:
     """The configuration's path; a person who may not write there can choose another folder."""
     file = file.expanduser().absolute()
-    while (closed := _not_writable(file.parent)) is not None:
-        words = f"cannot write to {file.parent}: {closed} is not writable for this user"
+    while (place := closed(file.parent)) is not None:
+        words = f"cannot write to {file.parent}: {place} is not writable for this user"
         if not asker.interactive:
             raise InitError(f"{words}; use sudo, or choose another folder with --folder")
         console().print(escape(f"{words}. Stop with Ctrl-C and use sudo, or choose a folder of your own."))
         folder = click.prompt("Folder", default=str(Path.home() / ".config" / "hivel-agent"), err=True)
         file = Path(folder).expanduser().absolute() / file.name
     return file
-
-
-def _not_writable(folder: Path) -> Path | None:
-    """The innermost folder on the path that exists, if nothing can be made in it."""
-    place = nearest(folder)
-    return None if place.is_dir() and os.access(place, os.W_OK | os.X_OK) else place
 
 
 def _what_to_do(asker: Asker, found: _Found, *, force: bool) -> str:

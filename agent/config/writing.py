@@ -124,7 +124,7 @@ def write_all(files: Sequence[NewFile], stamp: str) -> list[Written]:
     made: list[Path] = []
     try:
         for file in files:
-            staged.append((file.path.with_name(f".{file.path.name}.new"), file))
+            staged.append((_unfinished(file), file))
             _write(*staged[-1])
         backups = []
         for file in files:
@@ -138,6 +138,20 @@ def write_all(files: Sequence[NewFile], stamp: str) -> list[Written]:
         for path in (*(unfinished for unfinished, _ in staged), *made):
             path.unlink(missing_ok=True)
     return [Written(file.path, file.mode, backup) for file, backup in zip(files, backups, strict=True)]
+
+
+def write_one(file: NewFile) -> None:
+    """Replace one file in one step, without a backup. Raises :class:`OSError`."""
+    unfinished = _unfinished(file)
+    try:
+        _write(unfinished, file)
+        unfinished.replace(file.path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _unfinished(file: NewFile) -> Path:
+    return file.path.with_name(f".{file.path.name}.new")
 
 
 def _write(path: Path, file: NewFile) -> None:

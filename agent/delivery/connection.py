@@ -60,6 +60,19 @@ def open_client(trust: TlsSettings, route: Route, *, at_once: int) -> httpx.Asyn
     return httpx.AsyncClient(transport=transport, timeout=timeout, follow_redirects=False, trust_env=False)
 
 
+async def raw_body(response: httpx.Response, most: int) -> bytes:
+    """The first ``most`` bytes of the body, as they were received.
+
+    httpx would decompress without limit, and several layers if the header says so.
+    """
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) >= most:
+            break
+    return bytes(body[:most])
+
+
 def _proxy(route: Route, context: ssl.SSLContext) -> httpx.Proxy | None:
     proxy = route.proxy
     if proxy is None:

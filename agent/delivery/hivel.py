@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from agent.delivery.answers import BODY_LIMIT, LOCATION_LIMIT, Answer, Outcome, classify
-from agent.delivery.connection import FAILURES, failure, no_answer_in_time, open_client, route_to, wants_credentials
+from agent.delivery.connection import (
+    FAILURES,
+    failure,
+    no_answer_in_time,
+    open_client,
+    raw_body,
+    route_to,
+    wants_credentials,
+)
 from agent.model import event as events
 from agent.model.deployment import event_of
 from agent.model.secrets import redact
@@ -87,14 +95,9 @@ class HivelClient:
 
 
 async def _answer(response: httpx.Response) -> Answer:
-    body = bytearray()
-    # raw, because httpx decompresses without limit, and several layers if the header says so
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) >= BODY_LIMIT:
-            break
+    body = await raw_body(response, BODY_LIMIT)
     try:
-        content = unpacked(body[:BODY_LIMIT], response.headers.get("content-encoding", ""), BODY_LIMIT)
+        content = unpacked(body, response.headers.get("content-encoding", ""), BODY_LIMIT)
         text = bytes(content[:BODY_LIMIT]).decode("utf-8", "replace")
     except PackedError as error:
         text = f"the answer {error}"

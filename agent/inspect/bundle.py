@@ -22,12 +22,12 @@ from agent.config.file import ConfigError, load
 from agent.config.paths import DEFAULT_OUTBOX
 from agent.inspect.redacted import hidden_values, without_values
 from agent.inspect.status import status
-from agent.model.deployment import State
 from agent.model.secrets import know, redact
 from agent.model.times import Clock, rfc3339
+from agent.notify.conditions import newest_reasons
 from agent.outbox.sqlite.connection import SQLITE_VERSION, refuse_what_is_no_outbox
 from agent.outbox.sqlite.engine import SqliteOutbox
-from agent.outbox.values import Filter, OutboxError, Page
+from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 LOG_LINES = 500
 _JOURNAL = ("journalctl", "--unit=hivel-agent", f"--lines={LOG_LINES}", "--no-pager", "--output=short-iso")
 _JOURNAL_TIMEOUT_S = 20
-# The newest failed events whose reasons are counted.
-_MOST_FAILED = 200
 # No file with a token is larger.
 _LARGEST_SECRET = 16 * 1024
 _QUOTED = re.compile(r"\"([^\"\n]+)\"|'([^'\n]+)'")
@@ -157,10 +155,9 @@ def _status(settings: Settings) -> str:
 def _failures(path: Path) -> str:
     with _open(path) as outbox:
         counts = outbox.counts()
-        newest = outbox.query(Filter(states=(State.FAILED,)), Page(_MOST_FAILED))
-    reasons = Counter(each.reason or each.content.problem or "unknown" for each in newest)
-    listed = [{"reason": reason, "count": count} for reason, count in reasons.most_common()]
-    return _json({"counts": msgspec.to_builtins(counts), "newest_failed": len(newest), "reasons": listed})
+        reasons = newest_reasons(outbox)
+    listed = [{"reason": reason, "count": count} for reason, count in Counter(reasons).most_common()]
+    return _json({"counts": msgspec.to_builtins(counts), "newest_failed": len(reasons), "reasons": listed})
 
 
 def _listing(config: Path, outbox: Path) -> str:

@@ -12,7 +12,7 @@ from agent.config.rules import default_rules, first_match
 from agent.config.sizes import describe_size
 from agent.inspect.coverage import unmatched
 from agent.inspect.expressions import busy
-from agent.inspect.findings import Finding, Level
+from agent.inspect.findings import HIVEL, Finding, Level, subject_of
 from agent.inspect.folders import cannot_make, spool
 from agent.inspect.notifications import notifications
 from agent.inspect.plugins import missing_plugins
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 # With less than this, storing what a poll finds is a matter of luck.
 LEAST_FREE = 1024 * 1024
-# The subject of what is about Hivel.
-HIVEL = "hivel"
 
 
 def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Finding]:
@@ -40,7 +38,7 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
     findings = config_only(settings)
     findings += [finding for path in _token_files(settings) if (finding := _permissions(path))]
     findings += [
-        Finding(Level.ERROR, _subject(controller), controller.token.problem)
+        Finding(Level.ERROR, subject_of(controller), controller.token.problem)
         for controller in settings.controllers
         if offline and controller.token is not None and controller.token.problem is not None
     ]
@@ -63,7 +61,7 @@ def _answers(settings: Settings, clock: Clock, unusable: set[str]) -> list[Findi
     listed: list[str] | None = []
     for controller in settings.controllers:
         findings += _overlaps(controller)
-        if _subject(controller) in unusable:
+        if subject_of(controller) in unusable:
             listed = None
             continue
         probe = probe_jenkins(controller)
@@ -91,15 +89,11 @@ def complete(settings: Settings) -> Finding:
     return Finding(Level.OK, "configuration", f"{settings.file} is complete; {len(settings.rules)} rule(s)")
 
 
-def _subject(controller: JenkinsSettings) -> str:
-    return f"jenkins {controller.name}"
-
-
 def _routes(settings: Settings) -> list[Finding]:
     """What the environment says of proxies; nothing if it says nothing."""
     proxies = Proxies()
     findings = list(unusable_proxies(proxies))
-    urls = {HIVEL: settings.hivel.deployment_url, **{_subject(each): each.url for each in settings.controllers}}
+    urls = {HIVEL: settings.hivel.deployment_url, **{subject_of(each): each.url for each in settings.controllers}}
     for subject, url in urls.items():
         try:
             route = proxies.route(url)
@@ -122,7 +116,7 @@ def _overlaps(controller: JenkinsSettings) -> list[Finding]:
             words = f"roots: {root} is there twice"
         else:
             continue
-        found.append(Finding(Level.WARNING, _subject(controller), words))
+        found.append(Finding(Level.WARNING, subject_of(controller), words))
     return found
 
 
@@ -187,7 +181,7 @@ def _missing_outbox(path: Path) -> Finding:
 
 
 def _controller(settings: Settings, controller: JenkinsSettings, probe: JenkinsProbe) -> list[Finding]:
-    subject = _subject(controller)
+    subject = subject_of(controller)
     findings = [Finding(each.level, subject, str(each)) for each in probe.problems]
     about, snapshot = probe.about, probe.snapshot
     if about is None or snapshot is None:

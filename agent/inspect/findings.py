@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from agent.config.settings import JenkinsSettings
+
+# The subject of findings about Hivel.
+HIVEL = "hivel"
 
 
 class Level(enum.StrEnum):
@@ -21,3 +28,8 @@ class Finding(msgspec.Struct, frozen=True):
     level: Level
     subject: str
     message: str
+
+
+def subject_of(controller: JenkinsSettings) -> str:
+    """The subject of findings about a controller."""
+    return f"jenkins {controller.name}"

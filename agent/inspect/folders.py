@@ -11,12 +11,16 @@ from agent.inspect.findings import Finding, Level
 
 def cannot_make(path: Path) -> str | None:
     """Why this file or folder, which is not there, cannot be made; None: it can."""
-    place = nearest(path)
-    if not place.is_dir():
-        return f"{path} cannot be made: {place} is not a folder"
-    if os.access(place, os.W_OK | os.X_OK):
+    place = closed(path)
+    if place is None:
         return None
-    return f"{path} cannot be made: {_not_writable(place)}"
+    return f"{path} cannot be made: {_not_writable(place) if place.is_dir() else f'{place} is not a folder'}"
+
+
+def closed(path: Path) -> Path | None:
+    """The innermost place of the path that is there, if this user can make nothing in it; None: it can be used."""
+    place = nearest(path)
+    return None if place.is_dir() and os.access(place, os.W_OK | os.X_OK) else place
 
 
 def nearest(path: Path) -> Path:

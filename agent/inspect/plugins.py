@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.config.rules import first_match
-from agent.inspect.findings import Finding, Level
+from agent.inspect.findings import Finding, Level, subject_of
 from agent.sources.jenkins.client import JenkinsClient, JenkinsError, NotFoundError
 from agent.sources.jenkins.details import OVERVIEW, WFAPI
 
@@ -38,7 +38,7 @@ def missing_plugins(rules: Sequence[Rule], controller: JenkinsSettings, jobs: It
         "needs the plugin pipeline-graph-view or pipeline-rest-api in Jenkins; without it, without_stages in "
         "[[deployment]] says what becomes of the build"
     )
-    return [Finding(Level.WARNING, f"jenkins {controller.name}", words)]
+    return [Finding(Level.WARNING, subject_of(controller), words)]
 
 
 def _needs_stages(rules: Sequence[Rule], job: Job) -> bool:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from agent.inspect.addresses import base_of_hivel, base_of_jenkins, named_by_address, placeholder_in
-from agent.inspect.findings import Finding, Level
+from agent.inspect.findings import HIVEL, Finding, Level, subject_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,9 +69,9 @@ def _as_expression(text: str) -> str:
 def _addresses(settings: Settings) -> Iterator[Finding]:
     if (base := base_of_hivel(settings.hivel.url)) is not None:
         words = f'[hivel] url is an endpoint, {settings.hivel.url}; write the base address: url = "{base}"'
-        yield Finding(Level.WARNING, "hivel", words)
+        yield Finding(Level.WARNING, HIVEL, words)
     for controller in settings.controllers:
-        subject = f"jenkins {controller.name}"
+        subject = subject_of(controller)
         if (base := base_of_jenkins(controller.url)) is not None:
             words = f'[[jenkins]] url is a page of Jenkins, {controller.url}; write the base address: url = "{base}"'
             yield Finding(Level.WARNING, subject, words)

@@ -99,12 +99,17 @@ def _paused(outbox: SqliteOutbox) -> Iterator[Condition]:
         yield Condition(kind=Kind.DELIVERY_PAUSED, problem=words + reason, since=state.since, count=waiting)
 
 
+def newest_reasons(outbox: SqliteOutbox) -> list[str]:
+    """Why the newest failed events failed: one text for each event. Raises :class:`agent.outbox.values.OutboxError`."""
+    newest = outbox.query(Filter(states=(State.FAILED,)), Page(_MOST_LOOKED_AT))
+    return [each.reason or each.content.problem or "unknown" for each in newest]
+
+
 def _failed(outbox: SqliteOutbox) -> Iterator[Condition]:
     count = outbox.counts().failed
     if not count:
         return
-    newest = outbox.query(Filter(states=(State.FAILED,)), Page(_MOST_LOOKED_AT))
-    reasons = Counter(_cut(each.reason or each.content.problem or "unknown") for each in newest)
+    reasons = Counter(map(_cut, newest_reasons(outbox)))
     most = tuple(Reason(reason, number) for reason, number in reasons.most_common(_MOST_REASONS))
     words = "1 event failed" if count == 1 else f"{count} events failed"
     why = "; ".join(f"{each.count} × {each.reason}" for each in most)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
+from agent.config.writing import NewFile, write_one
 from agent.model.trouble import Trouble
 from agent.notify.memory import Memory, Notification, due, observe, sent
 from agent.notify.message import encode, message
@@ -131,17 +130,7 @@ class Notifier:
             self._remembers.note("", None)
 
     def _write(self, memory: Memory) -> None:
-        fresh = self._file.with_name(self._file.name + ".new")
-        try:
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(msgspec.json.encode(memory))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._file)
-        except OSError:
-            with suppress(OSError):
-                fresh.unlink()
-            raise
+        write_one(NewFile(self._file, msgspec.json.encode(memory), 0o600))
 
 
 def _shape(memory: Memory) -> object:

@@ -13,7 +13,7 @@ import httpx
 from agent.config.credentials import TokenError, know_url
 from agent.config.file import ConfigError
 from agent.config.settings import USER_AGENT, TlsSettings
-from agent.delivery.connection import FAILURES, failure, open_client, route_to
+from agent.delivery.connection import FAILURES, failure, open_client, raw_body, route_to
 from agent.model.secrets import redact
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ async def _post(settings: NotifySettings, body: bytes, timeout_s: float) -> None
             request = httpx.Request("POST", url, headers=headers, content=body)
             response = await client.send(request, stream=True)
             try:
-                said = b"" if response.is_success else await _beginning(response)
+                said = b"" if response.is_success else await raw_body(response, _READ_BYTES)
             finally:
                 await response.aclose()
     except TimeoutError:
@@ -177,15 +177,6 @@ def url_problem(url: str) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.host:
         return "[notify]: the URL must start with https:// or http:// and a host name"
     return None
-
-
-async def _beginning(response: httpx.Response) -> bytes:
-    body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) >= _READ_BYTES:
-            break
-    return bytes(body[:_READ_BYTES])
 
 
 def _shown(said: bytes) -> str:

@@ -234,7 +234,7 @@ def test_a_memory_that_cannot_be_read_or_written_stops_no_notification(
     settings = to_command(script(tmp_path, f"cat >> {tmp_path}/in\n"))
     file = memory_file(tmp_path / "outbox.db")
     file.write_text(content)
-    file.with_name(file.name + ".new").mkdir()
+    file.with_name(f".{file.name}.new").mkdir()
 
     async def play() -> None:
         notifier = Notifier(settings, file, clock)
