@@ -130,8 +130,8 @@ class Parts:
     async def deliver(self) -> None:
         """Send the events that are due.
 
-        Raises :class:`agent.outbox.values.OutboxError`, also if results cannot be stored. They stay in
-        memory, and a later call stores them.
+        Raises :class:`agent.outbox.values.OutboxError`, also if results cannot be stored. They stay in memory, and a
+        later call stores them.
         """
         await self.dispatcher.run()
         if self.dispatcher.trouble is not None:

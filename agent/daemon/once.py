@@ -55,8 +55,8 @@ def once(settings: Settings, clock: Clock, *, within_ms: int = LONGEST_MS) -> On
 
     Work that is not done after ``within_ms`` is left to the next pass; polls have half of this time.
 
-    Raises :class:`agent.outbox.values.AlreadyRunningError` or
-    :class:`agent.outbox.values.OutboxError` if it cannot start.
+    Raises :class:`agent.outbox.values.AlreadyRunningError` or :class:`agent.outbox.values.OutboxError` if it cannot
+    start.
     """
     with RunLock(settings.outbox):
         make_ready(settings, clock, None)

@@ -51,8 +51,7 @@ CLOCK_WAS_SET_MS = 1_000
 def run(settings: Settings, clock: Clock) -> None:
     """Poll and deliver until SIGTERM or SIGINT; SIGHUP reads the configuration again.
 
-    A damaged outbox is repaired, at the start and later. Raises
-    :class:`agent.outbox.values.AlreadyRunningError` or
+    A damaged outbox is repaired, at the start and later. Raises :class:`agent.outbox.values.AlreadyRunningError` or
     :class:`agent.outbox.values.OutboxError` if it cannot start.
     """
     signals.ignore_reload()

@@ -99,10 +99,8 @@ class Dispatcher:
 
         If outcomes cannot be stored, delivery continues and the reason is in ``trouble``. Raises
         :class:`agent.outbox.values.OutboxError` if the outbox cannot be read, and any unexpected error that is not
-        about
-        a single deployment. :meth:`run` may be called again afterwards, also after a cancellation: outcomes that are
-        not
-        stored yet are kept, and what was in flight is due again.
+        about a single deployment. :meth:`run` may be called again afterwards, also after a cancellation: outcomes that
+        are not stored yet are kept, and what was in flight is due again.
         """
         try:
             await self._resume()

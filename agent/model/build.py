@@ -15,8 +15,7 @@ class Checkout(msgspec.Struct, frozen=True, omit_defaults=True):
     """One checkout, from one ``BuildData`` action of the git plugin. Credentials are already removed.
 
     ``branches`` as git spells them, ``""`` for a name that is null. ``kind``: ``svn`` and ``hg`` for other systems,
-    whose
-    plugins provide less: Mercurial no repository, Subversion only a revision number.
+    whose plugins provide less: Mercurial no repository, Subversion only a revision number.
     """
 
     remote_urls: tuple[str, ...]
@@ -29,8 +28,7 @@ class ChangeSet(msgspec.Struct, frozen=True, omit_defaults=True):
     """The changes in one checkout since the previous build.
 
     ``head``: the newest commit, which was checked out. ``messages``: of the newest commits, newest first.
-    ``oldest_at``:
-    time of the oldest commit (UTC milliseconds).
+    ``oldest_at``: time of the oldest commit (UTC milliseconds).
     """
 
     head: str | None = None
@@ -72,10 +70,9 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One stage of a pipeline build, from one of the stage plugins (see ``agent.deployments.stages``).
 
     ``status`` is the plugin's word, unless the steps contradict it (``agent.deployments.stages.RESULTS`` has all
-    words).
-    Times are UTC milliseconds; ``ended_at`` is 0 for a stage that did not end, both are 0 for one that did not start.
-    ``url`` may be a path on the controller; empty if there is no page. ``told_by``: the source of the status, for
-    people.
+    words). Times are UTC milliseconds; ``ended_at`` is 0 for a stage that did not end, both are 0 for one that did not
+    start. ``url`` may be a path on the controller; empty if there is no page. ``told_by``: the source of the status,
+    for people.
     """
 
     name: str
@@ -99,8 +96,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Fields that need further requests are filled in with ``msgspec.structs.replace``: ``related``, and ``stages`` (None:
     not read) or the reason why they could not be read. ``inherited`` and ``change_messages`` come from builds that
-    older
-    versions stored.
+    older versions stored.
     """
 
     controller: str = ""

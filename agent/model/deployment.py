@@ -76,13 +76,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A row of the outbox. Times are UTC milliseconds.
 
     Its part of a build: ``run``, the build's start and end (``build_started_at`` is exact once a poll has seen the
-    build:
-    ``known``), ``names`` (the first is its own, the others are bound to it) and ``anchor``, the ``word`` of its first
-    fact. ``deployment_id`` is assigned when it leaves ``held`` and never changes. ``revision`` grows with every change
-    of
-    the content; ``sent_revision`` is the one that Hivel has (0: unknown which). ``number`` is the row number; 0 before
-    it
-    is stored.
+    build: ``known``), ``names`` (the first is its own, the others are bound to it) and ``anchor``, the ``word`` of its
+    first fact. ``deployment_id`` is assigned when it leaves ``held`` and never changes. ``revision`` grows with every
+    change of the content; ``sent_revision`` is the one that Hivel has (0: unknown which). ``number`` is the row number;
+    0 before it is stored.
     """
 
     number: int = 0

@@ -65,9 +65,8 @@ def completed(
     """Make an event. Raises :class:`InvalidEventError` that names what is missing or too long.
 
     ``started_at`` and ``ended_at`` are UTC milliseconds. Hivel refuses a start after the end, so an end before the
-    start
-    (because of a clock) is replaced by the start. Optional fields of more than 255 characters and ``pr_numbers`` beyond
-    the first 50 are left out.
+    start (because of a clock) is replaced by the start. Optional fields of more than 255 characters and ``pr_numbers``
+    beyond the first 50 are left out.
     """
     problem = why_no_event(repo_url, environment, branch)
     if problem is not None or not (repo_url and environment and branch):

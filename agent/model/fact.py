@@ -34,11 +34,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a report says about a deployment. Its texts are stripped and limited in length.
 
     ``status`` is the word as reported, in the terms of ``provider``. ``stage``: the report is about this stage only.
-    Times
-    are UTC milliseconds by the reporter's clock. ``url`` is the page of the build.
-    ``given``: the names of fields that a person wrote (a flag, an argument, a file). All others come from the
-    environment
-    of the build, where the checkout of a shared library leaves its own repository and commit.
+    Times are UTC milliseconds by the reporter's clock. ``url`` is the page of the build. ``given``: the names of fields
+    that a person wrote (a flag, an argument, a file). All others come from the environment of the build, where the
+    checkout of a shared library leaves its own repository and commit.
     """
 
     provider: str

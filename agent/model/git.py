@@ -42,10 +42,10 @@ def branch_name(
     """The plain name without ``refs/…`` and remote; the name of a tag; None if there is no branch.
 
     ``remotes``: names that may precede a branch as its remote, see :func:`remotes_of`. Default: ``origin`` and
-    ``upstream``, and before ``main`` and the like also ``gitlab``, ``fork`` and so on.
-    ``commit``: the commit that was checked out; a name such as ``cafe1234`` counts as a short hash only if the commit
-    begins with it. ``""``: the name is certainly no commit. None: unknown; a name that looks like a short hash is one.
-    ``is_name``: the name is certainly a branch name (from a branch job): without ``refs/`` it is returned unchanged.
+    ``upstream``, and before ``main`` and the like also ``gitlab``, ``fork`` and so on. ``commit``: the commit that was
+    checked out; a name such as ``cafe1234`` counts as a short hash only if the commit begins with it. ``""``: the name
+    is certainly no commit. None: unknown; a name that looks like a short hash is one. ``is_name``: the name is
+    certainly a branch name (from a branch job): without ``refs/`` it is returned unchanged.
     """
     namespace, text = _resolved(name, remotes, is_name=is_name)
     if namespace not in ("", "heads", "tags") or not text or text in _NO_BRANCH or _is_whole_commit(text):

@@ -11,8 +11,7 @@ class Project(msgspec.Struct, frozen=True, order=True):
     """A job, workflow or pipeline that a CI system runs repeatedly.
 
     ``provider``: ``jenkins``, ``github_actions``, … ``scope``: the controller or organisation. ``name``: the full name
-    of
-    the job, or the repository. All three are empty for deployments of which only the id is known.
+    of the job, or the repository. All three are empty for deployments of which only the id is known.
     """
 
     provider: str

@@ -126,14 +126,11 @@ def normalise(provider: Provider, raw: str | None) -> Status:
     """Return the status of ``provider``'s word ``raw``; UNKNOWN for ``None`` and for unlisted words.
 
     Ignores case (Jenkins writes ``SUCCESS``, Argo ``Succeeded``). Where a provider has "canceled", "cancelled" is
-    accepted
-    too. :attr:`Provider.OTHER` has no words: everything is UNKNOWN.
+    accepted too. :attr:`Provider.OTHER` has no words: everything is UNKNOWN.
 
     Argo CD has two words, a phase and a health. A single one is accepted here: ``Failed``, ``Error`` and ``Degraded``
-    are
-    FAILED, but ``Succeeded`` without a health and ``Healthy`` without a phase are UNKNOWN, because only both together
-    mean
-    success.
+    are FAILED, but ``Succeeded`` without a health and ``Healthy`` without a phase are UNKNOWN, because only both
+    together mean success.
     """
     return WORDS[provider].get((raw or "").lower(), Status.UNKNOWN)
 
@@ -154,8 +151,7 @@ def normalise_any(raw: str) -> Status:
     """Return the status that Hivel assigns if it does not know the provider. Never raises.
 
     Accepts the four standard words, both spellings of canceled, and every provider's words, ignoring case; anything
-    else is
-    UNKNOWN. ``Succeeded`` is SUCCESS, because Argo Workflows and Azure DevOps use it alone. For Argo CD use
+    else is UNKNOWN. ``Succeeded`` is SUCCESS, because Argo Workflows and Azure DevOps use it alone. For Argo CD use
     :func:`normalise_argocd`.
     """
     return _ANY.get(raw.lower(), Status.UNKNOWN)
@@ -183,8 +179,7 @@ def parse_word(provider: Provider, word: str) -> Status:
     """Return the status of a report's word: one of ``provider``'s or of Hivel's four, ignoring case.
 
     Raises :class:`ValueError`, with the list of words, for any other word, because it is more likely a typo than a
-    result.
-    For :attr:`Provider.OTHER` every provider's words are accepted, and anything else is UNKNOWN.
+    result. For :attr:`Provider.OTHER` every provider's words are accepted, and anything else is UNKNOWN.
     """
     plain = word.strip().lower()
     if provider is Provider.OTHER:

@@ -118,8 +118,7 @@ class Deliveries(Protocol):
 
         After a success the deployment is delivered with the content that was sent, whatever its revision is now. If it
         was delivered before, ``sent_revision`` does not change. Any other outcome counts only if the revision is still
-        the
-        one that was sent; otherwise only the attempt is recorded, and the newer revision stays due.
+        the one that was sent; otherwise only the attempt is recorded, and the newer revision stays due.
         """
         ...
 
@@ -252,8 +251,7 @@ class Looking(Protocol):
         """Projects with at least ``least`` deploying builds, none of which ended at or after ``moment``.
 
         Projects that were renamed are left out. Discarded deployments and those with a problem do not count. Takes 0.1
-        s
-        for a million deployments.
+        s for a million deployments.
         """
         ...
 
@@ -297,10 +295,8 @@ class Housekeeping(Protocol):
         """Delete a few outdated rows; True if there may be more.
 
         Facts of a build are deleted with its attempts when the build is final or gone (or its project is no longer
-        polled)
-        and all its deployments have been settled for ``bodies_ms``. Deployments are deleted after ``deployments_ms``; a
-        hash
-        of their ids is kept for ``ids_ms``. Failed deployments stay until a person decides.
+        polled) and all its deployments have been settled for ``bodies_ms``. Deployments are deleted after
+        ``deployments_ms``; a hash of their ids is kept for ``ids_ms``. Failed deployments stay until a person decides.
         """
         ...
 

@@ -212,11 +212,9 @@ class Progress:
     """How far a poll of one controller has read. Stored together with the facts that it found.
 
     All fields are changes; jobs that are not named keep what they have: ``cursors``, ``open_builds`` (all open builds
-    of a
-    job), ``missed`` (builds and newest number, by job), ``renamed`` (applied first), ``no_longer_wanted``, ``errors``
-    (None: the job was read) and ``ended`` (what became of numbers that are no longer open, by job). For jobs in
-    ``begun``
-    the stored data of an earlier job with the same name is deleted.
+    of a job), ``missed`` (builds and newest number, by job), ``renamed`` (applied first), ``no_longer_wanted``,
+    ``errors`` (None: the job was read) and ``ended`` (what became of numbers that are no longer open, by job). For jobs
+    in ``begun`` the stored data of an earlier job with the same name is deleted.
     """
 
     controller: str
@@ -234,8 +232,8 @@ class Progress:
 class ControllerState:
     """What ``status`` shows of a controller.
 
-    ``report_from``: builds that ended earlier are history; None until the first poll is complete.
-    ``clock_ahead_ms``: how far the controller's clock was ahead of this machine's at its last answer; negative: behind.
+    ``report_from``: builds that ended earlier are history; None until the first poll is complete. ``clock_ahead_ms``:
+    how far the controller's clock was ahead of this machine's at its last answer; negative: behind.
     """
 
     name: str

@@ -275,8 +275,7 @@ class RunLock:
         """Lock the file that has the name now. This process must not have the outbox open.
 
         Call it whenever the file may have been replaced. Raises :class:`AlreadyRunningError` if another agent works on
-        the
-        new file, and :class:`OutboxError`.
+        the new file, and :class:`OutboxError`.
         """
         if self._fd is not None and not _has_name(self._fd, self._path):  # the lock file was deleted too
             before, self._fd = self._fd, None

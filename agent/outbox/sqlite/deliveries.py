@@ -65,14 +65,11 @@ class Deliveries(Part):
         """Record the outcomes of attempts, in one transaction.
 
         After a success the deployment is delivered with the content that was sent, whatever its revision and state are
-        now.
-        Any other outcome counts only if the deployment is still pending in the revision that was sent; otherwise only
-        the
-        attempt is recorded.
+        now. Any other outcome counts only if the deployment is still pending in the revision that was sent; otherwise
+        only the attempt is recorded.
 
         The first and the last failed attempts are kept. Attempts that do not count leave only their reason. A success
-        is
-        stored in the deployment.
+        is stored in the deployment.
         """
         if not settlements:
             return

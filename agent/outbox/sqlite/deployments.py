@@ -61,13 +61,11 @@ class Deployments(Loading):
         A deployment is rewritten if its stored revision is the new one or the one before, and if the change of state is
         allowed: held to held, pending or failed; pending and failed to each other; discarded stays discarded. Of a
         delivered one only names, build times and ``known`` are rewritten. What delivery wrote (attempts, sent_revision)
-        and
-        ``created_at`` stay. Only held deployments are removed.
+        and ``created_at`` stay. Only held deployments are removed.
 
         Returns the ids that another deployment has or had, each with the start of that deployment's build. Deployments
         with such an id were not inserted or, if they were to be rewritten, not changed. Raises :class:`OutboxFullError`
-        if
-        ``max_size`` is reached and there are reports or deployments to insert.
+        if ``max_size`` is reached and there are reports or deployments to insert.
         """
         with self._writing():
             if self.max_size and any(map(_adds, changes)):

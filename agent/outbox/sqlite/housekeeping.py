@@ -113,8 +113,7 @@ class Housekeeping(Endings):
         """Delete a few outdated rows; True if there may be more.
 
         The facts of a build are deleted, with all attempts, ``bodies_ms`` after its deployments were delivered or
-        discarded
-        and its last fact was received, unless the poller still has the build open. Deployments are deleted
+        discarded and its last fact was received, unless the poller still has the build open. Deployments are deleted
         ``deployments_ms`` after they were settled, once their build has no facts left; a hash of their ids is kept for
         ``ids_ms``. Failed deployments and their facts stay until a person decides.
         """

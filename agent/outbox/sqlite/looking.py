@@ -47,8 +47,8 @@ _LAST_ENDS = (
     " FROM deployments WHERE project_id = ? AND problem IS NULL AND state <> 'discarded'"
     " GROUP BY run, began ORDER BY ended DESC LIMIT ?"
 )
-# No index contains the end, because each index costs each enqueue a page. SQLite reads the table once and sorts
-# the rows of the range: 3 s for a million rows.
+# No index contains the end, because each index costs each enqueue a page. SQLite reads the table once and sorts the
+# rows of the range: 3 s for a million rows.
 _DEPLOYED = (
     "SELECT id, status, environment, repo_url, commit_hash, first_commit_at, started_at, ended_at FROM deployments"
     " WHERE ended_at >= ? AND ended_at < ? AND state <> 'discarded'"

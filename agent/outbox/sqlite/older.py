@@ -83,8 +83,7 @@ class Said(msgspec.Struct, frozen=True):
 
 class Source(msgspec.Struct, frozen=True):
     """The JSON in ``source``. ``early``: result and times come from the report and are not final. Early releases of
-    version 3
-    did not store that.
+    version 3 did not store that.
     """
 
     controller: str

@@ -55,8 +55,7 @@ class OldIds:
         """The key of an id; None if it is not certain.
 
         ``number`` and ``url`` are the event's build number and page. ``parts`` returns what may follow the build's id,
-        for
-        example the environment. ``started_at``: start of the build (UTC ms).
+        for example the environment. ``started_at``: start of the build (UTC ms).
         """
         if number is None or not _NUMBER.fullmatch(number):
             return None

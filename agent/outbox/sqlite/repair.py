@@ -59,8 +59,8 @@ def repair(path: Path, clock: Clock, problem: str, controllers: Collection[str])
 
     ``controllers``: the names of all polled controllers. If a repair is interrupted, the next call continues: the old
     file gets its other name first, and the new file gets its place in one step. Only the holder of the run lock may
-    call it, and this process must not have the outbox open. Raises :class:`agent.outbox.values.OutboxError` if the
-    disk has too little space.
+    call it, and this process must not have the outbox open. Raises :class:`agent.outbox.values.OutboxError` if the disk
+    has too little space.
     """
     path = real(path)
     try:
