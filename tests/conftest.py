@@ -4,12 +4,15 @@ says nothing about the code. Tests marked ``root`` are skipped where this is not
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import settings
 
+from agent.daemon import logs
 from agent.model import secrets
 
 if TYPE_CHECKING:
@@ -27,6 +30,18 @@ def _no_secrets_of_other_tests() -> Iterator[None]:
     before = set(known._known), known._forms
     yield
     known._known, known._forms = before
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_other_tests() -> Iterator[None]:
+    """A command that a test calls in this process configures the log, and a quiet one would hide the next test's."""
+    before, queue, root = structlog.get_config(), logs._queue, logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    yield
+    structlog.configure(**before)
+    logs._queue = queue
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
