@@ -11,7 +11,10 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from tests.integration.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,14 +56,19 @@ class Terminal:
 
     def wait_for(self, question: str) -> None:
         """Wait until it is shown, after everything that was waited for before, and the cursor stands behind it."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while (place := self.shown.find(question, self._read_to)) < 0 or not self.shown.endswith(": "):
             assert time.monotonic() < deadline and self._read(), f"no {question!r} in:\n{self.shown}"
         self._read_to = place + len(question)
 
     def interrupt(self) -> None:
-        """Ctrl-C."""
+        """Ctrl-C, once the process sleeps in its read: Python loses a signal that comes just before it."""
+        wait_until(self._sleeps, "the process waits for the answer")
         os.killpg(self.process.pid, signal.SIGINT)
+
+    def _sleeps(self) -> bool:
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "S"
 
     def end_of_input(self) -> None:
         """Ctrl-D."""
@@ -70,10 +78,10 @@ class Terminal:
         """Wait for the end of the process; its exit code."""
         while self._read():
             pass
-        return self.process.wait(60)
+        return self.process.wait(120)
 
     def _read(self) -> bool:
-        ready, _, _ = select.select([self._leader], [], [], 60)
+        ready, _, _ = select.select([self._leader], [], [], 120)
         try:
             data = os.read(self._leader, 65536) if ready else b""
         except OSError:  # nobody has the other side open any more
