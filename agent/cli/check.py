@@ -9,9 +9,9 @@ import click
 
 from agent.cli.options import config_option, json_option
 from agent.cli.output import console, escape, styled, write_json
-from agent.config.file import find_file, load
+from agent.config.file import ConfigError, find_file, load
 from agent.daemon import logs
-from agent.inspect.check import check, config_only
+from agent.inspect.check import check, config_only, unusable
 from agent.inspect.findings import Level
 from agent.model.times import Clock
 
@@ -39,7 +39,13 @@ def command(context: click.Context, config: Path | None, *, offline: bool, only_
     Example: hivel-agent check --config /etc/hivel-agent/config.toml
     """
     logs.configure(quiet=True)
-    settings = load(find_file(config or context.obj), tokens=not only_file)
+    try:
+        settings = load(find_file(config or context.obj), tokens=not only_file)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        write_json(unusable(error))
+        sys.exit(2)
     findings = config_only(settings) if only_file else check(settings, Clock(), offline=offline)
     write_json(findings) if as_json else show(findings)
     sys.exit(1 if any(finding.level is Level.ERROR for finding in findings) else 0)

@@ -12,7 +12,7 @@ from agent.config.rules import default_rules, first_match
 from agent.config.sizes import describe_size
 from agent.inspect.coverage import unmatched
 from agent.inspect.expressions import busy
-from agent.inspect.findings import HIVEL, Finding, Level, subject_of
+from agent.inspect.findings import CONFIGURATION, HIVEL, Finding, Level, subject_of
 from agent.inspect.folders import cannot_make, spool
 from agent.inspect.notifications import notifications
 from agent.inspect.plugins import missing_plugins
@@ -24,6 +24,7 @@ from agent.outbox.values import DamagedError, OlderOutboxError, OutboxError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from agent.config.problems import ConfigError
     from agent.config.settings import JenkinsSettings, Settings
     from agent.inspect.probes import JenkinsProbe
     from agent.model.times import Clock
@@ -86,7 +87,13 @@ def config_only(settings: Settings) -> list[Finding]:
 
 def complete(settings: Settings) -> Finding:
     """What can be said of a configuration that could be read."""
-    return Finding(Level.OK, "configuration", f"{settings.file} is complete; {len(settings.rules)} rule(s)")
+    return Finding(Level.OK, CONFIGURATION, f"{settings.file} is complete; {len(settings.rules)} rule(s)")
+
+
+def unusable(error: ConfigError) -> list[Finding]:
+    """One error for each problem of a configuration that cannot be used."""
+    messages = [str(problem) for problem in error.problems] or [str(error)]
+    return [Finding(Level.ERROR, CONFIGURATION, message) for message in messages]
 
 
 def _routes(settings: Settings) -> list[Finding]:

@@ -10,8 +10,9 @@ import msgspec
 if TYPE_CHECKING:
     from agent.config.settings import JenkinsSettings
 
-# The subject of findings about Hivel.
+# Subjects of findings.
 HIVEL = "hivel"
+CONFIGURATION = "configuration"
 
 
 class Level(enum.StrEnum):

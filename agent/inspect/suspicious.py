@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from agent.inspect.addresses import base_of_hivel, base_of_jenkins, named_by_address, placeholder_in
-from agent.inspect.findings import HIVEL, Finding, Level, subject_of
+from agent.inspect.findings import CONFIGURATION, HIVEL, Finding, Level, subject_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ def _placeholders(settings: Settings) -> Iterator[Finding]:
     for place, text in texts:
         if (name := placeholder_in(text)) is not None:
             words = f"{place} names {name}, a name of the documentation; write your own"
-            yield Finding(Level.WARNING, "configuration", words)
+            yield Finding(Level.WARNING, CONFIGURATION, words)
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

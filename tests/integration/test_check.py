@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -334,3 +335,33 @@ def test_the_token_is_in_no_message(tmp_path: Path) -> None:
     agent = Agent.configured(tmp_path, jenkins=NOWHERE, hivel=NOWHERE)
     done = agent.run("check")
     assert "sandbox-token" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--offline",), ("--config-only",)])
+def test_with_json_a_configuration_that_cannot_be_used_is_a_finding_for_each_error(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    agent = Agent.configured(tmp_path, jenkins=NOWHERE, hivel=NOWHERE)
+    agent.config.write_text(agent.config.read_text() + '[outbx]\npath = ""\n\n[deployments]\njob = "**"\n')
+    done = agent.run("check", "--json", *arguments)
+    assert (done.returncode, done.stderr) == (2, "")
+    findings = json.loads(done.stdout)
+    assert [sorted(finding) for finding in findings] == [["level", "message", "subject"]] * 2
+    assert {(finding["level"], finding["subject"]) for finding in findings} == {("error", "configuration")}
+    assert [finding["message"].partition(": ")[2] for finding in findings] == [
+        "outbx: unknown table; did you mean [outbox]?",
+        "deployments: unknown table; did you mean [[deployment]]?",
+    ]
+    text = agent.run("check", *arguments)
+    assert (text.returncode, text.stdout) == (2, "")
+    assert all(finding["message"] in text.stderr for finding in findings)
+
+
+def test_with_json_a_missing_configuration_is_a_finding(tmp_path: Path) -> None:
+    agent = Agent.configured(tmp_path, jenkins=NOWHERE, hivel=NOWHERE)
+    agent.config.unlink()
+    done = agent.run("check", "--json")
+    assert (done.returncode, done.stderr) == (2, "")
+    [finding] = json.loads(done.stdout)
+    assert (finding["level"], finding["subject"]) == ("error", "configuration")
+    assert 'run "hivel-agent init"' in finding["message"]
