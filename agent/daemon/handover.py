@@ -40,7 +40,7 @@ class Handover(Generic[T]):
             self._given.clear()
 
     async def get(self, within_s: float) -> T:
-        """The object, now or within ``patience_s`` seconds. Use it before the next await: it can be withdrawn.
+        """The object, now or within ``within_s`` seconds. Use it before the next await: it can be withdrawn.
 
         Raises :class:`NobodyThereError`.
         """
@@ -50,6 +50,6 @@ class Handover(Generic[T]):
                     await self._given.wait()
         except TimeoutError:
             raise NobodyThereError(
-                "the agent is busy with its outbox (it starts, or repairs or converts the file)"
+                "the agent is not ready: it starts, reloads, or repairs or converts its outbox; try again later"
             ) from None
         return self._present

@@ -55,7 +55,7 @@ class Life:
         self._held = Watched("held events", PATIENT_S)
         self._housekeeping = Watched("housekeeping", PATIENT_S)
         self._silence = Watched("silent jobs", SILENT_S + PATIENT_S)
-        # Not among those that the watchdog watches: no command and no server may get the agent restarted.
+        # The watchdog does not watch it: a slow command or server must not cause a restart of the agent.
         self._notifications = Watched("notifications", PATIENT_S)
         self.silent_jobs: list[SilentJob] = []
 
@@ -132,7 +132,7 @@ class Life:
     async def _release(self) -> None:
         with self.work.doing(self._held):
             for each in await self.parts.reporting.release():
-                log.warning("goes out without the poller's word", deployment_id=each.deployment_id)
+                log.warning("sending a report that the poller has not confirmed", deployment_id=each.deployment_id)
 
     async def _tidy(self) -> None:
         with self.work.doing(self._housekeeping):

@@ -45,9 +45,8 @@ class LogQueue:
         self._fd = fd
         self._told = told
         self._begin()
-        os.register_at_fork(
-            after_in_child=self._begin
-        )  # the parent writes the waiting lines; a thread is not inherited
+        # A child process has no copy of the thread, and the parent writes the waiting lines.
+        os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
         self._changed = threading.Condition()  # an RLock, because a destructor can log while this thread is in `put`
@@ -65,7 +64,7 @@ class LogQueue:
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
             if len(self._waiting) >= MOST_LINES or self._bytes + len(data) > MOST_BYTES:
-                self._lose(1, self._why or "nobody takes them")
+                self._lose(1, self._why or "writing is blocked and the queue is full")
                 return
             self._waiting.append(data)
             self._bytes += len(data)
@@ -84,9 +83,9 @@ class LogQueue:
         with self._changed:
             since = self._writing_since
             if self._untold:
-                reason: str | None = f"{self._untold} lines of the log are lost: {self._why}"
+                reason: str | None = f"{self._untold} log lines were lost: {self._why}"
             elif since is not None and (seconds := time.monotonic() - since) > SLOW_S:
-                reason = f"the log takes no line for {seconds:.0f} s; {len(self._waiting)} wait"
+                reason = f"the log is blocked for {seconds:.0f} s; {len(self._waiting)} lines are waiting"
             else:
                 reason = None
             return LogState(self._lost, reason)
@@ -103,7 +102,7 @@ class LogQueue:
         try:
             thread.start()
         except RuntimeError:  # no thread can be created, or the interpreter ends
-            self._lose(len(self._waiting), "no thread can be started")
+            self._lose(len(self._waiting), "cannot start a thread")
             self._waiting.clear()
             self._bytes = 0
         else:

@@ -82,8 +82,8 @@ class _Line:
         try:
             for processor in self._processors:
                 done = processor(logger, method, done)
-        except Exception as error:  # noqa: BLE001 - nothing that is to be said may harm who says it
-            plain = {"level": method, "event": "a line of the log cannot be made", "reason": type(error).__name__}
+        except Exception as error:  # noqa: BLE001 - logging must never fail for the caller
+            plain = {"level": method, "event": "cannot format a log line", "reason": type(error).__name__}
             return json.dumps(plain)
         return str(done)
 
@@ -106,7 +106,7 @@ class _Handler(logging.Handler):
         try:
             self._queue.put(self.format(record))
         except Exception:  # noqa: BLE001 - as above
-            self._queue.put(f'level=error event="a line of the log cannot be made" logger={record.name}')
+            self._queue.put(f'level=error event="cannot format a log line" logger={record.name}')
 
 
 def _configure_libraries(before: list[Processor], renderer: Processor, queue: LogQueue) -> None:
@@ -133,5 +133,5 @@ def _configure_libraries(before: list[Processor], renderer: Processor, queue: Lo
 
 
 def _as_line(_logger: Any, _method: str, rendered: Any) -> str:
-    """Removes secrets and control characters, so that no job name can break a line or steer a terminal."""
+    """Removes secrets and control characters, so that no job name can break a line or control a terminal."""
     return printable(redact(str(rendered)))

@@ -76,10 +76,10 @@ def readiness(life: Life, stored: Stored | OutboxError) -> Readiness:
     ]
     for name, record in _records(life).items():
         age_s = _poll_age_s(life, record)
-        late = f"no poll went through for {age_s:.0f} s" if age_s > record.ready_within_s else None
+        late = f"no successful poll for {age_s:.0f} s" if age_s > record.ready_within_s else None
         reason = ": ".join(filter(None, (late, errors.get(name)))) or None
         checks.append(Check(f"jenkins {name}", late is None, reason))
-    # The agent works without a log. Taking it out of service would not help.
+    # The agent works without a log, so a problem with the log does not make it unready.
     checks.append(Check("log", ok=True, reason=logs.state().reason))
     checks += [Check(f"work: {work}", ok=False, reason=reason) for work, reason in life.unexpected.reasons.items()]
     return Readiness(all(check.ok for check in checks), checks)
@@ -89,8 +89,8 @@ def _full(size: int, most: int) -> str | None:
     if not most or size < most:
         return None
     return (
-        f"the outbox is full ({describe_size(size)} of at most {describe_size(most)}): nothing new is taken in until "
-        "events are delivered and deleted, or [outbox] max_size is raised"
+        f"the outbox is full ({describe_size(size)} of at most {describe_size(most)}): nothing new is stored until "
+        "events are delivered and deleted; raise [outbox] max_size"
     )
 
 
@@ -315,7 +315,7 @@ async def _stored(life: Life) -> Stored:
     await asyncio.wait({reading}, timeout=PATIENCE_S)
     if not reading.done():
         reading.cancel()
-        raise OutboxError(f"the outbox did not answer within {PATIENCE_S:g} s; is its disk slow or gone?")
+        raise OutboxError(f"the outbox did not answer within {PATIENCE_S:g} s; check its disk")
     return reading.result()
 
 

@@ -32,7 +32,7 @@ _FOR_POLLS = 0.5
 
 @dataclass(frozen=True)
 class OnceReport:
-    """The result of a pass. ``mistakes``: unexpected errors by the work that they ended.
+    """The result of a pass. ``mistakes``: unexpected errors, by the work that they ended.
 
     ``unfinished``: work for which there was no time.
     """
@@ -79,7 +79,7 @@ async def _once(settings: Settings, clock: Clock, within_s: float) -> OnceReport
             return await coroutine
         except OutboxError:
             raise
-        except Exception as error:  # noqa: BLE001 - it is told in the report
+        except Exception as error:  # noqa: BLE001 - the report contains it
             unexpected.note(work, error)
             return None
 

@@ -47,7 +47,7 @@ def make_ready(settings: Settings, clock: Clock, problem: str | None) -> None:
         done = repair(path, clock, problem, [controller.name for controller in settings.controllers])
         log.error(
             "outbox was damaged", problem=problem, moved_to=str(done.moved_to), events_recovered=done.events,
-            advice="builds that ended in the last week are read again; for older ones: hivel-agent backfill",
+            advice="builds of the last week are read again; for older builds, run hivel-agent backfill",
         )  # fmt: skip
 
 
@@ -60,4 +60,4 @@ def _upgrade(settings: Settings, clock: Clock) -> None:
 
 def _kept(done: Upgraded) -> str:
     """The path of the old file, for going back to the older version."""
-    return "not kept, there was no room" if done.kept is None else str(done.kept)
+    return "not kept: not enough disk space" if done.kept is None else str(done.kept)

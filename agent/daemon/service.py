@@ -106,7 +106,7 @@ class _Service:
             await self._listeners.listen("intake", settings.address, intake.app)
 
     async def _mend(self, problem: str | None) -> None:
-        """Repair the outbox if it is damaged. A stop waits for it no longer than for other work."""
+        """Repair the outbox if it is damaged. A stop waits ``STOP_S`` for it, as for other work."""
         mending = asyncio.ensure_future(asyncio.to_thread(make_ready, self._settings, self._clock, problem))
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait({mending, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -153,11 +153,11 @@ class _Service:
                     return moved
             else:
                 log.error(
-                    "outbox lost its name", how=f"it was {moved.value} while the agent worked on it",
+                    "outbox file is gone", how=f"it was {moved.value} while the agent was using it",
                     outbox=str(self._settings.outbox), written_to=str(done.file),
-                    advice="to begin anew, stop the agent before the file is deleted"
+                    advice="to start with an empty outbox, stop the agent before you delete the file"
                     if done.in_place
-                    else "the agent goes on with the file that has the name now; what it had is kept",
+                    else "the agent continues with the new file; the content of the old one is kept in written_to",
                 )  # fmt: skip
                 return moved
         return None
@@ -190,12 +190,12 @@ class _Service:
 
         Nothing is lost: builds without a commit are read again, events without a result are sent again.
         """
-        log.warning("stopped in the middle of something", late=of)
+        log.warning("stopping before all work has finished", unfinished=of)
         logs.flush()
         if self._stopping.is_set():
             os._exit(0)
         signals.ignore_reload()
-        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this very program, anew
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - restarts this program
 
     # ---- access of requests to the current life
 
@@ -228,14 +228,14 @@ class _Service:
             fresh = load(self._settings.file)
             refuse_endless(fresh)
         except ConfigError as error:
-            log.error("the new configuration is wrong, the one before stays", reason=str(error))
+            log.error("configuration not reloaded, the previous one stays in use", reason=str(error))
             if self._life.present is not None:
                 notify("READY=1")
             return
         if fresh.outbox != self._settings.outbox:
-            log.error("another [outbox] path needs a restart", path=str(fresh.outbox))
+            log.error("restart the agent to change [outbox] path", path=str(fresh.outbox))
             fresh = replace(fresh, outbox=self._settings.outbox)
-        log.info("configuration read anew", file=str(fresh.file))
+        log.info("configuration reloaded", file=str(fresh.file))
         self._fresh = fresh
         self._end_life()
 
@@ -249,9 +249,9 @@ class _Service:
         self._watchdog.feed()
 
     async def _look_at_file(self) -> None:
-        """Check that the outbox file still has its name.
+        """Check that the outbox file was not deleted or replaced.
 
-        A file without a name is lost with the process, so the life ends and the file is rescued.
+        The content of a deleted file is lost when the process ends. So the life ends and the file is rescued.
         """
         life, moved = self._life.present, self._lock.moved()
         if life is not None and moved is not None and not life.work.over.is_set():
@@ -259,10 +259,10 @@ class _Service:
             life.work.over.set()
 
     async def _look_at_clock(self) -> None:
-        """Log that the clock was set.
+        """Log that the system clock was changed.
 
         The agent does not depend on it, but readers of times in the log and in events do.
         """
         if abs(set_by := self._drift.ms()) > CLOCK_WAS_SET_MS:
-            log.warning("the clock was set", by_seconds=set_by // 1000)
+            log.warning("the system clock was changed", by_seconds=set_by // 1000)
             self._drift = Drift(self._clock)

@@ -27,7 +27,7 @@ def notify(state: str) -> None:
             sock.connect(address)
             sock.send(state.encode())
     except OSError as error:
-        log.warning("systemd cannot be told", state=state, reason=str(error))
+        log.warning("cannot notify systemd", state=state, reason=str(error))
 
 
 def notify_reloading() -> None:

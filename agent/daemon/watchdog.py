@@ -23,7 +23,7 @@ STALLED_S = 60.0
 
 @dataclass
 class Watched:
-    """Work that must progress: runs that end well, or a counter that grows during a run.
+    """Work that must progress: runs that end without an unexpected exception, or a counter that grows during a run.
 
     Work of a run that ended with an unexpected exception is no progress.
     """
@@ -73,7 +73,7 @@ class Watchdog:
         now = self._clock.monotonic()
         stalled = [watched.name for watched in self._watched if watched.stalled(now)]
         if stalled:
-            log.error("no progress, systemd will restart the agent", stalled=", ".join(stalled))
+            log.error("no progress; systemd will restart the agent", stalled=", ".join(stalled))
             return False
         notify("WATCHDOG=1")
         return True

@@ -48,7 +48,7 @@ class Work:
         except OutboxError as error:
             self.cannot_store(watched.name, error)
             watched.ended_well()  # a restart would not help and would lose the results in memory
-        except Exception as error:  # noqa: BLE001 - a mistake ends this run and nothing else
+        except Exception as error:  # noqa: BLE001 - a bug ends this run only
             self._unexpected.note(watched.name, error)
             watched.ended_by_mistake()
         else:

@@ -167,7 +167,7 @@ class WheelStory:
     def reload(self) -> str:
         pid = self._service.pid
         live = self._world.config.replace("# prod =", "production =")
-        self._service.reload(live, "configuration read anew")
+        self._service.reload(live, "configuration reloaded")
         self._world.builds(1)
         self._world.arrived()
         if (environment := self._world.environment_of_newest()) != "live":
@@ -177,7 +177,7 @@ class WheelStory:
             raise StoryError(f"the refused reload does not say why: {said}")
         self._world.builds(1)
         self._world.arrived()
-        self._service.reload(self._world.config, "configuration read anew")
+        self._service.reload(self._world.config, "configuration reloaded")
         wait("systemd hears that it was read", lambda: self._service.active)
         if self._service.pid != pid:
             raise StoryError("the agent was restarted by the reload")
@@ -190,7 +190,7 @@ class WheelStory:
         self._machine.run("chmod", "755", program)
         broken = '[[jenkins]]\nname = "broken"\nurl = "http://127.0.0.1:1/"\n'
         notify = f'[notify]\ncommand = ["{program}"]\nafter = "1s"\n'
-        self._service.reload(f"{self._world.config}\n{broken}{notify}", "configuration read anew")
+        self._service.reload(f"{self._world.config}\n{broken}{notify}", "configuration reloaded")
         wait("it is notified", lambda: self._machine.run("test", "-s", told, ok=False).returncode == 0)
         said = json.loads(self._machine.read("head", "-1", told))
         if (said["kind"], said["controller"], said["state"]) != ("controller_down", "broken", "firing"):
@@ -198,7 +198,7 @@ class WheelStory:
         if HIVEL_TOKEN in (found := self._machine.read("cat", f"{told}.env")) or "CREDENTIALS" in found:
             raise StoryError(f"the command sees the tokens: {found}")
         self._machine.run("hivel-agent", "notify", "test")
-        self._service.reload(self._world.config, "configuration read anew")
+        self._service.reload(self._world.config, "configuration reloaded")
         self._machine.run("rm", told, f"{told}.env", program)
         return str(said["text"])
 

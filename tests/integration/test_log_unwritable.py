@@ -194,7 +194,7 @@ def test_when_a_blocked_log_is_read_again_it_tells_how_many_lines_are_missing(
         work(doors, jenkins, hivel)
         missing = lost(doors)
         assert missing > 0
-        assert f"{missing:.0f} lines" in readyz(doors)[1]["log"]["reason"]
+        assert f"{missing:.0f} log lines" in readyz(doors)[1]["log"]["reason"]
         pipe.read()
         wait_until(lambda: readyz(doors)[1]["log"]["reason"] is None, "the log is written again")
         assert lost(doors) >= missing, "the count only grows"

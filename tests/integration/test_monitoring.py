@@ -285,7 +285,7 @@ def test_a_jenkins_that_was_not_polled_for_long_is_not_ready(outbox: SqliteOutbo
     told = readiness(life, read(outbox))
     [check] = [check for check in told.checks if check.name == "jenkins main"]
     assert (told.ready, check.ok) == (False, False)
-    assert check.reason == f"no poll went through for 196 s: {problem}"
+    assert check.reason == f"no successful poll for 196 s: {problem}"
     life.polls[0].record.finished_at = clock.monotonic()
     assert readiness(life, read(outbox)).ready
 

@@ -136,7 +136,7 @@ def test_an_outbox_that_is_deleted_under_the_daemon_is_written_again_and_nothing
     wait_until(lambda: agent.json("status")["events"]["pending"] == 1, "the second event waits")
     for file in [agent.folder / name for name in names or ["outbox.db", "outbox.db.lock"]]:
         file.unlink(missing_ok=True)
-    wait_until(lambda: "was deleted while the agent worked on it" in agent.log(), "it was noticed")
+    wait_until(lambda: "was deleted while the agent was using it" in agent.log(), "it was noticed")
     wait_until(lambda: agent.log().count("event=started") == 2, "the daemon goes on")
     hivel.clear_faults()
     third = build(jenkins)
@@ -162,7 +162,7 @@ def test_an_outbox_that_is_replaced_under_the_daemon_is_kept_and_the_daemon_goes
     second = build(jenkins)
     wait_until(lambda: agent.json("status")["events"]["delivered"] == 2, "the second event has arrived")
     backup.replace(agent.outbox)
-    wait_until(lambda: "was replaced by another file while the agent worked on it" in agent.log(), "it was noticed")
+    wait_until(lambda: "was replaced by another file while the agent was using it" in agent.log(), "it was noticed")
     wait_until(lambda: agent.json("status")["events"]["delivered"] == 2, "what the backup does not know is read again")
     third = build(jenkins)
     wait_until(lambda: third in arrived(hivel), "the third event has arrived")

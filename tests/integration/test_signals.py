@@ -71,7 +71,7 @@ def test_a_signal_between_two_lives_of_the_daemon_reaches_the_next_one(
 ) -> None:
     done = run(PROGRAM, Agent.configured(tmp_path, jenkins=jenkins_server, hivel=hivel_server))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("configuration read anew") == 3
+    assert done.stdout.count("configuration reloaded") == 3
     assert "stopped" in done.stdout and "Traceback" not in done.stdout
 
 

@@ -16,7 +16,7 @@ def test_what_is_given_is_there_at_once_and_no_more_when_the_life_is_over() -> N
         with handover.given("first"):
             assert (handover.present, await handover.get(0)) == ("first", "first")
         assert handover.present is None
-        with pytest.raises(NobodyThereError, match="busy with its outbox"):
+        with pytest.raises(NobodyThereError, match="the agent is not ready"):
             await handover.get(0)
 
     asyncio.run(play())

@@ -84,13 +84,13 @@ def test_lines_without_room_are_counted_and_nobody_waits(monkeypatch: pytest.Mon
         queue.put(f"line {number}")
     lost = queue.state.lost
     assert lost == 6, "one is being written, and three wait"
-    assert "6 lines" in (queue.state.reason or "")
+    assert "6 log lines" in (queue.state.reason or "")
     assert not queue.flush(0.01)
     going_on.set()
     assert queue.flush(10)
     queue.put("at last")
     assert queue.flush(10)
-    assert f"lost {lost}: nobody takes them\n" in b"".join(written).decode()
+    assert f"lost {lost}: writing is blocked and the queue is full\n" in b"".join(written).decode()
     assert queue.state == log_queue.LogState(lost, None)
 
 

@@ -152,7 +152,7 @@ def test_a_systemd_that_reads_nothing_does_not_hold_up_the_agent(
             notify("WATCHDOG=1")
             if lines:
                 break
-    assert lines[0]["event"] == "systemd cannot be told"
+    assert lines[0]["event"] == "cannot notify systemd"
 
 
 def test_without_systemd_nobody_is_told_and_nothing_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_without_systemd_nobody_is_told_and_nothing_breaks(monkeypatch: pytest.M
     monkeypatch.setenv("NOTIFY_SOCKET", "/there/is/no/such/socket")
     with capture_logs() as lines:
         notify("READY=1")
-    assert [line["event"] for line in lines] == ["systemd cannot be told"]
+    assert [line["event"] for line in lines] == ["cannot notify systemd"]
 
 
 @pytest.mark.parametrize(
