@@ -1,1 +1,1 @@
-"""Notifications: conditions that need a person are reported to a command or a URL, once, and again when they end."""
+"""Notifications: reports conditions that need a person to a command or a URL, and reports when they end."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.outbox.sqlite.engine import SqliteOutbox
     from agent.outbox.values import ControllerState, LastRepair, Missed
 
-# The newest failed events whose reasons are counted, the reasons that are listed, and the length of each.
+# How many of the newest failed events are read, how many reasons are listed, and the maximum length of each.
 _MOST_LOOKED_AT = 200
 _MOST_REASONS = 5
 _LONGEST_REASON = 300
@@ -37,12 +37,12 @@ class Kind(enum.StrEnum):
 
     @property
     def lasts(self) -> bool:
-        """Whether it ends some day. The others are notices: they happened, and nothing ends them."""
+        """Whether it has an end. The others are notices, which are reported once."""
         return self not in (Kind.BUILDS_MISSED, Kind.OUTBOX_REPLACED, Kind.TEST)
 
     @property
     def at_once(self) -> bool:
-        """Whether it is reported without waiting whether it goes away by itself."""
+        """Whether it is reported at once, not only after it has lasted for ``after``."""
         return self is Kind.EVENTS_FAILED or not self.lasts
 
 
@@ -54,10 +54,10 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that holds now, or a notice.
+    """A condition that holds now, or a notice.
 
-    ``problem`` is a clause without an end: ``Hivel accepts no events: wrong token``. ``since``: UTC ms. ``mark`` grows
-    when a notice has news.
+    ``problem``: a sentence without a full stop: ``Delivery to Hivel is paused: wrong token``. ``since``: UTC ms.
+    ``mark`` of a notice grows when there is something new to report.
     """
 
     kind: Kind
@@ -70,12 +70,12 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """One text for the same condition at different times."""
+        """Identifies a condition over time."""
         return f"{self.kind}/{self.controller or ''}"
 
 
 def read(outbox: SqliteOutbox, controllers: Collection[str]) -> list[Condition]:
-    """What the outbox knows. Raises :class:`agent.outbox.values.OutboxError`."""
+    """The conditions that the outbox shows. Raises :class:`agent.outbox.values.OutboxError`."""
     return [
         *_paused(outbox),
         *_failed(outbox),
@@ -86,7 +86,7 @@ def read(outbox: SqliteOutbox, controllers: Collection[str]) -> list[Condition]:
 
 
 def unwritable(reason: str, now: int) -> Condition:
-    """Nothing can be stored."""
+    """The condition that nothing can be stored."""
     return Condition(kind=Kind.OUTBOX_UNWRITABLE, problem=f"The outbox cannot be written: {_cut(reason)}", since=now)
 
 
@@ -100,7 +100,7 @@ def _paused(outbox: SqliteOutbox) -> Iterator[Condition]:
 
 
 def newest_reasons(outbox: SqliteOutbox) -> list[str]:
-    """Why the newest failed events failed: one text for each event. Raises :class:`agent.outbox.values.OutboxError`."""
+    """The reasons of the newest failed events, one for each event. Raises :class:`agent.outbox.values.OutboxError`."""
     newest = outbox.query(Filter(states=(State.FAILED,)), Page(_MOST_LOOKED_AT))
     return [each.reason or each.content.problem or "unknown" for each in newest]
 
@@ -115,7 +115,7 @@ def _failed(outbox: SqliteOutbox) -> Iterator[Condition]:
     why = "; ".join(f"{each.count} × {each.reason}" for each in most)
     yield Condition(
         kind=Kind.EVENTS_FAILED,
-        problem=f"{words} and will not be sent again without `hivel-agent replay`: {why}",
+        problem=f"{words} and will not be sent again until you run `hivel-agent replay`: {why}",
         since=outbox.clock.now_ms(),
         count=count,
         reasons=most,

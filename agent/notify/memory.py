@@ -1,8 +1,8 @@
-"""Which notifications are due: a state machine without I/O. The caller brings the time and keeps the memory.
+"""Decides which notifications are due: a state machine without I/O. The caller passes the time and stores the memory.
 
-:func:`observe` takes in the conditions that hold now, :func:`due` lists what is to be sent, and :func:`sent` notes a
-notification that was accepted. What was not accepted stays due, and is sent with the values of that moment. Nothing
-queues up: for each condition, at most one notification is due.
+:func:`observe` records the conditions that hold now, :func:`due` lists the notifications to send, and :func:`sent`
+records one that was accepted. A notification that was not accepted stays due and is later sent with the values of that
+moment. There is no queue: for each condition, at most one notification is due.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from agent.config.settings import NotifySettings
 
-# A new memory takes older notices for known.
+# A new memory does not report notices that are older than this.
 _FRESH_MS = 86_400_000
 
 
 class Phase(enum.StrEnum):
-    """What a notification says of its condition."""
+    """The state of a condition in a notification."""
 
     FIRING = "firing"
     RESOLVED = "resolved"
@@ -35,8 +35,8 @@ class Phase(enum.StrEnum):
 class Episode(msgspec.Struct, frozen=True):
     """A lasting condition from its first observation until its end is reported.
 
-    ``began``: first observed. ``gone``: since when it does not hold. ``reported``: when it was last reported as firing.
-    ``ripe``: it lasted long enough to be reported, even if it is over by now. UTC ms.
+    ``began``: first observed. ``gone``: when it was first observed to be over. ``reported``: last reported as firing.
+    ``ripe``: it lasted long enough to be reported, even if it is over by now. Times are UTC ms.
     """
 
     condition: Condition
@@ -47,7 +47,7 @@ class Episode(msgspec.Struct, frozen=True):
 
 
 class Noticed(msgspec.Struct, frozen=True):
-    """How far notices were reported: up to ``mark``, last ``at`` (UTC ms). ``waiting``: the one with news."""
+    """The notices of one kind: reported up to ``mark``, last ``at`` (UTC ms). ``waiting``: the one to report next."""
 
     mark: int
     at: int | None = None
@@ -55,14 +55,14 @@ class Noticed(msgspec.Struct, frozen=True):
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """What is known by the key of each condition. ``noticed`` None: nothing was ever observed."""
+    """What was observed, by the key of the condition. ``noticed`` None: nothing was ever observed."""
 
     episodes: dict[str, Episode] = {}
     noticed: dict[str, Noticed] | None = None
 
 
 class Notification(msgspec.Struct, frozen=True):
-    """To be sent. ``until``: when a resolved condition ended. UTC ms."""
+    """A notification to send. ``until``: when a resolved condition ended (UTC ms)."""
 
     phase: Phase
     condition: Condition
@@ -70,14 +70,14 @@ class Notification(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """That of its condition."""
+        """The key of its condition."""
         return self.condition.key
 
 
 def observe(
     memory: Memory, conditions: Sequence[Condition], now: int, settings: NotifySettings, *, complete: bool = True
 ) -> Memory:
-    """Take in what holds now. Not ``complete``: what is not among ``conditions`` is unknown, and stays as it is."""
+    """Record the conditions that hold now. Not ``complete``: other conditions are unknown and keep their state."""
     memory = _not_from_the_future(memory, now)
     holding = {each.key: each for each in conditions if each.kind.lasts}
     episodes = {
@@ -95,7 +95,7 @@ def observe(
 
 
 def due(memory: Memory, now: int, settings: NotifySettings) -> list[Notification]:
-    """What is to be sent now."""
+    """The notifications to send now."""
     found = []
     for episode in memory.episodes.values():
         if episode.gone is not None:
@@ -112,7 +112,7 @@ def due(memory: Memory, now: int, settings: NotifySettings) -> list[Notification
 
 
 def sent(memory: Memory, notification: Notification, now: int) -> Memory:
-    """The notification was accepted."""
+    """Record that the notification was accepted."""
     key, episodes, noticed = notification.key, dict(memory.episodes), dict(memory.noticed or {})
     match notification.phase:
         case Phase.RESOLVED:
@@ -145,7 +145,7 @@ def _with_notices(before: dict[str, Noticed] | None, notices: list[Condition], n
 
 
 def _not_from_the_future(memory: Memory, now: int) -> Memory:
-    """The clock was set back: what lies ahead would otherwise be waited for."""
+    """Replace times in the future, which occur if the clock was set back. Nothing would happen until then otherwise."""
     episodes = {
         key: replace(
             each,

@@ -14,15 +14,15 @@ from agent.notify.memory import Notification, Phase
 
 VERSION = 1
 _OVER = {
-    Kind.DELIVERY_PAUSED: "Hivel accepts events again",
-    Kind.EVENTS_FAILED: "No event is failed any more",
-    Kind.CONTROLLER_DOWN: "Jenkins controller {controller} is read again, or is not configured any more",
+    Kind.DELIVERY_PAUSED: "Delivery to Hivel works again",
+    Kind.EVENTS_FAILED: "There are no failed events any more",
+    Kind.CONTROLLER_DOWN: "Jenkins controller {controller} can be read again, or was removed from the configuration",
     Kind.OUTBOX_UNWRITABLE: "The outbox can be written again",
 }
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What is sent. Times are RFC 3339. ``id`` is the same for all notifications of one condition until it ends."""
+    """The message. Times are RFC 3339. ``id`` is the same for all notifications of one condition until it ends."""
 
     version: int
     id: str
@@ -40,7 +40,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 def message(notification: Notification, now: int) -> Message:
-    """The notification as it is sent. ``text`` is all of it in one line, for a chat system or the subject of a mail."""
+    """The message of a notification. ``text`` is a summary in one line, for a chat or the subject of a mail."""
     condition, host = notification.condition, socket.gethostname()
     since = min(condition.since, now)
     summary = redact(_summary(notification, since, now))
@@ -62,13 +62,13 @@ def message(notification: Notification, now: int) -> Message:
 
 
 def encode(value: Message) -> bytes:
-    """JSON and a line end."""
+    """The message as JSON with a line end."""
     return msgspec.json.encode(value) + b"\n"
 
 
 def for_a_test(now: int) -> Message:
-    """What ``hivel-agent notify test`` sends."""
-    problem = "This is a test of [notify]; nothing is wrong"
+    """The message that ``hivel-agent notify test`` sends."""
+    problem = "This is a test notification from `hivel-agent notify test`"
     return message(Notification(Phase.NOTICE, Condition(kind=Kind.TEST, problem=problem, since=now)), now)
 
 
@@ -83,7 +83,7 @@ def _summary(notification: Notification, since: int, now: int) -> str:
             return f"{condition.count} {condition.problem}."
         case Kind.DELIVERY_PAUSED:
             lasted = describe_duration(now - since)
-            return f"{condition.problem}. Events wait: {condition.count}. It has lasted for {lasted}."
+            return f"{condition.problem}. Pending events: {condition.count}. It has lasted for {lasted}."
         case Kind.CONTROLLER_DOWN | Kind.OUTBOX_UNWRITABLE:
             return f"{condition.problem}. It has lasted for {describe_duration(now - since)}."
         case _:

@@ -1,4 +1,4 @@
-"""The daemon's notifications: what is due is sent, tried again when that fails, and remembered over restarts."""
+"""Sends the notifications that are due, retries them after a failure, and keeps a record over restarts."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("notify")
 
-# After a failure it is tried again after this time, then after twice as long, and so on up to the longest.
+# The first retry comes after this time. The time doubles with each failure, up to the longest.
 FIRST_RETRY_S = 30.0
 LONGEST_RETRY_S = 900.0
 RESULTS = ("sent", "failed")
 
 
 def memory_file(outbox: Path) -> Path:
-    """The file beside the outbox that says which notifications were sent."""
+    """The file beside the outbox that records which notifications were sent."""
     return outbox.with_name(outbox.name + "-notify.json")
 
 
@@ -50,13 +50,13 @@ class Notifier:
         self._sending: asyncio.Task[None] | None = None
         self._stopped = False
         self._sends = Trouble("notifications", clock)
-        self._remembers = Trouble("remembering which notifications were sent", clock)
+        self._remembers = Trouble("recording sent notifications", clock)
         self.counts = Counter(dict.fromkeys(RESULTS, 0))
 
     async def look(self, conditions: Sequence[Condition], *, complete: bool = True) -> None:
-        """Take in what holds now, and send what is due. Nothing is raised for what a command, a server or a disk does.
+        """Record the conditions that hold now, and send what is due. Failures of a command, server or disk are logged.
 
-        Not ``complete``: other conditions may hold, too.
+        Not ``complete``: there may be other conditions.
         """
         if self._memory is None:
             self._memory = await asyncio.to_thread(self._load)
@@ -70,7 +70,7 @@ class Notifier:
                 await self._save()
 
     def stop(self) -> None:
-        """Begin no other attempt, and end the one under way."""
+        """Start no more attempts, and cancel the current one."""
         self._stopped = True
         if self._sending is not None:
             self._sending.cancel()
@@ -115,7 +115,7 @@ class Notifier:
         except FileNotFoundError:
             return Memory()
         except (OSError, msgspec.DecodeError, ValueError) as error:
-            self._remembers.note("", f"{self._file} cannot be read, notifications may be sent again: {error}")
+            self._remembers.note("", f"cannot read {self._file}: {error}; notifications may be sent again")
             return Memory()
 
     async def _save(self) -> None:
@@ -124,7 +124,7 @@ class Notifier:
         try:
             await asyncio.to_thread(self._write, self._memory)
         except OSError as error:
-            self._remembers.note("", f"{self._file} cannot be written: {error.strerror or error}")
+            self._remembers.note("", f"cannot write {self._file}: {error.strerror or error}")
         else:
             self._saved = shape
             self._remembers.note("", None)
@@ -134,7 +134,7 @@ class Notifier:
 
 
 def _shape(memory: Memory) -> object:
-    """What is worth a write. Words and counts change often, and a restart finds them again."""
+    """The part whose changes are written. Texts and counts change often, and are found again after a restart."""
     episodes = {key: (each.began, each.ripe, each.gone, each.reported) for key, each in memory.episodes.items()}
     noticed = {key: (each.mark, each.at) for key, each in (memory.noticed or {}).items()}
     return episodes, memory.noticed is None, noticed

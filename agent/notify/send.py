@@ -1,4 +1,4 @@
-"""Sending a notification: to a command on its standard input, or to a URL as a POST. Bounded in time and size."""
+"""Sends a notification to the standard input of a command or as a POST to a URL, with limits of time and size."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
     from agent.config.settings import NotifySettings
 
-# What is read of a command's standard error or of an answer, and how much of it an error repeats.
+# How many bytes of a command's standard error or of an answer are read, and how many characters an error message shows.
 _READ_BYTES = 4096
 _SHOWN = 200
-# What a command finds in its environment. The agent's own has tokens in it.
+# The environment variables that a command gets. The agent's other variables can contain tokens.
 _ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE",
                 "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
                 "http_proxy", "https_proxy", "all_proxy", "no_proxy")  # fmt: skip
 
 
 class SendError(Exception):
-    """A notification was not accepted; the message says why, without the URL."""
+    """A notification was not accepted. The message says why, and does not contain the URL."""
 
 
 async def send(settings: NotifySettings, body: bytes) -> None:
@@ -53,7 +53,7 @@ async def _run(command: tuple[str, ...], body: bytes, timeout_s: float) -> None:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=words.writer,
-            start_new_session=True,  # a process group of its own, to be killed as a whole
+            start_new_session=True,  # its own process group, so that its children are killed too
             cwd="/",
             env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         )
@@ -66,28 +66,28 @@ async def _run(command: tuple[str, ...], body: bytes, timeout_s: float) -> None:
             await _feed(process, body)
             code = await process.wait()
     except TimeoutError:
-        raise SendError(f"{command[0]} did not end within {timeout_s:g} s and was killed") from None
+        raise SendError(f"{command[0]} did not finish within {timeout_s:g} s and was killed") from None
     finally:
         await _kill(process)
         words.close()
     if code:
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
         raise SendError(f"{command[0]} {how}{_shown(bytes(words.kept))}")
 
 
 async def _feed(process: Process, body: bytes) -> None:
     if process.stdin is None:
         return
-    with suppress(BrokenPipeError, ConnectionResetError):  # it need not read
+    with suppress(BrokenPipeError, ConnectionResetError):  # the command may ignore its input
         process.stdin.write(body)
         await process.stdin.drain()
         process.stdin.close()
 
 
 class _Words:
-    """A command's standard error: the beginning is kept, the rest is dropped, or the command would wait for a reader.
+    """Reads a command's standard error and keeps its beginning. Without a reader the command could block.
 
-    It is a pipe of our own, because asyncio's ends only when everybody who inherited it has ended.
+    It uses its own pipe, because asyncio's pipe ends only when every process that inherited it has ended.
     """
 
     def __init__(self) -> None:
@@ -97,14 +97,14 @@ class _Words:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def listen(self) -> None:
-        """The command has its end of the pipe."""
+        """Start reading. The command has its end of the pipe by now."""
         os.close(self.writer)
         self.writer = -1
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._reader, self._read)
 
     def _read(self) -> bool:
-        """Whether there was something."""
+        """Read once; True if there was data."""
         with suppress(BlockingIOError):
             piece = os.read(self._reader, _READ_BYTES)
             self.kept += piece[: _READ_BYTES - len(self.kept)]
@@ -114,7 +114,7 @@ class _Words:
         return False
 
     def close(self) -> None:
-        """Take what is there, and wait for no more."""
+        """Read the data that has arrived, without waiting for more, and close the pipe."""
         if self._loop is not None:
             while len(self.kept) < _READ_BYTES and self._read():
                 pass
@@ -125,7 +125,7 @@ class _Words:
 
 
 async def _kill(process: Process) -> None:
-    """Only while it runs: afterwards its number may belong to another process group."""
+    """Kill the process group if the command still runs. Afterwards its number may belong to another group."""
     if process.returncode is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -137,7 +137,7 @@ async def _kill(process: Process) -> None:
 
 async def _post(settings: NotifySettings, body: bytes, timeout_s: float) -> None:
     if settings.url is None:
-        raise SendError("[notify] has neither command nor URL")
+        raise SendError("[notify] has neither a command nor a URL")
     await asyncio.to_thread(settings.url.reload)
     try:
         url = settings.url.reveal()
@@ -165,15 +165,15 @@ async def _post(settings: NotifySettings, body: bytes, timeout_s: float) -> None
         raise SendError(redact(failure(error, timeout_s, route, table=None).body)) from error
     if not response.is_success:
         hint = "; redirects are not followed" if response.is_redirect else ""
-        raise SendError(f"the server answers {response.status_code}{hint}{_shown(said)}")
+        raise SendError(f"the server answered {response.status_code}{hint}{_shown(said)}")
 
 
 def url_problem(url: str) -> str | None:
-    """Why this is no URL to send to, in words that do not repeat it; None: it is one."""
+    """Why this URL cannot be used, without repeating it, because it is a secret; None: it can."""
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL:
-        return "[notify]: the text in the place of the URL is no URL"
+        return "[notify]: the configured URL is not valid; write it like https://host/path"
     if parts.scheme not in ("http", "https") or not parts.host:
         return "[notify]: the URL must start with https:// or http:// and a host name"
     return None

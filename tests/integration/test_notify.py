@@ -109,13 +109,13 @@ def test_a_command_that_reads_nothing_is_no_failure(tmp_path: Path) -> None:
 def test_a_command_that_fails_says_why_without_bounds_to_what_it_says(tmp_path: Path) -> None:
     program = script(tmp_path, "echo no route to mail >&2; head -c 1000000 /dev/zero >&2; exit 75\n")
     words = problem(to_command(program))
-    assert words.startswith(f"{program} ended with exit code 75: no route to mail")
+    assert words.startswith(f"{program} failed with exit code 75: no route to mail")
     assert len(words) < 400
 
 
 def test_a_command_that_does_not_end_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
     program = script(tmp_path, f"sleep 1000 & echo $! > {tmp_path}/child; wait\n")
-    assert "did not end within 1 s and was killed" in problem(to_command(program, timeout_ms=1000))
+    assert "did not finish within 1 s and was killed" in problem(to_command(program, timeout_ms=1000))
     child = int((tmp_path / "child").read_text())
     wait_until(lambda: not _runs(child), "the child has ended")
 
@@ -154,7 +154,7 @@ def test_a_url_gets_a_post_of_the_same_json() -> None:
 def test_an_answer_that_is_no_success_is_an_error_that_does_not_show_the_url(status: int) -> None:
     with chat(status, f"no such hook {SECRET}".encode()) as (url, posted):
         words = problem(NotifySettings(url=Token(url)))
-    assert f"the server answers {status}" in words
+    assert f"the server answered {status}" in words
     assert "no such hook ***" in words
     assert SECRET not in words and len(posted) == 1
 
@@ -223,7 +223,7 @@ def test_a_notification_is_tried_again_with_backoff_and_not_told_again_after_a_r
     said = [json.loads(line) for line in (tmp_path / "in").read_text().splitlines()]
     assert [each["state"] for each in said] == ["firing", "firing", "firing", "resolved"]
     assert len({each["id"] for each in said}) == 1
-    assert said[-1]["summary"].startswith("Jenkins controller main is read again")
+    assert said[-1]["summary"].startswith("Jenkins controller main can be read again")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
