@@ -23,10 +23,14 @@ if TYPE_CHECKING:
         Change,
         Claimed,
         ControllerState,
+        Counted,
         Counts,
         DeliveryState,
         Deployed,
+        FailedGroups,
         Filter,
+        Found,
+        Hour,
         JobCursor,
         JobError,
         Keep,
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
         OpenBuild,
         Page,
         Progress,
+        Recent,
         RunState,
         SetAside,
         Settlement,
@@ -222,7 +227,7 @@ class Looking(Protocol):
     """Queries for people: the command line, the metrics, the pages."""
 
     def query(self, which: Filter, page: Page) -> list[Deployment]:
-        """A page of deployments, newest first."""
+        """A page of deployments, newest first. It reads until the page is full: all deployments, if few match."""
         ...
 
     def find(self, name: str) -> Deployment | None:
@@ -288,6 +293,38 @@ class Looking(Protocol):
         ...
 
 
+class Pages(Protocol):
+    """Queries for pages that people look at. None reads all deployments, however many there are."""
+
+    def search(self, which: Filter, page: Page) -> Found:
+        """The same as :meth:`Looking.query`, but it may stop before the page is full and says where to go on."""
+        ...
+
+    def count(self, which: Filter, at_most: int) -> Counted:
+        """How many deployments match. It counts to ``at_most``, and stops earlier if it reads too many others."""
+        ...
+
+    def failed_groups(self, limit: int) -> FailedGroups:
+        """Failed deployments by their causes: at most ``limit`` groups."""
+        ...
+
+    def environments(self, at_most: int = 1_000) -> list[str]:
+        """The environments of all deployments, in order."""
+        ...
+
+    def repositories(self, environment: str | None = None, at_most: int = 1_000) -> list[str]:
+        """The repositories of all deployments, or of those of one environment, in order."""
+        ...
+
+    def per_hour(self, since: int) -> list[Hour]:
+        """What was delivered and what failed, from the hour of ``since`` on. Hours without either are left out."""
+        ...
+
+    def recent(self, since: int) -> Recent:
+        """How many deployments ended at or after ``since``, by state."""
+        ...
+
+
 class Housekeeping(Protocol):
     """Deletion in small steps of a few milliseconds each."""
 
@@ -309,7 +346,7 @@ class Housekeeping(Protocol):
         ...
 
 
-class Outbox(Deployments, Deliveries, Cursors, Backfills, Looking, Housekeeping, Protocol):
+class Outbox(Deployments, Deliveries, Cursors, Backfills, Looking, Pages, Housekeeping, Protocol):
     """The whole interface."""
 
     @property

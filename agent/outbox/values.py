@@ -253,8 +253,10 @@ class ControllerState:
 class Filter:
     """Conditions that a deployment must all meet. It ended at or after ``since`` and before ``until``.
 
-    ``reason``: the reason contains this text, ignoring case. ``project``: exactly this project name. ``scope``: this
-    controller. ``build_ended_since``: the build ended then or later.
+    ``reason``: the reason contains this text, ignoring case. ``cause``: the cause of the reason is this one, see
+    :func:`agent.model.causes.cause_of`. ``project``: exactly this project name. ``scope``: this controller. ``job``:
+    the full name of the job, on any controller. ``job_prefix``: the full name begins with it. ``text``: the
+    deployment_id or the job's full name begins with it. ``build_ended_since``: the build ended then or later.
     """
 
     states: tuple[State, ...] = ()
@@ -267,14 +269,95 @@ class Filter:
     project: Project | None = None
     scope: str | None = None
     build_ended_since: int | None = None
+    job: str | None = None
+    job_prefix: str | None = None
+    text: str | None = None
+    cause: str | None = None
 
 
 @dataclass(frozen=True)
 class Page:
-    """At most ``limit`` deployments with numbers below ``before`` (None: no limit), newest first."""
+    """At most ``limit`` deployments, newest first, with numbers below ``before`` and above ``after`` (None: no limit).
+
+    With ``after`` alone they are those closest to it: the page before the one that begins there.
+    """
 
     limit: int = 50
     before: int | None = None
+    after: int | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A page of deployments, newest first.
+
+    ``older``: the next page is ``Page(before=older)``; None: there are no older ones. ``newer``: the previous page is
+    ``Page(after=newer)``; None: there are no newer ones. ``complete`` is False if the page stopped after the number of
+    rows that one page may read: it may have fewer than ``limit`` deployments, or none, although there are more.
+    """
+
+    deployments: tuple[Deployment, ...]
+    older: int | None = None
+    newer: int | None = None
+    complete: bool = True
+
+
+class Counted(NamedTuple):
+    """How many there are. ``more``: there are more than that, or there may be, and they were not counted."""
+
+    n: int
+    more: bool = False
+
+
+class FailedGroup(NamedTuple):
+    """``n`` failed deployments with the same cause: ``Filter(states=(State.FAILED,), cause=cause)`` selects them.
+
+    ``first_at`` and ``last_at``: when the first and the last of them failed. ``newest``: the number of the newest one,
+    as an example, and ``reason`` its reason.
+    """
+
+    cause: str
+    n: int
+    first_at: int
+    last_at: int
+    newest: int
+    reason: str | None
+
+
+class FailedGroups(NamedTuple):
+    """The largest groups first. ``failed``: how many deployments the groups were made of, the newest ones.
+
+    ``more``: there are more groups, or more failed deployments.
+    """
+
+    groups: list[FailedGroup]
+    failed: int
+    more: bool = False
+
+
+class Hour(NamedTuple):
+    """How many deployments were delivered, and how many failed, from ``begins_at`` for an hour in UTC.
+
+    It counts what happened. A deployment that was replayed and delivered again counts twice.
+    """
+
+    begins_at: int
+    delivered: int
+    failed: int
+
+
+class Recent(NamedTuple):
+    """The deployments that ended at or after a time, by state. ``more``: so many wait or failed that not all were read.
+
+    Then ``delivered`` is too large, and the others are too small.
+    """
+
+    delivered: int
+    pending: int
+    held: int
+    failed: int
+    discarded: int
+    more: bool = False
 
 
 class Deployed(NamedTuple):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from agent.model.keys import Project
 from agent.outbox.sqlite import rows
+from agent.outbox.sqlite.conditions import Condition, conditions
 from agent.outbox.sqlite.connection import in_words
 from agent.outbox.sqlite.loading import Loading
 from agent.outbox.sqlite.part import MOST_DIGITS
@@ -59,22 +60,27 @@ class Looking(Loading):
     """See :class:`agent.outbox.interface.Looking`."""
 
     def query(self, which: Filter, page: Page) -> list[Deployment]:
-        """A page of deployments, newest first."""
+        """A page of deployments, newest first. It reads until the page is full: all deployments, if few match."""
         project_id = None if which.project is None else self._project_id(which.project)
         if which.project is not None and project_id is None:
             return []
-        conditions, values = _conditions(which, project_id, page.before)
+        given = [*_bounds(page), *conditions(which)]
+        if project_id is not None:
+            given.append(Condition("project_id = ?", (project_id,)))
+        texts, values = [each.sql for each in given], [value for each in given for value in each.values]
         states = [state.value for state in dict.fromkeys(which.states)]
+        order = "ASC" if page.before is None and page.after is not None else "DESC"
         if project_id is None and states:
             # One subquery for each state, each in index order, so that a page never sorts all rows of a state.
-            of_state = _select(["state = ?", *conditions])
+            of_state = _select(["state = ?", *texts], order)
             sql = " UNION ALL ".join([f"SELECT * FROM ({of_state})"] * len(states))  # noqa: S608
             bound = [value for state in states for value in (state, *values, page.limit)]
         else:
             of_states = [f"+state IN ({', '.join('?' for _ in states)})"] if states else []
-            sql = f"SELECT * FROM ({_select([*of_states, *conditions])})"  # noqa: S608
+            sql = f"SELECT * FROM ({_select([*of_states, *texts], order)})"  # noqa: S608
             bound = [*states, *values, page.limit]
-        return self._deployments(self._all(f"{sql} ORDER BY id DESC LIMIT ?", (*bound, page.limit)))
+        found = self._deployments(self._all(f"{sql} ORDER BY id {order} LIMIT ?", (*bound, page.limit)))
+        return found if order == "DESC" else found[::-1]
 
     def deployed(
         self, since: int, until: int, *, environment: str | None = None, repo_url: str | None = None
@@ -196,24 +202,11 @@ class Looking(Loading):
             last = found[-1][0]
 
 
-def _select(conditions: list[str]) -> str:
-    where = " AND ".join(conditions) or "1"
-    return f"SELECT {rows.COLUMNS} FROM deployments WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
+def _select(texts: list[str], order: str) -> str:
+    where = " AND ".join(texts) or "1"
+    return f"SELECT {rows.COLUMNS} FROM deployments WHERE {where} ORDER BY id {order} LIMIT ?"  # noqa: S608
 
 
-def _conditions(which: Filter, project_id: int | None, before: int | None) -> tuple[list[str], list[object]]:
-    """The conditions except those on the state, and their values."""
-    conditions = {
-        "id < ?": before,
-        "project_id = ?": project_id,
-        "ended_at >= ?": which.since,
-        "ended_at < ?": which.until,
-        "coalesce(build_ended_at, ended_at) >= ?": which.build_ended_since,
-        "environment = ?": which.environment,
-        "status = ?": which.status,
-        "repo_url = ?": which.repo_url,
-        "contains(reason, ?)": None if which.reason is None else which.reason.casefold(),
-        "project_id IN (SELECT id FROM projects WHERE scope = ?)": which.scope,
-    }
-    given = {condition: value for condition, value in conditions.items() if value is not None}
-    return list(given), list(given.values())
+def _bounds(page: Page) -> list[Condition]:
+    given = (("id < ?", page.before), ("id > ?", page.after))
+    return [Condition(sql, (value,)) for sql, value in given if value is not None]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from agent.model.causes import cause_of
 from agent.model.keys import Project
 from agent.outbox.sqlite.connection import in_words, open_outbox
 from agent.outbox.sqlite.rows import deployment_of
@@ -44,6 +45,7 @@ class Part:
         self._projects: dict[int, Project] = {}
         self._rollbacks = 0
         self._connection.create_function("contains", 2, _contains, deterministic=True)
+        self._connection.create_function("cause_of", 1, cause_of, deterministic=True)
 
     def transaction(self) -> Block:
         """A block that is all or nothing, and durable when the outermost block ends. It excludes all other writers."""
