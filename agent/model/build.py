@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-# Characters kept of all parameters of a build, and the kind of a parameter that did not fit.
+# How many characters are kept of all parameters of a build together, and the kind of a parameter that did not fit.
 PARAMETERS_TEXT = 64_000
 TOO_LONG = "too long"
 
@@ -69,8 +69,8 @@ class Relation(enum.StrEnum):
 class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One stage of a pipeline build, from one of the stage plugins (see ``agent.deployments.stages``).
 
-    ``status`` is the plugin's word, unless the steps contradict it (``agent.deployments.stages.RESULTS`` has all
-    words). Times are UTC milliseconds; ``ended_at`` is 0 for a stage that did not end, both are 0 for one that did not
+    ``status`` is the plugin's status, unless the steps contradict it (``agent.deployments.stages.RESULTS`` lists all
+    values). Times are UTC milliseconds; ``ended_at`` is 0 for a stage that did not end, both are 0 for one that did not
     start. ``url`` may be a path on the controller; empty if there is no page. ``told_by``: the source of the status,
     for people.
     """

@@ -20,19 +20,19 @@ class Ending(StrEnum):
     """What became of a build number below a job's cursor. Later members override earlier ones."""
 
     BEFORE_AUDIT = "before audit"
-    """It was read, or passed over, by a version of the agent that did not write it down."""
+    """It was read or skipped by a version of the agent that did not record which."""
     FORMER_NAME = "former name"
-    """It was read when the job had another name, and what became of it cannot be told any more."""
+    """It was read when the job had another name. Its result is no longer known."""
     NO_RULE = "no rule"
     """No rule matched the job at that time."""
     HISTORY = "history"
     """It ended before the agent began to report the job."""
     UNREADABLE = "unreadable"
-    """Discarded, deleted, or a number that was never used: Jenkins does not tell which."""
+    """Discarded, deleted, or a number that was never used: Jenkins does not report which."""
     READ = "read"
-    """Its facts were stored; see its deployments."""
+    """Its facts were stored. Its deployments show the result."""
     NO_DEPLOYMENT = "no deployment"
-    """It was read, no rule made a deployment of it, and its facts were deleted since."""
+    """It was read, and no rule derived a deployment from it. Its facts have been deleted."""
 
     @property
     def weight(self) -> int:

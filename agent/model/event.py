@@ -74,7 +74,7 @@ def completed(
     try:
         start_time, end_time = rfc3339(started_at), rfc3339(max(started_at, ended_at))
     except OverflowError:
-        raise InvalidEventError(f"absurd times: start {started_at} ms, end {ended_at} ms") from None
+        raise InvalidEventError(f"times outside the years 1 to 9999: {started_at} ms to {ended_at} ms") from None
     return DeploymentEvent(
         deployment_id=limited_id(deployment_id),
         event_type="completed",

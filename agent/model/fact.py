@@ -79,7 +79,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def word_of(*parts: object) -> int:
-    """A 63-bit hash as identity of a fact."""
+    """The identity of a fact: a 63-bit hash."""
     text = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
 

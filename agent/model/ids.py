@@ -34,7 +34,7 @@ def limited_id(deployment_id: str) -> str:
 
 
 def build_deployment_id(controller: str, job: str, number: int) -> str:
-    """The id of a whole build: ``main:deploy/shop#12``. Reports, poller and backfill produce the same id."""
+    """The id of a whole build: ``main:deploy/shop#12``. Reports, the poller and backfill produce the same id."""
     return limited_id(f"{controller}:{job}#{number}")
 
 

@@ -14,11 +14,11 @@ import json
 
 from agent.model.git import without_credentials
 
-# Larger reports are refused; none needs to be.
+# Larger reports are refused. No valid report needs this much.
 MOST_BYTES = 64 * 1024
 MOST_PULL_REQUESTS = 1_000
-# Characters. No text in an event may be longer than 255; texts between the two limits are refused later, where their
-# purpose is known.
+# Characters. No text in an event may be longer than 255; texts between the two limits are refused later, when it
+# is known what they are used for.
 LONGEST_TEXT = 1_000
 LONGEST_URL = 2_000
 LONGEST_NUMBER = 100  # a time in words has about 40 characters
@@ -48,13 +48,13 @@ class UnknownWordError(ReportError):
 def decode(body: bytes) -> dict[str, object]:
     """Parse a report. Raises :class:`ReportError`."""
     if len(body) > MOST_BYTES:
-        raise ReportError(f"the report has {len(body)} bytes, more than {MOST_BYTES}")
+        raise ReportError(f"the report has {len(body)} bytes; the maximum is {MOST_BYTES}")
     try:
         value = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ReportError(f"the report is no UTF-8: {error.reason} at byte {error.start}") from None
+        raise ReportError(f"the report is not UTF-8: {error.reason} at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"the report is no JSON: {error}") from None
+        raise ReportError(f"the report is not JSON: {error}") from None
     return checked(value)
 
 
@@ -64,16 +64,16 @@ def checked(value: object) -> dict[str, object]:
     Raises :class:`ReportError` for anything else.
     """
     if not isinstance(value, dict):
-        raise ReportError(f"the report is {_kind(value)}; an object with the fields of the event is expected")
+        raise ReportError(f"the report is {_kind(value)}; it must be an object with the fields of the event")
     report: dict[str, object] = {}
     for name, content in value.items():
         if name not in FIELDS:
-            raise ReportError(f"{name!r:.100}: there is no such field; there are {', '.join(FIELDS)}")
+            raise ReportError(f"unknown field {name!r:.100}; the fields are {', '.join(FIELDS)}")
         field = _field(name, content)
         if field not in (None, "", []):
             report[name] = field
     if report.get("event_type", "completed") != "completed":
-        raise ReportError("event_type: only completed deployments are reported")
+        raise ReportError("event_type: must be 'completed'; only finished deployments can be reported")
     return report
 
 
@@ -99,11 +99,11 @@ def _field(name: str, content: object) -> object:
 def _within_bounds(name: str, text: str) -> str:
     longest = _LONGEST.get(name, LONGEST_NUMBER)
     if len(text) > longest:
-        raise ReportError(f"{name}: {text[:40]!r}… has {len(text)} characters, more than {longest}")
+        raise ReportError(f"{name}: {text[:40]!r}… has {len(text)} characters; the maximum is {longest}")
     if name == "pr_number" and text.isdigit() and len(text) > MOST_DIGITS:
-        raise ReportError(f"{name}: {text:.40} has {len(text)} digits, more than {MOST_DIGITS}")
+        raise ReportError(f"{name}: {text:.40} has {len(text)} digits; the maximum is {MOST_DIGITS}")
     if name in URLS and (reason := _unreadable(text)):
-        raise ReportError(f"{name}: {text!r:.60} is no URL: {reason}")
+        raise ReportError(f"{name}: {text!r:.60} is not a URL: {reason}")
     return text
 
 
@@ -129,7 +129,7 @@ def _numbers(content: object) -> list[int]:
 def _names(content: object) -> list[str]:
     if isinstance(content, list) and all(isinstance(name, str) and name in FIELDS for name in content):
         return list(dict.fromkeys(content))
-    raise ReportError("given: a list of names of fields is expected")
+    raise ReportError("given: a list of field names is expected")
 
 
 def _kind(value: object) -> str:

@@ -1,7 +1,7 @@
 """The secrets of this process, and redaction. All text that is stored, logged, printed or answered is redacted here.
 
 Servers may return a secret in another spelling: in a redirect, in an error message, in JSON or HTML, in a Basic
-authorization. So text is searched as it is and with its escapes decoded.
+authorization. So text is searched both unchanged and with its escapes decoded.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def provider_called(word: str) -> Provider:
     try:
         return Provider(word.lower())
     except ValueError:
-        raise ValueError(f"{word!r:.60} is not known; there are {', '.join(Provider)}") from None
+        raise ValueError(f"{word!r:.60} is not a known provider; use one of {', '.join(Provider)}") from None
 
 
 def known_words(provider: Provider) -> tuple[str, ...]:
@@ -186,5 +186,5 @@ def parse_word(provider: Provider, word: str) -> Status:
         return normalise_any(plain)
     if plain not in known_words(provider):
         known = ", ".join(known_words(provider))
-        raise ValueError(f"{word!r:.60} is no status of {provider}; known are {known}")
+        raise ValueError(f"{word!r:.60} is not a status of {provider}; use one of {known}")
     return _STANDARD.get(plain) or normalise(provider, plain)

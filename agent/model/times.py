@@ -11,8 +11,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LONGEST = 100 * 365 * 86_400_000
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
-# Smaller differences between clocks are ignored: Jenkins sends its time in whole seconds, and some time after it read
-# its clock.
+# Smaller differences between clocks are ignored: Jenkins sends its time in whole seconds, and with a delay.
 SAME_CLOCK_MS = 60_000
 _SPOKEN = re.compile(r"(\d{1,6})\s*([A-Za-z]*)")
 _WORDS = {
@@ -28,24 +27,24 @@ class ImpossibleTimeError(ValueError):
 
 
 class Clock:
-    """The agent's two clocks; tests use their own."""
+    """The agent's two clocks. Tests replace them."""
 
     def now_ms(self) -> int:
         """Wall clock, UTC milliseconds. It may jump."""
         return time.time_ns() // 1_000_000
 
     def monotonic(self) -> float:
-        """Seconds that never go back, for waiting."""
+        """Seconds that never go backwards, for measuring waits."""
         return time.monotonic()
 
 
 def offset_ms(ahead_ms: int | None) -> int:
-    """What to add to this machine's time to get that of a controller whose clock seems ahead by this much."""
+    """What to add to this machine's time to get the time of a controller whose clock is ahead by this much."""
     return 0 if ahead_ms is None or abs(ahead_ms) <= SAME_CLOCK_MS else ahead_ms
 
 
 class Drift:
-    """How far the wall clock was set since this object was made, measured against the monotonic clock."""
+    """How far the wall clock was changed since this object was created, measured against the monotonic clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -68,10 +67,10 @@ def rfc3339(ms: int) -> str:
 def parse_duration(text: str) -> int:
     """Milliseconds of ``15s``, ``1h30m``, ``500ms``, ``7d``. Raises :class:`ValueError` with the reason."""
     if not _DURATION.fullmatch(text.strip()):
-        raise ValueError(f"{text!r} is no duration; {_meant(text) or 'write it like 500ms, 15s, 5m, 24h or 7d'}")
+        raise ValueError(f"{text!r} is not a duration; {_meant(text) or 'write it like 500ms, 15s, 5m, 24h or 7d'}")
     value = sum(Decimal(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     if value > _LONGEST:
-        raise ValueError(f"{text!r} is longer than a hundred years")
+        raise ValueError(f"{text!r} is too long; the maximum is 36500d")
     return int(value)
 
 
@@ -102,7 +101,7 @@ def parse_moment(value: str | date) -> int:
             if _ISO_DATE.match(text) and "isoformat" not in str(error):
                 raise ImpossibleTimeError(f"{text!r} does not exist: {error}") from None
             advice = "write it like 2026-01-31 or 2026-01-31T18:00:00Z"
-            raise ValueError(f"{value!r} is no date or time; {advice}") from None
+            raise ValueError(f"{value!r} is not a date or time; {advice}") from None
     if not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - the zone follows
     if value.tzinfo is None:
@@ -146,7 +145,7 @@ def parse_since(value: str | date, now_ms: int) -> int:
             raise
         except ValueError:
             advice = _meant(text) or "write it like 24h, 7d, 2026-01-31 or 2026-01-31T18:00:00Z"
-            raise ValueError(f"{value!r} is no date or time and no duration; {advice}") from None
+            raise ValueError(f"{value!r} is not a date, a time or a duration; {advice}") from None
     return parse_moment(value)
 
 

@@ -40,19 +40,19 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _about_certificate(code: int, table: str) -> str:
     if code in _ANOTHER_NAME:
-        return f"the certificate is for another host name: write a name that the certificate has into {table} url"
+        return f"the certificate is for another host name: set {table} url to a host name that the certificate contains"
     if code in _EXPIRED:
-        return "renew the certificate, or correct the clock of this machine"
+        return "the certificate has expired or is not valid yet: renew it, or correct the clock of this machine"
     return (
-        f"the certificate of {table} url is not trusted here; if it comes from an authority of your own, name that in "
-        f"{table} ca_file"
+        f"the certificate of {table} url is not trusted; if your own certificate authority issued it, set {table} "
+        "ca_file to the certificate of that authority"
     )
 
 
 def _about_handshake(error: ssl.SSLError, table: str) -> str | None:
     reason = error.reason or ""
     if reason in _NO_TLS:
-        return f"this port does not speak TLS: write http:// instead of https:// into {table} url, or the port for TLS"
+        return f"this port does not use TLS: write http:// instead of https:// in {table} url, or use the port for TLS"
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
-        return f"the server may want a client certificate: set {table} client_certificate and client_key"
+        return f"the server may require a client certificate: set {table} client_certificate and client_key"
     return None

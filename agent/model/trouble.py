@@ -70,14 +70,14 @@ class Unexpected:
     def note(self, work: str, error: Exception) -> None:
         """Record that the task ended with this exception."""
         self.counts[work] += 1
-        self.reasons[work] = redact(f"unexpected error: {type(error).__name__}: {error}; the log has its trace")
+        self.reasons[work] = redact(f"unexpected error: {type(error).__name__}: {error}; see the log for the traceback")
         key = (work, type(error).__name__, _place(error))
         now = self._clock.monotonic()
         if key not in self._said_at or now - self._said_at[key] >= REPEAT_S:
             self._said_at[key] = now
             self._said.add(work)
             log.error("unexpected error", work=work, times=self.counts[work], exc_info=error,
-                      advice="this is a mistake in the agent: please report it with this line")  # fmt: skip
+                      advice="this is a bug in the agent: please report it with this log line")  # fmt: skip
 
     def over(self, work: str) -> None:
         """Record that the task succeeded."""

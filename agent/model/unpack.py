@@ -11,7 +11,7 @@ _SHOWN = 100
 
 
 class PackedError(ValueError):
-    """The body cannot be decompressed; the message says why and continues a sentence that begins with the page."""
+    """The body cannot be decompressed. The message says why; put the name of the page before it."""
 
 
 def unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytes | bytearray:
@@ -23,12 +23,12 @@ def unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytes | byte
     if encoding.strip().lower() in ("", "identity"):
         return body
     if encoding.strip().lower() not in ("gzip", "x-gzip"):
-        raise PackedError(f"is packed as {redact(encoding)[:_SHOWN]}, which was not asked for")
+        raise PackedError(f"has Content-Encoding {redact(encoding)[:_SHOWN]}, which the agent did not request")
     unpacking = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         content = unpacking.decompress(body, limit + 1)
     except zlib.error as error:
-        raise PackedError(f"is damaged and cannot be unpacked: {error}") from error
+        raise PackedError(f"cannot be decompressed: {error}") from error
     if len(content) <= limit and not unpacking.eof:
-        raise PackedError(f"is cut off ({len(body)} bytes)")
+        raise PackedError(f"is truncated: the compressed body ends after {len(body)} bytes")
     return content

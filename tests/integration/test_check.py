@@ -159,7 +159,7 @@ def test_https_on_an_http_port_is_explained(
     agent = Agent.configured(tmp_path, jenkins=jenkins, hivel=hivel)
     for table, subject in (("[[jenkins]]", "jenkins main: "), ("[hivel]", "hivel: ")):
         [said] = messages(agent, subject=subject)
-        words = f"this port does not speak TLS: write http:// instead of https:// into {table} url"
+        words = f"this port does not use TLS: write http:// instead of https:// in {table} url"
         assert said.startswith(f"error {subject}") and words in said
 
 
@@ -173,9 +173,7 @@ def test_a_certificate_for_another_name_is_explained(
         for table, subject in (("[[jenkins]]", "jenkins main: "), ("[hivel]", "hivel: ")):
             [said] = messages(agent, subject=subject, **trusted)
             assert "IP address mismatch" in said
-            assert (
-                f"the certificate is for another host name: write a name that the certificate has into {table}" in said
-            )
+            assert f"the certificate is for another host name: set {table} url to a host name" in said
             assert "ca_file" not in said
 
 

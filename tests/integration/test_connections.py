@@ -95,7 +95,7 @@ def test_an_unknown_authority_of_hivel_pauses_and_says_what_to_do(
     status = agent.json("status")
     assert status["delivery"]["state"] == "paused"
     assert "CERTIFICATE_VERIFY_FAILED" in status["delivery"]["reason"]
-    assert "name that in [hivel] ca_file" in status["delivery"]["reason"]
+    assert "set [hivel] ca_file" in status["delivery"]["reason"]
     assert {event["attempts"] for event in agent.json("queue", "list")} == {0}
     assert "[hivel] ca_file" in agent.run("check").stdout
     assert hivel.requests() == []
@@ -166,7 +166,7 @@ def test_an_unknown_authority_of_jenkins_is_told_with_what_to_do(
     assert agent.run("once").returncode == 1
     [controller] = agent.json("status")["controllers"]
     assert "CERTIFICATE_VERIFY_FAILED" in controller["last_error"]
-    assert "name that in [[jenkins]] ca_file" in controller["last_error"]
+    assert "set [[jenkins]] ca_file" in controller["last_error"]
     assert jenkins.requests == []
 
 

@@ -266,12 +266,12 @@ def test_credentials_in_an_address_are_not_stored(build: Build) -> None:
         (["--config", "/nowhere.toml"], "cannot read /nowhere.toml: No such file or directory"),
         (["--image", "x" * 70_000], "image: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'… has 70000 characters"),
         (["--branch", "x" * 1_001], "branch: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'… has 1001 characters"),
-        (["--build-url", "https://[your-jenkins]/job/a/2/"], "build_url: 'https://[your-jenkins]/job/a/2/' is no URL"),
+        (["--build-url", "https://[your-jenkins]/job/a/"], "build_url: 'https://[your-jenkins]/job/a/' is not a URL"),
         (
             ["--status", "sucess", "--provider", "jenkins"],
-            "--status: 'sucess' is no status of jenkins; known are success, failure, ",
+            "--status: 'sucess' is not a status of jenkins; use one of success, failure, ",
         ),
-        (["--provider", "cvs", "--run", "1"], "--provider: 'cvs' is not known; there are jenkins, "),
+        (["--provider", "cvs", "--run", "1"], "--provider: 'cvs' is not a known provider; use one of jenkins, "),
         (["--start-time", "soon"], "start_time: 'soon' is no time; write it like 2026-01-31T18:00:00Z"),
         (
             ["--start-time", "7" * 60_000],
@@ -285,7 +285,7 @@ def test_credentials_in_an_address_are_not_stored(build: Build) -> None:
         (["--build-number", "-1"], "build_number: '-1' is no number of a build"),
         (["--build-number", "12345678901"], "build_number: '12345678901' is no number of a build"),
         (["--build-number", "7" * 60_000], "build_number: '7777777777777777777777777777777777777777'… has 60000"),
-        (["--pr-number", "12345678901"], "pr_number: 12345678901 has 11 digits, more than 10"),
+        (["--pr-number", "12345678901"], "pr_number: 12345678901 has 11 digits; the maximum is 10"),
         (["--pr-numbers", "7" * 60_000], "is no list of numbers"),
         (["--job", "deploy/../shop"], "job: 'deploy/../shop' is no full name of a job"),
         (["--provider", "gitlab_ci", "--run", "9"], "no repo_url, no environment, no branch in the report"),
@@ -301,7 +301,7 @@ def test_credentials_in_an_address_are_not_stored(build: Build) -> None:
             ["--provider", "other", "--run", "9", "--repo-url", REPO, "--branch", "b", "--environment", "x" * 256],
             "environment is 256 characters long, more than 255 in the report",
         ),
-        (["--repo-url", "https://[your-git]/acme/shop"], "repo_url: 'https://[your-git]/acme/shop' is no URL"),
+        (["--repo-url", "https://[your-git]/acme/shop"], "repo_url: 'https://[your-git]/acme/shop' is not a URL"),
     ],
 )
 @pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
@@ -417,7 +417,7 @@ def test_any_word_may_come_of_a_system_that_has_no_table(build: Build) -> None:
 def test_a_word_that_was_only_found_and_nobody_knows_is_left_out_and_said(build: Build) -> None:
     done = build.emit(variables=SYSTEMS["gitlab_ci"] | {"CI_JOB_STATUS": "brand_new"})
     assert done.returncode == 0
-    assert "warning: left out: status: 'brand_new' is no status of gitlab_ci; known are " in done.stderr
+    assert "warning: left out: status: 'brand_new' is not a status of gitlab_ci; use one of " in done.stderr
     assert "status" not in build.stored()[0]
 
 
@@ -431,7 +431,7 @@ def test_what_an_older_emit_stored_with_a_word_that_nobody_knows_goes_out_as_unk
         found = outbox.find(taken.deployment_id)
     assert found is not None
     assert (taken.state, found.content.status, found.content.environment) == ("pending", "unknown", "eu")
-    assert "'sucess' is no status of gitlab_ci; known are " in "".join(capsys.readouterr())
+    assert "'sucess' is not a status of gitlab_ci; use one of " in "".join(capsys.readouterr())
 
 
 def test_a_report_that_says_not_which_build_it_is_is_not_stored(build: Build) -> None:
@@ -711,7 +711,7 @@ def test_replay_says_why_a_stored_report_can_never_become_an_event(tmp_path: Pat
         take_inbox(reports_of(settings, outbox))
         outcomes = replay(ingest_of(settings, outbox), rows(outbox))
     assert [(outcome.done, (outcome.reason or "")[:40]) for outcome in outcomes] == [
-        (False, "the report is no JSON: Expecting propert"),
+        (False, "the report is not JSON: Expecting proper"),
         (False, "no repo_url, no environment, no branch i"),
     ]
 

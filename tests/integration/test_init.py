@@ -241,7 +241,7 @@ def test_who_stops_at_a_question_leaves_nothing_behind(
         ("Jenkins address", "http://", "is no URL"),
         ("Controller name", "a#b", "a name is text without #"),
         ("API token of this user", "two words", "holds no token"),
-        ("Report builds", "soon", "'soon' is no date"),
+        ("Report builds", "soon", "'soon' is not a date"),
         ("Contact", "(nobody)", "cannot be said in a header"),
         ("Rules to use", "7", "write numbers from 1 to 2"),
         ("Environment", "{nothing}", "there is no field {nothing}"),

@@ -117,4 +117,4 @@ def test_the_rest_of_the_events_is_left_to_the_next_pass(agent: Agent, hivel: Lo
 def test_a_time_that_is_none_is_told(agent: Agent) -> None:
     done = agent.run("once", "--within", "soon")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert "--within: 'soon' is no duration" in done.stderr
+    assert "--within: 'soon' is not a duration" in done.stderr

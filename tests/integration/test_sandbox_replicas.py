@@ -159,7 +159,7 @@ def test_the_agent_keeps_to_the_replica_that_it_was_given(clock: FakeClock) -> N
     ("arguments", "words"),
     [
         (["--lag", "6s"], "for several --replicas"),
-        (["--replicas", "2", "--lag", "soon"], "--lag: 'soon' is no duration"),
+        (["--replicas", "2", "--lag", "soon"], "--lag: 'soon' is not a duration"),
         (["--replicas", "2", "--lag", "1h"], "longer than 10m"),
         (["--replicas", "0"], "0 is not in the range"),
     ],

@@ -127,7 +127,7 @@ def test_a_file_that_stays_half_a_report_is_set_aside_with_the_reason(folder: Fo
     folder.later()
     folder.take()
     assert folder.names() == ["rejected"]
-    assert folder.rejected()["a.json"].startswith("the report is no JSON")
+    assert folder.rejected()["a.json"].startswith("the report is not JSON")
     assert (folder.path / "rejected").stat().st_mode & 0o777 == 0o750
 
 
@@ -144,9 +144,9 @@ def test_wrong_files_are_set_aside_and_hold_nobody_back(folder: Folder) -> None:
     assert folder.take() == ["one"]
     rejected = folder.rejected()
     assert list(rejected) == ["a.json", "b.json", "c.json", "d.json", "e.json", "f.json", "g.json"]
-    assert "status: 'sucess' is no status of gitlab_ci; known are success, failed, " in rejected["g.json"]
-    assert "'colour': there is no such field" in rejected["a.json"]
-    assert "an object with the fields of the event is expected" in rejected["b.json"]
+    assert "status: 'sucess' is not a status of gitlab_ci; use one of success, failed, " in rejected["g.json"]
+    assert "unknown field 'colour'" in rejected["a.json"]
+    assert "it must be an object with the fields of the event" in rejected["b.json"]
     assert "start_time: 'yesterday' is no time" in rejected["c.json"]
     assert "branch: text is expected, not a number" in rejected["f.json"]
 
@@ -177,7 +177,7 @@ def test_links_folders_pipes_and_huge_files_do_no_harm(folder: Folder, tmp_path:
     assert sorted(folder.rejected()) == [
         "dangling.json", "folder.json", "huge.json", "link.json", "pipe.json", "zero.json",
     ]  # fmt: skip
-    assert "has 65537 bytes, more than 65536" in folder.rejected()["huge.json"]
+    assert "has 65537 bytes; the maximum is 65536" in folder.rejected()["huge.json"]
     assert secret.exists()
     assert folder.names() == ["rejected"]
 
@@ -253,7 +253,7 @@ def test_an_address_that_cannot_be_read_is_set_aside_with_the_reason(folder: Fol
     folder.put("b.json")
     folder.later()
     assert folder.take() == ["one"]
-    assert folder.rejected()["a.json"].startswith("build_url: 'https://[your-jenkins]/job/a/2/' is no URL")
+    assert folder.rejected()["a.json"].startswith("build_url: 'https://[your-jenkins]/job/a/2/' is not a URL")
 
 
 def test_files_stay_while_the_outbox_cannot_be_written(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +404,7 @@ print(taken, [(line["event"], line.get("reason")) for line in logs])
                 ("enqueued", None),
                 ("reported", None),
                 ("report cannot be removed", "Permission denied"),
-                ("report is wrong", "the report is no JSON: Expecting value: line 1 column 1 (char 0)"),
+                ("report is wrong", "the report is not JSON: Expecting value: line 1 column 1 (char 0)"),
                 ("report cannot be set aside", "Permission denied"),
             ],
         ),

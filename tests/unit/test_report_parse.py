@@ -59,7 +59,7 @@ def parsed(*controllers: JenkinsSettings, **report: Any) -> Parsed:
 @pytest.mark.parametrize("url", NO_URLS)
 @pytest.mark.parametrize("field", URLS)
 def test_a_url_that_nobody_can_take_apart_is_refused_with_its_name(field: str, url: str) -> None:
-    with pytest.raises(ReportError, match=f"^{field}: .* is no URL: ") as raised:
+    with pytest.raises(ReportError, match=f"^{field}: .* is not a URL: ") as raised:
         checked({"job": "a", "build_number": 2, field: url})
     assert len(str(raised.value)) < 250
 
@@ -83,7 +83,7 @@ def test_what_only_looks_unusual_is_taken(url: str) -> None:
 @pytest.mark.parametrize("field", TEXTS)
 def test_a_text_that_is_too_long_is_refused_before_anything_reads_it(field: str) -> None:
     longest = LONGEST_URL if field in URLS else LONGEST_TEXT
-    with pytest.raises(ReportError, match=rf"^{field}: 'x+'… has {longest + 1} characters, more than {longest}$"):
+    with pytest.raises(ReportError, match=rf"^{field}: 'x+'… has {longest + 1} characters; the maximum is {longest}$"):
         checked({field: "x" * (longest + 1)})
     if field != "event_type":
         assert checked({field: "x" * longest + " "}) == {field: "x" * longest}
@@ -94,7 +94,7 @@ def test_a_text_that_is_too_long_is_refused_before_anything_reads_it(field: str)
     [
         ({"start_time": "9" * 400}, "start_time: '9999999999999999999999999999999999999999'… has 400 characters"),
         ({"end_time": 10**200}, "end_time: '1000000000000000000000000000000000000000'… has 201 characters"),
-        ({"pr_number": 12345678901}, "pr_number: 12345678901 has 11 digits, more than 10"),
+        ({"pr_number": 12345678901}, "pr_number: 12345678901 has 11 digits; the maximum is 10"),
         ({"build_number": "1" * 101}, "build_number: '1111111111111111111111111111111111111111'… has 101 characters"),
         ({"job": "a", "build_number": 12345678901}, "build_number: '12345678901' is no number of a build"),
         ({"job": "a", "build_number": "٣"}, "build_number: '٣' is no number of a build"),
@@ -198,7 +198,7 @@ def test_nothing_that_names_a_run_is_refused() -> None:
         parsed()
     with pytest.raises(ReportError, match="job: nothing says which build this is"):
         parsed(provider="jenkins", run="x")
-    with pytest.raises(ReportError, match="provider: 'cvs' is not known"):
+    with pytest.raises(ReportError, match="provider: 'cvs' is not a known provider"):
         parsed(provider="cvs", run="x")
 
 
@@ -254,7 +254,8 @@ def test_everything_that_is_said_is_in_the_fact() -> None:
 
 @pytest.mark.parametrize("provider", [provider for provider in Provider if provider is not Provider.OTHER])
 def test_a_word_that_the_provider_has_not_is_refused_with_those_that_it_has(provider: Provider) -> None:
-    with pytest.raises(UnknownWordError, match=rf"^status: 'sucess' is no status of {provider}; known are ") as raised:
+    expected = rf"^status: 'sucess' is not a status of {provider}; use one of "
+    with pytest.raises(UnknownWordError, match=expected) as raised:
         parsed(provider=provider.value, job="a", build_number="7", run="7", status="sucess")
     assert ", ".join(known_words(provider)) in str(raised.value)
 
@@ -282,5 +283,5 @@ def test_a_field_that_is_not_there_cannot_have_been_written_down() -> None:
 
 @pytest.mark.parametrize("given_names", ["repo_url", ["nothing"], [7], {"repo_url": True}])
 def test_what_was_written_down_is_a_list_of_names_of_fields(given_names: object) -> None:
-    with pytest.raises(ReportError, match="given: a list of names of fields is expected"):
+    with pytest.raises(ReportError, match="given: a list of field names is expected"):
         checked({"job": "deploy/shop", "build_number": "7", "given": given_names})

@@ -60,10 +60,10 @@ TEN: dict[str, tuple[str | bytes, str]] = {
     "durations in words": (
         HIVEL + JENKINS.rstrip() + '\npoll_interval = "15"\nsince = "7 days"\n\n[delivery]\nbackoff_max = "1 week"\n',
         "3 errors in the configuration:\n"
-        f"  {FOLDER}/config.toml:9: jenkins[0].poll_interval: '15' is no duration; the unit is missing: 15s, 15m, 15h "
-        "or 15d\n"
-        f"  {FOLDER}/config.toml:10: jenkins[0].since: '7 days' is no date or time and no duration; write 7d\n"
-        f"  {FOLDER}/config.toml:13: delivery.backoff_max: '1 week' is no duration; write 7d",
+        f"  {FOLDER}/config.toml:9: jenkins[0].poll_interval: '15' is not a duration; the unit is missing: 15s, 15m, "
+        "15h or 15d\n"
+        f"  {FOLDER}/config.toml:10: jenkins[0].since: '7 days' is not a date, a time or a duration; write 7d\n"
+        f"  {FOLDER}/config.toml:13: delivery.backoff_max: '1 week' is not a duration; write 7d",
     ),
     "an empty token file and one that is not there": (
         HIVEL.replace("hivel.token", "empty.token") + JENKINS + '[intake]\ntoken_file = "intake.token"\n',
