@@ -31,7 +31,9 @@ from agent.config.settings import (
     IntakeSettings,
     JenkinsSettings,
     NotifySettings,
+    ProxySettings,
     Settings,
+    WebSettings,
 )
 from agent.config.tables import Team
 from agent.config.values import Values
@@ -52,6 +54,9 @@ KEEP_DEPLOYMENTS = "400d"
 LEAST_SIZE = 10_000_000
 LONGEST_CONTACT = 200
 LONGEST_NOTIFYING_MS = 300_000
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+_HOST = re.compile(r"[A-Za-z0-9.:_-]+")
+_HEADER = re.compile(r"[A-Za-z0-9-]+")
 _PLACE_IN_TOML = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 # What tomllib says, and what people mostly did.
 _TOML_ADVICE = {
@@ -111,6 +116,7 @@ def _settings(path: Path, raw: tables.File, check: Values) -> Settings:
         spool=check.path("hook.spool", raw.hook.spool) if raw.hook.spool else None,
         intake=None if raw.intake is None else _intake(check, raw.intake),
         notify=None if raw.notify is None else _notify(check, raw.notify),
+        web=_web(check, raw.web),
     )
 
 
@@ -312,6 +318,41 @@ def _notify(check: Values, raw: tables.Notify) -> NotifySettings:
             "credential notify-url",
         )
     return replace(settings, url=url)
+
+
+def _web(check: Values, raw: tables.Web) -> WebSettings | None:
+    address = check.address("web.listen", raw.listen)
+    prefix = raw.prefix.rstrip("/")
+    if not _PREFIX.fullmatch(prefix):
+        check.note("web.prefix", f"{raw.prefix!r} is not a path; write it like /hivel")
+    for i, host in enumerate(raw.hosts):
+        if not _HOST.fullmatch(host):
+            check.note(f"web.hosts[{i}]", f"{host!r} is not a host name; write it without scheme, port and path")
+    settings = WebSettings(
+        address=address or Address("", 0),
+        prefix=prefix,
+        hosts=tuple(host.lower() for host in raw.hosts),
+        password=check.web_secret("web.password_file", raw.password_file, "web-password"),
+        view_password=check.web_secret("web.view_password_file", raw.view_password_file, "web-view-password"),
+        token=check.web_secret("web.token_file", raw.token_file, "web-token"),
+        view_token=check.web_secret("web.view_token_file", raw.view_token_file, "web-view-token"),
+        proxy=None if raw.proxy is None else _proxy(check, raw.proxy),
+    )
+    return None if address is None else settings
+
+
+def _proxy(check: Values, raw: tables.Proxy) -> ProxySettings | None:
+    if not _HEADER.fullmatch(raw.user_header):
+        check.note("web.proxy.user_header", f"{raw.user_header!r} is not the name of a header")
+    secret = check.web_secret("web.proxy.secret_file", raw.secret_file, "web-proxy-secret")
+    if secret is None:
+        check.note(
+            "web.proxy.secret_file",
+            "no secret: name a file here, or give systemd the credential web-proxy-secret; without it anybody could "
+            f"send {raw.user_header}",
+        )
+        return None
+    return ProxySettings(raw.user_header, secret, frozenset(raw.operators))
 
 
 def _key_of_token(raw: tables.Intake, team: str) -> str:

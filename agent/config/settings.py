@@ -179,6 +179,36 @@ class NotifySettings:
 
 
 @dataclass(frozen=True)
+class ProxySettings:
+    """A reverse proxy that authenticates users: it sends their names in ``user_header``.
+
+    The header counts only in requests with the ``secret``. ``operators`` may act, all other users may view.
+    """
+
+    user_header: str
+    secret: Token
+    operators: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """The pages. ``prefix`` is empty or a path such as ``/hivel`` without a slash at its end.
+
+    ``hosts``: names in addition to loopback and the listen address under which browsers reach the pages. A password or
+    token that is not configured is None: nobody can log in with it.
+    """
+
+    address: Address
+    prefix: str = ""
+    hosts: tuple[str, ...] = ()
+    password: Token | None = None
+    view_password: Token | None = None
+    token: Token | None = None
+    view_token: Token | None = None
+    proxy: ProxySettings | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that the agent was told."""
 
@@ -200,6 +230,7 @@ class Settings:
     spool: Path | None = None
     intake: IntakeSettings | None = None  # None: off
     notify: NotifySettings | None = None  # None: off
+    web: WebSettings | None = None  # None: off
 
     def allowed(self, team: str) -> Allowed:
         """What a team may report; everything, where nothing else is said."""

@@ -122,6 +122,27 @@ class Intake(msgspec.Struct):
     teams: dict[str, str | Team] = {}  # a text is the token's file
 
 
+class Proxy(msgspec.Struct):
+    """``[web.proxy]``."""
+
+    user_header: str
+    secret_file: str | None = None
+    operators: list[str] = []
+
+
+class Web(msgspec.Struct):
+    """``[web]``."""
+
+    listen: str = "127.0.0.1:9471"
+    prefix: str = ""
+    hosts: list[str] = []
+    password_file: str | None = None
+    view_password_file: str | None = None
+    token_file: str | None = None
+    view_token_file: str | None = None
+    proxy: Proxy | None = None
+
+
 class Notify(msgspec.Struct):
     """``[notify]``."""
 
@@ -148,3 +169,4 @@ class File(msgspec.Struct):
     hook: Hook = msgspec.field(default_factory=Hook)
     intake: Intake | None = None
     notify: Notify | None = None
+    web: Web = msgspec.field(default_factory=Web)

@@ -193,6 +193,14 @@ class Values:
             know_url(url.reveal())
         return url
 
+    def web_secret(self, key: str, file: str | None, credential: str) -> Token | None:
+        """A password or token of the pages, or None if no place has one."""
+        path = None if file is None else self.path(key, file)
+        if not self._tokens:
+            return None
+        none: Token | None = None
+        return self.parse(key, lambda: find_token(path, _variable(credential), credential), none)
+
     def token_file(self, key: str, text: str) -> Token:
         """The token in a file."""
         path = self.path(key, text)
@@ -219,3 +227,8 @@ class Values:
     def template(self, key: str, text: str | None, groups: tuple[str, ...]) -> Template | None:
         """None where none is written, or it is wrong."""
         return None if text is None else self.parse(key, lambda: Template.parse(text, groups), None)
+
+
+def _variable(credential: str) -> str:
+    """The environment variable for a credential: ``HIVEL_AGENT_WEB_PASSWORD`` for ``web-password``."""
+    return "HIVEL_AGENT_" + credential.upper().replace("-", "_")

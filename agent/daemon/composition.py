@@ -125,6 +125,8 @@ class Parts:
     keep: Keep
     settings: Settings
     looking: tuple[SqliteOutbox, OffLoop]
+    pages: tuple[SqliteOutbox, OffLoop]
+    acting: tuple[Ingest, OffLoop]
     notifier: Notifier | None = None
 
     async def deliver(self) -> None:
@@ -203,6 +205,8 @@ async def assembled(settings: Settings, clock: Clock) -> AsyncIterator[Parts]:
             keep=Keep(settings.keep_delivered_ms, settings.keep_deployments_ms, settings.keep_ids_ms),
             settings=settings,
             looking=await opener.outbox("monitoring"),
+            pages=await opener.outbox("pages"),
+            acting=await opener.ingest("actions"),
             notifier=None
             if settings.notify is None
             else Notifier(settings.notify, memory_file(settings.outbox), clock),
@@ -225,6 +229,11 @@ class _Opener:
         outbox = await off_loop(opened)
         self.stack.push_async_callback(off_loop, outbox.close)
         return outbox, off_loop
+
+    async def ingest(self, whose: str) -> tuple[Ingest, OffLoop]:
+        """A connection of its own that stores deployments by the current rules."""
+        outbox, off_loop = await self.outbox(whose)
+        return Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms), off_loop
 
     async def controller(self, controller: JenkinsSettings) -> Controller:
         outbox, off_loop = await self.outbox(f"polls of {controller.name}")

@@ -21,6 +21,7 @@ from agent.daemon.life import Life
 from agent.daemon.listener import Listeners
 from agent.daemon.monitoring import PATIENCE_S, application
 from agent.daemon.outbox_file import make_ready, what_is_broken
+from agent.daemon.pages import LifeBackend
 from agent.daemon.schedule import Schedule
 from agent.daemon.systemd import notify, notify_reloading, watchdog_s
 from agent.daemon.watchdog import Watchdog
@@ -30,6 +31,9 @@ from agent.model.trouble import Unexpected
 from agent.outbox.sqlite.connection import RunLock, wait_for_locks
 from agent.outbox.values import DamagedError, OutboxError
 from agent.sources.reports.intake import Intake
+from agent.web.app import application as web_application
+from agent.web.backend import UnavailableError
+from agent.web.tasks import Tasks
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
@@ -75,6 +79,7 @@ class _Service:
         self._schedule = Schedule(clock)
         self._listeners = Listeners()
         self._monitoring = application(partial(self._life.get, PATIENCE_S))
+        self._tasks = Tasks()
         self._drift = Drift(clock)
 
     async def run(self) -> None:
@@ -104,6 +109,12 @@ class _Service:
         else:
             intake = Intake(settings, self._accept, self._wake)
             await self._listeners.listen("intake", settings.address, intake.app)
+        web = self._settings.web
+        if web is None:
+            await self._listeners.close("web")
+        else:
+            pages = web_application(web, self._backend, self._clock, self._tasks)
+            await self._listeners.listen("web", web.address, pages)
 
     async def _mend(self, problem: str | None) -> None:
         """Repair the outbox if it is damaged. A stop waits ``STOP_S`` for it, as for other work."""
@@ -205,6 +216,12 @@ class _Service:
         except NobodyThereError as error:
             raise OutboxError(str(error)) from None
         return await life.accept(report, team)
+
+    async def _backend(self) -> LifeBackend:
+        try:
+            return LifeBackend(await self._life.get(PATIENCE_S))
+        except NobodyThereError as error:
+            raise UnavailableError(str(error)) from None
 
     def _wake(self, controller: str | None) -> list[str]:
         """Start polls now. Between two lives nothing is needed: a life starts with polls."""

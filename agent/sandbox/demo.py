@@ -59,6 +59,9 @@ path = "outbox.db"
 [monitoring]
 listen = ""
 
+[web]
+listen = ""
+
 [delivery]
 interval = "200ms"
 backoff_initial = "200ms"

@@ -99,7 +99,7 @@ def daemon(folder: Path, hivel: str) -> Iterator[str]:
     (folder / "config.toml").write_text(
         f'[hivel]\nurl = "{hivel}"\ntoken_file = "hivel.token"\n[[jenkins]]\nname = "main"\n'
         'url = "http://127.0.0.1:9/"\npoll_interval = "1h"\n[outbox]\npath = "outbox.db"\n[monitoring]\nlisten = ""\n'
-        '[hook]\nspool = "spool"\n[intake]\nlisten = "127.0.0.1:0"\ntoken_file = "intake.token"\n'
+        '[web]\nlisten = ""\n[hook]\nspool = "spool"\n[intake]\nlisten = "127.0.0.1:0"\ntoken_file = "intake.token"\n'
     )
     log = folder / "agent.log"
     with log.open("w") as file:

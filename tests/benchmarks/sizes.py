@@ -56,6 +56,8 @@ environment = "{{params.ENVIRONMENT}}|{{job.environment}}"
 path = "outbox.db"
 [monitoring]
 listen = "127.0.0.1:0"
+[web]
+listen = ""
 """
 
 

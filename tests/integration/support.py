@@ -111,9 +111,16 @@ class Agent:
 
     @classmethod
     def configured(
-        cls, folder: Path, *, jenkins: LocalServer | str, hivel: LocalServer | str, extra: str = "", **changes: str
+        cls,
+        folder: Path,
+        *,
+        jenkins: LocalServer | str,
+        hivel: LocalServer | str,
+        extra: str = "",
+        web: str = 'listen = ""',
+        **changes: str,
     ) -> Agent:
-        """Write a configuration. ``extra`` is TOML at its end, ``changes`` are lines of [delivery]."""
+        """Write a configuration. ``extra`` is TOML at its end, ``web`` that of [web], ``changes`` lines of [delivery]."""
         agent = cls(folder)
         jenkins_url = jenkins if isinstance(jenkins, str) else jenkins.url
         hivel_url = hivel if isinstance(hivel, str) else hivel.url
@@ -123,7 +130,8 @@ class Agent:
             f'[hivel]\nurl = "{hivel_url}"\ntoken_file = "hivel.token"\n\n'
             f'[[jenkins]]\nname = "main"\nurl = "{jenkins_url}"\nusername = "hivel-agent"\n'
             f'token_file = "jenkins.token"\npoll_interval = "200ms"\nsince = "2020-01-01"\n\n'
-            f'[outbox]\npath = "outbox.db"\n\n[monitoring]\nlisten = "127.0.0.1:0"\n\n[delivery]\n{lines}\n\n{extra}'
+            f'[outbox]\npath = "outbox.db"\n\n[monitoring]\nlisten = "127.0.0.1:0"\n\n[web]\n{web}\n\n'
+            f"[delivery]\n{lines}\n\n{extra}"
         )
         for name in ("hivel.token", "jenkins.token"):
             (folder / name).write_text("sandbox-token\n")

@@ -206,7 +206,7 @@ def _settings(world: dict[str, Any], folder: Path, jenkins: str, hivel: str) -> 
     (folder / "config.toml").write_text(
         f'[hivel]\nurl = "{hivel}"\ntoken_file = "hivel.token"\n[[jenkins]]\nname = "m"\nurl = "{jenkins}"\n'
         f'username = "agent"\ntoken_file = "jenkins.token"\nsince = "{world.get("since", "2000-01-01")}"\n'
-        '[outbox]\npath = "outbox.db"\n[hook]\nspool = "spool"\n[monitoring]\nlisten = ""\n'
+        '[outbox]\npath = "outbox.db"\n[hook]\nspool = "spool"\n[monitoring]\nlisten = ""\n[web]\nlisten = ""\n'
         f"{world.get('extra', '')}\n{world.get('rules', '')}"
     )
     return load(folder / "config.toml")

@@ -1,0 +1,1 @@
+"""The web pages: what was deployed, what waits, what failed, and why."""

@@ -1,0 +1,13 @@
+"""The pages, one module each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.web.pages import now
+
+if TYPE_CHECKING:
+    from agent.web.page import Action, Page
+
+PAGES: tuple[Page, ...] = (now.PAGE,)
+ACTIONS: tuple[Action, ...] = ()
