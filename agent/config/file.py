@@ -322,7 +322,7 @@ def _notify(check: Values, raw: tables.Notify) -> NotifySettings:
 
 def _web(check: Values, raw: tables.Web) -> WebSettings | None:
     address = check.address("web.listen", raw.listen)
-    prefix = raw.prefix.rstrip("/")
+    prefix = (raw.prefix or "").rstrip("/")
     if not _PREFIX.fullmatch(prefix):
         check.note("web.prefix", f"{raw.prefix!r} is not a path; write it like /hivel")
     for i, host in enumerate(raw.hosts):

@@ -134,7 +134,7 @@ class Web(msgspec.Struct):
     """``[web]``."""
 
     listen: str = "127.0.0.1:9471"
-    prefix: str = ""
+    prefix: str | None = None
     hosts: list[str] = []
     password_file: str | None = None
     view_password_file: str | None = None
