@@ -120,7 +120,7 @@ class Agent:
         web: str = 'listen = ""',
         **changes: str,
     ) -> Agent:
-        """Write a configuration. ``extra`` is TOML at its end, ``web`` that of [web], ``changes`` lines of [delivery]."""
+        """Write a configuration: ``extra`` is TOML at its end, ``web`` is that of [web], ``changes`` of [delivery]."""
         agent = cls(folder)
         jenkins_url = jenkins if isinstance(jenkins, str) else jenkins.url
         hivel_url = hivel if isinstance(hivel, str) else hivel.url
