@@ -33,6 +33,21 @@ demo: $(VENV)/.ready ## the main job on embedded defaults: Jenkins -> outbox -> 
 test: $(VENV)/.ready ## all tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal
 
+# The tests of the pages in a browser, in an environment that has Playwright. Chromium is Debian's.
+BROWSER_VENV := .venv-browser
+
+$(BROWSER_VENV)/.ready: requirements-browser.txt pyproject.toml
+	@echo "setting up $(BROWSER_VENV) (once) …"
+	@$(PYTHON) -m venv $(BROWSER_VENV)
+	@echo '*' > $(BROWSER_VENV)/.gitignore
+	@$(BROWSER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(BROWSER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: browser-test
+browser-test: $(BROWSER_VENV)/.ready ## the pages in Chromium: apt-get install chromium-headless-shell
+	@$(BROWSER_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/browser
+
 coverage: $(VENV)/.ready ## the tests that need no root, with branch coverage, also of the processes that they start
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not root" --cov --cov-report=term
 
