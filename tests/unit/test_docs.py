@@ -357,8 +357,17 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_tests_that_a_page_names_exist(document: Path) -> None:
-    for name in re.findall(r"`(tests/[\w/.-]+)`", document.read_text(encoding="utf-8")):
+    for name, function in re.findall(r"`(tests/[\w/.-]+)(?:::(\w+))?`", document.read_text(encoding="utf-8")):
         assert (ROOT / name).exists(), f"{document.name} names {name}"
+        source = (ROOT / name).read_text(encoding="utf-8") if function else ""
+        assert f"def {function}(" in source or not function, f"there is no {function} in {name}"
+
+
+def test_every_guarantee_names_a_test_that_proves_it() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8").partition("## Limits")[0]
+    promises = rows(page)
+    assert len(promises) >= 12
+    assert [row[0] for row in promises if "::test_" not in row[-1]] == []
 
 
 def test_every_promise_about_security_names_a_test_that_exists() -> None:

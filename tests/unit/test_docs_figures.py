@@ -1,0 +1,149 @@
+"""Figures and messages in the documentation are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import msgspec
+import pytest
+
+from agent.daemon import listener, log_queue, once
+from agent.daemon.service import STOP_S
+from agent.delivery import answers, breaker, claims
+from agent.model import build, report
+from agent.model import event as events
+from agent.model.names import build_of_url
+from agent.outbox import values
+from agent.outbox.sqlite import repair
+from agent.sources.jenkins import backoff, client, details, discovery, look, pace, raw, related, transport
+from agent.sources.jenkins.answers import _BYTES_FOR_A_VALUE, Answer, Item
+from agent.sources.reports import fields
+from tests.unit.test_docs import ROOT, code, rows
+
+KB, MB, DAY_MS, MINUTE_MS = 1024, 1024 * 1024, 86_400_000, 60_000
+BOUNDS = "docs/guarantees.md"
+OPERATIONS = "docs/operations.md"
+
+
+def word(number: float) -> str:
+    """A number as it is written in a sentence."""
+    return {1: "one", 3: "three", 4: "four", 5: "five", 7: "seven", 8: "eight", 10: "ten", 100: "hundred"}[int(number)]
+
+
+FIGURES = [
+    (BOUNDS, f"{report.MOST_BYTES // KB} KB; a URL {report.LONGEST_URL:,} characters"),
+    (BOUNDS, f"`pr_number` and `build_number` {report.MOST_DIGITS} digits"),
+    (BOUNDS, f"other numbers and times {report.LONGEST_NUMBER} characters, every other text {report.LONGEST_TEXT:,}"),
+    (BOUNDS, f"{report.MOST_PULL_REQUESTS:,} numbers in `pr_numbers`"),
+    (
+        BOUNDS,
+        f"{transport.BODY_LIMIT // MB} MB, compressed and uncompressed, and "
+        f"{transport.BODY_LIMIT // _BYTES_FOR_A_VALUE:,} JSON values",
+    ),
+    (BOUNDS, f"{word(transport.WHOLE_TIMEOUTS)} times `timeout`, at least a minute"),
+    (BOUNDS, f"{transport._REST_LIMIT // KB} KB, {word(transport._REST_S)} second"),
+    (BOUNDS, f"{client._ROOM_FOR_JOBS // MB} MB, where each job counts with its name and {client._JOB_BYTES} bytes"),
+    (BOUNDS, f"| {client.LONGEST_NAME:,} characters | The job is left out"),
+    (BOUNDS, f"{raw.LONGEST_TEXT:,} characters of a text, {build.PARAMETERS_TEXT:,} of all parameters"),
+    (BOUNDS, f"{raw._CHECKOUTS_TEXT:,} of all checkouts, {raw.CHANGES} messages of commits with"),
+    (BOUNDS, f"with {raw.MESSAGE_LENGTH} characters each, {details.MOST_STAGES:,} stages"),
+    (BOUNDS, f"{transport._COOKIES} of {transport._COOKIE_LENGTH} characters"),
+    (BOUNDS, f"{answers.BODY_LIMIT // KB} KB, compressed and uncompressed; `[delivery] timeout`"),
+    (BOUNDS, f"{word(once.LONGEST_MS // MINUTE_MS)} minutes, or `--within`"),
+    (OPERATIONS, f"{word(breaker.OUTAGE_AFTER)} different events in a row"),
+    (OPERATIONS, f"After {word(look.GRACE_MS // MINUTE_MS)} minutes it is reported with what is known"),
+    (OPERATIONS, f"up to {claims.UNSETTLED_AT_MOST:,} results"),
+    (OPERATIONS, f"At most {log_queue.MOST_LINES:,} lines or {log_queue.MOST_BYTES // MB} MB wait in memory"),
+    (OPERATIONS, f"reads the builds of the last {word(repair.REREAD_MS // DAY_MS)} days again"),
+    (OPERATIONS, f"at most {related.UPSTREAM_STEPS} causes deep"),
+    (OPERATIONS, f"deeper than {client.NESTING} levels"),
+    (OPERATIONS, f"more than {look.PAGE} new builds: 1 for each further {look.PAGE - look.EXPECTED_OF_NEW}"),
+    (OPERATIONS, f"the median of the last {pace.REMEMBERED} polls"),
+    (OPERATIONS, f"more than {word(pace.SLOW_TIMES)} times the usual time"),
+    (OPERATIONS, f"up to {word(2**pace.MOST_DOUBLINGS)} times `poll_interval`"),
+    (OPERATIONS, f"at least every {word(backoff.LONGEST_PAUSE_S / 60)} minutes"),
+    (OPERATIONS, f"at most for {word(backoff.LONGEST_BACKOFF_S / 3600)} hour"),
+    (OPERATIONS, f"a {word(discovery.BACK_AT_ONCE)} in each poll"),
+    ("docs/installation.md", f"for at most {STOP_S:.0f} seconds"),
+    ("docs/reporting.md", f"at most one day after and {fields.MOST_BEFORE_MS // DAY_MS} days before"),
+    ("docs/reporting.md", f"a JSON object of at most {report.MOST_BYTES // KB} KB"),
+    ("docs/events.md", f"at most {events.MOST_PULL_REQUESTS}"),
+    ("docs/command-line.md", f"The first attempt and the last {values.LAST_ATTEMPTS} are kept"),
+    ("SECURITY.md", f"at most {listener.MOST_CONNECTIONS} connections"),
+    ("SECURITY.md", f"within {listener.PATIENCE_S} seconds"),
+]
+
+
+@pytest.mark.parametrize(("page", "figure"), FIGURES, ids=[f"{page}: {figure}"[:90] for page, figure in FIGURES])
+def test_a_figure_is_that_of_the_code(page: str, figure: str) -> None:
+    assert figure in " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
+def test_a_build_number_has_ten_digits_at_most() -> None:
+    assert build_of_url("https://jenkins.example.com/job/shop/" + "1" * report.MOST_DIGITS) is not None
+    assert build_of_url("https://jenkins.example.com/job/shop/" + "1" * (report.MOST_DIGITS + 1)) is None
+
+
+def test_the_list_of_100_000_jobs_with_names_of_60_characters_is_read() -> None:
+    """As docs/operations.md says: one answer of Jenkins, with the class that has the longest usual name."""
+    job = {"_class": "org.jenkinsci.plugins.workflow.job.WorkflowJob", "fullName": "x" * 60, "nextBuildNumber": 12345}
+    body = msgspec.json.encode({"jobs": [job] * 100_000})
+    assert len(body) <= transport.BODY_LIMIT
+    assert len(Answer("/api/json", body, {}, limit=transport.BODY_LIMIT).decode(Item).jobs or ()) == 100_000
+
+
+# ---- messages
+
+
+def templates() -> list[str]:
+    """Every text in the code, with ``…`` for what is filled in."""
+    found = []
+    for path in (ROOT / "agent").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                pieces = (each.value if isinstance(each, ast.Constant) else "…" for each in node.values)
+                found.append("".join(map(str, pieces)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+TEMPLATES = templates()
+SYMPTOMS = [
+    symptom
+    for row in rows((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))
+    for symptom in code(row[0])
+    if not symptom.endswith((".json", ".txt", ".toml")) and "systemctl" not in symptom
+]
+
+
+def can_be_said(symptom: str) -> bool:
+    """Whether one text of the code has the parts of a message between ``…``, or makes most of it by filling in."""
+    parts = re.split(r"\s*…\s*", symptom)
+    fixed = re.compile(".*".join(map(re.escape, parts)), re.DOTALL)
+    return any(fixed.search(template) or _makes(template, symptom) for template in TEMPLATES)
+
+
+def _makes(template: str, message: str) -> bool:
+    """Whether the fixed parts of a text stand in the message in their order, and are most of it."""
+    parts, at = [part for part in template.split("…") if len(part) > 2], 0
+    for part in parts:
+        if (found := message.find(part, at)) < 0:
+            return False
+        at = found + len(part)
+    return len(template) > 8 and sum(map(len, parts)) >= 0.6 * len(message)
+
+
+def test_the_page_shows_symptoms() -> None:
+    assert len(SYMPTOMS) > 40
+
+
+@pytest.mark.parametrize("symptom", SYMPTOMS)
+def test_a_symptom_is_a_text_that_the_code_can_print(symptom: str) -> None:
+    assert can_be_said(symptom)
+
+
+def test_a_symptom_that_nothing_prints_would_be_noticed() -> None:
+    assert not can_be_said("the outbox is on holiday")
+    assert not can_be_said("already works on … another hivel-agent")
