@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grp
 import os
+import pwd
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -16,6 +18,8 @@ from agent.cli.options import config_option
 from agent.cli.output import console, escape
 from agent.cli.questions import Asker, InitError
 from agent.config.file import DEFAULT_PATH, ConfigError, find_file, load
+from agent.config.paths import WEB_PASSWORD
+from agent.config.tables import Web
 from agent.config.writing import (
     HIVEL_TOKEN,
     JENKINS_TOKEN,
@@ -37,7 +41,9 @@ if TYPE_CHECKING:
 
 # The unit file passes the tokens beside this configuration to the service; the configuration names no token files.
 SYSTEM_FILE = DEFAULT_PATH
-SERVICE_GROUP = "hivel-agent"
+SERVICE_USER = SERVICE_GROUP = "hivel-agent"
+PASSWORD_BYTES = 15
+PAGES_URL = f"http://{Web().listen}/"
 OVERWRITE, ADD, QUIT = "o", "a", "q"
 
 
@@ -171,7 +177,7 @@ def _what_to_do(asker: Asker, found: _Found, *, force: bool) -> str:
 def _create(asker: Asker, given: Given, found: _Found, *, offline: bool) -> None:
     draft = Interview(asker, given, offline=offline, known=found.settings).everything()
     _refuse_wrong(asker)
-    files = _tokens(found.file, draft)
+    files = [*_tokens(found.file, draft), *_password(found.file)]
     text = configuration(draft, token_files=found.file != SYSTEM_FILE)
     files.append(NewFile(found.file.resolve(), text.encode(), 0o640, _owner_of_config(found.file)))
     _show(_written(files))
@@ -225,6 +231,25 @@ def _tokens(file: Path, draft: Draft) -> list[NewFile]:
     return [_token(file.parent / name, token) for name, token in tokens if token is not None]
 
 
+def _password(file: Path) -> list[NewFile]:
+    """A new password for the pages, unless there is one."""
+    path = file.parent / WEB_PASSWORD
+    if os.path.lexists(path):
+        return []
+    return [NewFile(path, f"{secrets.token_urlsafe(PASSWORD_BYTES)}\n".encode(), 0o400, _service_user(file))]
+
+
+def _service_user(file: Path) -> tuple[int, int] | None:
+    """Who reads the password: it is not among the credentials that root passes to the service."""
+    if os.geteuid() != 0 or file != SYSTEM_FILE:
+        return None
+    try:
+        service = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return None
+    return service.pw_uid, service.pw_gid
+
+
 def _token(path: Path, token: Token) -> NewFile:
     return NewFile(path, f"{token.reveal()}\n".encode(), 0o600)
 
@@ -268,7 +293,7 @@ def _show_next(file: Path, added: Controller | None = None) -> None:
     out = console()
     out.print("\nNext:")
     lines = _next(file, added)
-    width = max(len(line) for line, _ in lines)
+    width = max(len(line) for line, meaning in lines if meaning)
     for line, meaning in lines:
         out.print(f"  {escape(f'{line:<{width}}' if meaning else line)}" + (f"  # {meaning}" if meaning else ""))
 
@@ -277,13 +302,15 @@ def _next(file: Path, added: Controller | None) -> list[tuple[str, str]]:
     option = "" if file == SYSTEM_FILE else f" --config {file}"
     check = (f"hivel-agent check{option}", "checks everything once more")
     status = (f"hivel-agent status{option}", "outbox, delivery, controllers")
+    pages = (f"open {PAGES_URL} with the password in {file.parent / WEB_PASSWORD}", "")
     if file != SYSTEM_FILE:
         run = (f"hivel-agent run{option}", "the daemon, until Ctrl-C; its log shows each event" if added is None else
                "restart it if it runs")  # fmt: skip
-        return [check, run, status]
+        return [check, run, status] if added is not None else [check, run, status, pages]
     if added is None:
         log = ("journalctl -u hivel-agent -f", "the log: one line for each event")
-        return [check, ("systemctl enable --now hivel-agent", "starts the service, now and at boot"), log, status]
+        start = ("systemctl enable --now hivel-agent", "starts the service, now and at boot")
+        return [check, start, log, status, pages]
     return [*_credential(file, added), check, ("systemctl restart hivel-agent", ""), status]
 
 

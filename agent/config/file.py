@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from agent.config import shape
 from agent.config.credentials import variable_of
-from agent.config.paths import DEFAULT_CONFIG
+from agent.config.paths import DEFAULT_CONFIG, WEB_PASSWORD
 from agent.config.positions import Positions
 from agent.config.problems import ConfigError, Problem, Problems
 from agent.config.reading import ReadError, read_text
@@ -332,7 +332,7 @@ def _web(check: Values, raw: tables.Web) -> WebSettings | None:
         address=address or Address("", 0),
         prefix=prefix,
         hosts=tuple(host.lower() for host in raw.hosts),
-        password=check.web_secret("web.password_file", raw.password_file, "web-password"),
+        password=check.web_secret("web.password_file", raw.password_file, "web-password", WEB_PASSWORD),
         view_password=check.web_secret("web.view_password_file", raw.view_password_file, "web-view-password"),
         token=check.web_secret("web.token_file", raw.token_file, "web-token"),
         view_token=check.web_secret("web.view_token_file", raw.view_token_file, "web-view-token"),

@@ -193,13 +193,23 @@ class Values:
             know_url(url.reveal())
         return url
 
-    def web_secret(self, key: str, file: str | None, credential: str) -> Token | None:
-        """A password or token of the pages, or None if no place has one."""
+    def web_secret(self, key: str, file: str | None, credential: str, default: str | None = None) -> Token | None:
+        """A password or token of the pages, or None if no place has one. ``default``: the file to read if it exists.
+
+        One that cannot be read is a problem of the pages alone: nobody can log in with it.
+        """
         path = None if file is None else self.path(key, file)
         if not self._tokens:
             return None
-        none: Token | None = None
-        return self.parse(key, lambda: find_token(path, _variable(credential), credential), none)
+        try:
+            found = find_token(path, variable_for(credential), credential)
+            if found is None and default is not None and (there := self._file.parent / default).exists():
+                found = Token.from_file(there)
+        except TokenError as error:
+            return Token.missing(error)
+        except OSError as error:
+            return Token.missing(TokenError(f"cannot look for {default}: {error.strerror}"))
+        return found
 
     def token_file(self, key: str, text: str) -> Token:
         """The token in a file."""
@@ -229,6 +239,6 @@ class Values:
         return None if text is None else self.parse(key, lambda: Template.parse(text, groups), None)
 
 
-def _variable(credential: str) -> str:
+def variable_for(credential: str) -> str:
     """The environment variable for a credential: ``HIVEL_AGENT_WEB_PASSWORD`` for ``web-password``."""
     return "HIVEL_AGENT_" + credential.upper().replace("-", "_")

@@ -15,6 +15,7 @@ from agent.inspect.expressions import busy
 from agent.inspect.findings import CONFIGURATION, HIVEL, Finding, Level, subject_of
 from agent.inspect.folders import cannot_make, spool
 from agent.inspect.notifications import notifications
+from agent.inspect.pages import pages
 from agent.inspect.plugins import missing_plugins
 from agent.inspect.probes import probe_hivel, probe_jenkins
 from agent.inspect.suspicious import suspicious, unusable_proxies
@@ -45,6 +46,7 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
     ]
     findings += _teams(settings)
     findings += notifications(settings)
+    findings += pages(settings)
     findings += [Finding(Level.ERROR if each.endless else Level.WARNING, "rules", str(each)) for each in busy(settings)]
     findings.append(_outbox(settings, clock, thoroughly=not offline))
     findings += spool(settings.spool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from agent.inspect.addresses import base_of_hivel, base_of_jenkins, named_by_address, placeholder_in
@@ -101,13 +102,19 @@ def _placeholders(settings: Settings) -> Iterator[Finding]:
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
-    monitoring, intake = settings.monitoring, None if settings.intake is None else settings.intake.address
-    if monitoring is not None and intake is not None and _same_port(monitoring, intake):
-        words = (
-            f"[monitoring] listen and [intake] listen are the same address, {intake}: only one of them can listen; "
-            "give one of them another port"
-        )
-        yield Finding(Level.WARNING, "intake", words)
+    listeners = {
+        "monitoring": settings.monitoring,
+        "intake": None if settings.intake is None else settings.intake.address,
+        "web": None if settings.web is None else settings.web.address,
+    }
+    given = [(name, address) for name, address in listeners.items() if address is not None]
+    for (first, one), (second, other) in combinations(given, 2):
+        if _same_port(one, other):
+            words = (
+                f"[{first}] listen and [{second}] listen are the same address, {other}: only one of them can listen; "
+                "give one of them another port"
+            )
+            yield Finding(Level.WARNING, second, words)
 
 
 def _same_port(one: Address, other: Address) -> bool:

@@ -64,7 +64,7 @@ def test_what_it_writes_is_tested_works_and_is_safe(
     assert "without a rule: lab/other" in done.stdout
     assert hivel.deployments() == []
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {
-        "config.toml": "0o640", "hivel.token": "0o600", "jenkins.token": "0o600",
+        "config.toml": "0o640", "hivel.token": "0o600", "jenkins.token": "0o600", "web.password": "0o400",
     }  # fmt: skip
     settings = load(folder / "config.toml")
     assert [rule.job.text for rule in settings.rules] == ["deploy/**", 're:a"b\\.c$']
@@ -211,7 +211,7 @@ def test_what_a_session_writes_is_what_was_answered(terminal: Init) -> None:
     assert (controller.name, controller.url, controller.username) == ("main", f"{terminal.jenkins}/", "hivel-agent")
     assert "(platform@example.test)" in controller.user_agent
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in terminal.folder.iterdir()} == {
-        "config.toml": "0o640", "hivel.token": "0o600", "jenkins.token": "0o600",
+        "config.toml": "0o640", "hivel.token": "0o600", "jenkins.token": "0o600", "web.password": "0o400",
     }  # fmt: skip
 
 
@@ -499,7 +499,7 @@ def test_for_the_service_no_token_file_is_named_and_the_unit_is_what_comes_next(
     assert "systemctl enable --now hivel-agent" in shown and "journalctl -u hivel-agent -f" in shown
     assert "token_file" not in system.read_text() and "[outbox]" not in system.read_text()
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in system.parent.iterdir()} == {
-        "config.toml": "0o640", "hivel.token": "0o600", "jenkins.token": "0o600",
+        "config.toml": "0o640", "hivel.token": "0o600", "jenkins.token": "0o600", "web.password": "0o400",
     }  # fmt: skip
 
 
@@ -522,3 +522,13 @@ def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
     )
     assert done.returncode == 0
     assert "_HIVEL_AGENT_COMPLETE" in done.stdout
+
+
+def test_the_password_of_the_pages_is_random_and_never_replaced(tmp_path: Path, told: list[str]) -> None:
+    passwords = []
+    for name in ("one", "other"):
+        assert run(tmp_path / name, *told, "--no-test", **TOKENS).returncode == 0
+        passwords.append((tmp_path / name / "web.password").read_text().strip())
+    assert len(set(passwords)) == 2 and all(len(each) == 20 for each in passwords)
+    assert run(tmp_path / "one", *told, "--no-test", "--force", **TOKENS).returncode == 0
+    assert (tmp_path / "one" / "web.password").read_text().strip() == passwords[0]

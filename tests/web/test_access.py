@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.web.conftest import PASSWORD, TOKEN, VIEW_PASSWORD, VIEW_TOKEN, running
+from agent.web.access import hashed
+from tests.integration.support import wait_until
+from tests.web.conftest import PASSWORD, SETTINGS, TOKEN, VIEW_PASSWORD, VIEW_TOKEN, configured, running
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.sandbox.server import LocalServer
     from tests.web.conftest import Site
 
 
@@ -112,3 +119,89 @@ def test_every_answer_has_the_security_headers(shared_site: Site, path: str) -> 
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Referrer-Policy"] == "no-referrer"
         assert headers["Cache-Control"] == "no-store"
+
+
+def test_a_password_that_cannot_be_read_stops_neither_the_agent_nor_the_pages(
+    tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer
+) -> None:
+    agent = configured(tmp_path, jenkins_server, hivel_server)
+    (tmp_path / "web.password").write_text("")
+    with running(agent) as site, site.client(TOKEN) as client:
+        assert client.get("/now.json").status_code == 200
+        client.headers["Origin"] = site.url
+        assert client.post("/login", data={"password": ""}).status_code == 403
+        assert client.post("/login", data={"password": VIEW_PASSWORD}).status_code == 303
+    checked = agent.run("check", "--offline")
+    assert f"{tmp_path / 'web.password'} is empty" in checked.stdout
+
+
+def test_the_password_beside_the_configuration_is_the_default_and_may_be_hashed(
+    tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer
+) -> None:
+    agent = configured(tmp_path, jenkins_server, hivel_server, 'listen = "127.0.0.1:0"\n')
+    (tmp_path / "web.password").write_text(hashed(PASSWORD, b"salt of sixteen.") + "\n")
+    with running(agent) as site, site.logged_in() as client:
+        assert "may act" in client.get("/").text
+        assert client.post("/login", data={"password": hashed(PASSWORD, b"salt of sixteen.")}).status_code == 403
+
+
+def test_a_busy_port_disables_the_pages_and_nothing_else(
+    tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        agent = configured(tmp_path, jenkins_server, hivel_server, f'listen = "127.0.0.1:{port}"\n')
+        process = agent.start()
+        try:
+            wait_until(lambda: "event=started" in agent.log(), "the daemon has started")
+            assert "cannot listen" in agent.log() and f"127.0.0.1:{port}" in agent.log()
+        finally:
+            process.terminate()
+            assert process.wait(120) == 0
+
+
+def test_the_header_of_a_proxy_counts_only_with_its_secret(
+    tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer
+) -> None:
+    proxy = 'proxy = { user_header = "X-User", secret_file = "proxy.secret", operators = ["Ada"] }\n'
+    (tmp_path / "proxy.secret").write_text("shared-with-the-proxy\n")
+    with (
+        running(configured(tmp_path, jenkins_server, hivel_server, SETTINGS + proxy)) as site,
+        site.client() as client,
+    ):
+        secret = {"X-Hivel-Agent-Proxy-Secret": "shared-with-the-proxy"}
+        assert client.get("/now.json", headers={"X-User": "Ada"}).status_code == 401
+        assert (
+            client.get("/now.json", headers={"X-User": "Ada", "X-Hivel-Agent-Proxy-Secret": "guess"}).status_code == 401
+        )
+        assert "Ada (may act)" in client.get("/", headers=secret | {"X-User": "Ada"}).text
+        assert "Bob (may view)" in client.get("/", headers=secret | {"X-User": "Bob"}).text
+        assert client.get("/now.json", headers=secret).status_code == 401
+
+
+@pytest.mark.parametrize("strips", [True, False])
+def test_behind_a_proxy_with_a_prefix_every_link_keeps_it(
+    tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer, strips: bool
+) -> None:
+    settings = SETTINGS + 'prefix = "/tools/hivel/"\nhosts = ["ci.example.test"]\n'
+    with running(configured(tmp_path, jenkins_server, hivel_server, settings)) as site, site.client() as client:
+        before = "" if strips else "/tools/hivel"
+        client.headers.update({"Host": "ci.example.test", "Origin": "https://ci.example.test"})
+        page = client.get(f"{before}/")
+        assert page.status_code == 200
+        links = re.findall(r'(?:href|src|action|hx-get)="([^"]*)"', page.text)
+        assert links and all(link.startswith(("/tools/hivel/", "#")) for link in links), links
+        style = next(link for link in links if link.endswith(".css"))
+        assert client.get(style.removeprefix("/tools/hivel") if strips else style).status_code == 200
+        answer = client.post(f"{before}/login", data={"password": PASSWORD, "next": "/now?x=1"})
+        assert answer.headers["Location"] == "/tools/hivel/now?x=1"
+        assert "Path=/tools/hivel;" in answer.headers["Set-Cookie"] and "Secure" in answer.headers["Set-Cookie"]
+
+
+def test_static_files_are_kept_by_browsers_for_ever(shared_site: Site) -> None:
+    with shared_site.client() as client:
+        names = set(re.findall(r'"(/static/[^"]+)"', client.get("/").text))
+        assert len(names) == 4
+        answers = [client.get(name) for name in names]
+        assert {answer.headers["Cache-Control"] for answer in answers} == {"public, max-age=31536000, immutable"}
+        assert sum(len(answer.content) for answer in answers) < 60_000

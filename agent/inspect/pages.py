@@ -1,0 +1,35 @@
+"""What ``check`` says about ``[web]``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.config.paths import WEB_PASSWORD
+from agent.inspect.findings import Finding, Level
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
+
+WEB = "web"
+
+
+def pages(settings: Settings) -> list[Finding]:
+    """Whether somebody can log in, and whether passwords cross a network in clear text."""
+    web = settings.web
+    if web is None:
+        return []
+    secrets = [web.password, web.view_password, web.token, web.view_token, web.proxy and web.proxy.secret]
+    found = [Finding(Level.WARNING, WEB, each.problem) for each in secrets if each and each.problem is not None]
+    if not web.address.is_loopback:
+        words = (
+            f"the pages listen at {web.address} without TLS: passwords cross the network in clear text; listen on "
+            "loopback behind a reverse proxy with TLS"
+        )
+        found.append(Finding(Level.WARNING, WEB, words))
+    if not any(secrets):
+        words = (
+            f"nobody can log in to the pages: put a password into {settings.file.parent / WEB_PASSWORD}, or set "
+            "[web] password_file"
+        )
+        found.append(Finding(Level.WARNING, WEB, words))
+    return found or [Finding(Level.OK, WEB, f"the pages listen at {web.address}")]
