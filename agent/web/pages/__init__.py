@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.web.pages import now
+from agent.web.pages import about, controllers, now
 
 if TYPE_CHECKING:
     from agent.web.page import Action, Page
 
-PAGES: tuple[Page, ...] = (now.PAGE,)
-ACTIONS: tuple[Action, ...] = ()
+PAGES: tuple[Page, ...] = (now.PAGE, controllers.PAGE, about.PAGE)
+ACTIONS: tuple[Action, ...] = (controllers.POLL,)
