@@ -115,6 +115,14 @@ class Reporting:
 
 
 @dataclass(frozen=True)
+class PageParts:
+    """What the pages work with: a page never waits for an action, nor the work of the agent for either."""
+
+    reading: tuple[SqliteOutbox, OffLoop]
+    changing: tuple[Ingest, OffLoop]
+
+
+@dataclass(frozen=True)
 class Parts:
     """All parts that work on one outbox."""
 
@@ -125,8 +133,7 @@ class Parts:
     keep: Keep
     settings: Settings
     looking: tuple[SqliteOutbox, OffLoop]
-    pages: tuple[SqliteOutbox, OffLoop]
-    acting: tuple[Ingest, OffLoop]
+    pages: PageParts | None = None
     notifier: Notifier | None = None
 
     async def deliver(self) -> None:
@@ -205,8 +212,7 @@ async def assembled(settings: Settings, clock: Clock) -> AsyncIterator[Parts]:
             keep=Keep(settings.keep_delivered_ms, settings.keep_deployments_ms, settings.keep_ids_ms),
             settings=settings,
             looking=await opener.outbox("monitoring"),
-            pages=await opener.outbox("pages"),
-            acting=await opener.ingest("actions"),
+            pages=None if settings.web is None else await opener.pages(),
             notifier=None
             if settings.notify is None
             else Notifier(settings.notify, memory_file(settings.outbox), clock),
@@ -230,10 +236,10 @@ class _Opener:
         self.stack.push_async_callback(off_loop, outbox.close)
         return outbox, off_loop
 
-    async def ingest(self, whose: str) -> tuple[Ingest, OffLoop]:
-        """A connection of its own that stores deployments by the current rules."""
-        outbox, off_loop = await self.outbox(whose)
-        return Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms), off_loop
+    async def pages(self) -> PageParts:
+        outbox, off_loop = await self.outbox("actions")
+        ingest = Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms)
+        return PageParts(reading=await self.outbox("pages"), changing=(ingest, off_loop))
 
     async def controller(self, controller: JenkinsSettings) -> Controller:
         outbox, off_loop = await self.outbox(f"polls of {controller.name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from agent.daemon.composition import assembled
@@ -98,7 +98,7 @@ async def _once(settings: Settings, clock: Clock, within_s: float) -> OnceReport
         finally:
             timer.cancel()
 
-    async with assembled(settings, clock) as parts:
+    async with assembled(replace(settings, web=None), clock) as parts:
         await tried("reports", parts.reporting.take())
         polling = (
             tried_until(_FOR_POLLS, f"polls of {each.settings.name}", each.poll(), each.end)

@@ -31,7 +31,11 @@ class LifeBackend:
     """See :class:`agent.web.backend.Backend`."""
 
     def __init__(self, life: Life) -> None:
+        """Raises :class:`UnavailableError` if the configuration of this life has no pages."""
+        if life.parts.pages is None:
+            raise UnavailableError("the pages were turned off")
         self._life = life
+        self._parts = life.parts.pages
 
     @property
     def settings(self) -> Settings:
@@ -45,12 +49,12 @@ class LifeBackend:
 
     async def read(self, look: Callable[[Outbox], T]) -> T:
         """See the protocol."""
-        outbox, off_loop = self._life.parts.pages
+        outbox, off_loop = self._parts.reading
         return await _in_time(off_loop(look, outbox))
 
     async def change(self, act: Callable[[Ingest], T]) -> T:
         """See the protocol."""
-        ingest, off_loop = self._life.parts.acting
+        ingest, off_loop = self._parts.changing
         return await _in_time(off_loop(act, ingest))
 
     def asked(self) -> Sequence[Asked]:

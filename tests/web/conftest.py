@@ -45,6 +45,7 @@ class Site:
 
     agent: Agent
     url: str
+    process: Popen[str]
 
     def client(self, token: str | None = None) -> httpx.Client:
         """A client that sends a bearer token, or nothing."""
@@ -80,7 +81,7 @@ def running(agent: Agent) -> Iterator[Site]:
         wait_until(lambda: "what=web url=" in agent.log() or process.poll() is not None, "the pages are there")
         found = re.search(r"what=web url=(http://\S+)", agent.log())
         assert found is not None, agent.log()
-        yield Site(agent, found[1])
+        yield Site(agent, found[1], process)
     finally:
         process.terminate()
         process.wait(120)

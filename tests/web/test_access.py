@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -205,3 +207,14 @@ def test_static_files_are_kept_by_browsers_for_ever(shared_site: Site) -> None:
         answers = [client.get(name) for name in names]
         assert {answer.headers["Cache-Control"] for answer in answers} == {"public, max-age=31536000, immutable"}
         assert sum(len(answer.content) for answer in answers) < 60_000
+
+
+def test_a_new_password_ends_the_sessions_of_the_old_one(site: Site) -> None:
+    with site.logged_in(name="Ada") as client:
+        (site.agent.folder / "web.password").write_text("another-password\n")
+        before = site.agent.log().count("event=started")
+        os.kill(site.process.pid, signal.SIGHUP)
+        wait_until(lambda: site.agent.log().count("event=started") > before, "the configuration is reloaded")
+        assert "Ada (may act)" not in client.get("/").text
+        assert client.post("/login", data={"password": PASSWORD}).status_code == 403
+        assert client.post("/login", data={"password": "another-password"}).status_code == 303
