@@ -228,7 +228,7 @@ def test_a_variable_that_nothing_can_be_made_of_is_left_out_and_said(build: Buil
     odd = {**JENKINS, "GIT_URL": "https://[git]/acme/shop", "GIT_COMMIT": "c" * 1_001, "CHANGE_ID": "1" * 11}
     done = build.emit("--status", "SUCCESS", variables=odd)
     assert (done.returncode, done.stdout) == (0, f"hivel-agent emit: stored in {build.outbox}\n")
-    assert [line.partition("left out: ")[2][:12] for line in done.stderr.splitlines()] == [
+    assert [line.partition("ignored: ")[2][:12] for line in done.stderr.splitlines()] == [
         "repo_url: 'h", "commit_hash:", "pr_number: 1",
     ]  # fmt: skip
     [report] = build.stored()
@@ -254,11 +254,11 @@ def test_credentials_in_an_address_are_not_stored(build: Build) -> None:
         (["--env", "production"], "unrecognized arguments: --env production"),
         (["--status"], "argument --status: expected one argument"),
         (["--system", "cvs"], "argument --system: invalid choice: 'cvs'"),
-        (["--timeout", "soon"], "argument --timeout: 'soon' is no number of seconds up to 3600"),
+        (["--timeout", "soon"], "argument --timeout: 'soon' is not a number of seconds up to 3600"),
         (["--timeout", "nan"], "argument --timeout"),
         (["--timeout", "0"], "argument --timeout"),
         (["production"], "unrecognized arguments: production"),
-        (["--pr-numbers", "seven"], "--pr-numbers: 'seven' is no list of numbers"),
+        (["--pr-numbers", "seven"], "--pr-numbers: 'seven' is not a list of numbers"),
         (["--pr-numbers", "-1"], "pr_numbers: a list of whole numbers above 0"),
         (["--resource", "/nowhere.json"], "No such file or directory: '/nowhere.json'"),
         (["--resource", "/dev/null"], "only argocd and argo_workflows are read from the JSON of a resource"),
@@ -272,7 +272,7 @@ def test_credentials_in_an_address_are_not_stored(build: Build) -> None:
             "--status: 'sucess' is not a status of jenkins; use one of success, failure, ",
         ),
         (["--provider", "cvs", "--run", "1"], "--provider: 'cvs' is not a known provider; use one of jenkins, "),
-        (["--start-time", "soon"], "start_time: 'soon' is no time; write it like 2026-01-31T18:00:00Z"),
+        (["--start-time", "soon"], "start_time: 'soon' is not a time; write it like 2026-01-31T18:00:00Z"),
         (
             ["--start-time", "7" * 60_000],
             "start_time: '7777777777777777777777777777777777777777'… has 60000 characters",
@@ -282,24 +282,24 @@ def test_credentials_in_an_address_are_not_stored(build: Build) -> None:
             "end_time: 2100-01-01T00:00:00.000Z is more than a day ahead of the agent's clock",
         ),
         (["--start-time", "2001-01-01"], "start_time: 2001-01-01T00:00:00.000Z is more than 400 days before"),
-        (["--build-number", "-1"], "build_number: '-1' is no number of a build"),
-        (["--build-number", "12345678901"], "build_number: '12345678901' is no number of a build"),
+        (["--build-number", "-1"], "build_number: '-1' is not a build number"),
+        (["--build-number", "12345678901"], "build_number: '12345678901' is not a build number"),
         (["--build-number", "7" * 60_000], "build_number: '7777777777777777777777777777777777777777'… has 60000"),
         (["--pr-number", "12345678901"], "pr_number: 12345678901 has 11 digits; the maximum is 10"),
-        (["--pr-numbers", "7" * 60_000], "is no list of numbers"),
-        (["--job", "deploy/../shop"], "job: 'deploy/../shop' is no full name of a job"),
-        (["--provider", "gitlab_ci", "--run", "9"], "no repo_url, no environment, no branch in the report"),
+        (["--pr-numbers", "7" * 60_000], "is not a list of numbers"),
+        (["--job", "deploy/../shop"], "job: 'deploy/../shop' is not the full name of a job"),
+        (["--provider", "gitlab_ci", "--run", "9"], "invalid report: no repo_url, no environment, no branch"),
         (
             ["--provider", "other", "--run", "9", "--repo-url", REPO, "--branch", "main"],
-            "no environment in the report",
+            "invalid report: no environment",
         ),
         (
             ["--provider", "other", "--run", "9", "--repo-url", REPO, "--branch", "HEAD", "--environment", "x" * 256],
-            "no branch in the report",
+            "invalid report: no branch",
         ),
         (
             ["--provider", "other", "--run", "9", "--repo-url", REPO, "--branch", "b", "--environment", "x" * 256],
-            "environment is 256 characters long, more than 255 in the report",
+            "invalid report: environment is 256 characters long, more than 255",
         ),
         (["--repo-url", "https://[your-git]/acme/shop"], "repo_url: 'https://[your-git]/acme/shop' is not a URL"),
     ],
@@ -356,13 +356,13 @@ def test_a_report_that_says_too_little_of_another_system_is_not_stored(build: Bu
     done = build.emit("--run", "7", "--status", "success")
     assert (done.returncode, done.stdout, build.stored()) == (0, "", [])
     assert done.stderr == (
-        "hivel-agent emit: warning: not reported: no repo_url, no environment, no branch in the report\n"
+        "hivel-agent emit: warning: not reported: invalid report: no repo_url, no environment, no branch\n"
     )
 
 
 def test_a_time_that_was_only_found_and_is_none_is_left_out_and_said(build: Build) -> None:
     done = build.emit(variables=SYSTEMS["gitlab_ci"] | {"CI_JOB_STARTED_AT": "soon"})
-    assert "warning: left out: start_time: 'soon' is no time" in done.stderr
+    assert "warning: ignored: start_time: 'soon' is not a time" in done.stderr
     assert "start_time" not in build.stored()[0]
 
 
@@ -380,7 +380,7 @@ def test_a_dry_run_says_why_a_report_would_not_be_stored(build: Build, strict: b
     assert (done.returncode, build.stored()) == (int(strict), [])
     assert json.loads(done.stdout) == {
         "accepted": False,
-        "reason": "no repo_url, no environment in the report",
+        "reason": "invalid report: no repo_url, no environment",
         "report": {"provider": "other", "run": "7", "branch": "main", "given": ["branch"]},
     }
 
@@ -417,7 +417,7 @@ def test_any_word_may_come_of_a_system_that_has_no_table(build: Build) -> None:
 def test_a_word_that_was_only_found_and_nobody_knows_is_left_out_and_said(build: Build) -> None:
     done = build.emit(variables=SYSTEMS["gitlab_ci"] | {"CI_JOB_STATUS": "brand_new"})
     assert done.returncode == 0
-    assert "warning: left out: status: 'brand_new' is not a status of gitlab_ci; use one of " in done.stderr
+    assert "warning: ignored: status: 'brand_new' is not a status of gitlab_ci; use one of " in done.stderr
     assert "status" not in build.stored()[0]
 
 
@@ -438,7 +438,7 @@ def test_a_report_that_says_not_which_build_it_is_is_not_stored(build: Build) ->
     for arguments in ([], ["--job", "x"], ["--build-number", "7"], ["--system", "gitlab_ci", "--job", "x"]):
         done = build.emit(*arguments)
         assert (done.returncode, build.stored()) == (0, [])
-        assert "nothing says which build this is: give --job and --build-number, --run, or --dep" in done.stderr
+        assert "no build is identified: pass --job and --build-number, --run, or --dep" in done.stderr
 
 
 def test_help_is_a_manual_and_needs_nothing(build: Build) -> None:
@@ -464,7 +464,7 @@ def test_a_wrong_configuration_is_a_warning(build: Build, content: str) -> None:
     done = build.emit(*ONE)
     assert (done.returncode, done.stdout) == (0, "")
     if content != "outbox = 7":  # which says neither a path nor a spool
-        assert f"not reported: {build.config} is no configuration" in done.stderr
+        assert f"not reported: {build.config} is not a valid configuration" in done.stderr
 
 
 def test_a_configuration_that_is_not_there_means_the_usual_places_and_is_named(build: Build) -> None:
@@ -472,7 +472,7 @@ def test_a_configuration_that_is_not_there_means_the_usual_places_and_is_named(b
     done = build.emit(*ONE, variables={"HIVEL_AGENT_CONFIG": missing})
     assert done.returncode == 0
     if not Path("/var/lib/hivel-agent").exists():
-        assert "/var/lib/hivel-agent/outbox.db is not there, or not writable" in done.stderr
+        assert "/var/lib/hivel-agent/outbox.db does not exist, or this user cannot write to it" in done.stderr
         assert f"({missing} cannot be read: No such file or directory)" in done.stderr
 
 
@@ -495,8 +495,8 @@ def test_with_neither_outbox_nor_spool_it_is_a_warning_and_with_strict_1(build: 
     done = build.emit(*ONE)
     assert done.returncode == 0
     assert done.stderr == (
-        f"hivel-agent emit: warning: not reported: {build.outbox} is not there, or not writable for this user; and "
-        f"there is no folder {build.spool}\n"
+        f"hivel-agent emit: warning: not reported: {build.outbox} does not exist, or this user cannot write to it; "
+        f"the spool folder {build.spool} does not exist either\n"
     )
     assert build.emit(*ONE, "--strict").returncode == 1
 
@@ -712,7 +712,7 @@ def test_replay_says_why_a_stored_report_can_never_become_an_event(tmp_path: Pat
         outcomes = replay(ingest_of(settings, outbox), rows(outbox))
     assert [(outcome.done, (outcome.reason or "")[:40]) for outcome in outcomes] == [
         (False, "the report is not JSON: Expecting proper"),
-        (False, "no repo_url, no environment, no branch i"),
+        (False, "invalid report: no repo_url, no environm"),
     ]
 
 
@@ -727,7 +727,7 @@ def test_replay_does_not_take_the_id_of_another_deployment_for_a_number(tmp_path
         failed = [row for row in rows(outbox) if row.number == 1]
         [outcome] = replay(ingest_of(settings, outbox), failed)
     assert outcome.reason is not None
-    assert outcome.reason.startswith("no repo_url, no environment, no branch in the report")
+    assert outcome.reason.startswith("invalid report: no repo_url, no environment, no branch")
 
 
 @pytest.mark.parametrize("arguments", [["--dry-run"], ["--dry-run", "--status", "SUCCESS"], ["--status", "nonsense"]])

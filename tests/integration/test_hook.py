@@ -403,11 +403,11 @@ def test_other_systems_are_final_at_once_and_once_only(hook: Hook, outbox: Outbo
 @pytest.mark.parametrize(
     ("report", "complaint"),
     [
-        ({}, "deployment_id: nothing says which deployment this is"),
-        ({"job": "a", "build_number": "x"}, "build_number: 'x' is no number of a build"),
-        ({"job": "a", "build_number": "1", "start_time": "yesterday"}, "start_time: 'yesterday' is no time"),
+        ({}, "deployment_id: the report does not identify a deployment"),
+        ({"job": "a", "build_number": "x"}, "build_number: 'x' is not a build number"),
+        ({"job": "a", "build_number": "1", "start_time": "yesterday"}, "start_time: 'yesterday' is not a time"),
         ({"provider": "cvs", "run": "x"}, "provider: 'cvs' is not a known provider; use one of jenkins, "),
-        ({"run": "x", "status": "success"}, "no repo_url, no environment, no branch in the report"),
+        ({"run": "x", "status": "success"}, "invalid report: no repo_url, no environment, no branch"),
         ({"deployment_id": "x", "repo_url": "r", "branch": "b", "environment": "e" * 300}, "environment is 300"),
         ({"job": "a", "build_number": "1", "colour": "red"}, "unknown field 'colour'"),
         ({"job": ["a"]}, "job: text is expected, not a list"),
@@ -465,7 +465,7 @@ def test_an_address_that_nobody_can_read_stops_nothing(
     assert sorted(hook.states().values()) == ["failed", "pending", "pending"]
     [failed] = rows(outbox, State.FAILED)
     assert (failed.reason or "").startswith(f"{field}: '{PLACEHOLDER}' is not a URL: ")
-    assert (failed.reason or "").endswith("; the report is of job a, build_number 2")
+    assert (failed.reason or "").endswith("; the report is about job a, build_number 2")
     for report in ({"job": "a", "build_number": "2", field: PLACEHOLDER}, {"deployment_id": "x", field: PLACEHOLDER}):
         with pytest.raises(ReportError, match=f"{field}: .* is not a URL"):
             hook.report(**report)
@@ -487,7 +487,7 @@ def test_a_report_that_raises_what_nobody_expected_is_set_aside_and_the_others_a
     [item] = outbox.things_set_aside(10)
     assert (item.kind, item.body) == ("report", '{"deployment_id":"poison","status":"SUCCESS"}')
     assert item.error.endswith("KeyError: 'nobody expected it'\n")
-    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["cannot take a report; it is set aside"]
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["report set aside: unexpected error"]
 
 
 def test_a_full_batch_that_raises_is_not_lost_and_not_doubled_by_a_crash(
@@ -545,7 +545,7 @@ def test_a_stored_report_that_is_wrong_says_of_which_build_it_is(hook: Hook, out
     outbox.add_report('{"job": "deploy/shop", "build_number": "7", "start_time": "yesterday"}')
     hook.take()
     [failed] = rows(outbox, State.FAILED)
-    assert (failed.reason or "").endswith("the report is of job deploy/shop, build_number 7")
+    assert (failed.reason or "").endswith("the report is about job deploy/shop, build_number 7")
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_no_token_or_a_wrong_one_is_401_on_loopback_too(daemon: Doors, token: st
     for path in ("/v1/events", "/v1/wake"):
         answer = daemon.post(REPORT, path=path, token=token)
         assert answer.status_code == 401
-        assert "a token is needed: Authorization: Bearer" in answer.json()["error"]
+        assert "a token is required: send Authorization: Bearer" in answer.json()["error"]
     assert daemon.json("queue", "list") == []
 
 
@@ -136,12 +136,12 @@ def test_what_a_team_may_not_report_is_403_with_a_line_in_the_log(configured: Do
     try:
         report = {**REPORT, "deployment_id": None, "build_number": 1}
         answer = configured.post({**report, "job": "deploy/shop"}, token=TEAM_TOKEN)
-        words = "job: the team payments may not report of 'deploy/shop'; see [intake.teams.payments] jobs"
+        words = "job: team payments is not allowed to report 'deploy/shop'; see [intake.teams.payments] jobs"
         assert (answer.status_code, answer.json()) == (403, {"error": words})
         assert configured.post({**report, "job": "pay/a"}, token=TEAM_TOKEN).status_code == 202
         assert configured.post({**report, "job": "pay/a", "environment": "us"}, token=TEAM_TOKEN).status_code == 403
         assert configured.post({**report, "job": "deploy/shop"}).status_code == 202
-        assert configured.log().count('event="report is refused"') == 2
+        assert configured.log().count('event="report not allowed"') == 2
     finally:
         process.kill()
         process.wait()
@@ -153,7 +153,7 @@ def test_no_token_is_in_the_log_or_in_the_outbox(daemon: Doors) -> None:
         daemon.post(b"{nonsense", token=token)
         daemon.post({**REPORT, "colour": 1}, token=token)
         daemon.post(REPORT, path="/v1/nowhere", token=token)
-    wait_until(lambda: "no token, or a wrong one" in daemon.log(), "the refusal is in the log")
+    wait_until(lambda: "missing or wrong token" in daemon.log(), "the refusal is in the log")
     for name in ("agent.log", "outbox.db", "outbox.db-wal"):
         content = (daemon.folder / name).read_bytes()
         for token in (INTAKE_TOKEN, TEAM_TOKEN, "a-wrong-token"):
@@ -317,9 +317,9 @@ def test_without_a_required_token_no_web_page_reports(without_token: Doors) -> N
         ({"Content-Type": "text/plain"}, 415, "Content-Type"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "Content-Type"),
         ({}, 415, "Content-Type"),
-        ({**own, "Origin": "https://evil.example.test"}, 403, "a web page"),
-        ({**own, "Origin": "null"}, 403, "a web page"),
-        ({**own, "Sec-Fetch-Site": "cross-site"}, 403, "a web page"),
+        ({**own, "Origin": "https://evil.example.test"}, 403, "web pages"),
+        ({**own, "Origin": "null"}, 403, "web pages"),
+        ({**own, "Sec-Fetch-Site": "cross-site"}, 403, "web pages"),
         ({**own, "Host": f"evil.example.test:{port}"}, 403, "Host"),
         ({**own, "Host": "["}, 403, "Host"),
     ]
@@ -431,11 +431,11 @@ def test_a_body_of_more_than_64_kb_is_413(server: Server, outbox: SqliteOutbox) 
         (b'{"job": 7}', "job: text is expected, not a number"),
         (b'{"build_number": []}', "build_number: text or a number is expected, not a list"),
         (b'{"pr_numbers": [1, "2"]}', "pr_numbers: a list of whole numbers above 0 is expected"),
-        (b'{"job": "a", "build_number": "-1"}', "build_number: '-1' is no number of a build"),
-        (b'{"job": "a", "build_number": 1e400}', "build_number: 'inf' is no number of a build"),
-        (b'{"job": "a", "build_number": NaN}', "build_number: 'nan' is no number of a build"),
-        (b'{"job": "a", "build_number": 1, "end_time": "soon"}', "end_time: 'soon' is no time"),
-        (b'{"job": "a", "build_number": 1, "start_time": 1e300}', "start_time: '1e+300' is no time"),
+        (b'{"job": "a", "build_number": "-1"}', "build_number: '-1' is not a build number"),
+        (b'{"job": "a", "build_number": 1e400}', "build_number: 'inf' is not a build number"),
+        (b'{"job": "a", "build_number": NaN}', "build_number: 'nan' is not a build number"),
+        (b'{"job": "a", "build_number": 1, "end_time": "soon"}', "end_time: 'soon' is not a time"),
+        (b'{"job": "a", "build_number": 1, "start_time": 1e300}', "start_time: '1e+300' is not a time"),
         (b'{"job": "a", "build_number": 1, "event_type": "started"}', "event_type: must be 'completed'"),
         (b'{"provider": "cvs", "run": "1"}', "provider: 'cvs' is not a known provider"),
         (
@@ -446,11 +446,11 @@ def test_a_body_of_more_than_64_kb_is_413(server: Server, outbox: SqliteOutbox) 
             b'{"provider": "github_actions", "run": "1", "status": "ABORTED"}',
             "status: 'ABORTED' is not a status of github_actions; use one of success, failure, timed_out, ",
         ),
-        (b'{"run": "1"}', "no repo_url, no environment, no branch in the report"),
-        (b"{}", "deployment_id: nothing says which deployment this is"),
+        (b'{"run": "1"}', "invalid report: no repo_url, no environment, no branch"),
+        (b"{}", "deployment_id: the report does not identify a deployment"),
         (b'{"build_url": "https://[your-jenkins]/job/a/"}', "build_url: 'https://[your-jenkins]/job/a/' is not a URL"),
         (b'{"branch": "' + b"x" * 1001 + b'"}', "branch: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'"),
-        (b'{"job": "a", "build_number": 12345678901}', "build_number: '12345678901' is no number of a build"),
+        (b'{"job": "a", "build_number": 12345678901}', "build_number: '12345678901' is not a build number"),
     ],
 )
 def test_a_wrong_report_is_400_and_names_the_field(
@@ -490,12 +490,13 @@ def test_other_paths_are_404_and_other_methods_405(server: Server) -> None:
     url = f"http://127.0.0.1:{server.port}"
     for path in ("/", "/v1", "/v1/event", "/v1/events/x", "/metrics"):
         answer = httpx.post(url + path)
-        assert (answer.status_code, answer.json()) == (404, {"error": "there are /v1/events and /v1/wake"})
+        told = {"error": "unknown path; the paths are /v1/events and /v1/wake"}
+        assert (answer.status_code, answer.json()) == (404, told)
     for method in ("GET", "PUT", "DELETE", "OPTIONS"):
         for path in ("/v1/events", "/v1/wake"):
             answer = httpx.request(method, url + path)
             assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-            assert answer.json() == {"error": "only POST is understood here"}
+            assert answer.json() == {"error": "only POST is allowed"}
 
 
 def test_a_body_that_does_not_come_is_408(serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,7 +507,7 @@ def test_a_body_that_does_not_come_is_408(serve: Callable[[], Server], monkeypat
         )
         answer = client.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"the body did not come within 0.1 s" in answer
+    assert b"the body did not arrive within 0.1 s" in answer
 
 
 def test_when_all_connections_are_being_answered_one_more_gets_503(
@@ -644,7 +645,7 @@ def test_what_nobody_expected_is_503_and_in_the_log_with_its_trace(
         answer = server.post(json={**REPORT, "deployment_id": "poison"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert answer.json() == {
-        "error": "the report cannot be stored now: an error in the agent, KeyError; its log has more"
+        "error": "the report cannot be stored now: internal error of the agent (KeyError); see its log"
     }
     assert [(line["event"], line["exc_info"]) for line in logs] == [("report cannot be stored", True)]
     assert server.post(json=REPORT).status_code == 202
@@ -680,5 +681,5 @@ def test_what_is_refused_is_in_the_log_with_the_reason(server: Server) -> None:
         server.post(content=b"{}")
         httpx.post(f"http://127.0.0.1:{server.port}/v1/events", json=REPORT)
     assert [(line["event"], line["client"]) for line in logs] == [
-        ("report is wrong", "127.0.0.1"), ("request refused", "127.0.0.1"),
+        ("invalid report", "127.0.0.1"), ("request refused", "127.0.0.1"),
     ]  # fmt: skip

@@ -103,7 +103,7 @@ def test_what_the_poller_made_before_is_merged_with_too(doors: Doors) -> None:
     assert doors.report(image="shop:2") == ["report merged"]
     [line] = doors.lines
     assert line["state"] == "delivered"
-    assert line["reason"].startswith("Hivel has the deployment; what is new is kept here")
+    assert line["reason"].startswith("the deployment was already delivered; new values are only stored")
 
 
 def test_what_comes_to_a_discarded_deployment_says_that_nobody_will_send_it(doors: Doors) -> None:
@@ -111,7 +111,7 @@ def test_what_comes_to_a_discarded_deployment_says_that_nobody_will_send_it(door
     [row] = rows(doors.outbox)
     doors.outbox.discard([row], "an exercise")
     assert doors.report(stage="Deploy", environment="eu", image="shop:1", **PLACE) == ["report merged"]
-    assert doors.lines[0]["reason"].startswith("a person let the deployment go")
+    assert doors.lines[0]["reason"].startswith("the deployment was discarded")
 
 
 def test_a_report_whose_deployment_was_deleted_is_dropped_with_a_warning(doors: Doors) -> None:
@@ -124,7 +124,7 @@ def test_a_report_whose_deployment_was_deleted_is_dropped_with_a_warning(doors: 
     assert doors.report(**told) == ["report dropped"]
     [line] = doors.lines
     assert (line["log_level"], line["deployment_id"]) == ("warning", "main:deploy/shop#7:eu")
-    assert line["reason"].startswith("its deployment was settled and deleted")
+    assert line["reason"].startswith("its deployment no longer exists: it was settled and deleted")
     assert rows(doors.outbox) == []
 
 

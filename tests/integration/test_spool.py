@@ -147,7 +147,7 @@ def test_wrong_files_are_set_aside_and_hold_nobody_back(folder: Folder) -> None:
     assert "status: 'sucess' is not a status of gitlab_ci; use one of success, failed, " in rejected["g.json"]
     assert "unknown field 'colour'" in rejected["a.json"]
     assert "it must be an object with the fields of the event" in rejected["b.json"]
-    assert "start_time: 'yesterday' is no time" in rejected["c.json"]
+    assert "start_time: 'yesterday' is not a time" in rejected["c.json"]
     assert "branch: text is expected, not a number" in rejected["f.json"]
 
 
@@ -241,10 +241,11 @@ def test_a_file_that_raises_what_nobody_expected_is_set_aside_and_stops_nothing_
         assert folder.take() == ["a", "z"]
         assert folder.take() == []
     assert folder.names() == ["rejected"]
-    assert folder.rejected() == {"poison.json": "an error in the agent, KeyError: 'nobody expected it'; see its log"}
+    reason = "internal error of the agent (KeyError: 'nobody expected it'); see its log"
+    assert folder.rejected() == {"poison.json": reason}
     assert ids(folder.outbox) == ["a", "z"]
     errors = [line for line in logs if line["log_level"] == "error"]
-    assert [(line["event"], line["exc_info"]) for line in errors] == [("cannot take a report; it is set aside", True)]
+    assert [(line["event"], line["exc_info"]) for line in errors] == [("report set aside: unexpected error", True)]
 
 
 def test_an_address_that_cannot_be_read_is_set_aside_with_the_reason(folder: Folder) -> None:
@@ -322,7 +323,7 @@ def test_a_name_of_any_length_is_set_aside_with_its_reason(folder: Folder, stem:
         folder.later()
         with capture_logs() as logs:
             folder.take()
-        assert [line["event"] for line in logs] == ["report is wrong"]
+        assert [line["event"] for line in logs] == ["invalid report"]
     assert folder.names() == ["rejected"]
     rejected = folder.rejected()
     assert sorted((folder.path / "rejected" / name).read_text() for name in rejected) == ["1", "2"]
@@ -348,7 +349,7 @@ def test_a_file_that_somebody_else_sets_aside_first_leaves_one_reason(
     with capture_logs() as logs:
         assert folder.take() == []
     assert sorted(path.name for path in (folder.path / "rejected").iterdir()) == ["a.json", "a.json.reason"]
-    assert [line["event"] for line in logs] == ["report is wrong", "report is wrong"]
+    assert [line["event"] for line in logs] == ["invalid report", "invalid report"]
 
 
 def test_what_cannot_be_set_aside_leaves_no_reason_behind(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +359,7 @@ def test_what_cannot_be_set_aside_leaves_no_reason_behind(folder: Folder, monkey
         patched.setattr(os, "rename", fails)
         folder.take()
     assert list((folder.path / "rejected").iterdir()) == []
-    assert [line["event"] for line in logs] == ["report is wrong", "report cannot be set aside"]
+    assert [line["event"] for line in logs] == ["invalid report", "report cannot be moved"]
 
 
 def fails(*_: object, **__: object) -> None:
@@ -404,8 +405,8 @@ print(taken, [(line["event"], line.get("reason")) for line in logs])
                 ("enqueued", None),
                 ("reported", None),
                 ("report cannot be removed", "Permission denied"),
-                ("report is wrong", "the report is not JSON: Expecting value: line 1 column 1 (char 0)"),
-                ("report cannot be set aside", "Permission denied"),
+                ("invalid report", "the report is not JSON: Expecting value: line 1 column 1 (char 0)"),
+                ("report cannot be moved", "Permission denied"),
             ],
         ),
     ],

@@ -88,7 +88,7 @@ def polled(reports: Reports, job: str, number: int, *, started_at: int = 0) -> N
 def test_an_id_of_a_controller_is_given_to_its_builds_alone(outbox: SqliteOutbox, report: dict[str, Any]) -> None:
     """The build that comes later had no deployment, and nobody heard of it."""
     reports = reports_of(settings(outbox), outbox)
-    with pytest.raises(ReportError, match=r"'main:.*' is an id of the controller main; .* send job and build_number"):
+    with pytest.raises(ReportError, match=r"'main:.*' has the prefix of controller main; .* send job and build_number"):
         take(reports, **report)
     polled(reports, "deploy/shop", 12)
     assert ids(outbox) == ["main:deploy/shop#12"]
@@ -102,7 +102,7 @@ def test_the_inbox_shows_such_an_id_as_a_report_that_is_wrong(outbox: SqliteOutb
     take_inbox(reports)
     [row] = deployments(outbox).values()
     assert row.state is State.FAILED
-    assert "is an id of the controller main" in (row.reason or "")
+    assert "has the prefix of controller main" in (row.reason or "")
 
 
 def test_who_knows_the_id_of_a_deployment_that_is_there_reports_about_it(outbox: SqliteOutbox) -> None:
@@ -158,7 +158,7 @@ def test_a_team_reports_of_its_jobs_and_of_no_others(outbox: SqliteOutbox) -> No
         {"deployment_id": "one"},
     ):
         with pytest.raises(
-            NotAllowedError, match=r"^\w+: the team shop may not report .*; see \[intake.teams.shop\] jobs"
+            NotAllowedError, match=r"^\w+: team shop is not allowed to report .*; see \[intake.teams.shop\] jobs"
         ):
             take(reports, "shop", **report)
     assert take(reports, "shop", run="shop/7", provider="gitlab_ci").startswith("shop/7")
@@ -172,7 +172,7 @@ def test_a_team_reports_of_its_environments_and_has_to_name_them(outbox: SqliteO
     for environment in ("staging", "test-7"):
         take(reports, "shop", job="a", build_number=1, environment=environment)
     for environment in ("production", "Staging", "", "stagings"):
-        with pytest.raises(NotAllowedError, match=r"^environment: the team shop .* \[intake.teams.shop\] environments"):
+        with pytest.raises(NotAllowedError, match=r"^environment: team shop .* \[intake.teams.shop\] environments"):
             take(reports, "shop", job="a", build_number=1, environment=environment)
     polled(reports, "b", 1)
     with pytest.raises(NotAllowedError, match=r"^environment: "):

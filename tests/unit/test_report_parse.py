@@ -96,10 +96,10 @@ def test_a_text_that_is_too_long_is_refused_before_anything_reads_it(field: str)
         ({"end_time": 10**200}, "end_time: '1000000000000000000000000000000000000000'… has 201 characters"),
         ({"pr_number": 12345678901}, "pr_number: 12345678901 has 11 digits; the maximum is 10"),
         ({"build_number": "1" * 101}, "build_number: '1111111111111111111111111111111111111111'… has 101 characters"),
-        ({"job": "a", "build_number": 12345678901}, "build_number: '12345678901' is no number of a build"),
-        ({"job": "a", "build_number": "٣"}, "build_number: '٣' is no number of a build"),
-        ({"job": "a/../b", "build_number": 1}, "job: 'a/../b' is no full name of a job"),
-        ({"build_url": "https://jenkins.example.test/job/a/", "job": "a"}, "build_number: '' is no number of a build"),
+        ({"job": "a", "build_number": 12345678901}, "build_number: '12345678901' is not a build number"),
+        ({"job": "a", "build_number": "٣"}, "build_number: '٣' is not a build number"),
+        ({"job": "a/../b", "build_number": 1}, "job: 'a/../b' is not the full name of a job"),
+        ({"build_url": "https://jenkins.example.test/job/a/", "job": "a"}, "build_number: '' is not a build number"),
     ],
 )
 def test_numbers_and_names_of_another_shape_are_refused(report: dict[str, Any], complaint: str) -> None:
@@ -194,9 +194,9 @@ def test_who_gives_the_id_that_is_made_of_the_same_report_asks_for_nothing_else(
 
 
 def test_nothing_that_names_a_run_is_refused() -> None:
-    with pytest.raises(ReportError, match="deployment_id: nothing says which deployment this is"):
+    with pytest.raises(ReportError, match="deployment_id: the report does not identify a deployment"):
         parsed()
-    with pytest.raises(ReportError, match="job: nothing says which build this is"):
+    with pytest.raises(ReportError, match="job: the report does not identify a build"):
         parsed(provider="jenkins", run="x")
     with pytest.raises(ReportError, match="provider: 'cvs' is not a known provider"):
         parsed(provider="cvs", run="x")
@@ -232,7 +232,7 @@ def test_times_are_read_in_every_form_of_hivels_page_and_without_a_zone_they_are
      "9999-12-31T23:59:59-23:59", "12:00"],
 )  # fmt: skip
 def test_a_time_that_is_none_or_out_of_range_is_refused(moment: str) -> None:
-    with pytest.raises(ReportError, match=r"^start_time: '.*' is no time; write it like"):
+    with pytest.raises(ReportError, match=r"^start_time: '.*' is not a time; write it like"):
         parsed(run="x", start_time=moment)
 
 

@@ -1,4 +1,4 @@
-"""From a report to a fact that the ingest accepts, and to what is answered: what all doors have in common."""
+"""Turns a report into a fact, stores it, and says what became of it. The same for emit, intake and spool."""
 
 from __future__ import annotations
 
@@ -35,19 +35,21 @@ log = structlog.get_logger("reports")
 
 
 class Outcome(enum.StrEnum):
-    """What a report did; the words are those of the log."""
+    """The effect of a report. The values are the events in the log."""
 
-    NEW = "reported"  # its deployment is one that nobody spoke of before
-    MERGED = "report merged"  # into a deployment that there was: of the poller, of another report
-    REPEATED = "report repeated"  # it says what was said before
-    KEPT = "report kept"  # its build is set aside
-    DROPPED = "report dropped"  # its deployment is not there any more
+    NEW = "reported"  # the first information about its deployment
+    MERGED = "report merged"  # the deployment was known from the poller or another report
+    REPEATED = "report repeated"  # an earlier report has the same content
+    KEPT = "report kept"  # its build is set aside after an unexpected error
+    DROPPED = "report dropped"  # its deployment no longer exists
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of a report. ``deployment_id`` and ``state`` are those of its deployment; while that is held the id
-    is the one that it will most likely get. ``controller``: whose poller should look now."""
+    """The result of a report. ``deployment_id`` and ``state``: of its deployment; a held one has its probable id.
+
+    ``controller``: its poller should poll now.
+    """
 
     deployment_id: str
     state: State
@@ -57,8 +59,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Said:
-    """A report that was understood. ``controller``: the one that polls its build, if any does. ``earlier``: what was
-    reported of its run before."""
+    """The fact of a report. ``controller``: the one that polls its build, if any. ``earlier``: reports of this run."""
 
     fact: Fact
     controller: str | None = None
@@ -66,7 +67,7 @@ class Said:
 
 
 class Reports:
-    """Takes reports. Every method raises :class:`agent.outbox.values.OutboxError`, and then nothing is stored."""
+    """Accepts reports. Every method raises :class:`agent.outbox.values.OutboxError`; then nothing is stored."""
 
     def __init__(self, settings: Settings, ingest: Ingest) -> None:
         self._settings = settings
@@ -74,16 +75,16 @@ class Reports:
         self.outbox = ingest.outbox
 
     def parse(self, report: Mapping[str, object]) -> Parsed:
-        """What a report says, without a look into the outbox.
+        """Parse a report, without access to the outbox.
 
-        Raises :class:`agent.model.report.ReportError` when nothing can be made of it.
+        Raises :class:`agent.model.report.ReportError` if it is not valid.
         """
         return parse(checked(report), self._settings)
 
     def take(self, report: Mapping[str, object], *, source: str, at: int, principal: str = "") -> Taken:
-        """Store one report, durable when it returns; ``at`` (UTC ms) is when it was said, by this machine's clock.
+        """Store one report; it is on the disk when this returns. ``at``: its time (UTC ms) by this machine's clock.
 
-        Raises :class:`agent.model.report.ReportError` when nothing can be made of it.
+        Raises :class:`agent.model.report.ReportError` if it is not valid.
         """
         parsed = self.parse(report)
         with self.outbox.transaction():
@@ -93,9 +94,9 @@ class Reports:
         return taken
 
     def read(self, parsed: Parsed, *, source: str, at: int, principal: str = "", behind: Sequence[Said] = ()) -> Said:
-        """The fact of a report. ``behind``: those of the same transaction that are not accepted yet.
+        """The fact of a report. ``behind``: earlier reports of the same transaction that are not stored yet.
 
-        Raises :class:`agent.model.report.ReportError` when it says too little.
+        Raises :class:`agent.model.report.ReportError` if it is incomplete or not allowed.
         """
         offset = self._offset_ms(parsed.controller)
         refuse_far_times(parsed.said.started_at, parsed.said.ended_at, self.outbox.clock.now_ms() + offset)
@@ -121,7 +122,7 @@ class Reports:
         return Said(fact, parsed.controller, tuple(each for each in known if each.kind is Kind.REPORT))
 
     def accept(self, said: Sequence[Said]) -> list[Taken]:
-        """Store facts in the transaction of the caller; what became of each."""
+        """Store facts in the transaction of the caller; returns the result of each."""
         before = self._ingest.accept([each.fact for each in said]).before
         states = self.outbox.load({each.fact.run for each in said})
         ids = {run: self._ids(state) for run, state in states.items()}
@@ -139,29 +140,29 @@ class Reports:
     # ---- the fact
 
     def _offset_ms(self, controller: str | None) -> int:
-        """What turns this machine's time into that of the controller, by which its builds are told apart."""
+        """The difference between this clock and the controller's. Times of its builds are compared by the latter."""
         state = None if controller is None else self.outbox.controller(controller)
         return offset_ms(None if state is None else state.clock_ahead_ms)
 
     def _refuse_what_is_incomplete(self, said: Report, at: int) -> None:
-        """Nobody else will ever say what is missing in a report of another system."""
+        """For runs of other systems there is no poller that could add the missing fields."""
         ended_at = at if said.ended_at is None else said.ended_at
         started_at = ended_at if said.started_at is None else said.started_at
         content, _ = contents.of_report(said, self._settings.options, (started_at, ended_at))
         if content.problem is not None:
-            raise ReportError(f"{content.problem} in the report")
+            raise ReportError(f"invalid report: {content.problem}")
 
     # ---- what became of it
 
     def _ids(self, state: RunState) -> dict[int, str]:
-        """Of the deployments of a run by their numbers."""
+        """The ids of a run's deployments, by their numbers."""
         try:
             return shown_ids(state.facts, state.deployments, self._ingest.rules)
-        except Exception:  # noqa: BLE001 - nobody expected it; the ingest has set the run aside with it
+        except Exception:  # noqa: BLE001 - a bug, for which the ingest has set the run aside
             return {row.number: row.deployment_id or limited_id(run_id(row.run)) for row in state.deployments}
 
     def _without_deployment(self, said: Said) -> Taken:
-        """It was delivered and deleted by retention, another run has its id; or its run was just set aside."""
+        """It was settled and deleted, another run has its id, or its run was just set aside."""
         run, body = said.fact.run, said.fact.body
         said_of = (body.environment, body.stage) if isinstance(body, Report) and run.project != GIVEN_IDS else ()
         parts = [part for part in said_of if part]
@@ -175,19 +176,19 @@ class Reports:
         return Taken(name, State.DELIVERED, said.controller, Outcome.DROPPED)
 
 
-# Why nothing of a report that was merged will be sent.
+# Why a merged report changes nothing that is sent.
 _NOT_SENT = {
-    State.DELIVERED: "Hivel has the deployment; what is new is kept here, see queue show",
-    State.DISCARDED: "a person let the deployment go; what is new is kept here, see queue show",
+    State.DELIVERED: "the deployment was already delivered; new values are only stored, see hivel-agent queue show",
+    State.DISCARDED: "the deployment was discarded; new values are only stored, see hivel-agent queue show",
 }
 _NO_DEPLOYMENT = {
-    Outcome.KEPT: "no deployments can be made of its build, which is set aside; see status",
-    Outcome.DROPPED: "its deployment was settled and deleted",
+    Outcome.KEPT: "its build is set aside after an unexpected error; see hivel-agent status",
+    Outcome.DROPPED: "its deployment no longer exists: it was settled and deleted",
 }
 
 
 def tell(taken: Iterable[Taken]) -> None:
-    """Say in the log what was reported and what came of it, once it is stored."""
+    """Log the result of each report, after it is stored."""
     for each in taken:
         told = {"deployment_id": each.deployment_id, "state": each.state.value}
         if each.outcome in _NO_DEPLOYMENT:
@@ -198,7 +199,7 @@ def tell(taken: Iterable[Taken]) -> None:
 
 
 def _outcome(said: Said, row: Deployment, *, is_new: bool) -> Outcome:
-    """What a report did to the deployment of its run that is nearest to what it is about."""
+    """The effect of a report on the deployment that fits it best."""
     if is_new:
         return Outcome.NEW
     if not _is_about(row, said.fact):
@@ -208,7 +209,7 @@ def _outcome(said: Said, row: Deployment, *, is_new: bool) -> Outcome:
 
 
 def _is_about(row: Deployment, fact: Fact) -> bool:
-    """Whether the report is one of those that the deployment is made of."""
+    """Whether the report is about this deployment, and not only about its run."""
     body = fact.body
     if not isinstance(body, Report) or fact.run.project == GIVEN_IDS or not (body.stage or body.environment):
         return True
@@ -217,7 +218,7 @@ def _is_about(row: Deployment, fact: Fact) -> bool:
 
 
 def _behind(known: Iterable[Fact], fact: Fact) -> int:
-    """The stamp of a fact, after what was said before: a clock may be set back by a little."""
+    """The time of a fact, later than that of earlier reports even if the clock was set back a little."""
     before = [each for each in known if each.kind is Kind.REPORT]
     latest = max((each.received_at for each in before), default=None)
     if latest is None or any(each.word == fact.word for each in before):
@@ -227,7 +228,7 @@ def _behind(known: Iterable[Fact], fact: Fact) -> int:
 
 
 def _deployment_of(fact: Fact, rows: Iterable[Deployment]) -> Deployment | None:
-    """The deployment that a report is about: that of its part, of the newest build with its number."""
+    """The deployment that fits a report best: of the same part, of the newest build with its number."""
     if not isinstance(fact.body, Report):
         return max(rows, key=lambda row: row.number, default=None)
     stage, environment, start = fact.body.stage or "", fact.body.environment or "", fact.started_at or 0

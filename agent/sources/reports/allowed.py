@@ -1,4 +1,4 @@
-"""What may be reported, by whom: ids of a controller are its builds', and teams have their jobs."""
+"""Checks who may report what: the ids of a controller belong to its builds, and teams can be limited to jobs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class NotAllowedError(ReportError):
-    """The report is right, and its team may not send it."""
+    """The report is valid, but its team is not allowed to send it."""
 
 
 def refuse_foreign_ids(parsed: Parsed, settings: Settings) -> None:
-    """Only builds of a controller get its ids: else its own build would find them taken.
+    """Refuse an id that a build of a controller could get: this build would then have no deployment.
 
     Raises :class:`agent.model.report.ReportError`.
     """
@@ -30,13 +30,13 @@ def refuse_foreign_ids(parsed: Parsed, settings: Settings) -> None:
     for controller in settings.controllers:
         if name.startswith(f"{controller.name}:"):
             raise ReportError(
-                f"deployment_id: {name!r:.100} is an id of the controller {controller.name}; of one of its builds send "
-                "job and build_number, or build_url; give anything else an id that begins otherwise"
+                f"deployment_id: {name!r:.100} has the prefix of controller {controller.name}; to report one of its "
+                "builds, send job and build_number, or build_url; for anything else use an id without this prefix"
             )
 
 
 def refuse_other_teams(team: str, parsed: Parsed, found: Deployment | None, settings: Settings) -> None:
-    """Whether ``team`` may report of this run, and of its environment. ``found``: the deployment that it is about.
+    """Check that ``team`` may report this run and environment. ``found``: the deployment that the report is about.
 
     Raises :class:`NotAllowedError`.
     """
@@ -45,7 +45,7 @@ def refuse_other_teams(team: str, parsed: Parsed, found: Deployment | None, sett
     if not allowed.job(name):
         field = "job" if parsed.run.project.reuses_numbers else "run"
         raise NotAllowedError(
-            f"{field}: the team {team} may not report of {name!r:.100}; see [intake.teams.{team}] jobs"
+            f"{field}: team {team} is not allowed to report {name!r:.100}; see [intake.teams.{team}] jobs"
         )
     if allowed.environments is None:
         return
@@ -55,11 +55,11 @@ def refuse_other_teams(team: str, parsed: Parsed, found: Deployment | None, sett
         environments.append(found.content.environment or "")
     if not environments or not all(map(allowed.environment, environments)):
         raise NotAllowedError(
-            f"environment: the team {team} may not report of {(said or 'any, without a name')!r:.60}; "
+            f"environment: team {team} is not allowed to report {repr(said)[:60] if said else 'without environment'}; "
             f"see [intake.teams.{team}] environments"
         )
 
 
 def _named(run: Run) -> str:
-    """What the patterns of a team are held against: the job, and of other systems what names the run."""
+    """The name that a team's patterns must match: the job; for other systems, the run."""
     return run.project.name if run.project.reuses_numbers else run.number

@@ -1,7 +1,7 @@
-"""``hivel-agent emit``: a build reports its own deployment, and goes on.
+"""``hivel-agent emit``: a build reports its own deployment.
 
-It has to start like a shell tool: nothing here imports more than the standard library's light modules. The report is
-stored as it is; the daemon makes a fact of it, as of those that come through the other doors.
+It must start as fast as a shell tool, so it imports only light modules of the standard library. It stores the report
+unchanged. The daemon turns it into a fact, as it does with reports from the intake and the spool folder.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _DESCRIPTION = """\
 Report the deployment of the build that runs this command.
 
 Fields without an option are taken from the environment of the build. Jenkins, GitHub Actions, GitLab CI, CircleCI,
-Azure DevOps, Argo Workflows and Argo CD are recognised. When the command ends, the report is on the disk, even if the
-agent is not running: in the outbox if this user may write it, else in the spool folder.
+Azure DevOps, Argo Workflows and Argo CD are recognised. When the command ends, the report is on disk, even if the
+agent is not running: in the outbox if this user can write to it, else in the spool folder.
 
-A report that can never become an event is refused, as the HTTP intake does. An error never fails the build: it is a
-warning and exit code 0, even for invalid options.
+emit refuses a report that can never become an event, for the same reasons as the HTTP intake. An error never fails the
+build: emit prints a warning and exits with 0, even for invalid options.
 """
 _EPILOG = """\
 exit codes:
-  0  the report is stored, or without --strict, it is not stored and standard error says why
-  1  with --strict: the report is not stored, or with --dry-run, would not be stored
+  0  the report is stored. Without --strict also if it is not stored; standard error then says why
+  1  with --strict: the report is not stored or, with --dry-run, would not be stored
 
 files and variables:
   $HIVEL_AGENT_CONFIG, else %(config)s
-      configuration with the places of outbox and spool: [outbox] path, [hook] spool
+      configuration with the paths of outbox and spool folder: [outbox] path, [hook] spool
   %(outbox)s, %(spool)s
-      default places, also used if this user cannot read the configuration
+      default paths, also used if this user cannot read the configuration
 
 examples:
   hivel-agent emit --status "$RESULT" --environment production
@@ -56,18 +56,18 @@ examples:
   kubectl get application shop -o json | hivel-agent emit --system argocd --resource -
 """
 _WHICH = {
-    "system": ("NAME", "CI system (default: recognised): %(systems)s"),
-    "provider": ("NAME", "system whose words --status uses; default: the CI system"),
-    "controller": ("NAME", "name of the [[jenkins]] controller; default: found by --build-url"),
+    "system": ("NAME", "CI system; default: detected; one of %(systems)s"),
+    "provider": ("NAME", "CI system whose status words --status uses; default: --system"),
+    "controller": ("NAME", "name of the [[jenkins]] controller; default: found from --build-url"),
     "job": ("NAME", "full name of the Jenkins job"),
     "build_number": ("NUMBER", "number of the build"),
-    "build_url": ("URL", "address of the Jenkins build"),
-    "run": ("NAME", "name of a run of another system; the deployment_id is made from it and the environment"),
-    "stage": ("NAME", "stage that deployed; the event is of this stage only"),
+    "build_url": ("URL", "URL of the Jenkins build"),
+    "run": ("NAME", "name of a run of another CI system; with the environment it gives the deployment_id"),
+    "stage": ("NAME", "stage that deployed; the event is about this stage only"),
     "deployment_id": ("ID", "deployment_id to use instead of the default one"),
 }
 _WHAT = {
-    "status": ("WORD", "result: a word of the CI system, or success, failed, canceled, unknown"),
+    "status": ("WORD", "result: a status word of the CI system, or success, failed, canceled, unknown"),
     "environment": ("NAME", "production, staging, …"),
     "repo_url": ("URL", "repository that was deployed"),
     "branch": ("NAME", "branch or tag"),
@@ -77,34 +77,34 @@ _WHAT = {
     "pr_number": ("NUMBER", "pull request"),
     "pr_numbers": ("NUMBERS", "all pull requests, separated by commas"),
     "image": ("NAME", "container image"),
-    "logs_url": ("URL", "page with the log; default: the page of the build"),
+    "logs_url": ("URL", "page with the log; default: page of the build"),
 }
 
 
-# What of the configuration matters here; a key may be written with escapes.
+# The keys of the configuration that emit needs. A key can also be written with escapes.
 _KEYS = (b"path", b"spool", b"max_size", b"\\")
-# Where the code comes from: what a flag says of it goes before what the build checked out.
+# Fields of the code's origin. Values from options override what the build checked out.
 _PLACE = ("repo_url", "branch", "commit_hash")
 _TIMES = ("start_time", "end_time")
 
 
 class EmitError(Exception):
-    """The report cannot be made or stored; the message says why."""
+    """The report cannot be created or stored; the message says why."""
 
 
 class _TooLongError(EmitError):
-    """The time is over. It is not one more reason to try the next place."""
+    """The time limit is exceeded, so the next place is not tried either."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse would end with 2, which is a failed build."""
+    """argparse would exit with 2, which would fail the build."""
 
     def error(self, message: str) -> NoReturn:
         raise EmitError(f"{message}; see hivel-agent emit --help")
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """The verb. Exit code 0 unless ``--strict``, whatever happens."""
+    """Run the verb. The exit code is always 0 without ``--strict``."""
     try:
         options = _parser().parse_args(arguments)
         _bound(options.timeout)
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> NoReturn:
         report = _report(options)
         _complete(report, options)
         place = _store(options, report)
-    except Exception as error:  # noqa: BLE001 - a build must not fail for any of them
+    except Exception as error:  # noqa: BLE001 - no error may fail the build
         _bound(0)
         _say(f"warning: not reported: {str(error) or type(error).__name__}", sys.stderr)
         sys.exit(1 if "--strict" in arguments else 0)
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hivel-agent emit", usage="%(prog)s [OPTION …]", description=_DESCRIPTION, epilog=_EPILOG % places,
         allow_abbrev=False, add_help=False,
-        # Whoever asks how wide the terminal is imports shutil, and with it half of the standard library.
+        # A fixed width: to find the width of the terminal, argparse imports shutil and much of the standard library.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=120),
     )  # fmt: skip
     for title, options in (("options for the deployment", _WHICH), ("options for the fields", _WHAT)):
@@ -157,12 +157,12 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0
     if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds up to 3600")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to 3600")
     return seconds
 
 
 def _bound(seconds: float) -> None:
-    """Whatever hangs, the build goes on; 0: it is done."""
+    """Limit the time, so that the build continues whatever hangs. 0: no limit any more."""
 
     def give_up(*_: object) -> None:
         raise _TooLongError(f"it took longer than {seconds:g} s")
@@ -177,11 +177,11 @@ def _say(words: str, stream: TextIO | None) -> None:
 
 
 def _print(text: str, stream: TextIO | None) -> None:
-    """A stream that is closed or full is no error."""
+    """Print, and ignore a stream that is closed or full."""
     try:
         print(text, file=stream, flush=True)
     except (OSError, ValueError):
-        # Python would try again when it ends, and end with 120.
+        # Python would try again at its end, and exit with 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno() if stream else 1)
 
 
@@ -209,15 +209,15 @@ def _complete(report: dict[str, object], options: argparse.Namespace) -> None:
     """
     of_jenkins = "build_url" in report or {"job", "build_number"} <= report.keys()
     if of_jenkins and options.system is None and report["provider"] == "other" and "run" not in report:
-        report["provider"] = "jenkins"  # somewhere else somebody reports a build of it
+        report["provider"] = "jenkins"  # a Jenkins build that is reported from elsewhere
     if "deployment_id" not in report and not (of_jenkins if report["provider"] == "jenkins" else "run" in report):
-        raise EmitError("nothing says which build this is: give --job and --build-number, --run, or --deployment-id")
+        raise EmitError("no build is identified: pass --job and --build-number, --run, or --deployment-id")
     _in_known_words(report, said=options.status is not None)
     refuse_hopeless(report, time.time_ns() // 1_000_000)
 
 
 def _dry_run(options: argparse.Namespace) -> int:
-    """Print what would be stored, and whether it would be; the exit code."""
+    """Print the report and whether it would be stored; returns the exit code."""
     report, reason = None, None
     try:
         report = _report(options)
@@ -232,7 +232,7 @@ def _dry_run(options: argparse.Namespace) -> int:
 
 
 def _in_known_words(report: dict[str, object], *, said: bool) -> None:
-    """Refuse unknown words. ``said``: the status was given; a status that was only found is left out of the report.
+    """Refuse unknown words. ``said``: the status is an option. One from the environment is removed with a warning.
 
     Raises :class:`EmitError`.
     """
@@ -245,12 +245,12 @@ def _in_known_words(report: dict[str, object], *, said: bool) -> None:
     except ValueError as error:
         if said:
             raise EmitError(f"--status: {error}") from None
-        _say(f"warning: left out: status: {error}", sys.stderr)
+        _say(f"warning: ignored: status: {error}", sys.stderr)
         del report["status"]
 
 
 def _usable(found: dict[str, str]) -> dict[str, object]:
-    """What was found and nobody said: one odd variable is no reason to report nothing."""
+    """The valid values from the environment. An invalid one is ignored with a warning, so that the rest is reported."""
     usable: dict[str, object] = {}
     for name, value in found.items():
         try:
@@ -259,7 +259,7 @@ def _usable(found: dict[str, str]) -> dict[str, object]:
                 moment(name, value)
             usable |= one
         except ReportError as error:
-            _say(f"warning: left out: {error}", sys.stderr)
+            _say(f"warning: ignored: {error}", sys.stderr)
     return usable
 
 
@@ -274,14 +274,14 @@ def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.replace(",", " ").split()]
     except ValueError:
-        raise EmitError(f"--pr-numbers: {text!r} is no list of numbers") from None
+        raise EmitError(f"--pr-numbers: {text!r} is not a list of numbers; write it like 71,35") from None
 
 
 # ---- where it is stored
 
 
 def _store(options: argparse.Namespace, report: dict[str, object]) -> str:
-    """Into the outbox if this user may write it, else into the spool folder; on the disk when it returns."""
+    """Store it in the outbox if this user can write to it, else in the spool folder; returns the file."""
     body = json.dumps(report, ensure_ascii=False).encode("utf-8", "replace")
     if len(body) > MOST_BYTES:
         raise EmitError(f"the report has {len(body)} bytes, more than {MOST_BYTES}")
@@ -291,13 +291,13 @@ def _store(options: argparse.Namespace, report: dict[str, object]) -> str:
             return _into_outbox(outbox, body, options.timeout / 2, max_size)
         except _TooLongError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, there is another door
+        except Exception as error:  # noqa: BLE001 - the spool folder is tried next
             reason = f"{outbox}: {error}"
     else:
-        reason = f"{outbox} is not there, or not writable for this user"
+        reason = f"{outbox} does not exist, or this user cannot write to it"
     if spool and os.path.isdir(spool):  # noqa: PTH112
         return _into_spool(spool, body)
-    raise EmitError(f"{reason}; and there is no folder {spool or '[hook] spool'}{unread}")
+    raise EmitError(f"{reason}; the spool folder {spool or '[hook] spool'} does not exist either{unread}")
 
 
 def _into_outbox(outbox: str, body: bytes, patience_s: float, max_size: int) -> str:
@@ -308,14 +308,14 @@ def _into_outbox(outbox: str, body: bytes, patience_s: float, max_size: int) -> 
 
 
 def _into_spool(spool: str, body: bytes) -> str:
-    """Written aside, then moved: the agent sees all of it or nothing."""
+    """Write it under a hidden name, then rename it, so that the agent never sees half a report."""
     name = f"{os.getpid()}-{os.urandom(8).hex()}"
     unfinished, path = os.path.join(spool, f".{name}"), os.path.join(spool, f"{name}.json")  # noqa: PTH118
     with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:  # noqa: PTH123
         try:
             file.write(body)
             file.flush()
-            os.fchmod(file.fileno(), 0o644)  # the agent is another user, whatever umask the build has
+            os.fchmod(file.fileno(), 0o644)  # readable for the agent, which is another user, whatever the umask is
             os.fsync(file.fileno())
             os.rename(unfinished, path)  # noqa: PTH104
         except BaseException:
@@ -326,10 +326,10 @@ def _into_spool(spool: str, body: bytes) -> str:
 
 
 def _sync_folder(folder: str, moved: int) -> None:
-    """Put the new name on the disk, too."""
+    """Put the new name on the disk too."""
     try:
         fd = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder to put things into, and not to look: the file system's log has the name as well
+    except PermissionError:  # write-only folder: syncing the file also writes the journal with its name
         os.fsync(moved)
         return
     try:
@@ -339,15 +339,15 @@ def _sync_folder(folder: str, moved: int) -> None:
 
 
 def _bytes(size: str) -> int:
-    from agent.config.sizes import parse_size  # noqa: PLC0415 - few outboxes have a bound
+    from agent.config.sizes import parse_size  # noqa: PLC0415 - few outboxes have a limit
 
     return parse_size(size)
 
 
 def _places(config: str | None) -> tuple[str, str, str, int]:
-    """Outbox and spool as the configuration says; a file that this user cannot read says nothing, which is told.
+    """Outbox, spool folder, a note, and the maximum size of the outbox in bytes (0: no limit).
 
-    And how many bytes the outbox may take; 0: no bound.
+    The note says that this user cannot read the configuration, so that the defaults are used.
     """
     path = config or os.environ.get("HIVEL_AGENT_CONFIG") or DEFAULT_CONFIG
     try:
@@ -370,4 +370,4 @@ def _places(config: str | None) -> tuple[str, str, str, int]:
         spool = os.path.join(folder, spool) if spool else ""  # noqa: PTH118
         return os.path.join(folder, outbox), spool, "", _bytes(max_size) if max_size else 0  # noqa: PTH118
     except (ValueError, AttributeError, TypeError) as error:
-        raise EmitError(f"{path} is no configuration: {error}; hivel-agent check says more") from None
+        raise EmitError(f"{path} is not a valid configuration: {error}; run hivel-agent check") from None

@@ -1,4 +1,4 @@
-"""Reports that name a deployment by an id of the agent's own making: they are about that one, and make no second."""
+"""Finds the deployment of a report that names an id which the agent assigned. The report creates no second one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from agent.model.fact import Report
     from agent.outbox.interface import Outbox
 
-# So much of the start of an id is never cut off.
+# Shortening an id keeps at least this many characters of its start.
 _NEVER_CUT = 200
 
 
 def deployment_called(outbox: Outbox, given: str, rules: Rules) -> Deployment | None:
-    """The deployment of another run that has this id, or that is held and will most likely get it."""
+    """The deployment of another run that has this id, or a held one that will probably get it."""
     name = limited_id(given)
-    found = outbox.find(name)  # also by its number
+    found = outbox.find(name)  # it also finds a deployment by its number
     if found is not None and found.deployment_id == name:
         return None if found.run.project == GIVEN_IDS else found
     runs = [run for run in outbox.held() if name.startswith(run_id(run)[:_NEVER_CUT])]
@@ -37,7 +37,7 @@ def deployment_called(outbox: Outbox, given: str, rules: Rules) -> Deployment | 
 
 
 def said_of(row: Deployment, said: Report) -> Report:
-    """What is said of this very deployment, in the words that it is recognised by: nothing but its content changes."""
+    """The report with the stage, environment and start of this deployment, so that it changes only its content."""
     own = row.names[0]
     if own.scope is Scope.STAGE or not row.run.project.reuses_numbers:
         return replace(said, stage=own.stage or None, environment=own.environment or None, started_at=own.start or None)

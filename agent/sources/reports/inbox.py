@@ -1,4 +1,4 @@
-"""The inbox: reports that ``emit`` stored, taken in the order in which they came."""
+"""The inbox: processes the reports that ``emit`` stored, in the order of their arrival."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("reports")
 
-# So many are taken in one transaction: others want to write, too.
+# Reports in one transaction. A larger one would block other writers for too long.
 AT_ONCE = 100
 _SAYS_WHICH = ("deployment_id", "run", "controller", "job", "build_number", "stage")
 
 
 def take_inbox(reports: Reports) -> list[Taken]:
-    """Take all that is in the inbox, each batch committed as it goes.
+    """Process all reports in the inbox. Each batch is committed.
 
-    Raises :class:`agent.outbox.values.OutboxError`; what was not committed then stays in the inbox.
+    Raises :class:`agent.outbox.values.OutboxError`; reports that are not committed stay in the inbox.
     """
     taken: list[Taken] = []
     while (batch := take_batch(reports)) is not None:
@@ -41,17 +41,17 @@ def take_inbox(reports: Reports) -> list[Taken]:
 
 
 def take_batch(reports: Reports) -> list[Taken] | None:
-    """Take the oldest reports, in one transaction; None when there is nothing. Raises as :func:`take_inbox`.
+    """Process the oldest reports in one transaction; None if the inbox is empty. Raises like :func:`take_inbox`.
 
-    A report that is wrong becomes a failed deployment with the reason. One that meets an error that nobody expected is
-    set aside, and the others are taken all the same.
+    An invalid report becomes a failed deployment with the reason. A report that causes an unexpected error is set aside
+    and does not block the others.
     """
     try:
         return _take(reports, AT_ONCE)
     except OutboxError:
         raise
-    except Exception as error:  # noqa: BLE001 - whichever it was, it is met again below
-        log.warning("taking reports one by one", reason=f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - the report that caused it is found below
+        log.warning("batch failed; processing reports one by one", reason=f"{type(error).__name__}: {error}")
     taken: list[Taken] = []
     for _ in range(AT_ONCE):
         one = _take_one(reports)
@@ -63,7 +63,7 @@ def take_batch(reports: Reports) -> list[Taken] | None:
 
 def _take(reports: Reports, limit: int) -> list[Taken] | None:
     outbox = reports.outbox
-    with outbox.transaction():  # a poller takes them, too
+    with outbox.transaction():  # a poller takes reports too
         stored = outbox.reports(limit)
         if not stored:
             return None
@@ -75,7 +75,7 @@ def _take(reports: Reports, limit: int) -> list[Taken] | None:
 
 
 def _take_one(reports: Reports) -> list[Taken] | None:
-    """The oldest report, or what is wrong with it."""
+    """Process the oldest report, or set it aside; None if the inbox is empty."""
     oldest = next(iter(reports.outbox.reports(1)), None)
     if oldest is None:
         return None
@@ -84,7 +84,7 @@ def _take_one(reports: Reports) -> list[Taken] | None:
     except OutboxError:
         raise
     except Exception as error:
-        log.exception("cannot take a report; it is set aside", report=oldest.id)
+        log.exception("report set aside: unexpected error", report=oldest.id)
         outbox = reports.outbox
         with outbox.transaction():
             if oldest in outbox.reports(1):
@@ -107,28 +107,28 @@ def _read(reports: Reports, stored: Sequence[StoredReport]) -> list[Said]:
 
 
 def _parsed(reports: Reports, report: dict[str, object]) -> Parsed:
-    """What a report says. Without the word of its status where ``emit`` of an older version let pass what is none."""
+    """Parse a report. An unknown status, which older versions of ``emit`` did not refuse, is ignored."""
     try:
         return reports.parse(report)
     except UnknownWordError as error:
         parsed = reports.parse({name: value for name, value in report.items() if name != "status"})
-        log.warning("status is unknown", deployment_id=run_id(parsed.run), reason=str(error))
+        log.warning("unknown status ignored", deployment_id=run_id(parsed.run), reason=str(error))
         return parsed
 
 
 def _says_which(body: str) -> str:
-    """Which build a wrong report is of, as far as it can be read."""
+    """Which build an invalid report is about, as far as it can be read."""
     try:
         report = msgspec.json.decode(body.encode("utf-8", "replace"))
     except (msgspec.DecodeError, RecursionError):
         return ""
     told = {name: report.get(name) for name in _SAYS_WHICH} if isinstance(report, dict) else {}
     of = ", ".join(f"{name} {value!s:.200}" for name, value in told.items() if isinstance(value, str | int))
-    return f"; the report is of {of}" if of else ""
+    return f"; the report is about {of}" if of else ""
 
 
 def _unreadable(stored: StoredReport, reason: str) -> Fact:
-    """A failed deployment shows the reason, and counts until somebody looks at it."""
+    """The fact of an invalid report. It becomes a failed deployment that shows the reason."""
     return Fact(
         run=run_of_id(f"unreadable-report:{stored.received_at}:{stored.id}"),
         source="emit",

@@ -1,10 +1,11 @@
-"""The HTTP intake: builds post their reports, and get an answer once they are stored.
+"""The HTTP intake: builds post their reports and get the answer when they are stored.
 
-``POST /v1/events``: a report as JSON; 202 ``{"deployment_id": "…", "state": "held"}`` when it is on the disk.
-``POST /v1/wake``: the pollers look now; 202 ``{"woken": ["main"]}``. With ``?controller=NAME`` only that one.
-Errors are ``{"error": "…"}``: 400 names the field, 401 the token, 403 what the team may not report, 413 the size, 503
-asks to come back later.
-Without tokens, what a web page sends is refused: 403 and 415. The browser of a person reaches loopback addresses, too.
+``POST /v1/events``: a report as JSON; 202 ``{"deployment_id": "…", "state": "held"}`` when it is on disk.
+``POST /v1/wake``: all pollers poll now; 202 ``{"woken": ["main"]}``. With ``?controller=NAME`` only this one.
+Errors are ``{"error": "…"}``: 400 for an invalid field, 401 for the token, 403 for a report that the team may not send,
+413 for the size, 503 to try again later.
+Without tokens, requests of web pages are refused with 403 or 415, because any page in a local browser can send requests
+to loopback addresses.
 """
 
 from __future__ import annotations
@@ -36,22 +37,23 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("intake")
 
-# A report is sent in one go; who takes longer than this is not sending one.
+# Time limit for the body of a request. A report is small and arrives at once.
 PATIENCE_S = 10.0
 RETRY_AFTER_S = "5"
 
 
-class _Refused(Exception):  # noqa: N818 - an answer, rather than an error of ours
+class _Refused(Exception):  # noqa: N818 - an answer to the client, not an error of the agent
     def __init__(self, status: int, error: str) -> None:
         super().__init__(error)
         self.status = status
 
 
 class Intake:
-    """The application behind ``[intake] listen``.
+    """The application of ``[intake] listen``.
 
-    ``accept`` stores a checked report of a team and may raise what :meth:`agent.sources.reports.accept.Reports.take`
-    raises; the event loop must not wait for it. ``wake`` takes a controller's name, or None for all of them.
+    ``accept`` stores a report of a team and raises the same errors as
+    :meth:`agent.sources.reports.accept.Reports.take`; it must not block the event loop. ``wake`` starts a poll of the
+    named controller, or of all (None), and returns their names.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Intake:
         self._accept = accept
         self._wake = wake
         self.app = Starlette(
-            # With a slash behind it, too: a redirect would lose the report.
+            # Also with a slash at the end: a redirect would lose the report.
             routes=[
                 Route(path + slash, answer, methods=["POST"])
                 for path, answer in (("/v1/events", self._events), ("/v1/wake", self._wake_up))
@@ -82,33 +84,33 @@ class Intake:
         except _Refused as error:
             return _refusal(error)
         except NotAllowedError as error:
-            log.warning("report is refused", reason=str(error), client=_client(request))
+            log.warning("report not allowed", reason=str(error), client=_client(request))
             return _error(403, str(error))
         except ReportError as error:
-            log.warning("report is wrong", reason=str(error), client=_client(request))
+            log.warning("invalid report", reason=str(error), client=_client(request))
             return _error(400, str(error))
         except OutboxError as error:
             log.error("report cannot be stored", reason=str(error))
             return _not_now(str(error))
         except Exception as error:
             log.exception("report cannot be stored", client=_client(request))
-            return _not_now(f"an error in the agent, {type(error).__name__}; its log has more")
+            return _not_now(f"internal error of the agent ({type(error).__name__}); see its log")
         if taken.controller is not None:
             self._wake(taken.controller)
         if team:
-            log.info("taken in", deployment_id=taken.deployment_id, team=team)
+            log.info("report accepted", deployment_id=taken.deployment_id, team=team)
         return _json(202, {"deployment_id": taken.deployment_id, "state": taken.state.value})
 
     async def _wake_up(self, request: Request) -> Response:
         try:
             self._team(request)
-            await _body(request)  # notification plugins send something
+            await _body(request)  # notification plugins send a body
         except _Refused as error:
             return _refusal(error)
         return _json(202, {"woken": self._wake(request.query_params.get("controller"))})
 
     def _team(self, request: Request) -> str:
-        """Whose token the request has; compared so that the time tells nothing about it."""
+        """The team whose token the request has. The time of the comparison does not depend on the token."""
         if not self._tokens:
             if (reason := _of_a_web_page(request)) is not None:
                 raise self._refused(request, 403, reason)
@@ -116,14 +118,14 @@ class Intake:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         found = [team for team, token in self._tokens if hmac.compare_digest(given.encode("utf-8", "replace"), token)]
         if not found or scheme.lower() != "bearer":
-            words = "a token is needed: Authorization: Bearer …; see [intake] in the configuration"
-            raise self._refused(request, 401, words, "no token, or a wrong one")
+            words = "a token is required: send Authorization: Bearer …; see [intake] in the configuration"
+            raise self._refused(request, 401, words, "missing or wrong token")
         return found[0]
 
     def _refuse_other_content(self, request: Request) -> None:
-        """A page of another site may send texts and forms without asking first."""
+        """Require JSON: browsers let a page of another site send text and forms without a preflight request."""
         if not self._tokens and not _is_json(request):
-            raise self._refused(request, 415, "Content-Type: application/json is needed where no token is")
+            raise self._refused(request, 415, "Content-Type: application/json is required by an intake without tokens")
 
     @staticmethod
     def _refused(request: Request, status: int, words: str, reason: str = "") -> _Refused:
@@ -132,21 +134,21 @@ class Intake:
 
 
 def _of_a_web_page(request: Request) -> str | None:
-    """Why this may have been sent by a web page, in the browser of somebody on this machine; None: it was not.
+    """Why a web page in a browser on this machine may have sent this request; None: it did not.
 
-    A page of another site cannot help sending the first two, and a page whose name was made to mean this machine
-    sends that name.
+    A browser adds the first two headers to requests of another site. A page whose host name was changed to resolve to
+    this machine (DNS rebinding) sends that name as ``Host``.
     """
     for name in ("Origin", "Sec-Fetch-Site"):
         if name in request.headers:
-            return f"{name}: what a web page sends is taken with a token only"
+            return f"{name}: requests of web pages require a token"
     host = request.headers.get("Host", "")
     try:
         named = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
     except ValueError:
         named = ""
     if host and not Address(named, 0).is_loopback:
-        return "Host: without a token only localhost and loopback addresses are names of this machine"
+        return "Host: an intake without tokens accepts only localhost and loopback addresses"
     return None
 
 
@@ -163,9 +165,9 @@ async def _body(request: Request) -> bytes:
                 if len(body) > MOST_BYTES:
                     raise _Refused(413, f"the body has more than {MOST_BYTES} bytes")
     except TimeoutError:
-        raise _Refused(408, f"the body did not come within {PATIENCE_S:g} s") from None
+        raise _Refused(408, f"the body did not arrive within {PATIENCE_S:g} s") from None
     except ClientDisconnect:
-        raise _Refused(400, "the body ended too early") from None  # nobody reads it
+        raise _Refused(400, "the body is incomplete") from None  # the client is gone
     return bytes(body)
 
 
@@ -176,12 +178,12 @@ def _client(request: Request) -> str:
 async def _http_error(request: Request, _: Exception) -> Response:
     known = request.url.path.removesuffix("/") in ("/v1/events", "/v1/wake")
     if known:
-        return _error(405, "only POST is understood here", {"Allow": "POST"})
-    return _error(404, "there are /v1/events and /v1/wake")
+        return _error(405, "only POST is allowed", {"Allow": "POST"})
+    return _error(404, "unknown path; the paths are /v1/events and /v1/wake")
 
 
 def _refusal(refused: _Refused) -> Response:
-    # Whoever did not send a whole body in time is not waited for.
+    # Close the connection of a client that did not send the whole body in time.
     return _error(refused.status, str(refused), {"Connection": "close"} if refused.status == 408 else None)
 
 

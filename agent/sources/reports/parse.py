@@ -1,6 +1,6 @@
-"""What a report says, and which run it is of: one parser for all doors.
+"""Parses a report: which run it is about, and its content. The same for emit, intake and spool.
 
-It reads what :func:`agent.model.report.checked` let pass, and nothing else: texts are short, URLs can be taken apart.
+The input has passed :func:`agent.model.report.checked`: texts have a maximum length, and URLs can be parsed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class Parsed:
-    """A report as it can be understood alone. ``controller``: the one that polls its build, if any does."""
+    """A parsed report. ``controller``: the one that polls its build, if any."""
 
     run: Run
     said: Report
@@ -37,10 +37,10 @@ class Parsed:
 
 
 def parse(report: Mapping[str, object], settings: Settings) -> Parsed:
-    """Which run a report is of, and what it says. ``report`` was checked for its shape.
+    """Parse a report that has passed :func:`agent.model.report.checked`.
 
-    Raises :class:`agent.model.report.ReportError` when it does not say what it is about, or says it in words that
-    nobody understands; :class:`agent.model.report.UnknownWordError` when the status is one that its provider has not.
+    Raises :class:`agent.model.report.ReportError` if it identifies no run or has an invalid value, and
+    :class:`agent.model.report.UnknownWordError` if its provider does not have this status.
     """
     fields = Fields(report)
     provider = fields.provider()
@@ -56,7 +56,7 @@ def parse(report: Mapping[str, object], settings: Settings) -> Parsed:
 
 
 def _build(fields: Fields, said: Report, controllers: tuple[JenkinsSettings, ...]) -> Parsed:
-    """A build of Jenkins, under the name of the controller that polls it, or under the one that it says."""
+    """A report about a Jenkins build. Its scope is the controller that polls it, else the one that the report names."""
     job, number = fields.job_and_number()
     url, named = fields.text("build_url"), fields.text("controller")
     if named:
@@ -68,7 +68,7 @@ def _build(fields: Fields, said: Report, controllers: tuple[JenkinsSettings, ...
 
 
 def _own_ids(parsed: Parsed) -> Iterator[str]:
-    """The ids that may be made of this very report: who sends one of them asks for nothing else."""
+    """The ids that the agent could assign to this report by itself. Sending one of them changes nothing."""
     base, said = run_id(parsed.run), parsed.said
     parts = [part for part in (said.environment, said.stage) if part]
     yield base
@@ -77,7 +77,7 @@ def _own_ids(parsed: Parsed) -> Iterator[str]:
 
 
 def _said(fields: Fields, provider: Provider, report: Mapping[str, object]) -> Report:
-    """All but what says which run it is of."""
+    """The content of the report, without the fields that identify the run."""
     texts: dict[str, Any] = {name: fields.text(name) or None for name in _TEXTS}
     numbers, given = report.get("pr_numbers", []), report.get(GIVEN, [])
     return Report(

@@ -1,7 +1,7 @@
-"""A folder into which reports are moved, for whoever shares nothing but a directory with the agent.
+"""The spool folder: accepts reports as files, from builds that share only a directory with the agent.
 
-Whoever may write into it must not be able to do harm with it: links are not followed, nothing but plain files is read,
-and what is wrong goes where it overwrites nothing.
+Users who can write to the folder must not be able to do harm: links are not followed, only regular files are read, and
+rejected files overwrite nothing.
 """
 
 from __future__ import annotations
@@ -28,20 +28,19 @@ if TYPE_CHECKING:
 log = structlog.get_logger("reports")
 
 REJECTED = "rejected"
-# So many are taken in one transaction: others want to write, too.
+# Files in one transaction. A larger one would block other writers for too long.
 AT_ONCE = 100
-# So many are looked at for them: there may be some among them that are no reports yet.
+# Files that are read to find them, because some may be unfinished.
 LOOKED_AT_ONCE = 1_000
-# A name has at most 255 bytes; in the folder `rejected` a number and an ending come behind it.
+# Bytes of a file name that are kept. The limit is 255, and the folder `rejected` adds a number and an ending.
 _LONGEST_STEM = 200
-# A file that is written in place may be half a report for a moment.
+# An invalid file is not rejected for this time (ms): it may still be written.
 UNFINISHED_MS = 5_000
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file in the folder. Times are UTC milliseconds: of its content, and of its content, place or name.
-    ``owner``: the number of the user who put it there."""
+    """A file in the folder. ``written_at`` and ``changed_at``: its mtime and ctime, UTC ms. ``owner``: user id."""
 
     name: str
     written_at: int
@@ -50,19 +49,19 @@ class _File:
 
 
 class Spool:
-    """Takes ``*.json`` files, once each; wrong ones go to the folder ``rejected`` with the reason beside them."""
+    """Processes each ``*.json`` file once. Invalid ones go to the folder ``rejected``, with the reason in a file."""
 
     def __init__(self, folder: Path, reports: Reports) -> None:
         self._folder = folder
         self._reports = reports
         self._clock = reports.outbox.clock
         self._reading = Trouble(f"reading {folder}", self._clock)
-        self._done: set[_File] = set()  # what could not be removed
+        self._done: set[_File] = set()  # stored, but could not be removed
 
     def take(self) -> list[Taken]:
-        """Take the oldest files that lie there, in one transaction; there may be more.
+        """Process the oldest files in one transaction; there may be more.
 
-        A crash between the commit and the removal takes a file twice, which changes nothing. Raises
+        After a crash between commit and removal, a file is processed again, which changes nothing. Raises
         :class:`agent.outbox.values.OutboxError`; the files then stay.
         """
         found = self._files()
@@ -74,8 +73,8 @@ class Spool:
             return self._take(files)
         except OutboxError:
             raise
-        except Exception as error:  # noqa: BLE001 - whichever it was, it is met again below
-            log.warning("taking files one by one", reason=f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - the file that caused it is found below
+            log.warning("batch failed; processing files one by one", reason=f"{type(error).__name__}: {error}")
         one_by_one: list[Taken] = []
         for file in files:
             if len(one_by_one) < AT_ONCE:
@@ -87,7 +86,7 @@ class Spool:
         taken = self._stored(found, wrong) if found else []
         for file, reason in wrong.items():
             if abs(self._clock.now_ms() - file.changed_at) >= UNFINISHED_MS:
-                log.error("report is wrong", file=str(self._folder / file.name), reason=reason)
+                log.error("invalid report", file=str(self._folder / file.name), reason=reason)
                 self._reject(file, reason)
         return taken
 
@@ -107,7 +106,7 @@ class Spool:
         return taken
 
     def _parsed(self, files: list[_File]) -> tuple[dict[_File, Parsed], dict[_File, str]]:
-        """The reports, and what is wrong with the others; before anything is locked, for a disk may be slow."""
+        """The valid reports, and the errors of the others. A slow disk must not delay while the outbox is locked."""
         found: dict[_File, Parsed] = {}
         wrong: dict[_File, str] = {}
         for file in files:
@@ -122,14 +121,14 @@ class Spool:
         return found, wrong
 
     def _take_one(self, file: _File) -> list[Taken]:
-        """One file, out of the way if nobody expected what it does."""
+        """Process one file, or move it away if it causes an unexpected error."""
         try:
             return self._take([file])
         except OutboxError:
             raise
         except Exception as error:
-            log.exception("cannot take a report; it is set aside", file=str(self._folder / file.name))
-            self._reject(file, f"an error in the agent, {type(error).__name__}: {error}; see its log")
+            log.exception("report set aside: unexpected error", file=str(self._folder / file.name))
+            self._reject(file, f"internal error of the agent ({type(error).__name__}: {error}); see its log")
         return []
 
     def _received_at(self, file: _File) -> int:
@@ -143,7 +142,7 @@ class Spool:
                     if entry.name.endswith(".json") and not entry.name.startswith("."):
                         found += _looked_at(entry)
         except FileNotFoundError:
-            return []  # nobody uses it
+            return []  # the folder is optional
         except OSError as error:
             self._reading.note("spool", f"{error.strerror}; see [hook] spool")
             return []
@@ -156,10 +155,10 @@ class Spool:
         except OSError as error:
             self._done.add(file)
             log.error("report cannot be removed", file=str(self._folder / file.name), reason=error.strerror,
-                      advice="it is stored; the agent has to be able to write in this folder")  # fmt: skip
+                      advice="the report is stored; allow the agent to write to this folder")  # fmt: skip
 
     def _reject(self, file: _File, reason: str) -> None:
-        """Out of the way, so that it is not met again every second."""
+        """Move the file away, so that it is not processed again every second."""
         path = self._folder / file.name
         try:
             (self._folder / REJECTED).mkdir(mode=0o750, exist_ok=True)
@@ -169,14 +168,14 @@ class Spool:
             finally:
                 os.close(folder)
         except FileNotFoundError:
-            return  # another poller was faster, or who put it there took it away
+            return  # another poller moved it, or its owner removed it
         except OSError as problem:
             self._done.add(file)
-            log.error("report cannot be set aside", file=str(path), reason=problem.strerror)
+            log.error("report cannot be moved", file=str(path), reason=problem.strerror)
 
 
 def _in_turn(files: list[_File]) -> list[_File]:
-    """The oldest first, of each user in turn: who keeps many files there does not keep others waiting."""
+    """The oldest first, but alternating between users, so that many files of one user do not delay the others."""
     turns: dict[int, int] = {}
     placed: list[tuple[int, int, str, _File]] = []
     for file in sorted(files, key=lambda file: (file.written_at, file.name)):
@@ -187,7 +186,7 @@ def _in_turn(files: list[_File]) -> list[_File]:
 
 
 def _move(path: Path, folder: int, reason: str) -> None:
-    """Into the folder under a name that is free there, with the reason beside it. Raises :class:`OSError`."""
+    """Move a file into the folder under a free name, with the reason beside it. Raises :class:`OSError`."""
     name = _free_name(folder, path.name)
     fd = os.open(f"{name}.reason", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640, dir_fd=folder)
     with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as beside:
@@ -203,13 +202,13 @@ def _looked_at(entry: os.DirEntry[str]) -> list[_File]:
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError:
-        return []  # somebody was faster
+        return []  # it was removed meanwhile
     written_at, changed_at = status.st_mtime_ns // 1_000_000, status.st_ctime_ns // 1_000_000
     return [_File(entry.name, written_at, changed_at, status.st_uid)]
 
 
 def _free_name(folder: int, name: str) -> str:
-    """A name that nothing in the folder has; the end of a long one is cut off."""
+    """A name that is free in the folder; a long one is shortened."""
     taken = set(os.listdir(folder))
     stem = os.fsdecode(os.fsencode(name.removesuffix(".json"))[:_LONGEST_STEM])
     names = (f"{stem}.json", *(f"{stem}.{number}.json" for number in range(1, len(taken) + 2)))
@@ -217,9 +216,9 @@ def _free_name(folder: int, name: str) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """Whoever may write into the folder must not make the agent read something else, or wait."""
+    """Read the file. A link, a device or a pipe must not make the agent read something else or block."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ReportError("this is no plain file")
+            raise ReportError("not a regular file")
         return file.read(MOST_BYTES + 1)
