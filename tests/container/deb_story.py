@@ -43,10 +43,12 @@ class DebStory:
         return [
             ("the package is built in it", self.build),
             ("the package is installed", self.install),
+            ("hivel-agent init, on a terminal", self.init),
+            ("started: the events arrive", self.start),
             ("purged", self.purge),
             ("0.1.0 whose configuration nobody changed is upgraded", self.upgrade_untouched),
             ("purged", self.purge),
-            ("0.1.0 is configured and started: the events arrive", self.start),
+            ("0.1.0 is configured and started: the events arrive", self.start_older),
             ("upgraded while it runs", self.upgrade),
             ("upgraded to itself", self.reinstall),
             ("removed, and installed again", self.remove),
@@ -92,7 +94,15 @@ class DebStory:
             raise StoryError(f"a downgrade does not say what it cannot: {told}")
         return "without a question; the configuration stays as it was"
 
+    def init(self) -> str:
+        self._world.builds(2)
+        return self._service.init(self._world)
+
     def start(self) -> str:
+        self._machine.run("systemctl", "enable", "--now", UNIT)
+        return self._world.arrived()
+
+    def start_older(self) -> str:
         self._dpkg_install(OLDER)
         self._service.configure(self._world)
         self._world.builds(3)

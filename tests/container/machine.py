@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.integration.terminal import Terminal
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -67,14 +69,20 @@ class Machine:
 
         Standard output and standard error come together.
         """
-        enter = ["nsenter", f"--target={self._init}", "--all", "--root", "--wd", "--", *command]
         done = subprocess.run(
-            enter, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=CLEAN,
+            [*self._enter(), *command], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=CLEAN,
             encoding="utf-8", errors="replace", timeout=COMMAND_S, check=False,
         )  # fmt: skip
         if ok and done.returncode:
             raise StoryError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}")
         return done
+
+    def terminal(self, *command: str) -> Terminal:
+        """A command in the container, as root on a terminal that waits for answers."""
+        return Terminal(*command, env=CLEAN, program=self._enter())
+
+    def _enter(self) -> list[str]:
+        return ["nsenter", f"--target={self._init}", "--all", "--root", "--wd", "--"]
 
     def read(self, *command: str) -> str:
         """What a command says, without the line's end."""

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 UNIT = "hivel-agent.service"
 FOLDER = "/etc/hivel-agent"
+# What `init` writes, with the owners and modes of the table in the installation page.
+WRITTEN = [
+    "config.toml root:hivel-agent 0640",
+    "hivel.token root:root 0600",
+    "jenkins.token root:root 0600",
+]
 # Two values and more, as `event=started version=0.2.0`; a value with spaces is in quotes.
 LOGFMT = re.compile(r"timestamp=\S+ level=\w+ event=(\"(?:[^\"\\]|\\.)*\"|\S+)( \w+=(\"(?:[^\"\\]|\\.)*\"|\S*))*")
 # As the service, but for patience: the real unit waits two minutes for a sign of life, and ten seconds to restart.
@@ -27,8 +33,25 @@ class Service:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
+    def init(self, world: World) -> str:
+        """As the installation page says: `hivel-agent init`, whose questions are answered on a terminal."""
+        with self._machine.terminal("hivel-agent", "init") as terminal:
+            try:
+                for question, answer in world.answers:
+                    terminal.answer(question, answer)
+                code = terminal.end()
+            except AssertionError as error:
+                raise StoryError(f"init does not ask what the page says: {error}") from None
+        if code or HIVEL_TOKEN in terminal.shown or JENKINS_TOKEN in terminal.shown:
+            raise StoryError(f"init ended with {code}, or shows a token:\n{terminal.shown}")
+        files = self._machine.read("sh", "-c", f"cd {FOLDER} && stat --format='%n %U:%G %04a' *.toml *.token")
+        if files.splitlines() != WRITTEN:
+            raise StoryError(f"the files are not as the page has them:\n{files}")
+        self._machine.run("hivel-agent", "check")
+        return f"{len(world.answers)} questions, {len(WRITTEN)} files"
+
     def configure(self, world: World) -> None:
-        """What the README says is to be edited: the configuration and both tokens."""
+        """By hand: the configuration and both tokens."""
         self._machine.write(f"{FOLDER}/config.toml", world.config)
         self._machine.write(f"{FOLDER}/hivel.token", HIVEL_TOKEN + "\n")
         self._machine.write(f"{FOLDER}/jenkins.token", JENKINS_TOKEN + "\n")

@@ -60,7 +60,8 @@ class WheelStory:
         return [
             ("the wheel is installed as the README says", self.install),
             ("systemd-analyze verify and security", self.analyze),
-            ("hivel-agent check, as root", self.check),
+            ("hivel-agent check, without a configuration and without a token", self.check),
+            ("hivel-agent init, on a terminal", self.init),
             ("started: the events arrive", self.start),
             ("the journal: one line for each thing, key=value", self.journal),
             ("the tokens can be read by nobody else", self.tokens),
@@ -101,15 +102,21 @@ class WheelStory:
         empty = self._machine.run("hivel-agent", "check", ok=False)
         if empty.returncode != 2 or "token" not in empty.stdout:
             raise StoryError(f"without a token `check` exits with {empty.returncode}:\n{empty.stdout}")
-        self._service.configure(self._world)
+        self._machine.run("rm", f"{FOLDER}/config.toml")
+        return "exit code 2, and what to do"
+
+    def init(self) -> str:
         self._world.builds(3)
-        self._machine.run("hivel-agent", "check")
-        self._service.be_impatient()
-        return "exit code 2 without a token, 0 with both"
+        return self._service.init(self._world)
 
     def start(self) -> str:
+        """With what `init` wrote. The rest of the story is in a hurry."""
+        self._service.be_impatient()
         self._machine.run("systemctl", "enable", "--now", UNIT)
-        return self._world.arrived()
+        seen = self._world.arrived()
+        self._service.configure(self._world)
+        self._service.reload(self._world.config, "configuration reloaded")
+        return seen
 
     def journal(self) -> str:
         lines = self._service.log(self._service.pid)

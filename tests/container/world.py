@@ -46,6 +46,20 @@ class World:
         self._received = received
         self._expected: set[str] = set()
         self.hivel = hivel
+        # The questions of `init`, by a part of each, in their order; "" takes what is proposed.
+        self.answers = (
+            ("Hivel address", hivel.url),
+            ("Hivel API key", HIVEL_TOKEN),
+            ("Jenkins address", jenkins.url),
+            ("Controller name", "main"),
+            ("Jenkins user", "hivel-agent"),
+            ("API token of this user", JENKINS_TOKEN),
+            ("Report builds that ended since", "2020-01-01"),
+            ("Contact for administrators", ""),
+            ("Rules to use", ""),
+            ("Environment of these deployments", ""),
+            ("Use these rules?", ""),
+        )
         self.config = CONFIG.format(hivel=hivel.url, jenkins=jenkins.url)
         local.add_job(JOB)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from tests.integration.support import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -25,14 +25,18 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 class Terminal:
     """``with Terminal("init", env=…) as terminal: terminal.answer("Jenkins address", "http://…")``.
 
+    ``program``: what the arguments are for, if it is not the agent of this checkout.
+
     ``shown`` is everything that the terminal showed, with ends of lines as ``\\n``.
     """
 
-    def __init__(self, *arguments: str, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, *arguments: str, env: Mapping[str, str], program: Sequence[str] = (sys.executable, "-m", "agent")
+    ) -> None:
         self._leader, follower = pty.openpty()
         termios.tcsetwinsize(follower, (50, 120))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "agent", *arguments],
+            [*program, *arguments],
             stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
             env={**env, "TERM": "xterm", "COLUMNS": "120", "LINES": "50"},
         )  # fmt: skip
