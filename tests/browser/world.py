@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.model.deployment import Deployment
+    from tests.integration.support import Agent
 
 DAY = 24 * HOUR
 # Each would run a script, break out of an attribute, or reorder the text around it, if it were not shown as text.
@@ -72,8 +73,30 @@ class World:
         return {state.value: getattr(counts, state.value) for state in State}
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Everything but the daemon, which can be started several times."""
+
+    agent: Agent
+    jenkins: LocalJenkins
+    hivel: LocalHivel
+
+    @contextmanager
+    def running(self) -> Iterator[World]:
+        """The daemon runs in the block, and has read and sent what Jenkins has."""
+        with running(self.agent) as site:
+            played = World(site, self.jenkins, self.hivel)
+            polled = {"main:live/shop#6", "main:live/shop-refused#1"}
+            settled = (State.DELIVERED, State.FAILED)
+            wait_until(
+                lambda: polled <= {str(each.deployment_id) for each in played.deployments(*settled)},
+                "what Jenkins has was delivered or refused",
+            )
+            yield played
+
+
 @contextmanager
-def world(folder: Path, *, web: str = SETTINGS, failed: int = 0) -> Iterator[World]:
+def stage(folder: Path, *, web: str = SETTINGS, failed: int = 0) -> Iterator[Stage]:
     """Something of every kind; ``failed``: so many more that failed for one reason."""
     hivel, jenkins = LocalHivel(), LocalJenkins()
     with ExitStack() as stack:
@@ -89,13 +112,13 @@ def world(folder: Path, *, web: str = SETTINGS, failed: int = 0) -> Iterator[Wor
         agent.config.write_text(text + MORE_CONTROLLERS)
         with SqliteOutbox(agent.outbox, Clock()) as outbox:
             _fill(Filled(agent, outbox), failed)
-        site = stack.enter_context(running(agent))
-        played = World(site, jenkins, hivel)
-        polled = {"main:live/shop#6", "main:live/shop-refused#1"}
-        wait_until(
-            lambda: polled <= {str(each.deployment_id) for each in played.deployments(State.DELIVERED, State.FAILED)},
-            "what Jenkins has was delivered or refused",
-        )
+        yield Stage(agent, jenkins, hivel)
+
+
+@contextmanager
+def world(folder: Path, *, web: str = SETTINGS, failed: int = 0) -> Iterator[World]:
+    """The same with the daemon."""
+    with stage(folder, web=web, failed=failed) as prepared, prepared.running() as played:
         yield played
 
 

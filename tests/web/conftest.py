@@ -76,10 +76,13 @@ def configured(folder: Path, jenkins_server: LocalServer, hivel_server: LocalSer
 @contextmanager
 def running(agent: Agent) -> Iterator[Site]:
     """Run the daemon; its pages are reachable in the block."""
+    earlier = len(agent.log()) if (agent.folder / "agent.log").exists() else 0
     process: Popen[str] = agent.start("run")
     try:
-        wait_until(lambda: "what=web url=" in agent.log() or process.poll() is not None, "the pages are there")
-        found = re.search(r"what=web url=(http://\S+)", agent.log())
+        wait_until(
+            lambda: "what=web url=" in agent.log()[earlier:] or process.poll() is not None, "the pages are there"
+        )
+        found = re.search(r"what=web url=(http://\S+)", agent.log()[earlier:])
         assert found is not None, agent.log()
         yield Site(agent, found[1], process)
     finally:

@@ -58,10 +58,13 @@ def test_a_session_ends_with_the_logout(shared_site: Site) -> None:
         assert "Log out" not in client.get("/").text
 
 
-def test_a_session_survives_a_restart_of_the_daemon(site: Site) -> None:
-    with site.logged_in(name="Ada") as client:
+def test_a_session_survives_a_restart_of_the_daemon(
+    tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer
+) -> None:
+    agent = configured(tmp_path, jenkins_server, hivel_server)
+    with running(agent) as site, site.logged_in(name="Ada") as client:
         cookies = dict(client.cookies)
-    with running(site.agent) as again, again.client() as client:
+    with running(agent) as again, again.client() as client:
         client.cookies.update(cookies)
         assert "Ada (may act)" in client.get("/").text
 
@@ -191,7 +194,7 @@ def test_behind_a_proxy_with_a_prefix_every_link_keeps_it(
         client.headers.update({"Host": "ci.example.test", "Origin": "https://ci.example.test"})
         page = client.get(f"{before}/")
         assert page.status_code == 200
-        links = re.findall(r'(?:href|src|action|hx-get)="([^"]*)"', page.text)
+        links = re.findall(r'(?:href|src|action|hx-get)="([^"]+)"', page.text)  # "" is the page itself
         assert links and all(link.startswith(("/tools/hivel/", "#")) for link in links), links
         style = next(link for link in links if link.endswith(".css"))
         assert client.get(style.removeprefix("/tools/hivel") if strips else style).status_code == 200

@@ -1,5 +1,13 @@
-// A page does not refresh itself while the reader has selected rows or typed something.
+// Live parts refresh themselves. They pause while nobody sees the page, and while the reader has selected rows or
+// is about to enter something. If a refresh fails, the page says that it shows an older state.
+const stale = document.getElementById("stale");
 document.addEventListener("htmx:before:request", (event) => {
   const live = event.target.closest("[data-live]") || event.target;
-  if (live.querySelector("input:checked, input:focus, select:focus, textarea:focus")) event.preventDefault();
+  const busy = "input[type=checkbox]:checked, input:focus, select:focus, textarea:focus";
+  const refreshes = event.detail.ctx.request.method === "GET";
+  if (refreshes && (document.hidden || live.querySelector(busy))) event.preventDefault();
 });
+document.addEventListener("htmx:after:request", (event) => {
+  stale.hidden = event.detail.ctx.response.status < 400;
+});
+document.addEventListener("htmx:error", () => { stale.hidden = false; });
