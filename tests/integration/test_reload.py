@@ -198,7 +198,8 @@ def exec_reload(agent: Agent, daemon: Popen[bytes]) -> bool:
 def test_a_reload_of_the_service_fails_on_a_wrong_configuration_and_signals_nobody(tmp_path: Path) -> None:
     agent = configured(tmp_path)
     right = agent.config.read_text()
-    with Popen(["sleep", "600"]) as daemon:
+    # Whoever runs the tests may ignore SIGHUP, as nohup does, and children inherit that.
+    with Popen(["env", "--default-signal=HUP", "sleep", "600"]) as daemon:
         agent.config.write_text(right + "nonsense = 1\n")
         assert not exec_reload(agent, daemon)
         assert daemon.poll() is None
