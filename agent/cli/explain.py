@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from agent.cli.facts import in_words
 from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import open_outbox
 from agent.cli.output import console, escape, styled, write_json
@@ -17,6 +16,7 @@ from agent.daemon import logs
 from agent.deployments.reported import SAID
 from agent.deployments.stages import BY_STEPS
 from agent.inspect.explain import explain
+from agent.inspect.facts import in_words
 from agent.inspect.target import TargetError
 from agent.sources.jenkins.client import JenkinsClient, JenkinsError
 

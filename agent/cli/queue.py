@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from agent.cli.facts import in_words
 from agent.cli.filters import Filters, filter_options
 from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import existing_outbox, queue_of
@@ -20,6 +19,8 @@ from agent.cli.output import console, escape, styled, table, write_json
 from agent.cli.selection import Action, Wanted, choose, selection_options
 from agent.cli.spreadsheet import write_csv
 from agent.ingest.replay import discard
+from agent.inspect.facts import in_words
+from agent.inspect.queue import COLUMNS, cells
 from agent.model.deployment import State
 
 if TYPE_CHECKING:
@@ -84,25 +85,9 @@ def list_events(
     if as_json:
         write_json(views)
     elif as_csv:
-        write_csv(_COLUMNS, map(_cells, views))
+        write_csv(COLUMNS, map(cells, views))
     else:
         show_events(views)
-
-
-_COLUMNS = (
-    *("id", "state", "deployment_id", "status", "environment", "controller", "job", "build", "ended_at", "enqueued_at"),
-    *("settled_at", "attempts", "repo_url", "branch", "commit_hash", "reason"),
-)
-
-
-def _cells(view: EventView) -> tuple[object, ...]:
-    """One line of ``--csv``."""
-    event, run = view.event, view.run
-    said = (None, None) if event is None else (event.status.value, event.environment)
-    code = (None, None, None) if event is None else (event.repo_url, event.branch, event.commit_hash)
-    times = (view.ended_at, view.created_at, view.settled_at)
-    of = (run.scope, run.project, run.number)
-    return (view.id, view.state.value, view.deployment_id, *said, *of, *times, view.attempts, *code, view.reason)
 
 
 def show_events(views: list[EventView]) -> None:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import click
 
 from agent.config.rules import Pattern, RuleError
-from agent.model.times import describe_duration, parse_duration, parse_since, rfc3339
-
-# Jenkins' clock may be ahead of this one: what just ended there is seen all the same.
-FUTURE_MS = 24 * 3_600_000
-# The year 9000: a day or a year more is still a date.
-_LATEST = 221_845_392_000_000
+from agent.model.spans import FUTURE_MS, parse_end, parse_span
+from agent.model.times import describe_duration, parse_duration
 
 
 def time_span(since: str | None, until: str | None, now_ms: int) -> tuple[int | None, int | None]:
@@ -18,19 +14,10 @@ def time_span(since: str | None, until: str | None, now_ms: int) -> tuple[int | 
 
     ``--since`` must be before ``--until``, or before tomorrow if there is no ``--until``.
     """
-    begin = None if since is None else moment("--since", since, now_ms)
-    end = None if until is None else moment("--until", until, now_ms)
-    if begin is not None and end is not None and begin >= end:
-        raise click.UsageError(
-            f"--since {since} ({_shown(begin)}) must be before --until {until} ({_shown(end)}): nothing is in between"
-        )
-    if begin is not None and end is None and begin >= now_ms + FUTURE_MS:
-        raise click.UsageError(f"--since: {since} is in the future")
-    return begin, end
-
-
-def _shown(ms: int) -> str:
-    return rfc3339(ms)[:19] + "Z"
+    try:
+        return parse_span(since, until, now_ms, names=("--since", "--until"))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def builds_since(since: str, now_ms: int, until: str | None = None) -> tuple[int, int]:
@@ -42,12 +29,9 @@ def builds_since(since: str, now_ms: int, until: str | None = None) -> tuple[int
 def moment(option: str, text: str, now_ms: int) -> int:
     """A moment in UTC milliseconds: ``now``, ``24h`` (ago), ``2026-01-31``, ``2026-01-31T18:00:00Z``."""
     try:
-        ms = parse_since(text, now_ms)
+        return parse_end(option, text, now_ms)
     except ValueError as error:
-        raise click.UsageError(f"{option}: {error}") from None
-    if ms > _LATEST:
-        raise click.UsageError(f"{option}: {text} is too far in the future")
-    return max(ms, 0)  # nothing was built before 1970
+        raise click.UsageError(str(error)) from None
 
 
 def duration(option: str, text: str, *, most_ms: int) -> int:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.config.rules import Match, described, first_match
-from agent.deployments.derive import derive, worth
+from agent.deployments.derive import derive
 from agent.deployments.nothing import id_is_taken, why_nothing
 from agent.deployments.plan import kept_builds
 from agent.inspect.derived import DerivedView, of_run, rules_of, taken_ids
-from agent.inspect.queue import DifferenceView, FactView, Queue, build_of_fact, fact_view
+from agent.inspect.queue import DifferenceView, FactView, Queue, fact_view
 from agent.inspect.stages import StagesView, stages_view
 from agent.inspect.target import Target, TargetError, target_of_name, target_of_url
-from agent.inspect.words import Told, WordView, is_about, words_of
+from agent.inspect.words import Told, WordView, told, words_of
 from agent.model import fact as facts
-from agent.model.fact import Kind, Report
+from agent.model.fact import Kind
 from agent.model.ids import run_id
 from agent.model.keys import JENKINS, Run, jenkins_run
 from agent.model.times import rfc3339
@@ -263,12 +263,7 @@ class _Answer:
     def _told(self, part: Part) -> Told:
         """What the part is made of."""
         rules, said = rules_of(self.settings), self._facts()
-        builds = derive(said, rules, kept_builds(self.known.state.deployments)).builds
-        mine = sorted((fact for fact in said if builds.get(fact.word) == part.build), key=lambda fact: fact.received_at)
-        finals = [fact for fact in mine if fact.kind is Kind.FINAL]
-        reports = [fact for fact in mine if isinstance(fact.body, Report) and is_about(fact.body, part)]
-        final = min(finals, key=worth, default=None)
-        return Told(part, reports, None if final is None else build_of_fact(final), rules)
+        return told(part, said, derive(said, rules, kept_builds(self.known.state.deployments)), rules)
 
     def _stages(self, made: list[tuple[Part, DerivedView]]) -> StagesView | None:
         match, build = self.asked.match, self.asked.build

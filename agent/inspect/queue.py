@@ -64,6 +64,23 @@ class EventView(msgspec.Struct, frozen=True):
     sent_revision: int | None
 
 
+# The columns of the CSV form of deployments.
+COLUMNS = (
+    *("id", "state", "deployment_id", "status", "environment", "controller", "job", "build", "ended_at", "enqueued_at"),
+    *("settled_at", "attempts", "repo_url", "branch", "commit_hash", "reason"),
+)
+
+
+def cells(view: EventView) -> tuple[object, ...]:
+    """A line of the CSV form."""
+    event, run = view.event, view.run
+    said = (None, None) if event is None else (event.status.value, event.environment)
+    code = (None, None, None) if event is None else (event.repo_url, event.branch, event.commit_hash)
+    times = (view.ended_at, view.created_at, view.settled_at)
+    of = (run.scope, run.project, run.number)
+    return (view.id, view.state.value, view.deployment_id, *said, *of, *times, view.attempts, *code, view.reason)
+
+
 class AttemptView(msgspec.Struct, frozen=True):
     """An attempt in ``queue show --json``; ``at`` is RFC 3339, ``duration_ms`` milliseconds, ``n`` counts from 1."""
 
@@ -210,19 +227,19 @@ class Queue:
             attempts=row.attempts,
             created_at=rfc3339(row.created_at),
             next_attempt_at=rfc3339(row.next_attempt_at) if pending else None,
-            settled_at=_moment(row.settled_at),
+            settled_at=moment(row.settled_at),
             event=event_view(deployment_id, row.content),
             run=RunView(project.provider, project.scope, project.name, row.run.number, row.run.attempt),
-            build_started_at=_moment(row.build_started_at),
-            ended_at=_moment(row.content.ended_at),
-            held_until=_moment(row.held_since + self._hold_for_ms) if held and row.held_since is not None else None,
+            build_started_at=moment(row.build_started_at),
+            ended_at=moment(row.content.ended_at),
+            held_until=moment(row.held_since + self._hold_for_ms) if held and row.held_since is not None else None,
             revision=row.revision,
             sent_revision=row.sent_revision,
         )
 
 
-def _moment(ms: int | None) -> str | None:
-    """None also for a time that no calendar has: what was said of it is no reason not to show the rest."""
+def moment(ms: int | None) -> str | None:
+    """In RFC 3339. None also for a time outside the years 1 to 9999, so that the rest can be shown."""
     try:
         return None if ms is None else rfc3339(ms)
     except OverflowError:
@@ -257,8 +274,8 @@ def fact_view(fact: Fact) -> FactView:
     return FactView(
         source=fact.source,
         kind=fact.kind,
-        received_at=_moment(fact.received_at) or str(fact.received_at),
-        started_at=_moment(fact.started_at),
+        received_at=moment(fact.received_at) or str(fact.received_at),
+        started_at=moment(fact.started_at),
         team=fact.principal or None,
         body=fact.body,
     )
@@ -283,7 +300,7 @@ def build_of_fact(fact: Fact) -> Build | None:
 def _known(row: Deployment, derived: Derived) -> KnownView | None:
     if (row.state is not State.DELIVERED and row.sent_revision is None) or row.deployment_id is None:
         return None
-    part = _part_of(row, derived)
+    part = part_of(row, derived)
     if part is None:
         return KnownView(None, None, [])
     if part.without_body:
@@ -292,8 +309,8 @@ def _known(row: Deployment, derived: Derived) -> KnownView | None:
     return KnownView(known, part.content.problem, differences(sent, known))
 
 
-def _part_of(row: Deployment, derived: Derived) -> Part | None:
-    """What the deployment is of, else what it stands for."""
+def part_of(row: Deployment, derived: Derived) -> Part | None:
+    """The part that a deployment is of, else one that it stands for."""
     parts = [part for part in derived.parts if is_of(row, part, derived)]
     own = [part for part in parts if part.scope is row.scope]
     first = [part for part in own if row.names[0] in part.names]

@@ -17,21 +17,22 @@ from agent.deployments import pulls, reported
 from agent.deployments.checkouts import REVISION_PARAMETER, Wanted
 from agent.deployments.checkouts import of_build as applications_of
 from agent.deployments.content import Basis
-from agent.deployments.derive import said_in
+from agent.deployments.derive import said_in, worth
 from agent.deployments.reported import SAID
 from agent.deployments.repository import whose_words
 from agent.deployments.urls import is_same, repository_of_page
+from agent.inspect.queue import build_of_fact
 from agent.model.deployment import Scope, event_of
 from agent.model.event import InvalidEventError
-from agent.model.fact import Report
+from agent.model.fact import Kind, Report
 from agent.model.git import branch_name, remotes_of
 from agent.model.status import Provider, normalise
 from agent.model.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from agent.deployments.derive import Part, Rules
+    from agent.deployments.derive import Derived, Part, Rules
     from agent.model.build import Build, Checkout, Related
     from agent.model.event import DeploymentEvent
     from agent.model.fact import Fact
@@ -65,6 +66,16 @@ class Told:
     reports: Sequence[Fact]
     build: Build | None
     rules: Rules
+
+
+def told(part: Part, facts: Iterable[Fact], derived: Derived, rules: Rules) -> Told:
+    """What a part was made of. ``facts``: of its run; ``derived``: what comes of them."""
+    mine = sorted(
+        (fact for fact in facts if derived.builds.get(fact.word) == part.build), key=lambda fact: fact.received_at
+    )
+    reports = [fact for fact in mine if isinstance(fact.body, Report) and is_about(fact.body, part)]
+    final = min((fact for fact in mine if fact.kind is Kind.FINAL), key=worth, default=None)
+    return Told(part, reports, None if final is None else build_of_fact(final), rules)
 
 
 def is_about(report: Report, part: Part) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.web.pages import about, controllers, now
+from agent.web.pages import about, controllers, deployment, deployments, now
 
 if TYPE_CHECKING:
     from agent.web.page import Action, Page
 
-PAGES: tuple[Page, ...] = (now.PAGE, controllers.PAGE, about.PAGE)
+PAGES: tuple[Page, ...] = (now.PAGE, deployments.PAGE, deployment.PAGE, controllers.PAGE, about.PAGE)
 ACTIONS: tuple[Action, ...] = (controllers.POLL,)
