@@ -27,8 +27,8 @@ $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-demo: $(VENV)/.ready ## the main job on embedded defaults: Jenkins -> outbox -> Hivel, with an outage in the middle
-	@$(BIN)/hivel-agent demo
+demo: $(VENV)/.ready ## the main job on embedded defaults: Jenkins -> outbox -> Hivel, with an outage in the middle (DEMO=stay: then serve the pages)
+	@$(BIN)/hivel-agent demo $(if $(filter stay,$(DEMO)),--stay)
 
 test: $(VENV)/.ready ## all tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal

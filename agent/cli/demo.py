@@ -10,7 +10,8 @@ from agent.sandbox.demo import run_demo
 
 
 @click.command("demo")
-def command() -> None:
+@click.option("--stay", is_flag=True, help="Then serve the pages, with new builds, until Ctrl-C.")
+def command(*, stay: bool) -> None:
     """Demonstrate the agent with a local Jenkins and a local Hivel, in about ten seconds.
 
     The demo shows that builds are found, that events wait while Hivel is down, that all events are delivered, and
@@ -18,5 +19,6 @@ def command() -> None:
 
     \b
     Example: hivel-agent demo
+    Example: hivel-agent demo --stay
     """
-    sys.exit(0 if run_demo() else 1)
+    sys.exit(0 if run_demo(stay=stay) else 1)

@@ -1,23 +1,27 @@
 """The main job on embedded defaults: a local Jenkins, the agent as a process of its own, a local Hivel.
 
-Every step is checked; the summary says what was seen, and the demo succeeds only if all of it was as promised.
+Every step is checked; the summary says what was seen, and the demo succeeds only if all of it was as promised. If it
+stays, it then adds some weeks of deployments and serves the pages until it is interrupted.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.model.times import Clock
 from agent.outbox.sqlite.engine import SqliteOutbox as Outbox
+from agent.sandbox.history import play_history
 from agent.sandbox.hivel import LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 # The whole demo takes some seconds; a step that hangs ends it before half a minute is over.
 PATIENCE_S = 25.0
+# The time between two builds of a demo that stays.
+_BUILD_EVERY_S = 5.0
 
 CONFIG = """\
 [hivel]
@@ -60,7 +66,8 @@ path = "outbox.db"
 listen = ""
 
 [web]
-listen = ""
+listen = "{web}"
+password_file = "web.password"
 
 [delivery]
 interval = "200ms"
@@ -93,11 +100,27 @@ class _Scene:
 
     folder: Path
     jenkins: LocalJenkins
+    jenkins_server: LocalServer
     hivel: LocalHivel
     hivel_server: LocalServer
     outbox: Outbox
     out: Console
     deadline: float
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(9))
+
+    def configure(self, *, web: str) -> None:
+        """Write the configuration; ``web`` is the address of the pages."""
+        text = CONFIG.format(hivel=self.hivel_server.url, jenkins=self.jenkins_server.url, web=web)
+        (self.folder / "config.toml").write_text(text)
+
+    def keep_secret(self, name: str, secret: str) -> None:
+        (self.folder / name).write_text(f"{secret}\n")
+        (self.folder / name).chmod(0o600)
+
+    @property
+    def log(self) -> Path:
+        """The agent's."""
+        return self.folder / "agent.log"
 
     def say(self, text: str) -> None:
         self.out.print(f"  {text}")
@@ -114,8 +137,11 @@ class _Scene:
         return process.returncode
 
 
-def run_demo() -> bool:
-    """Play it and print it; True when everything that the agent promises was seen to be true."""
+def run_demo(*, stay: bool = False) -> bool:
+    """Play it and print it; True when everything that the agent promises was seen to be true.
+
+    ``stay``: then keep everything running, with the pages, until SIGINT or SIGTERM.
+    """
     from rich.console import Console  # noqa: PLC0415
 
     out = Console(highlight=False)
@@ -123,9 +149,12 @@ def run_demo() -> bool:
     try:
         with _scene(out) as scene:
             _play(scene, summary)
+            _print(out, summary)
+            if stay and summary.ok:
+                _stay(scene)
     except DemoError as error:
         summary.add("the demo came to its end", error, ok=False)
-    _print(out, summary)
+        _print(out, summary)
     return summary.ok
 
 
@@ -141,12 +170,13 @@ def _scene(out: Console) -> Iterator[_Scene]:
         hivel_server = LocalServer(hivel.app).start()  # takes a port, and is down at first
         hivel_server.stop()
         stack.callback(hivel_server.stop)
-        (folder / "config.toml").write_text(CONFIG.format(hivel=hivel_server.url, jenkins=jenkins_server.url))
-        for name in ("hivel.token", "jenkins.token"):
-            (folder / name).write_text("sandbox-token\n")
-            (folder / name).chmod(0o600)
         outbox = stack.enter_context(Outbox(folder / "outbox.db", Clock()))
-        yield _Scene(folder, jenkins, hivel, hivel_server, outbox, out, deadline)
+        scene = _Scene(folder, jenkins, jenkins_server, hivel, hivel_server, outbox, out, deadline)
+        scene.configure(web="")
+        for name in ("hivel.token", "jenkins.token"):
+            scene.keep_secret(name, "sandbox-token")
+        scene.keep_secret("web.password", scene.password)
+        yield scene
 
 
 def _play(scene: _Scene, summary: _Summary) -> None:
@@ -192,18 +222,45 @@ def _play(scene: _Scene, summary: _Summary) -> None:
     summary.add("clean stops", "exit code 0 twice" if stopped_well else "an exit code was not 0", ok=stopped_well)
 
 
+def _stay(scene: _Scene) -> None:
+    """Add some weeks of deployments, and a build every few seconds, until SIGINT or SIGTERM."""
+    play_history(scene.jenkins, scene.hivel)
+    scene.configure(web="127.0.0.1:0")
+    scene = replace(scene, deadline=time.monotonic() + PATIENCE_S)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with _agent(scene) as agent:
+            scene.wait("the pages can be opened", lambda: _address(scene) is not None or agent.poll() is not None)
+            scene.out.print(f"\nPages:    {_address(scene)}", markup=False, soft_wrap=True)
+            scene.out.print(f"Password: {scene.password}", markup=False)
+            scene.out.print("A build ends every few seconds. Press Ctrl-C to end the demo.")
+            while agent.poll() is None:
+                time.sleep(_BUILD_EVERY_S)
+                scene.jenkins.play()
+            raise DemoError("the agent has ended; its log is above")
+    except KeyboardInterrupt:
+        scene.say("the demo has ended")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _address(scene: _Scene) -> str | None:
+    """Where the agent serves the pages, from its log."""
+    found = re.search(r"what=web url=(\S+)", scene.log.read_text())
+    return None if found is None else found[1]
+
+
 @contextmanager
 def _agent(scene: _Scene) -> Iterator[subprocess.Popen[bytes]]:
     """The real daemon; its log goes to a file, and to the screen when something goes wrong."""
-    log = scene.folder / "agent.log"
     environment = {key: value for key, value in os.environ.items() if not key.endswith(("_TOKEN", "_PROXY", "_proxy"))}
-    with log.open("ab") as stream:
+    with scene.log.open("ab") as stream:
         command = [sys.executable, "-m", "agent", "run", "--config", str(scene.folder / "config.toml")]
         process = subprocess.Popen(command, stderr=stream, env=environment)  # noqa: S603 - it is this very program
         try:
             yield process
         except DemoError:
-            scene.out.print(log.read_text(), markup=False)
+            scene.out.print(scene.log.read_text(), markup=False)
             raise
         finally:
             process.kill()
