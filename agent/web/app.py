@@ -79,7 +79,7 @@ class _Web:
         return await self._answer(request, page.role, lambda visit: self._html(page, visit))
 
     async def _html(self, page: Page, visit: Visit) -> Response:
-        return self._renderer.page(self._frame(visit.request, visit.visitor), await page.show(visit))
+        return self._renderer.page(visit.frame, await page.show(visit))
 
     async def _form(self, page: Page, ending: str, request: Request) -> Response:
         async def form(visit: Visit) -> Response:
@@ -94,7 +94,8 @@ class _Web:
     async def _answer(self, request: Request, role: Role, answer: Callable[[Visit], Awaitable[Response]]) -> Response:
         visitor = self._access.visitor(request)
         try:
-            visit = Visit(request, visitor, await self._present(), self._renderer, self._tasks)
+            frame = self._frame(request, visitor)
+            visit = Visit(request, visitor, await self._present(), self._renderer, self._tasks, frame)
             visit.require(role)
             return await answer(visit)
         except RefusedError as error:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from agent.web.access import Visitor
     from agent.web.backend import Backend
-    from agent.web.rendering import Renderer, Shown
+    from agent.web.rendering import Frame, Renderer, Shown
     from agent.web.tasks import Tasks
 
 
@@ -34,6 +34,7 @@ class Visit:
     backend: Backend
     renderer: Renderer
     tasks: Tasks
+    frame: Frame
 
     def require(self, role: Role) -> None:
         """Raises :class:`RefusedError` if the visitor does not have this role."""

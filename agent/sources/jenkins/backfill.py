@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from agent.config.rules import first_match
 from agent.model import fact as facts
 from agent.model.deployment import State
 from agent.model.fact import Fact
@@ -16,10 +17,11 @@ from agent.model.times import offset_ms, rfc3339
 from agent.outbox.values import OutboxError
 from agent.sources.jenkins.errors import ControllerDownError, JenkinsError, StoppedError
 from agent.sources.jenkins.history import History, Span
+from agent.sources.jenkins.raw import Phase
 from agent.sources.jenkins.unread import in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from agent.config.rules import Match, Pattern
     from agent.config.settings import JenkinsSettings, Settings
@@ -175,7 +177,7 @@ class _Backfill:
             return
         try:
             for page in self.history.builds(job, match, span):
-                self._report(page)
+                _report(self.ingest, self.controller, page, self.report, dry_run=self.request.dry_run)
         except (ControllerDownError, StoppedError, OutboxError):
             raise
         except Exception as error:
@@ -186,36 +188,68 @@ class _Backfill:
             if not self.request.dry_run:
                 self.ingest.outbox.note_backfilled_job(self.request.words, self.controller, job.full_name)
 
-    def _report(self, builds: list[Build]) -> None:
-        """Process one page of builds. Builds with deployments are not changed."""
-        outbox, report = self.ingest.outbox, self.report
-        state = outbox.controller(self.controller)
-        now = outbox.clock.now_ms() + offset_ms(state.clock_ahead_ms if state else None)
-        report.builds += len(builds)
-        unknown, before = list[Fact](), set[str | None]()
-        for build in builds:
-            run = jenkins_run(build.controller, build.job, build.number)
-            if outbox.was_reported(run, build.started_at):
-                report.known += 1
-                continue
-            unknown.append(facts.final(run, build, at=now, source="backfill"))
-            if rows := outbox.of_run(run):  # it sent a report, or these belong to another build with the same number
-                before.update(each.deployment_id for each in rows)
-                report.known += any(not each.known for each in rows)
-        for each in self._accept(unknown).deployments:
-            if each.deployment_id in before:
-                continue
-            if each.state is State.PENDING:
-                report.enqueued.append(str(each.deployment_id))
-                if self.request.dry_run:
-                    report.planned.append(_planned(each))
-            elif each.state is State.FAILED:
-                report.underivable[str(each.deployment_id)] = each.reason or ""
 
-    def _accept(self, found: list[Fact]) -> Accepted:
-        """A dry run does the same work and rolls it back."""
-        with _taken_back(self.ingest.outbox) if self.request.dry_run else nullcontext():
-            return self.ingest.accept(found)
+class NotDueError(Exception):
+    """A build of which no event can be made now. The message says why."""
+
+
+def read_build(settings: Settings, client: JenkinsClient, controller: str, full_name: str, number: int) -> Build:
+    """One final build of a job that a rule matches, for :func:`backfill_build`.
+
+    Raises :class:`NotDueError` and :class:`JenkinsError`.
+    """
+    match = first_match(settings.rules, full_name)
+    if match is None:
+        raise NotDueError("no [[deployment]] rule matches the job")
+    if roots := settings.roots_elsewhere(controller, full_name):
+        raise NotDueError(f"the job is in none of the folders in [[jenkins]] roots: {', '.join(roots)}")
+    job = next((job for job in client.snapshot().jobs if job.full_name == full_name), None)
+    if job is None:
+        raise NotDueError("Jenkins does not list the job")
+    raw, build = History(client, controller, settings.rules, settings.options.libraries).build(job, match, number)
+    if raw.phase is not Phase.FINAL:
+        raise NotDueError("the build is not final; the agent reports it when it is")
+    return build
+
+
+def backfill_build(ingest: Ingest, build: Build) -> BackfillReport:
+    """Enqueue one final build. Raises :class:`OutboxError`."""
+    report = BackfillReport(jobs=1)
+    _report(ingest, build.controller, [build], report, dry_run=False)
+    return report
+
+
+def _report(ingest: Ingest, controller: str, builds: Sequence[Build], report: BackfillReport, *, dry_run: bool) -> None:
+    """Process one page of builds. Builds with deployments are not changed."""
+    outbox = ingest.outbox
+    state = outbox.controller(controller)
+    now = outbox.clock.now_ms() + offset_ms(state.clock_ahead_ms if state else None)
+    report.builds += len(builds)
+    unknown, before = list[Fact](), set[str | None]()
+    for build in builds:
+        run = jenkins_run(build.controller, build.job, build.number)
+        if outbox.was_reported(run, build.started_at):
+            report.known += 1
+            continue
+        unknown.append(facts.final(run, build, at=now, source="backfill"))
+        if rows := outbox.of_run(run):  # it sent a report, or these belong to another build with the same number
+            before.update(each.deployment_id for each in rows)
+            report.known += any(not each.known for each in rows)
+    for each in _accept(ingest, unknown, dry_run=dry_run).deployments:
+        if each.deployment_id in before:
+            continue
+        if each.state is State.PENDING:
+            report.enqueued.append(str(each.deployment_id))
+            if dry_run:
+                report.planned.append(_planned(each))
+        elif each.state is State.FAILED:
+            report.underivable[str(each.deployment_id)] = each.reason or ""
+
+
+def _accept(ingest: Ingest, found: Sequence[Fact], *, dry_run: bool) -> Accepted:
+    """A dry run does the same work and rolls it back."""
+    with _taken_back(ingest.outbox) if dry_run else nullcontext():
+        return ingest.accept(found)
 
 
 def _planned(row: Deployment) -> PlannedEvent:

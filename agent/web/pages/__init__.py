@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.web.pages import about, controllers, deployment, deployments, now
+from agent.web.pages import about, build, controllers, deployment, deployments, now
 
 if TYPE_CHECKING:
     from agent.web.page import Action, Page
 
-PAGES: tuple[Page, ...] = (now.PAGE, deployments.PAGE, deployment.PAGE, controllers.PAGE, about.PAGE)
-ACTIONS: tuple[Action, ...] = (controllers.POLL,)
+PAGES: tuple[Page, ...] = (
+    now.PAGE,
+    deployments.PAGE,
+    deployment.PAGE,
+    build.PAGE,
+    controllers.PAGE,
+    about.PAGE,
+)
+ACTIONS: tuple[Action, ...] = (
+    *build.ACTIONS,
+    controllers.POLL,
+)
