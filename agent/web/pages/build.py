@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from agent.inspect.explain import Explanation, explain
+from agent.inspect.parameters import facts_without_values, words_without_values
 from agent.inspect.target import TargetError, target_of_name
 from agent.model.event import DeploymentEvent  # noqa: TC001 - a field of a struct
 from agent.outbox.sqlite.engine import SqliteOutbox
@@ -23,7 +24,6 @@ from agent.web.backend import UnavailableError
 from agent.web.forms import read_form
 from agent.web.lookups import LOOKUPS
 from agent.web.page import Action, Page, RefusedError
-from agent.web.parameters import hidden_in_explanation
 from agent.web.rendering import Shown, Table, as_csv, as_json
 
 if TYPE_CHECKING:
@@ -104,8 +104,16 @@ async def _looked_up(visit: Visit) -> Shown:
     explanation = await LOOKUPS.run(partial(_explain, backend.settings, backend.clock, asked))
     can_report = _can_report(explanation)
     if visit.visitor.role < Role.ACT:
-        explanation = hidden_in_explanation(explanation)
+        explanation = _without_values(explanation)
     return _shown(BuildPage(asked, explanation, can_report))
+
+
+def _without_values(explanation: Explanation) -> Explanation:
+    words = {
+        name: {field: words_without_values(said) for field, said in fields.items()}
+        for name, fields in explanation.words.items()
+    }
+    return msgspec.structs.replace(explanation, facts=facts_without_values(explanation.facts), words=words)
 
 
 def _explain(settings: Settings, clock: Clock, name: str, clients: Clients) -> Explanation:
