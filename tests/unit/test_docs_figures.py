@@ -93,6 +93,36 @@ def test_the_list_of_100_000_jobs_with_names_of_60_characters_is_read() -> None:
     assert len(Answer("/api/json", body, {}, limit=transport.BODY_LIMIT).decode(Item).jobs or ()) == 100_000
 
 
+# ---- alerts and the unit
+
+ALERTS = re.findall(
+    r"(?m)expr: (.*(hivel_agent_\w+).*)\n\s+for: (\w+)", (ROOT / "monitoring/alerts.yml").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize(("expression", "metric", "lasting"), ALERTS, ids=[expression for expression, *_ in ALERTS])
+def test_an_alert_stands_beside_its_metric(expression: str, metric: str, lasting: str) -> None:
+    """The page leaves out the name, which stands at the beginning of the row."""
+    table = rows((ROOT / "docs/monitoring.md").read_text(encoding="utf-8").partition("## Metrics")[2])
+    (told,) = [row[-1] for row in table if f"`{metric}" in row[0] or f", `{metric}`" in row[0]]
+    comparison = expression.rpartition(") ")[2] if "(" in expression else expression.partition(metric)[2].strip()
+    assert f"{comparison}` for {lasting}" in told or f"{metric})` for {lasting}" in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("LimitNOFILE=4096", "4,096 open files and sockets"),
+        ("TasksMax=1024", "1,024 threads"),
+        ("RestartSec=30", "again after 30 seconds"),
+        ("RestartPreventExitStatus=2", "exits with 2 and is not started again"),
+    ],
+)
+def test_a_limit_of_the_unit_is_in_the_installation_page(setting: str, told: str) -> None:
+    assert f"\n{setting}\n" in (ROOT / "systemd/hivel-agent.service").read_text(encoding="utf-8")
+    assert told in (ROOT / "docs/installation.md").read_text(encoding="utf-8")
+
+
 # ---- messages
 
 
