@@ -123,6 +123,20 @@ def test_a_limit_of_the_unit_is_in_the_installation_page(setting: str, told: str
     assert told in (ROOT / "docs/installation.md").read_text(encoding="utf-8")
 
 
+# Of two folders the page has what is in them.
+MADE = re.findall(
+    r"(?m)^[dfz] (?!/etc/hivel-agent |/var/lib/hivel-agent )(\S+) +(\d{4}) +(\S+) +(\S+)",
+    (ROOT / "systemd/tmpfiles.d/hivel-agent.conf").read_text(encoding="utf-8"),
+)
+
+
+@pytest.mark.parametrize(("path", "mode", "owner", "group"), MADE, ids=[path for path, *_ in MADE])
+def test_the_installation_page_has_owner_and_mode_of_every_file(path: str, mode: str, owner: str, group: str) -> None:
+    page = (ROOT / "docs/installation.md").read_text(encoding="utf-8").partition("\n## Files")[2]
+    told = {code(row[0])[0].replace("NAME", "*"): (code(row[1])[0], row[2]) for row in rows(page) if row[2]}
+    assert told[path] in ((owner, mode), (f"{owner}:{group}", mode))
+
+
 # ---- messages
 
 
