@@ -38,6 +38,7 @@ VERBS = {
     "preview": "Show what the rules would send, without storing or sending anything.",
     "queue": "List, show and discard events in the outbox.",
     "replay": "Send failed or delivered events again.",
+    "rules": "Test the rules of the configuration with examples.",
     "run": "Run the daemon: poll and deliver until SIGTERM or SIGINT.",
     "sandbox": "Run a local Jenkins or a local Hivel to try a configuration.",
     "status": "Show the state of the outbox, the delivery and the controllers.",

@@ -27,6 +27,7 @@ from agent.config.settings import (
     Address,
     Allowed,
     DeliverySettings,
+    Example,
     HivelSettings,
     IntakeSettings,
     JenkinsSettings,
@@ -49,6 +50,8 @@ DEFAULT_PATH = Path(DEFAULT_CONFIG)
 # What Jenkins calls the results of builds; the keys of [status].
 JENKINS_RESULTS = ("SUCCESS", "UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED")
 
+# What an example can expect of a deployment: fields of the event, and why there can be no event.
+EXPECTED = ("status", "environment", "repo_url", "branch", "pr_number", "image", "reason")
 KEEP_DEPLOYMENTS = "400d"
 # An outbox with less room holds no working day of anybody.
 LEAST_SIZE = 10_000_000
@@ -117,6 +120,7 @@ def _settings(path: Path, raw: tables.File, check: Values) -> Settings:
         intake=None if raw.intake is None else _intake(check, raw.intake),
         notify=None if raw.notify is None else _notify(check, raw.notify),
         web=_web(check, raw.web),
+        examples=tuple(_example(check, i, table) for i, table in enumerate(raw.example)),
     )
 
 
@@ -241,6 +245,28 @@ def _rule(check: Values, key: str, raw: tables.Deployment) -> Rule:
         stage=stage,
         attempts=raw.attempts,
         without_stages=raw.without_stages,
+    )
+
+
+def _example(check: Values, index: int, raw: tables.Example) -> Example:
+    key = f"example[{index}]"
+    if not raw.job.strip("/"):
+        check.note(f"{key}.job", "is empty; write the full name of a job, such as deploy/shop")
+    for i, expected in enumerate(raw.expect):
+        for name in expected:
+            if name not in EXPECTED:
+                check.note(
+                    f"{key}.expect", f"number {i + 1} has the unknown field {name}; known: {', '.join(EXPECTED)}"
+                )
+    return Example(
+        place=f"[[example]] number {index + 1}",
+        job=raw.job,
+        result=raw.result,
+        parameters=raw.parameters,
+        repository=raw.repository,
+        branch=raw.branch,
+        stages=tuple(raw.stages),
+        expect=tuple(raw.expect),
     )
 
 

@@ -209,6 +209,23 @@ class WebSettings:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A build, and the deployments that the rules should derive from it: for each one the fields that matter.
+
+    ``place``: where it is in the file, for people. ``stages`` are the names of the stages that succeeded.
+    """
+
+    place: str
+    job: str
+    result: str = "SUCCESS"
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    repository: str | None = None
+    branch: str | None = None
+    stages: tuple[str, ...] = ()
+    expect: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that the agent was told."""
 
@@ -231,6 +248,7 @@ class Settings:
     intake: IntakeSettings | None = None  # None: off
     notify: NotifySettings | None = None  # None: off
     web: WebSettings | None = None  # None: off
+    examples: tuple[Example, ...] = ()
 
     def allowed(self, team: str) -> Allowed:
         """What a team may report; everything, where nothing else is said."""

@@ -59,6 +59,18 @@ class Deployment(msgspec.Struct):
     without_stages: Literal["build", "none"] = "build"
 
 
+class Example(msgspec.Struct):
+    """One ``[[example]]``: a build, and the deployments that the rules should derive from it."""
+
+    job: str
+    result: Literal["SUCCESS", "UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED"] = "SUCCESS"
+    parameters: dict[str, str] = {}
+    repository: str | None = None
+    branch: str | None = None
+    stages: list[str] = []
+    expect: list[dict[str, str]] = []
+
+
 class Repositories(msgspec.Struct):
     """``[repositories]``."""
 
@@ -160,6 +172,7 @@ class File(msgspec.Struct):
     http: Http = msgspec.field(default_factory=Http)
     jenkins: list[Jenkins] = []
     deployment: list[Deployment] = []
+    example: list[Example] = []
     environments: dict[str, str] = {}
     status: dict[str, str] = {}
     repositories: Repositories = msgspec.field(default_factory=Repositories)

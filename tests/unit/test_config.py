@@ -138,7 +138,8 @@ def test_a_team_is_a_token_alone_or_with_the_jobs_and_environments_that_it_may_r
         ("{}", "intake.teams.shop.token_file: this key is required"),
         (
             '{token_file = "hivel", job = ["a"]}',
-            "intake.teams.shop.job: unknown key; did you mean jobs, or does it belong into [[deployment]]?",
+            "intake.teams.shop.job: unknown key; did you mean jobs, or does it belong into [[deployment]] or "
+            "[[example]]?",
         ),
         ('{token_file = "hivel", jobs = []}', 'intake.teams.shop.jobs: is empty; take it away, or write "**"'),
         ('{token_file = "hivel", environments = [""]}', "intake.teams.shop.environments: is empty; take it away"),

@@ -101,6 +101,7 @@ TABLES = {
     "## `[http]`": tables.Http,
     "## `[[jenkins]]`": tables.Jenkins,
     "## `[[deployment]]`": tables.Deployment,
+    "## `[[example]]`": tables.Example,
     "## `[repositories]`": tables.Repositories,
     "## `[outbox]`": tables.Outbox,
     "## `[delivery]`": tables.Delivery,
@@ -171,7 +172,7 @@ def test_the_complete_example_sets_every_key_but_those_of_files() -> None:
     complete = max((block for block in toml_blocks() if "[hivel]" in block), key=len)
     written = set(re.findall(r"(?m)(?:^|[{,] )(\w+) = ", complete))
     known = {field.name for struct in TABLES.values() for field in msgspec.structs.fields(struct)}
-    assert written - {"prod", "UNSTABLE"} - OF_FILES == known - OF_FILES
+    assert written - {"prod", "UNSTABLE", "ENVIRONMENT"} - OF_FILES == known - OF_FILES
 
 
 def test_the_example_configuration_loads() -> None:
@@ -187,7 +188,7 @@ def test_the_example_configuration_names_every_key_and_true_defaults(tmp_path: P
     for struct in TABLES.values():
         for field in msgspec.structs.fields(struct):
             assert re.search(rf"(?m)(^(# )?|[{{,] ){field.name} = ", text), field.name
-    for table in ("[intake]", "[notify]", "[web]"):
+    for table in ("[[example]]", "[intake]", "[notify]", "[web]"):
         text = text.replace(f"# {table}", table)
     text = text.replace("# require_token = true", "# require_token = false")
     defaults = re.sub(rf"(?m)^# (?=(?!{'|'.join(OF_FILES)}|max_age)\w+ = )", "", text)
