@@ -14,7 +14,7 @@ from agent.model.times import parse_retry_after
 BODY_LIMIT = 64 * 1024
 LOCATION_LIMIT = 300
 # The messages with which Hivel says that it already has this event: lower case, without the deployment_id. The second
-# tuple lists what may stand in the field beside it. Any other "already exists" is about something else.
+# tuple lists what the other field may contain. Any other "already exists" is about something else.
 _ALREADY_THERE = (
     "deployment already exists", "deployment event already exists", "deployment_id already exists",
     "duplicate deployment_id",
@@ -89,7 +89,7 @@ def _classify(answer: Answer, deployment_id: str, now_ms: int) -> Outcome:  # no
         return _classify_success(answer, deployment_id)
     text = f"HTTP {status}: {_first_words(answer.body)}"
     if status == 409 or (status in (400, 422) and _says_already_there(answer.body, deployment_id)):
-        return Outcome(Verdict.DELIVERED, f"was already there ({text})", already_there=True)
+        return Outcome(Verdict.DELIVERED, f"Hivel already had this deployment_id ({text})", already_there=True)
     if status in (408, 425, 429) or status >= 500:
         return Outcome(Verdict.RETRY, text, parse_retry_after(answer.retry_after, now_ms))
     if status in (400, 413, 414, 422, 431) and not _is_web_page(answer):
@@ -101,18 +101,19 @@ def _classify_success(answer: Answer, deployment_id: str) -> Outcome:
     """A 2xx counts as delivered only if the body is what section 10 of Hivel's page describes."""
     if _is_web_page(answer):
         return Outcome(
-            Verdict.PAUSED, f"HTTP {answer.status} with a web page: [hivel] url points to a login page or a proxy"
+            Verdict.PAUSED,
+            f"HTTP {answer.status} with a web page: [hivel] url leads to a login page or a proxy; correct it",
         )
     content = _json(answer.body)
     if isinstance(content, dict):
         if content.get("success") is False:
             if _says_already_there(answer.body, deployment_id):
-                reason = f"was already there ({_first_words(answer.body)})"
+                reason = f"Hivel already had this deployment_id ({_first_words(answer.body)})"
                 return Outcome(Verdict.DELIVERED, reason, already_there=True)
             return Outcome(Verdict.FAILED, f"HTTP {answer.status}: {_first_words(answer.body)}")
         if content.get("success") is True or content.get("deployment_id") == deployment_id:
             return Outcome(Verdict.DELIVERED)
-    return Outcome(Verdict.RETRY, f"HTTP {answer.status}, but not Hivel's answer: {_first_words(answer.body)}")
+    return Outcome(Verdict.RETRY, f"HTTP {answer.status} with an unexpected body: {_first_words(answer.body)}")
 
 
 def _is_web_page(answer: Answer) -> bool:
@@ -159,13 +160,13 @@ def _advice(answer: Answer) -> str:
         case 401 | 403:
             return "the token is not accepted: check [hivel] token_file and the key's organization in Hivel"
         case status if status is not None and 300 <= status < 400:
-            return f"a redirect to {answer.location}: set [hivel] url to the address of Hivel"
+            return f"the server redirects to {answer.location}: set [hivel] url to the address of Hivel"
         case 404 | 405 | 410:
-            return "there is no Deployment Events API: check [hivel] url (https://app.hivel.ai or https://app.hivel.in)"
+            return "no Deployment Events API at this address: check [hivel] url (https://app.hivel.ai or https://app.hivel.in)"
         case 407:
             return "the proxy requires credentials: check HTTPS_PROXY, and write it as http://user:password@host:port"
         case _:
-            return "unexpected answer, not caused by the event: check [hivel] url and the token"
+            return "the event did not cause this answer: check [hivel] url and the token"
 
 
 def _first_words(body: str) -> str:

@@ -22,7 +22,7 @@ ODD_AFTER = 2
 
 
 class BreakerState(enum.StrEnum):
-    """The states as people see them. ``open``: deployments are sent (in other libraries this is "closed")."""
+    """The states as people see them. ``open``: deployments are sent (other libraries call this "closed")."""
 
     OPEN = "open"
     OUTAGE = "outage"  # Hivel is unreachable or answers with errors
@@ -30,7 +30,7 @@ class BreakerState(enum.StrEnum):
 
 
 class CircuitBreaker:
-    """Decides from earlier outcomes whether deployments are sent, one probe is sent, or nothing for now.
+    """Decides from earlier outcomes whether to send deployments, a single probe, or nothing.
 
     While it is tripped, every deployment stays pending and only failures of probes count.
     """
@@ -48,8 +48,9 @@ class CircuitBreaker:
         self._probe_at = 0.0
 
     def resume(self, before: DeliveryState) -> None:
-        """Continue with the state that the previous process saved. A breaker that was tripped stays so and may probe at
-        once.
+        """Continue with the state that the previous process saved.
+
+        A tripped breaker stays tripped and may probe at once.
         """
         self.state = BreakerState(before.state)
         self.since = before.since
@@ -79,7 +80,7 @@ class CircuitBreaker:
                     self.trip(BreakerState.OUTAGE, outcome)
 
     def trip(self, state: BreakerState, outcome: Outcome) -> None:
-        """Let only probes through, with longer and longer pauses between them."""
+        """Let only probes through, with growing pauses between them."""
         if self.state is not BreakerState.OPEN and not self.may_probe():
             return  # this attempt started before the breaker tripped: it is not a probe
         self._move(state, outcome.reason)

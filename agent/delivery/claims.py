@@ -49,8 +49,8 @@ class Claims:
         self._saved_state: DeliveryState | None = None
         self._drift: Drift | None = None
         self._due_looked_after_at = 0.0
-        # Why outcomes cannot be stored right now. They are kept in memory and are not sent again while this process
-        # lives.
+        # Why outcomes cannot be stored right now. They are kept in memory. While this process runs, their deployments
+        # are not sent again.
         self.trouble: OutboxError | None = None
 
     # ---- claims

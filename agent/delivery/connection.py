@@ -1,4 +1,4 @@
-"""The connections to Hivel: httpx on top of aiohttp, which takes half the time of httpcore.
+"""The connections to Hivel: httpx on top of aiohttp, which is twice as fast as httpcore.
 
 Errors are described from aiohttp's own exceptions, because httpx-aiohttp reports a broken connection as a time-out.
 """
@@ -103,7 +103,7 @@ def failure(error: Exception, timeout_s: float, route: Route, table: str | None 
             words = _system_error(cause) + (f"; {advice}" if advice else "")
             return Answer(None, f"cannot connect: {words}", untrusted_certificate=untrusted)
         case _:
-            return Answer(None, f"connection broke: {_words(cause)}")
+            return Answer(None, f"the connection was lost: {_words(cause)}")
 
 
 def no_answer_in_time(timeout_s: float) -> Answer:
@@ -120,7 +120,7 @@ def wants_credentials(route: Route) -> Answer:
 
 def _no_way_through(words: str, route: Route) -> Answer:
     named = "" if route.proxy is None else f" ({route.proxy.url}, from {route.reason})"
-    return Answer(None, f"the proxy opens no connection: {words}{named}")
+    return Answer(None, f"no connection through the proxy: {words}{named}")
 
 
 def _system_error(error: aiohttp.ClientConnectorError) -> str:

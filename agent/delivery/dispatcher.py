@@ -85,13 +85,14 @@ class Dispatcher:
 
     @property
     def trouble(self) -> OutboxError | None:
-        """Why outcomes cannot be stored right now. They are kept in memory and are not sent again while this process
-        lives.
+        """Why outcomes cannot be stored right now.
+
+        They are kept in memory. While this process runs, their deployments are not sent again.
         """
         return self._claims.trouble
 
     def stop(self) -> None:
-        """Send nothing more. The running :meth:`run` waits for what is in flight and settles it."""
+        """Send nothing more. The current :meth:`run` waits for what is in flight and settles it."""
         self._stopping.set()
 
     async def run(self) -> None:
@@ -208,13 +209,13 @@ class Dispatcher:
 
     def _without_answer(self, claimed: Claimed, error: Exception) -> Outcome:
         """Mark the deployment as failed. If this happens several times in a row, trip the breaker."""
-        log.error("cannot send", deployment_id=claimed.deployment_id, exception=trace(error))
+        log.error("cannot send event", deployment_id=claimed.deployment_id, exception=trace(error))
         if isinstance(error, InvalidEventError):
-            return Outcome(Verdict.FAILED, f"no event can be made of it: {_in_words(error)}")
+            return Outcome(Verdict.FAILED, f"cannot create the event: {_in_words(error)}")
         reason = f"unexpected {type(error).__name__}: {_in_words(error)}"
         self._set_aside_in_a_row.add(claimed.number)
         if len(self._set_aside_in_a_row) < OUTAGE_AFTER:
-            return Outcome(Verdict.FAILED, f"cannot be sent: {reason}; the trace is in the log")
+            return Outcome(Verdict.FAILED, f"cannot be sent: {reason}; see the log for the traceback")
         self._unexpected = error
         outcome = Outcome(Verdict.RETRY, f"nothing can be sent: {reason}")
         self.breaker.trip(BreakerState.OUTAGE, outcome)

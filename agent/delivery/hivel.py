@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
     from agent.outbox.values import Claimed
 
-# A body that is cut off may end in the middle of a token. This many bytes of its end are dropped; no token is longer.
+# A truncated body may end in the middle of a token. This many bytes at its end are dropped; no token is longer.
 _CUT = 8 * 1024
 
 
@@ -78,8 +78,8 @@ class HivelClient:
 
     async def _posted(self, body: bytes) -> Answer:
         token = self._token.reveal()
-        # Built by hand: AsyncClient.post would merge URL, headers, cookies and query for each request, and they never
-        # change.
+        # Built here, because AsyncClient.post would merge URL, headers, cookies and query for each request, and these
+        # never change.
         request = httpx.Request("POST", self._url, headers=[*self._headers, ("X-API-Token", token)], content=body)
         try:
             async with asyncio.timeout(self._timeout_s):

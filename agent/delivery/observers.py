@@ -48,7 +48,7 @@ def log_outcome(claimed: Claimed, outcome: Outcome, breaker: CircuitBreaker, bef
     """
     if breaker.state is not before:
         write = log.info if breaker.state is BreakerState.OPEN else log.error
-        write("delivery", state=breaker.state.value, reason=breaker.reason)
+        write("delivery state changed", state=breaker.state.value, reason=breaker.reason)
     tries = claimed.attempts + 1
     match outcome.verdict:
         case Verdict.DELIVERED:

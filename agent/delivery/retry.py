@@ -34,9 +34,9 @@ def given_up(claimed: Claimed, outcome: Outcome, settings: DeliverySettings, now
         return outcome
     age_ms = now_ms - claimed.created_at
     if settings.max_attempts and claimed.attempts + 1 >= settings.max_attempts:
-        limit = f"tried {claimed.attempts + 1} times, [delivery] max_attempts"
+        limit = f"{claimed.attempts + 1} attempts ([delivery] max_attempts)"
     elif settings.max_age_ms and age_ms > settings.max_age_ms:
-        limit = f"waited {describe_duration(age_ms)}, longer than [delivery] max_age"
+        limit = f"{describe_duration(age_ms)} ([delivery] max_age)"
     else:
         return outcome
-    return replace(outcome, verdict=Verdict.FAILED, reason=f"given up: {limit}; at last {outcome.reason}")
+    return replace(outcome, verdict=Verdict.FAILED, reason=f"gave up after {limit}; last attempt: {outcome.reason}")

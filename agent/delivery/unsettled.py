@@ -51,10 +51,9 @@ class Unsettled:
         return sum(last.state is not State.DELIVERED for last in self._last.values())
 
     def answers(self, claimed: Claimed, now_ms: int, latest_ms: int) -> bool:
-        """Whether this revision needs no attempt now: it failed, or its backoff has not ended. A newer revision may be
-        sent.
+        """Whether this revision needs no attempt now: it failed, or its backoff has not ended.
 
-        A wait beyond ``latest_ms`` is ignored: the clock was set back after it was computed.
+        A newer revision may be sent. A wait beyond ``latest_ms`` is ignored: the clock was set back after it was set.
         """
         last = self._last.get(claimed.number)
         if last is None or last.claimed.revision != claimed.revision:

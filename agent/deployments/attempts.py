@@ -63,5 +63,5 @@ def _last(attempts: list[Attempt]) -> Attempt:
 
 
 def _end(stage: Stage) -> float:
-    """A stage without an end is treated as running on."""
+    """A stage without an end counts as still running."""
     return math.inf if stage.started_at and not stage.ended_at else stage.ended_at

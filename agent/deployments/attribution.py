@@ -56,7 +56,7 @@ class BuildFacts:
     reports: list[Fact] = field(default_factory=list)
 
     def saw(self, fact: Fact) -> None:
-        """A poll said something about this build."""
+        """Record what a poll found out about this build."""
         self.names.add(fact.run.project)
         if fact.kind is Kind.GONE:
             self.gone_at = max(self.gone_at or 0, fact.received_at)

@@ -91,7 +91,7 @@ class Basis:
 
 
 def of_rule(basis: Basis) -> list[Found]:
-    """The parts that the rule derives from a finished build; none if it wants stages and none of them ran."""
+    """The parts that the rule derives from a finished build; none if it selects stages and none of them ran."""
     basis = basis.weighed()
     build, rule = basis.build, basis.match.rule
     units = _units(build, rule, basis.options)
@@ -231,9 +231,7 @@ def _units(build: Build, rule: Rule, options: Options) -> list[_Unit] | str:
     if build.stages is None:
         missing = f"the stages of the build could not be read: {build.stages_missing or 'they were not requested'}"
         if rule.without_stages == "none":
-            advice = (
-                f'without_stages = "build" in the rule for job = "{rule.job.text}" makes one event of the whole build'
-            )
+            advice = f'set without_stages = "build" in the rule for job = "{rule.job.text}" to report the whole build'
             return f"{missing}; {advice}, then replay"
         return [_whole(build, options, f"controller, job and number; the whole build: {missing}")]
     matching = [stage for stage in build.stages if rule.stage.match(stage.name) is not None]
@@ -457,7 +455,7 @@ def written_environment(environment: str, options: Options) -> str:
 
 
 def _fill_branch(draft: _Draft, fields: _Fields, match: Match, unit: _Unit, source: Source) -> None:
-    """Comes first, because other templates may use the branch."""
+    """Called first, because other templates may use the branch."""
     branch, origin = source.branch, source.origins.get("branch", "")
     if draft.rule.branch is not None:
         rendered, origin = fields.render(draft.rule.branch)
@@ -543,12 +541,12 @@ def _content(basis: Basis, unit: _Unit, source: Source, *, alone: bool) -> tuple
         if problem := excess(key, draft.fields.get(key)):
             origins[key] = f"left out: {problem}"
     if content.ended_at < content.started_at:
-        origins["end_time"] = f"the same as the start; {origins['end_time']} would be before it"
+        origins["end_time"] = f"the same as the start, because {origins['end_time']} would be earlier"
     return content, {key: words for key, words in origins.items() if words}
 
 
 def _checked(content: Content, problem: str | None = None) -> Content:
-    """The content, with ``problem`` set if no event can be made."""
+    """The content, with ``problem`` set if no event can be created."""
     if problem is None:
         try:
             event_of("", content)

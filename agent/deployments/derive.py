@@ -163,7 +163,7 @@ class _Parts:
         facts = self._facts
         spoken = self._final or (facts.reports[0] if facts.reports else None)
         if spoken is None:  # pragma: no cover - there is one of them, or no part
-            raise ValueError("a build without a word")
+            raise ValueError("a build without facts")
         return spoken.run
 
     def _build(self, said: Report, of: Sequence[Fact]) -> Build:

@@ -235,7 +235,7 @@ def _made(part: Part, row: Deployment | None, held_since: int) -> Deployment:
 
 
 def _was_never(row: Deployment) -> bool:
-    """Whether no event could be made of it, so that it was never sent."""
+    """Whether no event could be created, so that it was never sent."""
     return row.state is State.FAILED and row.content.problem is not None and row.sent_revision is None
 
 
@@ -301,7 +301,7 @@ class _Ids:
                     return dated
                 if dated not in self._given:
                     return None  # another build with a reused number, which was deleted
-        raise AssertionError("there is always one more number")
+        raise AssertionError("all ids of this part are taken")
 
     @staticmethod
     def _is_this(part: Part, started_at: int) -> bool:

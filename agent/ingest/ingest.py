@@ -57,9 +57,9 @@ class Accepted:
 
 
 class Ingest:
-    """Turns facts into deployments under the rules.
+    """Turns facts into deployments according to the rules.
 
-    Every method raises :class:`agent.outbox.values.OutboxError`; nothing of its work is then stored.
+    Every method raises :class:`agent.outbox.values.OutboxError`; nothing of that call is then stored.
     """
 
     def __init__(self, outbox: Outbox, rules: Rules, hold_for_ms: int) -> None:
@@ -151,7 +151,7 @@ class Ingest:
             planned = plan(derived, rows, Moment(self.outbox.clock.now_ms(), self._hold_for_ms), taken)
         except Exception as error:
             subject = run_id(state.run)
-            log.exception("cannot derive the deployments of a run; it is set aside", run=subject)
+            log.exception("cannot derive deployments; the run is set aside", run=subject)
             self.outbox.set_aside(SetAside(self.outbox.clock.now_ms(), "run", subject, trace(error)))
             return list(rows)
         self._ask_for_builds(state.run, facts, derived)
@@ -256,12 +256,12 @@ def _tell(accepted: Accepted) -> None:
     for held, into in accepted.gone:
         told = {"run": run_id(held.run), "stage": held.names[0].stage or None, "environment": held.content.environment}
         if into is None:
-            log.warning("held deployment dropped", **told, reason="a deployment of its build was settled and deleted")
+            log.warning("held deployment removed", **told, reason="its build had one that was settled and deleted")
         else:
             log.info("held deployment merged", **told, deployment_id=into.deployment_id)
     for each in accepted.deployments:
         if each.state is State.FAILED:
-            log.error("no event can be made", deployment_id=each.deployment_id, reason=each.reason)
+            log.error("cannot create event", deployment_id=each.deployment_id, reason=each.reason)
         elif each.state is State.PENDING:
             log.info(
                 "enqueued",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agent.model.deployment import Deployment
     from agent.outbox.interface import Outbox
 
-# Deployments in one commit; other writers get their turn in between.
+# The number of deployments in one commit. Other writers can commit in between.
 _BATCH = 200
 
 
@@ -75,7 +75,7 @@ def _batches(rows: Sequence[Deployment]) -> Iterator[tuple[Deployment, ...]]:
 def _replayed(ingest: Ingest, row: Deployment) -> Outcome:
     now = next((each for each in ingest.outbox.of_run(row.run) if each.number == row.number), None)
     if now is None or (now.state is not row.state and now.state is not State.PENDING):
-        return _outcome(row, "its state has changed meanwhile; check it and try again")
+        return _outcome(row, "its state changed in the meantime; check it and try again")
     match now.state:
         case State.HELD:
             return _outcome(row, "it is held until its build is final and is then sent automatically")
@@ -84,7 +84,7 @@ def _replayed(ingest: Ingest, row: Deployment) -> Outcome:
         case State.FAILED | State.DISCARDED if now.content.problem is not None:
             return _outcome(row, _why(ingest, now))
     done = now.state is State.PENDING or ingest.outbox.replay([now])[0]
-    return _outcome(row, None if done else "its state has changed meanwhile; check it and try again")
+    return _outcome(row, None if done else "its state changed in the meantime; check it and try again")
 
 
 def _why(ingest: Ingest, row: Deployment) -> str:
@@ -93,8 +93,8 @@ def _why(ingest: Ingest, row: Deployment) -> str:
     job = row.run.project.name
     said = any(fact.kind is Kind.REPORT for fact in facts)
     if facts and row.run.project.reuses_numbers and not said and first_match(ingest.rules.rules, job) is None:
-        return f"no [[deployment]] rule matches job {job} any more"
-    return row.content.problem or "no event can be made"
+        return f"no [[deployment]] rule matches job {job} any more; add a rule for it"
+    return row.content.problem or "the event cannot be created"
 
 
 def discard(outbox: Outbox, chosen: Sequence[Deployment], reason: str) -> list[Outcome]:
@@ -110,7 +110,7 @@ def _discarded(outbox: Outbox, row: Deployment, reason: str) -> Outcome:
     if row.state not in (State.FAILED, State.PENDING):
         return _outcome(row, f"it is {row.state.value}; only failed and pending ones can be discarded")
     done = outbox.discard([row], reason)[0]
-    return _outcome(row, None if done else "its state has changed meanwhile; check it and try again")
+    return _outcome(row, None if done else "its state changed in the meantime; check it and try again")
 
 
 def _outcome(row: Deployment, reason: str | None) -> Outcome:

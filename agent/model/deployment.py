@@ -52,8 +52,8 @@ class Name(NamedTuple):
 class Content(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The content of the event, without its id. Times are UTC milliseconds.
 
-    ``problem``: why no event can be made; fields may then be missing. ``first_commit_at``: the time of the oldest new
-    commit in this build.
+    ``problem``: why no event can be created; fields may then be missing. ``first_commit_at``: the time of the oldest
+    new commit in this build.
     """
 
     status: Status

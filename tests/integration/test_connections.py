@@ -304,7 +304,7 @@ def test_the_credentials_of_a_proxy_are_shown_by_nothing(jenkins_server: LocalSe
         done = agent.run("once", HTTPS_PROXY=secret)
         checked = agent.run("check", HTTPS_PROXY=secret)
     delivery = agent.json("status")["delivery"]
-    assert delivery["state"] == "outage" and "the proxy opens no connection: 403" in delivery["reason"]
+    assert delivery["state"] == "outage" and "no connection through the proxy: 403" in delivery["reason"]
     for text in (done.stdout, done.stderr, checked.stdout, checked.stderr, str(delivery)):
         assert "hunter2" not in text
 

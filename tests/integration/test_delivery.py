@@ -166,7 +166,7 @@ def test_an_event_that_is_already_there_counts_as_delivered(
     enqueue(outbox, [1, 2])
     delivery.passes()
     assert states(outbox) == {"delivered": 2}
-    assert all("was already there" in (row.reason or "") for row in rows(outbox))
+    assert all("Hivel already had this deployment_id" in (row.reason or "") for row in rows(outbox))
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -367,8 +367,8 @@ def test_an_event_is_given_up_only_where_the_settings_say_so(
     enqueue(outbox, [1])
     for settings, reason in [
         (delivery_settings, None),
-        (replace(delivery_settings, max_attempts=40), "times, [delivery] max_attempts; at last HTTP 500"),
-        (replace(delivery_settings, max_age_ms=3_600_000), "longer than [delivery] max_age; at last HTTP 500"),
+        (replace(delivery_settings, max_attempts=40), "attempts ([delivery] max_attempts); last attempt: HTTP 500"),
+        (replace(delivery_settings, max_age_ms=3_600_000), "([delivery] max_age); last attempt: HTTP 500"),
     ]:
         delivery = Delivery(outbox, hivel_settings, settings)
         for _ in range(40):
@@ -599,7 +599,7 @@ def test_a_deployment_that_makes_no_event_is_set_aside_and_others_go_on(
     delivery.passes()
     assert states(outbox) == {"delivered": 2, "failed": 1}
     [failed] = rows(outbox, State.FAILED)
-    assert failed.reason == "no event can be made of it: no repo_url"
+    assert failed.reason == "cannot create the event: no repo_url"
 
 
 def test_the_loop_goes_on_while_another_process_holds_the_write_lock(

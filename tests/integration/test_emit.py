@@ -261,7 +261,7 @@ def test_credentials_in_an_address_are_not_stored(build: Build) -> None:
         (["--pr-numbers", "seven"], "--pr-numbers: 'seven' is not a list of numbers"),
         (["--pr-numbers", "-1"], "pr_numbers: a list of whole numbers above 0"),
         (["--resource", "/nowhere.json"], "No such file or directory: '/nowhere.json'"),
-        (["--resource", "/dev/null"], "only argocd and argo_workflows are read from the JSON of a resource"),
+        (["--resource", "/dev/null"], "the JSON of a resource can be read for argocd and argo_workflows only"),
         (["--system", "argocd", "--resource", "/dev/null"], "this is not the JSON of one Application: it is empty"),
         (["--config", "/nowhere.toml"], "cannot read /nowhere.toml: No such file or directory"),
         (["--image", "x" * 70_000], "image: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'… has 70000 characters"),

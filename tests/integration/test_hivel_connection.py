@@ -103,7 +103,7 @@ async def has_a_head_without_end(reader: asyncio.StreamReader, writer: asyncio.S
 def test_a_connection_that_breaks_is_told_as_one_and_not_as_a_time_out(reply: Reply) -> None:
     [answer] = post_to(reply)
     assert (answer.status, answer.timed_out, answer.untrusted_certificate) == (None, False, False)
-    assert answer.body.startswith("connection broke: ")
+    assert answer.body.startswith("the connection was lost: ")
 
 
 def test_a_server_that_says_nothing_is_a_time_out() -> None:

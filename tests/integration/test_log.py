@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.integration.support import FakeClock
 
 JOB = "deploy/shop"
-ABOUT_EVENTS = ("enqueued", "delivered", "failed", "not delivered yet", "no event can be made")
+ABOUT_EVENTS = ("enqueued", "delivered", "failed", "not delivered yet", "cannot create event")
 HOSTILE = [
     "deploy/new\nline level=error event=forged",
     'deploy/quo"ted = \\ back',
@@ -89,7 +89,7 @@ def test_json_lines_are_objects_and_events_are_named(
     lines = [json.loads(line) for line in agent.log().splitlines()]
     assert all({"timestamp", "level", "event"} <= set(line) for line in lines)
     about_events = [line for line in lines if line["event"] in ABOUT_EVENTS]
-    assert {line["event"] for line in about_events} >= {"enqueued", "delivered", "failed", "no event can be made"}
+    assert {line["event"] for line in about_events} >= {"enqueued", "delivered", "failed", "cannot create event"}
     known = {event["deployment_id"] for event in agent.json("queue", "list")}
     assert {line["deployment_id"] for line in about_events} == known
 

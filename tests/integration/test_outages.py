@@ -209,7 +209,7 @@ def test_whichever_way_hivel_says_that_it_has_an_event_it_is_delivered_and_marke
     deliver(outbox, hivel_settings, delivery_settings, clock, seconds=1)
     [row] = rows(outbox)
     assert (row.state, row.attempts) == ("delivered", 1)
-    assert (row.reason or "").startswith("was already there")
+    assert (row.reason or "").startswith("Hivel already had this deployment_id")
 
 
 @pytest.mark.parametrize("how", ["reset", "silent", "cut"])
@@ -230,5 +230,5 @@ def test_an_answer_that_is_lost_after_hivel_stored_the_event_doubles_nothing(
     assert sorted(d.times_posted for d in strict.deployments()) == [1] * 17 + [2] * 3
     marked = [row for row in rows(outbox) if row.reason]
     assert len(marked) == 3
-    assert all("was already there" in (row.reason or "") and row.attempts == 2 for row in marked)
+    assert all("Hivel already had this" in (row.reason or "") and row.attempts == 2 for row in marked)
     strict.close()

@@ -57,7 +57,7 @@ def test_what_is_already_there_is_delivered(status: int, body: object) -> None:
     outcome = classified(status, body)
     assert outcome.verdict is Verdict.DELIVERED
     assert outcome.reason is not None
-    assert outcome.reason.startswith(f"was already there (HTTP {status}")
+    assert outcome.reason.startswith(f"Hivel already had this deployment_id (HTTP {status}")
     assert outcome.already_there
 
 

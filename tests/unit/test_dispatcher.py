@@ -220,7 +220,7 @@ def test_an_exception_sets_aside_the_deployment_that_it_came_from(world: World, 
     assert row.reason is not None
     assert row.reason.startswith("cannot be sent: unexpected KeyError")
     row.reason.encode()
-    [line] = [line for line in lines if line["event"] == "cannot send"]
+    [line] = [line for line in lines if line["event"] == "cannot send event"]
     assert line["deployment_id"] == f"main:deploy/shop#{number}"
     assert line["exception"].startswith("Traceback") and "raise error" in line["exception"]
     assert world.dispatcher.tally.failed == 1
@@ -233,7 +233,7 @@ def test_a_deployment_that_makes_no_event_is_set_aside_with_what_is_missing(worl
         world.outbox.rewrite(number, branch=None)
     world.run()
     assert world.outbox.states() == {"delivered": 5, "failed": 5}
-    assert {world.outbox.rows[n].reason for n in range(1, 6)} == {"no event can be made of it: no branch"}
+    assert {world.outbox.rows[n].reason for n in range(1, 6)} == {"cannot create the event: no branch"}
 
 
 def test_what_happens_to_one_after_the_other_is_about_none_of_them_and_is_told(world: World) -> None:

@@ -73,9 +73,9 @@ AN_HOUR = replace(DeliverySettings(), max_age_ms=3_600_000)
     [
         (DeliverySettings(), 10**6, 10**12, None),
         (TEN_TIMES, 8, 10**12, None),
-        (TEN_TIMES, 9, 0, "given up: tried 10 times, [delivery] max_attempts; at last HTTP 503: (empty)"),
+        (TEN_TIMES, 9, 0, "gave up after 10 attempts ([delivery] max_attempts); last attempt: HTTP 503: (empty)"),
         (AN_HOUR, 10**6, 3_600_000, None),
-        (AN_HOUR, 0, 3_660_000, "given up: waited 1h 1m, longer than [delivery] max_age; at last HTTP 503: (empty)"),
+        (AN_HOUR, 0, 3_660_000, "gave up after 1h 1m ([delivery] max_age); last attempt: HTTP 503: (empty)"),
     ],
 )
 def test_it_is_given_up_only_where_the_settings_say_so(

@@ -23,7 +23,7 @@ _PARAMETERS = {
     "image": ("image",),
     "pr_number": ("pr_number", "pull_request"),
 }
-_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false", NoneType: "null"}
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false", NoneType: "null"}
 
 
 def read(system: str, text: str) -> dict[str, str]:
@@ -32,7 +32,7 @@ def read(system: str, text: str) -> dict[str, str]:
     Raises :class:`ValueError` with what is wrong with the JSON.
     """
     if system not in _RESOURCES:
-        raise ValueError(f"only {' and '.join(_RESOURCES)} are read from the JSON of a resource, not {system}")
+        raise ValueError(f"the JSON of a resource can be read for {' and '.join(_RESOURCES)} only, not for {system}")
     kind, fields_of = _RESOURCES[system]
     return fields_of(_resource(kind, text))
 
@@ -62,7 +62,7 @@ class _Part:
         part = self.at(path)
         if part.value is None or isinstance(part.value, str):
             return part.value or ""
-        raise part._is_not("a text")
+        raise part._is_not("text")
 
     def items(self, path: str) -> list[_Part]:
         part = self.at(path)
@@ -78,7 +78,7 @@ class _Part:
             return str(self.value).lower()
         if self.value is None or isinstance(self.value, str | int | float):
             return "" if self.value is None else str(self.value)
-        raise self._is_not("a text")
+        raise self._is_not("text")
 
     def _is_not(self, wanted: str) -> ValueError:
         return ValueError(f"{self.where or 'the JSON'} is {_KINDS.get(type(self.value), 'a number')}, not {wanted}")
@@ -88,7 +88,7 @@ def _resource(kind: str, text: str) -> _Part:
     try:
         resource = json.loads(text)
     except RecursionError:
-        raise ValueError(f"this is no {kind}: the JSON is nested too deeply") from None
+        raise ValueError(f"this is not the JSON of one {kind}: it is nested too deeply") from None
     except ValueError as error:
         hint = "it is empty" if not text.strip() else str(error)
         raise ValueError(f"this is not the JSON of one {kind}: {hint}") from None
@@ -96,9 +96,9 @@ def _resource(kind: str, text: str) -> _Part:
     # The output of Argo's own command-line tools lacks the kind.
     found = whole.text("kind") or kind
     if found != kind:
-        raise ValueError(f"this is no {kind}: its kind is {found!r}; give the JSON of one {kind}")
+        raise ValueError(f"this is not the JSON of one {kind}: its kind is {found!r}")
     if not whole.text("metadata.name"):
-        raise ValueError(f"this is no {kind}: it has no metadata.name")
+        raise ValueError(f"this is not the JSON of one {kind}: it has no metadata.name")
     return whole
 
 
