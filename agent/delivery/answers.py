@@ -29,7 +29,7 @@ class Verdict(enum.StrEnum):
 
     DELIVERED = "delivered"
     RETRY = "retry"  # a temporary problem: try again later
-    FAILED = "failed"  # Hivel refuses this deployment only: a person has to look at it
+    FAILED = "failed"  # Hivel refuses this deployment only: a person must check it
     PAUSED = "paused"  # the configuration is wrong: all deployments wait, and no attempt is counted
 
 
@@ -55,7 +55,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one attempt: the verdict, its reason for people, and the answer that it was made from.
+    """The result of one attempt: the verdict, its reason for people, and the answer that it is based on.
 
     ``retry_after_ms``: the pause that Hivel asked for. ``already_there``: Hivel already had this deployment_id.
     ``kind``: label for counting, see :attr:`Answer.kind`.

@@ -169,8 +169,8 @@ class Claims:
     async def mind_the_clock(self) -> None:
         """Make sure that no deployment waits longer than the longest backoff.
 
-        It would if the clock was set back. Checked at the start, when the clock jumps, and once in a while: the clock
-        may have jumped twice while another process stored a time.
+        It would if the clock was set back. Checked at the start, when the clock jumps, and regularly: the clock may
+        have jumped twice while another process stored a time.
         """
         was_set = self._drift is None or abs(self._drift.ms()) > CLOCK_WAS_SET_MS
         if was_set or self._clock.monotonic() >= self._due_looked_after_at:

@@ -281,7 +281,7 @@ def _staged(build: Build, attempt: Attempt, groups: dict[str, str], options: Opt
 
 
 def _status(result: str | None, said: str, options: Options) -> tuple[Status, str]:
-    """The status and its origin. ``said``: Jenkins' word for the result, and what it is about."""
+    """The status and its origin. ``said``: what reported the result, with the result in Jenkins' terms."""
     word = (result or "").upper()
     if (mapped := options.status_map.get(word)) is not None:
         told = "" if said == f"result {result}" else f" ({said})"

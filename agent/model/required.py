@@ -11,7 +11,7 @@ LONGEST = 255
 
 
 def why_no_event(repo_url: str | None, environment: str | None, branch: str | None) -> str | None:
-    """What is missing or too long, for people; None if an event can be made."""
+    """What is missing or too long, for people; None if an event can be created."""
     required = {"repo_url": repo_url, "environment": environment, "branch": branch}
     if missing := [name for name, value in required.items() if not (value and value.strip())]:
         return f"no {', no '.join(missing)}"

@@ -87,9 +87,9 @@ class Deployments(Protocol):
         ...
 
     def held(self, since: int | None = None) -> list[Run]:
-        """Runs with deployments that are held since before ``since``; None: all runs with held deployments.
+        """Runs with deployments that have been held since before ``since``; None: all runs with held deployments.
 
-        Those held since a time in the future count too: the clock was set back.
+        Deployments held since a time in the future count too: the clock was set back.
         """
         ...
 

@@ -361,7 +361,7 @@ class Recent(NamedTuple):
 
 
 class Deployed(NamedTuple):
-    """The columns of a deployment that the figures of DORA are made of. ``number``: its row number."""
+    """The columns of a deployment that the DORA metrics are computed from. ``number``: its row number."""
 
     number: int
     status: Status

@@ -150,7 +150,7 @@ def test_the_daemon_delivers_stops_cleanly_and_goes_on_where_it_was(
 def test_a_second_agent_on_the_same_outbox_refuses_to_start(agent: Agent, verb: str) -> None:
     done = agent.run(verb)
     assert done.returncode == 1
-    assert f"already works on the outbox {agent.outbox}" in done.stderr
+    assert f"already uses the outbox {agent.outbox}" in done.stderr
     assert agent.json("status")["daemon_pid"] > 0
 
 

@@ -410,7 +410,7 @@ def test_a_disk_on_which_a_report_found_no_room_is_looked_at_again_when_nobody_r
         disk.fill()
         reports = ({**REPORT, "deployment_id": f"one-{n}"} for n in itertools.count())
         wait_until(lambda: doors.post(next(reports)).status_code == 503, "there is no room")
-        assert "no room" in ready(doors)[1]["outbox"]["reason"]
+        assert "no space left" in ready(doors)[1]["outbox"]["reason"]
         disk.make_room()
         wait_until(lambda: ready(doors)[0] == 200, "it is ready again")
         processes[0].kill()

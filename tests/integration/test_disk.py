@@ -101,7 +101,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing_and_doubles_nothing(
     wait_until(lambda: agent.json("status")["events"]["pending"] == 40, "40 events wait")
     disk.fill()
     jenkins.add_builds(JOB, 400, repo=REPO)
-    wait_until(lambda: "there is no room for the outbox" in agent.log(), "the log says it")
+    wait_until(lambda: "there is no space left for the outbox" in agent.log(), "the log says it")
     assert cursor(disk) == 41
     hivel.clear_faults()
     wait_until(lambda: len(hivel.deployments()) == 40, "what was enqueued before is delivered all the same")
@@ -181,7 +181,7 @@ def said_in_one_line(done: subprocess.CompletedProcess[str]) -> bool:
 
 def tells_of_a_full_disk(text: str) -> bool:
     """Where SQLite cannot make the files beside the outbox, it does not know why."""
-    return "no room" in text or "is its disk full" in text
+    return "no space left" in text or "is its disk full" in text
 
 
 def test_a_daemon_that_starts_on_a_full_disk_delivers_or_says_why_not(

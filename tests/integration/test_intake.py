@@ -592,7 +592,7 @@ def test_a_full_disk_is_503_and_says_when_to_come_back(server: Server, outbox: S
     full = [answer for answer in answers if answer.status_code != 202]
     assert full and {answer.status_code for answer in full} == {503}
     assert full[0].headers["retry-after"] == "5"
-    assert "there is no room for the outbox" in full[0].json()["error"]
+    assert "there is no space left for the outbox" in full[0].json()["error"]
     assert len(ids(outbox)) == len(answers) - len(full), "what was answered with 202 is there, and nothing else"
     outbox._connection.execute("PRAGMA max_page_count = 1000000")
     assert server.post(json={**body, "deployment_id": "last"}).status_code == 202

@@ -163,8 +163,8 @@ def test_a_file_of_a_newer_agent_is_refused_by_all_and_stays_as_it_is(tmp_path: 
         answers = all_at_once(openers, f"open {path}")
     [answer] = set(answers)
     assert answer == (
-        f"OutboxError: the outbox {path} was written by a newer hivel-agent (its version {migrations.VERSION + 1}, "
-        f"known here: {migrations.VERSION}); install that one again"
+        f"OutboxError: the outbox {path} was written by a newer hivel-agent (format version {migrations.VERSION + 1}; "
+        f"this version reads up to {migrations.VERSION}); install the newer hivel-agent again"
     )
     assert path.read_bytes() == before
 

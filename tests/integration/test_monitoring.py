@@ -252,7 +252,7 @@ def test_an_outbox_that_cannot_be_written_is_not_ready(
             jenkins.add_builds(JOB, 400, repo=REPO)
             wait_until(lambda: ready(agent)[0] == 503, "it is not ready")
             check = ready(agent)[1]["outbox"]
-            assert check["ok"] is False and "no room" in check["reason"]
+            assert check["ok"] is False and "no space left" in check["reason"]
             assert metrics(agent)["hivel_agent_outbox_writable"] == 0
             disk.make_room()
             wait_until(lambda: ready(agent)[0] == 200, "it is ready again")

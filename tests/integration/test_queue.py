@@ -501,7 +501,7 @@ def test_status_says_that_an_outbox_is_full(tmp_path: Path) -> None:
     ("version", "code", "level", "words"),
     [
         (5, 0, "warning", "was written by an older version; it is upgraded when hivel-agent run or once starts"),
-        (999, 1, "error", "was written by a newer hivel-agent (its version 999"),
+        (999, 1, "error", "was written by a newer hivel-agent (format version 999"),
     ],
     ids=["older", "newer"],
 )

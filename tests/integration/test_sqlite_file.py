@@ -87,7 +87,7 @@ def test_a_new_file_has_the_newest_version_and_is_sound(outbox: SqliteOutbox) ->
 def test_a_file_of_a_newer_agent_is_refused(path: Path, clock: FakeClock) -> None:
     with SqliteOutbox(path, clock) as outbox:
         outbox._connection.execute("PRAGMA user_version = 99")
-    known = rf"newer hivel-agent \(its version 99, known here: {migrations.VERSION}\)"
+    known = rf"newer hivel-agent \(format version 99; this version reads up to {migrations.VERSION}\)"
     with pytest.raises(OutboxError, match=known):
         SqliteOutbox(path, clock)
 
@@ -132,7 +132,7 @@ def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path, clock: Fake
 
 def test_a_path_that_cannot_be_made_is_a_clear_error(tmp_path: Path, clock: FakeClock) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutboxError, match=r"is \[outbox\] path right and writable"):
+    with pytest.raises(OutboxError, match=r"is \[outbox\] path correct and writable"):
         SqliteOutbox(tmp_path / "file" / "o.db", clock)
 
 
@@ -231,7 +231,7 @@ def test_a_disk_that_is_full_in_the_middle_stores_nothing_and_harms_nothing(outb
     outbox._connection.execute(f"PRAGMA max_page_count = {pages + 3}")
     many = [Change(facts=(finished(run(n)),), inserted=(deployment(n),)) for n in range(2, 2_000)]
     for nested in (False, True):
-        with pytest.raises(OutboxError, match="no room for the outbox"):
+        with pytest.raises(OutboxError, match="no space left for the outbox"):
             if nested:
                 with outbox.transaction():
                     inserted(outbox, deployment(9_998))
@@ -252,7 +252,7 @@ def test_nothing_goes_on_in_a_transaction_that_a_full_disk_ended(outbox: SqliteO
     many = [Change(inserted=(deployment(n),)) for n in range(2, 2_000)]
     with pytest.raises(OutboxError, match="stored nothing"), outbox.transaction():
         inserted(outbox, deployment(9_998))
-        with pytest.raises(OutboxError, match="no room"):
+        with pytest.raises(OutboxError, match="no space left"):
             outbox.store(many)
         with pytest.raises(OutboxError, match="stored nothing"):
             inserted(outbox, deployment(1))

@@ -515,7 +515,7 @@ def test_other_verbs_say_how_far_it_is(tmp_path: Path, clock: FakeClock) -> None
     with RunLock(path):
         assert upgrade(path, clock, POLLED, at(20, lambda: said.append(agent.run("status").stderr))) is not None
     [line] = said
-    assert f"the outbox {path} is being upgraded, " in line and " %; try again when that is done" in line
+    assert f"the outbox {path} is being upgraded, " in line and " %; try again when the upgrade is complete" in line
     percent = int(line.partition("upgraded, ")[2].partition(" %")[0])
     assert 20 <= percent < 100
     assert agent.run("status").stderr == ""
@@ -557,7 +557,7 @@ def test_it_gives_up_when_the_older_version_goes_on_writing(tmp_path: Path, cloc
             wait()
         told.append(percent)
 
-    with pytest.raises(OutboxError, match="another process of the older version goes on writing"):
+    with pytest.raises(OutboxError, match="a process of the older version keeps writing"):
         upgrade(path, clock, POLLED, progress)
     assert len(old_events(path)) == 3_000
     assert [file.name for file in tmp_path.iterdir() if "upgrading" in file.name] == []
@@ -577,7 +577,7 @@ def test_a_process_that_has_it_open_is_named(tmp_path: Path, clock: FakeClock, m
 
     with child(backfill) as pid:
         wait_until(ready.exists, "it is open")
-        with pytest.raises(OutboxError, match=f"process {pid} has it open.* stays as it is"):
+        with pytest.raises(OutboxError, match=f"process {pid} has it open.* is unchanged"):
             upgrade(path, clock, POLLED)
         add_report(str(path), "{}", 5.0)
     assert {name: rows for name, rows in contents(path).items() if name != "reports"} == {
@@ -662,7 +662,7 @@ def test_on_a_full_disk_it_stays_as_it_is_and_goes_on_once_there_is_room(tmp_pat
         path = filled(disk.folder, 2_000)
         before = contents(path)
         disk.fill()
-        with pytest.raises(OutboxError, match="there is room for 0 MB, and 2 MB are needed; it stays as it is"):
+        with pytest.raises(OutboxError, match="its disk has 0 MB of free space, and 2 MB are needed; it is unchanged"):
             upgrade(path, clock, POLLED)
         assert contents(path) == before
         disk.make_room()
@@ -677,7 +677,7 @@ def test_a_disk_that_fills_up_meanwhile_is_no_loss(
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "tmpfs") as disk:
         path = filled(disk.folder, 2_000)
         before = contents(path)
-        with pytest.raises(OutboxError, match=r"cannot be upgraded: .*; it stays as it is. Make room on its disk"):
+        with pytest.raises(OutboxError, match=r"cannot be upgraded: .*; it is unchanged. Free some space on its disk"):
             upgrade(path, clock, POLLED, at(10, disk.fill))
         assert contents(path) == before
         assert [file.name for file in disk.folder.iterdir() if "upgrading" in file.name] == []
@@ -689,7 +689,7 @@ def test_on_a_disk_that_cannot_be_written_it_stays_as_it_is(tmp_path: Path, cloc
         path = unpacked(disk.folder)
         content = path.read_bytes()
         disk.remount("ro")
-        with pytest.raises(OutboxError, match=r"cannot be upgraded: .*; it stays as it is. Check its owner"):
+        with pytest.raises(OutboxError, match=r"cannot be upgraded: .*; it is unchanged. Check its owner"):
             upgrade(path, clock, POLLED)
         disk.remount("rw")
         assert path.read_bytes() == content

@@ -128,7 +128,7 @@ class MemoryDeliveries:
             raise self.broken
 
 
-FULL = OutboxError("there is no room for the outbox; make room on its disk")
+FULL = OutboxError("there is no space left for the outbox; free some space on its disk")
 
 
 class ScriptedHivel:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SQLITE_VERSION = sqlite3.sqlite_version
-# How long a locked file is waited for; less when the process is to end.
+# How long to wait for a locked file, and how long if the process has to stop.
 BUSY_DEADLINE_S = 10.0
 STOPPING_DEADLINE_S = 1.0
 CHECKPOINT_PAGES = 4_000
-# A byte after those that SQLite itself locks (SQLite never uses the page at 1 GiB).
+# A byte after those that SQLite locks. SQLite never uses the page at 1 GiB.
 _OUR_BYTE = 0x40000000 + 1_024
 # Every version of the file has one of these tables.
 _OURS = {"deployments", "events"}
@@ -46,9 +46,9 @@ _PATIENCE = _Patience()
 
 
 def wait_for_locks(*, stopping: bool) -> None:
-    """From now on wait for a locked file as long as usual, or, when the process is to end, for a second.
+    """From now on wait for a locked file as long as usual or, if the process has to stop, for a second.
 
-    It also shortens waits that have begun.
+    This also shortens waits that have begun.
     """
     _PATIENCE.seconds = STOPPING_DEADLINE_S if stopping else BUSY_DEADLINE_S
 
@@ -106,7 +106,7 @@ def open_outbox(path: Path) -> PatientConnection:
 def refuse_what_is_no_outbox(path: Path) -> None:
     """Raises :class:`OutboxError` for a file that never was an outbox: it must not be moved or written to.
 
-    If an agent has run here before, its lock file exists beside the file. The file is then taken for a damaged outbox,
+    If an agent has run here before, its lock file exists beside the file. Then the file counts as a damaged outbox,
     whatever it contains. This process must not have the outbox open: see :func:`_create`.
     """
     try:
@@ -115,17 +115,17 @@ def refuse_what_is_no_outbox(path: Path) -> None:
         known = path.with_name(path.name + ".lock").exists()
         if not known and not _has_something_of_sqlite(path):
             raise OutboxError(
-                f"{path} is no outbox, and never was one: it has nothing of a database in it; "
-                "give [outbox] path another name, or move the file away"
+                f"{path} is not an outbox: it is not a SQLite database; set [outbox] path to another file, or move "
+                "this file away"
             )
         with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except (OSError, sqlite3.Error):
-        return  # opening the file will report the error
+        return  # opening the file reports the error
     if tables and not tables & _OURS:
         raise OutboxError(
-            f"{path} is a database of another program (its tables: {', '.join(sorted(map(str, tables))[:3])}); "
-            "give [outbox] path another name"
+            f"{path} is the database of another program (tables: {', '.join(sorted(map(str, tables))[:3])}); "
+            "set [outbox] path to another file"
         )
 
 
@@ -169,12 +169,12 @@ def _migrated(connection: sqlite3.Connection) -> int:
 def _of_another_version(path: Path, version: int) -> OutboxError:
     if version > migrations.VERSION:
         return OutboxError(
-            f"the outbox {path} was written by a newer hivel-agent (its version {version}, "
-            f"known here: {migrations.VERSION}); install that one again"
+            f"the outbox {path} was written by a newer hivel-agent (format version {version}; this version reads up to "
+            f"{migrations.VERSION}); install the newer hivel-agent again"
         )
     if path.with_name(path.name + ".upgrading").exists() and RunLock(path).holder() is not None:
         return OlderOutboxError(
-            f"the outbox {path} is being upgraded{_upgraded_so_far(path)}; try again when that is done"
+            f"the outbox {path} is being upgraded{_upgraded_so_far(path)}; try again when the upgrade is complete"
         )
     return OlderOutboxError(
         f"the outbox {path} was written by an older version; it is upgraded when hivel-agent run or once starts"
@@ -197,21 +197,26 @@ def _connection(path: Path) -> PatientConnection:
             path, isolation_level=None, check_same_thread=False, timeout=0, factory=PatientConnection
         )
     except (OSError, sqlite3.Error) as error:
-        raise OutboxError(f"cannot open the outbox {path}: {error}; is [outbox] path right and writable?") from error
+        raise OutboxError(f"cannot open the outbox {path}: {error}; is [outbox] path correct and writable?") from error
+
+
+def damaged(path: Path | str, why: object) -> DamagedError:
+    """The error for a damaged file, with the same advice everywhere."""
+    return DamagedError(
+        f"the outbox {path} is damaged ({why}); when hivel-agent run or once starts, it moves the file aside and "
+        "recovers what can be read"
+    )
 
 
 def in_words(error: sqlite3.Error, path: Path | str) -> OutboxError:
-    """Turn SQLite's error into one for people; :class:`DamagedError` if the file itself is broken."""
+    """Convert SQLite's error to one with a message for people; :class:`DamagedError` if the file is broken."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is the primary code
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _NO_TEXT in str(error):
-        return DamagedError(
-            f"the outbox {path} is damaged ({error}); when hivel-agent run or once starts, it moves the file aside "
-            "and recovers what can be read"
-        )
+        return damaged(path, error)
     if code == sqlite3.SQLITE_FULL:
-        return OutboxError(f"there is no room for the outbox {path} ({error}); make room on its disk")
+        return OutboxError(f"there is no space left for the outbox {path} ({error}); free some space on its disk")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return OutboxError(f"the outbox {path} cannot be written ({error}); check its owner, its folder and the disk")
+        return OutboxError(f"the outbox {path} cannot be written ({error}); check its owner, its folder and its disk")
     if code == sqlite3.SQLITE_IOERR:
         return OutboxError(
             f"the outbox {path} cannot be read or written ({error}); is its disk full, read-only or broken?"
@@ -234,7 +239,7 @@ def _create(path: Path) -> None:
 
 
 class Moved(enum.Enum):
-    """What happened to the outbox file's name while the agent had the file open."""
+    """What happened to the outbox file while the agent had it open."""
 
     DELETED = "deleted"
     REPLACED = "replaced by another file"
@@ -252,7 +257,7 @@ class RunLock:
         try:
             self._real = outbox.resolve()
         except (OSError, RuntimeError) as error:  # a symbolic link that points to itself
-            raise OutboxError(f"cannot find the outbox {outbox}: {error}; is [outbox] path right?") from error
+            raise OutboxError(f"cannot find the outbox {outbox}: {error}; check [outbox] path") from error
         self._path = self._real.with_name(self._real.name + ".lock")
         self._fd: int | None = None
         self._file: int | None = None
@@ -284,12 +289,12 @@ class RunLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        with suppress(OSError):  # missing or not writable: opening the outbox will report that
+        with suppress(OSError):  # missing or not writable: opening the outbox reports that
             self._file = os.open(self._real, os.O_RDWR | os.O_CLOEXEC)
         if self._file is not None and not _try_lock_file(self._file):
             raise AlreadyRunningError(
-                f"another hivel-agent works on the file of the outbox {self._outbox} under another name: it is a link "
-                "to the same file; stop that one first, or give this one its own [outbox] path"
+                f"another hivel-agent uses the file of the outbox {self._outbox} under another name, through a link; "
+                "stop that agent first, or give this one its own [outbox] path"
             )
 
     def moved(self) -> Moved | None:
@@ -316,12 +321,12 @@ class RunLock:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
             fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise OutboxError(f"cannot open {self._path}: {error.strerror}; is [outbox] path right?") from error
+            raise OutboxError(f"cannot open {self._path}: {error.strerror}; check [outbox] path") from error
         if not _try_lock(fd):
             holder = os.read(fd, 20).decode(errors="replace").strip()
             os.close(fd)
             raise AlreadyRunningError(
-                f"another hivel-agent (process {holder or 'unknown'}) already works on the outbox {self._outbox}; "
+                f"another hivel-agent (process {holder or 'unknown'}) already uses the outbox {self._outbox}; "
                 "stop it first, or give this one its own [outbox] path"
             )
         _write_down(fd, str(os.getpid()))
@@ -344,8 +349,9 @@ def _has_name(fd: int, path: Path) -> bool:
 
 
 def _try_lock_file(fd: int) -> bool:
-    """Lock one byte that SQLite does not use (an open file description lock). Without support for that, the lock file
-    alone has to do.
+    """Lock one byte that SQLite does not use (an open file description lock).
+
+    If the file system does not support that, only the lock file protects the outbox.
     """
     wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _OUR_BYTE, 1, 0)
     try:
@@ -356,7 +362,7 @@ def _try_lock_file(fd: int) -> bool:
 
 
 def _write_down(fd: int, holder: str) -> None:
-    """Write the process id for others to read. The lock holds even if the disk is too full for that."""
+    """Write the process id for other processes. The lock works even if the disk is too full for that."""
     with suppress(OSError):
         os.ftruncate(fd, 0)
         os.write(fd, holder.encode())

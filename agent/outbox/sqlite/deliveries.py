@@ -8,8 +8,9 @@ import msgspec
 
 from agent.model.deployment import State
 from agent.outbox.sqlite import rows
+from agent.outbox.sqlite.connection import damaged
 from agent.outbox.sqlite.part import Part
-from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed, DamagedError, DeliveryState
+from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed, DeliveryState
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -59,7 +60,7 @@ class Deliveries(Part):
         try:
             return [_claimed(row) for row in due]
         except (KeyError, msgspec.MsgspecError) as error:
-            raise DamagedError(f"the outbox {self.path} is damaged (a deployment makes no sense: {error})") from error
+            raise damaged(self.path, f"a deployment is not valid: {error}") from error
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Record the outcomes of attempts, in one transaction.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.model.deployment import Deployment
     from agent.outbox.values import Change, SetAside
 
-# The id stays as it is, or no other deployment has or had the new one.
+# The id does not change, or no other deployment has or had the new one.
 _ID_IS_FREE = "(deployment_id IS :deployment_id OR NOT EXISTS (SELECT 1 FROM forgotten WHERE id_hash = :id_hash))"
 _REWRITTEN = (
     "project_id", "run", "attempt", "build_started_at", "build_ended_at", "known", "scope", "stage", "said_environment",
@@ -228,8 +228,8 @@ class Deployments(Loading):
         taken = self.size()
         if taken >= self.max_size:
             raise OutboxFullError(
-                f"the outbox {self.path} is full: it takes {taken} bytes, [outbox] max_size is {self.max_size}; "
-                "deployments have to be delivered and deleted, or max_size to be raised"
+                f"the outbox {self.path} is full: it has {taken} bytes, [outbox] max_size is {self.max_size}; raise "
+                "max_size, or wait until deployments are delivered and deleted"
             )
 
     def size(self) -> int:

@@ -56,8 +56,8 @@ class Age(Enum):
     """What a walk does with a row."""
 
     OLD = "it is deleted"
-    YOUNG = "it was made a short while ago, as is all that comes behind it"
-    STUCK = "it was made long ago, but something keeps it: it is looked at in the next walk"
+    YOUNG = "it is too young to be deleted, and so are all later rows"
+    STUCK = "it is old, but something keeps it; the next walk checks it again"
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Housekeeping(Endings):
         """
         now = self.clock.now_ms()
         if abs(self._drift.ms()) > TRUSTED_DRIFT_MS or self._newest_is_ahead_of(now + TRUSTED_DRIFT_MS):
-            return False  # the clock was set: what looks old may have been delivered a minute ago
+            return False  # the clock was changed: what looks old may have been delivered a minute ago
         more = (
             self._prune_facts(now, keep.bodies_ms),
             self._prune_deployments(now, keep.deployments_ms),
@@ -206,7 +206,7 @@ class Housekeeping(Endings):
         self._connection.executemany("DELETE FROM facts WHERE project_id = ? AND run = ? AND attempt = ?", together)
 
     def _note_no_deployment(self, under: Iterable[Place]) -> None:
-        """Note that no deployment of the build was deleted: without the facts nobody can tell afterwards."""
+        """Record that the build had no deployment. Without the facts this is no longer known."""
         for project_id, number, _ in under:
             project = self._project(project_id)
             if project.provider != JENKINS or not number.isdecimal():

@@ -35,7 +35,7 @@ def add_report(path: str, body: str, patience_s: float, max_size: int = 0) -> No
         if os.stat(path).st_ino == identity:  # noqa: PTH116
             return
         # The file was found damaged and moved away meanwhile; the report may exist only in the old one.
-    raise NoPlaceError(f"{path} is replaced again and again")
+    raise NoPlaceError("the file is replaced repeatedly")
 
 
 def _add(path: str, body: str, max_size: int, *, last_try: bool) -> bool:
@@ -45,11 +45,11 @@ def _add(path: str, body: str, max_size: int, *, last_try: bool) -> bool:
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version < REPORTS_SINCE:
-            raise NoPlaceError("is of an older version; start the agent once")
+            raise NoPlaceError("the file has the format of an older version; start the agent once to upgrade it")
         if max_size and _taken(connection) >= max_size:
-            raise NoPlaceError("is full: [outbox] max_size is reached")
+            raise NoPlaceError("the outbox is full: [outbox] max_size is reached")
         connection.execute("PRAGMA synchronous = FULL")
-        # If the agent runs, it writes its log back itself. A process on which a build waits should not do that.
+        # A running agent writes the log back itself. A process that a build waits for should not do that.
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         if version < FACTS_SINCE:
             body = _as_it_was(body)

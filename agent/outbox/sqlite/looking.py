@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from agent.model.keys import Project
 from agent.outbox.sqlite import rows
 from agent.outbox.sqlite.conditions import Condition, conditions
-from agent.outbox.sqlite.connection import in_words
+from agent.outbox.sqlite.connection import damaged, in_words
 from agent.outbox.sqlite.loading import Loading
 from agent.outbox.sqlite.part import MOST_DIGITS
-from agent.outbox.values import Attempt, Counts, DamagedError, Deployed, LastDeployments, LastRepair, SetAside
+from agent.outbox.values import Attempt, Counts, Deployed, LastDeployments, LastRepair, SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +105,7 @@ class Looking(Loading):
             except sqlite3.Error as error:
                 raise in_words(error, self.path) from error
             except KeyError as error:
-                raise DamagedError(f"the outbox {self.path} is damaged (a deployment has status {error})") from error
+                raise damaged(self.path, f"a deployment has the unknown status {error}") from error
 
     def projects(self, ended_since: int) -> list[Project]:
         """Projects with deployments whose build ended at or after this time. Reads all deployments: 1 s for a million.

@@ -49,7 +49,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def recount(connection: sqlite3.Connection) -> None:
-    """Correct ``counts`` after rows were not inserted in the usual way, one by one and as pending, held or failed."""
+    """Correct ``counts`` after rows were inserted in bulk, not one by one as pending, held or failed."""
     connection.execute(
         "UPDATE counts SET n = (SELECT count(*) FROM deployments WHERE state = 'delivered') WHERE state = 'delivered'"
     )

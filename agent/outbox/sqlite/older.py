@@ -1,7 +1,7 @@
 """Converts a row of the tables of versions 1 to 5 into today's deployment and facts.
 
 Those versions stored an event with its id and payload. Its build is encoded in the id (see ``older_ids``). Until
-delivery it is also in ``source``, the JSON of the build, or of a build made up from a report.
+delivery it is also in ``source``, the JSON of the build, or of a build that was constructed from a report.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STATES = {state.value: state for state in (State.PENDING, State.HELD, State.DEL
 
 
 class UnsoundError(ValueError):
-    """A row that no agent can have written: the file is damaged."""
+    """A row that no version of the agent writes: the file is damaged."""
 
 
 class OldRow(NamedTuple):
@@ -64,7 +64,7 @@ class OldRow(NamedTuple):
         try:
             return msgspec.convert(values, cls)
         except msgspec.ValidationError as error:
-            raise UnsoundError(f"event {values[0]} makes no sense: {error}") from error
+            raise UnsoundError(f"event {values[0]} is not valid: {error}") from error
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -82,8 +82,9 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The JSON in ``source``. ``early``: result and times come from the report and are not final. Early releases of
-    version 3 did not store that.
+    """The JSON in ``source``.
+
+    ``early``: result and times come from the report and are not final. Early releases of version 3 did not store it.
     """
 
     controller: str
@@ -134,7 +135,7 @@ class Older:
         at = row.created_at + self._ahead.get(source.controller, 0)
         found = list[facts.Fact]()
         if source.reported is not None or final is None:
-            # A report of a build that a poll has read was attributed to it, however late it came.
+            # A report of a build that a poll has read was attributed to it, even if it arrived late.
             said = _report(source, alone=final is None)
             found.append(facts.report(run, said, source="emit", at=min(at, source.ended_at)))
         if final is not None:
@@ -170,7 +171,7 @@ def _event_of(row: OldRow) -> DeploymentEvent | None:
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise UnsoundError(f"event {row.id} cannot be read: {error}") from error
     if event.deployment_id != row.deployment_id:
-        raise UnsoundError(f"event {row.id} has the payload of another one")
+        raise UnsoundError(f"event {row.id} has the payload of another event")
     return event
 
 
@@ -185,7 +186,7 @@ def _source_of(row: OldRow) -> Source | None:
 
 
 def _final_build(row: OldRow, source: Source) -> Build | None:
-    """The build as a poll read it. None for one made up from a report, which has only key, result and times."""
+    """The build as a poll read it. None for one constructed from a report: it has only key, result and times."""
     if source.early or row.state == State.HELD or (source.reported and source.reported.stage) or row.source is None:
         return None
     fields = msgspec.json.decode(row.source)
@@ -194,7 +195,7 @@ def _final_build(row: OldRow, source: Source) -> Build | None:
     try:
         return msgspec.convert({name: value for name, value in fields.items() if name not in _NOT_POLLED}, Build)
     except msgspec.ValidationError as error:
-        raise UnsoundError(f"the build of event {row.id} makes no sense: {error}") from error
+        raise UnsoundError(f"the build of event {row.id} is not valid: {error}") from error
 
 
 def _report(source: Source, *, alone: bool) -> Report:
@@ -276,7 +277,7 @@ def _first(value: int | None, otherwise: int) -> int:
 def _state(row: OldRow) -> State:
     state = _STATES.get(row.state)
     if state is None:
-        raise UnsoundError(f"event {row.id} is in no state that there is")
+        raise UnsoundError(f"event {row.id} has an unknown state")
     # A deployment without content is never sent.
     return State.FAILED if state is State.PENDING and row.payload is None else state
 
@@ -291,7 +292,7 @@ def _content(row: OldRow, event: DeploymentEvent | None, source: Source | None) 
         try:
             started_at, ended_at = _moment(event.start_time), _moment(event.end_time)
         except ValueError as error:
-            raise UnsoundError(f"event {row.id} has times that are none: {error}") from error
+            raise UnsoundError(f"event {row.id} has an invalid time: {error}") from error
         return Content(
             status=event.status,
             started_at=started_at,
@@ -306,7 +307,7 @@ def _content(row: OldRow, event: DeploymentEvent | None, source: Source | None) 
             image=event.image,
             logs_url=event.logs_url,
         )
-    problem = row.reason or "no event could be made of it"
+    problem = row.reason or "the event could not be created"
     if source is None:
         return Content(status=Status.UNKNOWN, started_at=row.started_at, ended_at=row.started_at, problem=problem)
     said = source.reported or Said()

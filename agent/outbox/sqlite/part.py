@@ -9,10 +9,9 @@ import msgspec
 
 from agent.model.causes import cause_of
 from agent.model.keys import Project
-from agent.outbox.sqlite.connection import in_words, open_outbox
+from agent.outbox.sqlite.connection import damaged, in_words, open_outbox
 from agent.outbox.sqlite.rows import deployment_of
 from agent.outbox.sqlite.transactions import Block, Transactions
-from agent.outbox.values import DamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -105,7 +104,7 @@ class Part:
         if known is None:
             row = self._one("SELECT provider, scope, name FROM projects WHERE id = ?", (project_id,))
             if row is None:
-                raise DamagedError(f"the outbox {self.path} is damaged (a project is missing)")
+                raise damaged(self.path, "a project is missing")
             known = Project(*row)
             self._remember(project_id, known)
         return known
@@ -144,7 +143,7 @@ class Part:
         try:
             return [deployment_of(row, self._project(row[1])) for row in rows]
         except (KeyError, msgspec.MsgspecError) as error:
-            raise DamagedError(f"the outbox {self.path} is damaged (a deployment makes no sense: {error})") from error
+            raise damaged(self.path, f"a deployment is not valid: {error}") from error
 
 
 def _contains(text: str | None, part: str) -> bool:

@@ -237,7 +237,7 @@ class _Recovery:
 
 
 def _sound(row: Fields, project: Project) -> Deployment | None:
-    """The deployment of a row; None if no agent can have written it. It will be derived again."""
+    """The deployment of a row; None if no version of the agent writes such a row. It will be derived again."""
     try:
         values = tuple(row[name] for name in rows.COLUMNS.split(", "))
         found = rows.deployment_of(values, project)
@@ -337,8 +337,9 @@ class _Order:
         return (rows.fact_of(row[:-1], self._project(row[0])) for row in found)
 
     def _hold(self, fact: Fact) -> None:
-        """Insert a held deployment, which is removed if nothing is derived. With a final fact there is nothing to wait
-        for.
+        """Insert a held deployment, which is removed if nothing is derived.
+
+        With a final fact there is nothing to wait for.
         """
         at = fact.received_at
         started_at = at if fact.started_at is None else fact.started_at

@@ -1,4 +1,4 @@
-"""Repair of a damaged outbox: the file is moved aside, never deleted, and what can be read goes into a new one.
+"""Repair of a damaged outbox: the file is moved aside, never deleted, and its readable rows are copied to a new one.
 
 Only the holder of the run lock repairs. Lost data is read from Jenkins again: the cursors are not copied, so that the
 poller reads every build that ended since ``reread_from``. Ids that are known, here or at Hivel, prevent duplicates.
@@ -77,8 +77,8 @@ def repair(path: Path, clock: Clock, problem: str, controllers: Collection[str])
         upgrade(path, clock, controllers)  # an upgrade may have found the damage
     except (OSError, sqlite3.Error) as error:
         raise OutboxError(
-            f"the outbox {path} is damaged ({problem}) and cannot be repaired: {error}; make room on its disk, "
-            "or move the file away by hand"
+            f"the outbox {path} is damaged ({problem}) and cannot be repaired: {error}; free some space on "
+            "its disk, or move the file away"
         ) from error
     return done
 

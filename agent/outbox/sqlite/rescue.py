@@ -44,8 +44,8 @@ def rescue(outbox: SqliteOutbox, path: Path, clock: Clock) -> Rescue:
         sync_folder(path)
     except (OSError, sqlite3.Error) as error:
         raise OutboxError(
-            f"the outbox {path} has lost its name, and what was in it cannot be written to {new}: {error}; make room "
-            "on its disk, or make its folder writable, and leave the agent running"
+            f"the outbox file {path} was deleted or replaced, and its content cannot be written to {new}: {error}; "
+            "free some space on its disk or make its folder writable, and leave the agent running"
         ) from error
     return done
 

@@ -60,7 +60,7 @@ class Transactions:
             raise self._nothing_stored()
 
     def _nothing_stored(self) -> OutboxError:
-        return OutboxError(f"the outbox {self.path} stored nothing, for a part of the work could not be done")
+        return OutboxError(f"the outbox {self.path} stored nothing, because a part of the transaction failed")
 
     def _end_of_savepoint(self, *, lost: bool) -> None:
         if not self.connection.in_transaction:  # SQLite rolled back everything, for example because the disk is full
@@ -87,8 +87,8 @@ class Transactions:
 class Block:
     """A write block. Raises :class:`OutboxError` if the file cannot be written; nothing of the block is then stored.
 
-    Within another block, one with a savepoint is all or nothing by itself. One without a savepoint is part of the outer
-    block, which stores nothing once the inner one has failed, even if the exception is caught in between.
+    Within another block, a block with a savepoint is all or nothing. A block without a savepoint is part of the outer
+    block: once it has failed, the outer block stores nothing, even if the exception is caught in between.
     """
 
     def __init__(self, transactions: Transactions, *, savepoint: bool) -> None:

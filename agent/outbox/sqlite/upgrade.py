@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.outbox.sqlite import migrations
-from agent.outbox.sqlite.connection import PatientConnection, in_words
+from agent.outbox.sqlite.connection import PatientConnection, damaged, in_words
 from agent.outbox.sqlite.copying import (
     NOT_COUNTED,
     SUCCESS,
@@ -100,8 +100,8 @@ def upgrade(
             if done is not None:
                 return done
         raise OutboxError(
-            f"the outbox {path} cannot be upgraded: another process of the older version goes on writing to it; end "
-            "that one, then start again"
+            f"the outbox {path} cannot be upgraded: a process of the older version keeps writing to it; stop that "
+            "process, then start again"
         )
     except (OSError, sqlite3.Error, UnsoundError, InUseError) as error:
         raise _in_our_words(error, path) from error
@@ -111,25 +111,22 @@ def upgrade(
 
 
 def _in_our_words(error: Exception, path: Path) -> OutboxError:
-    if isinstance(error, sqlite3.Error) and isinstance(damaged := in_words(error, path), DamagedError):
-        return damaged
+    if isinstance(error, sqlite3.Error) and isinstance(found := in_words(error, path), DamagedError):
+        return found
     if isinstance(error, (UnsoundError, sqlite3.IntegrityError)):
-        return DamagedError(
-            f"the outbox {path} is damaged ({error}); when hivel-agent run or once starts, it moves the file aside "
-            "and recovers what can be read"
-        )
+        return damaged(path, error)
     if isinstance(error, InUseError):
-        reason, advice = f"{error} has it open, perhaps a backfill of the older version", "End that process"
+        reason, advice = f"{error} has it open, perhaps a backfill of the older version", "Stop that process"
     else:
         full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
         full = full or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
         reason = str(error)
         advice = (
-            "Make room on its disk"
+            "Free some space on its disk"
             if full
-            else "Check its owner and its folder (is its disk full, read-only or broken?)"
+            else "Check its owner and its folder, and whether its disk is full, read-only or broken"
         )
-    return OutboxError(f"the outbox {path} cannot be upgraded: {reason}; it stays as it is. {advice}, then start again")
+    return OutboxError(f"the outbox {path} cannot be upgraded: {reason}; it is unchanged. {advice}, then start again")
 
 
 def free_bytes(path: Path) -> int:
@@ -225,7 +222,7 @@ class _Upgrade:
         return Upgraded(version, events, kept)
 
     def _refuse_without_room(self) -> None:
-        """Check the space first, because others need the disk too."""
+        """Check the free space first, because other programs need the disk too."""
         with closing(_open(self._path)) as connection:
             used, free, size = (
                 connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -234,8 +231,8 @@ class _Upgrade:
         needed, there = (used - free) * size, free_bytes(self._path)
         if there < needed:
             raise OutboxError(
-                f"the outbox {self._path} cannot be upgraded: beside it there is room for {there // 1_000_000} MB, and "
-                f"{needed // 1_000_000 + 1} MB are needed; it stays as it is. Make room on its disk, then start again"
+                f"the outbox {self._path} cannot be upgraded: its disk has {there // 1_000_000} MB of free space, and "
+                f"{needed // 1_000_000 + 1} MB are needed; it is unchanged. Free some space, then start again"
             )
 
     def _sync_a_little(self) -> None:
@@ -245,7 +242,7 @@ class _Upgrade:
             sync(self._building)
 
     def _copy_the_rest(self, old: _Old) -> None:
-        """Copy small tables, and reports that came meanwhile."""
+        """Copy small tables, and reports that arrived in the meantime."""
         with closing(sqlite3.connect(self._building, isolation_level=None)) as new:
             new.execute("BEGIN")
             for table in _SAME:

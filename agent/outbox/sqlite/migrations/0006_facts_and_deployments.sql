@@ -1,7 +1,7 @@
 -- The outbox from version 6 on. Files of versions 1 to 5 are copied into a new one: see upgrade.py.
 -- Times are UTC milliseconds.
 
--- Long names stand once.
+-- Each long name is stored once.
 CREATE TABLE projects (
     id INTEGER PRIMARY KEY,
     provider TEXT NOT NULL,            -- jenkins, github_actions, …; '' where only the id of a deployment is known
@@ -16,18 +16,18 @@ CREATE TABLE former_names (
     PRIMARY KEY (project_id, former_id)
 ) WITHOUT ROWID;
 
--- What was said about a run, once. The facts of a build go together.
+-- What sources reported about a run, each statement once. The facts of a build are deleted together.
 CREATE TABLE facts (
     id INTEGER PRIMARY KEY,
-    project_id INTEGER NOT NULL,       -- of a project; these are never deleted, and a check costs each enqueue
+    project_id INTEGER NOT NULL,       -- no foreign key: it would slow down each enqueue, and no project is deleted
     run TEXT NOT NULL,                 -- Jenkins' number, or the run id
     attempt INTEGER NOT NULL,
     source TEXT NOT NULL,              -- poller, backfill, emit, intake, spool
     kind TEXT NOT NULL,                -- seen, final, gone, report, unreadable
-    received_at INTEGER NOT NULL,      -- when it was said, by the controller's clock
-    word INTEGER NOT NULL,             -- its identity
-    started_at INTEGER,                -- exact for what polls say
-    principal TEXT NOT NULL,           -- the team whose token a report had; mostly empty
+    received_at INTEGER NOT NULL,      -- by the controller's clock
+    word INTEGER NOT NULL,             -- the identity of the fact
+    started_at INTEGER,                -- exact if it comes from a poll
+    principal TEXT NOT NULL,           -- the team whose token the report had; usually empty
     body TEXT                          -- JSON of a Build or a Report
 );
 CREATE INDEX facts_of_run ON facts (project_id, run);
@@ -37,18 +37,18 @@ CREATE TABLE deployments (
     project_id INTEGER NOT NULL,
     run TEXT NOT NULL,
     attempt INTEGER NOT NULL,
-    build_started_at INTEGER,          -- NULL: as started_at
-    build_ended_at INTEGER,            -- NULL: as ended_at
-    known INTEGER NOT NULL,            -- whether a poll named the build: then its start is exact
+    build_started_at INTEGER,          -- NULL: same as started_at
+    build_ended_at INTEGER,            -- NULL: same as ended_at
+    known INTEGER NOT NULL,            -- 1: a poll has seen the build, and its start is exact
     scope TEXT NOT NULL,               -- whole, stage, rule
     stage TEXT,
     said_environment TEXT,
-    names TEXT,                        -- JSON: all names that it stands for; NULL: scope, stage, said_environment
-    anchor INTEGER NOT NULL,           -- the word of its first fact
+    names TEXT,                        -- JSON: all names of its part; NULL: only scope, stage, said_environment
+    anchor INTEGER NOT NULL,           -- column word of its first fact
     deployment_id TEXT UNIQUE,         -- NULL while it is held
     state TEXT NOT NULL,
     revision INTEGER NOT NULL,
-    sent_revision INTEGER,             -- which one Hivel has; 0: it is not known which
+    sent_revision INTEGER,             -- the one that Hivel has; 0: unknown
     status TEXT NOT NULL,
     environment TEXT,
     repo_url TEXT,
@@ -57,24 +57,24 @@ CREATE TABLE deployments (
     first_commit_at INTEGER,
     started_at INTEGER NOT NULL,
     ended_at INTEGER NOT NULL,
-    build_number TEXT,                 -- NULL: as run
+    build_number TEXT,                 -- NULL: same as run
     pr_number TEXT,
     pr_numbers TEXT,                   -- JSON
     image TEXT,
     logs_url TEXT,
-    problem TEXT,                      -- why no event can be made of it
+    problem TEXT,                      -- why no event can be created
     created_at INTEGER NOT NULL,
     held_since INTEGER,
-    next_attempt_at INTEGER NOT NULL,  -- meaningful while pending
+    next_attempt_at INTEGER NOT NULL,  -- only used while pending
     attempts INTEGER NOT NULL DEFAULT 0,
     settled_at INTEGER,                -- when it was delivered, failed or discarded
-    reason TEXT                        -- why it is in its state
+    reason TEXT                        -- why it is in this state
 );
 CREATE INDEX deployments_of_run ON deployments (project_id, run);
--- One index for claims and for lists of one state: each index costs each enqueue a page.
+-- One index for claims and for lists by state: each index costs one page write for each enqueue.
 CREATE INDEX deployments_by_state ON deployments (state, id, next_attempt_at);
 
--- What came of attempts that failed; a success is in the deployment. The first, the last 20, and the count are kept.
+-- Failed attempts: the first and the last 20 are kept. A success and the number of attempts are in the deployment.
 CREATE TABLE attempts (
     deployment INTEGER NOT NULL REFERENCES deployments (id) ON DELETE CASCADE,
     n INTEGER NOT NULL,
@@ -86,15 +86,15 @@ CREATE TABLE attempts (
     PRIMARY KEY (deployment, n)
 ) WITHOUT ROWID;
 
--- What is left of deployments that were deleted: enough to know their ids again, in some 35 bytes each.
+-- Ids of deleted deployments, about 35 bytes each, so that they are not assigned again.
 CREATE TABLE forgotten (
-    id_hash BLOB PRIMARY KEY,          -- of the deployment_id
-    started_at INTEGER NOT NULL,       -- of the build
-    day INTEGER NOT NULL               -- when it was deleted, in days since 1970
+    id_hash BLOB PRIMARY KEY,          -- hash of the deployment_id
+    started_at INTEGER NOT NULL,       -- start of the build
+    day INTEGER NOT NULL               -- day of the deletion, in days since 1970
 ) WITHOUT ROWID;
 
--- Counting a million rows takes time; counting along takes none. Delivered ones, and ids below the highest that no row
--- has (any more); those that are held, failed or discarded are few. All others are pending.
+-- Counters, because counting a million rows takes time: the delivered rows, and the unused row ids below the highest
+-- one. Held, failed and discarded rows are few and are counted when needed. All others are pending.
 CREATE TABLE counts (state TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO counts VALUES ('delivered', 0), ('no row', 0);
 CREATE TRIGGER deployments_moved AFTER UPDATE OF state ON deployments WHEN 'delivered' IN (old.state, new.state) BEGIN
@@ -102,29 +102,29 @@ CREATE TRIGGER deployments_moved AFTER UPDATE OF state ON deployments WHEN 'deli
 END;
 CREATE TRIGGER deployments_deleted AFTER DELETE ON deployments BEGIN
     UPDATE counts SET n = n - 1 WHERE state = 'delivered' AND old.state = 'delivered';
-    -- With the last row go the ids that were free below it: the next row gets the first of them.
+    -- If the last row is deleted, the next row reuses the unused ids directly below it.
     UPDATE counts SET n = n + 1 - max(0, old.id - (SELECT coalesce(max(id), 0) FROM deployments))
         WHERE state = 'no row';
 END;
 
--- The inbox: reports as `emit` stores them, until the agent takes them. Its form is the one of version 3.
+-- The inbox: reports as `emit` stores them, until the agent takes them. The table is the same as in version 3.
 CREATE TABLE reports (
     id INTEGER PRIMARY KEY,
     received_at INTEGER NOT NULL,
     body TEXT NOT NULL                 -- JSON
 );
 
--- What an exception that nobody expected came from: put aside, so that everything else goes on.
+-- Input that caused an unexpected exception. It is set aside, so that everything else continues.
 CREATE TABLE set_aside (
     id INTEGER PRIMARY KEY,
     at INTEGER NOT NULL,
     kind TEXT NOT NULL,                -- report, run
-    subject TEXT NOT NULL,             -- what it is about, for people
-    error TEXT NOT NULL,               -- with its trace
-    body TEXT                          -- of a report: as it was stored
+    subject TEXT NOT NULL,             -- for people
+    error TEXT NOT NULL,               -- with its traceback
+    body TEXT                          -- the report as it was stored
 );
 
--- What the delivery is up to, for people; one row.
+-- The state of delivery, for people; one row.
 CREATE TABLE delivery (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     state TEXT NOT NULL,               -- open, outage, paused
@@ -138,34 +138,34 @@ CREATE TABLE controllers (
     name TEXT PRIMARY KEY,
     state TEXT NOT NULL,               -- ok, unreachable, unauthorized, error
     since INTEGER NOT NULL,
-    report_from INTEGER,               -- builds that ended before are history; NULL until the first full poll
+    report_from INTEGER,               -- builds that ended earlier are history; NULL until the first poll is complete
     polled_at INTEGER,
     jobs INTEGER,
     last_error TEXT,
     clock_ahead_ms INTEGER             -- how far Jenkins' clock is ahead of this machine's
 ) WITHOUT ROWID;
 
--- The cursor: numbers below next_build_number were read, but for those in open_builds.
+-- The cursor: all numbers below next_build_number were read, except those in open_builds.
 CREATE TABLE jobs (
     controller TEXT NOT NULL,
     full_name TEXT NOT NULL,
     next_build_number INTEGER NOT NULL,
-    newest_number INTEGER,             -- the newest build that was seen, and when it started:
-    newest_started_at INTEGER,         -- the same number with another start is another job of the same name
-    looked_at INTEGER NOT NULL,        -- Jenkins' clock then: lower numbers cannot have started later
+    newest_number INTEGER,             -- the newest build that was seen, and its start:
+    newest_started_at INTEGER,         -- the same number with another start means another job with the same name
+    looked_at INTEGER NOT NULL,        -- time on Jenkins' clock: lower numbers cannot have started later
     PRIMARY KEY (controller, full_name)
 ) WITHOUT ROWID;
 CREATE TABLE open_builds (
     controller TEXT NOT NULL,
     full_name TEXT NOT NULL,
     number INTEGER NOT NULL,
-    seen INTEGER NOT NULL,             -- 0: Jenkins gave the number away but shows no build yet
+    seen INTEGER NOT NULL,             -- 0: Jenkins has assigned the number but shows no build yet
     waiting_since INTEGER,             -- since when it is neither running nor final
     first_seen_at INTEGER NOT NULL,
-    started_at INTEGER,                -- NULL as long as Jenkins shows no build
+    started_at INTEGER,                -- NULL until Jenkins shows the build
     PRIMARY KEY (controller, full_name, number)
 ) WITHOUT ROWID;
--- Builds that reported something and that no poll knows yet: each is asked for.
+-- Builds that sent a report and that no poll has read yet. The poller requests each of them.
 CREATE TABLE wanted_builds (
     controller TEXT NOT NULL,
     full_name TEXT NOT NULL,
@@ -182,7 +182,7 @@ CREATE TABLE job_errors (
     next_try_at INTEGER NOT NULL,
     PRIMARY KEY (controller, full_name)
 ) WITHOUT ROWID;
--- Numbers that were given away and whose builds could not be read: discarded, deleted, or never used.
+-- Assigned numbers whose builds could not be read: discarded, deleted, or never used.
 CREATE TABLE missed (
     controller TEXT NOT NULL,
     full_name TEXT NOT NULL,
@@ -191,9 +191,9 @@ CREATE TABLE missed (
     noted_at INTEGER NOT NULL,
     PRIMARY KEY (controller, full_name)
 ) WITHOUT ROWID;
--- A backfill that was interrupted goes on where it was.
+-- Progress of backfills, so that an interrupted one can be resumed.
 CREATE TABLE backfills (
-    id TEXT PRIMARY KEY,               -- what was asked for, in words
+    id TEXT PRIMARY KEY,               -- its arguments, as text
     since INTEGER NOT NULL,
     until INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -204,11 +204,11 @@ CREATE TABLE backfilled_jobs (
     PRIMARY KEY (id, controller, full_name)
 ) WITHOUT ROWID;
 
--- A damaged file was moved aside and what could be read of it is here.
+-- Repairs: the damaged file was moved aside, and its readable rows were copied to this file.
 CREATE TABLE repairs (
     at INTEGER PRIMARY KEY,
     moved_to TEXT NOT NULL,            -- the damaged file
     problem TEXT NOT NULL,
-    events INTEGER NOT NULL,           -- how many deployments were read
-    reread_from INTEGER NOT NULL       -- builds that ended since then are read again: their events may be lost
+    events INTEGER NOT NULL,           -- number of deployments that were copied
+    reread_from INTEGER NOT NULL       -- builds that ended since then are read again, because their events may be lost
 );
