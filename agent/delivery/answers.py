@@ -166,7 +166,7 @@ def _advice(answer: Answer) -> str:
         case 407:
             return "the proxy requires credentials: check HTTPS_PROXY, and write it as http://user:password@host:port"
         case _:
-            return "the event did not cause this answer: check [hivel] url and the token"
+            return "this answer is not about the event: check [hivel] url and the token"
 
 
 def _first_words(body: str) -> str:

@@ -115,7 +115,7 @@ def wants_credentials(route: Route) -> Answer:
     """A 407 from the configured proxy, or from a proxy that the environment does not name."""
     if route.proxy is None:
         return Answer(407, "a proxy in front of Hivel")
-    return Answer(407, f"the proxy {route.proxy.url} of {route.reason}")
+    return Answer(407, f"the proxy {route.proxy.url} from {route.reason}")
 
 
 def _no_way_through(words: str, route: Route) -> Answer:

@@ -256,7 +256,7 @@ def _tell(accepted: Accepted) -> None:
     for held, into in accepted.gone:
         told = {"run": run_id(held.run), "stage": held.names[0].stage or None, "environment": held.content.environment}
         if into is None:
-            log.warning("held deployment removed", **told, reason="its build had one that was settled and deleted")
+            log.warning("held deployment removed", **told, reason="its build's deployment was settled and deleted")
         else:
             log.info("held deployment merged", **told, deployment_id=into.deployment_id)
     for each in accepted.deployments:
