@@ -190,4 +190,4 @@ def test_a_symptom_is_a_text_that_the_code_can_print(symptom: str) -> None:
 
 def test_a_symptom_that_nothing_prints_would_be_noticed() -> None:
     assert not can_be_said("the outbox is on holiday")
-    assert not can_be_said("already works on … another hivel-agent")
+    assert not can_be_said("already uses the outbox … another hivel-agent")
