@@ -1,4 +1,4 @@
-# Everything that a fresh machine with Python 3.11+, make and git needs. `make help` lists the targets.
+# Requires Python 3.11 or newer, make and git. `make help` lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-# One environment with the locked versions; it is made anew when a lock file changes.
+# The virtual environment with the locked versions. It is created again when a lock file changes.
 $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 …"; exit 1; }
@@ -19,7 +19,7 @@ $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# What only some targets need, each in an environment of its own.
+# Separate virtual environments for packages that only some targets need.
 .venv-%/.ready: requirements-%.txt
 	@echo "setting up .venv-$* (once) …"
 	@$(PYTHON) -m venv .venv-$*
@@ -27,10 +27,10 @@ $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-demo: $(VENV)/.ready ## the main job on embedded defaults: Jenkins -> outbox -> Hivel, with an outage in the middle (DEMO=stay: then serve the pages)
+demo: $(VENV)/.ready ## run the agent with a local Jenkins and a local Hivel, with an outage in between (DEMO=stay: then serve the pages)
 	@$(BIN)/hivel-agent demo $(if $(filter stay,$(DEMO)),--stay)
 
-test: $(VENV)/.ready ## all tests
+test: $(VENV)/.ready ## run all tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The tests of the pages in a browser, in an environment that has Playwright. Chromium is Debian's.
@@ -48,24 +48,24 @@ $(BROWSER_VENV)/.ready: requirements-browser.txt pyproject.toml
 browser-test: $(BROWSER_VENV)/.ready ## the pages in Chromium: apt-get install chromium-headless-shell
 	@$(BROWSER_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/browser
 
-coverage: $(VENV)/.ready ## the tests that need no root, with branch coverage, also of the processes that they start
+coverage: $(VENV)/.ready ## run the tests that need no root, with branch coverage, subprocesses included
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not root" --cov --cov-report=term
 
 QUICK := tests/unit tests/conformance $(addprefix tests/integration/test_,agent.py cli.py ingest.py poller.py)
-test-quick: $(VENV)/.ready ## the tests for work in between: less than two minutes
+test-quick: $(VENV)/.ready ## run a selection of the tests in less than two minutes
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(QUICK)
 
 BENCH_VENV := .venv-bench
 
-# What the benchmarks compare with, in an environment of its own. One of them: `make bench BENCH=enqueue`; polling takes
-# most of the time, `make bench BENCH="polling --quick"` less of it.
+# To run one benchmark: `make bench BENCH=enqueue`. Polling takes most of the time; `make bench BENCH="polling --quick"`
+# takes less.
 BENCHMARKS := polling enqueue drain doors sizes dora
 .PHONY: bench
-bench: $(BENCH_VENV)/.ready ## speed, beside others that do the same (about 15 minutes; BENCH=polling|enqueue|drain|doors|sizes|dora)
+bench: $(BENCH_VENV)/.ready ## compare the speed with similar software (about 15 minutes; BENCH=polling|enqueue|drain|doors|sizes|dora)
 	@set -e; for name in $(if $(BENCH),"$(BENCH)",$(BENCHMARKS)); do \
 	  echo "== $$name"; $(BENCH_VENV)/bin/python -m tests.benchmarks.$$name; echo; done
 
-lint: $(VENV)/.ready ## ruff: rules and format; import-linter: which room imports which
+lint: $(VENV)/.ready ## ruff (rules and format) and import-linter (imports between packages)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
@@ -73,25 +73,25 @@ lint: $(VENV)/.ready ## ruff: rules and format; import-linter: which room import
 types: $(VENV)/.ready ## mypy --strict
 	@$(BIN)/mypy --strict agent
 
-check: lint types test ## lint, types and tests
+check: lint types test ## lint, types and test
 
 .PHONY: wheel deb man release container-test
-wheel: $(VENV)/.ready ## dist/: the wheel
+wheel: $(VENV)/.ready ## build the wheel in dist/
 	@rm -f dist/*.whl
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
 	@ls dist/*.whl
 
-deb: wheel ## dist/: the Debian package, for the release of Debian or Ubuntu that this is
+deb: wheel ## build the Debian package for the release of this machine in dist/
 	@packaging/deb/build dist/*.whl dist
 
-man: $(VENV)/.ready ## dist/: the man page
+man: $(VENV)/.ready ## build the man page in dist/
 	@mkdir -p dist
 	@$(BIN)/python -m agent.cli.manual "$$(date -u -d @$$(git log -1 --format=%ct) +%F)" >dist/hivel-agent.1
 	@ls dist/hivel-agent.1
 
 RELEASE_VENV := .venv-release
 
-release: $(VENV)/.ready $(RELEASE_VENV)/.ready ## dist/: wheel, source archive, Debian package, SBOM and checksums
+release: $(VENV)/.ready $(RELEASE_VENV)/.ready ## build wheel, source archive, Debian package, SBOM and checksums in dist/
 	@rm -rf dist
 	@$(MAKE) --no-print-directory deb man
 	@$(BIN)/python -m build --sdist --no-isolation --outdir dist . >/dev/null
@@ -103,17 +103,17 @@ release: $(VENV)/.ready $(RELEASE_VENV)/.ready ## dist/: wheel, source archive, 
 	@cd dist && sha256sum -- * >SHA256SUMS && cat SHA256SUMS
 
 .PHONY: docs
-docs: .venv-docs/.ready ## build/site: the documentation as a site
+docs: .venv-docs/.ready ## build the documentation as a website in build/site
 	@rm -rf build/pages && mkdir -p build/pages
 	@cp --parents -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs jenkinsfile-snippets other-ci monitoring systemd \
 	  tests/benchmarks/README.md build/pages
 	@.venv-docs/bin/mkdocs build --strict >build/site.log 2>&1 || { cat build/site.log; exit 1; }
 	@echo build/site/index.html
 
-container-test: $(VENV)/.ready ## the service in a real systemd: a Debian in a container (root; debootstrap, systemd-container)
+container-test: $(VENV)/.ready ## test the service with systemd in a Debian container (root; debootstrap, systemd-container)
 	@$(BIN)/python -m tests.container
 
-lock: ## write the lock files anew (needs uv)
+lock: ## update the lock files (needs uv)
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements.txt -o requirements-bench.txt
@@ -122,16 +122,16 @@ lock: ## write the lock files anew (needs uv)
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:docs -o requirements-docs.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:fuzz -o requirements-fuzz.txt
 
-clean: ## remove what the other targets made
+clean: ## remove the files that the other targets created
 	rm -rf $(VENV) .venv-* dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .PHONY: soak
 SOAK_MINUTES ?= 20
-soak: $(VENV)/.ready ## a long run with troubles and kills at random (SOAK_MINUTES=20)
+soak: $(VENV)/.ready ## a long run with random faults and kills (SOAK_MINUTES=20)
 	@SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m tests.soak
 
 .PHONY: fuzz
 FUZZ_MINUTES ?= 60
-fuzz: $(VENV)/.ready ## hostile input for an hour, guided by coverage (FUZZ_MINUTES=60 FUZZ_TARGETS=…)
+fuzz: $(VENV)/.ready ## coverage-guided fuzzing for an hour (FUZZ_MINUTES=60 FUZZ_TARGETS=…)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.txt || true
 	@$(BIN)/python -m tests.fuzz $(FUZZ_MINUTES) $(FUZZ_TARGETS)
