@@ -46,7 +46,7 @@ $(BROWSER_VENV)/.ready: requirements-browser.txt pyproject.toml
 
 .PHONY: browser-test
 browser-test: $(BROWSER_VENV)/.ready ## the pages in Chromium: apt-get install chromium-headless-shell
-	@$(BROWSER_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/browser
+	@$(BROWSER_VENV)/bin/python -m pytest -n 2 --dist worksteal tests/browser
 
 coverage: $(VENV)/.ready ## run the tests that need no root, with branch coverage, subprocesses included
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not root" --cov --cov-report=term
