@@ -25,7 +25,7 @@ def test_without_a_login_the_first_page_shows_counts_and_no_rows(shared_site: Si
     with shared_site.client() as client:
         page = client.get("/")
         assert page.status_code == 200
-        assert "deployments are at Hivel" in page.text
+        assert "0 wait, 0 failed." in page.text
         assert client.get("/now.json").status_code == 401
         assert client.get("/now.csv").status_code == 401
 
