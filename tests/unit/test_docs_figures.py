@@ -18,6 +18,7 @@ from agent.outbox import values
 from agent.outbox.sqlite import repair
 from agent.sources.jenkins import backoff, client, details, discovery, look, pace, raw, related, transport
 from agent.sources.jenkins.answers import _BYTES_FOR_A_VALUE, Answer, Item
+from agent.sources.jenkins.reader import OVERLAP
 from agent.sources.reports import fields
 from tests.unit.test_docs import ROOT, code, rows
 
@@ -57,8 +58,8 @@ FIGURES = [
     (OPERATIONS, f"At most {log_queue.MOST_LINES:,} lines or {log_queue.MOST_BYTES // MB} MB wait in memory"),
     (OPERATIONS, f"reads the builds of the last {word(repair.REREAD_MS // DAY_MS)} days again"),
     (OPERATIONS, f"at most {related.UPSTREAM_STEPS} causes deep"),
-    (OPERATIONS, f"deeper than {client.NESTING} levels"),
-    (OPERATIONS, f"more than {look.PAGE} new builds: 1 for each further {look.PAGE - look.EXPECTED_OF_NEW}"),
+    (OPERATIONS, f"in {client.NESTING} or more nested folders"),
+    (OPERATIONS, f"From {look.PAGE} new builds of one job on 1 more, and again for every {look.PAGE - OVERLAP} more"),
     (OPERATIONS, f"the median of the last {pace.REMEMBERED} polls"),
     (OPERATIONS, f"more than {word(pace.SLOW_TIMES)} times the usual time"),
     (OPERATIONS, f"up to {word(2**pace.MOST_DOUBLINGS)} times `poll_interval`"),
