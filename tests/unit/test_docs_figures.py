@@ -163,6 +163,18 @@ SYMPTOMS = [
 ]
 
 
+LOG_LINES = [
+    line
+    for row in rows((ROOT / "docs" / "reporting.md").read_text(encoding="utf-8").partition("## Log lines")[2])
+    for line in code(row[0])
+] + re.findall(r"(?m)^timestamp=.* event=(\w+)", (ROOT / "docs" / "installation.md").read_text(encoding="utf-8"))
+ANSWERS = [
+    answer
+    for quoted in re.findall(r"\*(No event[^*]+)\*", (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8"))
+    for answer in [re.sub(r"\d{4}-\S+Z", "…", " ".join(quoted.split()))]
+]
+
+
 def can_be_said(symptom: str) -> bool:
     """Whether one text of the code has the parts of a message between ``…``, or makes most of it by filling in."""
     parts = re.split(r"\s*…\s*", symptom)
@@ -181,10 +193,10 @@ def _makes(template: str, message: str) -> bool:
 
 
 def test_the_page_shows_symptoms() -> None:
-    assert len(SYMPTOMS) > 40
+    assert (len(SYMPTOMS) > 40, len(LOG_LINES) > 8, len(ANSWERS)) == (True, True, 3)
 
 
-@pytest.mark.parametrize("symptom", SYMPTOMS)
+@pytest.mark.parametrize("symptom", [*SYMPTOMS, *LOG_LINES, *ANSWERS])
 def test_a_symptom_is_a_text_that_the_code_can_print(symptom: str) -> None:
     assert can_be_said(symptom)
 
