@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from agent.config import shape
 from agent.config.credentials import variable_of
 from agent.config.paths import DEFAULT_CONFIG, WEB_PASSWORD
-from agent.config.positions import Positions
+from agent.config.positions import Positions, tables_of
 from agent.config.problems import ConfigError, Problem, Problems
 from agent.config.reading import ReadError, read_text
 from agent.config.rules import DEFAULT_ENVIRONMENT, STAGE_ENVIRONMENT, Options, Rule, Template, default_rules
@@ -44,7 +44,7 @@ from agent.model.status import Status
 if TYPE_CHECKING:
     from agent.config import tables
 
-__all__ = ["DEFAULT_PATH", "ConfigError", "find_file", "load"]
+__all__ = ["DEFAULT_PATH", "ConfigError", "find_file", "load", "rules_text", "with_rules"]
 
 DEFAULT_PATH = Path(DEFAULT_CONFIG)
 # What Jenkins calls the results of builds; the keys of [status].
@@ -87,6 +87,28 @@ def load(path: Path, *, tokens: bool = True) -> Settings:
     document = _document(path, text)
     problems = Problems(path, Positions(text))
     settings = _settings(path, shape.decode(document, problems), Values(path, problems, tokens=tokens))
+    problems.raise_if_any()
+    return settings
+
+
+def rules_text(path: Path) -> str:
+    """The ``[[deployment]]`` tables of the file as they are written. Raises :class:`ConfigError`."""
+    return tables_of(_read(path), "deployment")
+
+
+def with_rules(path: Path, rules: str) -> Settings:
+    """The configuration with other rules. ``rules`` is TOML with nothing but ``[[deployment]]`` tables.
+
+    No token is read. Raises :class:`ConfigError`; lines are those of ``rules``, whose name is ``rules``.
+    """
+    own = Path("rules")
+    tried = _document(own, rules)
+    problems = Problems(own, Positions(rules))
+    for key in tried:
+        if key != "deployment":
+            problems.note(key, "only [[deployment]] tables can be tried here")
+    document = _document(path, _read(path)) | {"deployment": tried.get("deployment", [])}
+    settings = _settings(path, shape.decode(document, problems), Values(path, problems, tokens=False))
     problems.raise_if_any()
     return settings
 

@@ -58,6 +58,18 @@ class Positions:
         return None
 
 
+def tables_of(text: str, name: str) -> str:
+    """The part of a TOML text that has the tables of this name, as it is written, with its comments."""
+    found, inside = [], False
+    for _, statement in _statements(text):
+        header = _STATEMENT.match(statement)
+        if header is not None and header["brackets"]:
+            inside = _unquoted(re.findall(_NAME, header["key"], re.S)[0]) == name
+        if inside:
+            found.append(statement.strip())
+    return "\n".join(f"\n{each}" if each.startswith("[[") else each for each in found).strip()
+
+
 def _statements(text: str) -> list[tuple[int, str]]:
     """Headers of tables and assignments, each with the line in which it begins. Values go over several lines."""
     found, begin, depth = [], 0, 0

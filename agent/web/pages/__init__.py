@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.web.pages import about, build, controllers, deployment, deployments, now
+from agent.web.pages import about, build, controllers, deployment, deployments, now, rules
 
 if TYPE_CHECKING:
     from agent.web.page import Action, Page
@@ -15,9 +15,11 @@ PAGES: tuple[Page, ...] = (
     deployment.PAGE,
     build.PAGE,
     controllers.PAGE,
+    rules.PAGE,
     about.PAGE,
 )
 ACTIONS: tuple[Action, ...] = (
     *build.ACTIONS,
     controllers.POLL,
+    *rules.ACTIONS,
 )

@@ -1,0 +1,97 @@
+"""Tries rules on the stored builds, in a process of its own: a bad pattern can cost any amount of time and memory.
+
+``python -m agent.web.trial`` reads a :class:`Trial` as JSON from standard input, and prints a :class:`Result` as JSON.
+Nothing is written, no token is read, and neither Jenkins nor Hivel is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from agent.config.file import ConfigError, with_rules
+from agent.inspect.compare import Comparison, compare
+from agent.inspect.expressions import refuse_endless
+from agent.model.times import Clock
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import OutboxError
+from agent.sources.jenkins.history import Span
+
+MOST_CPU_S = 20
+MOST_BYTES = 1024 * 1024 * 1024
+PATIENCE_S = 60.0
+# The child gets what Python and SQLite need, and no token.
+_PROGRAM = (sys.executable, "-m", "agent.web.trial")
+_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """``file``: the configuration. ``rules``: TOML. ``since``: builds that ended at or after it (UTC milliseconds)."""
+
+    file: str
+    rules: str
+    since: int
+
+
+class Result(msgspec.Struct, frozen=True):
+    """``comparison`` is None if the rules cannot be tried; ``problem`` says why."""
+
+    comparison: Comparison | None = None
+    problem: str | None = None
+
+
+async def run(trial: Trial) -> Result:
+    """Try rules in a new process, and kill it when it takes too much."""
+    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    child = await asyncio.create_subprocess_exec(
+        *_PROGRAM, env=environment,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            output, _ = await child.communicate(msgspec.json.encode(trial))
+    except TimeoutError:
+        return Result(problem=f"the trial took more than {PATIENCE_S:g} s; choose fewer days")
+    finally:
+        if child.returncode is None:
+            with suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+    try:
+        return msgspec.json.decode(output, type=Result)
+    except msgspec.MsgspecError:
+        return Result(problem=_why(child.returncode))
+
+
+def _why(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"the trial took more than {MOST_CPU_S} s of CPU time; simplify the patterns, or choose fewer days"
+    return "the trial needed too much memory; choose fewer days"
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _tried(trial: Trial) -> Result:
+    clock = Clock()
+    try:
+        settings = with_rules(Path(trial.file), trial.rules)
+        refuse_endless(settings)
+        with SqliteOutbox(settings.outbox, clock) as outbox:
+            return Result(compare(settings, outbox, None, Span(trial.since, clock.now_ms()), 0))
+    except (ConfigError, OutboxError) as error:
+        return Result(problem=str(error))
+
+
+if __name__ == "__main__":
+    _limit()
+    sys.stdout.buffer.write(msgspec.json.encode(_tried(msgspec.json.decode(sys.stdin.buffer.read(), type=Trial))))
