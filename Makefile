@@ -44,9 +44,12 @@ $(BROWSER_VENV)/.ready: requirements-browser.txt pyproject.toml
 	@$(BROWSER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: browser-test
+.PHONY: browser-test screenshots
 browser-test: $(BROWSER_VENV)/.ready ## the pages in Chromium: apt-get install chromium-headless-shell
 	@$(BROWSER_VENV)/bin/python -m pytest -n 2 --dist worksteal tests/browser
+
+screenshots: $(BROWSER_VENV)/.ready ## docs/images/pages: pictures of the pages, from the demo's data
+	@$(BROWSER_VENV)/bin/python -m tests.browser.screenshots
 
 coverage: $(VENV)/.ready ## run the tests that need no root, with branch coverage, subprocesses included
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not root" --cov --cov-report=term

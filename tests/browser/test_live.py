@@ -56,6 +56,16 @@ def test_a_page_refreshes_itself_and_keeps_focus_and_scroll(played: World, tab: 
     tab.expect_quiet()
 
 
+def test_what_a_person_opened_stays_open(played: World, tab: Tab) -> None:
+    open_at(tab.page, played.site.url)
+    tab.page.locator("#live summary").first.click()
+    tab.page.evaluate(_AGE)
+    with refreshed(tab.page):
+        pass
+    tab.page.wait_for_function(_IS_REFRESHED)
+    assert tab.page.locator("#live details").first.evaluate("each => each.open")
+
+
 def test_a_page_that_nobody_sees_asks_for_nothing(played: World, tab: Tab) -> None:
     asked = []
     open_at(tab.page, played.site.url)
