@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """A page at ``path``; with ``build``, after this build was asked for there."""
+    """A page at ``path``; with ``press``, after this button was pressed there. ``fill``: a label, and what to enter."""
 
     path: str
     status: int = 200
-    build: str | None = None
+    press: str | None = None
+    fill: tuple[str, str] | None = None
 
     def __str__(self) -> str:
-        return self.path if self.build is None else f"{self.path} with {self.build}"
+        return f"{self.path}{f', {self.press}' if self.press else ''}{f' {self.fill[1]}' if self.fill else ''}"
 
     def go(self, page: Page, url: str) -> Response:
         """Open the page of the agent at ``url``."""
         answer = page.goto(url + self.path)
-        if self.build is not None:
-            page.get_by_label("Address of the build").fill(self.build)
+        if self.fill is not None:
+            page.get_by_label(self.fill[0]).fill(self.fill[1])
+        if self.press is not None:
             with page.expect_navigation() as navigation:
-                page.get_by_role("button", name="Explain").click()
+                page.get_by_role("button", name=self.press).click()
             answer = navigation.value
         assert answer is not None
         assert answer.status == self.status, f"{self}: {answer.status}"
@@ -54,5 +56,9 @@ def places(world: World) -> list[Place]:
             pytest.fail(f"say which address of {page.path} is to be tried")
     found += [Place(f"/deployments?{query}") for query in ("state=failed", "text=nothing-begins-like-this")]
     found += [Place("/controllers?controller=main"), Place("/controllers?controller=legacy")]
-    found += [Place("/build", build=build) for build in ("main:live/shop#6", "main:live/no-such-job#1")]
+    for build in ("main:live/shop#6", "main:live/no-such-job#1"):
+        found.append(Place("/build", press="Explain", fill=("Address of the build", build)))
+    rule = '[[deployment]]\njob = "deploy/**"\nenvironment = "elsewhere"\n'
+    for rules in (rule, rule.replace("job", "jib")):
+        found.append(Place("/rules", press="Show what would change", fill=("Rules, as TOML", rules)))
     return found
