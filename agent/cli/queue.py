@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import sys
-from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -13,6 +10,7 @@ import click
 import msgspec
 
 from agent.cli.filters import Filters, filter_options
+from agent.cli.login_name import login_name
 from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.outbox import existing_outbox, queue_of
 from agent.cli.output import console, escape, styled, table, write_json
@@ -234,26 +232,16 @@ def discard_events(settings: Settings, *, wanted: Wanted, reason: str | None, as
     Examples: hivel-agent queue discard 17 'main:deploy/shop#12' --reason 'a test'
               hivel-agent queue discard --failed --job 'lab/**' --until 30d --yes
     """
-    who = f"by {_login_name()}"
     with existing_outbox(settings) as outbox:
         queue = queue_of(settings, outbox)
         chosen = choose(outbox, queue, wanted, DISCARD)
         ids = queue.ids(chosen)
         outcomes = [
             DiscardView(each.id, each.deployment_id or ids[each.id], each.done, each.reason)
-            for each in discard(outbox, chosen, f"{who}: {reason}" if reason else who)
+            for each in discard(outbox, chosen, login_name(), reason or "")
         ]
     write_json(outcomes) if as_json else show_discarded(outcomes)
     sys.exit(0 if all(outcome.discarded for outcome in outcomes) else 1)
-
-
-def _login_name() -> str:
-    """Who logged in and typed it, also behind `sudo` and `su`."""
-    with suppress(OSError):  # nobody logged in: cron, a container
-        return os.getlogin()
-    with suppress(KeyError, OSError):  # a user without a name
-        return os.environ.get("SUDO_USER") or getpass.getuser()
-    return f"user {os.getuid()}"
 
 
 def show_discarded(outcomes: list[DiscardView]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from agent.cli.login_name import login_name
 from agent.cli.options import json_option, with_settings
 from agent.cli.outbox import existing_outbox, ingest_of, queue_of
 from agent.cli.output import console, escape, write_json
@@ -55,7 +56,7 @@ def command(settings: Settings, *, wanted: Wanted, as_json: bool) -> None:
                 each.reason,
                 cautions.get(each.id) if each.done else None,
             )
-            for each in replay(ingest_of(settings, outbox), chosen)
+            for each in replay(ingest_of(settings, outbox), chosen, login_name())
         ]
     write_json(outcomes) if as_json else show(outcomes)
     sys.exit(0 if all(outcome.replayed for outcome in outcomes) else 1)

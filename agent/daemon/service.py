@@ -33,6 +33,7 @@ from agent.outbox.values import DamagedError, OutboxError
 from agent.sources.reports.intake import Intake
 from agent.web.app import application as web_application
 from agent.web.backend import UnavailableError
+from agent.web.task_file import TaskFile
 from agent.web.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class _Service:
         self._schedule = Schedule(clock)
         self._listeners = Listeners()
         self._monitoring = application(partial(self._life.get, PATIENCE_S))
-        self._tasks = Tasks()
+        self._tasks = Tasks(TaskFile(settings.outbox), self._backend, clock)
         self._drift = Drift(clock)
 
     async def run(self) -> None:

@@ -51,11 +51,11 @@ def with_number(outbox: Outbox, number: int) -> Deployment | None:
     return found[0] if found else None
 
 
-def replay(ingest: Ingest, chosen: Sequence[Deployment]) -> list[Outcome]:
+def replay(ingest: Ingest, chosen: Sequence[Deployment], by: str) -> list[Outcome]:  # noqa: ARG001 - not stored yet
     """Make deployments pending again with fresh attempts; the daemon sends them at its own pace.
 
     A failed one is derived again from its facts by the current rules: correcting the rule is enough, even if Jenkins
-    has deleted the build. A delivered one is sent unchanged.
+    has deleted the build. A delivered one is sent unchanged. ``by``: the person who does it.
     """
     outcomes = []
     for rows in _batches(chosen):
@@ -97,8 +97,12 @@ def _why(ingest: Ingest, row: Deployment) -> str:
     return row.content.problem or "the event cannot be created"
 
 
-def discard(outbox: Outbox, chosen: Sequence[Deployment], reason: str) -> list[Outcome]:
-    """Discard failed or pending deployments: they are kept and counted, and never sent unless replayed by name."""
+def discard(outbox: Outbox, chosen: Sequence[Deployment], by: str, reason: str = "") -> list[Outcome]:
+    """Discard failed or pending deployments: they are kept and counted, and never sent unless replayed by name.
+
+    ``by``: the person who does it. It is stored with the reason.
+    """
+    reason = f"by {by}: {reason}" if reason else f"by {by}"
     outcomes = []
     for rows in _batches(chosen):
         with outbox.transaction():

@@ -27,7 +27,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Visit:
-    """One request: who sent it, and what can be used to answer it."""
+    """One request: who sent it, and what can be used to answer it. ``frame``: for a page that an action shows."""
 
     request: Request
     visitor: Visitor
@@ -35,6 +35,11 @@ class Visit:
     renderer: Renderer
     tasks: Tasks
     frame: Frame
+
+    @property
+    def address(self) -> str:
+        """Where the request came from, for the log."""
+        return self.request.client.host if self.request.client else "unknown"
 
     def require(self, role: Role) -> None:
         """Raises :class:`RefusedError` if the visitor does not have this role."""

@@ -52,6 +52,8 @@ def places(world: World) -> list[Place]:
         elif page.path.startswith("/deployments/"):
             prefix = page.path.partition("{")[0]
             found += [Place(f"{prefix}{each.number}") for each in newest.values()]
+        elif page.path.startswith("/tasks/"):
+            found.append(Place("/tasks/4711", status=404))  # nothing was started yet
         else:
             pytest.fail(f"say which address of {page.path} is to be tried")
     found += [Place(f"/deployments?{query}") for query in ("state=failed", "text=nothing-begins-like-this")]

@@ -90,7 +90,7 @@ def work(settings: Settings) -> None:
     poll_and_deliver(settings)
     with SqliteOutbox(settings.outbox, clock) as outbox:
         ingest = Ingest(outbox, rules_of(settings), settings.hold_for_ms)
-        replaying.replay(ingest, replaying.choose(outbox, Filter(states=(State.FAILED,))))
+        replaying.replay(ingest, replaying.choose(outbox, Filter(states=(State.FAILED,))), "crash test")
     poll_and_deliver(settings)
     with SqliteOutbox(settings.outbox, clock) as outbox:
         while outbox.prune(Keep(bodies_ms=0, deployments_ms=0, ids_ms=settings.keep_ids_ms)):

@@ -709,7 +709,7 @@ def test_replay_says_why_a_stored_report_can_never_become_an_event(tmp_path: Pat
         outbox.add_report(json.dumps({"provider": "other", "run": "7", "status": "success"}))
         outbox.add_report("{")
         take_inbox(reports_of(settings, outbox))
-        outcomes = replay(ingest_of(settings, outbox), rows(outbox))
+        outcomes = replay(ingest_of(settings, outbox), rows(outbox), "ada")
     assert [(outcome.done, (outcome.reason or "")[:40]) for outcome in outcomes] == [
         (False, "the report is not JSON: Expecting proper"),
         (False, "invalid report: no repo_url, no environm"),
@@ -725,7 +725,7 @@ def test_replay_does_not_take_the_id_of_another_deployment_for_a_number(tmp_path
         outbox.add_report(json.dumps({"deployment_id": "1", "status": "success"} | whole))
         take_inbox(reports_of(settings, outbox))
         failed = [row for row in rows(outbox) if row.number == 1]
-        [outcome] = replay(ingest_of(settings, outbox), failed)
+        [outcome] = replay(ingest_of(settings, outbox), failed, "ada")
     assert outcome.reason is not None
     assert outcome.reason.startswith("invalid report: no repo_url, no environment, no branch")
 

@@ -939,9 +939,9 @@ def test_what_reported_itself_is_derived_again_by_replay_without_a_rule_and_with
     assert set(hook.states().values()) == {"failed"}
     mended = Hook(hook.settings.controllers[0], outbox, (rule("build/**", repo_url=REPO),))
     failed = outbox.query(Filter(states=(State.FAILED,)), Page())
-    assert [outcome.done for outcome in replay(hook.ingest, failed)] == [False, False]
+    assert [outcome.done for outcome in replay(hook.ingest, failed, "ada")] == [False, False]
     assert "no repo_url" in (rows(outbox, State.FAILED)[0].reason or "")
-    assert [outcome.reason for outcome in replay(mended.ingest, failed)] == [None, None]
+    assert [outcome.reason for outcome in replay(mended.ingest, failed, "ada")] == [None, None]
     base = f"main:build/shop#{number}"
     assert hook.states() == {f"{base}:eu": "pending", f"{base}:us": "pending"}
 

@@ -547,7 +547,7 @@ def stage_rule(environment: str) -> Rule:
 
 
 def replay_failed(ingest: Ingest) -> list[Outcome]:
-    return replay(ingest, choose(ingest.outbox, Filter(states=(State.FAILED,))))
+    return replay(ingest, choose(ingest.outbox, Filter(states=(State.FAILED,))), "ada")
 
 
 def test_a_stages_event_that_had_no_environment_is_mended_by_the_rule_under_the_same_id(outbox: SqliteOutbox) -> None:

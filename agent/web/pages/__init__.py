@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.web.pages import about, build, controllers, deployment, deployments, now, rules
+from agent.web.pages import about, build, confirm, controllers, deployment, deployments, failed, now, rules, tasks
 
 if TYPE_CHECKING:
     from agent.web.page import Action, Page
@@ -13,12 +13,16 @@ PAGES: tuple[Page, ...] = (
     now.PAGE,
     deployments.PAGE,
     deployment.PAGE,
+    failed.PAGE,
+    *tasks.PAGES,
     build.PAGE,
     controllers.PAGE,
     rules.PAGE,
     about.PAGE,
 )
 ACTIONS: tuple[Action, ...] = (
+    confirm.CONFIRM,
+    tasks.START,
     *build.ACTIONS,
     controllers.POLL,
     *rules.ACTIONS,
