@@ -1,4 +1,4 @@
-"""``audit``: what became of every build number."""
+"""``audit``: the outcome of every build number."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def command(settings: Settings, *, since: str, job: str | None, as_csv: bool, as
 
     Each build number is counted once: event, discarded, no deployment (with the reason), history, running,
     waiting, unreadable, … The counts are compared with the next build number in Jenkins. The exit code is 1 if a
-    number is unaccounted for or a controller cannot be asked.
+    number is unaccounted for or a controller cannot be reached.
 
     \b
     Example: hivel-agent audit --since 30d --job 'deploy/**'
@@ -70,7 +70,7 @@ def command(settings: Settings, *, since: str, job: str | None, as_csv: bool, as
 
 
 def write_csv(value: Audit) -> None:
-    """``controller,job,first,last,outcome,detail,at``; problems go to standard error."""
+    """Print ``controller,job,first,last,outcome,detail,at``. Problems are printed on standard error."""
     rows = ((job.controller, job.job, *_cells(builds)) for job in value.jobs for builds in job.builds)
     write_rows(("controller", "job", "first", "last", "outcome", "detail", "at"), rows)
     for problem in value.problems:

@@ -1,4 +1,4 @@
-"""``backfill``: deployments of the past."""
+"""``backfill``: enqueue events for past builds."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def command(
 
 @contextmanager
 def _outbox(settings: Settings, *, dry_run: bool) -> Iterator[Outbox]:
-    """The outbox. A dry run does not create one: without an outbox, it uses an empty one in a temporary folder."""
+    """The outbox. A dry run does not create one: if it is missing, an empty one in a temporary folder is used."""
     if not dry_run or settings.outbox.exists():
         with open_outbox(settings) as outbox:
             yield outbox
@@ -80,7 +80,7 @@ def _outbox(settings: Settings, *, dry_run: bool) -> Iterator[Outbox]:
 
 @contextmanager
 def _progress(*, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on standard error, where that is a terminal; call it with done, total and the job's name."""
+    """A progress bar on standard error, if that is a terminal. Call it with done, total and the name of the job."""
     with Progress(console=Console(stderr=True), disable=hidden or not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("reading", total=None)
 
@@ -91,7 +91,7 @@ def _progress(*, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def show(report: BackfillReport, *, dry_run: bool) -> None:
-    """What was found, then the counts."""
+    """The events, then the counts."""
     out = console()
     if report.planned:
         lines = table("WOULD ENQUEUE", "STATUS", "ENVIRONMENT", "ENDED")
@@ -103,11 +103,11 @@ def show(report: BackfillReport, *, dry_run: bool) -> None:
         out.print(f"[red]no event for[/]  {escape(name)}: {escape(reason)}")
     for problem in report.problems:
         out.print(f"[red]{escape(problem)}[/]")
-    before = f" ({report.jobs_done_before} of them done before)" if report.jobs_done_before else ""
+    before = f" ({report.jobs_done_before} of them already done)" if report.jobs_done_before else ""
     out.print(
         f"{report.jobs} job(s){before}, {report.builds} build(s) read: {len(report.enqueued)} event(s) "
-        f"{'would be enqueued' if dry_run else 'enqueued'}, {report.known} known already, "
+        f"{'would be enqueued' if dry_run else 'enqueued'}, {report.known} already known, "
         f"{len(report.underivable)} without an event"
     )
     if report.problems and not dry_run:
-        out.print("not complete: the same command goes on where it was")
+        out.print("not complete: to continue, run the same command again")

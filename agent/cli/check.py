@@ -1,4 +1,4 @@
-"""``check``: is everything as it has to be?"""
+"""``check``: find what is wrong with the configuration, Jenkins and Hivel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``preview --compare`` prints for people."""
+"""The text output of ``preview --compare``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from agent.inspect.compare import ComparedEvent, Comparison, JobFigures
 
-# So many events of one group are shown, and so many jobs.
+# The maximum number of events of one group, and of jobs.
 _EXAMPLES = 5
 _MOST_JOBS = 30
 
 
 def show(value: Comparison) -> None:
-    """The counts; then what differs, in groups with examples; then what that makes of each job's figures."""
+    """The counts, then the differences in groups with examples, then the changed figures of each job."""
     out, counts = console(), value.counts
     compared = sum(counts.values())
     told = ", ".join(f"{counts[change]} {change.value}" for change in Change if counts[change])
@@ -28,16 +28,16 @@ def show(value: Comparison) -> None:
     for group, events in _groups(value.events).items():
         _show_group(out, group, events)
     if value.left_out:
-        out.print(f"… and {value.left_out} more that differ; they are counted above and in the figures")
+        out.print(f"… and {value.left_out} more events that differ; the counts and figures include them")
     _show_figures(out, value)
     for reason, count in value.not_comparable.items():
         out.print(f"not comparable: {count} event(s): {escape(reason)}")
     if value.not_read:
         out.print(
-            f"left out: {value.not_read} build(s) that the agent has yet to read, or that are older than its start"
+            f"left out: {value.not_read} build(s) that the agent has not read yet, or that ended before its first start"
         )
     if not value.asked_jenkins:
-        out.print("Jenkins was not asked: builds of which the outbox has no event are not looked at")
+        out.print("Jenkins was not asked: builds without an event in the outbox are not compared")
     for problem in value.problems:
         out.print(f"[red]{escape(problem)}[/]")
 
@@ -59,7 +59,7 @@ def _group(event: ComparedEvent) -> str:
         case Change.GONE:
             return f"gone: {difference.reason}"
         case _:
-            return "new: would be an event now"
+            return "new: would become an event"
 
 
 def _show_group(out: Console, group: str, events: list[ComparedEvent]) -> None:
@@ -85,7 +85,7 @@ def _show_figures(out: Console, value: Comparison) -> None:
     out.print("")
     lines = table("JOB", "DEPLOYMENTS A WEEK", "FAILURES A WEEK", "FAILED OF ALL")
     for job in value.jobs[:_MOST_JOBS]:
-        name = f"{job.controller}:{job.job}" if job.controller else job.job or "(events with ids of their own)"
+        name = f"{job.controller}:{job.job}" if job.controller else job.job or "(events with a custom id)"
         lines.add_row(escape(name), *_figures(job, value.weeks))
     out.print(lines)
     if len(value.jobs) > _MOST_JOBS:

@@ -1,4 +1,4 @@
-"""``completion``: verbs and options for a shell."""
+"""``completion``: shell completion of verbs and options."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def command(context: click.Context, shell: str) -> None:
     """
     complete = get_completion_class(shell)
     if complete is None:
-        raise click.ClickException(f"no completion for {shell}")
+        raise click.ClickException(f"there is no completion for {shell}")
     click.echo(complete(context.find_root().command, {}, "hivel-agent", "_HIVEL_AGENT_COMPLETE").source())

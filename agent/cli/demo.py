@@ -1,4 +1,4 @@
-"""``demo``: the main job, without Jenkins or Hivel."""
+"""``demo``: the agent with a local Jenkins and a local Hivel."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from agent.inspect.dora.figures import Dora, Figures, Group, Times, Week
     from agent.outbox.interface import Outbox
 
-# Each group has a line for each week, also for weeks without deployments.
+# Each group has a line for each week, including weeks without deployments.
 MOST_WEEKS = 530
-# Names that a message lists if nothing has the name that was asked for.
+# The maximum number of names that a message lists if the given name does not exist.
 _LISTED = 10
 _COLUMNS = (
     "WEEK", "DEPLOYED", "DAYS", "FAILED", "SHARE", "CANCELED", "UNKNOWN", "NEXT SUCCESS", "DURATION", "LEAD TIME",
@@ -87,7 +87,7 @@ def command(
 
 
 def _span(since: str, until: str, now_ms: int) -> Span:
-    """The span of the options. It ends now at the latest, because weeks to come would look like weeks without any."""
+    """The span of the options. It ends now at the latest: future weeks would look like weeks without deployments."""
     begin, end = time_span(since, until, now_ms)
     span = Span(begin or 0, now_ms if end is None else min(end, now_ms))
     if span.since >= span.until:
@@ -100,7 +100,7 @@ def _span(since: str, until: str, now_ms: int) -> Span:
 
 
 def _refuse_unknown_names(outbox: Outbox, span: Span, environment: str | None, repo: str | None) -> None:
-    """Name what exists if no deployment of the span has this environment or repository."""
+    """Refuse an environment or repository that no deployment of the span has, and list the existing ones."""
     for option, name, column in (("--environment", environment, "environment"), ("--repo", repo, "repo_url")):
         if name is None:
             continue
@@ -187,7 +187,7 @@ def _columns(of: Figures) -> Iterator[str]:
 
 
 def _notes(group: Group) -> Iterator[str]:
-    """What the table has no room for: coverage, and the failed deployments without a later success."""
+    """What does not fit in the table: coverage, and the failed deployments without a later success."""
     lead, rollbacks = group.total.lead_time, group.total.rollbacks
     if lead.of:
         yield f"lead time is known for {_percent(lead.coverage)} of the {lead.of} successful deployment(s)"

@@ -1,4 +1,4 @@
-"""``emit``, where it is not reached by the short way of ``agent/main.py``."""
+"""``emit``, if it is not called by the short path in ``agent/main.py``."""
 
 from __future__ import annotations
 

@@ -70,28 +70,28 @@ def show(value: Explanation) -> None:
     if value.stages is not None:
         _show_stages(out, value.stages)
     if any(value.words.values()):
-        out.print("  words    counts: this word was taken; agrees: it says the same; left out: it is not sent, and why")
+        out.print("  values   counts: this value is used; agrees: the same value; left out: not used, with the reason")
     for stored in value.outbox:
         reason = f": {escape(stored.reason)}" if stored.reason else ""
         out.print(
             f"  outbox   {escape(stored.deployment_id)}: {styled(stored.state)}, enqueued {stored.enqueued_at}, "
-            f"tried {stored.attempts} time(s){reason}"
+            f"{stored.attempts} attempt(s){reason}"
         )
         for each in stored.differences:
             was, now = (escape("-" if said is None else str(said)) for said in (each.sent, each.known))
             out.print(f"           Hivel has {escape(each.field)} {was}; known now: [yellow]{now}[/]")
     if not value.outbox:
-        out.print("  outbox   does not know it")
+        out.print("  outbox   has no event of this build")
     for fact in value.facts:
-        out.print(f"  said     {fact.received_at}  {escape(fact.source)}: {escape(in_words(fact))}")
+        out.print(f"  fact     {fact.received_at}  {escape(fact.source)}: {escape(in_words(fact))}")
     if value.wanted:
-        out.print("  wanted   it reported itself; the next poll reads it")
+        out.print("  next     the build reported itself; the next poll will read it")
     if value.set_aside is not None:
         out.print(f"  error    [red]{escape(value.set_aside.strip(), lines=True)}[/]")
 
 
 def _show_event(out: Console, derived: DerivedView, words: dict[str, list[WordView]]) -> None:
-    """Each field with where it came from, and below it what else was said and by whom."""
+    """Each field with its source, and below it the values of the other sources."""
     out.print(f"  event    {escape(derived.deployment_id)}")
     event = {} if derived.event is None else msgspec.to_builtins(derived.event)
     if derived.reason:
@@ -100,7 +100,7 @@ def _show_event(out: Console, derived: DerivedView, words: dict[str, list[WordVi
         value = event.get(name, "-")
         text = escape(", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
         origin = derived.origins.get(name, "")
-        if name in words:  # the reports that do not count are told below
+        if name in words:  # reports that are not used are listed below
             origin = origin.partition(f"; {SAID} says ")[0]
         origin = escape(origin)
         out.print(f"    {name:<14} {text}" + (f"   [dim]({origin})[/]" if origin else ""))
@@ -114,7 +114,7 @@ def _show_word(out: Console, word: WordView) -> None:
 
 
 def _show_stages(out: Console, stages: StagesView) -> None:
-    """Whose word counts, and what came of each stage."""
+    """The plugin that listed the stages, and the event of each stage."""
     out.print(f"  stages   {escape(stages.rule)}; {escape(stages.whose)}")
     for stage in stages.listed:
         came = ", ".join(stage.events) or f"no event: {stage.reason}"

@@ -53,7 +53,7 @@ class Filters:
 
 
 def filter_options(*reason_names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a verb the options of :class:`Filters`; it is called with them as ``filters``.
+    """Add the options of :class:`Filters` to a verb, which gets them as ``filters``.
 
     ``reason_names``: the names of the option for the text in the reason.
     """

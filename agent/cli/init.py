@@ -1,4 +1,4 @@
-"""``init``: from nothing to a tested configuration, or to one controller more. All files are written at the end."""
+"""``init``: write a tested configuration, or add a controller to one. All files are written at the end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from agent.config.settings import Settings
     from agent.config.writing import Controller, Draft, Written
 
-# The unit file passes the tokens beside this configuration to the service; the configuration names no token files.
+# systemd's unit passes the token files beside this configuration to the service; the configuration does not name them.
 SYSTEM_FILE = DEFAULT_PATH
 SERVICE_USER = SERVICE_GROUP = "hivel-agent"
 PASSWORD_BYTES = 15
@@ -80,9 +80,9 @@ def command(
 ) -> None:
     """Write a configuration: ask for what it needs, check each answer, and show what would be sent.
 
-    Every answer is checked when it is given, and asked for again if it is wrong. Options answer questions; the
-    other questions are asked on a terminal. Tokens are read from files, from HIVEL_API_TOKEN and JENKINS_API_TOKEN,
-    or typed in hidden. All files are written at the end: tokens with mode 0600, and a backup of what was there.
+    Every answer is checked when it is given; after a wrong answer the question is repeated. Options answer questions
+    in advance. Tokens are read from files, from HIVEL_API_TOKEN and JENKINS_API_TOKEN, or from a hidden prompt. All
+    files are written at the end: tokens with mode 0600, and a backup of each file that is replaced.
 
     \b
     Examples: hivel-agent init
@@ -109,11 +109,11 @@ def command(
         raise click.Abort from None
 
 
-# ---- What is there
+# ---- The existing configuration
 
 
 class _Found:
-    """The configuration that exists. ``settings``: what it says; ``problem``: why it cannot be used."""
+    """The existing configuration. ``settings``: its content; ``problem``: why it cannot be used."""
 
     def __init__(self, file: Path, settings: Settings | None, problem: str | None) -> None:
         self.file = file
@@ -122,7 +122,7 @@ class _Found:
 
     @classmethod
     def at(cls, file: Path) -> _Found:
-        """Look, and say what was found."""
+        """Look for the file, and print what was found."""
         if not os.path.lexists(file):
             console().print(f"no configuration at {escape(str(file))}; it will be written there")
             return cls(file, None, None)
@@ -138,18 +138,18 @@ class _Found:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a file, usable or not."""
+        """Whether the file exists, usable or not."""
         return self.settings is not None or self.problem is not None
 
 
 def _place(asker: Asker, file: Path) -> Path:
-    """The configuration's path; a person who may not write there can choose another folder."""
+    """The path of the configuration. A user who cannot write there can choose another folder."""
     file = file.expanduser().absolute()
     while (place := closed(file.parent)) is not None:
         words = f"cannot write to {file.parent}: {place} is not writable for this user"
         if not asker.interactive:
             raise InitError(f"{words}; use sudo, or choose another folder with --folder")
-        console().print(escape(f"{words}. Stop with Ctrl-C and use sudo, or choose a folder of your own."))
+        console().print(escape(f"{words}. Stop with Ctrl-C and use sudo, or choose another folder."))
         folder = click.prompt("Folder", default=str(Path.home() / ".config" / "hivel-agent"), err=True)
         file = Path(folder).expanduser().absolute() / file.name
     return file
@@ -171,7 +171,7 @@ def _what_to_do(asker: Asker, found: _Found, *, force: bool) -> str:
     return str(chosen)
 
 
-# ---- What is written
+# ---- Writing
 
 
 def _create(asker: Asker, given: Given, found: _Found, *, offline: bool) -> None:
@@ -182,7 +182,7 @@ def _create(asker: Asker, given: Given, found: _Found, *, offline: bool) -> None
     files.append(NewFile(found.file.resolve(), text.encode(), 0o640, _owner_of_config(found.file)))
     _show(_written(files))
     if found.settings is not None:
-        console().print("settings that init does not ask for are only in the backup; copy those that you need")
+        console().print("settings that init does not ask for are only in the backup; copy them from there if needed")
     _show_next(found.file)
 
 
@@ -208,18 +208,18 @@ def _add(asker: Asker, given: Given, found: _Found, *, offline: bool) -> None:
 
 def _refuse_wrong(asker: Asker) -> None:
     if asker.wrong and not asker.interactive:
-        raise InitError(f"nothing was written; correct {', '.join(asker.wrong)}, or write it unchecked with --no-test")
+        raise InitError(f"nothing was written; correct {', '.join(asker.wrong)}, or skip the checks with --no-test")
 
 
 def _refuse_unreadable(file: Path, text: bytes) -> None:
-    """A table cannot be appended to every file, such as one with ``jenkins = [...]``."""
+    """Check that a table can be appended to the file. It cannot if the file has ``jenkins = [...]``."""
     trial = file.with_name(f".{file.name}.trial")
     try:
         trial.write_bytes(text)
         load(trial, tokens=False)
     except ConfigError as error:
         problem = str(error).replace(str(trial), str(file))
-        raise InitError(f"nothing was written: with one [[jenkins]] table more, {problem}") from None
+        raise InitError(f"nothing was written: with one more [[jenkins]] table, {problem}") from None
     except OSError as error:
         raise _cannot_write(error) from error
     finally:
@@ -255,7 +255,7 @@ def _token(path: Path, token: Token) -> NewFile:
 
 
 def _owner_of_config(file: Path) -> tuple[int, int] | None:
-    """The group that reads the configuration is that of its folder: the service's, where root writes."""
+    """Owner and group of the new files. If root writes them, the group is that of the folder: the service's group."""
     if os.geteuid() != 0:
         return None
     folder = next(each for each in file.parents if each.exists()).stat()
@@ -279,7 +279,7 @@ def _cannot_write(error: OSError) -> InitError:
     return InitError(f"nothing was written: {error.filename or 'a file'}: {error.strerror}")
 
 
-# ---- What comes next
+# ---- Next steps
 
 
 def _show(files: Sequence[Written]) -> None:
@@ -300,7 +300,7 @@ def _show_next(file: Path, added: Controller | None = None) -> None:
 
 def _next(file: Path, added: Controller | None) -> list[tuple[str, str]]:
     option = "" if file == SYSTEM_FILE else f" --config {file}"
-    check = (f"hivel-agent check{option}", "checks everything once more")
+    check = (f"hivel-agent check{option}", "checks everything again")
     status = (f"hivel-agent status{option}", "outbox, delivery, controllers")
     pages = (f"open {PAGES_URL} with the password in {file.parent / WEB_PASSWORD}", "")
     if file != SYSTEM_FILE:

@@ -1,4 +1,4 @@
-"""What `init` asks, in its order, and how each answer is checked with Jenkins and Hivel."""
+"""The questions of `init` in their order, and the check of each answer with Jenkins and Hivel."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from agent.inspect.proposals import Proposal
     from agent.sources.jenkins.client import Job
 
-# A person waits for the answer.
+# Short, because a person is waiting for the answer.
 TIMEOUT_MS = 10_000
 ANONYMOUS = "-"
 SKIP, OWN = "s", "o"
-# One request a job: enough for an impression.
+# One request for each job. This is enough for a preview.
 SAMPLE = Sample(jobs=10, builds=2)
 _EVER = Span(0, 1 << 53)
-# Stands for a token that is not known yet. Shorter than what is taken out of texts as a secret.
+# A placeholder for a token that is not known yet. It is too short to be redacted as a secret.
 _NO_TOKEN = Token("-")
 _SHOWN = 5
 _ABOUT_ENVIRONMENTS = (
@@ -55,7 +55,7 @@ _ABOUT_ENVIRONMENTS = (
 
 @dataclass(frozen=True)
 class Given:
-    """What the command line said; None: not said."""
+    """The answers of the command line; None: no answer."""
 
     hivel_url: str | None = None
     hivel_token_file: Path | None = None
@@ -70,10 +70,10 @@ class Given:
 
 
 def settings_of(draft: Draft) -> Settings:
-    """The settings that the agent would read from this draft. Raises :class:`ConfigError`."""
+    """The settings that the agent would load from this draft. Raises :class:`ConfigError`."""
     with tempfile.TemporaryDirectory(prefix="hivel-agent-init-") as name:
         file = Path(name) / "config.toml"
-        file.write_text(configuration(draft, token_files=True), encoding="utf-8")  # no token is in it
+        file.write_text(configuration(draft, token_files=True), encoding="utf-8")  # it contains no token
         settings = load(file, tokens=False)
     controller = replace(settings.controllers[0], token=draft.controller.token, timeout_ms=TIMEOUT_MS)
     hivel = replace(settings.hivel, token=draft.hivel_token or _NO_TOKEN)
@@ -81,9 +81,9 @@ def settings_of(draft: Draft) -> Settings:
 
 
 class Interview:
-    """Asks for everything that the command line does not say. Every method raises :class:`InitError`.
+    """Asks for everything that the command line does not answer. Every method raises :class:`InitError`.
 
-    ``offline``: neither Jenkins nor Hivel is asked. ``known``: the settings of the file that is there, for defaults.
+    ``offline``: send no request. ``known``: the settings of the existing file, for defaults.
     """
 
     def __init__(self, asker: Asker, given: Given, *, offline: bool, known: Settings | None = None) -> None:
@@ -95,7 +95,7 @@ class Interview:
         self._jobs: list[Job] | None = None
 
     def everything(self) -> Draft:
-        """A whole configuration."""
+        """Ask for a whole configuration."""
         self._hivel()
         self._controller(taken=())
         self._contact()
@@ -103,7 +103,7 @@ class Interview:
         return self._draft
 
     def controller(self, existing: Settings) -> Controller:
-        """One more controller. Its jobs are held against the rules that are there."""
+        """Ask for one more controller. Its jobs are matched against the existing rules."""
         self._controller(taken=[each.name for each in existing.controllers])
         if not self._offline:
             settings = settings_of(self._draft)
@@ -172,19 +172,19 @@ class Interview:
         if probe.is_jenkins and probe.better_url is None:
             version = f" {probe.about.version}" if probe.about is not None and probe.about.version else ""
             return Verdict.good(f"Jenkins{version} answers at {settings.controllers[0].url}")
-        words = "; ".join(map(str, probe.problems)) or f"{settings.controllers[0].url} is not a Jenkins"
+        words = "; ".join(map(str, probe.problems)) or f"{settings.controllers[0].url} is not Jenkins"
         return Verdict.bad(words, better=probe.better_url)
 
     def _name(self, text: str, taken: Collection[str]) -> Verdict:
         if text in taken:
-            return Verdict.bad(f"{text!r} is the name of another controller; choose another one", malformed=True)
+            return Verdict.bad(f"another controller already has the name {text!r}; choose another one", malformed=True)
         if taken and token_file_of(text) is None:
             words = f"{text!r} cannot be part of a file name; use letters, digits, hyphens, dots and underscores"
             return Verdict.bad(words, malformed=True)
         return self._try(self._with(name=text), None)
 
     def _user(self, default: str | None) -> None:
-        """User and token together: when Jenkins refuses them, either can be wrong."""
+        """Ask for user and token together: if Jenkins refuses them, either one can be wrong."""
         given = self._given.username
         user = Question(f"Jenkins user ({ANONYMOUS} for anonymous access)", "--username", default or "hivel-agent")
         question = Question(
@@ -227,7 +227,7 @@ class Interview:
     def _with(self, **changes: object) -> Draft:
         return replace(self._draft, controller=replace(self._draft.controller, **changes))  # type: ignore[arg-type]
 
-    # ---- The rest
+    # ---- Contact
 
     def _contact(self) -> None:
         text = "Contact for administrators of Jenkins and Hivel, in the User-Agent header (Enter: none)"
@@ -239,7 +239,7 @@ class Interview:
     # ---- Rules
 
     def _rules(self) -> None:
-        """Rules from the visible jobs, shown with what they give, until the person accepts them."""
+        """Propose rules from the visible jobs, and preview their events, until the user accepts them."""
         patterns, environment = self._given.jobs, self._given.environment
         for pattern in patterns:
             self._ask(Question("", "--job"), pattern, self._pattern)
@@ -268,14 +268,14 @@ class Interview:
         question = Question(text, "--job", " ".join(likely) or OWN)
         answer = self._asker.ask(question, None, lambda text: _choice(text, len(proposals)))
         if answer == SKIP:
-            console().print(f'without rules, jobs whose name matches "{escape(DEFAULT_JOBS)}" are deployments')
+            console().print(f'without rules, builds of jobs that match "{escape(DEFAULT_JOBS)}" are deployments')
             return ()
         if answer is None or answer == OWN:
             return self._own()
         return tuple(dict.fromkeys(proposals[int(number) - 1].pattern for number in answer.split()))
 
     def _own(self) -> tuple[str, ...]:
-        """Patterns, one at a time."""
+        """Ask for patterns, one at a time."""
         found: list[str] = []
         while True:
             text, default = ("Another pattern (Enter: no more)", "") if found else ("Jobs that deploy", DEFAULT_JOBS)
@@ -315,14 +315,14 @@ class Interview:
                 out.print(f"without a rule: {escape(', '.join(others[:_SHOWN]))}{more}")
         show_problems(value)
 
-    # ---- How answers are taken
+    # ---- Answers
 
     def _ask(self, question: Question, given: str | None, check: Callable[[str], Verdict]) -> bool:
-        """Whether there is an answer; False: the question before is to be answered again."""
+        """Ask until there is an answer. False: the user wants to answer the previous question again."""
         return self._asker.ask(question, given, check) is not None
 
     def _try(self, draft: Draft, probe: Callable[[Settings], Verdict] | None, *, keep: bool = True) -> Verdict:
-        """Check a draft with one answer more. It counts from then on unless the answer is malformed."""
+        """Check the draft with one more answer. The draft is kept unless the answer is malformed."""
         try:
             settings = settings_of(draft)
         except ConfigError as error:
@@ -333,11 +333,11 @@ class Interview:
             return Verdict()
         try:
             return probe(settings)
-        except ConfigError as error:  # a proxy of the environment
+        except ConfigError as error:  # a proxy in the environment
             return Verdict.bad(str(error))
 
     def _token(self, file: Path | None, variable: str, question: Question) -> str | None:
-        """From a file or the environment; never from the command line, where other users see it."""
+        """A token from a file or the environment, never from the command line, which other users can see."""
         try:
             if file is not None:
                 return Token.from_file(file).reveal()
@@ -346,20 +346,20 @@ class Interview:
         if value := os.environ.get(variable, "").strip():
             return value
         if not self._asker.interactive:
-            raise InitError(f"{question.option} is missing (or {variable} in the environment)")
+            raise InitError(f"{question.option} is missing; give it, or set {variable} in the environment")
         return None
 
 
 def _name_of(url: str) -> str:
-    """The first part of the host's name; an IP address would say nothing in a deployment_id."""
+    """The first part of the host name. An IP address would be meaningless in a deployment_id."""
     host = urlsplit(url).hostname or ""
     first = host.partition(".")[0]
     return "jenkins" if not first or host == "localhost" or ":" in host or first.isdigit() else first
 
 
 def _page(url: str, base: str, whose: str) -> Verdict:
-    """Asked for again, with the base address as the default: no request below a page reaches the API."""
-    words = f"{url} is the address of one page of {whose}; the base address is needed"
+    """Ask again with the base address as the default: requests below a page do not reach the API."""
+    words = f"{url} is the address of a page of {whose}; the base address is needed"
     return Verdict.bad(words, malformed=True, better=base)
 
 
@@ -371,7 +371,7 @@ def _needs_another_user(probe: JenkinsProbe, username: str | None) -> bool:
 
 
 def _about(error: ConfigError) -> str:
-    """The problem alone: nobody sees the file of the draft."""
+    """The problem without the file name: the file of the draft is temporary."""
     return "; ".join(each.problem for each in error.problems) or str(error)
 
 
@@ -385,7 +385,7 @@ def _show_proposals(proposals: Sequence[Proposal]) -> None:
     for number, each in enumerate(proposals, 1):
         few = ", ".join(each.jobs[:3])
         more = f", {len(each.jobs) - 3} more" if len(each.jobs) > 3 else ""
-        doubt = "" if each.likely else "  (a main branch; only if its builds deploy)"
+        doubt = "" if each.likely else "  (a main branch; use it only if its builds deploy)"
         out.print(f"  {number}  {escape(each.pattern)}   {escape(few)}{more}{doubt}")
 
 
@@ -395,4 +395,4 @@ def _choice(text: str, count: int) -> Verdict:
     numbers = text.split()
     if numbers and all(each.isascii() and each.isdigit() and 1 <= int(each[:4]) <= count for each in numbers):
         return Verdict()
-    return Verdict.bad(f"write numbers from 1 to {count} with spaces between them, {OWN} or {SKIP}", malformed=True)
+    return Verdict.bad(f"enter numbers from 1 to {count} with spaces between them, {OWN} or {SKIP}", malformed=True)

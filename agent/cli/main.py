@@ -1,6 +1,7 @@
-"""``hivel-agent``: which verbs there are, and what becomes of the errors that a user can cause.
+"""``hivel-agent``: the verbs, and the output and exit codes of errors that a user can cause.
 
-Exit codes: 0 done, 1 something failed or (`once`, `check`) needs a person, 2 configuration or command line wrong.
+Exit codes: 0 done; 1 something failed or (`once`, `check`) needs a person; 2 the configuration or the command line is
+wrong.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from agent.model.terminal import printable, take_any_text
 if TYPE_CHECKING:
     from pathlib import Path
 
-# What `hivel-agent --help` and the shell's completion say of each verb, without loading it: the first sentence of its
-# help. The verb itself is `command` in the module of its name.
+# The help of each verb for `hivel-agent --help` and shell completion, without loading the verb: the first sentence of
+# its help. The verb itself is `command` in the module with its name.
 VERBS = {
     "audit": "Show what became of every build number of every deploying job.",
     "backfill": "Enqueue events for past builds that match a rule.",
@@ -50,18 +51,18 @@ _FILES = ("--config", "--output")
 
 
 def load(verb: str) -> click.Command:
-    """The command of one of :data:`VERBS`, with everything that it needs."""
+    """Load the command of one of :data:`VERBS`."""
     command: click.Command = import_module(f"agent.cli.{verb.replace('-', '_')}").command
     return command
 
 
 class Verbs(click.Group):
-    """Lists, suggests and completes its verbs by stand-ins that have only name and help, and loads the one called."""
+    """Lists, suggests and completes verbs by placeholders with name and help. Only the called verb is loaded."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb itself instead of its stand-in."""
+        """The verb itself in place of its placeholder."""
         name, found, rest = super().resolve_command(ctx, args)
         return name, found if name is None else load(name), rest
 
@@ -75,24 +76,24 @@ class Verbs(click.Group):
 @click.version_option(__version__, prog_name="hivel-agent")
 @click.pass_context
 def cli(context: click.Context, config: Path | None) -> None:
-    """Send every Jenkins deployment to Hivel, once, whatever fails on either side.
+    """Send one event for each Jenkins deployment to Hivel, even if either side fails.
 
-    The agent polls Jenkins for finished builds, keeps an event for each deployment in a durable
+    The agent polls Jenkins for finished builds, stores an event for each deployment in a durable
     outbox, and delivers it to Hivel's Deployment Events API.
 
     \b
     Try it without Jenkins or Hivel:   hivel-agent demo
-    Look before you start it:          hivel-agent --config agent.toml check
-    Start it:                          hivel-agent --config agent.toml run
+    Check a configuration:             hivel-agent --config agent.toml check
+    Start the daemon:                  hivel-agent --config agent.toml run
 
-    Exit codes: 0 done; 1 something failed (once and check: also when something is failed or paused);
+    Exit codes: 0 done; 1 something failed (once: also if an event is failed or the delivery is paused);
     2 the configuration or the command line is wrong.
     """
     context.obj = config
 
 
 def main() -> NoReturn:
-    """Run the verb that the command line names. What a user can cause is one line on standard error."""
+    """Run the verb of the command line. Errors that a user can cause are printed on standard error."""
     take_any_text()
     streams.take()
     try:
@@ -106,7 +107,7 @@ def main() -> NoReturn:
 
 
 def _called() -> int:
-    """The exit code of the verb."""
+    """Run the verb, and return its exit code."""
     try:
         _refuse_what_is_no_text(sys.argv[1:])
         code = cli.main(standalone_mode=False)
@@ -131,18 +132,18 @@ def _called() -> int:
 
 
 def _refuse_what_is_no_text(arguments: list[str]) -> None:
-    """Octets that are no UTF-8 may be in the name of a file, and in nothing else that verbs are told."""
+    """Refuse arguments that are not UTF-8, except names of files."""
     for option, argument in pairwise(["", *arguments]):
         try:
             argument.encode()
         except UnicodeEncodeError:
             if option not in _FILES and argument.partition("=")[0] not in _FILES:
-                raise click.UsageError(f"{argument!r} is no text: UTF-8 is expected") from None
+                raise click.UsageError(f"{argument!r} is not valid UTF-8") from None
 
 
 def _in_words(error: Exception) -> tuple[str, int] | None:
-    """Message and exit code for what is wrong with configuration or outbox; None: nobody expected this error."""
-    from agent.config.file import ConfigError  # noqa: PLC0415 - not to be loaded where nothing went wrong
+    """Message and exit code for errors of configuration or outbox; None for unexpected errors."""
+    from agent.config.file import ConfigError  # noqa: PLC0415 - loaded only after an error
     from agent.outbox.values import AlreadyRunningError, OutboxError  # noqa: PLC0415
 
     if isinstance(error, ConfigError):

@@ -1,4 +1,4 @@
-"""The man page, made of what ``--help`` says: ``python -m agent.cli.manual 2026-01-31 > hivel-agent.1``"""
+"""The man page, generated from the texts of ``--help``: ``python -m agent.cli.manual 2026-01-31 > hivel-agent.1``"""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PROGRAM = "hivel-agent"
 FILES = {
     DEFAULT_CONFIG: "The configuration.",
     DEFAULT_OUTBOX: "The outbox.",
-    DEFAULT_SPOOL: "Reports of builds by users who may not write the outbox.",
+    DEFAULT_SPOOL: "Reports of builds whose users cannot write to the outbox.",
 }
 
 
 def manual(date: str) -> str:
-    """The page in roff; ``date`` as YYYY-MM-DD."""
+    """The page in roff. ``date``: YYYY-MM-DD."""
     context = click.Context(cli, info_name=PROGRAM)
     lines = [
         f'.TH HIVEL\\-AGENT 1 "{date}" "{PROGRAM} {__version__}" "User commands"',
@@ -44,7 +44,7 @@ def manual(date: str) -> str:
 
 
 def _command(context: click.Context) -> Iterator[str]:
-    """A command and those below it."""
+    """A command and its subcommands."""
     command = context.command
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     yield f'.SS "{_escaped(usage.removeprefix(PROGRAM + " "))}"'
@@ -68,7 +68,7 @@ def _sentence(command: click.Command) -> str:
 
 
 def _text(command: click.Command) -> Iterator[str]:
-    """The help's paragraphs; those that begin with ``\\b`` keep their lines."""
+    """The paragraphs of the help. Paragraphs that begin with ``\\b`` keep their lines."""
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         yield ".PP"
         first, *rest = lines = [_escaped(line) for line in paragraph.splitlines()]

@@ -36,7 +36,7 @@ def test(settings: Settings) -> None:
     Example: hivel-agent notify test --config /etc/hivel-agent/config.toml
     """
     if settings.notify is None:
-        raise click.ClickException(f"{settings.file} has no [notify]: nobody gets notifications")
+        raise click.ClickException(f"{settings.file} has no [notify] table: no notifications are sent")
     message = for_a_test(Clock().now_ms())
     try:
         asyncio.run(send(settings.notify, encode(message)))

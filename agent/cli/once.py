@@ -1,4 +1,4 @@
-"""``once``: one poll, one delivery."""
+"""``once``: poll and deliver once."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def command(settings: Settings, *, within: str, as_json: bool) -> None:
 
 
 def show(report: OnceReport) -> None:
-    """Each poll, then what became of the events."""
+    """The result of each poll, then the counts of events."""
     out = console()
     for poll in report.polls:
         out.print(
-            f"jenkins   {escape(poll.controller)}: {poll.jobs} jobs, {poll.moved} moved, {len(poll.enqueued)} events "
-            f"enqueued, {len(poll.underivable)} not derivable, {poll.followed} builds still open, "
+            f"jenkins   {escape(poll.controller)}: {poll.jobs} jobs, {poll.moved} changed, {len(poll.enqueued)} events "
+            f"enqueued, {len(poll.underivable)} builds without an event, {poll.followed} open builds, "
             f"{poll.requests} request(s)"
         )
         for problem in poll.problems:
@@ -63,7 +63,7 @@ def show(report: OnceReport) -> None:
     for work, mistake in report.mistakes.items():
         out.print(f"[red]{escape(work)}: {escape(mistake)}[/]")
     for work in report.unfinished:
-        out.print(f"[red]{escape(work)}: not finished in time; the next run goes on from there[/]")
+        out.print(f"[red]{escape(work)}: not finished in time; the next run continues[/]")
     counts = report.counts
     out.print(delivery_line(report.delivery))
     out.print(f"events    {counts.pending} pending, {counts.delivered} delivered, {counts.failed} failed")

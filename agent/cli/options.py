@@ -1,4 +1,4 @@
-"""Options that several verbs have. Loads nothing but click: the list of verbs needs it."""
+"""Options that several verbs share. It loads only click, because the list of verbs needs it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def with_settings(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a verb ``--config`` and call it with the :class:`Settings` as its first argument.
+    """Add ``--config`` to a verb, which gets the :class:`Settings` as its first argument.
 
-    The option may stand before the verb or behind it; the one behind it counts.
+    The option can be before or after the verb; the one after the verb is used.
     """
 
     @config_option
@@ -41,7 +41,7 @@ def with_settings(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def refusing_endless_patterns(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """For verbs that match names of others: refuse patterns with which one name would stop them for good."""
+    """For verbs that match foreign names: refuse patterns that some name would block forever."""
 
     @wraps(verb)
     def wrapper(settings: Settings, **arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The outbox of a verb, and what is done with it under the rules of the configuration."""
+"""Opening the outbox for a verb, with the rules of the configuration."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 def open_outbox(settings: Settings) -> SqliteOutbox:
-    """Open the outbox, or make one."""
+    """Open the outbox, or create it."""
     refuse_what_is_no_outbox(settings.outbox)
     return SqliteOutbox(settings.outbox, Clock(), max_size=settings.max_size_bytes)
 
 
 def existing_outbox(settings: Settings) -> SqliteOutbox:
-    """Open the outbox, but do not make one: it would belong to whoever looked first, not to the service."""
+    """Open the outbox, but do not create it: it would belong to this user, not to the service."""
     if not settings.outbox.exists():
-        raise OutboxError(f"there is no outbox {settings.outbox} yet; hivel-agent run or once makes it")
+        raise OutboxError(f"there is no outbox {settings.outbox} yet; hivel-agent run or once creates it")
     return open_outbox(settings)
 
 
 def queue_of(settings: Settings, outbox: Outbox) -> Queue:
-    """Looks at it."""
+    """The reader for `queue` and `explain`."""
     return Queue(outbox, rules_of(settings), settings.hold_for_ms)
 
 
 def ingest_of(settings: Settings, outbox: Outbox) -> Ingest:
-    """The door into it."""
-    from agent.ingest.ingest import Ingest  # noqa: PLC0415 - it logs; most verbs only look
+    """The intake of facts."""
+    from agent.ingest.ingest import Ingest  # noqa: PLC0415 - it loads the log; most verbs only read
 
     return Ingest(outbox, rules_of(settings), settings.hold_for_ms)

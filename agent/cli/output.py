@@ -1,6 +1,6 @@
-"""How verbs print: for people in colours and columns, or with ``--json`` one JSON document on standard output.
+"""The output of verbs: text with colours and tables for people or, with ``--json``, one JSON document.
 
-Rich takes as long to load as the rest of a quick verb. It is loaded where something is printed for people.
+Rich takes as long to load as the rest of a quick verb. It is loaded only to print text for people.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _STATE_STYLES = {
 
 
 def write_json(value: object) -> None:
-    """One JSON document and a line end. What steers a terminal is in it as an escape."""
+    """Print one JSON document and a newline. Characters that control a terminal are escaped."""
     try:
         text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-    except UnicodeEncodeError:  # half a surrogate pair, as in the name of a file that is no UTF-8
+    except UnicodeEncodeError:  # a lone surrogate, as in a file name that is not UTF-8
         text = json.dumps(msgspec.to_builtins(value), indent=2)
     text = printable(text, lines=True)
     if not _is_utf8(sys.stdout):
@@ -56,9 +56,9 @@ def _is_utf8(stream: TextIO) -> bool:
 
 
 def console() -> Console:
-    """Standard output, with room for a table where it is no terminal. What it prints is Rich's markup.
+    """Standard output for Rich's markup, wide enough for a table if it is not a terminal.
 
-    Colours are Rich's own: whatever else would steer the terminal is shown as an escape, wherever it came from.
+    Only Rich's own colours are printed. All other characters that control a terminal are escaped.
     """
     from rich.console import Console  # noqa: PLC0415
     from rich.segment import Segment  # noqa: PLC0415
@@ -74,14 +74,14 @@ def console() -> Console:
 
 
 def escape(text: str, *, lines: bool = False) -> str:
-    """Text from elsewhere: no markup, nothing secret, nothing that steers a terminal; on one line unless ``lines``."""
+    """Foreign text, safe to print: no markup, no secrets, no control characters; one line unless ``lines``."""
     from rich.markup import escape as escape_markup  # noqa: PLC0415
 
     return escape_markup(printable(redact(text), lines=lines))
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """An empty table; the columns ``right`` hold numbers."""
+    """An empty table. The columns ``right`` are aligned to the right."""
     from rich.table import Table  # noqa: PLC0415
 
     made = Table(box=None, header_style="bold")
@@ -91,12 +91,12 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def styled(state: str) -> str:
-    """The word for a state of an event, a controller, the delivery or a finding, in its colour."""
+    """The state of an event, a controller, the delivery or a finding, in its colour."""
     return f"[{_STATE_STYLES.get(state, 'red')}]{escape(state)}[/]"
 
 
 def delivery_line(value: DeliveryStatus) -> str:
-    """What `status` and `once` say of the delivery."""
+    """The line about the delivery in `status` and `once`."""
     since = f" since {escape(value.since)}" if value.since else ""
     reason = f": {escape(value.reason)}" if value.reason else ""
     return f"delivery  {styled(value.state)}{since}{reason}"

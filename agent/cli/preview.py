@@ -1,4 +1,4 @@
-"""``preview``: what the rules would send."""
+"""``preview``: the events that the rules would send."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent.inspect.preview import Preview
 
 DEFAULT_SINCE = "7d"
-# So many builds of each job are compared: a hundred of them are one answer of Jenkins.
+# The default number of builds of each job that are compared. Jenkins lists a hundred builds in one answer.
 MOST_BUILDS = 500
 
 
@@ -90,13 +90,13 @@ def command(
 
 
 def show(value: Preview) -> None:
-    """The events, then the jobs without a rule and what could not be read."""
+    """The events, then the jobs without a rule, then the problems."""
     show_rows(value)
     out = console()
     failing = sum(row.derived.reason is not None for row in value.rows)
-    out.print(f"{len(value.rows) - failing} event(s) since {value.since}, {failing} build(s) of which none can be made")
+    out.print(f"{len(value.rows) - failing} event(s) since {value.since}, {failing} build(s) without a valid event")
     if value.limited:
-        out.print("[yellow]stopped at --limit[/]: there are more")
+        out.print("[yellow]stopped at --limit[/]: there are more events")
     if value.unmatched:
         out.print(f"{len(value.unmatched)} job(s) match no rule:")
         for name in value.unmatched:
@@ -105,7 +105,7 @@ def show(value: Preview) -> None:
 
 
 def show_rows(value: Preview) -> None:
-    """The events in a table; nothing if there are none."""
+    """The events as a table, if there are any."""
     lines = table("DEPLOYMENT_ID", "STATUS", "ENVIRONMENT", "REPOSITORY", "BRANCH", "REASON")
     for row in value.rows:
         event = {} if row.derived.event is None else msgspec.to_builtins(row.derived.event)
@@ -116,6 +116,6 @@ def show_rows(value: Preview) -> None:
 
 
 def show_problems(value: Preview) -> None:
-    """What could not be read."""
+    """The problems: what could not be read."""
     for problem in value.problems:
         console().print(f"[red]{escape(problem)}[/]")

@@ -1,4 +1,4 @@
-"""Questions on a terminal: each answer is checked when it is given, and asked for again if it is wrong."""
+"""Questions on a terminal. Each answer is checked when it is given; after a wrong answer the question is repeated."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class InitError(click.ClickException):
-    """It cannot be done like this; the message says what to do."""
+    """``init`` cannot continue; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """``option``: what answers it on the command line. ``hidden``: nobody sees the answer.
+    """``option``: the option that answers it on the command line. ``hidden``: the answer is not shown.
 
-    ``before``: what the person may want to answer differently instead, such as the user of a token that is refused.
+    ``before``: an earlier answer that may be the wrong one, such as the user of a refused token.
     """
 
     text: str
@@ -37,9 +37,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check says of an answer, in lines with their levels.
+    """The result of checking an answer, as lines with levels.
 
-    ``wrong``: to be asked again. ``malformed``: and it cannot be kept either. ``better``: what was probably meant.
+    ``wrong``: the question is asked again. ``malformed``: the answer cannot be kept. ``better``: what was probably
+    meant.
     """
 
     lines: tuple[tuple[Level, str], ...] = ()
@@ -49,16 +50,16 @@ class Verdict:
 
     @classmethod
     def good(cls, text: str) -> Verdict:
-        """It was checked, with this result."""
+        """The answer is correct, with this result."""
         return cls(((Level.OK, text),))
 
     @classmethod
     def bad(cls, text: str, *, malformed: bool = False, better: str | None = None) -> Verdict:
-        """It does not work, or with ``malformed`` cannot work."""
+        """The answer does not work or, with ``malformed``, cannot work."""
         return cls(((Level.ERROR, text),), wrong=True, malformed=malformed, better=better)
 
     def show(self) -> None:
-        """A line for each thing that was seen."""
+        """Print the lines."""
         for level, text in self.lines:
             console().print(f"{styled(level):<{_STATE_WIDTH + len(styled(level)) - len(level)}}{escape(text)}")
 
@@ -67,7 +68,7 @@ _STATE_WIDTH = 9
 
 
 class _Then(enum.StrEnum):
-    """What a person does about a wrong answer."""
+    """What to do about a wrong answer."""
 
     AGAIN = "a"
     CHECK = "c"
@@ -76,16 +77,16 @@ class _Then(enum.StrEnum):
 
 
 class Asker:
-    """Asks a person, or takes what options say. ``wrong``: the options of answers that were kept although wrong."""
+    """Asks a person, or uses the options. ``wrong``: the options of wrong answers that were kept."""
 
     def __init__(self, *, interactive: bool) -> None:
         self.interactive = interactive
         self.wrong: list[str] = []
 
     def ask(self, question: Question, given: str | None, check: Callable[[str], Verdict]) -> str | None:
-        """The answer; ``given`` is that of the command line. None: the question before is to be answered again.
+        """The answer. ``given``: the answer of the command line. None: go back to the previous question.
 
-        Raises :class:`InitError` when nobody can be asked and there is no answer, or a malformed one.
+        Raises :class:`InitError` if there is no terminal and the answer is missing or malformed.
         """
         default, value = question.default, given
         while True:
@@ -106,7 +107,7 @@ class Asker:
     def _prompt(self, question: Question, default: str | None) -> str:
         if not self.interactive:
             if default is None:
-                raise InitError(f"{question.option} is missing; without a terminal nobody can be asked")
+                raise InitError(f"{question.option} is missing; without a terminal, init cannot ask for it")
             return default
         shown = None if default is None else printable(redact(default))
         text = click.prompt(
@@ -125,7 +126,7 @@ class Asker:
         return then
 
     def _choose(self, question: Question) -> _Then:
-        choices = {_Then.AGAIN: "answer again", _Then.CHECK: "check once more", _Then.KEEP: "keep it"}
+        choices = {_Then.AGAIN: "answer again", _Then.CHECK: "check again", _Then.KEEP: "keep it"}
         if question.before is not None:
             choices[_Then.BEFORE] = f"go back to {question.before}"
         words = ", ".join(f"{key} = {meaning}" for key, meaning in choices.items())
@@ -139,5 +140,5 @@ class Asker:
         return _Then(chosen)
 
     def confirm(self, text: str, *, default: bool) -> bool:
-        """Yes or no; the default where nobody can be asked."""
+        """Ask for yes or no. Without a terminal, the default."""
         return click.confirm(text, default=default, err=True) if self.interactive else default

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agent.config.settings import Settings
     from agent.inspect.queue import AttemptView, DetailView, EventView, KnownView
 
-DISCARD = Action("discard", done="discarded", effect="discarded, and never sent")
+DISCARD = Action("discard", done="discarded", effect="discarded and never sent")
 _STATES = (State.PENDING, State.HELD, State.DELIVERED, State.FAILED, State.DISCARDED)
 
 
@@ -89,7 +89,7 @@ def list_events(
 
 
 def show_events(views: list[EventView]) -> None:
-    """A line for each event."""
+    """The events as a table."""
     if not views:
         console().print("no events")
         return
@@ -118,7 +118,7 @@ def show_events(views: list[EventView]) -> None:
 @json_option
 @with_settings
 def show_event(settings: Settings, *, id: str, as_json: bool) -> None:  # noqa: A002 - click's name for ID
-    """Show one event with the facts about its build, its attempts, and what Hivel has.
+    """Show one event: the facts about its build, the delivery attempts, and what Hivel has.
 
     ID is the number of the event in the list, or its deployment_id.
 
@@ -129,20 +129,20 @@ def show_event(settings: Settings, *, id: str, as_json: bool) -> None:  # noqa: 
         queue = queue_of(settings, outbox)
         row = queue.find(id)
         if row is None:
-            raise click.ClickException(f"there is no event {id!r}; see: hivel-agent queue list")
+            raise click.ClickException(f"there is no event {id!r}; to list events, run: hivel-agent queue list")
         detail = queue.detail(row)
     write_json(detail) if as_json else show_detail(detail)
 
 
 def show_detail(detail: DetailView) -> None:
-    """Everything that is known of one event."""
+    """All data about one event."""
     out, event = console(), detail.event
     out.print(f"{escape(event.deployment_id)}  {styled(event.state)}  (number {event.id} in the outbox)")
     if event.reason:
         out.print(f"  reason: {escape(event.reason)}")
     out.print(f"  enqueued {event.created_at}")
     for word, moment in (
-        ("held, goes out alone at", event.held_until),
+        ("held; sent without confirmation at", event.held_until),
         ("next attempt", event.next_attempt_at),
         ("settled", event.settled_at),
     ):
@@ -155,7 +155,7 @@ def show_detail(detail: DetailView) -> None:
     if detail.known is not None:
         _show_known(out, detail.known)
     if detail.facts:
-        out.print("  said about its build:")
+        out.print("  facts about its build:")
         for fact in detail.facts:
             out.print(f"    {fact.received_at}  {escape(fact.source)}: {escape(in_words(fact))}")
     if detail.source is not None:
@@ -167,7 +167,7 @@ def _sent(event: EventView) -> str:
     if event.sent_revision is None:
         return ""
     if event.sent_revision == 0:
-        return "; Hivel has one of them, nobody knows which"
+        return "; Hivel has an unknown revision"
     return "" if event.sent_revision == event.revision else f"; Hivel has revision {event.sent_revision}"
 
 
@@ -177,13 +177,13 @@ def _show_json(out: Console, title: str, value: object) -> None:
 
 
 def _show_known(out: Console, known: KnownView) -> None:
-    """Where Hivel has something else than what would be sent by what is known now."""
+    """The fields that would be sent with other values than the ones that Hivel has."""
     if known.reason is not None:
-        out.print(f"  by what is known now no event could be made: [yellow]{escape(known.reason)}[/]")
+        out.print(f"  with the facts known now, there would be no event: [yellow]{escape(known.reason)}[/]")
     elif known.event is None:
-        out.print("  by what is known now there would be [yellow]no such deployment[/]; Hivel keeps it")
+        out.print("  with the facts known now, there would be [yellow]no such deployment[/]; Hivel keeps it")
     elif known.differences:
-        out.print("  Hivel has -> [yellow]what is known now[/]:")
+        out.print("  Hivel has -> [yellow]known now[/]:")
         for each in known.differences:
             out.print(f"    {escape(each.field):<14} {escape(_text(each.sent))} -> {escape(_text(each.known))}")
 
@@ -194,7 +194,7 @@ def _text(value: object) -> str:
 
 def _show_attempts(out: Console, event: EventView, attempts: list[AttemptView]) -> None:
     shown = len(attempts) + (event.state is State.DELIVERED)
-    some = "" if event.attempts <= shown else f", the first and the last {shown - 1} of them"
+    some = "" if event.attempts <= shown else f", of which these are the first and the last {shown - 1}"
     out.print(f"  attempts: {event.attempts}{some}")
     for attempt in attempts:
         status = attempt.http_status if attempt.http_status is not None else "no answer"
@@ -208,7 +208,7 @@ def _show_attempts(out: Console, event: EventView, attempts: list[AttemptView]) 
 
 
 class DiscardView(msgspec.Struct, frozen=True):
-    """What became of one event; ``reason`` says why it was not discarded."""
+    """The result for one event. ``reason``: why it was not discarded."""
 
     id: int
     deployment_id: str
@@ -245,7 +245,7 @@ def discard_events(settings: Settings, *, wanted: Wanted, reason: str | None, as
 
 
 def show_discarded(outcomes: list[DiscardView]) -> None:
-    """What became of each event."""
+    """The result for each event."""
     out = console()
     for outcome in outcomes:
         told = "discarded" if outcome.discarded else f"[red]not discarded[/]: {escape(outcome.reason or '')}"

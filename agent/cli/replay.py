@@ -1,4 +1,4 @@
-"""``replay``: events that are to be sent again."""
+"""``replay``: send events again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent.ingest.replay import replay
 if TYPE_CHECKING:
     from agent.config.settings import Settings
 
-# For so many it is looked whether there is something to know about each.
+# The maximum number of events that are checked for a note.
 _MOST_CAUTIONS = 1_000
 REPLAY = Action(
     "replay", done="replayed", effect="sent again", takes_delivered=True, reason_names=("--reason", "--error")
@@ -33,9 +33,9 @@ def command(settings: Settings, *, wanted: Wanted, as_json: bool) -> None:
     """Send failed or delivered events again.
 
     A failed event is derived again from the stored facts with the current rules: correct the rule, then replay. A
-    delivered event is sent unchanged. A selection by --failed or --all-delivered, which the other options restrict,
-    is counted and must be confirmed. The daemon, or the next `once`, sends the events. The exit code is 1 if an
-    event cannot be replayed.
+    delivered event is sent unchanged. --failed and --all-delivered select events, and the other options restrict the
+    selection. The selected events are counted, and you must confirm. The daemon, or the next `once`, sends them. The
+    exit code is 1 if an event cannot be replayed.
 
     \b
     Examples: hivel-agent replay --failed --yes
@@ -63,7 +63,7 @@ def command(settings: Settings, *, wanted: Wanted, as_json: bool) -> None:
 
 
 class ReplayView(msgspec.Struct, frozen=True):
-    """What became of one event; ``reason`` says why it was not replayed, ``note`` what is worth knowing if it was."""
+    """The result for one event. ``reason``: why it was not replayed. ``note``: what to know about a replayed event."""
 
     id: int
     deployment_id: str
@@ -73,7 +73,7 @@ class ReplayView(msgspec.Struct, frozen=True):
 
 
 def show(outcomes: list[ReplayView]) -> None:
-    """What became of each event."""
+    """The result for each event."""
     out = console()
     for outcome in outcomes:
         note = f", {escape(outcome.note)}" if outcome.note else ""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def command(settings: Settings, *, log_format: str) -> None:
     """Run the daemon: poll and deliver until SIGTERM or SIGINT.
 
-    SIGHUP reloads the configuration and the tokens. An invalid configuration is logged, and the daemon keeps the
-    current one.
+    SIGHUP reloads the configuration and the tokens. If the new configuration is invalid, the daemon logs the errors
+    and keeps the current one.
 
     \b
     Example: hivel-agent run --config /etc/hivel-agent/config.toml

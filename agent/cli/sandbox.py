@@ -31,7 +31,7 @@ def command() -> None:
     """
 
 
-# Threads cannot wait for longer everywhere.
+# The longest time that a thread can wait on all platforms.
 _SECONDS = click.FloatRange(0, 86_400)
 
 
@@ -87,7 +87,7 @@ def hivel(host: str, port: int, token: str, db: Path | None, fault: str | None, 
     try:
         local = LocalHivel(token, db=db, strict=strict)
     except OSError as error:
-        raise click.ClickException(f"cannot keep events in {db}: {error.strerror}") from None
+        raise click.ClickException(f"cannot store events in {db}: {error.strerror}") from None
     if fault is not None:
         try:
             local.fault(msgspec.json.decode(fault, type=Fault))
@@ -121,8 +121,8 @@ def jenkins(
 ) -> None:  # fmt: skip
     """Run a local Jenkins with recorded jobs and builds. Its user is hivel-agent.
 
-    With several replicas, the list of jobs comes from any replica and is as old as its delay. Requests about one job or
-    about the executors, with tree=, are answered for all replicas. When a replica ends, another one continues its
+    With several replicas, any replica can answer the request for the list of jobs, with its delay. Requests for one job
+    or for the executors, with tree=, are answered for all replicas. When a replica ends, another one continues its
     running builds.
 
     \b
@@ -135,7 +135,7 @@ def jenkins(
         return LocalJenkins.from_folder(folder, **options) if folder else LocalJenkins.recorded(**options)
 
     if replicas == 1 and (lag or sticky or failover):
-        raise click.UsageError("--lag, --sticky and --failover are for several --replicas")
+        raise click.UsageError("--lag, --sticky and --failover require --replicas 2 or more")
     local: LocalJenkins | ReplicatedJenkins
     if replicas == 1:
         local = one = make()
@@ -163,6 +163,6 @@ def _repeat(seconds: float, action: Callable[[], None]) -> None:
 
 def _serve(app: ASGIApp, host: str, port: int, what: str) -> None:
     try:
-        serve(app, host, port, announce=lambda url: click.echo(f"{what}: {url}/  (Ctrl-C ends it)"))
+        serve(app, host, port, announce=lambda url: click.echo(f"{what}: {url}/  (stop with Ctrl-C)"))
     except OSError as error:
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Which events a verb changes: IDs, or filters. Filters are confirmed before anything is changed."""
+"""The events that a verb changes, selected by IDs or by filters. A selection by filters must be confirmed."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Action:
-    """What the verb does, in words. ``takes_delivered``: also to delivered events, with ``--all-delivered``."""
+    """The texts of a verb. ``takes_delivered``: it also takes delivered events, with ``--all-delivered``."""
 
     verb: str
-    """*say what to* … (``replay``)"""
+    """*select the events to* … (``replay``)"""
     done: str
     """*nothing was* … (``replayed``)"""
     effect: str
     """*3 event(s) would be* … (``sent again``)"""
     takes_delivered: bool = False
     reason_names: tuple[str, ...] = ("--error",)
-    """Names of the option that selects by the reason."""
+    """Names of the option that filters by the reason."""
 
     @property
     def filters(self) -> str:
-        """The options that select by a state."""
+        """The options that select by state."""
         return "--failed / --all-delivered" if self.takes_delivered else "--failed"
 
 
@@ -52,12 +52,12 @@ class Wanted:
 
     @property
     def by_filters(self) -> bool:
-        """Whether there is an option beside the IDs."""
+        """Whether there is an option besides the IDs."""
         return self.failed or self.all_delivered or self.filters.given
 
 
 def selection_options(action: Action) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a verb the options of a selection; it is called with all of them as ``wanted``, a :class:`Wanted`."""
+    """Add the options of a selection to a verb, which gets them as ``wanted``, a :class:`Wanted`."""
     delivered = click.option("--all-delivered", is_flag=True, help="Select delivered events. Needs --since.")
     options: tuple[Callable[[Any], Any], ...] = (
         click.argument("ids", nargs=-1, metavar="[ID]..."),
@@ -88,14 +88,14 @@ def selection_options(action: Action) -> Callable[[Callable[..., Any]], Callable
 
 
 def choose(outbox: Outbox, queue: Queue, wanted: Wanted, action: Action) -> list[Deployment]:
-    """The selected deployments, oldest first; a selection by filters is confirmed first.
+    """The selected deployments, oldest first. A selection by filters must be confirmed.
 
-    Raises a :class:`click.ClickException` if the selection is invalid, names an unknown event, or nobody can confirm
-    it; :class:`click.Abort` if the answer is no.
+    Raises :class:`click.ClickException` if the selection is invalid, names an unknown event, or cannot be confirmed;
+    :class:`click.Abort` if the answer is no.
     """
     if wanted.ids:
         if wanted.by_filters:
-            raise click.UsageError(f"either IDs or {action.filters} with filters, not both")
+            raise click.UsageError(f"use either IDs or {action.filters} with filters, not both")
         return _named(queue, wanted.ids, action)
     chosen = list(wanted.filters.select(outbox, _states(wanted, action)))[::-1]
     if chosen and not wanted.yes:
@@ -114,14 +114,14 @@ def _named(queue: Queue, ids: tuple[str, ...], action: Action) -> list[Deploymen
 def _states(wanted: Wanted, action: Action) -> tuple[State, ...]:
     if not wanted.failed and not wanted.all_delivered:
         ways = "IDs, --failed, or --all-delivered --since …" if action.takes_delivered else "IDs or --failed"
-        raise click.UsageError(f"say what to {action.verb}: {ways}")
+        raise click.UsageError(f"select the events to {action.verb}: {ways}")
     if wanted.all_delivered and wanted.filters.since is None:
-        raise click.UsageError("--all-delivered needs --since, so that not everything is sent again by mistake")
+        raise click.UsageError("--all-delivered requires --since, so that you do not send all events again by mistake")
     states = (State.FAILED, wanted.failed), (State.DELIVERED, wanted.all_delivered)
     return tuple(state for state, chosen in states if chosen)
 
 
 def _confirm(told: str) -> None:
     if not sys.stdin.isatty():
-        raise click.ClickException(f"{told}; repeat the command with --yes to do it")
-    click.confirm(f"{told}. Do it?", abort=True, err=True)
+        raise click.ClickException(f"{told}; to confirm, repeat the command with --yes")
+    click.confirm(f"{told}. Continue?", abort=True, err=True)

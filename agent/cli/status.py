@@ -1,4 +1,4 @@
-"""``status``: everything at a glance."""
+"""``status``: the state of the outbox, the delivery and the controllers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from agent.inspect.silent import SilentJob
     from agent.inspect.status import ControllerStatus, JobErrorStatus, MissedStatus, SetAsideStatus, Status
 
-_WHICH = "queue list --json has sent_revision, queue show tells the difference"
-# So many jobs with trouble of one kind are told one by one.
+_WHICH = "see sent_revision in queue list --json, and queue show"
+# The maximum number of jobs that are listed for one kind of problem.
 _MOST_JOBS = 10
 
 
@@ -41,12 +41,12 @@ def command(settings: Settings, *, as_json: bool) -> None:
 
 
 def show(value: Status) -> None:
-    """A line for each of outbox, events and delivery, then the controllers, then what a person should know of."""
+    """A line for outbox, events and delivery, then the controllers, then the problems."""
     out = console()
-    daemon = "no daemon is running" if value.daemon_pid is None else f"daemon is process {value.daemon_pid}"
+    daemon = "no daemon is running" if value.daemon_pid is None else f"daemon is running (PID {value.daemon_pid})"
     out.print(f"outbox    {escape(value.outbox)}, {daemon}{_size(value)}")
     if value.is_full:
-        out.print("          [red]full[/]: nothing new is taken in until there is room again; raise [outbox] max_size")
+        out.print("          [red]full[/]: no new events are stored until space is freed; raise \\[outbox] max_size")
     out.print(f"events    {_counts(value)}")
     out.print(delivery_line(value.delivery))
     if value.repaired is not None:
@@ -82,16 +82,16 @@ def _counts(value: Status) -> str:
 def _show_controller(out: Console, controller: ControllerStatus) -> None:
     since = "" if controller.since is None else f" since {escape(controller.since)}"
     polled = "" if controller.polled_at is None else f", polled {controller.polled_at}"
-    jobs = "" if controller.jobs is None else f", {controller.jobs} jobs, {controller.open_builds} builds followed"
+    jobs = "" if controller.jobs is None else f", {controller.jobs} jobs, {controller.open_builds} open builds"
     out.print(f"jenkins   {escape(controller.name)}: {styled(controller.state)}{since}{polled}{jobs}")
     if controller.last_error:
         out.print(f"          {escape(controller.last_error)}")
     if controller.asked is not None and controller.asked.last_hour:
-        out.print(f"asked     {escape(controller.name)}: {_asked(controller.asked)}")
+        out.print(f"requests  {escape(controller.name)}: {_asked(controller.asked)}")
 
 
 def _asked(asked: Asked) -> str:
-    """``every 15s; in the last hour 240 jobs, 12 builds: 1.2 MB, answers in 31ms on average and 400ms at most``."""
+    """``every 15s; in the last hour 240 jobs, 12 builds: 1.2 MB, answered in 31ms on average, 400ms at most``."""
     often = f"every {describe_duration(asked.interval_ms)}"
     if asked.interval_ms > asked.setting_ms:
         often = f"[yellow]slow[/], {often} instead of {describe_duration(asked.setting_ms)}"
@@ -101,7 +101,7 @@ def _asked(asked: Asked) -> str:
     slowest = max(each.slowest_ms for each in asked.last_hour)
     size = describe_size(sum(each.bytes for each in asked.last_hour))
     return (
-        f"{often}; in the last hour {kinds}: {size}, answers in {describe_duration(average)} on average and "
+        f"{often}; in the last hour {kinds}: {size}, answered in {describe_duration(average)} on average, "
         f"{describe_duration(slowest)} at most"
     )
 
@@ -110,7 +110,7 @@ def _show_job_errors(out: Console, jobs: list[JobErrorStatus]) -> None:
     for job in jobs[:_MOST_JOBS]:
         out.print(
             f"job       {escape(job.job)} on {escape(job.controller)} [red]cannot be read[/] "
-            f"since {escape(job.since)}, tried again {escape(job.next_try_at)}: {escape(job.error)}"
+            f"since {escape(job.since)}, next attempt {escape(job.next_try_at)}: {escape(job.error)}"
         )
     if len(jobs) > _MOST_JOBS:
         out.print(f"job       … and {len(jobs) - _MOST_JOBS} more jobs: status --json")
@@ -126,8 +126,8 @@ def _show_set_aside(out: Console, things: list[SetAsideStatus]) -> None:
 def _show_missed(out: Console, jobs: list[MissedStatus]) -> None:
     for job in jobs[:_MOST_JOBS]:
         out.print(
-            f"missed    {job.builds} build(s) of {escape(job.job)} on {escape(job.controller)} were gone "
-            f"before they could be read, up to #{job.newest_number}, noted {job.noted_at}"
+            f"missed    {job.builds} build(s) of {escape(job.job)} on {escape(job.controller)} were discarded or "
+            f"deleted before the agent read them, up to #{job.newest_number}, noticed {job.noted_at}"
         )
     if len(jobs) > _MOST_JOBS:
         out.print(f"missed    … and of {len(jobs) - _MOST_JOBS} more jobs: status --json")
@@ -146,6 +146,6 @@ def _show_silent(out: Console, jobs: list[SilentJob]) -> None:
 
 def _why_silent(job: SilentJob) -> str:
     if not job.still_builds:
-        return "it does not build any more" if job.builds_since == 0 else "nothing is heard of it"
-    why = "none became an event" if job.has_rule else "no \\[\\[deployment]] rule matches it any more"
+        return "it has had no builds since then" if job.builds_since == 0 else "its builds are not known"
+    why = "none became an event" if job.has_rule else "no \\[\\[deployment]] rule matches the job any more"
     return f"[yellow]{job.builds_since} build(s) since then[/], {why}"

@@ -1,4 +1,4 @@
-"""Standard output and error of a verb: without secrets, and without a trace where nobody takes what is printed."""
+"""Standard output and error of a verb: secrets are redacted, and a closed output gives no traceback."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from agent.model.secrets import redact
 if TYPE_CHECKING:
     from typing import NoReturn, TextIO
 
-# What a shell says of a program that was ended by SIGPIPE, as `| head` does it to most.
+# The exit code that a shell shows for a program that SIGPIPE ended, as with `| head`.
 ENDED_BY_PIPE = 141
 
 
 class PrintError(Exception):
-    """Standard output takes nothing; the message says why. ``code``: how the process ends."""
+    """Standard output cannot be written; the message says why. ``code``: the exit code of the process."""
 
     def __init__(self, error: OSError) -> None:
-        super().__init__(f"what there is to say cannot be written to standard output: {error.strerror or error}")
+        super().__init__(f"cannot write to standard output: {error.strerror or error}")
         self.code = ENDED_BY_PIPE if error.errno == errno.EPIPE else 1
         self.quiet = error.errno == errno.EPIPE
 
 
 def take() -> None:
-    """From here on standard output and error are those of this module."""
+    """Replace standard output and error by those of this module."""
     sys.stdout = cast("TextIO", _Printed(sys.stdout, _raise))
-    sys.stderr = cast("TextIO", _Printed(sys.stderr, lambda _: None))  # nobody else can be told
+    sys.stderr = cast("TextIO", _Printed(sys.stderr, lambda _: None))  # there is no other place to report it
 
 
 def _raise(error: OSError) -> NoReturn:
@@ -36,7 +36,7 @@ def _raise(error: OSError) -> NoReturn:
 
 
 class _Printed:
-    """A stream of text; ``failed`` is called with what goes wrong. What it was to write then is forgotten."""
+    """A text stream. ``failed`` is called with an error, and the text that could not be written is dropped."""
 
     def __init__(self, stream: TextIO, failed: Any) -> None:
         self._stream = stream
@@ -59,7 +59,7 @@ class _Printed:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        # Python would try again when it ends, and end with 120.
+        # Otherwise Python tries again at exit, and ends with 120.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

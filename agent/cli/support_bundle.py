@@ -31,8 +31,8 @@ FOLDER = "hivel-agent-support"
 def command(context: click.Context, config: Path | None, output: Path | None, directory: Path | None) -> None:
     """Collect what a bug report needs in one archive, without secrets.
 
-    It works if the daemon is down, the outbox is damaged or missing, or the configuration is wrong.
-    Names of hosts, jobs and users, and addresses, stay in it: look through it before you send it.
+    It also works if the daemon is down, the outbox is damaged or missing, or the configuration is wrong.
+    The archive contains names of hosts, jobs and users, and addresses. Read it before you send it.
 
     \b
     Example: hivel-agent support-bundle --output bundle.tar.gz
@@ -48,14 +48,14 @@ def command(context: click.Context, config: Path | None, output: Path | None, di
     try:
         write_folder(target, contents) if directory is not None else write_archive(target, contents, now_ms)
     except FileExistsError as error:
-        raise click.ClickException(f"{target} is there already; remove it, or choose another name") from error
+        raise click.ClickException(f"{target} already exists; remove it, or choose another name") from error
     except OSError as error:
         raise click.ClickException(f"cannot write {target}: {error.strerror or error}") from error
     for name, content in contents.items():
         click.echo(f"{name:<14} {len(content):>9} bytes")
     click.echo(
         f"\n{target} is written. Tokens, passwords and secret URLs are replaced by ***.\n"
-        "Names of hosts, jobs and users, and addresses, are in it. Look through it before you send it."
+        "It contains names of hosts, jobs and users, and addresses. Read it before you send it."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the texts of options mean. A text that means nothing ends the verb with a :class:`click.UsageError`."""
+"""Parsing option values. An invalid value raises :class:`click.UsageError`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent.model.times import describe_duration, parse_duration
 
 
 def time_span(since: str | None, until: str | None, now_ms: int) -> tuple[int | None, int | None]:
-    """``--since`` and ``--until`` in UTC milliseconds; None where an option is missing.
+    """``--since`` and ``--until`` in UTC milliseconds; None if the option is missing.
 
     ``--since`` must be before ``--until``, or before tomorrow if there is no ``--until``.
     """
@@ -21,13 +21,13 @@ def time_span(since: str | None, until: str | None, now_ms: int) -> tuple[int | 
 
 
 def builds_since(since: str, now_ms: int, until: str | None = None) -> tuple[int, int]:
-    """``--since`` and ``--until`` for builds of Jenkins, in UTC milliseconds. Default of ``--until``: tomorrow."""
+    """``--since`` and ``--until`` for builds of Jenkins, in UTC milliseconds. ``--until`` defaults to tomorrow."""
     begin, end = time_span(since, until, now_ms)
     return begin or 0, now_ms + FUTURE_MS if end is None else end
 
 
 def moment(option: str, text: str, now_ms: int) -> int:
-    """A moment in UTC milliseconds: ``now``, ``24h`` (ago), ``2026-01-31``, ``2026-01-31T18:00:00Z``."""
+    """A time in UTC milliseconds: ``now``, ``24h`` (ago), ``2026-01-31``, ``2026-01-31T18:00:00Z``."""
     try:
         return parse_end(option, text, now_ms)
     except ValueError as error:
@@ -46,7 +46,7 @@ def duration(option: str, text: str, *, most_ms: int) -> int:
 
 
 def job_pattern(option: str, text: str | None) -> Pattern | None:
-    """Which jobs are meant; None: all."""
+    """The pattern of the selected jobs; None: all jobs."""
     try:
         return None if text is None else Pattern.parse(text)
     except RuleError as error:

@@ -1,4 +1,4 @@
-"""Addresses of Jenkins and Hivel that are more, or less, than the base address. Nothing is asked."""
+"""Recognizing addresses that are not the base address of Jenkins or Hivel. No request is sent."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from urllib.parse import urlsplit, urlunsplit
 if TYPE_CHECKING:
     from agent.config.settings import JenkinsSettings
 
-# What comes behind the base address of Jenkins in the address bar of a browser.
+# First path segments of Jenkins' pages, below the base address.
 _PAGES_OF_JENKINS = (
     "api", "asynchPeople", "blue", "builds", "cli", "computer", "configure", "credentials", "job", "log", "login",
     "manage", "me", "people", "pluginManager", "user", "view", "whoAmI",
 )  # fmt: skip
 _PAGES_OF_HIVEL = ("api",)
-# RFC 2606: names that documentation uses, and nobody owns.
+# RFC 2606: names that are reserved for documentation.
 _PLACEHOLDER = re.compile(r"(?i)(?:^|[^a-z0-9-])((?:[a-z0-9-]+\.)*example(?:\.(?:com|org|net))?)(?![a-z0-9.-])")
 
 
 def base_of_jenkins(url: str) -> str | None:
-    """The base address, if ``url`` is the address of a page of Jenkins: of a job, of the API, of the login."""
+    """The base address, if ``url`` is the address of a page of Jenkins, such as a job, the API or the login."""
     return _before(url, _PAGES_OF_JENKINS)
 
 
@@ -40,13 +40,13 @@ def _before(url: str, pages: tuple[str, ...]) -> str | None:
 
 
 def placeholder_in(text: str) -> str | None:
-    """The host name of the documentation that the text names, such as ``jenkins.example.com``; None: none."""
+    """The placeholder host name in the text, such as ``jenkins.example.com``, or None."""
     found = _PLACEHOLDER.search(text)
     return None if found is None or "." not in found[1] else found[1]
 
 
 def named_by_address(controller: JenkinsSettings) -> bool:
-    """Whether the controller has the name of its host, and that is an IP address or ``localhost``."""
+    """Whether the controller is named after its host, and the host is an IP address or ``localhost``."""
     parts = urlsplit(controller.url)
     if controller.name != parts.netloc or parts.hostname is None:
         return False

@@ -1,4 +1,4 @@
-"""What the daemon asked of each Jenkins in the last hour: the daemon tells it, for nothing of it is stored."""
+"""The requests that the daemon sent to each Jenkins in the last hour. They are not stored: the daemon reports them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from agent.config.settings import Address
     from agent.sources.jenkins.traffic import Kind, Tally
 
-# The page, below the address of [monitoring] listen.
+# The path of the page, on the address of [monitoring] listen.
 PAGE = "/jenkins"
 TIMEOUT_S = 3.0
 _LONGEST_ANSWER = 1024 * 1024
 
 
 class KindAsked(msgspec.Struct, frozen=True):
-    """Questions of one kind: jobs, builds, build, stages, computer, whoami. ``bytes`` came in, headers included."""
+    """Requests of one kind: jobs, builds, build, stages, computer, whoami. ``bytes``: received, including headers."""
 
     kind: str
     requests: int
@@ -30,7 +30,7 @@ class KindAsked(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """One controller: how often it is polled now, how often by the setting, and what it was asked in the last hour."""
+    """One controller: the current poll interval, the configured one, and the requests of the last hour."""
 
     controller: str
     interval_ms: int
@@ -39,7 +39,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def asked(controller: str, *, interval_s: float, setting_s: float, last_hour: Mapping[Kind, Tally]) -> Asked:
-    """For the page."""
+    """The entry of one controller on the page."""
     kinds = [
         KindAsked(kind, each.requests, each.bytes, _ms(each.seconds / each.requests), _ms(each.slowest_s))
         for kind, each in last_hour.items()
@@ -48,9 +48,9 @@ def asked(controller: str, *, interval_s: float, setting_s: float, last_hour: Ma
 
 
 def ask_daemon(address: Address) -> list[Asked]:
-    """What the daemon that listens there says; nothing if it does not, or is none of this version.
+    """What the daemon at this address reports. Empty if none answers, or if it has another version.
 
-    No proxy is asked: this is mostly the same machine.
+    The request does not use a proxy: the daemon usually runs on the same machine.
     """
     connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
     try:

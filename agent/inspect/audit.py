@@ -1,4 +1,4 @@
-"""``audit``: what became of every build number of every deploying job, held against Jenkins' own counter."""
+"""``audit``: the outcome of every build number of every deploying job, compared with Jenkins' build counter."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from agent.outbox.values import JobCursor, OpenBuild, RunState
     from agent.sources.jenkins.client import JenkinsClient, Snapshot
 
-# A controller that was polled within so many intervals, or within ten minutes, will be polled again.
+# A controller that was polled within this number of intervals, or within ten minutes, counts as polled.
 _INTERVALS = 10
 _PATIENCE_MS = 600_000
 _PAGE = 1_000
@@ -45,7 +45,7 @@ _SET_ASIDE = 10_000
 
 
 class Outcome(StrEnum):
-    """What became of a build number: any :class:`Ending` but READ, of which the deployments tell more, or these."""
+    """The outcome of a build number: one of these, or an :class:`Ending` other than READ."""
 
     EVENT = "event"
     DISCARDED = "discarded"
@@ -61,22 +61,22 @@ class Outcome(StrEnum):
     UNACCOUNTED = "unaccounted"
 
 
-# These are shown whenever they were noted.
+# These are listed regardless of ``since``.
 _OF_NOW = (Outcome.RUNNING, Outcome.WAITING, Outcome.NOT_POLLED, Outcome.UNACCOUNTED)
-# Numbers that may have a deployment, without a backfill or a report of a build that no poll saw.
+# Numbers that can have a deployment from a poll, not only from a backfill or a report.
 _WITH_DEPLOYMENT = (Ending.READ, Ending.BEFORE_AUDIT, Ending.FORMER_NAME)
 _WHY = {
     Ending.HISTORY: "ended before the agent began to report the job",
     Ending.NO_RULE: "no rule matched the job at that time",
-    Ending.UNREADABLE: "discarded, deleted or never used: Jenkins does not tell which",
-    Ending.BEFORE_AUDIT: "from before this version, which notes what becomes of each number",
+    Ending.UNREADABLE: "discarded, deleted or never used: Jenkins does not show which",
+    Ending.BEFORE_AUDIT: "older than the version that records the outcome of each number",
     Ending.FORMER_NAME: "read when the job had another name",
-    Ending.NO_DEPLOYMENT: "the rule made no deployment of it",
+    Ending.NO_DEPLOYMENT: "the rule gave no deployment",
 }
 
 
 class BuildsView(msgspec.Struct, frozen=True):
-    """The builds ``first`` to ``last``, which have the same outcome; ``at``: when it came to that (RFC 3339)."""
+    """The builds ``first`` to ``last``, which have the same outcome; ``at``: the time of the outcome (RFC 3339)."""
 
     first: int
     last: int
@@ -86,9 +86,9 @@ class BuildsView(msgspec.Struct, frozen=True):
 
 
 class JobAudit(msgspec.Struct, frozen=True):
-    """One job. ``given_away``: how many numbers Jenkins has given away; the ``numbers`` add up to it.
+    """One job. ``given_away``: how many build numbers Jenkins has assigned. It is the sum of the ``numbers``.
 
-    ``gone``: the job is not in Jenkins' list; then it is the number that Jenkins last told.
+    ``gone``: Jenkins does not list the job; ``given_away`` is then the last known count.
     """
 
     controller: str
@@ -100,7 +100,7 @@ class JobAudit(msgspec.Struct, frozen=True):
 
 
 class Audit(msgspec.Struct, frozen=True):
-    """``audit --json``; ``unaccounted``: how many numbers nobody knows anything about. Zero, or there is a fault."""
+    """``audit --json``. ``unaccounted``: how many numbers have no known outcome. If it is not 0, there is a bug."""
 
     since: str
     jobs: list[JobAudit]
@@ -116,10 +116,10 @@ def audit(
     since: int,
     jobs: Pattern | None = None,
 ) -> Audit:
-    """What became of every number. ``since`` (UTC ms): builds of before are counted and not listed.
+    """The outcome of every number. ``since`` (UTC ms): older builds are counted, but not listed.
 
-    Costs each controller the question of a poll. What it does wrong is among the ``problems``. Raises
-    :class:`agent.outbox.values.OutboxError`.
+    Sends each controller the request of one poll. Failures of a controller are listed in ``problems``.
+    Raises :class:`agent.outbox.values.OutboxError`.
     """
     problems: list[str] = []
     found: list[JobAudit] = []
@@ -129,7 +129,7 @@ def audit(
         try:
             snapshot = client.snapshot()
         except JenkinsError as error:
-            problems.append(f"{controller.name}: its counters cannot be asked for: {error}")
+            problems.append(f"{controller.name}: cannot read the build counters: {error}")
             continue
         finally:
             client.close()
@@ -143,19 +143,19 @@ def audit(
 
 
 def _not_polled(controller: JenkinsSettings, outbox: Outbox, jobs: Iterable[JobAudit]) -> Iterator[str]:
-    """A controller that is not polled any more has numbers that wait for nobody."""
+    """Builds that wait for a poll, on a controller that is not polled any more."""
     waiting = sum(job.numbers.get(Outcome.NOT_POLLED, 0) for job in jobs)
     state = outbox.controller(controller.name)
     polled_at = None if state is None else state.polled_at
     patience = max(_INTERVALS * controller.poll_interval_ms, _PATIENCE_MS)
     if waiting and (polled_at is None or outbox.clock.now_ms() - polled_at > patience):
-        when = "was never polled" if polled_at is None else f"was last polled {rfc3339(polled_at)}"
-        yield f"{controller.name}: {waiting} build(s) wait for a poll, and it {when}; is the agent running?"
+        when = "was never polled" if polled_at is None else f"was last polled at {rfc3339(polled_at)}"
+        yield f"{controller.name}: {waiting} build(s) wait for a poll, but the controller {when}. Is the agent running?"
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A deploying job: its name, Jenkins' counter (None: it is not in the list), and our cursor."""
+    """A deploying job: its name, Jenkins' build counter (None: Jenkins does not list the job), and the cursor."""
 
     name: str
     next_build_number: int | None
@@ -164,7 +164,7 @@ class _Job:
 
 @dataclass
 class _Lines:
-    """Numbers with the same outcome, side by side, are one line."""
+    """Collects the lines. Adjacent numbers with the same outcome are one line."""
 
     since: int
     counts: Counter[str] = field(default_factory=Counter)
@@ -186,9 +186,9 @@ class _Lines:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The deployments of the newest build of one number: its start, their states, and when the last of them ended.
+    """The deployments of the newest build of one number: its start, their states, and the latest end.
 
-    ``staged``: stages of it reported themselves, which takes the place of what the rule makes.
+    ``staged``: stages of the build reported themselves, so the rule adds nothing.
     """
 
     started_at: int
@@ -197,7 +197,7 @@ class _Rows:
     staged: bool
 
     def and_of(self, row: Deployment) -> _Rows:
-        """With one more of them. A build that had the number before does not count."""
+        """With one more deployment. Deployments of an older build with the same number are ignored."""
         if row.build_started_at != self.started_at:
             return self if row.build_started_at < self.started_at else _rows(row)
         more = _rows(row)
@@ -206,21 +206,21 @@ class _Rows:
         )
 
     def may_be_of(self, build: OpenBuild) -> bool:
-        """Whether this open build reported itself; else they are of one that had the number before."""
+        """Whether the deployments can be reports of this open build, and not of an older build with its number."""
         return build.started_at is not None and self.started_at >= build.started_at
 
     @property
     def outcome(self) -> Outcome:
-        """Discarded if there is nothing else."""
+        """Discarded if all deployments are."""
         return Outcome.DISCARDED if set(self.states) == {State.DISCARDED} else Outcome.EVENT
 
     @property
     def detail(self) -> str:
-        """What became of the deployments: ``delivered``, or ``2 delivered, 1 failed``."""
+        """The states of the deployments: ``delivered``, or ``2 delivered, 1 failed``."""
         counted = Counter(state.value for state in self.states)
         states = ", ".join(f"{n} {state}" for state, n in sorted(counted.items()))
         states = self.states[0].value if len(self.states) == 1 else states
-        return f"{states}; the build reported itself, the rule adds none" if self.staged else states
+        return f"{states}; the build reported itself, so the rule adds no event" if self.staged else states
 
 
 def _rows(row: Deployment) -> _Rows:
@@ -242,7 +242,7 @@ class _Controller:
         self._set_aside = {item.subject for item in outbox.things_set_aside(_SET_ASIDE) if item.kind == "run"}
 
     def jobs(self, among: Pattern | None) -> list[_Job]:
-        """Those that deploy by the rules, in Jenkins' list or known from before; ``among`` these names, None: all."""
+        """Jobs that match a rule, listed by Jenkins or known to the outbox. ``among``: only these names; None: all."""
         cursors = self._outbox.jobs(self._name)
         names = sorted(self._counters.keys() | {name for name in cursors if self._snapshot.would_list(name)})
         return [
@@ -273,8 +273,8 @@ class _Controller:
     def _told_of(self, job: _Job, endings: Iterable[Ended]) -> dict[int, _Rows]:
         """The deployments of a job by number.
 
-        Where two jobs changed names with each other, those under either name may be of the other one: then only
-        numbers count that were read.
+        If two jobs swapped their names, a deployment under either name can be of the other job. Then only numbers
+        that were read under this name are included.
         """
         project = Project(JENKINS, self._name, job.name)
         formers = self._outbox.former_names(project)
@@ -285,7 +285,7 @@ class _Controller:
         return {number: rows for number, rows in found.items() if any(number in span for span in read)}
 
     def _deployments(self, names: Iterable[Project]) -> dict[int, _Rows]:
-        """By number, under all names that the job had."""
+        """The deployments by number, under all names that the job has had."""
         found: dict[int, _Rows] = {}
         for each in names:
             before: int | None = None
@@ -303,11 +303,11 @@ class _Controller:
         elif build is not None and build.seen and build.waiting_since is None:
             lines.add(number, number, Outcome.RUNNING, "", build.first_seen_at or None)
         elif build is not None:
-            why = "to be read again" if build.seen else "Jenkins gave the number away and shows no build yet"
+            why = "will be read again" if build.seen else "Jenkins has assigned the number, but shows no build yet"
             lines.add(number, number, Outcome.WAITING, why, build.first_seen_at or None)
 
     def _plain(self, lines: _Lines, job: _Job, first: int, last: int, ended: Ended | None) -> None:
-        """Numbers without a deployment that are not open."""
+        """Add numbers that have no deployment and are not open."""
         if first > last:
             return
         if ended is None:
@@ -321,13 +321,13 @@ class _Controller:
         since = job.cursor.no_rule_since if job.cursor is not None else None
         if since is not None and last >= since:
             middle = max(first, since)
-            lines.add(first, middle - 1, Outcome.UNACCOUNTED, "nothing is known of it", None)
+            lines.add(first, middle - 1, Outcome.UNACCOUNTED, "nothing is known about it", None)
             lines.add(middle, last, Outcome.NO_RULE, _WHY[Ending.NO_RULE], None)
         else:
-            lines.add(first, last, Outcome.UNACCOUNTED, "nothing is known of it", None)
+            lines.add(first, last, Outcome.UNACCOUNTED, "nothing is known about it", None)
 
     def _read(self, lines: _Lines, job: _Job, first: int, last: int, at: int) -> None:
-        """What was read and has no deployment: the facts tell why; without facts, its deployment was deleted."""
+        """Add builds that were read and have no deployment. Builds without facts had one that was deleted."""
         numbers = iter(range(first, last + 1))
         while chunk := list(islice(numbers, _RUNS)):
             runs = {number: jenkins_run(self._name, job.name, number) for number in chunk}
@@ -340,7 +340,7 @@ class _Controller:
 
     def _why_none(self, state: RunState) -> str:
         if run_id(state.run) in self._set_aside:
-            return "set aside for an error that nobody expected: see hivel-agent explain"
+            return "set aside after an unexpected error: see hivel-agent explain"
         if taken := taken_ids(state.facts, state.deployments, self._rules, self._outbox):
             return id_is_taken(taken[0])
         if derive(state.facts, self._rules, kept_builds(state.deployments)).parts:
@@ -349,7 +349,7 @@ class _Controller:
 
 
 def _gapless(endings: Iterable[Ended], end: int) -> Iterator[tuple[int, int, Ended | None]]:
-    """All numbers below ``end``: the ranges that were noted, and between them what was not."""
+    """All numbers below ``end``: the recorded ranges, and the gaps between them."""
     begin = 1
     for ended in endings:
         if ended.first >= end:
@@ -363,5 +363,5 @@ def _gapless(endings: Iterable[Ended], end: int) -> Iterator[tuple[int, int, End
 
 
 def _between(numbers: Sequence[int], first: int, last: int) -> Sequence[int]:
-    """Those of the sorted numbers that are in the range."""
+    """The sorted numbers that are in the range."""
     return numbers[bisect_left(numbers, first) : bisect_right(numbers, last)]

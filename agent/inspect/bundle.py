@@ -1,4 +1,4 @@
-"""The files of a support bundle: what a bug report needs, without secrets, whatever is broken."""
+"""The files of a support bundle: the data for a bug report, without secrets, even if parts cannot be read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LOG_LINES = 500
 _JOURNAL = ("journalctl", "--unit=hivel-agent", f"--lines={LOG_LINES}", "--no-pager", "--output=short-iso")
 _JOURNAL_TIMEOUT_S = 20
-# No file with a token is larger.
+# Files that are larger are not token files.
 _LARGEST_SECRET = 16 * 1024
 _QUOTED = re.compile(r"\"([^\"\n]+)\"|'([^'\n]+)'")
 _SECRET_VARIABLE = re.compile(r"(?i)token|secret|passw|api_?key|notify_url")
@@ -45,7 +45,7 @@ _PROXY_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def files(config: Path) -> dict[str, str]:
-    """Text by file name. Nothing is raised: a file that cannot be made says why."""
+    """The texts by file name. Raises nothing: if a file cannot be produced, its text is the error."""
     raw = _read(config)
     _know_secrets(config, raw)
     contents: dict[str, Callable[[], str]] = {
@@ -60,7 +60,7 @@ def files(config: Path) -> dict[str, str]:
     for name, content in contents.items():
         try:
             text = content()
-        except Exception as error:  # noqa: BLE001 - a bundle is needed most when something unexpected is broken
+        except Exception as error:  # noqa: BLE001 - a bundle is needed most after an unexpected error
             text = f"not available: {str(error) or type(error).__name__}\n"
         found[name] = redact(text)
     return found
@@ -70,7 +70,7 @@ def files(config: Path) -> dict[str, str]:
 
 
 def _know_secrets(config: Path, raw: str) -> None:
-    """Everything that may be a secret, even if the configuration cannot be used."""
+    """Everything that can be a secret, even if the configuration is not valid."""
     for name, value in os.environ.items():
         if _SECRET_VARIABLE.search(name):
             know(value.strip())
@@ -86,7 +86,7 @@ def _know_secrets(config: Path, raw: str) -> None:
 
 
 def _named_files(config: Path, raw: str) -> Iterator[Path]:
-    """The files that the configuration names, and the credentials of systemd."""
+    """The files that the configuration names, and systemd's credentials."""
     for first, second in _QUOTED.findall(raw):
         yield config.parent / (first or second)
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -95,7 +95,7 @@ def _named_files(config: Path, raw: str) -> Iterator[Path]:
 
 
 def _know_content(path: Path) -> None:
-    """A file with one short line is a token or a secret URL."""
+    """The content of a file with one short line: a token or a secret URL."""
     if not path.is_file() or path.stat().st_size > _LARGEST_SECRET:
         return
     lines = path.read_text(encoding="utf-8-sig").strip().splitlines()
@@ -134,7 +134,7 @@ def _os_name() -> str | None:
 
 
 def _config(config: Path, raw: str) -> str:
-    """What is wrong with the file, then the file."""
+    """The errors in the file, then the file."""
     problems = ""
     try:
         load(config)
@@ -146,7 +146,7 @@ def _config(config: Path, raw: str) -> str:
 def _status(settings: Settings) -> str:
     with _open(settings.outbox) as outbox:
         value: dict[str, Any] = msgspec.to_builtins(status(settings, outbox))
-    for item in value["set_aside"]:  # a trace, and the message of an exception, can contain values of a report
+    for item in value["set_aside"]:  # a traceback and the message of an exception can contain values of a report
         del item["trace"]
         item["error"] = item["error"].partition(":")[0]
     return _json(value)
@@ -161,7 +161,7 @@ def _failures(path: Path) -> str:
 
 
 def _listing(config: Path, outbox: Path) -> str:
-    """Mode, owner, size and path of each file in the folders of the configuration and the outbox."""
+    """Mode, owner, size and path of each file in the folder of the configuration and the folder of the outbox."""
     lines = []
     for folder in dict.fromkeys((config.absolute().parent, outbox.absolute().parent)):
         lines.append(_line(folder))
@@ -187,23 +187,23 @@ def _log() -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"The journal cannot be read: {error}\n{advice}"
     text, problem = (part.decode("utf-8", "replace") for part in (done.stdout, done.stderr))
-    if done.returncode or text.count("\n") < 2:  # one line says that there are no entries
+    if done.returncode or text.count("\n") < 2:  # a single line says that there are no entries
         return f"The journal has no lines of the unit hivel-agent for this user.\n{text}{problem}{advice}"
     return text
 
 
-# ---- whatever is broken
+# ---- even if parts cannot be read
 
 
 def _read(config: Path) -> str:
     try:
         return config.read_bytes().decode("utf-8-sig", "replace")
     except OSError:
-        return ""  # ``load`` says why
+        return ""  # ``load`` reports the error
 
 
 def _settings(config: Path) -> Settings:
-    """Without the tokens if only these are wrong. Raises :class:`ConfigError`."""
+    """The settings, without tokens if only the tokens are wrong. Raises :class:`ConfigError`."""
     try:
         return load(config)
     except ConfigError:
@@ -211,7 +211,7 @@ def _settings(config: Path) -> Settings:
 
 
 def _outbox_path(config: Path, raw: str) -> Path:
-    """As far as the configuration can be understood."""
+    """The settings, as far as they can be read."""
     with suppress(ConfigError):
         return _settings(config).outbox
     with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -222,7 +222,7 @@ def _outbox_path(config: Path, raw: str) -> Path:
 def _open(path: Path) -> SqliteOutbox:
     """Raises :class:`OutboxError`."""
     if not path.exists():
-        raise OutboxError(f"there is no outbox {path}")
+        raise OutboxError(f"the outbox {path} does not exist")
     refuse_what_is_no_outbox(path)
     return SqliteOutbox(path, Clock())
 

@@ -1,4 +1,4 @@
-"""``check``: is everything as it has to be? Asks Jenkins and Hivel, changes nothing, sends no event."""
+"""``check``: find what is wrong. Sends requests to Jenkins and Hivel, changes nothing, and sends no event."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
 
 
-# With less than this, storing what a poll finds is a matter of luck.
+# With less free space, storing the result of a poll can fail.
 LEAST_FREE = 1024 * 1024
 
 
 def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Finding]:
-    """Look at everything; what is wrong is a finding with its remedy, never an exception. ``offline``: no network."""
+    """Check everything. Raises nothing: each problem is a finding that says what to do. ``offline``: no requests."""
     findings = config_only(settings)
     findings += [finding for path in _token_files(settings) if (finding := _permissions(path))]
     findings += [
@@ -59,7 +59,7 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
 
 
 def _answers(settings: Settings, clock: Clock, unusable: set[str]) -> list[Finding]:
-    """What Jenkins and Hivel answer. ``unusable``: subjects that cannot be asked because of their proxy."""
+    """The answers of Jenkins and Hivel. ``unusable``: subjects that cannot be reached because of their proxy."""
     findings: list[Finding] = []
     listed: list[str] | None = []
     for controller in settings.controllers:
@@ -70,7 +70,7 @@ def _answers(settings: Settings, clock: Clock, unusable: set[str]) -> list[Findi
         probe = probe_jenkins(controller)
         findings += _controller(settings, controller, probe)
         if probe.snapshot is None or probe.snapshot.unread:
-            listed = None  # a rule may be for the jobs that could not be listed
+            listed = None  # a rule can match jobs that could not be listed
         elif listed is not None:
             listed += [job.full_name for job in probe.snapshot.jobs]
         if probe.snapshot is not None:
@@ -83,23 +83,23 @@ def _answers(settings: Settings, clock: Clock, unusable: set[str]) -> list[Findi
 
 
 def config_only(settings: Settings) -> list[Finding]:
-    """What the configuration file alone shows. Nothing is asked and no other file is read."""
+    """Findings about the configuration file. Sends no request and reads no other file."""
     return [complete(settings), *suspicious(settings)]
 
 
 def complete(settings: Settings) -> Finding:
-    """What can be said of a configuration that could be read."""
-    return Finding(Level.OK, CONFIGURATION, f"{settings.file} is complete; {len(settings.rules)} rule(s)")
+    """The finding for a configuration without errors."""
+    return Finding(Level.OK, CONFIGURATION, f"{settings.file} is valid; {len(settings.rules)} rule(s)")
 
 
 def unusable(error: ConfigError) -> list[Finding]:
-    """One error for each problem of a configuration that cannot be used."""
+    """One error for each problem of a configuration that is not valid."""
     messages = [str(problem) for problem in error.problems] or [str(error)]
     return [Finding(Level.ERROR, CONFIGURATION, message) for message in messages]
 
 
 def _routes(settings: Settings) -> list[Finding]:
-    """What the environment says of proxies; nothing if it says nothing."""
+    """Proxies that the environment sets for Jenkins and Hivel; empty if there are none."""
     proxies = Proxies()
     findings = list(unusable_proxies(proxies))
     urls = {HIVEL: settings.hivel.deployment_url, **{subject_of(each): each.url for each in settings.controllers}}
@@ -110,19 +110,19 @@ def _routes(settings: Settings) -> list[Finding]:
             findings.append(Finding(Level.ERROR, subject, str(error)))
         else:
             if route.reason is not None:
-                findings.append(Finding(Level.OK, subject, f"is asked {route}"))
+                findings.append(Finding(Level.OK, subject, f"requests go {route}"))
     return findings
 
 
 def _overlaps(controller: JenkinsSettings) -> list[Finding]:
-    """Roots that change nothing."""
+    """Warnings about roots that have no effect."""
     outermost, found = controller.outermost_roots, []
     for place, root in enumerate(controller.roots):
         outer = next((each for each in outermost if root.startswith(f"{each}/")), None)
         if outer is not None:
-            words = f"roots: {root} is asked with {outer}, which it is in; take one of them out"
+            words = f"roots: {root} is inside {outer}; remove one of them"
         elif root in controller.roots[:place]:
-            words = f"roots: {root} is there twice"
+            words = f"roots: {root} is listed twice"
         else:
             continue
         found.append(Finding(Level.WARNING, subject_of(controller), words))
@@ -130,7 +130,7 @@ def _overlaps(controller: JenkinsSettings) -> list[Finding]:
 
 
 def _token_files(settings: Settings) -> list[Path]:
-    """Those that an administrator made; systemd's own credential files are kept safe by systemd."""
+    """The token files of the configuration. systemd protects its credential files itself."""
     reporting = () if settings.intake is None else (token for _, token in settings.intake.tokens)
     tokens = [settings.hivel.token, *(c.token for c in settings.controllers if c.token), *reporting]
     if settings.notify is not None and settings.notify.url is not None:
@@ -141,14 +141,14 @@ def _token_files(settings: Settings) -> list[Path]:
 
 
 def _teams(settings: Settings) -> list[Finding]:
-    """What each team may report; nothing without [intake.teams]."""
+    """What each team may report; empty without [intake.teams]."""
     names = [] if settings.intake is None else [team for team, _ in settings.intake.tokens if team]
     return [Finding(Level.OK, "intake", f"the team {name} may report {settings.allowed(name)}") for name in names]
 
 
 def _permissions(path: Path) -> Finding | None:
     if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
-        return Finding(Level.WARNING, str(path), f"others can read this token; chmod 600 {path}")
+        return Finding(Level.WARNING, str(path), f"other users can read this token; run: chmod 600 {path}")
     return None
 
 
@@ -161,17 +161,17 @@ def _outbox(settings: Settings, clock: Clock, *, thoroughly: bool) -> Finding:
             problem = outbox.find_damage() if thoroughly else None
             outbox.try_writing()
     except OutboxError as error:
-        # Damage and an older version are no reasons not to start: the start mends the one and upgrades the other.
+        # The agent starts anyway: it repairs a damaged outbox and converts an older one.
         level = Level.WARNING if isinstance(error, DamagedError | OlderOutboxError) else Level.ERROR
         return Finding(level, "outbox", str(error))
     if problem is not None:
         return Finding(Level.ERROR, "outbox", f"{settings.outbox} is damaged ({problem}); restart the agent")
     if (free := _free_bytes(settings.outbox)) < LEAST_FREE:
-        room = f"only {free // 1024} KB are free on the disk of {settings.outbox}; make room"
+        room = f"only {free // 1024} KB are free on the disk of {settings.outbox}; free some space"
         return Finding(Level.ERROR, "outbox", room)
     if 0 < settings.max_size_bytes <= size:
         full = f"it takes {describe_size(size)}, [outbox] max_size is {describe_size(settings.max_size_bytes)}"
-        return Finding(Level.WARNING, "outbox", f"{settings.outbox} is full: {full}; nothing new is taken in")
+        return Finding(Level.WARNING, "outbox", f"{settings.outbox} is full: {full}; no new events are stored")
     told = f"{settings.outbox} can be written; {counts.pending} pending, {counts.failed} failed"
     return Finding(Level.WARNING if counts.failed else Level.OK, "outbox", told)
 
@@ -182,11 +182,11 @@ def _free_bytes(path: Path) -> int:
 
 
 def _missing_outbox(path: Path) -> Finding:
-    """It is not made here: it would belong to the user who checks, not to the service."""
+    """``check`` does not create the outbox: it would belong to the user of ``check``, not to the service."""
     if (problem := cannot_make(path)) is not None:
-        words = f"{problem}; correct [outbox] path or the owner, or run this as the user of the service"
+        words = f"{problem}; correct [outbox] path or the owner, or run this command as the user of the service"
         return Finding(Level.ERROR, "outbox", words)
-    return Finding(Level.OK, "outbox", f"{path} will be made at the first start")
+    return Finding(Level.OK, "outbox", f"{path} will be created at the first start")
 
 
 def _controller(settings: Settings, controller: JenkinsSettings, probe: JenkinsProbe) -> list[Finding]:
@@ -199,8 +199,8 @@ def _controller(settings: Settings, controller: JenkinsSettings, probe: JenkinsP
     deploying = sum(first_match(settings.rules, job.full_name) is not None for job in jobs)
     who = "anonymously" if about.anonymous else f"as {about.user}"
     words = (
-        f"Jenkins {about.version or '(version not told)'} at {controller.url}, {who}: "
-        f"{len(jobs)} job(s) visible{_where(controller)}, {deploying} of them deploy by the rules"
+        f"Jenkins {about.version or '(unknown version)'} at {controller.url}, {who}: "
+        f"{len(jobs)} job(s) visible{_where(controller)}, {deploying} of them match a rule"
     )
     findings.insert(0, Finding(Level.OK, subject, words))
     if jobs and not deploying:

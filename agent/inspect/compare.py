@@ -1,7 +1,7 @@
-"""``preview --compare``: which events of the last days would say something else under the rules of now.
+"""``preview --compare``: which events of the last days would be different under the current rules.
 
-What the outbox has is compared with what Jenkins says of the same builds now, and with what reported themselves. It
-only reads: the outbox may be that of a daemon at work.
+Compares the outbox with the same builds in Jenkins and with the reports of the builds. Only reads: a daemon can use
+the outbox at the same time.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
     from agent.outbox.values import RunState
     from agent.sources.jenkins.client import JenkinsClient, Job
 
-# So many events are told one by one; all are counted.
+# The maximum number of events that are listed. All are counted.
 MOST_LISTED = 1_000
 _PIECE = 200
 _WEEK_MS = 7 * 86_400_000
-NOT_ASKED = "what was read of it is deleted, and Jenkins was not asked"
-NOT_LISTED = "the agent does not see its job in Jenkins (any more), and what was read of it is deleted"
-NOT_READ = "Jenkins could not be asked for it: see the problems"
-BEYOND = "Jenkins was asked for the newest builds of the job alone: see --builds"
+NOT_ASKED = "its facts are deleted, and Jenkins was not asked"
+NOT_LISTED = "its facts are deleted, and the agent cannot see the job in Jenkins"
+NOT_READ = "it could not be read from Jenkins: see the problems"
+BEYOND = "only the newest builds of the job were read from Jenkins: see --builds"
 
 
 class ComparedEvent(msgspec.Struct, frozen=True):
-    """One event that is not the same. ``controller`` and ``job``: of other systems what runs again and again.
+    """One event that differs. ``controller`` and ``job``: for other CI systems, their scope and project.
 
-    ``state``: of the event in the outbox, None for one that is not there.
+    ``state``: the state in the outbox; None for an event that is not there.
     """
 
     controller: str
@@ -61,7 +61,7 @@ class ComparedEvent(msgspec.Struct, frozen=True):
 
 
 class JobFigures(msgspec.Struct, frozen=True):
-    """How many deployments, and how many that failed, a job had in the span, as the outbox has it and by the rules."""
+    """Deployments and failed deployments of a job in the span: in the outbox, and by the current rules."""
 
     controller: str
     job: str
@@ -72,11 +72,10 @@ class JobFigures(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """``preview --compare --json``. ``counts`` by what became of the events; ``fields`` counts the changes of each.
+    """``preview --compare --json``. ``counts``: events by :class:`Change`. ``fields``: changes by field.
 
-    ``not_comparable``: why, and how many. ``jobs``: those whose figures would change; ``weeks``: how many weeks the
-    span has. ``not_read``: builds that the poller has yet to read. ``left_out``: so many events are counted and not
-    listed.
+    ``not_comparable``: events by reason. ``jobs``: jobs whose figures would change. ``weeks``: length of the span.
+    ``not_read``: builds that the poller has not read yet. ``left_out``: events that are counted, but not listed.
     """
 
     since: str
@@ -93,7 +92,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def differs(self) -> bool:
-        """Whether any event would be another one."""
+        """Whether any event would be different."""
         return any(self.counts[change] for change in (Change.CHANGED, Change.GONE, Change.NEW))
 
 
@@ -106,12 +105,12 @@ def compare(
     *,
     jobs: Pattern | None = None,
 ) -> Comparison:
-    """Compare the events of builds that ended in the span. ``client_of`` None: what is kept has to do.
+    """Compare the events of builds that ended in the span. ``client_of`` None: use the stored facts only.
 
-    Jenkins is asked for at most ``most_builds`` of each job, the newest. What it does wrong is among the ``problems``.
+    At most the newest ``most_builds`` of each job are read from Jenkins. Failures are listed in ``problems``.
     ``jobs``: only jobs that match.
 
-    Deployments that the outbox has forgotten are not taken for new: the span begins with those that it keeps.
+    The span does not begin before the oldest kept deployment, so deleted deployments do not look like new ones.
     """
     now = outbox.clock.now_ms()
     span = Span(max(span.since, now - settings.keep_deployments_ms), span.until)
@@ -156,7 +155,7 @@ class _Figures:
 
 @dataclass
 class _Found:
-    """Counts of everything, and the first of what differs."""
+    """Counts all events, and lists the first that differ."""
 
     counts: Counter[Change] = field(default_factory=Counter)
     fields: Counter[str] = field(default_factory=Counter)
@@ -199,25 +198,25 @@ class _Found:
 
 @dataclass
 class _Seen:
-    """Rows that are compared already, and why those that are not may be missing."""
+    """Rows that are already compared, and the reasons why others may be missing."""
 
     rows: set[int] = field(default_factory=set)
     whys: dict[Project, str] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
 
     def why(self, project: Project, *, asked: bool) -> str:
-        """Why no reading of a build of this project came from Jenkins."""
+        """Why no build of this project was read from Jenkins."""
         if not asked or project.provider != JENKINS:
             return NOT_ASKED
         return NOT_READ if project.scope in self.unreadable else self.whys.get(project, NOT_LISTED)
 
 
-# ---- what Jenkins says
+# ---- builds in Jenkins
 
 
 @dataclass
 class _Controller:
-    """The jobs of one controller that deploy by the rules."""
+    """The jobs of one controller that match a rule."""
 
     name: str
     history: History
@@ -256,7 +255,7 @@ class _Controller:
                 return
 
     def _unread(self, job: Job) -> Callable[[Build], bool]:
-        """Whether the poller did not read a build, so that it is in the outbox later or, being history, never."""
+        """Tells whether the poller has not read a build: it will be read later, or never if it is too old."""
         cursor, state = self.outbox.job(self.name, job.full_name), self.outbox.controller(self.name)
         following = {each.number for each in self.outbox.open_builds(self.name).get(job.full_name, [])}
 
@@ -282,13 +281,13 @@ class _Controller:
             self.seen.rows.update(each.row.number for each in compared if each.row is not None)
 
 
-# ---- what is kept
+# ---- stored facts
 
 
 def _kept(
     outbox: Outbox, rules: Rules, found: _Found, seen: _Seen, span: Span, *, jobs: Pattern | None, asked: bool
 ) -> None:
-    """Compare what Jenkins did not answer for with the stored facts."""
+    """Compare the rows that Jenkins gave no build for, by their stored facts."""
     for project in outbox.projects(span.since):
         if not is_wanted(jobs, project.name):
             continue
@@ -299,7 +298,7 @@ def _kept(
 
 
 def _runs(outbox: Outbox, project: Project, seen: _Seen, span: Span) -> Iterator[dict[Run, set[int]]]:
-    """The runs of a project with the numbers of their rows that are yet to be compared, piece by piece."""
+    """The runs of a project, page by page, with the numbers of their rows that are not compared yet."""
     page = Page(_PIECE)
     done = set[int]()
     while rows := outbox.query(Filter(project=project, build_ended_since=span.since), page):
@@ -313,7 +312,7 @@ def _runs(outbox: Outbox, project: Project, seen: _Seen, span: Span) -> Iterator
 
 
 def _note_kept(state: RunState, numbers: set[int], rules: Rules, found: _Found, why: str) -> None:
-    """Of the builds that have one of these rows."""
+    """Record the differences of the builds that have one of these rows."""
     compared = compare_run(state, rules, without=why)
     builds = {each.build for each in compared if each.row is not None and each.row.number in numbers}
     for build, row, difference in compared:

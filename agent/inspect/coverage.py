@@ -1,4 +1,4 @@
-"""Rules against the jobs that the controllers have: a rule that matches none is most likely misspelt."""
+"""Rules that match no job. Such a rule is probably misspelt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 3
 
 
 def unmatched(rules: Sequence[Rule], jobs: Sequence[str]) -> Iterator[Finding]:
-    """Warnings of rules that no build can come from. ``jobs``: the full names of the jobs of all controllers."""
+    """Warnings about rules that match no job. ``jobs``: the full names of the jobs of all controllers."""
     taken = {id(match.rule) for job in jobs if (match := first_match(rules, job)) is not None}
     for number, rule in enumerate(rules, 1):
         if id(rule) in taken:
@@ -26,8 +26,8 @@ def unmatched(rules: Sequence[Rule], jobs: Sequence[str]) -> Iterator[Finding]:
         covered = [job for job in jobs if rule.job.match(job) is not None]
         if covered:
             words = (
-                f"{where}: rules before it match all of its {len(covered)} job(s), such as {covered[0]}; the first "
-                "rule that matches counts, so move it up or remove it"
+                f"{where}: rules before it match all of its {len(covered)} job(s), such as {covered[0]}; only the "
+                "first rule that matches is used, so move this rule up or remove it"
             )
         else:
             words = f"{where}: no job matches; {_hint(rule.job, jobs)}"
@@ -46,13 +46,13 @@ def _hint(pattern: Pattern, jobs: Sequence[str]) -> str:
 
 
 def _variants(text: str) -> Iterator[tuple[str, str]]:
-    """What may have been meant, and what to do then."""
-    case = "upper and lower case differ in job names"
+    """Patterns that the user may have meant, each with a hint."""
+    case = "job names are case-sensitive"
     if text.startswith("re:"):
         yield f"re:(?i){text.removeprefix('re:')}", case
         return
-    yield f"**/{text}", "a pattern is for the full name with all folders"
-    yield f"{text.rstrip('/')}/**", "a pattern is for the full name with all folders"
+    yield f"**/{text}", "a pattern matches the full name with all folders"
+    yield f"{text.rstrip('/')}/**", "a pattern matches the full name with all folders"
     yield text.replace("/job/", "/").removeprefix("job/"), "a full name has no /job/"
     yield f"re:{text}", "it looks like a regular expression"
     expression = re.escape(text).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")

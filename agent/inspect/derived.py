@@ -1,4 +1,4 @@
-"""What comes of a run under today's rules, for people: each deployment with its id, its event, and its origins."""
+"""The deployments that the current rules derive from a run, each with its id, event and origins."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from agent.model.fact import Fact
     from agent.outbox.interface import Outbox
 
-NO_STAGES = "nobody asked Jenkins for the stages of the build"
-# Nothing is held: what is asked is which id a deployment would get now.
+NO_STAGES = "the stages of the build were not read from Jenkins"
+# Nothing is held, so that each deployment shows the id that it would get now.
 _AT_ONCE = Moment(now=0, hold_for_ms=0)
 
 
 class DerivedView(msgspec.Struct, frozen=True):
-    """What comes of a build: ``event`` is the payload, ``origins`` says for each field where it came from.
+    """A derived deployment: ``event`` is the payload, ``origins`` names the source of each field.
 
-    ``reason``: why there can be no event.
+    ``reason``: why there is no event.
     """
 
     deployment_id: str
@@ -46,26 +46,26 @@ class DerivedView(msgspec.Struct, frozen=True):
 
 
 def rules_of(settings: Settings) -> Rules:
-    """What the configuration says about which parts of a run are deployments."""
+    """The settings that decide which parts of a run are deployments."""
     polled = frozenset(each.name for each in settings.controllers)
     return Rules(settings.rules, settings.options, polled, settings.may_report)
 
 
 def of_build(build: Build, rules: Rules) -> list[DerivedView]:
-    """What comes of a finished build of which nothing else is known."""
+    """The deployments of a finished build without other facts."""
     run = jenkins_run(build.controller, build.job, build.number)
     return [view for _, view in of_run([facts.final(run, build, at=build.ended_at)], [], rules)]
 
 
 def of_run(said: Iterable[Fact], rows: Sequence[Deployment], rules: Rules) -> list[tuple[Part, DerivedView]]:
-    """What comes of the facts of a run, under the ids that its deployments have or would get now."""
+    """The deployments that the facts of a run give, under the ids that they have or would get now."""
     derived = derive(said, rules, kept_builds(rows))
     planned = plan(derived, rows, _AT_ONCE)
     return [(part, _view(part, _row_of(part, planned, derived))) for part in derived.parts]
 
 
 def taken_ids(said: Iterable[Fact], rows: Sequence[Deployment], rules: Rules, outbox: Outbox) -> list[str]:
-    """The ids that the run's missing deployments would get, and that deployments of other runs have."""
+    """The ids that the run's missing deployments would get, but that deployments of other runs already have."""
     derived = derive(said, rules, kept_builds(rows))
     missing = [row.deployment_id for row in plan(derived, rows, _AT_ONCE) if not row.number and row.deployment_id]
     found = ((name, outbox.find(name)) for name in missing)
@@ -74,7 +74,7 @@ def taken_ids(said: Iterable[Fact], rows: Sequence[Deployment], rules: Rules, ou
 
 
 def lacks(build: Build, job: str, rules: Rules) -> str:
-    """What the rules of now would need to know of a build that was read under other ones; empty: nothing."""
+    """Data that the current rules need and that was not read with the build under older rules; empty: none."""
     match = first_match(rules.rules, job)
     if match is None:
         return ""
@@ -83,20 +83,20 @@ def lacks(build: Build, job: str, rules: Rules) -> str:
     names_others = build.upstream or build.repeats or build.named_builds
     wanted = Wanted(rules.options.libraries, match.rule.repository)
     if names_others and not build.related and build.inherited is None and not has_application(build, wanted):
-        return "nobody asked Jenkins for the build that this one names"
+        return "the build that this one names was not read from Jenkins"
     return ""
 
 
 def event_view(deployment_id: str, content: Content) -> DeploymentEvent | None:
-    """The payload; None when no event can be made."""
+    """The payload, or None if the content does not give a valid event."""
     try:
         return None if content.problem is not None else event_of(deployment_id, content)
-    except InvalidEventError:  # of an outbox that another version wrote
+    except InvalidEventError:  # the outbox was written by another version
         return None
 
 
 def is_of(row: Deployment, part: Part, derived: Derived) -> bool:
-    """Whether a deployment stands for this part: it is of the same build, and has one of its names."""
+    """Whether a deployment is of this part: it belongs to the same build and has one of the part's names."""
     build = derived.builds.get(row.anchor) or BuildRef(row.build_started_at, row.known)
     return build == part.build and not set(row.names).isdisjoint(part.names)
 

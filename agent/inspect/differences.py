@@ -1,4 +1,4 @@
-"""What would be said of a run now, beside what the outbox has of it: event by event, with the fields that differ."""
+"""Compares the events that a run would give now with those in the outbox, field by field."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
     from agent.model.fact import Fact
     from agent.outbox.values import RunState
 
-# A report that went out alone has the times of its build give or take some seconds: no figure moves by that.
+# An unconfirmed report has other times than its build by some seconds. That changes no figure.
 TOLERANCE_MS = 60_000
 _TIMES = ("start_time", "end_time")
-# Where a page is moves with the job and the address of Jenkins.
+# These change when the job is renamed or the address of Jenkins changes.
 _NOT_COMPARED = ("logs_url", "build_number")
-DELETED = "Jenkins has the build no more, and what was read of it is deleted"
+DELETED = "its facts are deleted, and Jenkins no longer has the build"
 NO_RULE = "no [[deployment]] rule matches the job"
-OTHER_PARTS = "the rules make no such event of the build"
+OTHER_PARTS = "the rules give no such event for the build"
 
 
 class Change(enum.StrEnum):
-    """What became of an event."""
+    """How an event would change."""
 
     SAME = "same"
-    CHANGED = "changed"  # the same deployment, and a field says something else
-    GONE = "gone"  # would be no event any more
-    NEW = "new"  # was no event, and would be one
+    CHANGED = "changed"  # the same deployment with other values
+    GONE = "gone"  # the event would no longer exist
+    NEW = "new"  # the event does not exist yet
     UNKNOWN = "not comparable"
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One event. ``before`` and ``now`` are the statuses, None where there is no event.
+    """One event. ``before`` and ``now`` are the statuses; None if there is no event.
 
-    ``reason``: of one that is gone or not comparable.
+    ``reason``: why the event is gone or not comparable.
     """
 
     change: Change
@@ -68,20 +68,20 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Compared(NamedTuple):
-    """One event of a build, and the row that it has in the outbox."""
+    """One event of a build, and its row in the outbox."""
 
     build: BuildRef
     row: Deployment | None
     difference: Difference
 
 
-# ---- what is known of a build
+# ---- facts
 
 
 def with_reading(said: Iterable[Fact], fresh: Fact, rules: Rules) -> list[Fact]:
-    """The facts with a build as it was read just now instead of as it was read before.
+    """The facts, with the build as it was just read in place of older readings.
 
-    What Jenkins has deleted since (stages, the build that started this one) is taken from before.
+    An older reading stays if Jenkins has since deleted data that the rules need (stages, the upstream build).
     """
     build = fresh.body
     rest: list[Fact] = []
@@ -111,12 +111,12 @@ def _knows_more(fact: Fact, fresh: Build, rules: Rules) -> bool:
 def compare_run(
     state: RunState, rules: Rules, *, read: int | None = None, may_be_new: bool = True, without: str = DELETED
 ) -> list[Compared]:
-    """Each event of the run.
+    """Compare each event of the run.
 
-    ``read``: only of the build that started then (UTC ms): Jenkins was asked for it just now.
-    ``may_be_new``: False where the poller did not read it yet.
-    ``without``: why nobody can say what becomes of a build of which no reading is kept.
-    Held deployments are left out, and those that a person discarded.
+    ``read``: only the build that started at this time (UTC ms), which was just read from Jenkins.
+    ``may_be_new``: False if the poller has not read the build yet.
+    ``without``: the reason for builds whose facts are deleted.
+    Held and discarded deployments are left out.
     """
     run = _Run(state, rules, derive(state.facts, rules, kept_builds(state.deployments)), without, read)
     found = list[Compared]()
@@ -128,7 +128,7 @@ def compare_run(
 
 @dataclass(frozen=True)
 class _Run:
-    """One run number, whose builds are compared one by one."""
+    """One run number. Its builds are compared one by one."""
 
     state: RunState
     rules: Rules
@@ -137,11 +137,11 @@ class _Run:
     read: int | None
 
     def builds(self) -> list[BuildRef]:
-        """Those that have deployments, or would have some."""
+        """The builds that have deployments or would have some."""
         return sorted({*map(self._build_of, self._rows()), *(part.build for part in self.derived.parts)})
 
     def compared(self, ref: BuildRef, *, may_be_new: bool) -> Iterator[tuple[Deployment | None, Difference]]:
-        """The events of one build, each with its row."""
+        """Compare the events of one build, each with its row."""
         rows = [row for row in self._rows() if self._build_of(row) == ref]
         parts = [part for part in self.derived.parts if part.build == ref]
         if reason := self._not_comparable(ref, rows, parts):
@@ -166,7 +166,7 @@ class _Run:
         return self.derived.builds.get(row.anchor) or BuildRef(row.build_started_at, row.known)
 
     def _not_comparable(self, ref: BuildRef, rows: Sequence[Deployment], parts: Sequence[Part]) -> str:
-        """Why nobody can say what these rows would be by now; empty: it can be said."""
+        """Why these rows cannot be compared; empty if they can."""
         facts_ = self.state.facts
         finals = [fact for fact in facts_ if fact.kind is Kind.FINAL and fact.started_at == ref.started_at]
         said = {fact.word for fact in facts_ if fact.kind in (Kind.REPORT, Kind.UNREADABLE)}
@@ -174,7 +174,7 @@ class _Run:
         if not finals and (not reported or any(part.without_body for part in parts)):
             return self.without
         if not reported and any(row.named or row.scope is Scope.STAGE for row in rows):
-            return "it reported itself, and what it said is deleted"
+            return "its report is deleted"
         if ref.started_at == self.read:
             return ""
         job = self.state.run.project.name
@@ -185,7 +185,7 @@ class _Run:
 def _paired(
     rows: Sequence[Deployment], parts: Sequence[Part]
 ) -> tuple[list[tuple[Deployment, Part | None]], list[Part]]:
-    """Each row with the part that it is of by its own name, else by one that its build gave it; and the parts left."""
+    """Each row with its part, found by the row's own name or else by any of its names; and the remaining parts."""
     left = list(parts)
     own: dict[int, Part] = {}
     for is_own in (True, False):

@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from agent.sources.jenkins.client import JenkinsClient
     from agent.sources.jenkins.raw import RawBuild
 
-# Among so many things set aside the run is looked for.
+# The maximum number of set-aside items that are searched for the run.
 _SET_ASIDE = 10_000
 
 
 class StoredView(msgspec.Struct, frozen=True):
-    """What the outbox knows; times are RFC 3339. ``differences``: where Hivel has something else than is known now."""
+    """A deployment in the outbox. Times are RFC 3339. ``differences``: fields that Hivel has with other values."""
 
     deployment_id: str
     state: str
@@ -57,11 +57,10 @@ class StoredView(msgspec.Struct, frozen=True):
 class Explanation(msgspec.Struct, frozen=True):
     """``explain --json``. ``verdict`` is the answer in one sentence.
 
-    ``facts``: what the outbox was told of the build. ``words``: by the id of each of ``derived`` and by its
-    fields, what was said by whom, where there was more than one word. ``stages``: of a build with a rule for stages.
-    ``set_aside``: the error, with its trace, that nobody expected
-    when its deployments were derived. ``wanted``: it reported itself, and the next poll reads it. ``problem``: why
-    Jenkins could not be asked.
+    ``facts``: the stored facts about the build. ``words``: by deployment_id and field, all values and their sources,
+    for fields that have more than one. ``stages``: only if the rule has ``stage``. ``set_aside``: an unexpected error
+    while the deployments were derived, with its traceback. ``wanted``: the build reported itself, and the next poll
+    reads it. ``problem``: why Jenkins could not be asked.
     """
 
     build: str
@@ -86,9 +85,9 @@ def explain(
 ) -> Explanation:
     """Why a build did or did not become an event.
 
-    ``name``: the address of a page of the build, ``CONTROLLER:JOB#NUMBER``, or an event of the outbox by its
-    deployment_id or number. Raises :class:`agent.inspect.target.TargetError` if it names no build, and
-    :class:`JenkinsError` if only Jenkins could say which build it is.
+    ``name``: the address of a page of the build, ``CONTROLLER:JOB#NUMBER``, or the deployment_id or number of an event
+    in the outbox. Raises :class:`agent.inspect.target.TargetError` if this is not a build, and :class:`JenkinsError`
+    if Jenkins is needed to find the build and does not answer.
     """
     target = _target(settings, outbox, name)
     if isinstance(target, Run):
@@ -103,7 +102,7 @@ def explain(
 
 
 def _target(settings: Settings, outbox: Outbox | None, name: str) -> Target | Run:
-    """A :class:`Run` is a build that no configured controller can be asked about."""
+    """The build that ``name`` means: a :class:`Run` if it is not a build of a configured controller."""
     if "://" in name:
         return target_of_url(settings.controllers, name)
     queue = None if outbox is None else Queue(outbox, rules_of(settings), settings.hold_for_ms)
@@ -117,7 +116,7 @@ def _target(settings: Settings, outbox: Outbox | None, name: str) -> Target | Ru
     target = target_of_name(settings.controllers, name)
     if target is None:
         raise TargetError(
-            f"{name!r} is no event in the outbox and no address of a build. Give the address of a page of the build, "
+            f"{name!r} is neither an event in the outbox nor a build. Give the address of a page of the build, "
             f"{settings.controllers[0].name}:JOB#NUMBER, or a deployment_id from: hivel-agent queue list"
         )
     return target
@@ -131,14 +130,14 @@ def _not_asked(settings: Settings, run: Run) -> _Asked:
     return _Asked(run, first_match(settings.rules, project.name), f"not asked: {problem}", problem=problem)
 
 
-# ---- what Jenkins says
+# ---- the build in Jenkins
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """The build as Jenkins has it now, and that in words. ``raw`` and ``build`` None: it cannot be read.
+    """The build as Jenkins has it now. ``raw`` and ``build`` are None if it cannot be read.
 
-    ``problem``: why Jenkins could not be asked.
+    ``words``: the state of the build, for people. ``problem``: why Jenkins could not be asked.
     """
 
     run: Run
@@ -162,14 +161,14 @@ def _ask(client: JenkinsClient, settings: Settings, target: Target) -> _Asked:
             raise
         run, match = jenkins_run(controller, job.full_name, number), first_match(settings.rules, job.full_name)
         if isinstance(error, NotFoundError):
-            return _Asked(run, match, "Jenkins has no such build (any more), or does not show it to this user")
+            return _Asked(run, match, "Jenkins does not have this build, or the agent's user cannot see it")
         return _Asked(run, match, str(error), problem=str(error))
     match = first_match(settings.rules, job.full_name)
     return _Asked(jenkins_run(controller, job.full_name, number), match, _in_words(raw), raw, build)
 
 
 def _job(client: JenkinsClient, target: Target) -> Job:
-    """The job as Jenkins lists it; if it does not, the most likely one."""
+    """The job as Jenkins lists it, or the most likely one if Jenkins lists none of them."""
     listed = {job.full_name: job for job in client.snapshot().jobs}
     found = (listed[name] for name in target.jobs if name in listed)
     return next(found, None) or Job(target.jobs[0], 2, branch_job=False)
@@ -180,19 +179,19 @@ def _in_words(raw: RawBuild) -> str:
         case Phase.RUNNING:
             return "still running"
         case Phase.SETTLING:
-            return "ended, but result or duration are not written yet"
+            return "ended, but its result or duration is not available yet"
         case Phase.FINAL:
             return f"{raw.result}, ended"
 
 
-# ---- what the outbox knows
+# ---- the build in the outbox
 
 
 @dataclass(frozen=True)
 class _Known:
-    """Of the run: facts, deployments (of all builds of its number), the error that set it aside.
+    """The run in the outbox: facts, deployments of all builds with its number, and the error if it is set aside.
 
-    ``wanted``: the next poll is to read it.
+    ``wanted``: the next poll reads it.
     """
 
     outbox: Outbox | None
@@ -214,7 +213,7 @@ def _known(outbox: Outbox | None, run: Run) -> _Known:
     )
 
 
-# ---- together
+# ---- the answer
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ class _Answer:
     known: _Known
 
     def explanation(self) -> Explanation:
-        """Everything that is known about the build."""
+        """All data about the build."""
         known, made = self.known, self._made()
         derived = [view for _, view in made]
         return Explanation(
@@ -246,14 +245,14 @@ class _Answer:
         return (*self.known.state.facts, *self._read())
 
     def _made(self) -> list[tuple[Part, DerivedView]]:
-        """By what the outbox was told and what Jenkins says now; of several builds of the number, of Jenkins' one."""
+        """The parts that the stored facts and Jenkins give, for the build that has the number in Jenkins now."""
         build = self.asked.build
         try:
             found = of_run(self._facts(), self.known.state.deployments, rules_of(self.settings))
         except Exception:
             if self.known.set_aside is None:
                 raise
-            return []  # the explanation says why
+            return []  # the explanation shows the error
         return [
             (part, view)
             for part, view in found
@@ -261,7 +260,7 @@ class _Answer:
         ]
 
     def _told(self, part: Part) -> Told:
-        """What the part is made of."""
+        """The facts that the part was derived from."""
         rules, said = rules_of(self.settings), self._facts()
         return told(part, said, derive(said, rules, kept_builds(self.known.state.deployments)), rules)
 
@@ -276,7 +275,7 @@ class _Answer:
         return stages_view(build, match.rule, events, reported=any(part.reported for part, _ in made))
 
     def _read(self) -> list[Fact]:
-        """What was read just now. Of a build that still runs: what would come of it as it is, if it said nothing."""
+        """The build as it was just read. A running build counts as final if it did not report itself."""
         raw, build, run = self.asked.raw, self.asked.build, self.asked.run
         if raw is None or build is None:
             return []
@@ -285,7 +284,7 @@ class _Answer:
         return [facts.final(run, build, at=build.ended_at)]
 
     def _stored(self) -> list[StoredView]:
-        """Whatever is behind its id: environments, repositories, reused numbers."""
+        """All deployments of the run: several environments, repositories, or builds with the same number."""
         outbox, rows = self.known.outbox, self.known.state.deployments
         if outbox is None:
             return []
@@ -306,7 +305,7 @@ class _Answer:
     def _rule(self) -> str | None:
         match = self.asked.match
         if self.asked.run.project.provider != JENKINS:
-            return "none is used: the build reported itself"
+            return "none used: the build reported itself"
         if match is None:
             return None
         return described(self.settings.rules, match)
@@ -316,10 +315,10 @@ class _Answer:
             states = ", ".join(sorted({row.state.value for row in rows}))
             return " ".join((f"It is in the outbox: {states}.", *self._suppressed(derived)))
         if self.known.set_aside is not None:
-            return f"No event: an error that nobody expected; set aside {rfc3339(self.known.set_aside.at)}."
+            return f"No event: an unexpected error. The build was set aside at {rfc3339(self.known.set_aside.at)}."
         project = self.asked.run.project
         if roots := self.settings.roots_elsewhere(project.scope, project.name):
-            return f"No event: the job is in none of the folders in [[jenkins]] roots: {', '.join(roots)}."
+            return f"No event: the job is not in a folder of [[jenkins]] roots: {', '.join(roots)}."
         if taken := self._taken_ids():
             return f"No event: {id_is_taken(taken[0])}."
         return self._why_none(derived)
@@ -331,7 +330,7 @@ class _Answer:
         return taken_ids(known.state.facts, known.state.deployments, rules_of(self.settings), known.outbox)
 
     def _suppressed(self, derived: list[DerivedView]) -> Iterator[str]:
-        """What of the build is not sent although the rule or a report would make it, each in a sentence."""
+        """A sentence for each event that a rule or a report would give, but that does not exist."""
         taken = self._taken_ids()
         yield from (f"No event {name}: {id_is_taken(name)}." for name in taken)
         facts_ = self._facts()
@@ -348,7 +347,7 @@ class _Answer:
             return "No event: no [[deployment]] rule matches the job."
         if raw is None:
             why = f"Jenkins cannot be asked: {self.asked.problem}" if self.asked.problem else "it cannot be read"
-            return f"No event of this build is in the outbox, and {why}."
+            return f"The outbox has no event of this build, and {why}."
         if raw.phase is not Phase.FINAL:
             return "No event yet: the build is not final."
         if not derived:
@@ -359,23 +358,24 @@ class _Answer:
 
 
 def _why_not_read(raw: RawBuild, outbox: Outbox, job: Project) -> str:
-    """A final build that a rule matches and the outbox does not know: what did the poller do?"""
+    """Why a finished build that matches a rule is not in the outbox."""
     error = outbox.job_errors(job.scope).get(job.name)
     if error is not None:
-        return f"No event yet: the job cannot be read, and is tried again {rfc3339(error.next_try_at)}: {error.error}"
+        again = rfc3339(error.next_try_at)
+        return f"No event yet: the job cannot be read; the next attempt is at {again}: {error.error}"
     state, cursor = outbox.controller(job.scope), outbox.job(job.scope, job.name)
     if state is None or state.report_from is None or cursor is None:
         return "No event yet: the agent has not read this job."
     if raw.ended_at < state.report_from:
         return (
-            f"No event: the build ended before {rfc3339(state.report_from)}, when the agent started to report; "
-            "hivel-agent backfill reports history."
+            f"No event: the build ended before {rfc3339(state.report_from)}, when the agent started to report. "
+            "To report it, run: hivel-agent backfill"
         )
     if raw.number >= cursor.next_build_number:
         return "No event yet: the next poll will read it."
     if any(build.number == raw.number for build in outbox.open_builds(job.scope).get(job.name, [])):
-        return "No event yet: the build is followed and will be read again."
+        return "No event yet: the build was not final at the last poll and will be read again."
     return (
-        "No event: the build was passed over, because no rule matched its job at that time, or it was gone when it "
-        "was to be read; hivel-agent backfill reports it."
+        "No event: the poller skipped the build. No rule matched its job at that time, or it was not in Jenkins when "
+        "the poller read the job. To report it, run: hivel-agent backfill"
     )

@@ -1,8 +1,8 @@
-"""Expressions of the configuration that others can keep busy: tried out on names that are made to be hard for them.
+"""Slow patterns of the configuration, found by matching them against names that are hard for them.
 
-Python's engine goes back and tries again, for ever if an expression lets it: ``(a+)+$`` needs twice the time for each
-more ``a`` of a name. While it does nothing else runs, in any thread. So a process of its own tries, and each name has a
-bound on the time of the processor, which a match that grows with the square of the longest name is far below.
+Python's engine backtracks, without end for some expressions: ``(a+)+$`` takes twice as long for each further ``a`` in a
+name. During a match no other thread runs. So a separate process tries the patterns, with a limit on the CPU time of
+each name. A match whose time grows with the square of the longest name is far below this limit.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from agent.config.rules import Pattern
     from agent.config.settings import Settings
 
-# What the trial may take: for one name in seconds of the processor, for all names of one pattern on the clock.
+# Limits of the trial: CPU seconds for one name, and wall-clock seconds for all names of one pattern.
 _SECONDS = 1.0
 _PATIENCE_S = 60
-# Repetitions within repetitions show with few, those beside each other only with a name that is as long as any may be.
+# Nested repetitions are slow with short names, adjacent ones only with a name of the maximum length.
 _FEW = 40
 _LONGEST_NAME = 2_000
-# What the classes of characters stand for, and what separates words.
+# An example of each character class, and separators of words.
 _SAMPLES = ("a", "A", "0", "_", "-", "/", ".", " ", "é", "a/", "a-", "a ", "a0", "aA", "a.")
 _MOST_LITERALS = 12
 _END = "\x01"
 
-# The engine looks for signals while it works; the exception of this one ends the match.
+# The engine handles signals during a match; the exception of this handler ends it.
 _TRIAL = """
 import json, re, signal, sys
 
@@ -76,9 +76,9 @@ json.dump([hard(re.compile(expression), names) for expression, names in task["pa
 
 @dataclass(frozen=True)
 class Busy:
-    """A pattern that a name can keep busy. ``place``: where it is in the configuration. ``name``: that name.
+    """A slow pattern. ``place``: where it is in the configuration. ``name``: a name that shows it.
 
-    ``endless``: a name of a few characters is enough, and each more character doubles the time.
+    ``endless``: a short name is enough, and each further character doubles the time.
     """
 
     place: str
@@ -90,15 +90,15 @@ class Busy:
         return len(self.name) < _LONGEST_NAME // 2
 
     def __str__(self) -> str:
-        advice = "write it without repetitions within repetitions" if self.endless else "use fewer * and .*"
+        advice = "remove nested repetitions" if self.endless else "use fewer * and .*"
         return (
             f"{self.place}: {self.pattern.text!r} takes more than {_SECONDS:g} s for a name of {len(self.name)} "
-            f"characters like {self.name[:30]!r}…, and the agent does nothing else meanwhile; {advice}"
+            f"characters like {self.name[:30]!r}…, and blocks the agent during this time; {advice}"
         )
 
 
 def busy(settings: Settings) -> list[Busy]:
-    """The patterns that a name can keep busy for more than a second."""
+    """The patterns that need more than a second for some name."""
     found = list(patterns(settings))
     few = hard_names([pattern for _, pattern in found], _FEW)
     rest = [pattern for (_, pattern), name in zip(found, few, strict=True) if name is None]
@@ -108,7 +108,7 @@ def busy(settings: Settings) -> list[Busy]:
 
 
 def refuse_endless(settings: Settings) -> None:
-    """Refuse patterns that a short name keeps busy without end: one such name would stop the agent for good.
+    """Refuse patterns that need exponential time: one such name would block the agent forever.
 
     Raises :class:`agent.config.file.ConfigError`.
     """
@@ -120,9 +120,9 @@ def refuse_endless(settings: Settings) -> None:
 
 
 def hard_names(tried: Sequence[Pattern], length: int = _LONGEST_NAME) -> list[str | None]:
-    """For each pattern a name of about ``length`` characters that keeps it busy for more than a second, else None.
+    """For each pattern, a name of about ``length`` characters that takes more than a second, or None.
 
-    One process tries all of them, and none is started for patterns that need no trial.
+    One process tries all of them. No process is started if no pattern needs a trial.
     """
     tasks = {place: list(_names(pattern, length)) for place, pattern in enumerate(tried) if _may_be_hard(pattern)}
     if not tasks:
@@ -143,13 +143,13 @@ def hard_names(tried: Sequence[Pattern], length: int = _LONGEST_NAME) -> list[st
 
 
 def _may_be_hard(pattern: Pattern) -> bool:
-    """With one repetition of one character it is the square of the name's length at most."""
+    """Whether a pattern needs a trial. A single repetition needs at most quadratic time."""
     expression = pattern.expression.pattern
     return sum(map(expression.count, "*+{")) >= 2 or re.search(r"\)[*+{]", expression) is not None
 
 
 def _names(pattern: Pattern, length: int) -> Iterator[tuple[str, str, int]]:
-    """A beginning that may match, then the same again and again. Then comes something that does not match."""
+    """Hard names: a prefix that may match, then a repeated text, then an end that does not match."""
     expression = pattern.expression.pattern
     literals = list(dict.fromkeys(re.findall(r"[^\W_]+", re.sub(r"\\[A-Za-z]|\(\?P?<?\w*[>:)]?", " ", expression))))
     literals = literals[:_MOST_LITERALS]

@@ -1,4 +1,4 @@
-"""What was said about a build, in a line for people."""
+"""A fact about a build as one line of text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.model.fact import Report
 if TYPE_CHECKING:
     from agent.inspect.queue import FactView
 
-# The event shows the times; what was given is marked.
+# The event shows the times; given values are marked.
 _LEFT_OUT = ("started_at", "ended_at", "given")
 
 
@@ -23,7 +23,7 @@ def in_words(fact: FactView) -> str:
             said = build.result or "no result"
         case Report() as report:
             fields = msgspec.to_builtins(report)
-            written = dict.fromkeys(report.given, " (written down)")
+            written = dict.fromkeys(report.given, " (given)")
             said = ", ".join(
                 f"{name} {value}{written.get(name, '')}" for name, value in fields.items() if name not in _LEFT_OUT
             )

@@ -1,4 +1,4 @@
-"""Findings: what ``check`` and ``init`` say about one thing that they looked at."""
+"""Findings: the results of ``check`` and ``init``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFIGURATION = "configuration"
 
 
 class Level(enum.StrEnum):
-    """How serious a finding is: the agent works in spite of a warning, and does not in spite of an error."""
+    """How serious a finding is. The agent works with a warning, but not with an error."""
 
     OK = "ok"
     WARNING = "warning"
@@ -24,7 +24,7 @@ class Level(enum.StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at. ``message`` says what is wrong and what to do about it."""
+    """One result. ``message`` says what is wrong and what to do."""
 
     level: Level
     subject: str

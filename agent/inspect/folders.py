@@ -10,21 +10,21 @@ from agent.inspect.findings import Finding, Level
 
 
 def cannot_make(path: Path) -> str | None:
-    """Why this file or folder, which is not there, cannot be made; None: it can."""
+    """Why this missing file or folder cannot be created; None if it can."""
     place = closed(path)
     if place is None:
         return None
-    return f"{path} cannot be made: {_not_writable(place) if place.is_dir() else f'{place} is not a folder'}"
+    return f"{path} cannot be created: {_not_writable(place) if place.is_dir() else f'{place} is not a folder'}"
 
 
 def closed(path: Path) -> Path | None:
-    """The innermost place of the path that is there, if this user can make nothing in it; None: it can be used."""
+    """The innermost existing part of the path, if this user cannot create a file in it; None if the user can."""
     place = nearest(path)
     return None if place.is_dir() and os.access(place, os.W_OK | os.X_OK) else place
 
 
 def nearest(path: Path) -> Path:
-    """The innermost folder of the path that is there and can be seen; it may be a file."""
+    """The innermost part of the path that exists and is visible. It can be a file."""
     seen = Path(path.anchor or ".")
     for place in (*reversed(path.absolute().parents), path.absolute()):
         if not os.path.lexists(place):
@@ -35,19 +35,19 @@ def nearest(path: Path) -> Path:
 
 def _not_writable(folder: Path) -> str:
     user, owner = name_of_user(os.geteuid()), name_of_user(folder.stat().st_uid)
-    return f"{folder} belongs to {owner} and is not writable for {user}"
+    return f"{folder} belongs to {owner}, and {user} cannot write to it"
 
 
 def spool(folder: Path | None) -> list[Finding]:
-    """A warning if reports in this folder could not be taken. A folder that is not there is not used by anybody."""
+    """A warning if the agent cannot take reports from this folder. A missing folder is not in use and is fine."""
     if folder is None:
         return []
     if nearest(folder) != folder.absolute():
-        problem = None if nearest(folder).is_dir() else f"{folder} cannot be made: {nearest(folder)} is not a folder"
+        problem = None if nearest(folder).is_dir() else f"{folder} cannot be created: {nearest(folder)} is not a folder"
     elif not folder.is_dir():
         problem = f"{folder} is not a folder"
     elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        problem = f"{_not_writable(folder)}: its reports can be neither taken nor removed"
+        problem = f"{_not_writable(folder)}: reports in it cannot be read and removed"
     else:
         problem = None
     return [] if problem is None else [Finding(Level.WARNING, "spool", f"{problem}; correct [hook] spool or its owner")]

@@ -1,4 +1,4 @@
-"""Whether a controller has a plugin that lists the stages of a build, if a rule needs the stages."""
+"""Whether a controller has a plugin that lists stages, if a rule needs them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from agent.config.settings import JenkinsSettings
     from agent.sources.jenkins.client import Job
 
-# A few jobs tell: the plugins are there for all pipelines of a controller, or for none.
+# A few jobs are enough: a plugin works for all pipelines of a controller or for none.
 _JOBS = 3
 
 
 def missing_plugins(rules: Sequence[Rule], controller: JenkinsSettings, jobs: Iterable[Job]) -> list[Finding]:
-    """Ask for the stages of the last build of a few jobs that a rule for stages is for. At most 9 requests."""
+    """Request the stages of the last build of a few jobs whose rule has ``stage``. At most 9 requests."""
     tried = [job for job in jobs if job.next_build_number > 1 and _needs_stages(rules, job)][:_JOBS]
     if not tried:
         return []
@@ -36,7 +36,7 @@ def missing_plugins(rules: Sequence[Rule], controller: JenkinsSettings, jobs: It
     words = (
         f"the stages of {missing[0]} cannot be read: no plugin lists them, or it is not a pipeline. A rule with stage "
         "needs the plugin pipeline-graph-view or pipeline-rest-api in Jenkins; without it, without_stages in "
-        "[[deployment]] says what becomes of the build"
+        "[[deployment]] decides whether the build is an event"
     )
     return [Finding(Level.WARNING, subject_of(controller), words)]
 
@@ -47,11 +47,11 @@ def _needs_stages(rules: Sequence[Rule], job: Job) -> bool:
 
 
 def _stages_missing(client: JenkinsClient, job: Job) -> str | None:
-    """The build that was tried if no plugin lists its stages, "" if one does; None if that is not known."""
+    """The build that was tried, if no plugin lists its stages; "" if a plugin does; None if it is not known."""
     try:
         builds = client.builds(job, 0, 1).builds
     except JenkinsError:
-        return None  # a job that cannot be read is a finding of the poller, not of this
+        return None  # jobs that cannot be read are reported elsewhere
     if not builds:
         return None
     for page in (OVERVIEW, WFAPI):

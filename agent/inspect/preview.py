@@ -1,4 +1,4 @@
-"""``preview``: what the rules would send."""
+"""``preview``: the events that the rules would send."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class PreviewRow(msgspec.Struct, frozen=True):
-    """One event that the rules would send, or a build of which none can be made."""
+    """One event that the rules would send, or a build that gives no valid event."""
 
     controller: str
     job: str
@@ -33,7 +33,7 @@ class PreviewRow(msgspec.Struct, frozen=True):
 class Preview(msgspec.Struct, frozen=True):
     """``preview --json``; ``unmatched`` are the jobs that no rule matches, as ``controller:job``.
 
-    ``limited``: there are more events than were asked for, and reading stopped.
+    ``limited``: reading stopped at the requested number of events, and there are more.
     """
 
     since: str
@@ -45,10 +45,10 @@ class Preview(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Sample:
-    """What is read of the jobs that deploy; None: everything.
+    """Limits for the jobs that match a rule; None: no limit.
 
-    ``job``: only jobs that match. ``jobs``: the first ones. ``builds``: the newest of each job, with one request a job.
-    ``events``: reading stops after so many.
+    ``job``: only jobs that match. ``jobs``: the number of jobs. ``builds``: the number of builds of each job, newest
+    first, read with one request for each job. ``events``: the number of events after which reading stops.
     """
 
     jobs: int | None = None
@@ -63,9 +63,9 @@ def preview(
     span: Span,
     sample: Sample = Sample(),
 ) -> Preview:
-    """What the rules would send for the builds of the span; nothing is stored or sent.
+    """The events that the rules would send for the builds of the span. Nothing is stored or sent.
 
-    What Jenkins does wrong is among the ``problems``; a job that cannot be read keeps nobody else from being shown.
+    Failures of Jenkins are listed in ``problems``. If a job cannot be read, the others are still shown.
     """
     found, matched = Preview(rfc3339(span.since), [], [], []), 0
     for controller in settings.controllers:
@@ -125,16 +125,16 @@ class _Controller:
                 return
 
     def _is_full(self, sample: Sample) -> bool:
-        """Whether there are more events than wanted: one more shows that there are others."""
+        """Whether there are more events than requested. One more is read to know that."""
         return sample.events is not None and len(self._found.rows) > sample.events
 
 
 def is_wanted(pattern: Pattern | None, full_name: str) -> bool:
-    """Whether the job is among those that were asked for; None: all are."""
+    """Whether the job was requested; ``pattern`` None: all jobs are."""
     return pattern is None or pattern.match(full_name) is not None
 
 
 def is_of_controller(error: JenkinsError) -> bool:
-    """Whether no other question would be answered."""
+    """Whether the error is one of the whole controller, so that other requests would fail too."""
     down = isinstance(error, ControllerDownError)
     return down or (isinstance(error, UnauthorizedError) and not isinstance(error, ForbiddenError))

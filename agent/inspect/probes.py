@@ -1,6 +1,6 @@
-"""Probes: one Jenkins, or Hivel, is asked whether the agent can work with it. Nothing is changed or sent.
+"""Probes: can the agent work with this Jenkins, or with Hivel? Nothing is changed, and no event is sent.
 
-``check`` asks all of them; ``init`` asks after each answer. What is wrong is a value, never an exception.
+``check`` probes all of them; ``init`` probes after each answer. Problems are values, not exceptions.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
     from agent.sources.jenkins.client import About, Snapshot
 
-# Where installers put Jenkins behind a web server.
+# Usual context paths of Jenkins behind a web server.
 _CONTEXT_PATHS = ("jenkins",)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and what to do about it (empty if the problem says so)."""
+    """What is wrong, and what to do (empty if ``problem`` says it)."""
 
     level: Level
     problem: str
@@ -38,11 +38,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class JenkinsProbe:
-    """What a controller answered.
+    """The result for a controller.
 
-    ``reachable``: there was an answer over HTTP. ``is_jenkins``: it came from Jenkins. ``about``: who the agent is
-    there; None if Jenkins did not accept the credentials. ``snapshot``: its jobs; None if they were not read.
-    ``better_url``: the address where Jenkins was found instead.
+    ``reachable``: there was an HTTP answer. ``is_jenkins``: it came from Jenkins. ``about``: the agent's user; None if
+    Jenkins did not accept the credentials. ``snapshot``: the jobs; None if they were not read. ``better_url``: the
+    address where Jenkins was found instead.
     """
 
     reachable: bool
@@ -54,15 +54,15 @@ class JenkinsProbe:
 
     @property
     def usable(self) -> bool:
-        """Whether the agent can work with it; there may be warnings."""
+        """Whether the agent can work with it. There can be warnings."""
         return self.about is not None and all(each.level is not Level.ERROR for each in self.problems)
 
 
 @dataclass(frozen=True)
 class HivelProbe:
-    """What Hivel answered. ``accepted``: the token is accepted. ``better_url``: the base address of a pasted one.
+    """The result for Hivel. ``accepted``: the token is accepted. ``status``: the HTTP status; None without an answer.
 
-    ``status``: the HTTP status, None without an answer.
+    ``better_url``: the base address, if the configured address is an endpoint.
     """
 
     accepted: bool
@@ -72,11 +72,11 @@ class HivelProbe:
 
 
 def probe_jenkins(controller: JenkinsSettings, *, jobs: bool = True) -> JenkinsProbe:
-    """Ask who the agent is there and, with ``jobs``, which jobs it may see.
+    """Request the agent's user and, with ``jobs``, the jobs that it can see.
 
-    Without ``username`` in the settings this shows whether the address is one of Jenkins: one that wants credentials
-    is ``is_jenkins`` and not ``usable``. Raises :class:`agent.config.file.ConfigError` when the environment names a
-    proxy that cannot be used.
+    Without ``username`` in the settings, this finds out whether the address is a Jenkins: one that requires
+    credentials is ``is_jenkins``, but not ``usable``. Raises :class:`agent.config.file.ConfigError` if the environment
+    names an unusable proxy.
     """
     client = JenkinsClient(controller)
     try:
@@ -118,15 +118,15 @@ def _about(controller: JenkinsSettings, about: About) -> list[Problem]:
             Problem(
                 Level.WARNING,
                 f"the answer of {controller.url} has no X-Jenkins header",
-                "if this is no Jenkins, correct [[jenkins]] url; if a proxy removes the header, let it pass",
+                "if this is not Jenkins, correct [[jenkins]] url; if a proxy removes the header, change the proxy",
             )
         )
     if about.anonymous and controller.username is not None:
         found.append(
             Problem(
                 Level.WARNING,
-                f"Jenkins takes the agent for anonymous, although [[jenkins]] username is {controller.username}: it "
-                "did not see or not accept the API token",
+                f"Jenkins treats the agent as anonymous, although [[jenkins]] username is {controller.username}: it "
+                "did not receive or did not accept the API token",
                 "check username and token_file, and that a proxy in front of Jenkins passes the Authorization header",
             )
         )
@@ -137,7 +137,7 @@ def _why_not(controller: JenkinsSettings, error: JenkinsError, better: str | Non
     if better is not None:
         return Problem(
             Level.ERROR,
-            f"{controller.url} is not the address of Jenkins ({error.status or 'no answer'}), {better} is",
+            f"{controller.url} is not the address of Jenkins ({error.status or 'no answer'}), but {better} is",
             f'write url = "{better}"',
         )
     if error.status == 404 and not error.from_jenkins:
@@ -151,7 +151,7 @@ def _why_not(controller: JenkinsSettings, error: JenkinsError, better: str | Non
 
 
 def _elsewhere(controller: JenkinsSettings, error: JenkinsError) -> str | None:
-    """An address that Jenkins answers at, near one where it does not."""
+    """An address where Jenkins answers, close to one where it does not."""
     if error.status is None or error.status == 407 or (error.from_jenkins and error.status != 404):
         return None
     base = base_of_jenkins(controller.url)
@@ -172,9 +172,9 @@ def _is_jenkins(controller: JenkinsSettings) -> bool:
 
 
 async def probe_hivel(hivel: HivelSettings, delivery: DeliverySettings, clock: Clock) -> HivelProbe:
-    """Post an empty object. It is no event: Hivel refuses it with 400 once it has accepted the token.
+    """Post an empty object. Hivel accepts the token, and then refuses the object with 400 because it is not an event.
 
-    Raises :class:`agent.config.file.ConfigError` when the environment names a proxy that cannot be used.
+    Raises :class:`agent.config.file.ConfigError` if the environment names an unusable proxy.
     """
     async with HivelClient(hivel, delivery, clock) as client:
         answer = await client.post(b"{}")

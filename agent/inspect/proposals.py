@@ -1,4 +1,4 @@
-"""Proposals of rules for `init`: patterns of jobs that deploy, found in the names of the visible jobs. No I/O."""
+"""Proposed rules for `init`: patterns for jobs whose names look like deployments. No I/O."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
     from agent.sources.jenkins.client import Job
 
-# The words, in the order in which they are looked for: `deploy-prod` is found by the first.
+# Words in the order of the search: `deploy-prod` matches the first.
 _ACTIONS = ("deploy", "release", "rollout", "promote")
 _ENVIRONMENTS = ("production", "prod", "live", "preprod", "staging", "stage", "stg", "uat")
 _WORDS = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])")
 _SEPARATORS = set("-_.")
 _MAIN_BRANCHES = ("main", "master", "trunk")
-# With more, a person reads none of them.
+# The maximum number of proposals: a longer list would not be read.
 MOST = 9
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """``pattern``: for ``job`` of a rule. ``jobs``: full names of the visible jobs that it matches.
+    """``pattern``: the value for ``job`` in a rule. ``jobs``: full names of the visible jobs that it matches.
 
-    ``likely``: the names themselves say that these jobs deploy.
+    ``likely``: the names of the jobs look like deployments.
     """
 
     pattern: str
@@ -37,9 +37,9 @@ class Proposal:
 
 
 def propose(jobs: Sequence[Job]) -> list[Proposal]:
-    """Patterns that match the jobs whose names look like deployments: likely ones first, :data:`MOST` at most.
+    """Patterns for jobs whose names look like deployments: likely ones first, at most :data:`MOST`.
 
-    No two proposals match the same jobs. Names that contain control characters give none.
+    No two proposals match the same jobs. Names with control characters are ignored.
     """
     usable = [job for job in jobs if job.full_name.isprintable()]
     names = [job.full_name for job in usable]
@@ -63,7 +63,7 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 
 
 def _of_plain(names: Iterable[str]) -> Iterator[str]:
-    """First the folders with such a name, with all that is in them; then jobs with a word in common."""
+    """First folders with such a name, including everything in them; then jobs that share a word."""
     folders: dict[str, None] = {}
     by_word: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -79,7 +79,7 @@ def _of_plain(names: Iterable[str]) -> Iterator[str]:
 
 
 def word_in(segment: str) -> str | None:
-    """The word in one segment of a job's name that makes it look like a deployment; None: there is none."""
+    """The word that makes one segment of a job name look like a deployment, or None."""
     lower = segment.lower()
     if action := next((action for action in _ACTIONS if action in lower), None):
         return action
@@ -88,7 +88,7 @@ def word_in(segment: str) -> str | None:
 
 
 def _common(names: list[str], word: str) -> str:
-    """The narrowest simple pattern that matches all these jobs."""
+    """The narrowest simple pattern that matches all of these jobs."""
     if len(names) == 1:
         return names[0]
     parents = {name.rpartition("/")[0] for name in names}
@@ -108,13 +108,13 @@ def _common(names: list[str], word: str) -> str:
 
 
 def _shared(letters: Iterable[str]) -> str:
-    """The separator between the word and the rest, if it is the same in all names."""
+    """The separator between the word and the rest, if all names have the same."""
     different = set(letters)
     return different.pop() if len(different) == 1 and different <= _SEPARATORS else ""
 
 
 def _of_branches(names: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """The main branches of multibranch projects. They deploy if the project's name says so; else they may."""
+    """The main branches of multibranch projects, likely ones if the project's name looks like a deployment."""
     projects: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in names:
         project, _, branch = name.rpartition("/")

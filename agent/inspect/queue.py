@@ -1,4 +1,4 @@
-"""What ``queue list`` and ``queue show`` say: deployments, what was said about their builds, and what Hivel has."""
+"""The data of ``queue list`` and ``queue show``: deployments, the facts about their builds, and what Hivel has."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class RunView(msgspec.Struct, frozen=True):
-    """Which run a deployment is of. All are empty but ``number`` where only the id is known: then that is it."""
+    """The run of a deployment. If only the id is known, ``number`` is the id and the other fields are empty."""
 
     provider: str
     scope: str
@@ -40,11 +40,11 @@ class RunView(msgspec.Struct, frozen=True):
 
 
 class EventView(msgspec.Struct, frozen=True):
-    """A deployment in ``queue list --json``; times are RFC 3339. ``event`` is the payload, None if none can be made.
+    """A deployment in ``queue list --json``. Times are RFC 3339. ``event``: the payload, or None if it is not valid.
 
-    ``deployment_id``: of a held one the id that it would get now. ``revision`` grows with every change of what it says;
-    ``sent_revision`` is the one that Hivel has, 0 if it is not known which. ``held_until``: then a held one goes out
-    alone. ``ended_at``: the end of the deployment, which ``--since`` and ``--until`` select by.
+    ``deployment_id``: for a held deployment, the id that it would get now. ``revision`` grows with every change of the
+    content; ``sent_revision`` is the revision that Hivel has, 0 if that is not known. ``held_until``: when a held
+    deployment is sent unconfirmed. ``ended_at``: the end of the deployment, which ``--since`` and ``--until`` compare.
     """
 
     id: int
@@ -93,9 +93,9 @@ class AttemptView(msgspec.Struct, frozen=True):
 
 
 class FactView(msgspec.Struct, frozen=True):
-    """What ``source`` said of the build, and when (RFC 3339, by the controller's clock). ``team``: whose token it had.
+    """A fact from ``source`` about the build. Times are RFC 3339, by the controller's clock.
 
-    ``body``: a build as polls read it, a report, or the text of one that cannot be understood.
+    ``team``: the team whose token was used. ``body``: a finished build, a report, or the text of an unreadable report.
     """
 
     source: str
@@ -107,7 +107,7 @@ class FactView(msgspec.Struct, frozen=True):
 
 
 class DifferenceView(msgspec.Struct, frozen=True):
-    """A field of which something else is known by now than what Hivel has."""
+    """A field with another value than the one that Hivel has."""
 
     field: str
     sent: Any
@@ -115,9 +115,9 @@ class DifferenceView(msgspec.Struct, frozen=True):
 
 
 class KnownView(msgspec.Struct, frozen=True):
-    """What facts and today's rules say of a deployment that Hivel has.
+    """What the facts and the current rules give for a deployment that Hivel has.
 
-    ``event`` None: there would be no such deployment any more, or no event can be made of it for the ``reason``.
+    ``event`` None: the deployment would no longer exist, or it would have no valid event because of ``reason``.
     """
 
     event: DeploymentEvent | None
@@ -126,10 +126,10 @@ class KnownView(msgspec.Struct, frozen=True):
 
 
 class DetailView(msgspec.Struct, frozen=True):
-    """``queue show --json``: the event, attempts, and what was said about its build.
+    """``queue show --json``: the event, the attempts, and the facts about its build.
 
-    ``attempts``: the first one that failed and the last ones. ``source``: the finished build as it was read. ``known``:
-    of a delivered one what is known since, None once the facts were deleted.
+    ``attempts``: the first failed one and the last ones. ``source``: the finished build as it was read. ``known``: for
+    a delivered deployment, what would be sent now; None if the facts are deleted.
     """
 
     event: EventView
@@ -140,7 +140,7 @@ class DetailView(msgspec.Struct, frozen=True):
 
 
 class Queue:
-    """Looks at the outbox under the rules; ``hold_for_ms``: how long a deployment is held at most."""
+    """Reads deployments with the current rules; ``hold_for_ms``: how long a deployment is held at most."""
 
     def __init__(self, outbox: Outbox, rules: Rules, hold_for_ms: int) -> None:
         self._outbox = outbox
@@ -148,7 +148,7 @@ class Queue:
         self._hold_for_ms = hold_for_ms
 
     def find(self, name: str) -> Deployment | None:
-        """By its id, the id that a held one would get, or its number."""
+        """Find a deployment by its id, by the id that it would get while it is held, or by its number."""
         found = self._outbox.find(name)
         if found is not None and found.deployment_id == name:
             return found
@@ -160,12 +160,12 @@ class Queue:
         return found
 
     def views(self, rows: Sequence[Deployment]) -> list[EventView]:
-        """Deployments for the eyes of others."""
+        """The deployments as printed."""
         ids = self.ids(rows)
         return [self._view(row, ids[row.number]) for row in rows]
 
     def ids(self, rows: Iterable[Deployment]) -> dict[int, str]:
-        """By their numbers; of held ones the ids that they would get now."""
+        """The ids by number; for held deployments, the ids that they would get now."""
         rows = list(rows)
         ids = {row.number: row.deployment_id for row in rows if row.deployment_id is not None}
         held = [row for row in rows if row.deployment_id is None]
@@ -176,7 +176,7 @@ class Queue:
         return ids
 
     def detail(self, row: Deployment) -> DetailView:
-        """Everything that is known of one deployment."""
+        """All data about one deployment."""
         state = self._outbox.load([row.run])[row.run]
         derived = self._derived(state)
         said = list(state.facts) if derived is None else _of_build(state.facts, row, derived)
@@ -189,31 +189,31 @@ class Queue:
         )
 
     def differences(self, row: Deployment, state: RunState) -> list[DifferenceView]:
-        """Where Hivel has something else than what is known now; ``state``: of the deployment's run."""
+        """The fields that Hivel has with other values; ``state``: the deployment's run."""
         derived = self._derived(state)
         known = None if derived is None else _known(row, derived)
         return [] if known is None else known.differences
 
     def caution(self, row: Deployment) -> str | None:
-        """What a person should know who sends this deployment again; None: nothing."""
+        """What a user should know before sending this deployment again, or None."""
         state = self._outbox.load([row.run])[row.run]
         if self.differences(row, state):
-            return f"sent as it was; something else is known of it by now: hivel-agent queue show {row.number}"
+            return f"sent unchanged, but other values are known now; see: hivel-agent queue show {row.number}"
         builds = [each for fact in state.facts if (each := build_of_fact(fact)) is not None]
         missing = [lacks(each, each.job, self._rules) for each in builds if each.started_at == row.build_started_at]
         is_whole = row.state is State.FAILED and row.scope is Scope.WHOLE and NO_STAGES in missing
-        return f"one event of the whole build: {NO_STAGES}" if is_whole else None
+        return f"one event for the whole build: {NO_STAGES}" if is_whole else None
 
     def _shown_ids(self, state: RunState) -> dict[int, str]:
         try:
             return shown_ids(state.facts, state.deployments, self._rules)
-        except Exception:  # noqa: BLE001 - nobody expected it; where it was met first, the run was set aside with it
+        except Exception:  # noqa: BLE001 - unexpected; the run was set aside when the error occurred first
             return {row.number: row.deployment_id or limited_id(run_id(row.run)) for row in state.deployments}
 
     def _derived(self, state: RunState) -> Derived | None:
         try:
             return derive(state.facts, self._rules, kept_builds(state.deployments))
-        except Exception:  # noqa: BLE001 - as above; what is stored can be looked at all the same
+        except Exception:  # noqa: BLE001 - as above; the stored data can still be shown
             return None
 
     def _view(self, row: Deployment, deployment_id: str) -> EventView:
@@ -252,11 +252,11 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
     )
 
 
-# ---- what was said
+# ---- facts
 
 
 def _of_build(facts: Iterable[Fact], row: Deployment, derived: Derived) -> list[Fact]:
-    """The facts of this deployment's build, and those that have no effect: nobody knows which build they are of."""
+    """The facts of this deployment's build, and facts that belong to no known build."""
     build = derived.builds.get(row.anchor) or BuildRef(row.build_started_at, row.known)
     return [
         fact
@@ -270,7 +270,7 @@ def _of_build(facts: Iterable[Fact], row: Deployment, derived: Derived) -> list[
 
 
 def fact_view(fact: Fact) -> FactView:
-    """A fact for the eyes of others."""
+    """A fact as printed."""
     return FactView(
         source=fact.source,
         kind=fact.kind,
@@ -282,19 +282,19 @@ def fact_view(fact: Fact) -> FactView:
 
 
 def _source(facts: Sequence[Fact]) -> Build | None:
-    """The finished build as it was read last."""
+    """The latest reading of the finished build."""
     return next((build for fact in reversed(facts) if (build := build_of_fact(fact)) is not None), None)
 
 
 def build_of_fact(fact: Fact) -> Build | None:
-    """A finished build with the names that its key says; None for any other fact."""
+    """A finished build with the names of its key; None for other facts."""
     if not isinstance(fact.body, Build):
         return None
     project = fact.run.project
     return replace(fact.body, controller=project.scope, job=project.name, number=int(fact.run.number))
 
 
-# ---- what is known since
+# ---- differences from Hivel
 
 
 def _known(row: Deployment, derived: Derived) -> KnownView | None:
@@ -310,7 +310,7 @@ def _known(row: Deployment, derived: Derived) -> KnownView | None:
 
 
 def part_of(row: Deployment, derived: Derived) -> Part | None:
-    """The part that a deployment is of, else one that it stands for."""
+    """The part with the deployment's name, else one with its scope, else any of its parts."""
     parts = [part for part in derived.parts if is_of(row, part, derived)]
     own = [part for part in parts if part.scope is row.scope]
     first = [part for part in own if row.names[0] in part.names]
@@ -318,7 +318,7 @@ def part_of(row: Deployment, derived: Derived) -> Part | None:
 
 
 def differences(sent: DeploymentEvent | None, known: DeploymentEvent | None) -> list[DifferenceView]:
-    """The fields of which two events of one deployment say something else; none where there is no event."""
+    """The fields that differ between two events of one deployment; empty if one of them is missing."""
     if sent is None or known is None:
         return []
     had, has = msgspec.to_builtins(sent), msgspec.to_builtins(known)

@@ -1,7 +1,6 @@
-"""A configuration file for others to read: line by line, so that it works for a file that is no valid TOML, too.
+"""Redacting a configuration file, line by line, so that it also works for a file that is not valid TOML.
 
-Values are kept for the keys that the configuration has. Comments are removed, and the values of all other keys are
-hidden: a token may be among them.
+Values of known keys are kept. Comments are removed, and values of unknown keys are hidden: one of them can be a token.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# These tables have keys that the user chose.
+# The keys of these tables are chosen by the user.
 _FREE_TABLES = ("environments", "status", "intake.teams")
 _KEYS = frozenset(
     field.name
@@ -31,24 +30,24 @@ _ASSIGNMENT = re.compile(r"(\s*)([\w.\"'-]+)(\s*=\s*)(.*)$")
 _MORE_OF_A_LIST = re.compile(r"[\s\[\],]*(?:(?:\"[^\"]*\"|'[^']*')[\s\[\],]*)*$")
 _USER = re.compile(r"(?<=://)[^/@\s\"']+@")
 _TEXT = re.compile(r"\"([^\"]*)\"|'([^']*)'")
-# Keys of tables within a line, as in ``shop = {token_file = "shop.token"}``.
+# Keys of inline tables, as in ``shop = {token_file = "shop.token"}``.
 _INNER_KEY = re.compile(r"([\w-]+)\s*=")
 
 
 def without_values(text: str, folder: Path) -> str:
-    """The text with the same lines. ``folder``: where the files are that it names."""
+    """The redacted text, with the same lines. ``folder``: the folder of relative paths in the file."""
     return "".join(f"{shown}\n" for shown, _ in _lines(text, folder))
 
 
 def hidden_values(text: str, folder: Path) -> Iterator[str]:
-    """What :func:`without_values` hides, apart from comments."""
+    """The values that :func:`without_values` hides, without comments."""
     for _, hidden in _lines(text, folder):
         yield from hidden
 
 
 def _lines(text: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each line as it is shown, with the values that are hidden in it."""
-    table, kept = "", False  # ``kept``: the list that goes on in the next lines is shown
+    """Each redacted line, with the values that are hidden in it."""
+    table, kept = "", False  # ``kept``: the list that continues in the next lines is shown
     for whole in text.splitlines():
         line = _without_comment(whole)
         if header := _HEADER.match(line):
@@ -75,14 +74,14 @@ def _is_known(key: str, value: str, table: str) -> bool:
 
 
 def _pasted(key: str, value: str, table: str, folder: Path) -> list[str]:
-    """Secrets in the place of the name of their file."""
+    """Secrets that were written in place of a file name."""
     if not (key in ("token_file", "url_file", "teams") or table == "intake.teams" or "token_file" in value):
         return []
     return [each for each in _texts(value) if "://" in each or not ({"/", "."} & set(each) or (folder / each).exists())]
 
 
 def _texts(value: str) -> list[str]:
-    """What is in quotes; else all of it."""
+    """The quoted texts, or else the whole text."""
     found = [first or second for first, second in _TEXT.findall(value)]
     return [each for each in found or [value.strip().strip("\"'")] if each]
 

@@ -1,7 +1,7 @@
-"""Silent jobs: those that used to deploy, and from which nothing has come for much longer than usual.
+"""Silent jobs: jobs that used to deploy, and have had no deployment for much longer than usual.
 
-The reason may be outside (nobody deploys any more), or a rule that no longer fits: then the job goes on building, and
-no build becomes an event. Nothing else tells, for no event fails and no poll goes wrong.
+Either nobody deploys any more, or a rule no longer matches: then the job still builds, but no build becomes an event.
+No event and no poll fails in this case, so nothing else shows it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from agent.outbox.interface import Outbox
     from agent.outbox.values import LastDeployments
 
-# Silent is what is silent for so many times its usual pause.
+# A job is silent after this multiple of its usual pause.
 TIMES_USUAL = 4
-# Nine of ten pauses were not longer: a weekend, or the time between two releases of several builds each.
+# The quantile of the pauses that is the usual one: a weekend, or the time between releases with several builds each.
 USUAL = 0.9
-# A job that is silent for longer than this, and than it had to be, is retired: nobody needs to be told again.
+# A job that is silent for longer than this is retired, and no longer listed.
 RETIRED_MS = 90 * 86_400_000
 
 
 class SilentJob(msgspec.Struct, frozen=True):
-    """A job in ``status --json``; times are RFC 3339, durations milliseconds.
+    """A job in ``status --json``. Times are RFC 3339, durations are milliseconds.
 
-    ``controller``: of other systems the scope. ``usual_pause_ms``: nine of ten pauses between its deployments were not
-    longer. ``builds_since``: how many builds it had since its last deployment, none of which became an event; None
-    where nobody knows. ``has_rule``: whether a rule matches it now.
+    ``controller``: for other CI systems, the scope. ``usual_pause_ms``: 90 % of the pauses between its deployments were
+    not longer. ``builds_since``: the number of builds since its last deployment; None if it is not known. ``has_rule``:
+    whether a rule matches the job now.
     """
 
     controller: str
@@ -49,12 +49,12 @@ class SilentJob(msgspec.Struct, frozen=True):
 
     @property
     def still_builds(self) -> bool:
-        """Whether it goes on building, and only no events come of it."""
+        """Whether the job still builds, but gives no events."""
         return bool(self.builds_since)
 
 
 def silent_jobs(settings: Settings, outbox: Outbox) -> list[SilentJob]:
-    """The silent jobs, those that still build first. It reads the index of all deployments: not for every scrape."""
+    """The silent jobs, those that still build first. Reads the index of all deployments: too slow for every scrape."""
     if not settings.silent_after_ms:
         return []
     now = outbox.clock.now_ms()
@@ -65,7 +65,7 @@ def silent_jobs(settings: Settings, outbox: Outbox) -> list[SilentJob]:
 
 
 def is_silent(ends: Sequence[int], now: int, settings: Settings) -> bool:
-    """Whether deployments that ended then (UTC ms, ascending) make a job silent by now, and not retired."""
+    """Whether a job with these ends of deployments (UTC ms, ascending) is silent, and not retired."""
     if len(ends) < settings.silent_least:
         return False
     pause = max(settings.silent_after_ms, TIMES_USUAL * usual_pause(ends))
@@ -73,7 +73,7 @@ def is_silent(ends: Sequence[int], now: int, settings: Settings) -> bool:
 
 
 def usual_pause(ends: Sequence[int]) -> int:
-    """Nine of ten pauses between these moments were not longer; 0 for less than two."""
+    """The 90th percentile of the pauses between these moments; 0 for fewer than two moments."""
     pauses = sorted(later - earlier for earlier, later in pairwise(ends))
     return pauses[math.ceil(USUAL * len(pauses)) - 1] if pauses else 0
 
@@ -92,7 +92,7 @@ def _silent_job(settings: Settings, outbox: Outbox, last: LastDeployments, now: 
 
 
 def _builds_since(outbox: Outbox, last: LastDeployments) -> int | None:
-    """By the cursor: a job that is created again starts at 1 again."""
+    """The builds since a number, by the cursor. A job that is created again starts at 1 again."""
     project = last.project
     cursor = outbox.job(project.scope, project.name) if project.provider == JENKINS else None
     if cursor is None:

@@ -1,4 +1,4 @@
-"""The stages of a build as ``explain`` tells them: what was said of each, by which plugin, and what came of it."""
+"""The stages of a build for ``explain``: the status of each, the plugin that reported it, and the events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StageView(msgspec.Struct, frozen=True):
-    """One stage; times are RFC 3339. ``says``: the plugin's word. ``events``: the ids of what came of it."""
+    """One stage. Times are RFC 3339. ``says``: the status from the plugin. ``events``: the ids of its events."""
 
     name: str
     says: str
@@ -29,7 +29,7 @@ class StageView(msgspec.Struct, frozen=True):
 
 
 class StagesView(msgspec.Struct, frozen=True):
-    """The stages of a build under a rule for stages. ``whose``: in a sentence, whose word counts."""
+    """The stages of a build whose rule has ``stage``. ``whose``: which plugin they were read from, for people."""
 
     rule: str
     whose: str
@@ -37,7 +37,7 @@ class StagesView(msgspec.Struct, frozen=True):
 
 
 def stages_view(build: Build, rule: Rule, events: Mapping[str, Sequence[str]], *, reported: bool) -> StagesView | None:
-    """None where the rule is not for stages. ``events``: ids by the stage's name. ``reported``: the build did so."""
+    """None if the rule has no ``stage``. ``events``: ids by stage name. ``reported``: the build reported itself."""
     if rule.stage is None:
         return None
     listed = [_view(stage, rule, events, reported=reported) for stage in build.stages or ()]
@@ -50,10 +50,10 @@ def _whose(build: Build) -> str:
     if not build.stages:
         return "the build has none"
     if any(stage.told_by.startswith(WFAPI) for stage in build.stages):
-        return f"the word of {WFAPI} counts: {OVERVIEW} told none"
+        return f"read from {WFAPI}: {OVERVIEW} listed none"
     if any(stage.told_by == OVERVIEW for stage in build.stages):
-        return f"the word of {OVERVIEW} counts: only it tells a skipped stage for sure; {WFAPI} was not asked"
-    return "an older version of the agent read them, and did not note which plugin told them"
+        return f"read from {OVERVIEW}: only this plugin marks skipped stages reliably; {WFAPI} was not asked"
+    return "read by an older version of the agent, which did not record the plugin"
 
 
 def _view(stage: Stage, rule: Rule, events: Mapping[str, Sequence[str]], *, reported: bool) -> StageView:
@@ -71,7 +71,7 @@ def _view(stage: Stage, rule: Rule, events: Mapping[str, Sequence[str]], *, repo
 
 def _why_none(stage: Stage, rule: Rule, *, reported: bool) -> str:
     if rule.stage is None or rule.stage.match(stage.name) is None:
-        return "the rule does not name it"
+        return "the rule does not match it"
     if result_of(stage) is None:
         return "it did not run"
-    return "the build reported itself, and that counts" if reported else "none came of it"
+    return "the build reported itself, and the report takes precedence" if reported else "none was derived from it"

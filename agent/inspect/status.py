@@ -1,4 +1,4 @@
-"""What ``status`` says: the outbox, the delivery, each controller, and whether a daemon is at work."""
+"""The data of ``status``: the outbox, the delivery, each controller, and whether a daemon is running."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from agent.outbox.sqlite.engine import SqliteOutbox
     from agent.outbox.values import ControllerState, DeliveryState, JobError, LastRepair, Missed, SetAside
 
-# So many events are looked at for those that changed while they were sent: some hundredths of a second.
+# The newest events that are searched for changes during delivery. It takes some hundredths of a second.
 MOST_LOOKED_AT = 100_000
-# So many things set aside are told, and so much of each error.
+# The maximum number of set-aside items, and the maximum length of each error.
 MOST_SET_ASIDE = 20
 _LONGEST_ERROR = 300
 
@@ -29,7 +29,7 @@ _LONGEST_ERROR = 300
 class ControllerStatus(msgspec.Struct, frozen=True):
     """One controller. Times are RFC 3339; ``state`` is ok, error, unreachable, unauthorized or never polled.
 
-    ``asked``: what the daemon asked of it lately; None: no daemon says so.
+    ``asked``: the daemon's requests in the last hour; None if no daemon answers.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ControllerStatus(msgspec.Struct, frozen=True):
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):
-    """What the delivery last said of itself. Times are RFC 3339; ``state`` is open, outage, paused or never ran."""
+    """The last known state of the delivery. Times are RFC 3339; ``state`` is open, outage, paused or never ran."""
 
     state: str
     since: str | None = None
@@ -54,7 +54,7 @@ class DeliveryStatus(msgspec.Struct, frozen=True):
 
 
 class MissedStatus(msgspec.Struct, frozen=True):
-    """Builds of a job that were discarded or deleted before they could be read; ``noted_at`` is RFC 3339."""
+    """Builds of a job that were discarded or deleted before the agent read them; ``noted_at`` is RFC 3339."""
 
     controller: str
     job: str
@@ -64,7 +64,7 @@ class MissedStatus(msgspec.Struct, frozen=True):
 
 
 class JobErrorStatus(msgspec.Struct, frozen=True):
-    """A job that cannot be read, while the others of its controller are; times are RFC 3339."""
+    """A job that cannot be read, although its controller can; times are RFC 3339."""
 
     controller: str
     job: str
@@ -74,9 +74,9 @@ class JobErrorStatus(msgspec.Struct, frozen=True):
 
 
 class SetAsideStatus(msgspec.Struct, frozen=True):
-    """A report or a run that was met by an error which nobody expected, and left alone since ``at`` (RFC 3339).
+    """A report or run that is not processed since ``at`` (RFC 3339) because of an unexpected error.
 
-    ``kind``: report, run. ``error``: its last line; ``trace``: all of it.
+    ``kind``: report or run. ``error``: the last line; ``trace``: the whole traceback.
     """
 
     at: str
@@ -87,7 +87,7 @@ class SetAsideStatus(msgspec.Struct, frozen=True):
 
 
 class RepairStatus(msgspec.Struct, frozen=True):
-    """The outbox was found damaged ``at`` (RFC 3339); ``events`` could be read from the file ``moved_to``."""
+    """A damaged outbox was found ``at`` (RFC 3339); ``events`` were recovered from the file ``moved_to``."""
 
     at: str
     moved_to: str
@@ -96,10 +96,10 @@ class RepairStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Everything at a glance; ``daemon_pid`` None: no daemon is at work.
+    """``status --json``. ``daemon_pid`` None: no daemon is running.
 
-    ``outdated_events``: so many of the newest 100,000 events changed while they were sent: Hivel has an older revision.
-    ``size_bytes``: what the outbox takes; ``max_size_bytes`` 0: it may grow without a limit.
+    ``outdated_events``: how many of the newest 100,000 events changed during delivery, so that Hivel has an older
+    revision. ``size_bytes``: the size of the outbox; ``max_size_bytes`` 0: no limit.
     """
 
     outbox: str
@@ -119,12 +119,12 @@ class Status(msgspec.Struct, frozen=True):
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing new is taken in until there is room again."""
+        """Whether no new events are stored until space is freed."""
         return 0 < self.max_size_bytes <= self.size_bytes
 
 
 def status(settings: Settings, outbox: SqliteOutbox) -> Status:
-    """Read it from the outbox, and from the daemon what is not stored; neither Jenkins nor Hivel is asked."""
+    """The status from the outbox, and from the daemon what is not stored. Sends no request to Jenkins or Hivel."""
     oldest = outbox.oldest_pending()
     daemon_pid, address = RunLock(settings.outbox).holder(), settings.monitoring
     told = [] if daemon_pid is None or address is None else ask_daemon(address)
@@ -165,7 +165,7 @@ def status(settings: Settings, outbox: SqliteOutbox) -> Status:
 
 
 def delivery_status(state: DeliveryState | None) -> DeliveryStatus:
-    """The delivery's state for others to read."""
+    """The state of the delivery as printed."""
     if state is None:
         return DeliveryStatus("never ran")
     return DeliveryStatus(state.state, rfc3339(state.since), state.reason, _moment(state.next_probe_at))

@@ -1,4 +1,4 @@
-"""What in a configuration is allowed and most likely not meant. Only the configuration is looked at."""
+"""Settings that are allowed, but are probably mistakes. Only the configuration is read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from agent.config.rules import Pattern
     from agent.config.settings import Address, Settings
 
-# What means something in globs of shells, of Ant or of Git, and in regular expressions, and stands for itself here.
+# Special characters of shell, Ant or Git globs and of regular expressions, which are literal in these patterns.
 _OTHER_DIALECTS = re.compile(r"\{[^{}]*,[^{}]*\}|\[[^\]]+\]|[!@+?*]\([^)]*\)|^\^|\$$|\\|\|")
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - nothing listens there because of this
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - only compared, not listened on
 
 
 def suspicious(settings: Settings) -> Iterator[Finding]:
-    """Warnings, each with what to write instead."""
+    """The warnings, each with what to write instead."""
     yield from _addresses(settings)
     yield from _placeholders(settings)
     for place, pattern in patterns(settings):
@@ -32,7 +32,7 @@ def suspicious(settings: Settings) -> Iterator[Finding]:
 
 
 def patterns(settings: Settings) -> Iterator[tuple[str, Pattern]]:
-    """All patterns of the configuration, each with where it is written, for people."""
+    """All patterns of the configuration, each with its place, for people."""
     for number, rule in enumerate(settings.rules, 1):
         for key, pattern in (("job", rule.job), ("repository", rule.repository), ("stage", rule.stage)):
             if pattern is not None:
@@ -46,20 +46,20 @@ def patterns(settings: Settings) -> Iterator[tuple[str, Pattern]]:
 
 
 def other_dialect(pattern: Pattern) -> str | None:
-    """What is wrong with a glob that has special characters of another kind of pattern; None: nothing."""
+    """The problem of a glob with special characters of another pattern language, or None."""
     if pattern.text.startswith("re:"):
         return None
     found = _OTHER_DIALECTS.search(pattern.text)
     if found is None:
         return None
     return (
-        f'"{pattern.text}": {found[0]} has no special meaning in a pattern, only *, ** and ? have; write a regular '
+        f'"{pattern.text}": {found[0]} has no special meaning in a pattern, only *, ** and ? have; use a regular '
         f'expression, for example "{_as_expression(pattern.text)}"'
     )
 
 
 def _as_expression(text: str) -> str:
-    """The regular expression that a glob of another dialect most likely means."""
+    """The regular expression that a glob of another dialect probably means."""
     if text.startswith("^") or text.endswith("$"):
         return f"re:{text}"
     words = {"**": ".*", "*": "[^/]*", "?": "[^/]", "{": "(?:", ",": "|", "}": ")", ".": r"\."}
@@ -78,15 +78,15 @@ def _addresses(settings: Settings) -> Iterator[Finding]:
             yield Finding(Level.WARNING, subject, words)
         if named_by_address(controller):
             words = (
-                f"its name is {controller.name}, taken from the address, and part of every deployment_id: it changes "
-                f'with the address; set [[jenkins]] name (if events were already sent, name = "{controller.name}" '
-                "keeps their ids)"
+                f"its name is {controller.name}, taken from the address. The name is part of every deployment_id, and "
+                f'changes with the address; set [[jenkins]] name (if events were already sent, name = "'
+                f'{controller.name}" keeps their ids)'
             )
             yield Finding(Level.WARNING, subject, words)
 
 
 def _placeholders(settings: Settings) -> Iterator[Finding]:
-    """Names of the documentation that were left where the agent would use them."""
+    """Placeholders of the documentation that are still in the configuration."""
     texts = [("[hivel] url", settings.hivel.url), ("[http] contact", settings.hivel.user_agent)]
     texts += [(f"[[jenkins]] url of {controller.name}", controller.url) for controller in settings.controllers]
     texts += [
@@ -97,7 +97,7 @@ def _placeholders(settings: Settings) -> Iterator[Finding]:
     ]
     for place, text in texts:
         if (name := placeholder_in(text)) is not None:
-            words = f"{place} names {name}, a name of the documentation; write your own"
+            words = f"{place} contains {name}, a placeholder of the documentation; replace it"
             yield Finding(Level.WARNING, CONFIGURATION, words)
 
 
@@ -111,8 +111,8 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     for (first, one), (second, other) in combinations(given, 2):
         if _same_port(one, other):
             words = (
-                f"[{first}] listen and [{second}] listen are the same address, {other}: only one of them can listen; "
-                "give one of them another port"
+                f"[{first}] listen and [{second}] listen are the same address, {other}: only one of them can use it; "
+                "change the port of one of them"
             )
             yield Finding(Level.WARNING, second, words)
 
@@ -125,7 +125,7 @@ def _same_port(one: Address, other: Address) -> bool:
 
 
 def unusable_proxies(proxies: Proxies) -> Iterator[Finding]:
-    """Entries of ``NO_PROXY`` that mean nothing."""
+    """Warnings about entries of ``NO_PROXY`` that have no meaning."""
     for text in proxies.unusable:
         words = f"{text}; write names and networks like example.com, 10.0.0.0/8 or fd00::/8"
         yield Finding(Level.WARNING, "proxy", words)

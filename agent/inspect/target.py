@@ -1,4 +1,4 @@
-"""Which build ``explain`` is asked about: the address of one of its pages, or ``CONTROLLER:JOB#NUMBER``."""
+"""The build that ``explain`` gets: the address of one of its pages, or ``CONTROLLER:JOB#NUMBER``."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class TargetError(Exception):
-    """The text names no build of a configured controller. The message says what to give instead."""
+    """The text is not a build of a configured controller. The message says what to give instead."""
 
 
 @dataclass(frozen=True)
 class Target:
     """A build of a controller.
 
-    ``jobs``: full names of the job, the most likely one first; Blue Ocean's addresses do not say whether the job is a
-    branch job. ``build``: the number, or one of :data:`PERMALINKS`.
+    ``jobs``: possible full names of the job, the most likely one first. Blue Ocean's addresses do not show whether the
+    job is a branch job. ``build``: the number, or one of :data:`PERMALINKS`.
     """
 
     controller: JenkinsSettings
@@ -41,7 +41,7 @@ class Target:
 
 
 def target_of_name(controllers: Sequence[JenkinsSettings], name: str) -> Target | None:
-    """The build ``CONTROLLER:JOB#NUMBER``; None for any other text."""
+    """The build of ``CONTROLLER:JOB#NUMBER``; None for other texts."""
     head, _, number = name.rpartition("#")
     if not _NUMBER.fullmatch(number):
         return None
@@ -53,7 +53,7 @@ def target_of_name(controllers: Sequence[JenkinsSettings], name: str) -> Target 
 
 
 def target_of_url(controllers: Sequence[JenkinsSettings], url: str) -> Target:
-    """The build of a page of Jenkins or Blue Ocean, such as ``…/job/shop/12/console``. Raises :class:`TargetError`."""
+    """The build of a page in Jenkins or Blue Ocean, such as ``…/job/shop/12/console``. Raises :class:`TargetError`."""
     try:
         parts = urlsplit(url)
         _port(parts)
@@ -68,11 +68,13 @@ def target_of_url(controllers: Sequence[JenkinsSettings], url: str) -> Target:
     if found is None or any(not {".", ".."}.isdisjoint(job.split("/")) for job in found[0]):
         raise TargetError(
             f"{url!r} is not the address of a build. Give the address of a page of the build, such as "
-            f"{controller.url}job/NAME/NUMBER/, or {controller.name}:NAME#NUMBER, or a deployment_id of the outbox"
+            f"{controller.url}job/NAME/NUMBER/, or {controller.name}:NAME#NUMBER, or a deployment_id in the outbox"
         )
     jobs, build = found
     if build is None:
-        raise TargetError(f"{url!r} names job {jobs[0]} and no build; append the number of the build, or lastBuild")
+        raise TargetError(
+            f"{url!r} is the address of job {jobs[0]}, not of a build; append the build number, or lastBuild"
+        )
     return Target(controller, jobs, build)
 
 
@@ -115,8 +117,8 @@ def _of_classic(rest: list[str]) -> _Found | None:
 def _of_blue_ocean(segments: list[str]) -> _Found | None:
     """``blue/organizations/jenkins/FULL%2FNAME/detail/BRANCH/12[/pipeline]``.
 
-    BRANCH is the last part of the name of a job without branches. Of a branch job it is the branch, and Jenkins encodes
-    that in the name of the job.
+    For a job without branches, BRANCH is the last part of its name. For a branch job it is the branch, which Jenkins
+    encodes in the name of the job.
     """
     match segments:
         case ["blue", "organizations", _, pipeline, "detail", branch, number, *_] if build := _build(number):

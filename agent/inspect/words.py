@@ -1,6 +1,6 @@
-"""Every word that was said about a field of an event, by whom, which one counts, and why the others do not.
+"""All values that the sources gave for a field of an event, which one is used, and why the others are not.
 
-Where a field came from is said by the derivation itself (``Part.origins``). Here is what else there was to choose from.
+The derivation itself records the source of the used value (``Part.origins``). This module lists the alternatives.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _TIMES = {"start_time": "started_at", "end_time": "ended_at"}
 
 
 class Verdict(enum.StrEnum):
-    """What became of a word."""
+    """Whether a value is used, is the same as the used one, or is left out."""
 
     COUNTS = "counts"
     AGREES = "agrees"
@@ -50,7 +50,7 @@ class Verdict(enum.StrEnum):
 
 
 class WordView(msgspec.Struct, frozen=True):
-    """``who`` said ``says``. ``why``: of one that is left out."""
+    """A value (``says``) and its source (``who``). ``why``: the reason if it is left out."""
 
     who: str
     says: str
@@ -60,7 +60,7 @@ class WordView(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Told:
-    """What a part was made of: its reports, oldest first, and its build as Jenkins told it, if it did."""
+    """The facts of a part: its reports, oldest first, and its build as read from Jenkins, if it was read."""
 
     part: Part
     reports: Sequence[Fact]
@@ -88,7 +88,7 @@ def is_about(report: Report, part: Part) -> bool:
 
 
 def words_of(told: Told) -> dict[str, list[WordView]]:
-    """The words by the event's fields; only of fields of which somebody said something that does not count."""
+    """The values by field of the event, for fields with at least one value that is not the used one."""
     event = _event(told.part)
     found: dict[str, list[WordView]] = {}
     for field in (*_PLACES, "environment", "status", *_TIMES, "pr_numbers", "image"):
@@ -110,7 +110,7 @@ def _event(part: Part) -> DeploymentEvent | None:
 
 @dataclass(frozen=True)
 class _Word:
-    """``label``: how the derivation calls who said it. ``means``: what it says in the words of the event."""
+    """``label``: the name of the source in the derivation. ``means``: the value as the event would contain it."""
 
     who: str
     says: str
@@ -120,7 +120,7 @@ class _Word:
 
 
 class _Field:
-    """The words about one field."""
+    """The values for one field."""
 
     def __init__(self, told: Told, field: str, event: DeploymentEvent | None) -> None:
         self._told = told
@@ -135,7 +135,7 @@ class _Field:
                 self._match = match_of_reporting(told.rules.rules, build.job)
 
     def words(self) -> list[WordView]:
-        """Jenkins' first, then those of the rule, then what was reported."""
+        """The values from Jenkins, then from the rule, then from reports."""
         return [self._view(word) for word in (*self._of_jenkins(), *self._of_rule(), *self._of_reports())]
 
     def _view(self, word: _Word) -> WordView:
@@ -153,7 +153,7 @@ class _Field:
 
     @property
     def _first(self) -> str:
-        """Who counts, in the words of the derivation; behind it stands why."""
+        """The source of the used value, as the derivation names it. The reasons follow it in the origin."""
         return self._origin.partition("; ")[0]
 
     @property
@@ -168,23 +168,23 @@ class _Field:
         return word.means == self._value
 
     def _why(self) -> str:
-        """Of a word that was passed over for another."""
+        """Why a value is left out."""
         if self._told.part.scope is Scope.STAGE and self._field in ("status", *_TIMES):
-            return "that is the whole build's"
+            return "this is the value of the whole build"
         if self._is_reported and self._field in _PLACES and self._first != SAID:
-            return "the build itself checked out no application"
+            return "the build itself did not check out an application"
         if self._is_reported:
-            return "what the build says of itself goes before that"
+            return "the build's own report takes precedence"
         if self._template is not None:
-            return f"the rule's {self._field} goes before that"
+            return f"the rule's {self._field} takes precedence"
         reasons = [each for each in self._origin.split("; ")[1:] if not each.startswith((SAID, "checked out "))]
-        return ", ".join([f"{self._first} counts", *(each.replace("this one", "that one") for each in reasons[:1])])
+        return ": ".join([f"{self._first} is used", *(each.replace("this one", "that one") for each in reasons[:1])])
 
     @property
     def _template(self) -> object:
         return getattr(self._match.rule, self._field, None)
 
-    # ---- who
+    # ---- sources
 
     def _of_jenkins(self) -> Iterator[_Word]:
         build = self._told.build
@@ -195,7 +195,7 @@ class _Field:
                 yield from self._of_checkouts(build, ())
                 yield from self._of_job(build)
             case "status" | "start_time" | "end_time" if self._told.part.scope is Scope.RULE:
-                return  # of a stage: they are listed by themselves
+                return  # explain lists the stages separately
             case "status":
                 status = self._of_build_alone().get("status", "")
                 yield _Word("Jenkins", f"result {build.result}", status, f"result {build.result} -> {status}")
@@ -250,7 +250,7 @@ class _Field:
             label = f"the branch job's page {build.pull_request_url}"
             yield _Word("the page of the branch job", build.pull_request_url, page, label)
         if self._field == "branch":
-            why = "the checkout tells the branch" if "checkout" in self._origin else ""
+            why = "the branch of the checkout takes precedence" if "checkout" in self._origin else ""
             if build.branch_job:
                 name = (revision and revision.name) or build.job.rpartition("/")[2]
                 yield _Word(
@@ -259,14 +259,14 @@ class _Field:
             yield from self._of_parameters(build, why)
 
     def _of_parameters(self, build: Build, why: str) -> Iterator[_Word]:
-        """Those that may say what is to be deployed: of several checkouts they choose one."""
+        """Parameters that may name the deployed revision. They select one of several checkouts."""
         for name, value in build.parameters.items():
             if value.strip() and REVISION_PARAMETER.search(name):
                 means = branch_name(value, commit=self._told.part.content.commit_hash) or value
                 yield _Word(f"parameter {name}", value, means, f"parameter {name}", why)
 
     def _of_rule(self) -> Iterator[_Word]:
-        """Where the rule has a word of its own and a report goes before it."""
+        """The value of the rule, if a report takes precedence over it."""
         if self._field not in ("repo_url", "branch", "environment", "image") or self._told.build is None:
             return
         if self._template is None or not self._is_reported or self._told.part.scope is Scope.RULE:
@@ -276,7 +276,7 @@ class _Field:
             yield _Word("the rule", value, value, "the rule")
 
     def _of_build_alone(self) -> dict[str, str]:
-        """What would be said if nobody had reported anything."""
+        """The values that the build would have without a report."""
         if self._told.build is None:
             return {}
         content, _ = contents.of_whole(Basis(self._told.build, self._match, self._told.rules.options))
@@ -311,27 +311,27 @@ class _Field:
                 return says
 
     def _why_not(self, report: Report, chosen: Report) -> str:
-        """Why a report's word does not count."""
+        """Why the value of a report is left out."""
         name = _TIMES.get(self._field, self._field)
         if self._is_reported:
             wrote = name in chosen.given and name not in report.given
-            return "what was written down goes before what was found" if wrote else "a later report says otherwise"
+            return "a given value takes precedence over a detected one" if wrote else "a later report has another value"
         if name in _PLACES and self._told.build is not None:
             basis = Basis(self._told.build, self._match, self._told.rules.options, report)
             left_out, why = reported.not_counted(report, basis.sources()[0], basis.wanted())
             return why if name in left_out else ""
         if self._field in (*_TIMES, "status"):
-            return "the final word on result and times is Jenkins'"
+            return "the result and the times are those of Jenkins"
         return ""
 
 
 def _why_library(build: Build, checkout: Checkout, wanted: Wanted) -> str:
-    """Why a checkout is taken for a library's."""
+    """Why a checkout counts as one of a library."""
     if any(map(wanted.is_library, checkout.remote_urls)):
         return "it is listed in [repositories] libraries"
     if build.libraries:
         return f"a shared library that the pipeline loaded ({', '.join(build.libraries)})"
-    return "its name is that of a library"
+    return "its name looks like the name of a library"
 
 
 def _text(value: object) -> str:

@@ -108,7 +108,7 @@ def test_a_jenkins_that_does_not_answer_is_exit_code_1_and_said(tmp_path: Path, 
     SqliteOutbox(agent.outbox, clock).close()
     done = agent.run("audit")
     assert done.returncode == 1
-    assert "its counters cannot be asked for" in done.stdout
+    assert "main: cannot read the build counters: " in done.stdout
     assert "Traceback" not in done.stderr
 
 

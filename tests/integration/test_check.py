@@ -84,7 +84,7 @@ def test_a_missing_context_path_is_found(jenkins: LocalJenkins, controller: Jenk
         probe = probe_jenkins(replace(controller, url=f"{server.url}/"))
         assert (probe.usable, probe.better_url) == (False, f"{server.url}/jenkins/")
         assert problems(probe) == (
-            f"error {server.url}/ is not the address of Jenkins (404), {server.url}/jenkins/ is; "
+            f"error {server.url}/ is not the address of Jenkins (404), but {server.url}/jenkins/ is; "
             f'write url = "{server.url}/jenkins/"'
         )
 
@@ -121,7 +121,7 @@ def test_anonymous_although_a_user_is_configured_is_a_warning(controller: Jenkin
         probe = probe_jenkins(replace(controller, url=f"{server.url}/"), jobs=False)
         assert probe.usable
         assert problems(probe).startswith(
-            "warning Jenkins takes the agent for anonymous, although [[jenkins]] username is hivel-agent"
+            "warning Jenkins treats the agent as anonymous, although [[jenkins]] username is hivel-agent"
         )
         assert probe_jenkins(replace(controller, url=f"{server.url}/", username=None), jobs=False).problems == ()
 
@@ -233,14 +233,14 @@ def test_rules_that_no_job_matches_are_warned_of_and_what_may_be_meant_is_said(
     place = "[[deployment]] number"
     assert said == [
         f'warning rules: {place} 2, job = "teams/pay/*": rules before it match all of its 1 job(s), such as '
-        "teams/pay/deploy; the first rule that matches counts, so move it up or remove it",
-        f'warning rules: {place} 3, job = "deploy": no job matches; a pattern is for the full name with all folders: '
+        "teams/pay/deploy; only the first rule that matches is used, so move this rule up or remove it",
+        f'warning rules: {place} 3, job = "deploy": no job matches; a pattern matches the full name with all folders: '
         '"**/deploy" matches 2 job(s), such as teams/pay/deploy',
-        f'warning rules: {place} 4, job = "teams/pay": no job matches; a pattern is for the full name with all '
+        f'warning rules: {place} 4, job = "teams/pay": no job matches; a pattern matches the full name with all '
         'folders: "teams/pay/**" matches 1 job(s), such as teams/pay/deploy',
         f'warning rules: {place} 5, job = "job/teams/job/pay/job/deploy": no job matches; a full name has no /job/: '
         '"teams/pay/deploy" matches 1 job(s), such as teams/pay/deploy',
-        f'warning rules: {place} 6, job = "Build": no job matches; upper and lower case differ in job names: '
+        f'warning rules: {place} 6, job = "Build": no job matches; job names are case-sensitive: '
         '"re:(?i)^Build$" matches 1 job(s), such as build',
         f'warning rules: {place} 7, job = "dep.*oy": no job matches; it looks like a regular expression: '
         '"re:dep.*oy" matches 2 job(s), such as teams/pay/deploy',
@@ -289,25 +289,25 @@ def test_what_looks_wrong_in_a_configuration_is_warned_of_without_a_request(tmp_
     agent = Agent.configured(tmp_path, jenkins=NOWHERE, hivel="http://127.0.0.1:1/api/v2/deployment", extra=extra)
     agent.config.write_text(agent.config.read_text().replace("127.0.0.1:0", "127.0.0.1:9469"))
     expected = [
-        f"ok configuration: {agent.config} is complete; 2 rule(s)",
+        f"ok configuration: {agent.config} is valid; 2 rule(s)",
         "warning hivel: [hivel] url is an endpoint, http://127.0.0.1:1/api/v2/deployment; write the base address: "
         'url = "http://127.0.0.1:1"',
         "warning jenkins 10.0.0.5:8080: [[jenkins]] url is a page of Jenkins, http://10.0.0.5:8080/job/x/; write the "
         'base address: url = "http://10.0.0.5:8080"',
-        "warning jenkins 10.0.0.5:8080: its name is 10.0.0.5:8080, taken from the address, and part of every "
-        "deployment_id: it changes with the address; set [[jenkins]] name (if events were already sent, "
+        "warning jenkins 10.0.0.5:8080: its name is 10.0.0.5:8080, taken from the address. The name is part of "
+        "every deployment_id, and changes with the address; set [[jenkins]] name (if events were already sent, "
         'name = "10.0.0.5:8080" keeps their ids)',
-        "warning configuration: [http] contact names example.com, a name of the documentation; write your own",
-        "warning configuration: [[deployment]] number 2, repo_url names git.example.com, a name of the documentation; "
-        "write your own",
+        "warning configuration: [http] contact contains example.com, a placeholder of the documentation; replace it",
+        "warning configuration: [[deployment]] number 2, repo_url contains git.example.com, a placeholder of the "
+        "documentation; replace it",
         'warning rules: [[deployment]] number 1, job: "deploy/{eu,us}/*": {eu,us} has no special meaning in a pattern, '
-        'only *, ** and ? have; write a regular expression, for example "re:^deploy/(?:eu|us)/[^/]*$"',
+        'only *, ** and ? have; use a regular expression, for example "re:^deploy/(?:eu|us)/[^/]*$"',
         'warning rules: [[deployment]] number 1, stage: "^Deploy$": ^ has no special meaning in a pattern, only *, ** '
-        'and ? have; write a regular expression, for example "re:^Deploy$"',
+        'and ? have; use a regular expression, for example "re:^Deploy$"',
         'warning rules: [[deployment]] number 2, job: "deploy/[ab]*": [ab] has no special meaning in a pattern, only '
-        '*, ** and ? have; write a regular expression, for example "re:^deploy/[ab][^/]*$"',
+        '*, ** and ? have; use a regular expression, for example "re:^deploy/[ab][^/]*$"',
         "warning intake: [monitoring] listen and [intake] listen are the same address, 0.0.0.0:9469: only one of them "
-        "can listen; give one of them another port",
+        "can use it; change the port of one of them",
     ]
     assert messages(agent, "--config-only") == expected
     assert agent.run("check", "--config-only").returncode == 0
@@ -320,12 +320,12 @@ def test_folders_that_cannot_be_made_are_told(tmp_path: Path) -> None:
     agent = Agent.configured(tmp_path, jenkins=NOWHERE, hivel=NOWHERE, extra=extra)
     agent.config.write_text(agent.config.read_text().replace("outbox.db", "file/data/outbox.db"))
     assert (
-        f"error outbox: {tmp_path}/file/data/outbox.db cannot be made: {tmp_path}/file is not a folder"
+        f"error outbox: {tmp_path}/file/data/outbox.db cannot be created: {tmp_path}/file is not a folder"
         in messages(agent, "--offline", subject="outbox: ")[0]
     )
     assert messages(agent, "--offline", subject="spool: ") == [
-        f"warning spool: {tmp_path}/file/spool cannot be made: {tmp_path}/file is not a folder; correct [hook] spool "
-        "or its owner"
+        f"warning spool: {tmp_path}/file/spool cannot be created: {tmp_path}/file is not a folder; correct [hook] "
+        "spool or its owner"
     ]
 
 

@@ -143,20 +143,20 @@ def failing(tmp_path: Path) -> Agent:
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        ([], 2, "say what to replay: IDs, --failed, or --all-delivered --since …"),
-        (["--since", "1h"], 2, "say what to replay: IDs, --failed, or --all-delivered --since …"),
-        (["1", "--failed"], 2, "either IDs or --failed / --all-delivered with filters, not both"),
-        (["1", "--error", "branch"], 2, "either IDs or --failed / --all-delivered with filters, not both"),
-        (["1", "--job", "**"], 2, "either IDs or --failed / --all-delivered with filters, not both"),
-        (["--all-delivered"], 2, "--all-delivered needs --since, so that not everything is sent again by mistake"),
+        ([], 2, "select the events to replay: IDs, --failed, or --all-delivered --since …"),
+        (["--since", "1h"], 2, "select the events to replay: IDs, --failed, or --all-delivered --since …"),
+        (["1", "--failed"], 2, "use either IDs or --failed / --all-delivered with filters, not both"),
+        (["1", "--error", "branch"], 2, "use either IDs or --failed / --all-delivered with filters, not both"),
+        (["1", "--job", "**"], 2, "use either IDs or --failed / --all-delivered with filters, not both"),
+        (["--all-delivered"], 2, "--all-delivered requires --since, so that you do not send all events again"),
         (["--failed", "--since", "soon"], 2, "--since: 'soon'"),
         (["--failed", "--until", "soon"], 2, "--until: 'soon'"),
         (["--failed", "--job", "re:("], 2, "--job: "),
         (["--failed", "--since", "1h", "--until", "2h"], 2, "--since 1h ("),
         (["--failed", "--since", "2026-02-30"], 2, "--since: '2026-02-30' does not exist: day is out of range"),
-        (["1", "--status", "failed"], 2, "either IDs or --failed / --all-delivered with filters, not both"),
+        (["1", "--status", "failed"], 2, "use either IDs or --failed / --all-delivered with filters, not both"),
         (["1", "nonsense", "other"], 1, "there is no event 'nonsense', 'other'; nothing was replayed"),
-        (["--failed"], 1, "2 event(s) would be sent again; repeat the command with --yes to do it"),
+        (["--failed"], 1, "2 event(s) would be sent again; to confirm, repeat the command with --yes"),
         (["--failed", "--error", "NO BRANCH"], 1, "2 event(s) would be sent again"),
     ],
 )
@@ -190,7 +190,7 @@ def test_on_a_terminal_a_selection_is_counted_and_done_after_a_yes(failing: Agen
     shown, asked = process.communicate(timeout=240)
     os.close(leader)
     assert process.returncode == code
-    assert asked.startswith("2 event(s) would be sent again. Do it? [y/N]: ")
+    assert asked.startswith("2 event(s) would be sent again. Continue? [y/N]: ")
     assert ("0 of 2 event(s) will be sent again" in shown) is (answer == "y")
 
 
@@ -207,8 +207,8 @@ def test_a_verb_that_leaves_delivered_events_alone_selects_by_the_same_options(t
     def told(*arguments: str) -> str:
         return CliRunner().invoke(command, arguments).output.splitlines()[-1]
 
-    assert told() == "Error: say what to forget: IDs or --failed"
+    assert told() == "Error: select the events to forget: IDs or --failed"
     assert told("--all-delivered", "--since", "1h").startswith("Error: No such option")
-    assert told("7", "--failed") == "Error: either IDs or --failed with filters, not both"
+    assert told("7", "--failed") == "Error: use either IDs or --failed with filters, not both"
     assert told("7") == "Error: there is no event '7'; nothing was forgotten"
     assert told("--failed", "--job", "deploy/**") == "chosen: []"

@@ -122,7 +122,7 @@ def test_jobs_that_lose_or_get_their_rule_have_gone_and_new_events_and_other_fig
     figures = {each["job"]: [each[key] for key in each if key not in ("controller", "job")] for each in told["jobs"]}
     assert figures == {SHOP: [3, 0, 0, 0], API: [1, 0, 1, 0], "tests/unit": [0, 2, 0, 0]}
     text = agent.run("preview", "--compare", "--since", rfc3339(NOON - 24 * HOUR)).stdout
-    assert "gone: no [[deployment]] rule matches the job  (4)" in text and "new: would be an event now  (2)" in text
+    assert "gone: no [[deployment]] rule matches the job  (4)" in text and "new: would become an event  (2)" in text
     assert "DEPLOYMENTS A WEEK" in text and "100% -> -" in text
 
 
@@ -152,8 +152,8 @@ def test_a_build_that_jenkins_deleted_is_compared_by_what_was_kept_of_it_else_it
     told = compared(agent)
     assert counts(told) == {"changed": 2, "not comparable": 2}
     assert told["not_comparable"] == {
-        "Jenkins has the build no more, and what was read of it is deleted": 1,
-        "the agent does not see its job in Jenkins (any more), and what was read of it is deleted": 1,
+        "its facts are deleted, and Jenkins no longer has the build": 1,
+        "its facts are deleted, and the agent cannot see the job in Jenkins": 1,
     }
     with_rules(agent, RULES)
     assert agent.run("preview", "--compare", "--since", rfc3339(NOON - 24 * HOUR)).returncode == 0
@@ -175,7 +175,7 @@ def test_without_jenkins_the_kept_builds_are_compared(agent: Agent, jenkins: Loc
     # Nobody asked for stages when the builds were read, so nobody knows what this rule would make of them.
     told = compared(with_rules(agent, BY_STAGES), "--offline")
     assert (counts(told), jenkins.requests) == ({"not comparable": 4}, [])
-    assert told["not_comparable"] == {"nobody asked Jenkins for the stages of the build": 4}
+    assert told["not_comparable"] == {"the stages of the build were not read from Jenkins": 4}
 
 
 def test_what_builds_said_of_themselves_does_not_look_changed(
@@ -201,8 +201,8 @@ def test_what_builds_said_of_themselves_does_not_look_changed(
     without_facts(agent)
     told = compared(agent)
     assert told["not_comparable"] == {
-        "it reported itself, and what it said is deleted": 2,
-        "the agent does not see its job in Jenkins (any more), and what was read of it is deleted": 1,
+        "its report is deleted": 2,
+        "its facts are deleted, and the agent cannot see the job in Jenkins": 1,
     }
     assert told["events"] == []
 
@@ -239,7 +239,7 @@ def test_jenkins_is_asked_once_for_a_hundred_builds_of_a_job_and_no_more_than_wa
     without_facts(agent)
     told = compared(agent, "--builds", "2")
     assert counts(told) == {"same": 3, "not comparable": 1}
-    assert told["not_comparable"] == {"Jenkins was asked for the newest builds of the job alone: see --builds": 1}
+    assert told["not_comparable"] == {"only the newest builds of the job were read from Jenkins: see --builds": 1}
 
 
 def test_a_job_that_cannot_be_read_is_a_problem_and_its_events_are_not_said_to_be_gone(
@@ -249,7 +249,7 @@ def test_a_job_that_cannot_be_read_is_a_problem_and_its_events_are_not_said_to_b
     jenkins.break_with(lambda path, _: HTMLResponse("", 500) if "/job/api" in path else None)
     told = compared(agent)
     assert counts(told) == {"same": 3, "not comparable": 1}
-    assert told["not_comparable"] == {"Jenkins could not be asked for it: see the problems": 1}
+    assert told["not_comparable"] == {"it could not be read from Jenkins: see the problems": 1}
     assert told["problems"][0].startswith("main: job deploy/api: ")
     jenkins.stop()
     done = agent.run("preview", "--compare", "--since", rfc3339(NOON - 24 * HOUR))

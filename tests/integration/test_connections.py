@@ -395,19 +395,19 @@ def test_no_verb_ends_with_a_traceback_for_a_proxy_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("roots", "words"),
     [
-        ('"deploy", "deploy"', "warning jenkins main: roots: deploy is there twice"),
-        ('"deploy", "deploy/prod"', "warning jenkins main: roots: deploy/prod is asked with deploy, which it is in"),
+        ('"deploy", "deploy"', "warning jenkins main: roots: deploy is listed twice"),
+        ('"deploy", "deploy/prod"', "warning jenkins main: roots: deploy/prod is inside deploy"),
         (
             '"deploy", "gone"',
             "warning jenkins main: root gone: HTTP 404 from /job/gone/api/json: it does not exist",
         ),
-        ('"deploy", "deploy/shop"', "roots: deploy/shop is asked with deploy, which it is in; take one of them out"),
+        ('"deploy", "deploy/shop"', "roots: deploy/shop is inside deploy; remove one of them"),
         (
             '"deploy", "lonely"',
             "warning jenkins main: root lonely: it is a job, not a folder; set [[jenkins]] roots to the folder that",
         ),
         ('"gone"', "error jenkins main: root gone: HTTP 404"),
-        ('"deploy"', "1 job(s) visible in deploy, 1 of them deploy by the rules"),
+        ('"deploy"', "1 job(s) visible in deploy, 1 of them match a rule"),
     ],
 )
 def test_check_says_what_is_wrong_with_roots(

@@ -120,9 +120,9 @@ def test_whose_word_about_stages_counts_and_what_came_of_each(agent: Agent, jenk
     agent.run("once")
     by_overview, by_wfapi = explained(agent, "job/pipeline/1"), explained(agent, "job/pipeline/2")
     assert (
-        '  stages   stage = "re:^Deploy (?P<environment>.+)$"; the word of pipeline-graph-view counts: only it tells a '
-        "skipped stage for sure; pipeline-rest-api was not asked\n"
-        "    Build: success -> no event: the rule does not name it\n"
+        '  stages   stage = "re:^Deploy (?P<environment>.+)$"; read from pipeline-graph-view: only this plugin '
+        "marks skipped stages reliably; pipeline-rest-api was not asked\n"
+        "    Build: success -> no event: the rule does not match it\n"
         "    Deploy qa: failure -> main:pipeline#1:qa\n"
         "    Deploy live: skipped -> no event: it did not run\n"
     ) in by_overview
@@ -130,7 +130,7 @@ def test_whose_word_about_stages_counts_and_what_came_of_each(agent: Agent, jenk
         "    status         failed   (stage Deploy qa: failure (according to pipeline-graph-view) -> failed)\n"
         in by_overview
     )
-    assert "; the word of pipeline-rest-api counts: pipeline-graph-view told none\n" in by_wfapi
+    assert "; read from pipeline-rest-api: pipeline-graph-view listed none\n" in by_wfapi
     assert "    Deploy qa: FAILED -> main:pipeline#2:qa\n" in by_wfapi
 
 
@@ -158,12 +158,12 @@ def test_a_report_that_was_overruled_by_a_later_one_or_by_the_poller_is_told(
     assert (
         "    status         failed   (result UNSTABLE -> failed)\n"
         "      counts    Jenkins: result UNSTABLE\n"
-        "      left out  emit at 2026-11-23T12:00:00.001Z: SUCCESS   (the final word on result and times is Jenkins')\n"
+        "      left out  emit at 2026-11-23T12:00:00.001Z: SUCCESS   (the result and the times are those of Jenkins)\n"
         "      agrees    emit at 2026-11-23T12:00:00.002Z: FAILURE\n"
     ) in text
     assert (
         "    image          store:2   (the build's own report)\n"
-        "      left out  emit at 2026-11-23T12:00:00.001Z: store:1   (a later report says otherwise)\n"
+        "      left out  emit at 2026-11-23T12:00:00.001Z: store:1   (a later report has another value)\n"
         "      counts    emit at 2026-11-23T12:00:00.002Z: store:2\n"
     ) in text
 
@@ -175,7 +175,7 @@ def test_a_build_of_which_everything_is_said_once_has_no_more_lines_than_fields(
     jenkins.add_builds("deploy-store", 1, repo=REPO)
     agent.run("once")
     text = explained(agent, "job/deploy-store/1")
-    assert "left out" not in text and "counts" not in text and "words" not in text
+    assert "left out" not in text and "counts" not in text and "values   " not in text
     assert agent.json("explain", "http://127.0.0.1:8080/job/deploy-store/1/")["words"] == {"main:deploy-store#1": {}}
 
 
@@ -190,7 +190,7 @@ def test_the_checkout_of_the_build_that_started_it_is_told_as_such(agent: Agent,
     assert (
         "    branch         main   (checkout 1 of 1 of upstream build build-store#1 (origin))\n"
         "      counts    checkout 1 of 1 of upstream build build-store#1: refs/remotes/origin/main\n"
-        "      left out  parameter BRANCH: release   (the checkout tells the branch)\n"
+        "      left out  parameter BRANCH: release   (the branch of the checkout takes precedence)\n"
     ) in explained(agent, "job/deploy-store/1")
 
 

@@ -115,7 +115,7 @@ def test_preview_shows_what_would_be_sent_and_the_jobs_that_match_no_rule(
     shown = agent.run("preview", "--since", since(1.5))
     assert shown.returncode == 0
     assert "main:deploy/shop#250" in shown.stdout and "main:deploy/shop#248" not in shown.stdout
-    assert "4 event(s) since" in shown.stdout and "1 build(s) of which none can be made" in shown.stdout
+    assert "4 event(s) since" in shown.stdout and "1 build(s) without a valid event" in shown.stdout
     assert "1 job(s) match no rule:\n  main:tests/unit" in shown.stdout
     assert agent.json("preview", "--since", since(1.5))["unmatched"] == ["main:tests/unit"]
     assert agent.json("queue", "list") == [] and hivel.requests() == []
@@ -167,7 +167,7 @@ def explained(agent: Agent, job: str, number: int) -> str:
 
 def test_explain_says_that_a_job_is_in_no_folder_that_is_followed(agent: Agent) -> None:
     agent.config.write_text(agent.config.read_text().replace('name = "main"', 'name = "main"\nroots = ["deploy"]'))
-    elsewhere = "No event: the job is in none of the folders in [[jenkins]] roots: deploy."
+    elsewhere = "No event: the job is not in a folder of [[jenkins]] roots: deploy."
     assert explained(agent, "tests/unit", 1) == elsewhere
     assert explained(agent, "deploy/shop", 100) != elsewhere
 
@@ -184,7 +184,8 @@ def test_explain_says_why_a_build_did_or_did_not_become_an_event(
     assert explained(agent, "deploy/shop", number) == "No event yet: the build is not final."
     clock.advance(s=60)
     jenkins.finish_build("deploy/shop", number)
-    assert explained(agent, "deploy/shop", number) == "No event yet: the build is followed and will be read again."
+    again = "No event yet: the build was not final at the last poll and will be read again."
+    assert explained(agent, "deploy/shop", number) == again
     agent.run("once")
     assert explained(agent, "deploy/shop", number) == "It is in the outbox: delivered."
 
@@ -208,18 +209,21 @@ def test_explain_says_where_every_field_came_from(agent: Agent, jenkins: LocalJe
     assert derived["event"].keys() <= derived["origins"].keys() | {"event_type"}
     assert "ENVIRONMENT" in derived["origins"]["environment"]
     text = agent.run("explain", url).stdout
-    assert "environment    qa" in text and "does not know it" in text
+    assert "environment    qa" in text and "has no event of this build" in text
 
 
 def test_explaining_something_else_is_a_usage_error(agent: Agent) -> None:
     done = agent.run("explain", "http://127.0.0.1:8080/job/deploy/")
     assert done.returncode == 2
-    assert "names job deploy and no build; append the number of the build, or lastBuild" in done.stderr
+    assert "is the address of job deploy, not of a build; append the build number, or lastBuild" in done.stderr
     done = agent.run("explain", "http://elsewhere.test/job/deploy/job/shop/1/")
     assert (done.returncode, done.stdout) == (2, "")
     assert "'elsewhere.test' is not the host of a configured controller: main (http://127.0.0.1:" in done.stderr
     done = agent.run("explain", "no such event")
-    assert (done.returncode, "'no such event' is no event in the outbox" in done.stderr) == (2, True)
+    assert (done.returncode, "'no such event' is neither an event in the outbox" in done.stderr) == (
+        2,
+        True,
+    )
 
 
 def test_explain_takes_ids_numbers_of_events_permalinks_and_blue_ocean(
@@ -251,7 +255,7 @@ def test_explain_without_jenkins_says_what_the_outbox_knows_and_fails(
     assert f"outbox   main:deploy/shop#{number}: delivered" in done.stdout
     done = agent.run("explain", "main:deploy/shop#100")
     assert done.returncode == 1
-    assert "No event of this build is in the outbox, and Jenkins cannot be asked: " in done.stdout
+    assert "The outbox has no event of this build, and Jenkins cannot be asked: " in done.stdout
 
 
 def test_explain_of_a_build_of_another_system_asks_nobody(agent: Agent, jenkins: LocalJenkins) -> None:
@@ -296,7 +300,7 @@ def test_explain_says_what_the_build_itself_said_and_what_comes_of_both(
     [derived] = told["derived"]
     assert (derived["event"]["status"], derived["event"]["environment"]) == ("failed", "staging")
     text = agent.run("explain", url).stdout
-    assert "  said     " in text and "emit: report provider jenkins, status SUCCESS, environment staging" in text
+    assert "  fact     " in text and "emit: report provider jenkins, status SUCCESS, environment staging" in text
     assert "status         failed   (result FAILURE -> failed)" in text
 
 
@@ -334,7 +338,7 @@ def test_explain_and_audit_say_that_reported_stages_take_the_place_of_what_the_r
     agent.run("once")
     left_out = f"The build reported itself, so the rule adds no event main:deploy/shop#{number}."
     assert explained(agent, "deploy/shop", number) == f"It is in the outbox: delivered. {left_out}"
-    left_out = "the build reported itself, the rule adds none"
+    left_out = "the build reported itself, so the rule adds no event"
     assert audited(agent, "deploy/shop", number) == ("event", f"delivered; {left_out}")
 
 
@@ -361,7 +365,7 @@ def test_explain_tells_of_a_build_that_jenkins_has_discarded_what_the_outbox_was
     jenkins.delete_build("deploy/shop", number)
     told = agent.json("explain", f"http://127.0.0.1:8080/job/deploy/job/shop/{number}/")
     assert told["verdict"] == "It is in the outbox: delivered."
-    assert told["jenkins"].startswith("Jenkins has no such build (any more)")
+    assert told["jenkins"].startswith("Jenkins does not have this build")
     [derived] = told["derived"]
     assert (derived["event"]["repo_url"], derived["origins"]["repo_url"]) == (REPO, "checkout 1 of 1 (origin)")
 
@@ -376,10 +380,11 @@ def test_explain_names_the_job_that_cannot_be_read_and_an_error_that_nobody_expe
     with SqliteOutbox(agent.outbox, clock) as outbox:
         error = JobError("deploy/shop", "HTTP 504", NOON, NOON + HOUR)
         outbox.save_progress(Progress("main", errors={"deploy/shop": error}))
-        verdict = f"No event yet: the job cannot be read, and is tried again {rfc3339(NOON + HOUR)}: HTTP 504"
+        again = rfc3339(NOON + HOUR)
+        verdict = f"No event yet: the job cannot be read; the next attempt is at {again}: HTTP 504"
         assert explained(agent, "deploy/shop", number) == verdict
         outbox.set_aside(SetAside(NOON, "run", f"main:deploy/shop#{number}", "Traceback\nValueError: odd"))
-    assert explained(agent, "deploy/shop", number).startswith("No event: an error that nobody expected; set aside")
+    assert explained(agent, "deploy/shop", number).startswith("No event: an unexpected error. The build was set aside")
     text = agent.run("explain", f"http://127.0.0.1:8080/job/deploy/job/shop/{number}/").stdout
     assert "ValueError: odd" in text
 

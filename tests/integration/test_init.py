@@ -80,7 +80,7 @@ def test_nothing_is_written_when_jenkins_or_hivel_say_no(tmp_path: Path, told: l
     done = run(tmp_path / "a", *told, **(TOKENS | {"HIVEL_API_TOKEN": "wrong"}))
     assert done.returncode == 1
     assert "the token is not accepted" in done.stdout
-    assert "nothing was written; correct --hivel-token-file, or write it unchecked with --no-test" in done.stderr
+    assert "nothing was written; correct --hivel-token-file, or skip the checks with --no-test" in done.stderr
     assert not (tmp_path / "a").exists()
     assert run(tmp_path / "a", *told, "--no-test", **(TOKENS | {"HIVEL_API_TOKEN": "wrong"})).returncode == 0
 
@@ -112,9 +112,9 @@ def test_without_a_question_it_writes_only_what_is_missing(tmp_path: Path, told:
 @pytest.mark.parametrize(
     ("missing", "complaint"),
     [
-        ({"HIVEL_API_TOKEN"}, "--hivel-token-file is missing (or HIVEL_API_TOKEN in the environment)"),
+        ({"HIVEL_API_TOKEN"}, "--hivel-token-file is missing; give it, or set HIVEL_API_TOKEN in the environment"),
         ({"JENKINS_API_TOKEN"}, "--jenkins-token-file is missing"),
-        ({"--jenkins-url"}, "--jenkins-url is missing; without a terminal nobody can be asked"),
+        ({"--jenkins-url"}, "--jenkins-url is missing; without a terminal, init cannot ask for it"),
     ],
 )
 def test_without_a_terminal_it_says_what_is_missing(
@@ -243,7 +243,7 @@ def test_who_stops_at_a_question_leaves_nothing_behind(
         ("API token of this user", "two words", "holds no token"),
         ("Report builds", "soon", "'soon' is not a date"),
         ("Contact", "(nobody)", "cannot be said in a header"),
-        ("Rules to use", "7", "write numbers from 1 to 2"),
+        ("Rules to use", "7", "enter numbers from 1 to 2"),
         ("Environment", "{nothing}", "there is no field {nothing}"),
     ],
 )
@@ -260,7 +260,7 @@ def test_a_malformed_answer_is_asked_for_again_and_nothing_else(
 def test_a_pasted_page_is_asked_for_again_with_the_base_address_as_default(terminal: Init) -> None:
     terminal.answer_up_to("Jenkins address")
     terminal.answer("Jenkins address", f"{terminal.jenkins}/job/deploy/job/shop/")
-    terminal.wait_for("is the address of one page of Jenkins")
+    terminal.wait_for("is the address of a page of Jenkins")
     terminal.answer(f"Jenkins address [{terminal.jenkins}]", "")
     assert terminal.answer_from("Controller name") == 0
     assert load(terminal.folder / "config.toml").controllers[0].url == f"{terminal.jenkins}/"
@@ -353,7 +353,7 @@ def test_without_rules_the_default_one_is_named(terminal: Init) -> None:
     terminal.answer_up_to("Rules to use")
     terminal.answer("Rules to use", "s")
     assert terminal.end() == 0
-    assert 'without rules, jobs whose name matches "re:(?i)deploy" are deployments' in terminal.shown
+    assert 'without rules, builds of jobs that match "re:(?i)deploy" are deployments' in terminal.shown
     assert "[[deployment]]" not in (terminal.folder / "config.toml").read_text()
 
 
@@ -465,7 +465,7 @@ def test_no_controller_is_added_where_a_table_cannot_be_appended(tmp_path: Path)
     assert done.returncode == 1 and "cannot read" in done.stderr
     done = run(tmp_path, *arguments, **TOKENS)
     assert done.returncode == 1, done.stdout
-    assert f"nothing was written: with one [[jenkins]] table more, {tmp_path / 'config.toml'}" in done.stderr
+    assert f"nothing was written: with one more [[jenkins]] table, {tmp_path / 'config.toml'}" in done.stderr
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

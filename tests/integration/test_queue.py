@@ -81,7 +81,7 @@ def test_a_held_event_is_shown_under_the_id_that_it_would_get_now(filled: Filled
     for name in ("main:deploy/shop#1:staging", "1"):
         shown = filled.agent.json("queue", "show", name)
         assert shown["event"]["event"]["environment"] == "staging"
-    assert "held, goes out alone at" in filled.agent.run("queue", "show", "1").stdout
+    assert "held; sent without confirmation at" in filled.agent.run("queue", "show", "1").stdout
 
 
 def test_a_run_of_another_system_is_told_by_its_own_name(filled: Filled) -> None:
@@ -220,7 +220,7 @@ def test_what_is_known_since_is_shown_beside_what_hivel_has(filled: Filled) -> N
         {"field": "image", "sent": None, "known": "acme/shop:2"},
     ]
     text = filled.agent.run("queue", "show", "1").stdout
-    assert "Hivel has -> what is known now:\n    environment    production -> staging\n" in text
+    assert "Hivel has -> known now:\n    environment    production -> staging\n" in text
     assert "image          - -> acme/shop:2" in text
 
 
@@ -229,7 +229,8 @@ def test_what_hivel_has_and_the_rules_no_longer_make_is_said(filled: Filled) -> 
     filled.settle()
     filled.agent.config.write_text(filled.agent.config.read_text().replace('job = "lab/**"', 'job = "labs/**"'))
     assert filled.agent.json("queue", "show", "1")["known"] == {"event": None, "reason": None, "differences": []}
-    assert "by what is known now there would be no such deployment" in filled.agent.run("queue", "show", "1").stdout
+    text = filled.agent.run("queue", "show", "1").stdout
+    assert "with the facts known now, there would be no such deployment" in text
 
 
 def test_an_event_whose_facts_are_gone_is_shown_without_them(filled: Filled) -> None:
@@ -253,7 +254,7 @@ def test_attempts_are_numbered_and_a_revision_that_hivel_has_is_told(filled: Fil
     filled.reported(environment="staging")
     filled.settle(already_there=True)
     text = filled.agent.run("queue", "show", "1").stdout
-    assert "revision 2; Hivel has one of them, nobody knows which" in text
+    assert "revision 2; Hivel has an unknown revision" in text
     assert "attempts: 3\n" in text and "12 ms  503  retry" in text and "delivered\n" in text
 
 
@@ -306,7 +307,7 @@ def test_a_replay_hides_nothing_of_what_hivel_has(filled: Filled) -> None:
 
     [replayed] = filled.agent.json("replay", "1")
     assert replayed["replayed"] is True
-    assert replayed["note"] == "sent as it was; something else is known of it by now: hivel-agent queue show 1"
+    assert replayed["note"] == "sent unchanged, but other values are known now; see: hivel-agent queue show 1"
     pending = filled.agent.json("queue", "show", "1")
     assert (pending["event"]["state"], pending["event"]["sent_revision"]) == ("pending", 1)
     assert pending["known"]["differences"] == known
@@ -332,7 +333,7 @@ def test_a_failed_event_of_a_build_whose_stages_nobody_asked_for_is_told_to_be_o
     config = filled.agent.config
     config.write_text(config.read_text().replace('job = "deploy/**"\n', f'job = "deploy/**"\n{by_stages}'))
     [replayed] = filled.agent.json("replay", "1")
-    told = "one event of the whole build: nobody asked Jenkins for the stages of the build"
+    told = "one event for the whole build: the stages of the build were not read from Jenkins"
     assert (replayed["replayed"], replayed["note"]) == (True, told)
 
 
@@ -412,7 +413,7 @@ def test_what_filters_choose_is_counted_and_discarded_after_a_yes(filled: Filled
     for job in ("lab/try", "lab/other", "deploy/shop"):
         filled.built(job, checkout=False)
     done, shown, asked = on_a_terminal(filled.agent, answer, "queue", "discard", "--failed", "--job", "lab/**")
-    assert asked.startswith("2 event(s) would be discarded, and never sent. Do it? [y/N]: ")
+    assert asked.startswith("2 event(s) would be discarded and never sent. Continue? [y/N]: ")
     assert done == code
     assert ("2 of 2 event(s) were discarded" in shown) is (answer == "y")
     failed = {"main:lab/try#1", "main:lab/other#1", "main:deploy/shop#1"} if answer == "n" else {"main:deploy/shop#1"}
@@ -422,12 +423,12 @@ def test_what_filters_choose_is_counted_and_discarded_after_a_yes(filled: Filled
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        ([], 2, "say what to discard: IDs or --failed"),
-        (["--error", "branch"], 2, "say what to discard: IDs or --failed"),
-        (["1", "--failed"], 2, "either IDs or --failed with filters, not both"),
+        ([], 2, "select the events to discard: IDs or --failed"),
+        (["--error", "branch"], 2, "select the events to discard: IDs or --failed"),
+        (["1", "--failed"], 2, "use either IDs or --failed with filters, not both"),
         (["--all-delivered"], 2, "No such option '--all-delivered'"),
         (["nonsense"], 1, "there is no event 'nonsense'; nothing was discarded"),
-        (["--failed"], 1, "1 event(s) would be discarded, and never sent; repeat the command with --yes to do it"),
+        (["--failed"], 1, "1 event(s) would be discarded and never sent; to confirm, repeat the command with --yes"),
     ],
 )
 def test_a_discard_that_cannot_be_done_like_this_changes_nothing(
@@ -474,7 +475,7 @@ def test_status_names_jobs_that_cannot_be_read_and_what_was_set_aside(filled: Fi
     assert (aside["kind"], aside["subject"], aside["trace"]) == ("report", "report 7", trace)
     assert aside["error"] == "ValueError: 'x' does not appear to be an IPv6 address"
     text = filled.agent.run("status").stdout
-    assert f"job       deploy/broken on main cannot be read since {rfc3339(NOW - HOUR)}, tried again" in text
+    assert f"job       deploy/broken on main cannot be read since {rfc3339(NOW - HOUR)}, next attempt" in text
     assert "set aside report report 7" in text and "does not appear to be an IPv6 address" in text
     assert "Traceback" not in text
 
@@ -488,7 +489,8 @@ def test_status_says_that_an_outbox_is_full(tmp_path: Path) -> None:
     assert "full" not in agent.run("status").stdout
     agent.config.write_text(agent.config.read_text().replace("[monitoring]", 'max_size = "10MB"\n\n[monitoring]'))
     text = agent.run("status").stdout
-    assert "MB of at most 10 MB" in text and "full: nothing new is taken in" in text
+    assert "MB of at most 10 MB" in text
+    assert "full: no new events are stored until space is freed; raise [outbox] max_size\n" in text
     assert len(text) < 2_000
     [outbox_finding] = [each for each in agent.json("check", "--offline") if each["subject"] == "outbox"]
     assert outbox_finding["level"] == "warning" and "is full: it takes" in outbox_finding["message"]

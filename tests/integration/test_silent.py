@@ -72,7 +72,7 @@ def test_a_job_that_builds_and_gives_no_event_is_told_apart_from_one_that_does_n
     text = filled.agent.run("status").stdout
     since = f"no deployment since {rfc3339(LAST)} (20d"
     assert f"silent    deploy/busy on main: {since}" in text and "4 build(s) since then, none became an event" in text
-    assert f"silent    deploy/idle on main: {since}" in text and "it does not build any more" in text
+    assert f"silent    deploy/idle on main: {since}" in text and "it has had no builds since then" in text
 
 
 def test_a_rule_that_no_longer_matches_is_named_as_the_reason(filled: Filled) -> None:
@@ -80,7 +80,7 @@ def test_a_rule_that_no_longer_matches_is_named_as_the_reason(filled: Filled) ->
     goes_on(filled, "deploy/busy", 10)
     config = filled.agent.config
     config.write_text(config.read_text().replace('"deploy/**"', '"deployments/**"'))
-    assert "no [[deployment]] rule matches it any more" in filled.agent.run("status").stdout
+    assert "no [[deployment]] rule matches the job any more" in filled.agent.run("status").stdout
 
 
 def test_a_job_outside_the_folders_that_are_followed_is_not_told(filled: Filled) -> None:

@@ -47,7 +47,7 @@ def test_a_build_that_no_poll_has_seen_yet_waits_for_one(story: Story) -> None:
     assert told(story.agent) == [(1, 3, Outcome.HISTORY), (4, 4, Outcome.NOT_POLLED)]
     story.later(minutes=11)
     found = story.agent.audit()
-    assert "1 build(s) wait for a poll, and it was last polled" in found.problems[0]
+    assert "1 build(s) wait for a poll, but the controller was last polled at" in found.problems[0]
 
 
 def test_a_build_that_was_deleted_before_it_was_read_is_unreadable(story: Story) -> None:

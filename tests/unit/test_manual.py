@@ -50,4 +50,4 @@ def test_groff_reads_it_without_a_warning() -> None:
         ["groff", "-man", "-Tutf8", "-Kutf8", "-ww"], input=PAGE, capture_output=True, encoding="utf-8", check=True
     )
     assert done.stderr == ""
-    assert "Send every Jenkins deployment to Hivel" in " ".join(done.stdout.split())
+    assert "Send one event for each Jenkins deployment to Hivel" in " ".join(done.stdout.split())
