@@ -45,7 +45,7 @@ class OnceReport:
 
     @property
     def needs_attention(self) -> bool:
-        """True if a poll or an event failed, or delivery is paused. Waiting events are no failure."""
+        """True if a poll or an event failed, or delivery is paused. Pending events are not a failure."""
         failed = self.mistakes or self.unfinished or self.counts.failed or any(poll.problems for poll in self.polls)
         return bool(failed or self.delivery.state == "paused")
 

@@ -1,4 +1,4 @@
-"""The outbox' part of the monitoring data, read at once in a thread that can wait for the outbox."""
+"""The monitoring data from the outbox, read at once in a thread that can wait for the outbox."""
 
 from __future__ import annotations
 

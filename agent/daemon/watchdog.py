@@ -25,7 +25,7 @@ STALLED_S = 60.0
 class Watched:
     """Work that must progress: runs that end without an unexpected exception, or a counter that grows during a run.
 
-    Work of a run that ended with an unexpected exception is no progress.
+    A run that ended with an unexpected exception does not count as progress.
     """
 
     name: str

@@ -15,7 +15,7 @@ from agent.notify.memory import Notification, Phase
 VERSION = 1
 _OVER = {
     Kind.DELIVERY_PAUSED: "Delivery to Hivel works again",
-    Kind.EVENTS_FAILED: "There are no failed events any more",
+    Kind.EVENTS_FAILED: "There are no more failed events",
     Kind.CONTROLLER_DOWN: "Jenkins controller {controller} can be read again, or was removed from the configuration",
     Kind.OUTBOX_UNWRITABLE: "The outbox can be written again",
 }

@@ -1,1 +1,1 @@
-"""Where facts come from. Sources do not know each other."""
+"""The sources of facts. They are independent of each other."""

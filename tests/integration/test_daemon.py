@@ -251,7 +251,7 @@ def test_a_missing_token_stops_its_own_controller_and_no_other_until_the_file_is
             'token_file = "second.token"\npoll_interval = "200ms"\nsince = "2020-01-01"\n'
         )
     file = agent.folder / "second.token"
-    reason = f"gets no requests without the token: cannot read {file}: No such file or directory"
+    reason = f"without its token: cannot read {file}: No such file or directory"
     jenkins.add_builds(JOB, 1, repo=REPO)
     for arguments in (["check"], ["check", "--offline"], ["once"]):
         done = agent.run(*arguments)

@@ -12,7 +12,7 @@ from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
-WALK = PAGE.partition("## Making the local Hivel misbehave")[0]
+WALK = PAGE.partition("## Faults of the local Hivel")[0]
 BLOCK = re.compile(r"(?ms)^```(\w+)\n(.*?)^```$")
 RESULT = re.compile(r"\d+ delivered|\d+ failed|\d+ of \d+ event\(s\) will be sent again")
 COMMAND = str(Path(sys.executable).with_name("hivel-agent"))

@@ -234,7 +234,7 @@ def test_a_page_that_asks_for_a_rest_gets_it_from_all_questions_and_the_others_g
     assert [request.status for request in jenkins.requests].count(429) == 1
     assert jenkins.requests[-1].status == 429
     [state] = outbox.controllers()
-    assert state.state == "unreachable" and "asks for a pause of 1m (Retry-After)" in (state.last_error or "")
+    assert state.state == "unreachable" and "asked the agent to wait 1m (Retry-After)" in (state.last_error or "")
     asked_at = [0]
     for second in range(15, 1_200, 15):
         clock.advance(s=15)

@@ -216,7 +216,7 @@ def test_a_jenkins_that_is_away_for_hours_writes_two_lines(
 def test_executors_that_may_not_be_seen_are_told_once(poller: Poller, jenkins: LocalJenkins, clock: FakeClock) -> None:
     jenkins.break_with(lambda path, _: Response(b"", 403) if path.startswith("/computer") else None)
     jenkins.start_build(JOB)
-    assert lines_of(poller, clock, 3600)["executors cannot be seen"] == 1
+    assert lines_of(poller, clock, 3600)["executors are not visible"] == 1
 
 
 def test_a_build_that_cannot_be_read_writes_a_handful_of_lines(

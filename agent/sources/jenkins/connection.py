@@ -245,7 +245,7 @@ class Adapter(requests.adapters.HTTPAdapter):
     def close(self) -> None:
         """Close idle connections; urllib3 leaves that to the garbage collector."""
         for manager in (self.poolmanager, *self.proxy_manager.values()):
-            for pool in [manager.pools.get(key) for key in manager.pools.keys()]:  # noqa: SIM118 - it is no dict
+            for pool in [manager.pools.get(key) for key in manager.pools.keys()]:  # noqa: SIM118 - it is not a dict
                 if pool is not None:
                     pool.close()
         super().close()

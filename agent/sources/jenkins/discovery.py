@@ -57,7 +57,7 @@ class Executors:
             raise
         except JenkinsError as error:
             if not self._hidden:
-                log.info("executors cannot be seen", controller=self._controller, reason=str(error))
+                log.info("executors are not visible", controller=self._controller, reason=str(error))
             self._hidden = True
             self._backoffs.failed(self._controller, str(error))
             return None

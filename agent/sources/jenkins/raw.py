@@ -230,7 +230,7 @@ class _Changes(msgspec.Struct):
 def build_of(
     raw: RawBuild, *, controller: str, job: str, branch_job: bool, pull_request_url: str | None = None
 ) -> Build:
-    """Reduce Jenkins' answer to the data that events are made of.
+    """Reduce Jenkins' answer to the data that events are derived from.
 
     ``branch_job``: the job is a branch of a multibranch project, so its name is the branch. ``pull_request_url``: the
     page in the job's ``ObjectMetadataAction`` (``objectUrl``).

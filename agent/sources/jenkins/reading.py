@@ -147,7 +147,7 @@ class Reading:
             return fact  # noqa: TRY300 - what follows is of another build
         except NOT_OF_ONE_JOB:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this build
+        except Exception as error:  # noqa: BLE001 - an unexpected error concerns only this build
             look.troubles[raw.number] = error
         first_seen_at = now if build is None else build.first_seen_at
         look.open_builds.append(

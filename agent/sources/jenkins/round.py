@@ -95,7 +95,7 @@ class Round:
             raise
         except (UnreachableError, UnauthorizedError) as error:
             self._note_silence(name, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this job
+        except Exception as error:  # noqa: BLE001 - an unexpected error concerns only this job
             self._storing.set_aside(name, error)
         else:
             self._others_answer()

@@ -95,7 +95,7 @@ class Storing:
             self.accept([fact for job in together for fact in job.facts], progress)
         except OutboxError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is about one of them
+        except Exception as error:  # noqa: BLE001 - an unexpected error concerns one of the jobs
             if len(together) == 1:
                 self.set_aside(together[0].name, error)
                 return

@@ -137,7 +137,7 @@ class Transport:
         """
         limit = BODY_LIMIT if most is None else min(most, BODY_LIMIT)
         if self._token is not None and self._token.problem is not None:
-            raise UnauthorizedError(f"{self._url} gets no requests without the token: {self._token.problem}")
+            raise UnauthorizedError(f"no requests are sent to {self._url} without its token: {self._token.problem}")
         self._raise_if_asked_to_wait()
         if (wait_s := self._limit.reserve()) > 0:
             self._wait(wait_s)
@@ -166,7 +166,7 @@ class Transport:
         left_ms = round((self._quiet_until - self._clock.monotonic()) * 1000)
         if left_ms > 0:
             raise AskedToWaitError(
-                f"no requests to {self._url} for {describe_duration(left_ms)}: it asked for a pause (Retry-After)",
+                f"no requests to {self._url} for {describe_duration(left_ms)}: it asked for a wait (Retry-After)",
                 retry_after_ms=left_ms,
                 asked=False,
             )
@@ -264,7 +264,7 @@ class Transport:
         retry_after_ms = min(retry_after_ms, round(LONGEST_BACKOFF_S * 1000))
         self._quiet_until = max(self._quiet_until, self._clock.monotonic() + retry_after_ms / 1000)
         raise AskedToWaitError(
-            f"{what}; it asks for a pause of {describe_duration(retry_after_ms)} (Retry-After)",
+            f"{what}; it asked the agent to wait {describe_duration(retry_after_ms)} (Retry-After)",
             retry_after_ms=retry_after_ms,
             asked=True,
         )
@@ -345,7 +345,7 @@ class _FewCookies(requests.cookies.RequestsCookieJar):
         if len(cookie.name) + len(cookie.value or "") > _COOKIE_LENGTH:
             return
         if len(self) >= _COOKIES and cookie.name not in self.keys():
-            self.clear()  # a server that sends so many does not need each of them
+            self.clear()  # a server that sends so many cookies does not need all of them
         super().set_cookie(cookie, *args, **kwargs)
 
 

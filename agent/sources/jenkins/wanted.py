@@ -95,7 +95,7 @@ class WantedBuilds:
         self._rules = rules
         self._backoffs = Backoffs[tuple[str, int, bool, int]](interval_s, outbox.clock)
         self._interval_s = interval_s
-        self._doubtful: set[tuple[str, int]] = set()  # could not be read before, whatever was reported since
+        self._doubtful: set[tuple[str, int]] = set()  # could not be read before, even if another report arrived since
         self._doubtful_asked: deque[float] = deque(maxlen=ASKED_AT_ONCE)  # request times (monotonic seconds)
 
     def read(self, jobs: Iterable[Job], now: int, store: Callable[[list[Fact], Progress], None]) -> None:
@@ -115,9 +115,9 @@ class WantedBuilds:
                 raise
             except NOT_OF_ONE_JOB:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is about this build
+            except Exception as error:  # noqa: BLE001 - an unexpected error concerns only this build
                 self._failed(each, error, store)
-                if isinstance(error, UnreachableError):  # other requests may wait as long for nothing
+                if isinstance(error, UnreachableError):  # other requests would probably time out too
                     return
 
     def _is_doubtful(self, asked: _Asked) -> bool:
