@@ -323,7 +323,7 @@ def test_every_verb_that_the_readme_calls_exists() -> None:
 
 
 def test_every_fault_of_the_local_hivel_is_explained() -> None:
-    text = section("## Making the local Hivel misbehave")
+    text = section("## Faults of the local Hivel")
     needs = {code(row[0])[0]: code(row[2]) for row in rows(text) if len(row) == 4}
     assert set(needs) == set(get_args(get_type_hints(Fault)["kind"]))
     for kind, needed in needs.items():
