@@ -1,4 +1,4 @@
-"""The cause of a failed deployment: its reason without what differs from one deployment to the next.
+"""The cause of a failed deployment: its reason without the parts that differ between deployments.
 
 Deployments that failed for the same cause are shown together: ``HTTP 400: unknown project 17 (request 5f0c…)`` and
 ``HTTP 400: unknown project 18 (request 77ab…)`` have the cause ``HTTP 400: unknown project … (request …)``.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 
-# What stands for a part that was left out.
+# Replaces a part that was left out.
 LEFT_OUT = "…"
-# A cause is a heading on a page. Longer reasons quote an answer whose end is of no use there.
+# A cause is a heading on a page. Longer reasons quote an answer, and its end is not useful in a heading.
 MOST = 200
 _READ = 1_000
 # In this order: a URL may contain an id, and an id numbers. The HTTP status is the cause itself, so it is kept. So is a
-# quoted word without digits: mostly the name of a field.
+# quoted word without digits, which is usually the name of a field.
 _VARIABLE = re.compile(
     r"""
     (?P<kept> \bHTTP\ \d{3}\b | (?P<quote>["'`])[a-z_]{1,40}(?P=quote))

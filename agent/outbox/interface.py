@@ -294,10 +294,10 @@ class Looking(Protocol):
 
 
 class Pages(Protocol):
-    """Queries for pages that people look at. None reads all deployments, however many there are."""
+    """Queries for the web pages. None of them reads all deployments, whatever their number."""
 
     def search(self, which: Filter, page: Page) -> Found:
-        """The same as :meth:`Looking.query`, but it may stop before the page is full and says where to go on."""
+        """The same as :meth:`Looking.query`, but it may stop before the page is full and returns where to continue."""
         ...
 
     def count(self, which: Filter, at_most: int) -> Counted:

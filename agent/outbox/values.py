@@ -325,7 +325,7 @@ class FailedGroup(NamedTuple):
 
 
 class FailedGroups(NamedTuple):
-    """The largest groups first. ``failed``: how many deployments the groups were made of, the newest ones.
+    """The largest groups first. ``failed``: how many deployments were grouped, the newest ones.
 
     ``more``: there are more groups, or more failed deployments.
     """

@@ -1,4 +1,4 @@
-"""Queries for pages that people look at: each reads a bounded number of rows."""
+"""Queries for the web pages: each reads a limited number of rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pages(Looking):
     """See :class:`agent.outbox.interface.Pages`."""
 
     def search(self, which: Filter, page: Page) -> Found:
-        """The same as ``query``, but it may stop before the page is full and says where to go on."""
+        """The same as ``query``, but it may stop before the page is full and returns where to continue."""
         more = Page(page.limit + 1, page.before, page.after)
         found = self.query(which, more)
         backwards = page.before is None and page.after is not None
