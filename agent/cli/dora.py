@@ -9,33 +9,25 @@ import click
 from agent.cli.options import json_option, with_settings
 from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, escape, table, write_json
-from agent.cli.spreadsheet import write_csv as write_rows
-from agent.cli.values import time_span
+from agent.cli.spreadsheet import write_csv
 from agent.inspect.dora.figures import dora
-from agent.inspect.dora.weeks import Span
+from agent.inspect.dora.request import span_of
+from agent.inspect.dora.table import COLUMNS, rows
 from agent.model.times import describe_duration, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.config.settings import Settings
-    from agent.inspect.dora.figures import Dora, Figures, Group, Times, Week
+    from agent.inspect.dora.figures import Dora, Figures, Group, Times
+    from agent.inspect.dora.weeks import Span
     from agent.outbox.interface import Outbox
 
-# Each group has a line for each week, including weeks without deployments.
-MOST_WEEKS = 530
 # The maximum number of names that a message lists if the given name does not exist.
 _LISTED = 10
 _COLUMNS = (
     "WEEK", "DEPLOYED", "DAYS", "FAILED", "SHARE", "CANCELED", "UNKNOWN", "NEXT SUCCESS", "DURATION", "LEAD TIME",
     "KNOWN FOR", "ROLLBACKS",
-)  # fmt: skip
-_TIMES = ("time_to_next_success", "duration", "lead_time")
-CSV_COLUMNS = (
-    "environment", "repo", "week", "since", "until", "complete", "successful", "days_with_successful", "failed",
-    "failed_share", "canceled", "unknown",
-    *(f"{name}_{part}" for name in _TIMES for part in ("count", "of", "median_ms", "p90_ms")),
-    "rollbacks_estimated",
 )  # fmt: skip
 
 
@@ -81,22 +73,16 @@ def command(
     if as_json:
         write_json(figures)
     elif as_csv:
-        write_csv(figures)
+        write_csv(COLUMNS, rows(figures))
     else:
         show(figures)
 
 
 def _span(since: str, until: str, now_ms: int) -> Span:
-    """The span of the options. It ends now at the latest: future weeks would look like weeks without deployments."""
-    begin, end = time_span(since, until, now_ms)
-    span = Span(begin or 0, now_ms if end is None else min(end, now_ms))
-    if span.since >= span.until:
-        raise click.UsageError(f"--since: {since} is in the future")
-    if len(span.weeks) > MOST_WEEKS:
-        raise click.UsageError(
-            f"--since {since} is {len(span.weeks)} weeks before --until {until}; at most {MOST_WEEKS} weeks are shown"
-        )
-    return span
+    try:
+        return span_of(since, until, now_ms, names=("--since", "--until"))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _refuse_unknown_names(outbox: Outbox, span: Span, environment: str | None, repo: str | None) -> None:
@@ -111,35 +97,6 @@ def _refuse_unknown_names(outbox: Outbox, span: Span, environment: str | None, r
                 f"{option}: no deployment between {rfc3339(span.since)} and {rfc3339(span.until)} has {name!r}; "
                 f"there are {', '.join(known[:_LISTED])}{more}"
             )
-
-
-# ---- CSV
-
-
-def write_csv(value: Dora) -> None:
-    """A line for each week of each environment and repository."""
-    write_rows(CSV_COLUMNS, (_cells(group, week) for group in value.groups for week in group.weeks))
-
-
-def _cells(group: Group, week: Week) -> tuple[object, ...]:
-    of = week.figures
-    times = (of.time_to_next_success, of.duration, of.lead_time)
-    return (
-        group.environment,
-        group.repo,
-        week.week,
-        week.since,
-        week.until,
-        "yes" if week.complete else "no",
-        of.successful.count,
-        of.successful.days_with,
-        of.failed.count,
-        of.failed.share,
-        of.canceled.count,
-        of.unknown.count,
-        *(cell for each in times for cell in (each.count, each.of, each.median_ms, each.p90_ms)),
-        of.rollbacks.count,
-    )
 
 
 # ---- for people
