@@ -35,7 +35,7 @@ class Series:
 class Chart:
     """Bars of one or two series on top of each other. ``name`` is unique on the page.
 
-    ``show`` writes a value of the axis. ``top``: a value for the upper end of the axis; None: it is chosen.
+    ``show`` writes a value of the axis, which ends at a round number of ``unit``.
     """
 
     name: str
@@ -44,12 +44,13 @@ class Chart:
     labels: Sequence[str]
     series: Sequence[Series]
     show: Callable[[int], str] = "{:,}".format
+    unit: int = 1
 
 
 def svg(chart: Chart) -> Markup:
     """The chart as an element of a page."""
     highest = max((sum(each or 0 for each in column) for column in _columns(chart)), default=0)
-    top = nice(highest)
+    top = nice(-(-highest // chart.unit)) * chart.unit
     parts = [
         *_axis(chart, top),
         *_bars(chart, top),

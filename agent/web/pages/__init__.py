@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.web.pages import about, build, confirm, controllers, deployment, deployments, failed, now, rules, tasks
+from agent.web.pages import about, build, confirm, controllers, deployment, deployments, dora, failed, now, rules, tasks
 
 if TYPE_CHECKING:
     from agent.web.page import Action, Page
@@ -17,6 +17,7 @@ PAGES: tuple[Page, ...] = (
     *tasks.PAGES,
     build.PAGE,
     controllers.PAGE,
+    dora.PAGE,
     rules.PAGE,
     about.PAGE,
 )

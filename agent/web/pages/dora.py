@@ -1,0 +1,161 @@
+"""``/dora``: the figures of DORA. Each figure is a link to the deployments that it was made of.
+
+Without a selection the page has a row for each environment and repository; for one of them it has a row for each week.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from agent.inspect.dora.figures import dora
+from agent.inspect.dora.request import span_of
+from agent.inspect.dora.table import COLUMNS, rows
+from agent.web.charts import Chart, Series, svg
+from agent.web.page import Page, RefusedError
+from agent.web.rendering import Shown, Table, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from markupsafe import Markup
+
+    from agent.inspect.dora.figures import Dora, Figures, Group, Query, Times
+    from agent.inspect.dora.weeks import Span
+    from agent.outbox.interface import Outbox
+    from agent.web.page import Visit
+
+SINCE, UNTIL = "90d", "now"
+# Rows of the page, so that it stays small; JSON and CSV have all. The charts and their table have all weeks.
+MOST_GROUPS, MOST_WEEKS = 6, 4
+LONGEST = 2_000
+_MOST_NAMES = 25
+_UNITS_MS = (86_400_000, 3_600_000, 60_000, 1_000)
+
+
+async def show(visit: Visit) -> Shown:
+    """The same figures as ``hivel-agent dora``."""
+    given = visit.request.query_params
+    asked = {name: given.get(name, "").strip() for name in ("since", "until", "environment", "repo")}
+    if any(len(value) > LONGEST for value in asked.values()):
+        raise RefusedError(400, f"a filter has more than {LONGEST} characters")
+    try:
+        span = span_of(asked["since"] or SINCE, asked["until"] or UNTIL, visit.backend.clock.now_ms())
+    except ValueError as error:
+        raise RefusedError(400, str(error)) from None
+    view, menus = await visit.backend.read(lambda outbox: _figures(outbox, span, asked))
+    more = {
+        **menus,
+        "asked": asked,
+        "query": {name: value for name, value in asked.items() if value},
+        "rows": _links(visit.renderer.url),
+        **(_of_group(view.groups[0]) if len(view.groups) == 1 else _of_groups(view)),
+    }
+    return Shown("dora.html", "DORA", view, Table(COLUMNS, rows(view)), more)
+
+
+def _figures(outbox: Outbox, span: Span, asked: Mapping[str, str]) -> tuple[Dora, dict[str, list[str]]]:
+    environment, repo = asked["environment"] or None, asked["repo"] or None
+    view = dora(outbox.deployed(*span, environment=environment, repo_url=repo), span)
+    names = outbox.environments(_MOST_NAMES + 1), outbox.repositories(at_most=_MOST_NAMES + 1)
+    environments, repositories = (found if len(found) <= _MOST_NAMES else [] for found in names)
+    return view, {"environments": environments, "repositories": repositories}
+
+
+def _links(url: Callable[..., str]) -> Callable[[Query], str]:
+    def rows_of(query: Query) -> str:
+        """The page with the deployments that a figure was made of."""
+        return url(
+            "/deployments",
+            environment=query.environment,
+            repo=query.repo,
+            since=_short(query.since),
+            until=_short(query.until),
+            status=query.status,
+            state=query.state,
+        )
+
+    return rows_of
+
+
+def _short(moment: str) -> str:
+    """The same moment in fewer characters: a page has many of these links."""
+    return moment.replace(".000Z", "Z").removesuffix("T00:00:00Z")
+
+
+# ---- charts
+
+
+def _of_groups(view: Dora) -> dict[str, Any]:
+    """A chart of all environments and repositories together, and the largest of them as rows."""
+    largest = sorted(view.groups, key=lambda group: -group.total.successful.count)[:MOST_GROUPS]
+    weeks = [week.week for week in view.groups[0].weeks] if view.groups else []
+    successful, failed = (
+        [sum(get(group.weeks[number].figures) for group in view.groups) for number in range(len(weeks))]
+        for get in (attrgetter("successful.count"), attrgetter("failed.count"))
+    )
+    return {
+        "group": None,
+        "groups": sorted(largest, key=lambda group: (group.environment, group.repo)),
+        "left_out": len(view.groups) - len(largest),
+        "charts": [_deployments(weeks, successful, failed)] if weeks else [],
+        "lines": list(zip(weeks, successful, failed, strict=True)),
+    }
+
+
+def _of_group(group: Group) -> dict[str, Any]:
+    """Charts of one environment and repository, and its newest weeks as rows."""
+    weeks = [week.week for week in group.weeks]
+    figures = [week.figures for week in group.weeks]
+    charts = [_deployments(weeks, [f.successful.count for f in figures], [f.failed.count for f in figures])]
+    charts += [
+        _times(name, title, weeks, [get(each) for each in figures])
+        for name, title, get in (
+            ("duration", "Duration of successful deployments by week, median", attrgetter("duration")),
+            ("lead", "Lead time by week, median", attrgetter("lead_time")),
+        )
+        if get(group.total).count
+    ]
+    return {
+        "group": group,
+        "groups": [],
+        "weeks": group.weeks[: -MOST_WEEKS - 1 : -1],
+        "left_out": max(0, len(group.weeks) - MOST_WEEKS),
+        "charts": charts,
+        "lines": [_line(week, of) for week, of in zip(weeks, figures, strict=True)],
+    }
+
+
+def _line(week: str, of: Figures) -> tuple[str, int, int, int | None, int | None]:
+    return week, of.successful.count, of.failed.count, of.duration.median_ms, of.lead_time.median_ms
+
+
+def _deployments(weeks: Sequence[str], successful: Sequence[int], failed: Sequence[int]) -> Markup:
+    return svg(
+        Chart(
+            name="deployments",
+            title="Deployments by week",
+            description=f"{sum(successful):,} successful and {sum(failed):,} failed. The table below has each week.",
+            labels=weeks,
+            series=[Series("successful", "success", successful), Series("failed", "failed", failed)],
+        )
+    )
+
+
+def _times(name: str, title: str, weeks: Sequence[str], values: Sequence[Times]) -> Markup:
+    medians = [each.median_ms for each in values]
+    longest = max((each for each in medians if each is not None), default=0)
+    return svg(
+        Chart(
+            name=name,
+            title=title,
+            description=f"At most {duration(longest)}. The table below has each week.",
+            labels=weeks,
+            series=[Series(title, "quiet", medians)],
+            show=duration,
+            unit=next((unit for unit in _UNITS_MS if longest >= unit), 1),
+        )
+    )
+
+
+PAGE = Page("/dora", show)
