@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -21,6 +22,9 @@ from agent.sources.jenkins.answers import _BYTES_FOR_A_VALUE, Answer, Item
 from agent.sources.jenkins.reader import OVERLAP
 from agent.sources.reports import fields
 from tests.unit.test_docs import ROOT, code, rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KB, MB, DAY_MS, MINUTE_MS = 1024, 1024 * 1024, 86_400_000, 60_000
 BOUNDS = "docs/guarantees.md"
@@ -204,3 +208,40 @@ def test_a_symptom_is_a_text_that_the_code_can_print(symptom: str) -> None:
 def test_a_symptom_that_nothing_prints_would_be_noticed() -> None:
     assert not can_be_said("the outbox is on holiday")
     assert not can_be_said("already uses the outbox … another hivel-agent")
+
+
+# ---- what commands print
+
+CORPUS = " ".join(" ".join(re.sub(r"\[/?[a-z]*\]", "", template).split()) for template in TEMPLATES)
+FILLED_IN = {"main", *TEMPLATES}  # the name of a controller; "outage", "delivered"
+NOT_DATA = r"(?![\w/#@-]|[.:]\w)"
+PAIR = re.compile(rf"(?=(?<![\w./#:@'-])([a-z]{{2,}}) ([a-z]{{2,}}){NOT_DATA})")
+
+
+def output_lines(text: str) -> list[str]:
+    """The lines below a command; without further commands and the comments beside them."""
+    blocks = re.findall(r"(?ms)^```text\n\$ hivel-agent .*?\n(.*?)^```$", text)
+    lines = [line for block in blocks for line in block.splitlines() if not re.match(r"\$|\s+--|\s+hivel-agent ", line)]
+    return [re.sub(r"  +#.*", "", line) for line in lines]
+
+
+def unknown_pairs(line: str) -> list[str]:
+    """Neighbouring words that no text of the code has. One of them can be filled in, if the code has it alone."""
+    found = [(pair[1], pair[2]) for pair in PAIR.finditer(line)]
+    return [
+        f"{one} {two}"
+        for one, two in found
+        if f"{one} {two}" not in CORPUS
+        and not (one in FILLED_IN and f"… {two}" in CORPUS)
+        and not (two in FILLED_IN and f"{one} …" in CORPUS)
+    ]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_the_output_that_a_page_shows_is_in_the_words_of_the_code(page: Path) -> None:
+    assert [pair for line in output_lines(page.read_text(encoding="utf-8")) for pair in unknown_pairs(line)] == []
+
+
+def test_output_in_other_words_would_be_noticed() -> None:
+    assert len(output_lines((ROOT / "docs" / "command-line.md").read_text(encoding="utf-8"))) > 100
+    assert unknown_pairs("another agent has seized the outbox") == ["has seized", "seized the"]
