@@ -162,7 +162,7 @@ class Parts:
         return await off_loop(rescue, outbox, path, outbox.clock)
 
     async def stored(self) -> Stored:
-        """Read the outbox' part of the monitoring data. Raises :class:`agent.outbox.values.OutboxError`."""
+        """Read the monitoring data from the outbox. Raises :class:`agent.outbox.values.OutboxError`."""
         outbox, off_loop = self.looking
         return await off_loop(read, outbox)
 
