@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from starlette.responses import Response
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import httpx
     from starlette.types import Receive, Scope, Send
 
     from agent.sandbox.hivel import LocalHivel
@@ -174,3 +174,23 @@ def test_a_fourth_lookup_at_the_same_time_is_refused(old_site: Site, jenkins: Lo
         finally:
             go_on.set()
         assert [call.result(120) for call in calls] == [200] * 3
+
+
+def test_a_lookup_does_not_delay_the_end_of_the_daemon(old_site: Site, jenkins: LocalJenkins) -> None:
+    go_on, waiting = threading.Event(), threading.Semaphore(0)
+    jenkins.break_with(lambda path, _: Stuck(waiting, go_on) if "/shop/1/" in path else None)
+
+    def look_up() -> None:
+        with old_site.client(TOKEN) as client, suppress(httpx.HTTPError):
+            client.post("/build", data={"build": f"main:{JOB}#1"})
+
+    thread = threading.Thread(target=look_up)
+    thread.start()
+    try:
+        assert waiting.acquire(timeout=60)
+        old_site.process.terminate()
+        assert old_site.process.wait(120) == 0
+        assert not go_on.is_set()
+    finally:
+        go_on.set()
+        thread.join(120)
