@@ -62,9 +62,9 @@ BENCH_VENV := .venv-bench
 
 # To run one benchmark: `make bench BENCH=enqueue`. Polling takes most of the time; `make bench BENCH="polling --quick"`
 # takes less.
-BENCHMARKS := polling enqueue drain doors sizes dora pages
+BENCHMARKS := polling enqueue drain doors sizes dora lists pages
 .PHONY: bench
-bench: $(BENCH_VENV)/.ready ## compare the speed with similar software (about 15 minutes; BENCH=polling|enqueue|drain|doors|sizes|dora|pages)
+bench: $(BENCH_VENV)/.ready ## compare the speed with similar software (about 15 minutes; BENCH=polling|enqueue|drain|doors|sizes|dora|lists|pages)
 	@set -e; for name in $(if $(BENCH),"$(BENCH)",$(BENCHMARKS)); do \
 	  echo "== $$name"; $(BENCH_VENV)/bin/python -m tests.benchmarks.$$name; echo; done
 

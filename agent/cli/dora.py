@@ -67,7 +67,7 @@ def command(
         raise click.UsageError("--csv and --json: choose one")
     with existing_outbox(settings) as outbox:
         span = _span(since, until, outbox.clock.now_ms())
-        figures = dora(outbox.deployed(*span, environment=environment, repo_url=repo), span)
+        figures = dora(outbox.deployed_by_week(*span, environment=environment, repo_url=repo), span)
         if not figures.groups:
             _refuse_unknown_names(outbox, span, environment, repo)
     if as_json:

@@ -227,11 +227,13 @@ class _Opener:
     clock: Clock
     stack: AsyncExitStack
 
-    async def outbox(self, whose: str) -> tuple[SqliteOutbox, OffLoop]:
+    async def outbox(self, whose: str, *, read_only: bool = False) -> tuple[SqliteOutbox, OffLoop]:
         """A connection and its thread."""
         settings = self.settings
         off_loop = await self.stack.enter_async_context(OffLoop(whose))
-        opened = partial(SqliteOutbox, settings.outbox, self.clock, max_size=settings.max_size_bytes)
+        opened = partial(
+            SqliteOutbox, settings.outbox, self.clock, max_size=settings.max_size_bytes, read_only=read_only
+        )
         outbox = await off_loop(opened)
         self.stack.push_async_callback(off_loop, outbox.close)
         return outbox, off_loop
@@ -239,7 +241,7 @@ class _Opener:
     async def pages(self) -> PageParts:
         outbox, off_loop = await self.outbox("actions")
         ingest = Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms)
-        return PageParts(reading=await self.outbox("pages"), changing=(ingest, off_loop))
+        return PageParts(reading=await self.outbox("pages", read_only=True), changing=(ingest, off_loop))
 
     async def controller(self, controller: JenkinsSettings) -> Controller:
         outbox, off_loop = await self.outbox(f"polls of {controller.name}")

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from agent.model.deployment import State
 from agent.model.keys import run_of_id
 from agent.model.status import Status
-from agent.outbox.values import Counted, FailedGroup, Filter, Hour, Page, Recent
+from agent.outbox.values import Counted, FailedGroup, Filter, Hour, Keep, Page, Recent
 from tests.conformance.things import (
     DAY,
     claim_of,
+    clean_up,
     content,
     deployment,
     in_state,
@@ -294,6 +295,17 @@ def test_an_hour_counts_what_was_delivered_and_what_failed_in_it(outbox: Outbox,
     assert outbox.per_hour(NOON) == [Hour(NOON, 2, 1), Hour(NOON + 3 * HOUR, 1, 0)]
     assert outbox.per_hour(NOON + HOUR - 1) == outbox.per_hour(NOON), "the whole hour counts"
     assert outbox.per_hour(NOON + HOUR) == [Hour(NOON + 3 * HOUR, 1, 0)]
+
+
+def test_hours_are_kept_as_long_as_deployments(outbox: Outbox, clock: FakeClock) -> None:
+    inserted(outbox, deployment(1))
+    outbox.settle([success(claim_of(outbox, 1))])
+    clock.advance(ms=DAY)
+    clean_up(outbox, Keep(DAY, 2 * DAY, 3 * DAY))
+    assert outbox.per_hour(0) == [Hour(NOON, 1, 0)]
+    clock.advance(ms=DAY + HOUR)
+    clean_up(outbox, Keep(DAY, 2 * DAY, 3 * DAY))
+    assert outbox.per_hour(0) == []
 
 
 def test_what_ended_lately_is_counted_by_state(outbox: Outbox) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.inspect.dora.figures import LISTED, Dora, Figures, Group, Week, dora, percentile
-from agent.inspect.dora.weeks import DAY_MS, WEEK_MS, Span, name_of, week_of, whole_week
+from agent.inspect.dora.weeks import Span, name_of, whole_week
 from agent.model.status import Status
 from agent.model.times import parse_moment
+from agent.model.weeks import DAY_MS, WEEK_MS, week_of
+from agent.outbox.tally import DeployedWeek, sums_of
 from agent.outbox.values import Deployed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SHOP, API = "https://git.example.test/acme/shop", "https://git.example.test/acme/api"
 MINUTE = 60_000
@@ -168,6 +173,34 @@ def test_a_second_computation_from_the_definitions_gives_the_same_figures(histor
         still = [each for each in rows if each.status == "failed" and until_success(each, rows) is None]
         assert group.open_failures.count == len(still)
         assert {each.id for each in group.open_failures.newest} <= {each.number for each in still}
+
+
+@given(history=histories(), summed=st.sets(st.integers(-5, 10)))
+def test_weeks_that_were_added_up_before_give_the_same_figures(
+    history: tuple[list[Deployed], Span], summed: set[int]
+) -> None:
+    """Some weeks come as their sums and the others as deployments, also where commits and failures cross them."""
+    everything, span = history
+    inside = [each for each in everything if span.since <= each.ended_at < span.until]
+    inside.sort(key=lambda each: (each.ended_at, each.number))
+    items: list[Deployed | DeployedWeek] = []
+    for (environment, repo), rows in by(inside, lambda each: (each.environment or "", each.repo_url or "")).items():
+        for week, of_week in by(rows, lambda each: week_of(each.ended_at)).items():
+            if week - week_of(span.since) in summed:
+                items.append(DeployedWeek(environment, repo, week, sums_of(of_week)))
+            else:
+                items += of_week
+    expected = dora(iter(inside), span)
+    assert dora(iter(items), span) == expected
+    totals = dora(iter(items), span, weeks=False)
+    assert [group.total for group in totals.groups] == [group.total for group in expected.groups]
+
+
+def by(rows: list[Deployed], key: Callable[[Deployed], Any]) -> dict[Any, list[Deployed]]:
+    found: dict[Any, list[Deployed]] = {}
+    for each in rows:
+        found.setdefault(key(each), []).append(each)
+    return found
 
 
 @given(history=histories())

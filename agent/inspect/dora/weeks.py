@@ -1,15 +1,14 @@
-"""Spans of time, days and ISO weeks, all in UTC. Times are UTC milliseconds, the end of a span is exclusive."""
+"""Spans of time and ISO weeks, all in UTC. Times are UTC milliseconds, the end of a span is exclusive."""
 
 from __future__ import annotations
 
 from datetime import date, timedelta
 from typing import NamedTuple
 
-DAY_MS = 86_400_000
-WEEK_MS = 7 * DAY_MS
-# 1970-01-01 was a Thursday: the ISO week with number 0 began three days earlier.
+from agent.model.weeks import begin_of, week_of
+
+# The Monday of the week with number 0.
 _MONDAY = date(1969, 12, 29)
-_BEFORE_1970_MS = 3 * DAY_MS
 
 
 class Span(NamedTuple):
@@ -29,15 +28,9 @@ class Span(NamedTuple):
         return Span(max(self.since, whole.since), min(self.until, whole.until))
 
 
-def week_of(ms: int) -> int:
-    """The number of the ISO week of this time, counted from the week of 1970-01-01."""
-    return (ms + _BEFORE_1970_MS) // WEEK_MS
-
-
 def whole_week(week: int) -> Span:
     """From Monday 00:00 UTC to the next one."""
-    since = week * WEEK_MS - _BEFORE_1970_MS
-    return Span(since, since + WEEK_MS)
+    return Span(begin_of(week), begin_of(week + 1))
 
 
 def name_of(week: int) -> str:

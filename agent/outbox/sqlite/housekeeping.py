@@ -15,6 +15,7 @@ from agent.model.keys import JENKINS
 from agent.model.times import Drift
 from agent.outbox.sqlite.endings import Endings
 from agent.outbox.sqlite.rows import id_hash
+from agent.outbox.sqlite.weeks import Weeks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -29,6 +30,7 @@ CHUNK = 200
 HASHES = 2_000
 PAGES = 256
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 # If the wall clock moved more than this against the monotonic clock, nothing is deleted.
 TRUSTED_DRIFT_MS = 3_600_000
 _FINAL = (Kind.FINAL.value, Kind.GONE.value)
@@ -99,11 +101,11 @@ class _Stored:
     deployments: list[tuple[str, int, int]] = field(default_factory=list)  # state, creation time, settlement time
 
 
-class Housekeeping(Endings):
+class Housekeeping(Endings, Weeks):
     """See :class:`agent.outbox.interface.Housekeeping`."""
 
-    def __init__(self, path: Path, clock: Clock, *, max_size: int = 0) -> None:
-        super().__init__(path, clock, max_size=max_size)
+    def __init__(self, path: Path, clock: Clock, *, max_size: int = 0, read_only: bool = False) -> None:
+        super().__init__(path, clock, max_size=max_size, read_only=read_only)
         self._drift = Drift(clock)
         self._facts_walk = Walk(start=0)
         self._deployments_walk = Walk(start=0)
@@ -115,7 +117,8 @@ class Housekeeping(Endings):
         The facts of a build are deleted, with all attempts, ``bodies_ms`` after its deployments were delivered or
         discarded and its last fact was received, unless the poller still has the build open. Deployments are deleted
         ``deployments_ms`` after they were settled, once their build has no facts left; a hash of their ids is kept for
-        ``ids_ms``. Failed deployments and their facts stay until a person decides.
+        ``ids_ms``. Failed deployments and their facts stay until a person decides. When there is nothing to delete, it
+        adds up weeks that have ended.
         """
         now = self.clock.now_ms()
         if abs(self._drift.ms()) > TRUSTED_DRIFT_MS or self._newest_is_ahead_of(now + TRUSTED_DRIFT_MS):
@@ -127,13 +130,21 @@ class Housekeeping(Endings):
             self._give_back(),
         )
         self._prune_set_aside(now - keep.bodies_ms)
-        return any(more)
+        self._prune_hours(now - keep.deployments_ms)
+        return any(more) or self._add_up_weeks(now)
 
     def _prune_set_aside(self, cutoff: int) -> None:
         """There are few of them, and they are useful as long as their facts exist."""
         if self._one("SELECT 1 FROM set_aside WHERE at < ? LIMIT 1", (cutoff,)) is not None:
             with self._writing():
                 self._connection.execute("DELETE FROM set_aside WHERE at < ?", (cutoff,))
+
+    def _prune_hours(self, cutoff: int) -> None:
+        """Usually one each hour."""
+        oldest = cutoff // HOUR_MS
+        if self._one("SELECT 1 FROM hours WHERE hour < ? LIMIT 1", (oldest,)) is not None:
+            with self._writing():
+                self._connection.execute("DELETE FROM hours WHERE hour < ?", (oldest,))
 
     def _newest_is_ahead_of(self, now: int) -> bool:
         """True, for example, after a start with a clock that is years behind."""

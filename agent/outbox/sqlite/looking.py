@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from agent.model.keys import Project
 from agent.outbox.sqlite import rows
-from agent.outbox.sqlite.conditions import Condition, conditions
-from agent.outbox.sqlite.connection import damaged, in_words
+from agent.outbox.sqlite.conditions import Condition, bounds, conditions
 from agent.outbox.sqlite.loading import Loading
 from agent.outbox.sqlite.part import MOST_DIGITS
-from agent.outbox.values import Attempt, Counts, Deployed, LastDeployments, LastRepair, SetAside
+from agent.outbox.values import Attempt, Counts, LastDeployments, LastRepair, SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,12 +45,6 @@ _LAST_ENDS = (
     " FROM deployments WHERE project_id = ? AND problem IS NULL AND state <> 'discarded'"
     " GROUP BY run, began ORDER BY ended DESC LIMIT ?"
 )
-# No index contains the end, because each index costs each enqueue a page. SQLite reads the table once and sorts the
-# rows of the range: 3 s for a million rows.
-_DEPLOYED = (
-    "SELECT id, status, environment, repo_url, commit_hash, first_commit_at, started_at, ended_at FROM deployments"
-    " WHERE ended_at >= ? AND ended_at < ? AND state <> 'discarded'"
-)
 
 
 class Looking(Loading):
@@ -64,7 +55,7 @@ class Looking(Loading):
         project_id = None if which.project is None else self._project_id(which.project)
         if which.project is not None and project_id is None:
             return []
-        given = [*_bounds(page), *conditions(which)]
+        given = [*bounds(page), *conditions(which)]
         if project_id is not None:
             given.append(Condition("project_id = ?", (project_id,)))
         texts, values = [each.sql for each in given], [value for each in given for value in each.values]
@@ -81,31 +72,6 @@ class Looking(Loading):
             bound = [*states, *values, page.limit]
         found = self._deployments(self._all(f"{sql} ORDER BY id {order} LIMIT ?", (*bound, page.limit)))
         return found if order == "DESC" else found[::-1]
-
-    def deployed(
-        self, since: int, until: int, *, environment: str | None = None, repo_url: str | None = None
-    ) -> Iterator[Deployed]:
-        """Deployments that ended at or after ``since`` and before ``until``, without discarded ones, by end and number.
-
-        The statement stays open until the iterator is exhausted or closed.
-        """
-        sql = _DEPLOYED
-        values: list[object] = [since, until]
-        for column, value in (("environment", environment), ("repo_url", repo_url)):
-            if value is not None:
-                sql += f" AND {column} = ?"
-                values.append(value)
-        statuses = rows.STATUSES
-        with closing(self._connection.cursor()) as cursor:
-            try:
-                for number, status, place, repo, commit, first, began, ended in cursor.execute(
-                    f"{sql} ORDER BY ended_at, id", values
-                ):
-                    yield Deployed(number, statuses[status], place, repo, commit, first, began, ended)
-            except sqlite3.Error as error:
-                raise in_words(error, self.path) from error
-            except KeyError as error:
-                raise damaged(self.path, f"a deployment has the unknown status {error}") from error
 
     def projects(self, ended_since: int) -> list[Project]:
         """Projects with deployments whose build ended at or after this time. Reads all deployments: 1 s for a million.
@@ -205,8 +171,3 @@ class Looking(Loading):
 def _select(texts: list[str], order: str) -> str:
     where = " AND ".join(texts) or "1"
     return f"SELECT {rows.COLUMNS} FROM deployments WHERE {where} ORDER BY id {order} LIMIT ?"  # noqa: S608
-
-
-def _bounds(page: Page) -> list[Condition]:
-    given = (("id < ?", page.before), ("id > ?", page.after))
-    return [Condition(sql, (value,)) for sql, value in given if value is not None]

@@ -33,12 +33,17 @@ _PROJECTS = 20_000
 class Part:
     """One part of the engine; :class:`agent.outbox.sqlite.engine.SqliteOutbox` combines them."""
 
-    def __init__(self, path: Path, clock: Clock, *, max_size: int = 0) -> None:
-        """Open or create the file. ``max_size`` in bytes; 0: no limit. Raises :class:`OutboxError`."""
+    def __init__(self, path: Path, clock: Clock, *, max_size: int = 0, read_only: bool = False) -> None:
+        """Open or create the file. ``max_size`` in bytes; 0: no limit. Raises :class:`OutboxError`.
+
+        ``read_only``: this object never writes, so that nobody ever waits for it. Readers do not block writers.
+        """
         self.path = path
         self.clock = clock
         self.max_size = max_size
         self._connection = open_outbox(path)
+        if read_only:
+            self._connection.execute("PRAGMA query_only = ON")
         self._transactions = Transactions(self._connection, path)
         self._ids: dict[Project, int] = {}
         self._projects: dict[int, Project] = {}

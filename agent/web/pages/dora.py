@@ -56,7 +56,7 @@ async def show(visit: Visit) -> Shown:
 
 def _figures(outbox: Outbox, span: Span, asked: Mapping[str, str]) -> tuple[Dora, dict[str, list[str]]]:
     environment, repo = asked["environment"] or None, asked["repo"] or None
-    view = dora(outbox.deployed(*span, environment=environment, repo_url=repo), span)
+    view = dora(outbox.deployed_by_week(*span, environment=environment, repo_url=repo), span)
     names = outbox.environments(_MOST_NAMES + 1), outbox.repositories(at_most=_MOST_NAMES + 1)
     environments, repositories = (found if len(found) <= _MOST_NAMES else [] for found in names)
     return view, {"environments": environments, "repositories": repositories}
