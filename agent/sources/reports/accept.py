@@ -145,7 +145,7 @@ class Reports:
         return offset_ms(None if state is None else state.clock_ahead_ms)
 
     def _refuse_what_is_incomplete(self, said: Report, at: int) -> None:
-        """For runs of other systems there is no poller that could add the missing fields."""
+        """Refuse a report of another CI system without required fields, because no poller can add them."""
         ended_at = at if said.ended_at is None else said.ended_at
         started_at = ended_at if said.started_at is None else said.started_at
         content, _ = contents.of_report(said, self._settings.options, (started_at, ended_at))
@@ -162,7 +162,7 @@ class Reports:
             return {row.number: row.deployment_id or limited_id(run_id(row.run)) for row in state.deployments}
 
     def _without_deployment(self, said: Said) -> Taken:
-        """It was settled and deleted, another run has its id, or its run was just set aside."""
+        """The result without a deployment: it was settled and deleted, its id is in use, or its run is set aside."""
         run, body = said.fact.run, said.fact.body
         said_of = (body.environment, body.stage) if isinstance(body, Report) and run.project != GIVEN_IDS else ()
         parts = [part for part in said_of if part]

@@ -68,7 +68,7 @@ def _build(fields: Fields, said: Report, controllers: tuple[JenkinsSettings, ...
 
 
 def _own_ids(parsed: Parsed) -> Iterator[str]:
-    """The ids that the agent could assign to this report by itself. Sending one of them changes nothing."""
+    """The ids that the agent could assign to this report without ``deployment_id``. Sending one changes nothing."""
     base, said = run_id(parsed.run), parsed.said
     parts = [part for part in (said.environment, said.stage) if part]
     yield base
