@@ -106,7 +106,7 @@ class Spool:
         return taken
 
     def _parsed(self, files: list[_File]) -> tuple[dict[_File, Parsed], dict[_File, str]]:
-        """The valid reports, and the errors of the others. Disks can be slow, so this runs before the outbox is locked."""
+        """The valid reports, and the errors of the others. It runs before the outbox is locked: disks can be slow."""
         found: dict[_File, Parsed] = {}
         wrong: dict[_File, str] = {}
         for file in files:
