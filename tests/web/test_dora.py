@@ -6,7 +6,7 @@ import csv
 import html
 import io
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 
@@ -67,6 +67,24 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         agent = configured(folder, jenkins_server, hivel_server)
         with SqliteOutbox(agent.outbox, Clock()) as outbox:
             fill(outbox)
+        with running(agent) as site:
+            yield site
+    hivel.close()
+
+
+@pytest.fixture(scope="module")
+def recent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Three deployments that ended just now, one of them without an environment."""
+    folder, hivel = tmp_path_factory.mktemp("recent"), LocalHivel()
+    with LocalServer(LocalJenkins().app) as jenkins_server, LocalServer(hivel.app) as hivel_server:
+        agent = configured(folder, jenkins_server, hivel_server)
+        now = Clock().now_ms()
+        with SqliteOutbox(agent.outbox, Clock()) as outbox:
+            for number, environment in enumerate(("production", "staging", None), 1):
+                said = content(
+                    repo_url=SHOP, started_at=now - 2 * MINUTE, ended_at=now - MINUTE, environment=environment
+                )
+                inserted(outbox, deployment(of=run(number), content=said))
         with running(agent) as site:
             yield site
     hivel.close()
@@ -140,6 +158,15 @@ def test_the_overview_has_a_row_and_links_for_each_environment_and_repository(hi
     assert sum("environment=acceptance" in link and link.startswith("/dora?") for link in found) == 5
     assert sum(link.startswith("/deployments?") and "status=success" in link for link in found) == 6
     assert "3 more with fewer deployments are not shown" in text
+
+
+def test_without_filters_the_page_shows_the_last_90_days(recent: Site) -> None:
+    text = page(recent)
+    assert "1 deployment has no environment or no repository" in text
+    assert sum(link.startswith("/dora?environment=") for link in links(text)) == 2
+    for link in links(text):
+        if link.startswith("/dora?environment="):
+            assert "<h2>" in page(recent, **dict(parse_qsl(urlsplit(link).query)))
 
 
 def test_a_hostile_name_is_shown_as_text(history: Site) -> None:
