@@ -107,7 +107,7 @@ def test_a_host_of_several_controllers_is_not_guessed() -> None:
         ("job/../1/", "not the address of a build"),
         ("job/shop/99999999999/", "not the address of a build"),
         ("blue/organizations/jenkins/shop/activity", "not the address of a build"),
-        ("job/deploy/job/shop/", "names job deploy/shop and no build"),
+        ("job/deploy/job/shop/", "is the address of job deploy/shop, not of a build"),
     ],
 )
 def test_a_page_that_is_of_no_build_is_refused(path: str, complaint: str) -> None:
