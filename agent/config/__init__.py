@@ -1,1 +1,1 @@
-"""The TOML file, secrets and paths, as one set of typed settings."""
+"""The TOML file, tokens and paths as typed settings."""

@@ -1,4 +1,4 @@
-"""Tokens: read from a file or the environment, shown to nobody."""
+"""Tokens, read from a file or the environment, and never shown."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from urllib.parse import parse_qsl, urlsplit
 from agent.config.reading import ReadError, read_text
 from agent.model.secrets import know
 
-# From this length on a segment of a URL's path is taken for a key; below the other one nothing is hidden alone.
+# A segment of a URL path counts as a key from this length on; shorter texts than the other are not redacted alone.
 _LIKE_A_TOKEN = 16
 _SHORTEST_PART = 8
 
 
 class TokenError(Exception):
-    """A token cannot be had; the message says from where it was wanted and what to do.
+    """A token cannot be read; the message says where it was expected and what to do.
 
-    ``path``: its file, if it was to come from one.
+    ``path``: its file, if it is expected in a file.
     """
 
     def __init__(self, message: str, path: Path | None = None) -> None:
@@ -27,9 +27,9 @@ class TokenError(Exception):
 
 
 class Token:
-    """A secret and where it comes from. ``str`` and ``repr`` never show it; :meth:`reveal` does.
+    """A secret and its source. ``str`` and ``repr`` never show it; :meth:`reveal` does.
 
-    ``problem``: why there is none yet, None where there is one.
+    ``problem``: why there is no secret yet, or None.
     """
 
     def __init__(self, value: str, path: Path | None = None, problem: str | None = None) -> None:
@@ -40,27 +40,27 @@ class Token:
 
     @classmethod
     def from_file(cls, path: Path) -> Token:
-        """Raises :class:`TokenError` when the file cannot be read or holds no usable token."""
+        """Read a file. Raises :class:`TokenError` if it cannot be read or contains no valid token."""
         return cls(_read(path), path)
 
     @classmethod
     def missing(cls, error: TokenError) -> Token:
-        """A token that cannot be had now; :meth:`reload` finds it when its file is there."""
+        """A token that cannot be read now; :meth:`reload` reads it when its file exists."""
         return cls("", error.path, str(error))
 
     @classmethod
     def checked(cls, text: str, place: str) -> Token:
-        """A token that somebody typed. Raises :class:`TokenError`, which names ``place``."""
+        """A typed token. Raises :class:`TokenError`, which names ``place``."""
         return cls(_usable(text, place))
 
     def reveal(self) -> str:
-        """The secret, for the header of a request and nothing else. Raises :class:`TokenError` when there is none."""
+        """The secret, only for the header of a request. Raises :class:`TokenError` if there is none."""
         if self.problem is not None:
             raise TokenError(self.problem, self.path)
         return self._value
 
     def reload(self) -> bool:
-        """Read the file again; True when the token is another now. A file that cannot be read changes nothing."""
+        """Read the file again; True if the token changed. If the file cannot be read, the token stays."""
         if self.path is None:
             return False
         try:
@@ -68,7 +68,7 @@ class Token:
         except TokenError as error:
             if self.problem is not None:
                 self.problem = str(error)
-            return False  # a token that was readable before: it is being replaced, the next look will find it
+            return False  # the file is probably being replaced; the next reload reads it
         know(fresh)
         changed = self.problem is not None or fresh != self._value
         self._value, self.problem = fresh, None
@@ -79,9 +79,9 @@ class Token:
 
 
 def find_token(token_file: Path | None, variable: str, credential: str) -> Token | None:
-    """The token of ``token_file``, else of the environment variable, else of systemd's credential; or None.
+    """The token of ``token_file``, else of the environment variable, else of systemd's credential, else None.
 
-    Raises :class:`TokenError` when the place exists but holds no usable token.
+    Raises :class:`TokenError` if the source exists, but contains no valid token.
     """
     if token_file is not None:
         return Token.from_file(token_file)
@@ -94,10 +94,10 @@ def find_token(token_file: Path | None, variable: str, credential: str) -> Token
     try:
         return Token.from_file(path) if path.exists() else None
     except OSError as error:
-        raise TokenError(f"cannot look for {path}: {error.strerror}") from error
+        raise TokenError(f"cannot access {path}: {error.strerror}") from error
     except TokenError as error:
-        # It is a copy, made when the service was started.
-        advice = "mend the file that LoadCredential= names, and restart the service"
+        # systemd copies the file when the service starts.
+        advice = "correct the file that LoadCredential= names, and restart the service"
         raise TokenError(f"systemd's credential {credential}: {error}; {advice}") from error
 
 
@@ -107,14 +107,14 @@ def variable_of(controller: str) -> str:
 
 
 def find_controllers_token(token_file: Path | None, controller: str) -> Token | None:
-    """The token of one controller: :func:`find_token` in the places of its own, then in those of all controllers."""
+    """The token of one controller: its own sources first, then those of all controllers, as in :func:`find_token`."""
     return find_token(token_file, variable_of(controller), f"jenkins-token.{controller}") or find_token(
         None, "JENKINS_API_TOKEN", "jenkins-token"
     )
 
 
 def know_url(url: str) -> None:
-    """Keep a URL out of all texts, and the parts of it that make it secret when they are repeated alone."""
+    """Redact a URL in all texts, and also its secret parts where they appear alone."""
     know(url)
     try:
         parts = urlsplit(url)
@@ -129,7 +129,7 @@ def know_url(url: str) -> None:
 
 
 def _has_both(text: str) -> bool:
-    """Letters and digits: more likely a key than a word."""
+    """Letters and digits: probably a key, not a word."""
     return any(each.isdigit() for each in text) and any(each.isalpha() for each in text)
 
 
@@ -146,7 +146,7 @@ def _read(path: Path) -> str:
 def _usable(text: str, place: str, path: Path | None = None) -> str:
     token = text.strip()
     if not token:
-        raise TokenError(f"{place} is empty: put the token in, as its only line", path)
+        raise TokenError(f"{place} is empty; write the token as its only line", path)
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise TokenError(f"{place} holds no token: one line of letters and digits is expected", path)
+        raise TokenError(f"{place} does not contain a token; one line of letters and digits is expected", path)
     return token

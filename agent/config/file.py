@@ -1,7 +1,7 @@
-"""The settings: one TOML file, tokens from files, the environment or systemd's credentials.
+"""Loading the settings: one TOML file, and tokens from files, the environment or systemd's credentials.
 
-Everything is checked when it is read, so that a mistake stops the agent before it does anything. All mistakes are told
-at once, each with file, line and key.
+Everything is checked while it is read, so that an error stops the agent before it does anything. All errors are
+reported at once, each with file, line and key.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_PATH", "ConfigError", "find_file", "load", "rules_text", "with_rules"]
 
 DEFAULT_PATH = Path(DEFAULT_CONFIG)
-# What Jenkins calls the results of builds; the keys of [status].
+# The results of builds in Jenkins; the keys of [status].
 JENKINS_RESULTS = ("SUCCESS", "UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED")
 
 # What an example can expect of a deployment: fields of the event, and why there can be no event.
 EXPECTED = ("status", "environment", "repo_url", "branch", "pr_number", "image", "reason")
 KEEP_DEPLOYMENTS = "400d"
-# An outbox with less room holds no working day of anybody.
+# A smaller outbox could not hold the events of one day.
 LEAST_SIZE = 10_000_000
 LONGEST_CONTACT = 200
 LONGEST_NOTIFYING_MS = 300_000
@@ -61,13 +61,13 @@ _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _HOST = re.compile(r"[A-Za-z0-9.:_-]+")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 _PLACE_IN_TOML = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
-# What tomllib says, and what people mostly did.
+# The beginning of tomllib's messages, and the usual cause.
 _TOML_ADVICE = {
-    "Invalid value": 'text stands in straight quotes: key = "text"',
-    "Unescaped '\\' in a string": "write a backslash twice, or the text in single quotes",
-    "Cannot overwrite a value": "the key is written twice",
-    "Cannot declare ('jenkins',) twice": "several tables of this name are written [[jenkins]]",
-    "Cannot declare ('deployment',) twice": "several tables of this name are written [[deployment]]",
+    "Invalid value": 'write text in straight quotes: key = "text"',
+    "Unescaped '\\' in a string": "write each backslash twice, or write the text in single quotes",
+    "Cannot overwrite a value": "the key is set twice",
+    "Cannot declare ('jenkins',) twice": "write [[jenkins]] for several tables with this name",
+    "Cannot declare ('deployment',) twice": "write [[deployment]] for several tables with this name",
 }
 
 
@@ -79,9 +79,9 @@ def find_file(given: Path | None) -> Path:
 
 
 def load(path: Path, *, tokens: bool = True) -> Settings:
-    """Read and check the configuration. Raises :class:`ConfigError`, which has all that is wrong.
+    """Read and check the configuration. Raises :class:`ConfigError` with all errors.
 
-    ``tokens`` False: no token is looked for; these settings are good for a look at the file and nothing else.
+    ``tokens`` False: tokens are not read. Use these settings only to check the file.
     """
     text = _read(path)
     document = _document(path, text)
@@ -150,8 +150,8 @@ def _read(path: Path) -> str:
     try:
         return read_text(path)
     except FileNotFoundError:
-        named = " (HIVEL_AGENT_CONFIG names it)" if os.environ.get("HIVEL_AGENT_CONFIG") == str(path) else ""
-        words = f'there is no such file{named}: no configuration; run "hivel-agent init", or name a file with --config'
+        named = " (it is the value of HIVEL_AGENT_CONFIG)" if os.environ.get("HIVEL_AGENT_CONFIG") == str(path) else ""
+        words = f'the file does not exist{named}; to create it, run "hivel-agent init", or give a file with --config'
         raise _about_file(path, None, words) from None
     except ReadError as error:
         words = error.problem if error.line is not None else f"cannot be read: {error.problem}"
@@ -167,7 +167,7 @@ def _document(path: Path, text: str) -> dict[str, Any]:
         words = message if place is None else message[: place.start()]
         line = None if place is None else int(place[1] or text.rstrip().count("\n") + 1)
         advice = next((f"; {advice}" for beginning, advice in _TOML_ADVICE.items() if words.startswith(beginning)), "")
-        raise _about_file(path, line, f"no valid TOML: {words}{advice}") from None
+        raise _about_file(path, line, f"not valid TOML: {words}{advice}") from None
 
 
 def _about_file(path: Path, line: int | None, words: str) -> ConfigError:
@@ -182,8 +182,8 @@ def _user_agent(check: Values, raw: tables.Http) -> str:
     if not usable or len(contact) > LONGEST_CONTACT:
         check.note(
             "http.contact",
-            f"{raw.contact!r} cannot be said in a header; write an address or a URL in at most {LONGEST_CONTACT} ASCII "
-            "characters without brackets ( ) and backslashes",
+            f"{raw.contact!r} cannot be sent in a header; write an address or a URL with at most {LONGEST_CONTACT} "
+            "ASCII characters, without parentheses and backslashes",
         )
         return USER_AGENT
     return f"{USER_AGENT} ({contact})"
@@ -193,7 +193,8 @@ def _roots(check: Values, key: str, names: list[str]) -> tuple[str, ...]:
     for name in names:
         if not name.isprintable() or not all(part.strip() for part in name.split("/")):
             check.note(
-                key, f"{name!r} is no full name of a folder; write it like services or platform/services, without URL"
+                key,
+                f"{name!r} is not the full name of a folder; write it like platform/services, not as URL",
             )
     return tuple(names)
 
@@ -201,13 +202,13 @@ def _roots(check: Values, key: str, names: list[str]) -> tuple[str, ...]:
 def _controllers(check: Values, raw: list[tables.Jenkins], user_agent: str) -> tuple[JenkinsSettings, ...]:
     controllers = tuple(_controller(check, f"jenkins[{i}]", table, user_agent) for i, table in enumerate(raw))
     if not controllers:
-        check.note("[[jenkins]]", "no controller is named; one table per Jenkins is needed")
+        check.note("[[jenkins]]", "the table is missing; write one for each Jenkins")
     names = [controller.name for controller in controllers]
     for i, name in enumerate(names):
         if name in names[:i]:
-            check.note(f"jenkins[{i}].name", f"{name!r} is the name of another controller; give each its own")
+            check.note(f"jenkins[{i}].name", f"another controller has the name {name!r}; give each its own name")
         if (variable := variable_of(name)) in os.environ and variable in map(variable_of, names[:i]):
-            check.note(f"jenkins[{i}].name", f"{variable} is the token of two controllers; use token_file")
+            check.note(f"jenkins[{i}].name", f"{variable} would be the token of two controllers; use token_file")
     return controllers
 
 
@@ -215,12 +216,12 @@ def _controller(check: Values, key: str, raw: tables.Jenkins, user_agent: str) -
     url = check.url(f"{key}.url", raw.url).rstrip("/") + "/"
     name = raw.name if raw.name is not None else urlsplit(url).netloc or key
     if not name or not name.isprintable() or "#" in name:
-        check.note(f"{key}.name", f"{name!r}: a name is text without # (it is part of every deployment_id)")
+        check.note(f"{key}.name", f"{name!r}: a name cannot be empty or contain # (it is part of every deployment_id)")
     token = None
     if raw.username is not None:
         token = check.controllers_token(key, raw.token_file, name)
     elif raw.token_file is not None:
-        check.note(f"{key}.username", "is missing; the token belongs to a user")
+        check.note(f"{key}.username", "is missing; set the user of the token")
     return JenkinsSettings(
         name=name,
         url=url,
@@ -239,7 +240,7 @@ def _controller(check: Values, key: str, raw: tables.Jenkins, user_agent: str) -
 
 def _since(check: Values, key: str, raw: Any) -> str | date:
     if not isinstance(raw, str | date):
-        check.note(key, f"{raw!r} is neither now nor a duration nor a date or time")
+        check.note(key, f"{raw!r} is not now, a duration, or a date or time")
         return ""
     check.parse(key, lambda: times.parse_since(raw, 0), 0)
     return raw
@@ -249,7 +250,7 @@ def _rule(check: Values, key: str, raw: tables.Deployment) -> Rule:
     job = check.pattern(f"{key}.job", raw.job)
     stage = check.pattern(f"{key}.stage", raw.stage)
     if job is None or (stage is None and raw.stage is not None):
-        return default_rules()[0]  # templates may name groups of the pattern that is wrong
+        return default_rules()[0]  # templates can use groups of the invalid pattern
     stage_groups = () if stage is None else ("stage", *stage.expression.groupindex)
     groups = (*job.expression.groupindex, *stage_groups)
     default = STAGE_ENVIRONMENT if "environment" in stage_groups else DEFAULT_ENVIRONMENT
@@ -293,14 +294,14 @@ def _example(check: Values, index: int, raw: tables.Example) -> Example:
 
 
 def _options(check: Values, raw: tables.File) -> Options:
-    """What holds for the events of all rules."""
+    """The options that apply to the events of all rules."""
     statuses = {}
     for result, status in raw.status.items():
         key = f"status.{result}"
         if result not in JENKINS_RESULTS:
-            check.note(key, f"is no result of Jenkins; there are {', '.join(JENKINS_RESULTS)}")
+            check.note(key, f"is not a result of Jenkins; use {', '.join(JENKINS_RESULTS)}")
         elif status not in list(Status):
-            check.note(key, f"{status!r} is no status; there are {', '.join(Status)}")
+            check.note(key, f"{status!r} is not a status; use {', '.join(Status)}")
         else:
             statuses[result] = Status(status)
     environments: dict[str, str] = {}
@@ -308,7 +309,7 @@ def _options(check: Values, raw: tables.File) -> Options:
         if not environment.strip():
             check.note(f"environments.{name}", "is empty; write the environment's name")
         if name.strip().lower() in environments:
-            check.note(f"environments.{name}", "is there already; upper and lower case are the same here")
+            check.note(f"environments.{name}", "is set twice; the keys of this table are not case-sensitive")
         environments[name.strip().lower()] = environment.strip()
     libraries = [
         check.pattern(f"repositories.libraries[{i}]", text) for i, text in enumerate(raw.repositories.libraries)
@@ -324,11 +325,11 @@ def _options(check: Values, raw: tables.File) -> Options:
 def _intake(check: Values, raw: tables.Intake) -> IntakeSettings:
     address = check.address("intake.listen", raw.listen)
     if address is None:
-        check.note("intake.listen", "is empty; take the whole table [intake] away to have no intake")
+        check.note("intake.listen", "is empty; to turn the intake off, remove the whole table [intake]")
         address = Address("", 0)
     if not raw.require_token:
         if not address.is_loopback:
-            check.note("intake.require_token", f"only a loopback address may do without; {address} is none")
+            check.note("intake.require_token", f"must be true, because {address} is not a loopback address")
         return IntakeSettings(address, ())
     teams = {name: Team(team) if isinstance(team, str) else team for name, team in raw.teams.items()}
     tokens = [(name, check.token_file(_key_of_token(raw, name), team.token_file)) for name, team in teams.items()]
@@ -336,8 +337,8 @@ def _intake(check: Values, raw: tables.Intake) -> IntakeSettings:
     if own is None and not tokens:
         check.note(
             "intake.token_file",
-            "no token: name a file here or in [intake.teams], or set HIVEL_AGENT_INTAKE_TOKEN, or give systemd the "
-            "credential intake-token",
+            "no token: set a file here or in [intake.teams], or the environment variable HIVEL_AGENT_INTAKE_TOKEN, or "
+            "systemd's credential intake-token",
         )
     allowed = {name: _allowed(check, f"intake.teams.{name}", team) for name, team in teams.items()}
     return IntakeSettings(address, (*((("", own),) if own else ()), *tokens), allowed)
@@ -353,17 +354,17 @@ def _notify(check: Values, raw: tables.Notify) -> NotifySettings:
         check.note("notify.timeout", f"{raw.timeout!r} is longer than 5m")
     if raw.command is not None:
         if raw.url_file is not None:
-            check.note("notify.url_file", "there is a command too; choose one of them")
+            check.note("notify.url_file", "cannot be set together with command; choose one of them")
         if not raw.command or not raw.command[0].startswith("/") or any("\0" in each for each in raw.command):
             example = '["/usr/local/bin/notify", "--urgent"]'
-            check.note("notify.command", f"is a list that starts with the full path of a program: {example}")
+            check.note("notify.command", f"must be a list that starts with the full path of a program: {example}")
         return replace(settings, command=tuple(raw.command))
     url = check.secret_url("notify.url_file", raw.url_file, "HIVEL_AGENT_NOTIFY_URL", "notify-url")
     if url is None:
         check.note(
             "notify.command",
-            "neither a command nor a URL: set command or url_file, or HIVEL_AGENT_NOTIFY_URL, or give systemd the "
-            "credential notify-url",
+            "no command and no URL: set command or url_file, or the environment variable HIVEL_AGENT_NOTIFY_URL, or "
+            "systemd's credential notify-url",
         )
     return replace(settings, url=url)
 
@@ -419,7 +420,7 @@ def _silent_after(check: Values, raw: tables.Monitoring) -> int:
 
 
 def _keep_deployments(check: Values, raw: tables.Outbox) -> int:
-    """Not set, it is never shorter than keep_delivered."""
+    """How long deployments are kept. The default is at least keep_delivered."""
     delivered = check.duration("outbox.keep_delivered", raw.keep_delivered)
     if raw.keep_deployments is None:
         return max(times.parse_duration(KEEP_DEPLOYMENTS), delivered)

@@ -1,4 +1,4 @@
-"""Where things are on a machine where the agent is a service. No imports: `emit` loads this."""
+"""Default paths of the service. This module imports nothing, because `emit` loads it."""
 
 DEFAULT_CONFIG = "/etc/hivel-agent/config.toml"
 DEFAULT_OUTBOX = "/var/lib/hivel-agent/outbox.db"

@@ -1,4 +1,4 @@
-"""In which line of a TOML file a key is written, which ``tomllib`` does not tell."""
+"""The lines of the keys in a TOML file, which ``tomllib`` does not provide."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LAST_PART = re.compile(r"(?:\[\d+\]|\.[^.\[]*|^[^.\[]+)$")
 
 
 class Positions:
-    """The lines of the keys of a text that ``tomllib`` accepts. Keys are written like ``jenkins[0].url``."""
+    """The lines of the keys in a valid TOML text. Keys are written like ``jenkins[0].url``."""
 
     def __init__(self, text: str) -> None:
         self._lines: dict[str, int] = {}
@@ -34,7 +34,7 @@ class Positions:
             self._lines.setdefault(key, line)
 
     def _header(self, names: list[str], *, several: bool) -> str:
-        """The key of a table; below an array of tables that means its last one until here."""
+        """The key of a table. A table in an array of tables belongs to the last one so far."""
         key = ""
         for name in names[:-1]:
             key = _joined(key, name)
@@ -46,7 +46,7 @@ class Positions:
         return key
 
     def line(self, key: str) -> int | None:
-        """The line of a key; where that is not written, of the table that it belongs to. None: nowhere."""
+        """The line of a key, or of its table if the key is missing. None if both are missing."""
         key = key.partition(", ")[0]
         key = key.strip("[]") if key.startswith("[") else key
         while key:
@@ -71,7 +71,7 @@ def tables_of(text: str, name: str) -> str:
 
 
 def _statements(text: str) -> list[tuple[int, str]]:
-    """Headers of tables and assignments, each with the line in which it begins. Values go over several lines."""
+    """Table headers and assignments, each with its first line. A value can have several lines."""
     found, begin, depth = [], 0, 0
     for token in _TOKEN.finditer(text):
         depth += (token["open"] is not None) - (token["close"] is not None)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: all of it at once, each problem with its place in the file."""
+"""The errors of a configuration, all at once, each with its place in the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong. ``key``: where in the file, such as ``jenkins[0].url``; empty: the file as a whole."""
+    """One error. ``key``: its key in the file, such as ``jenkins[0].url``; empty: the whole file."""
 
     file: Path
     line: int | None
@@ -27,10 +27,9 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration is wrong. The message names file, line and key of each problem and says what to write.
+    """The configuration is not valid. The message has file, line and key of each problem, and says what to write.
 
-    ``problems``: the same one by one; empty if something else than the file is wrong, such as a variable of the
-    environment.
+    ``problems``: the problems one by one; empty if the error is outside of the file, such as in the environment.
     """
 
     def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
@@ -39,7 +38,7 @@ class ConfigError(Exception):
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> ConfigError:
-        """One problem is the message itself; several are listed, a line each."""
+        """The error for these problems. Several problems are listed, one on each line."""
         if len(problems) == 1:
             return cls(str(problems[0]), problems)
         listed = "".join(f"\n  {each}" for each in problems)
@@ -49,7 +48,7 @@ class ConfigError(Exception):
 class Problems:
     """Collects the problems of one file.
 
-    Whoever finds one goes on with a stand-in for the value; :meth:`raise_if_any` sees to it that no stand-in is used.
+    After a problem, reading continues with a placeholder; :meth:`raise_if_any` prevents that a placeholder is used.
     """
 
     def __init__(self, file: Path, positions: Positions) -> None:
@@ -59,17 +58,17 @@ class Problems:
         self._settled: set[str] = set()
 
     def note(self, key: str, problem: str) -> None:
-        """Only the first problem of a key, or of a table that it is in, is kept: the others follow from it."""
+        """Add a problem. Only the first problem of a key or of its table is kept: the others follow from it."""
         if not self.is_settled(key):
             self._noted.append(Problem(self._file, self._positions.line(key), key, problem))
             self.settle(key)
 
     def settle(self, key: str) -> None:
-        """Whatever else is wrong with this key follows from a problem that was noted elsewhere."""
+        """Ignore further problems of this key: they follow from a problem that was already noted."""
         self._settled.add(key)
 
     def is_settled(self, key: str) -> bool:
-        """Whether this key, or a table that it is in, is known to be wrong."""
+        """Whether a problem of this key or of its table is already noted."""
         key = key.strip("[]") if key.startswith("[") else key
         return any(key == each or key.startswith((f"{each}.", f"{each}[")) for each in self._settled)
 

@@ -1,7 +1,7 @@
-"""Which proxy a URL is asked through, by the environment: one meaning of the usual variables for every client.
+"""The proxy for a URL, from the usual environment variables, with the same rules for every client.
 
-The libraries differ: a name in ``NO_PROXY`` ends a host's name for ``requests``, label or not; ``httpx`` knows no
-networks, and fails on brackets and on networks of IPv6. So neither of them looks at the environment.
+The libraries differ: ``requests`` compares a name in ``NO_PROXY`` with the end of the host name, even within a label;
+``httpx`` supports no networks, and fails on brackets and IPv6 networks. So neither of them reads the environment.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 _PORTS = {"http": 80, "https": 443}
 _SEPARATORS = re.compile(r"[,\s]+")
-# A name as the resolver takes it; `_` is in no host's name by the standards, and in some all the same.
+# A name that the resolver accepts. The standards do not allow `_` in host names, but some have it.
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.)){0,252}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _IN_BRACKETS = re.compile(r"\[([^\[\]]*)\](/[0-9]+)?")
-# Of a value that makes no sense, no more than this is repeated.
+# The maximum length of an invalid value in a message.
 _SHOWN = 60
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ProxyError(ValueError):
-    """A variable names a proxy that cannot be used; the message names the variable, without what is secret in it."""
+    """A variable names an unusable proxy. The message contains the variable, but no secrets."""
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy to go through. ``url`` holds no credentials; ``authorization`` is the header that does."""
+    """A proxy. ``url`` contains no credentials; ``authorization`` is the header with the credentials."""
 
     url: str
     authorization: str | None = field(default=None, repr=False)
@@ -45,7 +45,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Route:
-    """The way to a URL. ``proxy`` None: directly; ``reason``: which variable says so, None: there is none."""
+    """How to reach a URL. ``proxy`` None: directly. ``reason``: the variable that decided it, or None."""
 
     proxy: Proxy | None
     reason: str | None
@@ -57,7 +57,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Bypass:
-    """One entry of ``NO_PROXY``: whom it is about. Exactly one of ``domain``, ``network`` and ``everybody`` is set.
+    """One entry of ``NO_PROXY``. Exactly one of ``domain``, ``network`` and ``everybody`` is set.
 
     ``port`` and ``scheme`` None: any.
     """
@@ -70,7 +70,7 @@ class Bypass:
     scheme: str | None = None
 
     def covers(self, scheme: str, host: str, port: int) -> bool:
-        """``host`` as :func:`_normal` makes it."""
+        """Whether the entry matches. ``host``: as returned by :func:`_normal`."""
         if self.scheme not in (None, scheme) or self.port not in (None, port):
             return False
         if self.everybody:
@@ -82,7 +82,7 @@ class Bypass:
 
 
 class Proxies:
-    """What the environment says. ``unusable``: entries of ``NO_PROXY`` that mean nothing, and are passed over."""
+    """The proxies of the environment. ``unusable``: entries of ``NO_PROXY`` that are not valid and are ignored."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._environment = os.environ if environment is None else environment
@@ -96,15 +96,15 @@ class Proxies:
             try:
                 self._exceptions.append(_exception(text))
             except ValueError:
-                self.unusable.append(f"{name}: {_shown(text)} is no host, domain, address or network, and is ignored")
+                self.unusable.append(f"{name}: {_shown(text)} is not a host, domain, address or network; it is ignored")
 
     def _value(self, name: str) -> tuple[str, str]:
-        """Which spelling counts, and its value. Lower case goes first, also to say that there is no proxy."""
+        """The spelling that is used, and its value. Lower case takes precedence, even if it is empty."""
         spelled = name if name in self._environment else name.upper()
         return spelled, self._environment.get(spelled, "").strip()
 
     def route(self, url: str) -> Route:
-        """How to ask this ``http`` or ``https`` URL. Raises :class:`ProxyError`."""
+        """How to reach this ``http`` or ``https`` URL. Raises :class:`ProxyError`."""
         parts = urlsplit(url)
         name, value = self._value(f"{parts.scheme}_proxy")
         if not value:
@@ -122,7 +122,7 @@ class Proxies:
 
 
 def _keep_secret(value: str) -> None:
-    """The password in a proxy's URL, or what there is instead of one; whether or not the proxy can be used."""
+    """The password in the URL of a proxy, or what is written in its place, even if the proxy cannot be used."""
     credentials, at, _ = value.rpartition("@")
     if not at:
         return
@@ -132,15 +132,15 @@ def _keep_secret(value: str) -> None:
 
 
 def _proxy(value: str) -> Proxy:
-    """``http://user:password@proxy:3128``; without a scheme it is ``http``. What is wrong is said without the value."""
+    """Parse ``http://user:password@proxy:3128``. The default scheme is ``http``. Errors do not contain the value."""
     scheme, separator, rest = value.partition("://")
     if not separator:
         scheme, rest = "http", value
     scheme = scheme.lower()
     if scheme.startswith("socks"):
-        raise ValueError("SOCKS is not supported; name an HTTP proxy, as http://proxy.example.com:3128")
+        raise ValueError("SOCKS is not supported; use an HTTP proxy, such as http://proxy.example.com:3128")
     if scheme not in _PORTS:
-        raise ValueError("it is no HTTP proxy; write it like http://proxy.example.com:3128")
+        raise ValueError("it is not an HTTP proxy; write it like http://proxy.example.com:3128")
     credentials, _, place = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
     host, port = _host_and_port(place)
     address = f"[{host}]" if ":" in host else host
@@ -148,7 +148,7 @@ def _proxy(value: str) -> Proxy:
 
 
 def _basic(credentials: str) -> str | None:
-    """``user:password``, percent-encoded where they have to be: what ``Proxy-Authorization`` says of them."""
+    """The ``Proxy-Authorization`` header for ``user:password``, which can be percent-encoded."""
     if not credentials:
         return None
     user, _, password = credentials.encode("utf-8", "surrogateescape").partition(b":")
@@ -156,7 +156,7 @@ def _basic(credentials: str) -> str | None:
 
 
 def _host_and_port(text: str) -> tuple[str, int | None]:
-    """Of ``host``, ``host:port``, ``[::1]:port``. Raises :class:`ValueError`."""
+    """Host and port of ``host``, ``host:port`` or ``[::1]:port``. Raises :class:`ValueError`."""
     if bracketed := re.fullmatch(r"(\[.*\])(?::(.*))?", text):
         host, port = bracketed[1][1:-1], bracketed[2]
         usable = ":" in host and "%" not in host and _network(host) is not None and "/" not in host
@@ -164,16 +164,16 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
         host, _, port = text.partition(":")
         usable = _NAME.fullmatch(host) is not None
     if not usable:
-        raise ValueError("it names no host; write it like http://proxy.example.com:3128")
+        raise ValueError("it has no host; write it like http://proxy.example.com:3128")
     if not port:
         return host, None
     if not _PORT.fullmatch(port) or not 0 < int(port) < 65_536:
-        raise ValueError("its port is no number from 1 to 65535")
+        raise ValueError("its port is not a number from 1 to 65535")
     return host, int(port)
 
 
 def _exception(text: str) -> Bypass:
-    """Raises :class:`ValueError` for what means nothing."""
+    """Parse one entry. Raises :class:`ValueError` if it is not valid."""
     scheme, separator, rest = text.rpartition("://")
     if separator:
         if scheme.lower() not in _PORTS:
@@ -191,7 +191,7 @@ def _exception(text: str) -> Bypass:
 
 
 def _network(text: str) -> _Network | None:
-    """An address is a network of one; brackets may be around the address, or around all of it."""
+    """Parse an address or a network, with brackets around the address or around all of it."""
     if found := _IN_BRACKETS.fullmatch(text):
         text = found[1] + (found[2] or "")
     try:
@@ -213,5 +213,5 @@ def _normal(host: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """Without what may be credentials."""
+    """The text without possible credentials."""
     return repr(text.rpartition("@")[2][:_SHOWN])

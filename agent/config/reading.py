@@ -17,7 +17,7 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class ReadError(Exception):
-    """A file cannot be read as text. ``line``: where, if it is about one line."""
+    """A file cannot be read as text. ``line``: the line of the error, if there is one."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem)
@@ -28,8 +28,8 @@ class ReadError(Exception):
 def read_text(path: Path, *, secret: bool = False) -> str:
     """The text of a UTF-8 file, with or without a byte order mark.
 
-    ``secret``: no character of the file is repeated in an error. Raises :class:`ReadError`, and
-    :class:`FileNotFoundError` if there is no file.
+    ``secret``: errors contain no character of the file. Raises :class:`ReadError`, and :class:`FileNotFoundError` if
+    the file does not exist.
     """
     content = _read(path)
     if content.startswith(_UTF16):
@@ -43,7 +43,7 @@ def read_text(path: Path, *, secret: bool = False) -> str:
 
 
 def check_readable(path: Path) -> None:
-    """Raises :class:`ReadError`, also if there is no file."""
+    """The content of a file. Raises :class:`ReadError`, also if the file does not exist."""
     try:
         path.open("rb").close()
     except OSError as error:
@@ -70,7 +70,7 @@ def _in_windows_1252(byte: int) -> str:
 
 
 def _denied(path: Path) -> str:
-    """Who owns what may not be read, and what to do about it; begins with a colon."""
+    """The owner of a file that cannot be read, and what to do. Begins with a colon."""
     try:
         user = name_of_user(os.geteuid())
         place = _first_closed(path)
@@ -80,7 +80,7 @@ def _denied(path: Path) -> str:
     group = _name_of_group(there.st_gid)
     mode = stat.S_IMODE(there.st_mode)
     what = "it" if place == path else str(place)
-    words = f": {what} belongs to {name_of_user(there.st_uid)}:{group} with mode {mode:04o}, and this is user {user}"
+    words = f": {what} belongs to {name_of_user(there.st_uid)}:{group} with mode {mode:04o}, and you are user {user}"
     if place != path:
         return f"{words}; run the command as the owner or with sudo"
     advice = f"run the command with sudo, or let this user read the file: sudo chown {user} {shlex.quote(str(path))}"
@@ -88,7 +88,7 @@ def _denied(path: Path) -> str:
 
 
 def _first_closed(path: Path) -> Path:
-    """The outermost folder of the path that this user may not enter; the path itself if there is none."""
+    """The outermost folder of the path that this user cannot enter, or else the path itself."""
     for folder in reversed(path.absolute().parents):
         if not os.access(folder, os.X_OK, effective_ids=True):
             return folder
@@ -96,7 +96,7 @@ def _first_closed(path: Path) -> Path:
 
 
 def name_of_user(number: int) -> str:
-    """The name, or the number of a user without one."""
+    """The name of a user, or the number if there is no name."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:

@@ -1,4 +1,4 @@
-"""Rules: which jobs deploy, and the templates that say where to and what."""
+"""Rules: which jobs deploy, and the templates for environment, repository and other fields."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 _PLAIN_FIELDS = ("job", "job.environment", "number", "repo_url", "branch", "commit")
 DEFAULT_JOBS = "re:(?i)deploy"
 DEFAULT_ENVIRONMENT = "{params.ENVIRONMENT}|{job.environment}"
-# Of a rule whose pattern for stages names the environment; the rest is for builds whose stages cannot be read.
+# For rules whose stage pattern has the group ``environment``; the rest is for builds whose stages cannot be read.
 STAGE_ENVIRONMENT = f"{{environment}}|{DEFAULT_ENVIRONMENT}"
 
 
 class RuleError(ValueError):
-    """A pattern or template makes no sense; the message says what to write instead."""
+    """A pattern or template is not valid; the message says what to write instead."""
 
 
 class MaskedParameterError(ValueError):
-    """A template reads a parameter without a value that Jenkins tells, such as a password, and nothing else helps."""
+    """A template needs a parameter whose value Jenkins does not show, such as a password."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A glob (``*`` within a folder, ``**`` across folders), or ``re:`` and an expression.
+    """A glob (``*`` within a folder, ``**`` across folders), or ``re:`` and a regular expression.
 
-    It is held against a job's full name, a stage's name, or a repository as ``github.com/acme/shop``.
+    It is matched against the full name of a job, the name of a stage, or a repository such as ``github.com/acme/shop``.
     """
 
     text: str
@@ -47,16 +47,16 @@ class Pattern:
         try:
             return cls(text, re.compile(text.removeprefix("re:")))
         except (re.error, OverflowError, RecursionError) as error:
-            raise RuleError(f"{text!r} is no regular expression: {error}") from None
+            raise RuleError(f"{text!r} is not a regular expression: {error}") from None
 
     def match(self, name: str) -> dict[str, str] | None:
-        """The named groups when the name matches, else None. ``re:`` may match anywhere in the name."""
+        """The named groups if the name matches, else None. ``re:`` can match anywhere in the name."""
         found = self.expression.search(name)
         return None if found is None else {k: v for k, v in found.groupdict().items() if v is not None}
 
 
 def _glob(text: str) -> str:
-    """``**/`` stands for any folders or none, ``**`` for anything, ``*`` and ``?`` for anything but a slash."""
+    """``**/`` matches any number of folders, ``**`` anything, ``*`` and ``?`` anything except a slash."""
     words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", text)
     return r"\A(?s:" + "".join(words.get(part) or re.escape(part) for part in parts) + r")\Z"
@@ -64,11 +64,11 @@ def _glob(text: str) -> str:
 
 @dataclass(frozen=True)
 class Template:
-    """``{params.ENVIRONMENT}|production``: the first alternative whose fields all have a value.
+    """A template such as ``{params.ENVIRONMENT}|production``: the first alternative whose fields all have a value.
 
-    Fields: ``{params.NAME}`` (a build parameter), ``{job}`` (full name), ``{job.environment}`` (what the job's name
-    says), ``{number}``, what the build checked out as ``{repo_url}``, ``{branch}`` and ``{commit}``, and the named
-    groups of the rule's ``re:`` patterns; a rule for stages has ``{stage}``, the stage's name, too.
+    Fields: ``{params.NAME}`` (a build parameter), ``{job}`` (full name), ``{job.environment}`` (the environment in the
+    job's name), ``{number}``, ``{repo_url}``, ``{branch}`` and ``{commit}`` (of the checkout), the named groups of the
+    rule's ``re:`` patterns and, in a rule with ``stage``, ``{stage}`` (the name of the stage).
     """
 
     text: str
@@ -76,25 +76,25 @@ class Template:
 
     @classmethod
     def parse(cls, text: str, groups: Iterable[str] = ()) -> Template:
-        """Raises :class:`RuleError` for a field that does not exist or braces that do not pair."""
+        """Parse a template. Raises :class:`RuleError` for an unknown field or an unpaired brace."""
         known = (*_PLAIN_FIELDS, *groups)
         for name in _FIELD.findall(text):
             if "|" in name:
-                raise RuleError(f"{text!r}: the | stands between braces: {{{name.replace('|', '}|{')}}}")
+                raise RuleError(f"{text!r}: write the | between braces: {{{name.replace('|', '}|{')}}}")
             if name not in known and not (name.startswith("params.") and len(name) > len("params.")):
                 fields = ", ".join(f"{{{each}}}" for each in ("params.NAME", *known))
-                raise RuleError(f"{text!r}: there is no field {{{name}}}; there are {fields}")
+                raise RuleError(f"{text!r}: there is no field {{{name}}}; use {fields}")
         if "{" in (rest := _FIELD.sub("", text)) or "}" in rest:
-            raise RuleError(f"{text!r}: a brace has no partner")
+            raise RuleError(f"{text!r}: a brace is not paired")
         alternatives = tuple(part.strip() for part in text.split("|"))
         if not all(alternatives):
-            raise RuleError(f"{text!r}: there is nothing on one side of a |")
+            raise RuleError(f"{text!r}: one side of a | is empty")
         return cls(text, alternatives)
 
     def render(
         self, fields: Mapping[str, str], masked: Iterable[str] = (), kinds: Mapping[str, str] | None = None
     ) -> str | None:
-        """The text, or None when every alternative lacks a value. Raises :class:`MaskedParameterError`."""
+        """The text, or None if every alternative lacks a value. Raises :class:`MaskedParameterError`."""
         alternative = self.choose(fields, masked, kinds)
         if alternative is None:
             return None
@@ -103,10 +103,10 @@ class Template:
     def choose(
         self, fields: Mapping[str, str], masked: Iterable[str] = (), kinds: Mapping[str, str] | None = None
     ) -> str | None:
-        """The alternative that :meth:`render` takes, as it is written.
+        """The source text of the alternative that :meth:`render` uses.
 
-        ``masked``: parameters without a value; ``kinds`` says what they are. Raises :class:`MaskedParameterError` when
-        no alternative has a value, and one would have had it but for such a parameter.
+        ``masked``: parameters without a value; ``kinds``: their types. Raises :class:`MaskedParameterError` if no
+        alternative has a value only because of such a parameter.
         """
         passed_over = ""
         for alternative in self.alternatives:
@@ -122,34 +122,32 @@ class Template:
 
 
 def valueless_of(names: Iterable[str], masked: Iterable[str]) -> list[str]:
-    """Those fields of a template that are parameters without a value."""
+    """The fields of a template that are parameters without a value."""
     without = {f"params.{name}" for name in masked}
     return [name for name in names if name in without]
 
 
 def without_value(field: str, kinds: Mapping[str, str]) -> str:
-    """Why ``params.NAME`` has no value, in words."""
+    """Why ``params.NAME`` has no value, for people."""
     kind = kinds.get(field.removeprefix("params."), "password")
     if kind == TOO_LONG:
-        return (
-            f"{{{field}}} is not kept: the parameters of the build have more than {PARAMETERS_TEXT} characters together"
-        )
-    told = "which build it names, and no text" if kind == "run" else "no value"
-    return f"{{{field}}} is a {kind} parameter, of which Jenkins tells {told}"
+        return f"{{{field}}} was not stored: the parameters of the build are longer than {PARAMETERS_TEXT} characters"
+    told = "only the build that it selects" if kind == "run" else "no value"
+    return f"{{{field}}} is a {kind} parameter, for which Jenkins shows {told}"
 
 
 def fields_of(alternative: str) -> list[str]:
-    """The names between the braces: ``{params.APP}-{branch}`` has ``params.APP`` and ``branch``."""
+    """The names in braces: ``params.APP`` and ``branch`` for ``{params.APP}-{branch}``."""
     return _FIELD.findall(alternative)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One ``[[deployment]]`` table. None: the field is taken from the build alone.
+    """One ``[[deployment]]`` table. None: the field is taken from the build.
 
-    ``repository`` chooses among the repositories that a build checked out; ``checkouts`` says whether one of them or
-    each gives an event. With ``stage`` the events are those of the stages that match; ``attempts`` says whether stages
-    of one name in one build are one event or one each, ``without_stages`` what to do when they cannot be read.
+    ``repository`` selects among the repositories that a build checked out; ``checkouts``: one event for one of them, or
+    one for each. With ``stage``, each matching stage is an event; ``attempts``: whether stages with the same name in
+    one build are one event or several; ``without_stages``: what to do if the stages cannot be read.
     """
 
     job: Pattern
@@ -173,12 +171,12 @@ class Match:
 
 
 def default_rules() -> tuple[Rule, ...]:
-    """Without any ``[[deployment]]`` table: jobs with "deploy" in the name are deployments."""
+    """The rules without any ``[[deployment]]`` table: builds of jobs with "deploy" in the name are deployments."""
     return (Rule(Pattern.parse(DEFAULT_JOBS), Template.parse(DEFAULT_ENVIRONMENT)),)
 
 
 def first_match(rules: Iterable[Rule], full_name: str) -> Match | None:
-    """The first rule whose pattern matches the job's full name; None: builds of this job are no deployments."""
+    """The first rule that matches the full name of the job, or None: builds of this job are not deployments."""
     for rule in rules:
         groups = rule.job.match(full_name)
         if groups is not None:
@@ -187,27 +185,27 @@ def first_match(rules: Iterable[Rule], full_name: str) -> Match | None:
 
 
 def described(rules: Sequence[Rule], match: Match) -> str:
-    """Which rule it is, for people."""
+    """The rule in a text for people."""
     index = next((number for number, rule in enumerate(rules, 1) if rule is match.rule), 1)
     return f'[[deployment]] number {index}, job = "{match.rule.job.text}"'
 
 
 def match_of_reporting(rules: Iterable[Rule], full_name: str) -> Match:
-    """The match for a build that reports itself: no rule has to match its job."""
+    """The match for a build that reports itself. Its job does not need a rule."""
     implied = Rule(Pattern(full_name, re.compile(re.escape(full_name))), Template.parse(DEFAULT_ENVIRONMENT))
     return first_match(rules, full_name) or Match(implied, {})
 
 
-# How repository URLs are written: as they were found, or as https://host/path.
+# The form of repository URLs: as found, or as https://host/path.
 UrlForm = Literal["as-is", "https"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the configuration says about the events of all rules.
+    """Options for the events of all rules.
 
-    ``status_map``: Jenkins' result to a status, instead of Hivel's own table. ``environment_map``: the name that a
-    rule gives, in lower case, to the name that is sent. ``libraries``: repositories that are never the application's.
+    ``status_map``: status by result of Jenkins, in place of Hivel's table. ``environment_map``: the name that is sent,
+    by the name that a rule gives, in lower case. ``libraries``: repositories that are never the application.
     """
 
     status_map: Mapping[str, Status] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The settings as the agent uses them; ``config`` reads them from a file. All durations are milliseconds."""
+"""The settings. ``agent.config.file`` reads them from a file. All durations are milliseconds."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from agent.model.keys import Project
 
 DEPLOYMENT_PATH = "/api/hooks/v2/deployment"
-# What requests say of who asks, followed by the contact if one is configured.
+# The User-Agent of requests. The contact follows if one is configured.
 USER_AGENT = f"hivel-jenkins-agent/{__version__}"
 
 
 @dataclass(frozen=True)
 class TlsSettings:
-    """Whom to trust, and how to be known: PEM files. None: the system's authorities, and no client certificate."""
+    """PEM files for TLS. None: the system's certificate authorities, and no client certificate."""
 
     ca_file: Path | None = None
     client_certificate: Path | None = None
-    client_key: Path | None = None  # None: it is in the file of the certificate
+    client_key: Path | None = None  # None: the key is in the file of the certificate
 
     def context(self) -> ssl.SSLContext:
-        """What a connection needs. Raises :class:`ssl.SSLError` and :class:`OSError` for files that are no PEM."""
+        """The context of a connection. Raises :class:`ssl.SSLError` and :class:`OSError` for invalid PEM files."""
         context = ssl.create_default_context(cafile=self.ca_file)
         if self.client_certificate is not None:
             context.load_cert_chain(self.client_certificate, self.client_key)
@@ -44,7 +44,7 @@ class TlsSettings:
 
 @dataclass(frozen=True)
 class HivelSettings:
-    """Where events go."""
+    """Where events are sent."""
 
     url: str
     token: Token
@@ -59,9 +59,9 @@ class HivelSettings:
 
 @dataclass(frozen=True)
 class JenkinsSettings:
-    """One controller. ``url`` ends with a slash; without ``username`` it is asked anonymously.
+    """One controller. ``url`` ends with a slash. Without ``username``, requests are anonymous.
 
-    ``roots``: the folders that are asked, by their full names; none: everything.
+    ``roots``: the full names of the folders that are polled; empty: everything.
     """
 
     name: str
@@ -72,14 +72,14 @@ class JenkinsSettings:
     since: str | date
     timeout_ms: int
     concurrency: int = 8
-    requests_per_minute: int = 0  # 0: any number
+    requests_per_minute: int = 0  # 0: no limit
     tls: TlsSettings = TlsSettings()
     user_agent: str = USER_AGENT
     roots: tuple[str, ...] = ()
 
     @property
     def outermost_roots(self) -> tuple[str, ...]:
-        """The roots without those that are in another one, or there twice: each is asked with all that is below it."""
+        """The roots without duplicates and without roots inside other roots."""
         unique = tuple(dict.fromkeys(self.roots))
         return tuple(root for root in unique if not any(root.startswith(f"{other}/") for other in unique))
 
@@ -88,28 +88,28 @@ class JenkinsSettings:
         return not self.roots or any(full_name.startswith(f"{root}/") for root in self.roots)
 
     def report_from(self, now_ms: int) -> int:
-        """The moment (UTC ms) from which a first start reports builds."""
+        """The time (UTC ms) from which the first poll reports builds."""
         return times.parse_since(self.since, now_ms)
 
 
 @dataclass(frozen=True)
 class DeliverySettings:
-    """How events are sent and sent again."""
+    """How events are sent and retried."""
 
     concurrency: int = 8
     timeout_ms: int = 10_000
     interval_ms: int = 1_000
     backoff_initial_ms: int = 5_000
     backoff_max_ms: int = 900_000
-    per_minute: int = 0  # 0: any number
-    max_attempts: int = 0  # 0: any number
-    max_age_ms: int = 0  # 0: for ever
+    per_minute: int = 0  # 0: no limit
+    max_attempts: int = 0  # 0: no limit
+    max_age_ms: int = 0  # 0: no limit
     canceled_spelling: CanceledSpelling = "canceled"
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where to listen."""
+    """An address to listen on."""
 
     host: str
     port: int
@@ -130,17 +130,17 @@ class Address:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a team may report: jobs by their full names, environments as they are sent. None: any."""
+    """What a team may report: patterns for full names of jobs, and for environments as sent. None: any."""
 
     jobs: tuple[Pattern, ...] | None = None
     environments: tuple[Pattern, ...] | None = None
 
     def job(self, full_name: str) -> bool:
-        """Of this job, or of this run of another system."""
+        """Whether the team may report this job, or this project of another CI system."""
         return self.jobs is None or any(each.match(full_name) is not None for each in self.jobs)
 
     def environment(self, name: str) -> bool:
-        """Of deployments to this environment."""
+        """Whether the team may report deployments to this environment."""
         return self.environments is None or any(each.match(name) is not None for each in self.environments)
 
     def __str__(self) -> str:
@@ -153,9 +153,9 @@ def _any_or(patterns: tuple[Pattern, ...] | None, what: str) -> str:
 
 @dataclass(frozen=True)
 class IntakeSettings:
-    """The HTTP intake. ``tokens`` by team, that of ``token_file`` without a name; none: whoever reaches it reports.
+    """The HTTP intake. ``tokens``: by team; the token of ``token_file`` has no name. Empty: no token is required.
 
-    ``teams``: what those may report that may not report everything.
+    ``teams``: the teams whose reports are restricted.
     """
 
     address: Address
@@ -165,10 +165,10 @@ class IntakeSettings:
 
 @dataclass(frozen=True)
 class NotifySettings:
-    """Who gets notifications: a ``command`` (argv), or without one the address in ``url``, which is a secret.
+    """Where notifications are sent: to a ``command`` (argv), or else to ``url``, which is a secret.
 
-    A condition is reported when it has lasted for ``after_ms``, and again every ``repeat_ms``; 0: never again.
-    ``timeout_ms`` bounds each attempt to send.
+    A condition is reported after ``after_ms``, and again every ``repeat_ms``; 0: not again. ``timeout_ms``: limit of
+    each attempt.
     """
 
     command: tuple[str, ...] = ()
@@ -227,7 +227,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the agent was told."""
+    """All settings."""
 
     file: Path
     hivel: HivelSettings
@@ -241,7 +241,7 @@ class Settings:
     keep_ids_ms: int = 3650 * 86_400_000
     max_size_bytes: int = 0  # 0: no limit
     monitoring: Address | None = None  # None: off
-    silent_after_ms: int = 14 * 86_400_000  # 0: nobody is told of silent jobs
+    silent_after_ms: int = 14 * 86_400_000  # 0: silent jobs are not reported
     silent_least: int = 5
     hold_for_ms: int = 3_600_000
     spool: Path | None = None
@@ -251,30 +251,30 @@ class Settings:
     examples: tuple[Example, ...] = ()
 
     def allowed(self, team: str) -> Allowed:
-        """What a team may report; everything, where nothing else is said."""
+        """What a team may report. The default is everything."""
         return (self.intake.teams if self.intake is not None else {}).get(team, Allowed())
 
     def may_report(self, team: str, project: Project) -> bool:
-        """Whether a team may speak for the builds of a project."""
+        """Whether a team may report builds of a project."""
         return not project.reuses_numbers or self.allowed(team).job(project.name)
 
     def roots_elsewhere(self, controller: str, full_name: str) -> tuple[str, ...]:
-        """The roots of the controller if the job is in none of them; else none: it is followed, or not polled."""
+        """The roots of the controller if the job is outside of them; otherwise empty."""
         found = next((each for each in self.controllers if each.name == controller), None)
         return () if found is None or found.covers(full_name) else found.roots
 
 
 def controller_of(controllers: tuple[JenkinsSettings, ...], url: str) -> JenkinsSettings | None:
-    """The controller at this address of a build; Jenkins may name itself differently: then by host, or the only one.
+    """The controller of a build's address, by URL, else by host, else the only one: Jenkins can use another address.
 
-    None: there are several, and it is none of them, or the address is none.
+    None if several controllers exist and none matches, or if the address is not valid.
     """
     for controller in controllers:
         if url.startswith(controller.url):
             return controller
     try:
         host = urlsplit(url).hostname
-    except ValueError:  # half an IPv6 address
+    except ValueError:  # such as an incomplete IPv6 address
         return None
     named = [controller for controller in controllers if urlsplit(controller.url).hostname == host]
     if len(named) == 1:

@@ -1,4 +1,4 @@
-"""Whether a TOML file has the tables, keys and types of :mod:`agent.config.tables`; all that is wrong is noted."""
+"""Checking that a TOML file has the tables, keys and types of :mod:`agent.config.tables`. All errors are collected."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-# What people call the key that names the token's file.
+# Wrong names that people use for ``token_file``.
 _TOKEN_ITSELF = ("token", "api_token", "apitoken", "api_key", "apikey", "key", "password", "secret")
 _LIKE = 0.6  # for difflib
 
 
 class _ShapeError(Exception):
-    """A value is of another type; the message says which one is needed."""
+    """A value has the wrong type; the message says which type is expected."""
 
 
 def decode(document: Mapping[str, Any], problems: Problems) -> File:
-    """The document as tables. Where something is wrong, it is noted, and the default or an empty text is put there."""
+    """The document as tables. An invalid value is noted, and replaced by the default or an empty text."""
     return cast("File", _struct(_of(File), document, "", problems))
 
 
@@ -96,7 +96,7 @@ def _check_scalar(kind: types.Type, value: Any, key: str) -> None:
     match kind:
         case types.LiteralType(values=words) if value not in words:
             listed = " or ".join(f'"{word}"' for word in words)
-            raise _ShapeError(f"{value!r} is not possible here; write {listed}")
+            raise _ShapeError(f"{value!r} is not valid here; write {listed}")
         case types.StrType() if not isinstance(value, str):
             raise _ShapeError(f"must be text in quotes, not {_what(value)}{_quoted(key, value)}")
         case types.BoolType() if not isinstance(value, bool):
@@ -107,7 +107,7 @@ def _check_scalar(kind: types.Type, value: Any, key: str) -> None:
 
 def _one_table(value: Any, key: str, problems: Problems) -> Mapping[str, Any]:
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        problems.note(f"[[{key}]]", f"there is only one such table; write [{key}] with single brackets")
+        problems.note(f"[[{key}]]", f"there is only one such table; write [{key}] in single brackets")
         value = value[0]
     if not isinstance(value, dict):
         raise _ShapeError(f"must be a table, not {_what(value)}; write it like [{key}]")
@@ -122,18 +122,18 @@ def _list(item: types.Type, value: Any, key: str, problems: Problems) -> Sequenc
         raise _ShapeError(f"must be a list in brackets, not {_what(value)}{example}")
     if not isinstance(value, dict):
         raise _ShapeError(f"must be a table, not {_what(value)}; write it like [[{key}]]")
-    problems.note(f"[{key}]", f"there may be several such tables; write [[{key}]] with double brackets")
+    problems.note(f"[{key}]", f"there can be several such tables; write [[{key}]] in double brackets")
     return [value]
 
 
 def _member(members: Sequence[types.Type], value: Any) -> types.Type:
-    """The member of a union that a value is most likely meant for. TOML has no null."""
+    """The type of a union that a value is probably meant for. TOML has no null."""
     tables = [member for member in members if isinstance(member, types.StructType)]
     others = [member for member in members if member not in tables and not isinstance(member, types.NoneType)]
     return tables[0] if tables and (isinstance(value, dict) or not others) else others[0]
 
 
-# In this order: a bool is an int too.
+# The order matters: a bool is also an int.
 _KINDS = (
     (bool, "true or false"), (str, "text"), (int, "a whole number"), (float, "a number"),
     ((date, time), "a date or time"), (list, "a list"),
@@ -145,14 +145,14 @@ def _what(value: Any) -> str:
 
 
 def _quoted(key: str, value: Any) -> str:
-    """A number is repeated in quotes."""
+    """How to write a number in quotes."""
     name = key.rpartition(".")[2]
     return (
         f'; write it like {name} = "{value}"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
     )
 
 
-# ---- names that are not known
+# ---- unknown names
 
 
 def _note_unknown(fields: Mapping[str, types.Field], table: str, name: str, value: Any, problems: Problems) -> None:
@@ -161,18 +161,18 @@ def _note_unknown(fields: Mapping[str, types.Field], table: str, name: str, valu
         if isinstance(value, str):
             know(value)
         problems.settle(join(table, "token_file"))
-        advice = 'put the token alone into a file, readable for the agent only, and write token_file = "FILE"'
-        problems.note(key, f"unknown key; the token itself is not written here: {advice}")
+        advice = 'write it to a file that only the agent can read, and set token_file = "FILE"'
+        problems.note(key, f"unknown key; the configuration does not contain the token: {advice}")
         return
     meant = _similar(name, list(fields))
     owners = " or ".join(heading(each) for each in _of(File).fields if name in _names_in(each.type))
     if meant is not None:
         problems.settle(join(table, meant))
-        advice = f"did you mean {_spelt(fields[meant], table)}{f', or does it belong into {owners}' * bool(owners)}?"
+        advice = f"did you mean {_spelt(fields[meant], table)}{f', or does it belong in {owners}' * bool(owners)}?"
     elif owners:
-        advice = f"it belongs into {owners}"
+        advice = f"it belongs in {owners}"
     else:
-        advice = f"there are {', '.join(_spelt(field, table) for field in fields.values())}"
+        advice = f"use one of {', '.join(_spelt(field, table) for field in fields.values())}"
     problems.note(key, f"unknown {_kind(value, table)}; {advice}")
 
 
@@ -190,7 +190,7 @@ def _similar(name: str, known: Sequence[str]) -> str | None:
 
 
 def _table_of(kind: types.Type) -> types.StructType | None:
-    """The table that a key holds, or several of."""
+    """The table type of a key that contains one table or several."""
     match kind:
         case types.StructType():
             return kind
@@ -208,7 +208,7 @@ def _names_in(kind: types.Type) -> tuple[str, ...]:
 
 
 def heading(field: types.Field) -> str:
-    """How a table begins: ``[hivel]``, ``[[jenkins]]``."""
+    """The heading of a table: ``[hivel]``, ``[[jenkins]]``."""
     name = field.encode_name
     return f"[[{name}]]" if isinstance(field.type, types.ListType) else f"[{name}]"
 

@@ -1,4 +1,4 @@
-"""The configuration file as it is written: its tables, their keys, and the defaults."""
+"""The structure of the configuration file: its tables, their keys, and the defaults."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from agent.config.paths import DEFAULT_OUTBOX, DEFAULT_SPOOL
-from agent.config.rules import UrlForm  # noqa: TC001 - msgspec looks at it at run time
+from agent.config.rules import UrlForm  # noqa: TC001 - msgspec reads it at run time
 
 
 class Http(msgspec.Struct):
@@ -34,7 +34,7 @@ class Jenkins(msgspec.Struct):
     username: str | None = None
     token_file: str | None = None
     poll_interval: str = "15s"
-    since: Any = "now"  # text, or a date or time of TOML's own
+    since: Any = "now"  # text, or a date or time of TOML
     roots: list[str] | None = None
     timeout: str = "30s"
     concurrency: int = 8
@@ -85,7 +85,7 @@ class Outbox(msgspec.Struct):
     keep_delivered: str = "30d"
     keep_deployments: str | None = None
     keep_ids: str = "3650d"
-    max_size: str | None = None  # "" too is no limit
+    max_size: str | None = None  # None and "": no limit
 
 
 class Delivery(msgspec.Struct):
@@ -131,7 +131,7 @@ class Intake(msgspec.Struct):
     listen: str = "127.0.0.1:9470"
     token_file: str | None = None
     require_token: bool = True
-    teams: dict[str, str | Team] = {}  # a text is the token's file
+    teams: dict[str, str | Team] = {}  # a text is the path of the token file
 
 
 class Proxy(msgspec.Struct):

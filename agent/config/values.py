@@ -1,4 +1,4 @@
-"""Values of the configuration: what a text means, and what is wrong with it."""
+"""Parsing and checking the values of the configuration."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from agent.config.problems import Problems
 
-NOT_READ = Token.missing(TokenError("only the configuration file was looked at"))
+NOT_READ = Token.missing(TokenError("only the configuration file was read"))
 
 T = TypeVar("T")
 
 
 class TlsFiles(Protocol):
-    """What a table says of TLS."""
+    """The TLS keys of a table."""
 
     ca_file: str | None
     client_certificate: str | None
@@ -33,9 +33,9 @@ class TlsFiles(Protocol):
 
 
 class Values:
-    """Turns texts into what they mean. What is wrong is noted, and a stand-in is returned.
+    """Parses values. An invalid value is noted, and a placeholder is returned.
 
-    ``tokens`` False: no token is looked for.
+    ``tokens`` False: tokens are not read.
     """
 
     def __init__(self, file: Path, problems: Problems, *, tokens: bool) -> None:
@@ -44,11 +44,11 @@ class Values:
         self._tokens = tokens
 
     def note(self, key: str, problem: str) -> None:
-        """This key is wrong."""
+        """Note a problem of a key."""
         self._problems.note(key, problem)
 
     def parse(self, key: str, parser: Callable[[], T], stand_in: T) -> T:
-        """What the parser returns; it may raise :class:`ValueError` or :class:`TokenError`."""
+        """The result of the parser, which can raise :class:`ValueError` or :class:`TokenError`."""
         try:
             return parser()
         except (ValueError, TokenError) as error:
@@ -59,7 +59,7 @@ class Values:
         """Milliseconds."""
         value = self.parse(key, lambda: times.parse_duration(text), 0)
         if value <= 0:
-            self.note(key, f"{text!r} must be longer than nothing")
+            self.note(key, f"{text!r} must be longer than 0")
         return value
 
     def number(self, key: str, value: int, least: int, most: int) -> int:
@@ -78,7 +78,7 @@ class Values:
     def path(self, key: str, text: str) -> Path:
         """A path beside the configuration file."""
         if not text:
-            self.note(key, "is empty; a path is needed")
+            self.note(key, "is empty; write a path")
         return self._file.parent / text
 
     def url(self, key: str, text: str) -> str:
@@ -88,29 +88,29 @@ class Values:
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             usable = False
-        if "@" in text:  # looked for first: the messages below repeat the text
-            self.note(key, "holds credentials (or an @ for another reason); they belong into a token file")
+        if "@" in text:  # checked first, because the messages below repeat the text
+            self.note(key, "contains credentials, or an @; write credentials in a token file")
         elif not usable or not text.isprintable() or " " in text:
-            self.note(key, f"{text!r} is no URL; write it like https://host or http://host:8080/jenkins/")
+            self.note(key, f"{text!r} is not a URL; write it like https://host or http://host:8080/jenkins/")
         elif "?" in text or "#" in text:
-            self.note(key, f"{text!r} must end with the path: no ? and no #")
+            self.note(key, f"{text!r} must end with the path; remove ? or # and the text after it")
         else:
             return text
         return ""
 
     def address(self, key: str, text: str) -> Address | None:
-        """``127.0.0.1:9469``, ``[::1]:9469``; None for an empty text, which turns the listener off."""
+        """An address such as ``127.0.0.1:9469`` or ``[::1]:9469``; None for an empty text: no listener."""
         if not text:
             return None
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-            self.note(key, f'{text!r} is no address; write it like 127.0.0.1:9469, or "" for none')
+            self.note(key, f'{text!r} is not an address; write it like 127.0.0.1:9469, or "" for none')
             return None
         return Address(host, int(port))
 
     def file(self, key: str, text: str | None) -> Path | None:
-        """A file that can be read, or None where none is named."""
+        """A readable file, or None if none is set."""
         if text is None:
             return None
         path = self.path(key, text)
@@ -121,14 +121,14 @@ class Values:
         return path
 
     def tls(self, key: str, raw: TlsFiles) -> TlsSettings:
-        """The files of a table, tried out."""
+        """The TLS files of a table. They are loaded once to check them."""
         settings = TlsSettings(
             ca_file=self.file(f"{key}.ca_file", raw.ca_file),
             client_certificate=self.file(f"{key}.client_certificate", raw.client_certificate),
             client_key=self.file(f"{key}.client_key", raw.client_key),
         )
         if settings.client_key is not None and settings.client_certificate is None:
-            self.note(f"{key}.client_certificate", "is missing; the key belongs to a certificate")
+            self.note(f"{key}.client_certificate", "is missing; a client_key needs its certificate")
         named = [name for name in ("ca_file", "client_certificate", "client_key") if getattr(raw, name) is not None]
         if named and not any(self._problems.is_settled(f"{key}.{name}") for name in named):
             try:
@@ -141,17 +141,18 @@ class Values:
     # ---- tokens
 
     def token(self, table: str, token_file: str | None, variable: str, credential: str) -> Token:
-        """A token that has to be there."""
+        """A required token."""
         token = self.optional_token(table, token_file, variable, credential)
         if token is None:
             self.note(
                 f"{table}.token_file",
-                f"no token: name a file here, or set {variable}, or give systemd the credential {credential}",
+                f"no token: set a file here, or the environment variable {variable}, or systemd's credential "
+                f"{credential}",
             )
         return token or NOT_READ
 
     def optional_token(self, table: str, token_file: str | None, variable: str, credential: str) -> Token | None:
-        """A token, or None if no place has one."""
+        """An optional token."""
         key = f"{table}.token_file"
         path = None if token_file is None else self.path(key, token_file)
         if not self._tokens:
@@ -160,7 +161,7 @@ class Values:
         return self.parse(key, lambda: find_token(path, variable, credential), not_read)
 
     def controllers_token(self, table: str, token_file: str | None, controller: str) -> Token:
-        """A token that cannot be read is a problem of its controller alone, and may be there later."""
+        """The token of a controller. An unreadable token affects only its controller, and can be readable later."""
         key = f"{table}.token_file"
         path = None if token_file is None else self.path(key, token_file)
         if not self._tokens:
@@ -175,13 +176,13 @@ class Values:
         if token is None:
             self.note(
                 key,
-                "no token: name a file here, or set JENKINS_API_TOKEN, or give systemd the credential jenkins-token "
-                f"(for this controller alone: {variable_of(controller)}, jenkins-token.{controller})",
+                "no token: set a file here, or the environment variable JENKINS_API_TOKEN, or systemd's credential "
+                f"jenkins-token (for this controller only: {variable_of(controller)}, jenkins-token.{controller})",
             )
         return token or NOT_READ
 
     def secret_url(self, key: str, url_file: str | None, variable: str, credential: str) -> Token | None:
-        """A URL that is a secret, or None if no place has one. One that cannot be read may be there later."""
+        """An optional secret URL. If it cannot be read now, it can be readable later."""
         path = None if url_file is None else self.path(key, url_file)
         if not self._tokens:
             return NOT_READ
@@ -219,23 +220,23 @@ class Values:
     # ---- patterns and templates
 
     def pattern(self, key: str, text: str | None) -> Pattern | None:
-        """None where none is written, or it is wrong."""
+        """The pattern or template; None if it is missing or not valid."""
         if text == "":
             self.note(key, 'is empty; "**" matches everything')
             return None
         return None if text is None else self.parse(key, lambda: Pattern.parse(text), None)
 
     def patterns(self, key: str, texts: list[str] | None) -> tuple[Pattern, ...] | None:
-        """None where none are written: anything is allowed."""
+        """The patterns; None if there are none: everything is allowed."""
         if texts is None:
             return None
         if not texts or "" in texts:
-            self.note(key, 'is empty; take it away, or write "**", to allow everything')
+            self.note(key, 'is empty; to allow everything, remove it or write "**"')
         none: tuple[Pattern, ...] = ()
         return self.parse(key, lambda: tuple(map(Pattern.parse, texts)), none)
 
     def template(self, key: str, text: str | None, groups: tuple[str, ...]) -> Template | None:
-        """None where none is written, or it is wrong."""
+        """The pattern or template; None if it is missing or not valid."""
         return None if text is None else self.parse(key, lambda: Template.parse(text, groups), None)
 
 

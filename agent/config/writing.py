@@ -1,4 +1,4 @@
-"""Writing a configuration and its token files: their text, and files that are never half written."""
+"""Writing a configuration and its token files, each file completely or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Controller:
-    """One ``[[jenkins]]`` table. Without ``username`` Jenkins is asked anonymously."""
+    """One ``[[jenkins]]`` table. Without ``username``, the agent is anonymous in Jenkins."""
 
     url: str = "http://localhost/"
     name: str = "jenkins"
@@ -36,9 +36,9 @@ class Controller:
 
 @dataclass(frozen=True)
 class Draft:
-    """What a configuration says. The defaults make a valid one, so that each answer can be checked by itself.
+    """The content of a configuration. The defaults are valid, so that each answer can be checked alone.
 
-    ``jobs``: patterns, one rule each; none: the agent's default rule. ``environment``: the template of all of them.
+    ``jobs``: patterns, one rule for each; empty: the default rule. ``environment``: the template of all rules.
     """
 
     hivel_url: str = "https://app.hivel.ai"
@@ -50,7 +50,7 @@ class Draft:
 
 
 def configuration(draft: Draft, *, token_files: bool) -> str:
-    """The text of the file. ``token_files`` False: systemd passes the tokens, and the outbox is where it always is."""
+    """The text of the file. ``token_files`` False: for the systemd service, with its credentials and default outbox."""
     lines = ["# Written by hivel-agent init. docs/configuration.md explains every key.", "", "[hivel]"]
     lines.append(f"url = {_quoted(draft.hivel_url)}")
     if token_files:
@@ -68,7 +68,7 @@ def configuration(draft: Draft, *, token_files: bool) -> str:
 
 
 def with_controller(text: bytes, controller: Controller, token_file: str | None) -> bytes:
-    """A configuration with one controller more. What was in the file stays as it was, byte for byte."""
+    """A configuration with one more controller. The existing text stays unchanged, byte for byte."""
     separator = b"\n" if text.endswith(b"\n") else b"\n\n"
     return text + separator + ("\n".join(_table(controller, token_file)) + "\n").encode()
 
@@ -83,12 +83,12 @@ def _table(controller: Controller, token_file: str | None) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A basic string of TOML: JSON's text, but for the one character that JSON does not escape."""
+    """A basic string of TOML: a JSON string, in which DEL is escaped too."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def token_file_of(controller: str) -> str | None:
-    """The name of the token file of one of several controllers; None: the controller's name is none for a file."""
+    """The name of the token file of one of several controllers; None if the controller's name cannot be used in it."""
     return f"jenkins.{controller}.token" if _PLAIN_NAME.fullmatch(controller) else None
 
 
@@ -97,7 +97,7 @@ def token_file_of(controller: str) -> str | None:
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file to write. ``owner``: user and group; None: of the user who runs this."""
+    """A file to write. ``owner``: user and group; None: those of the current user."""
 
     path: Path
     content: bytes
@@ -107,7 +107,7 @@ class NewFile:
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written, and where the one that was there before is now."""
+    """A file that was written, and the backup of the file that it replaced."""
 
     path: Path
     mode: int
@@ -115,9 +115,9 @@ class Written:
 
 
 def write_all(files: Sequence[NewFile], stamp: str) -> list[Written]:
-    """Write all files or none; a file that is there and says something else gets a backup ``NAME.bak-STAMP``.
+    """Write all files or none. An existing file with other content gets a backup ``NAME.bak-STAMP``.
 
-    Everything is on the disk beside its place before the first file is replaced; signals wait during that.
+    All new files are written beside the old ones before the first one is replaced. Signals are delayed meanwhile.
     Raises :class:`OSError`.
     """
     staged: list[tuple[Path, NewFile]] = []
@@ -131,7 +131,7 @@ def write_all(files: Sequence[NewFile], stamp: str) -> list[Written]:
             backups.append(_backup(file, stamp))
             made += [each for each in backups[-1:] if each is not None]
         with _uninterrupted():
-            made.clear()  # from here on a backup may be all that is left of a file
+            made.clear()  # from here on, a backup can be the only copy of a file
             for unfinished, file in staged:
                 unfinished.replace(file.path)
     finally:
@@ -167,7 +167,7 @@ def _write(path: Path, file: NewFile) -> None:
 
 
 def _backup(file: NewFile, stamp: str) -> Path | None:
-    """A copy of what is there, with its mode and owner; None: there is nothing that would be lost."""
+    """A copy of the existing file with its mode and owner; None if nothing would be lost."""
     try:
         content = file.path.read_bytes()
     except FileNotFoundError:

@@ -222,7 +222,7 @@ def _outbox_path(config: Path, raw: str) -> Path:
 def _open(path: Path) -> SqliteOutbox:
     """Raises :class:`OutboxError`."""
     if not path.exists():
-        raise OutboxError(f"the outbox {path} does not exist")
+        raise OutboxError(f"there is no outbox {path}")
     refuse_what_is_no_outbox(path)
     return SqliteOutbox(path, Clock())
 

@@ -361,11 +361,11 @@ def test_check_says_the_way_to_each_and_what_in_the_environment_means_nothing(
     checked = agent.run("check", "--offline", **environment, NO_PROXY="10.0.0.0/99,127.0.0.0/8")
     assert checked.returncode == 0
     shown = " ".join(checked.stdout.split())
-    assert "hivel: is asked through the proxy http://proxy.example.test:80 (HTTPS_PROXY)" in shown
-    assert "jenkins main: is asked directly (NO_PROXY: '127.0.0.0/8')" in shown
-    assert "NO_PROXY: '10.0.0.0/99' is no host, domain, address or network, and is ignored" in shown
+    assert "hivel: requests go through the proxy http://proxy.example.test:80 (HTTPS_PROXY)" in shown
+    assert "jenkins main: requests go directly (NO_PROXY: '127.0.0.0/8')" in shown
+    assert "NO_PROXY: '10.0.0.0/99' is not a host, domain, address or network; it is ignored" in shown
     assert "hunter2" not in shown
-    assert "asked" not in agent.run("check", "--offline").stdout
+    assert "requests go" not in agent.run("check", "--offline").stdout
 
 
 def test_check_names_a_proxy_that_cannot_be_used_and_the_rest_is_looked_at(
@@ -387,7 +387,7 @@ def test_no_verb_ends_with_a_traceback_for_a_proxy_that_cannot_be_used(
     agent = configured(tmp_path, jenkins=jenkins_server.url, hivel=jenkins_server.url)
     done = agent.run(*verb, HTTP_PROXY="http://someone:hunter2@proxy:http")
     assert done.returncode == 2, done.stderr
-    assert "HTTP_PROXY names a proxy that cannot be used: its port is no number" in done.stderr
+    assert "HTTP_PROXY names a proxy that cannot be used: its port is not a number" in done.stderr
     assert "Traceback" not in done.stderr and "hunter2" not in done.stderr
     assert agent.run("status", HTTP_PROXY="nonsense:").returncode in (0, 1)  # what asks nobody needs no proxy
 

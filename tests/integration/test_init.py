@@ -236,13 +236,13 @@ def test_who_stops_at_a_question_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("question", "wrong", "complaint"),
     [
-        ("Hivel address", "app.hivel.ai", "is no URL"),
-        ("Hivel address", "https://u:p@app.hivel.ai", "holds credentials"),
-        ("Jenkins address", "http://", "is no URL"),
-        ("Controller name", "a#b", "a name is text without #"),
-        ("API token of this user", "two words", "holds no token"),
+        ("Hivel address", "app.hivel.ai", "is not a URL"),
+        ("Hivel address", "https://u:p@app.hivel.ai", "contains credentials"),
+        ("Jenkins address", "http://", "is not a URL"),
+        ("Controller name", "a#b", "a name cannot be empty or contain #"),
+        ("API token of this user", "two words", "does not contain a token"),
         ("Report builds", "soon", "'soon' is not a date"),
-        ("Contact", "(nobody)", "cannot be said in a header"),
+        ("Contact", "(nobody)", "cannot be sent in a header"),
         ("Rules to use", "7", "enter numbers from 1 to 2"),
         ("Environment", "{nothing}", "there is no field {nothing}"),
     ],
@@ -423,7 +423,7 @@ def test_a_controller_is_added_and_the_rest_of_the_file_stays_byte_for_byte(conf
     with Init(configured.folder.parent, url, "", "--add-controller") as terminal:
         terminal.answer("Jenkins address", url)
         terminal.answer("Controller name", "main")
-        terminal.wait_for("'main' is the name of another controller")
+        terminal.wait_for("another controller already has the name 'main'")
         terminal.answer("Controller name", "a/b")
         terminal.wait_for("cannot be part of a file name")
         terminal.answer("Controller name", "mobile")
@@ -453,7 +453,7 @@ def test_a_controller_is_added_without_a_question(configured: Agent, jenkins_ser
     assert done.returncode == 0, done.stderr
     assert [each.username for each in load(configured.config).controllers] == ["hivel-agent", None]
     again = run(configured.folder, "--add-controller", "--jenkins-url", jenkins_server.url, "--jenkins-name", "mobile")
-    assert (again.returncode, again.stderr.count("is the name of another controller")) == (1, 1)
+    assert (again.returncode, again.stderr.count("another controller already has the name")) == (1, 1)
 
 
 def test_no_controller_is_added_where_a_table_cannot_be_appended(tmp_path: Path) -> None:

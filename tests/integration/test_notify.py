@@ -373,9 +373,9 @@ def test_check_looks_whether_notifications_can_work(tmp_path: Path, agent: Agent
     plain = agent.config.read_text()
     assert finding('\n[notify]\ncommand = ["/bin/sh"]\n')[0] is Level.OK
     assert finding('\n[notify]\ncommand = ["/no/such"]\n') == (
-        Level.ERROR, "there is no /no/such; correct [notify] command",
+        Level.ERROR, "/no/such does not exist; correct [notify] command",
     )  # fmt: skip
-    assert "not an executable file" in finding(f'\n[notify]\ncommand = ["{agent.config}"]\n')[1]
+    assert "is not executable; run: chmod 755" in finding(f'\n[notify]\ncommand = ["{agent.config}"]\n')[1]
     assert "cannot read" in finding('\n[notify]\nurl_file = "none"\n')[1]
     (tmp_path / "url").write_text("ftp://x/y")
     assert "must start with https://" in finding('\n[notify]\nurl_file = "url"\n')[1]

@@ -158,7 +158,7 @@ def test_the_agent_keeps_to_the_replica_that_it_was_given(clock: FakeClock) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--lag", "6s"], "for several --replicas"),
+        (["--lag", "6s"], "require --replicas 2 or more"),
         (["--replicas", "2", "--lag", "soon"], "--lag: 'soon' is not a duration"),
         (["--replicas", "2", "--lag", "1h"], "longer than 10m"),
         (["--replicas", "0"], "0 is not in the range"),

@@ -38,7 +38,7 @@ def bundle(agent: Agent, **environment: str) -> dict[str, str]:
     done = agent.run("support-bundle", "--output", str(target), **environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[0] for line in done.stdout.splitlines()[:6]] == NAMES
-    assert "Look through it before you send it" in done.stdout
+    assert "Read it before you send it" in done.stdout
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     found = {}
     with tarfile.open(target) as archive:
@@ -143,7 +143,7 @@ def test_the_outbox_is_looked_at_even_if_another_table_is_wrong(agent: Agent) ->
 
 def test_a_bundle_is_made_without_any_configuration(agent: Agent) -> None:
     agent.config.unlink()
-    assert "there is no such file" in bundle(agent)["config.toml"]
+    assert "the file does not exist" in bundle(agent)["config.toml"]
 
 
 def test_tokens_and_passwords_of_the_environment_are_hidden(agent: Agent) -> None:
@@ -166,4 +166,4 @@ def test_a_folder_can_be_written_instead_and_nothing_is_replaced(agent: Agent, t
     assert {stat.S_IMODE(path.stat().st_mode) for path in target.iterdir()} == {0o600}
     for option in ("--directory", "--output"):
         again = agent.run("support-bundle", option, str(target))
-        assert again.returncode == 1 and "is there already" in again.stderr
+        assert again.returncode == 1 and "already exists" in again.stderr

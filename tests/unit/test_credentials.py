@@ -44,11 +44,11 @@ def test_the_token_of_a_file_is_its_only_line(tmp_path: Path, content: str) -> N
     [
         (b"", "is empty"),
         (b" \n", "is empty"),
-        (b"s3cr3t\n0123\n", "holds no token"),
-        (b"s3cr3t 0123", "holds no token"),
-        (b"s3cr3t\t0123", "holds no token"),
-        (b"s3cr3t\x00", "holds no token"),
-        ("schlüssel".encode(), "holds no token"),
+        (b"s3cr3t\n0123\n", "does not contain a token"),
+        (b"s3cr3t 0123", "does not contain a token"),
+        (b"s3cr3t\t0123", "does not contain a token"),
+        (b"s3cr3t\x00", "does not contain a token"),
+        ("schlüssel".encode(), "does not contain a token"),
         (b"\xff\xfe\x00", "the file is UTF-16 text; save it as UTF-8"),
         (b"\ns3cr3t\xfc", "line 2 is not UTF-8; save the file as UTF-8"),
     ],
@@ -159,7 +159,7 @@ def test_a_folder_of_credentials_that_cannot_be_read_is_a_clear_error(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "exists", exists)
-    with pytest.raises(TokenError, match=r"cannot look for .*hivel-token: Permission denied"):
+    with pytest.raises(TokenError, match=r"cannot access .*hivel-token: Permission denied"):
         find_token(None, "NO_SUCH_VARIABLE", "hivel-token")
 
 
@@ -176,7 +176,7 @@ def test_a_token_that_is_not_there_yet_says_why_and_is_found_later(tmp_path: Pat
         token.reveal()
     path.touch()
     assert token.reload() is False
-    assert token.problem == f"{path} is empty: put the token in, as its only line", "it says what is wrong now"
+    assert token.problem == f"{path} is empty; write the token as its only line", "it says what is wrong now"
     path.write_text(SECRET, encoding="utf-8")
     assert token.reload() is True
     assert (token.reveal(), token.problem) == (SECRET, None)

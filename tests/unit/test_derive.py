@@ -726,10 +726,10 @@ def test_a_template_that_reads_a_password_parameter_makes_no_event() -> None:
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("run", "is a run parameter, of which Jenkins tells which build it names, and no text"),
-        ("file", "is a file parameter, of which Jenkins tells no value"),
-        ("credentials", "is a credentials parameter, of which Jenkins tells no value"),
-        ("password", "is a password parameter, of which Jenkins tells no value"),
+        ("run", "is a run parameter, for which Jenkins shows only the build that it selects"),
+        ("file", "is a file parameter, for which Jenkins shows no value"),
+        ("credentials", "is a credentials parameter, for which Jenkins shows no value"),
+        ("password", "is a password parameter, for which Jenkins shows no value"),
     ],
 )
 def test_a_parameter_without_a_value_says_what_it_is_and_the_next_alternative_is_tried(kind: str, told: str) -> None:

@@ -29,23 +29,23 @@ JENKINS = '[[jenkins]]\nurl = "https://ci.acme.test"\nusername = "bot"\ntoken_fi
 TEN: dict[str, tuple[str | bytes, str]] = {
     "nothing quoted": (
         HIVEL + "[[jenkins]]\nurl = https://ci.acme.test\n",
-        f'{FOLDER}/config.toml:6: no valid TOML: Invalid value; text stands in straight quotes: key = "text"',
+        f'{FOLDER}/config.toml:6: not valid TOML: Invalid value; write text in straight quotes: key = "text"',
     ),
     "one bracket": (
         HIVEL + JENKINS.replace("[[jenkins]]", "[jenkins]"),
-        f"{FOLDER}/config.toml:5: [jenkins]: there may be several such tables; write [[jenkins]] with double brackets",
+        f"{FOLDER}/config.toml:5: [jenkins]: there can be several such tables; write [[jenkins]] in double brackets",
     ),
     "the token itself": (
         HIVEL.replace('token_file = "hivel.token"', 'token = "s3cr3t-0123456789"') + JENKINS,
-        f"{FOLDER}/config.toml:3: hivel.token: unknown key; the token itself is not written here: put the token alone "
-        'into a file, readable for the agent only, and write token_file = "FILE"',
+        f"{FOLDER}/config.toml:3: hivel.token: unknown key; the configuration does not contain the token: write "
+        'it to a file that only the agent can read, and set token_file = "FILE"',
     ),
     "misspelt keys and tables": (
         HIVEL + JENKINS.replace("username", "user") + '[deployments]\njob = "deploy/**"\n\n[outbox]\nkeep = "30d"\n',
         "3 errors in the configuration:\n"
         f"  {FOLDER}/config.toml:7: jenkins[0].user: unknown key; did you mean username?\n"
         f"  {FOLDER}/config.toml:10: deployments: unknown table; did you mean [[deployment]]?\n"
-        f"  {FOLDER}/config.toml:14: outbox.keep: unknown key; there are path, keep_delivered, keep_deployments, "
+        f"  {FOLDER}/config.toml:14: outbox.keep: unknown key; use one of path, keep_delivered, keep_deployments, "
         "keep_ids, max_size",
     ),
     "wrong types": (
@@ -68,7 +68,7 @@ TEN: dict[str, tuple[str | bytes, str]] = {
     "an empty token file and one that is not there": (
         HIVEL.replace("hivel.token", "empty.token") + JENKINS + '[intake]\ntoken_file = "intake.token"\n',
         "2 errors in the configuration:\n"
-        f"  {FOLDER}/config.toml:3: hivel.token_file: {FOLDER}/empty.token is empty: put the token in, as its only "
+        f"  {FOLDER}/config.toml:3: hivel.token_file: {FOLDER}/empty.token is empty; write the token as its only "
         "line\n"
         f"  {FOLDER}/config.toml:11: intake.token_file: cannot read {FOLDER}/intake.token: No such file or directory",
     ),
@@ -81,22 +81,22 @@ TEN: dict[str, tuple[str | bytes, str]] = {
         HIVEL + JENKINS + '[[deployment]]\njob = "re:deploy/("\n\n[[deployment]]\njob = "deploy/**"\n'
         'environment = "{env}"\ncheckouts = "all"\n',
         "3 errors in the configuration:\n"
-        f"  {FOLDER}/config.toml:11: deployment[0].job: 're:deploy/(' is no regular expression: missing ), "
+        f"  {FOLDER}/config.toml:11: deployment[0].job: 're:deploy/(' is not a regular expression: missing ), "
         "unterminated subpattern at position 7\n"
-        f"  {FOLDER}/config.toml:15: deployment[1].environment: '{{env}}': there is no field {{env}}; there are "
+        f"  {FOLDER}/config.toml:15: deployment[1].environment: '{{env}}': there is no field {{env}}; use "
         "{params.NAME}, {job}, {job.environment}, {number}, {repo_url}, {branch}, {commit}\n"
-        f'  {FOLDER}/config.toml:16: deployment[1].checkouts: \'all\' is not possible here; write "each" or "one"',
+        f'  {FOLDER}/config.toml:16: deployment[1].checkouts: \'all\' is not valid here; write "each" or "one"',
     ),
     "half of it": (
         '[hivel]\ntoken_file = "hivel.token"\n\n[[jenkins]]\nname = "main"\nurl = "ci.acme.test:8080"\n\n'
         '[[jenkins]]\nname = "main"\nurl = "https://bot:s3cr3t-0123456789@ci"\n',
         "4 errors in the configuration:\n"
         f"  {FOLDER}/config.toml:1: hivel.url: this key is required\n"
-        f"  {FOLDER}/config.toml:6: jenkins[0].url: 'ci.acme.test:8080' is no URL; write it like https://host or "
+        f"  {FOLDER}/config.toml:6: jenkins[0].url: 'ci.acme.test:8080' is not a URL; write it like https://host or "
         "http://host:8080/jenkins/\n"
-        f"  {FOLDER}/config.toml:9: jenkins[1].name: 'main' is the name of another controller; give each its own\n"
-        f"  {FOLDER}/config.toml:10: jenkins[1].url: holds credentials (or an @ for another reason); they belong into "
-        "a token file",
+        f"  {FOLDER}/config.toml:9: jenkins[1].name: another controller has the name 'main'; give each its own name\n"
+        f"  {FOLDER}/config.toml:10: jenkins[1].url: contains credentials, or an @; write credentials in a token "
+        "file",
     ),
 }
 
@@ -124,12 +124,12 @@ def test_a_wrong_configuration_gets_all_its_errors_with_lines_and_advice(
 
 def test_no_configuration_names_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "absent.toml"
-    words = 'no configuration; run "hivel-agent init", or name a file with --config'
+    words = 'to create it, run "hivel-agent init", or give a file with --config'
     with pytest.raises(ConfigError) as error:
         load(file)
-    assert str(error.value) == f"{file}: there is no such file: {words}"
+    assert str(error.value) == f"{file}: the file does not exist; {words}"
     monkeypatch.setenv("HIVEL_AGENT_CONFIG", str(file))
-    with pytest.raises(ConfigError, match="HIVEL_AGENT_CONFIG names it"):
+    with pytest.raises(ConfigError, match="it is the value of HIVEL_AGENT_CONFIG"):
         load(file)
 
 
@@ -183,7 +183,7 @@ def test_a_file_of_another_user_is_told_with_its_owner_and_what_to_run() -> None
             load(config)
         with unprivileged(), pytest.raises(TokenError) as unusable:
             Token.from_file(token)
-    said = f"Permission denied: it belongs to {owner} with mode {mode:04o}, and this is user "
+    said = f"Permission denied: it belongs to {owner} with mode {mode:04o}, and you are user "
     assert str(wrong.value).startswith(f"{config}: cannot be read: {said}")
     assert str(unusable.value).startswith(f"cannot read {token}: {said}")
     assert str(unusable.value).endswith(f" '{token}'") and "sudo chown " in str(unusable.value)

@@ -114,7 +114,7 @@ def test_an_address_of_another_host_is_refused(shared_site: Site) -> None:
             ("https://jenkins.other.test/job/shop/12/", "not the host of a configured controller"),
             ("javascript:alert(1)//://", "not the host of a configured controller"),
             ("file:///etc/passwd", "not the host of a configured controller"),
-            ("nothing", "is no event in the outbox and no address of a build"),
+            ("nothing", "is neither an event in the outbox nor a build"),
             ("", "give the address of a build"),
             ("x" * 2001, "longer than 2000 characters"),
         ):
