@@ -698,7 +698,7 @@ def test_two_controllers_whose_variable_is_the_same_do_not_share_a_token_by_acci
     monkeypatch.setenv("JENKINS_API_TOKEN", "of-both")
     assert len(settings(HIVEL + text).controllers) == 2
     monkeypatch.setenv("JENKINS_API_TOKEN_A_B", "of-one")
-    assert "jenkins[1].name: JENKINS_API_TOKEN_A_B would be the token of two controllers" in problem(settings, HIVEL + text)
+    assert "jenkins[1].name: JENKINS_API_TOKEN_A_B would be the token of two" in problem(settings, HIVEL + text)
 
 
 def test_the_file_alone_can_be_checked_without_any_token(tmp_path: Path) -> None:
