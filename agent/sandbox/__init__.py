@@ -1,1 +1,1 @@
-"""Local stand-ins for Hivel and Jenkins: to try a configuration, for the demo and for the tests."""
+"""A local Hivel and a local Jenkins, to try a configuration, and for the demo and the tests."""

@@ -1,7 +1,7 @@
-"""The main job on embedded defaults: a local Jenkins, the agent as a process of its own, a local Hivel.
+"""The demo: a local Jenkins, the agent as a separate process, and a local Hivel, with a built-in configuration.
 
-Every step is checked; the summary says what was seen, and the demo succeeds only if all of it was as promised. If it
-stays, it then adds some weeks of deployments and serves the pages until it is interrupted.
+Every step is checked. The summary shows the results, and the demo succeeds only if all of them are as promised. With
+``stay``, it then adds some weeks of deployments and serves the pages until it is interrupted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-# The whole demo takes some seconds; a step that hangs ends it before half a minute is over.
+# The time limit of a step. The whole demo takes some seconds.
 PATIENCE_S = 25.0
 # The time between two builds of a demo that stays.
 _BUILD_EVERY_S = 5.0
@@ -49,7 +49,7 @@ token_file = "jenkins.token"
 poll_interval = "500ms"
 since = "2020-01-01"
 
-# Jobs whose builds check nothing out: the rule says what they deploy.
+# Builds of these jobs check nothing out: the rule sets repository and branch.
 [[deployment]]
 job = "re:^(deploy-|team-a/My Folder)"
 environment = "{{params.ENVIRONMENT}}|{{job.environment}}"
@@ -77,12 +77,12 @@ backoff_max = "1s"
 
 
 class DemoError(Exception):
-    """A step did not come to its end; the message says which."""
+    """A step was not completed; the message says which."""
 
 
 @dataclass
 class _Summary:
-    """The claims of the demo, each with what was seen."""
+    """The promises of the demo, each with the result."""
 
     rows: list[tuple[str, str, bool]] = field(default_factory=list)
 
@@ -96,7 +96,7 @@ class _Summary:
 
 @dataclass(frozen=True)
 class _Scene:
-    """Everything that plays."""
+    """The parts of the demo."""
 
     folder: Path
     jenkins: LocalJenkins
@@ -128,7 +128,7 @@ class _Scene:
     def wait(self, what: str, condition: Callable[[], bool]) -> None:
         while not condition():
             if time.monotonic() > self.deadline:
-                raise DemoError(f"waited in vain until {what}")
+                raise DemoError(f"timeout: waited until {what}")
             time.sleep(0.05)
 
     def stop(self, process: subprocess.Popen[bytes]) -> int:
@@ -138,7 +138,7 @@ class _Scene:
 
 
 def run_demo(*, stay: bool = False) -> bool:
-    """Play it and print it; True when everything that the agent promises was seen to be true.
+    """Run the demo and print it. True if every promise was kept.
 
     ``stay``: then keep everything running, with the pages, until SIGINT or SIGTERM.
     """
@@ -153,7 +153,7 @@ def run_demo(*, stay: bool = False) -> bool:
             if stay and summary.ok:
                 _stay(scene)
     except DemoError as error:
-        summary.add("the demo came to its end", error, ok=False)
+        summary.add("the demo was completed", error, ok=False)
         _print(out, summary)
     return summary.ok
 
@@ -167,7 +167,7 @@ def _scene(out: Console) -> Iterator[_Scene]:
         jenkins_server = stack.enter_context(LocalServer(jenkins.app))
         hivel = LocalHivel()
         stack.callback(hivel.close)
-        hivel_server = LocalServer(hivel.app).start()  # takes a port, and is down at first
+        hivel_server = LocalServer(hivel.app).start()  # reserves a port, and is down at first
         hivel_server.stop()
         stack.callback(hivel_server.stop)
         outbox = stack.enter_context(Outbox(folder / "outbox.db", Clock()))
@@ -204,7 +204,7 @@ def _play(scene: _Scene, summary: _Summary) -> None:
         stopped_well = scene.stop(agent) == 0
         scene.say("the agent was stopped with SIGTERM")
 
-    scene.out.print("[bold]3  The agent is started again; meanwhile one more build was finished[/]")
+    scene.out.print("[bold]3  The agent is started again; in the meantime, one more build finished[/]")
     number = scene.jenkins.start_build("pipe-deploy", repo="https://github.example.test/acme/shop.git")
     scene.jenkins.finish_build("pipe-deploy", number, "UNSTABLE")
     with _agent(scene) as agent:
@@ -215,9 +215,7 @@ def _play(scene: _Scene, summary: _Summary) -> None:
     newest = deployments[-1]
     scene.say(f"{newest.event.deployment_id} arrived as {newest.event.status}, and nothing else")
     twice = [d.event.deployment_id for d in deployments if d.times_posted != 1]
-    summary.add(
-        "started again: only the new build", f"{len(deployments)} at Hivel", ok=len(deployments) == expected + 1
-    )
+    summary.add("restart: only the new build", f"{len(deployments)} at Hivel", ok=len(deployments) == expected + 1)
     summary.add("nothing sent twice", f"{len(twice)} sent twice", ok=not twice)
     summary.add("clean stops", "exit code 0 twice" if stopped_well else "an exit code was not 0", ok=stopped_well)
 
@@ -252,11 +250,11 @@ def _address(scene: _Scene) -> str | None:
 
 @contextmanager
 def _agent(scene: _Scene) -> Iterator[subprocess.Popen[bytes]]:
-    """The real daemon; its log goes to a file, and to the screen when something goes wrong."""
+    """The real daemon. Its log is written to a file, and printed if something fails."""
     environment = {key: value for key, value in os.environ.items() if not key.endswith(("_TOKEN", "_PROXY", "_proxy"))}
     with scene.log.open("ab") as stream:
         command = [sys.executable, "-m", "agent", "run", "--config", str(scene.folder / "config.toml")]
-        process = subprocess.Popen(command, stderr=stream, env=environment)  # noqa: S603 - it is this very program
+        process = subprocess.Popen(command, stderr=stream, env=environment)  # noqa: S603 - it runs this program
         try:
             yield process
         except DemoError:
@@ -270,8 +268,8 @@ def _agent(scene: _Scene) -> Iterator[subprocess.Popen[bytes]]:
 def _print(out: Console, summary: _Summary) -> None:
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(title="What was promised, and what was seen", title_justify="left", header_style="bold")
-    for column in ("promise", "seen", "kept"):
+    table = Table(title="Promises and results", title_justify="left", header_style="bold")
+    for column in ("promise", "result", "kept"):
         table.add_column(column)
     for claim, seen, ok in summary.rows:
         table.add_row(claim, seen, "[green]yes[/]" if ok else "[red]NO[/]")

@@ -1,4 +1,4 @@
-"""Run an ASGI application on this machine: in a thread for demo and tests, in the foreground for the CLI."""
+"""Running an ASGI application on this machine: in a thread for demo and tests, in the foreground for the CLI."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRANSPORT = "hivel_agent.transport"
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 that lets the application reach its connection, so that it can break it on purpose."""
+    """HTTP/1.1 that gives the application access to its connection, so that it can break the connection."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -43,7 +43,7 @@ def reset_connection(scope: Scope) -> None:
 
 
 def cut_connection(scope: Scope) -> None:
-    """Close the request's connection in the middle of whatever was sent so far."""
+    """Close the request's connection after what was sent so far."""
     transport: asyncio.Transport = scope["extensions"][TRANSPORT]
     transport.close()
 
@@ -59,8 +59,8 @@ def _uvicorn(app: ASGIApp) -> uvicorn.Server:
 class LocalServer:
     """An application served from a thread of this process, on a loopback port.
 
-    ``with LocalServer(app) as server: httpx.get(server.url)``. Port 0 takes a free one; after :meth:`stop`,
-    :meth:`start` listens on the same port again, so that an outage can be played.
+    ``with LocalServer(app) as server: httpx.get(server.url)``. Port 0: any free port. After :meth:`stop`,
+    :meth:`start` listens on the same port again, to simulate an outage.
     """
 
     def __init__(self, app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -72,16 +72,16 @@ class LocalServer:
 
     @property
     def url(self) -> str:
-        """The address without a slash at its end; valid once the server was started."""
+        """The address without a trailing slash. It is valid after :meth:`start`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
     def start(self) -> Self:
-        """Listen. Raises :class:`OSError` when the port is taken."""
+        """Listen. Raises :class:`OSError` if the port is in use."""
         sock = bind(self.host, self.port)
         self.port = sock.getsockname()[1]
         self._server = _uvicorn(self._app)
-        # The socket listens already: who connects before the thread runs waits in the backlog.
+        # The socket already listens: connections before the thread runs wait in the backlog.
         self._thread = threading.Thread(
             target=self._server.run, args=([sock],), name=f"local server {self.port}", daemon=True
         )
@@ -89,7 +89,7 @@ class LocalServer:
         return self
 
     def stop(self) -> None:
-        """Stop listening and close what is open; later connections are refused."""
+        """Stop listening, and close open connections. Later connections are refused."""
         if self._server is None or self._thread is None:
             return
         self._server.should_exit = True
@@ -107,7 +107,7 @@ class LocalServer:
 def serve(app: ASGIApp, host: str, port: int, *, announce: Callable[[str], None]) -> None:
     """Serve in the foreground until SIGINT or SIGTERM; ``announce(url)`` is called once it listens.
 
-    Raises :class:`OSError` when the address cannot be had.
+    Raises :class:`OSError` if the address cannot be used.
     """
     sock = bind(host, port)
     shown = f"[{host}]" if ":" in host else host

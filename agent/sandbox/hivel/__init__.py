@@ -1,7 +1,7 @@
-"""A local Hivel: the Deployment Events API v2 as Hivel's page describes it, and ways to make it misbehave.
+"""A local Hivel: the Deployment Events API v2 as described by Hivel's page, and faults that can be injected.
 
-It is a stand-in for a loopback address. Reading what was received (``GET /``, ``GET /api/deployments``) and
-the faults (``/_faults``) need no token; only the endpoint itself does.
+It is meant for a loopback address. The received events (``GET /``, ``GET /api/deployments``) and the faults
+(``/_faults``) require no token; only the endpoint itself does.
 """
 
 from agent.sandbox.hivel.faults import Fault

@@ -41,7 +41,7 @@ def refused(error: str, status: int = 400) -> Response:
 
 
 def http_error(_: Request, error: Exception) -> Response:
-    """Answer what routing refuses (404, 405) in JSON too."""
+    """Answer errors of routing (404, 405) with JSON too."""
     refusal = cast("HTTPException", error)  # the only kind this is registered for
     phrase = HTTPStatus(refusal.status_code).phrase
     response = json_answer(Answer(message=phrase, error=refusal.detail), refusal.status_code)

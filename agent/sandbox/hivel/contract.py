@@ -1,4 +1,4 @@
-"""What a deployment event must look like: Hivel's page, sections 4 to 6."""
+"""The format of deployment events: Hivel's page, sections 4 to 6."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from agent.model.event import DeploymentEvent
 from agent.model.status import normalise_any
 from agent.model.times import rfc3339
 
-# Hivel's page, section 4, in its order.
+# The fields of Hivel's page, section 4, in its order.
 _REQUIRED = (
     "deployment_id", "event_type", "status", "start_time", "end_time", "repo_url", "environment", "branch",
 )  # fmt: skip
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _DIGITS = re.compile(r"\d{1,16}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# An epoch from here on is in milliseconds: as milliseconds it is March 1973, as seconds the year 5138.
+# An epoch from this value on is in milliseconds (March 1973); as seconds it would be the year 5138.
 _MILLISECONDS_FROM = 100_000_000_000
 
 
 class RefusedEventError(ValueError):
-    """The event is not as Hivel's page wants it; the message is the ``error`` of the answer."""
+    """The event does not have the format of Hivel's page. The message is the ``error`` of the answer."""
 
 
 def decode(body: bytes) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _optional_text(payload: dict[str, Any], name: str) -> str | None:
 
 
 def _optional_number(payload: dict[str, Any], name: str) -> str | None:
-    """Return a number that the page's example writes as a string; an integer is taken too."""
+    """Return a number that the example of the page writes as a string. An integer is accepted too."""
     value = payload.get(name)
     return str(value) if type(value) is int else _optional_text(payload, name)
 
@@ -64,7 +64,7 @@ def _optional_integers(payload: dict[str, Any], name: str) -> tuple[int, ...] | 
 
 
 def _time_ms(payload: dict[str, Any], name: str) -> int:
-    """UTC milliseconds of any format in section 5 of Hivel's page; digits may come as a number or as text."""
+    """UTC milliseconds from any format in section 5 of Hivel's page. Digits can be a number or text."""
     value = payload[name]
     try:
         if isinstance(value, str) and _RFC3339.fullmatch(value.upper()):
@@ -90,7 +90,7 @@ def parse_event(payload: dict[str, Any]) -> DeploymentEvent:
     """Check a payload against Hivel's page (sections 4 to 6) and normalise its status and its times.
 
     Raises :class:`RefusedEventError` with an error that names the first field that is wrong. Stricter than
-    the page in one point: an optional field that is null or empty is refused; it ought to be left out.
+    the page in one point: an optional field that is null or empty is refused; it must be left out.
     """
     for name in _REQUIRED:
         if name not in payload:

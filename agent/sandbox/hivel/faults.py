@@ -1,4 +1,4 @@
-"""Ways in which the local Hivel misbehaves."""
+"""Faults of the local Hivel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-# How often a request that is kept waiting looks whether it still has to.
+# How often a waiting request checks whether it still has to wait.
 _POLL_S = 0.02
 
 _Printable = Annotated[str, msgspec.Meta(pattern=r"^[ -~]*$")]
@@ -28,25 +28,25 @@ _NEEDED = {"status": "status", "slow": "delay", "redirect": "location"}
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A way in which POSTs to the endpoint go wrong; as JSON the body of ``POST /_faults``.
+    """A fault of POSTs to the endpoint; as JSON, the body of ``POST /_faults``.
 
-    Kinds, and what belongs to each:
+    Kinds and their fields:
 
     - ``status``: the answer is ``status`` with ``body`` (an object is sent as JSON, a string verbatim; an
-      error object by default) and, if given, a Retry-After header of ``retry_after``
+      error object by default) and, if given, the Retry-After header ``retry_after``
     - ``slow``: the request is handled as usual after ``delay`` seconds
     - ``html``: a login page, with status 200 or ``status``
     - ``redirect``: 302 to ``location``
-    - ``cut``: a whole head with half of a body, then the connection is closed
+    - ``cut``: the headers and half of the body, then the connection is closed
     - ``reset``: no answer, the connection is reset
     - ``silent``: no answer; the connection is closed after ``delay`` seconds (by default: never), when the
       faults are cleared, or when the client gives up
 
-    ``stored`` tells whether the request is handled all the same, unseen by the client, before it goes wrong:
-    by default so for ``cut`` only. ``slow`` always handles it.
+    ``stored``: whether the request is handled before the fault, without the client seeing it. The default is true
+    for ``cut`` only. ``slow`` always handles it.
 
     The fault lasts for ``times`` requests or for ``seconds``, whichever ends first, or until it is cleared.
-    With ``match`` it hits only requests whose deployment_id contains that text.
+    With ``match`` it applies only to requests whose deployment_id contains this text.
     """
 
     kind: _Kind
@@ -61,14 +61,14 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     match: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise :class:`ValueError` when what the kind cannot do without is missing."""
+        """Raise :class:`ValueError` if a required field of the kind is missing."""
         needed = _NEEDED.get(self.kind)
         if needed is not None and getattr(self, needed) is None:
             raise ValueError(f"A fault of kind {self.kind} needs `{needed}`")
 
     @property
     def handles(self) -> bool:
-        """Whether the request is handled although its answer is spoiled."""
+        """Whether the request is handled although the client does not get the answer."""
         return self.kind == "cut" if self.stored is None else self.stored
 
 
@@ -87,7 +87,7 @@ class _Armed:
 
 
 class Faults:
-    """The faults in force, in the order they were added; every method may be called from any thread."""
+    """The active faults in the order of addition. Every method can be called from any thread."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -112,7 +112,7 @@ class Faults:
             return [armed.remaining(now) for armed in self._armed]
 
     def take(self, deployment_id: str | None) -> tuple[Fault | None, Callable[[], bool]]:
-        """Return this request's fault, if any, and a function that tells whether it was cleared since."""
+        """Return the fault of this request, if any, and a function that returns whether it has been cleared."""
         now = self._monotonic()
         with self._lock:
             self._forget(now)
@@ -127,7 +127,7 @@ class Faults:
 
 
 async def _disconnect(receive: Receive) -> None:
-    """Wait until the connection is gone, from whichever side."""
+    """Wait until either side has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -141,7 +141,7 @@ class Reset(Response):
 
 
 class _Cut(Response):
-    """The head of an answer and half of its body, then the connection is closed."""
+    """The headers of an answer and half of its body, then the connection is closed."""
 
     def __init__(self, answer: Response) -> None:
         super().__init__(answer.body, answer.status_code)
@@ -202,10 +202,10 @@ _LOGIN_PAGE = """<!doctype html>
 
 
 def spoil(fault: Fault, handled: Response | None, cleared: Callable[[], bool]) -> Response:
-    """Return what the client gets to see instead of ``handled``, which is ``None`` if nothing was stored."""
+    """Return what the client gets in place of ``handled``, which is ``None`` if nothing was stored."""
     match fault.kind:
         case "cut":
-            # Half of a body: the part with the deployment_id is never sent.
+            # Half of the body: the part with the deployment_id is not sent.
             return _Cut(handled or stored("not stored"))
         case "reset":
             return Reset()

@@ -1,4 +1,4 @@
-"""The application: receives events as Hivel does, shows them, and misbehaves when told to."""
+"""The application: receives events like Hivel, shows them, and applies faults."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 ENDPOINT = "/api/hooks/v2/deployment"
 MAX_BODY = 64 * 1024
-# What the list of requests keeps at most, so that a sandbox left running for weeks does not eat the memory.
+# The maximum length of the list of requests, so that a sandbox that runs for weeks needs little memory.
 MAX_REQUESTS = 1_000_000
 
 
 async def _read_body(request: Request) -> bytes | None:
-    """Return the body, or ``None`` when it is too large.
+    """Return the body, or ``None`` if it is too large.
 
-    Too large a body is read to its end and dropped: a client that still writes would not see the answer.
+    A body that is too large is read to its end and dropped: a client that still writes would not see the answer.
     """
     body = bytearray()
     size = 0
@@ -59,45 +59,45 @@ def _deployment_id(body: bytes | None) -> str | None:
 
 
 def _require_json(request: Request) -> None:
-    """Refuse what a form or a link on some web page could send from the browser of whoever runs this."""
+    """Refuse requests that a form or a link on a web page could send from the user's browser."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise HTTPException(415, "Content-Type must be application/json")
 
 
 class LocalHivel:
-    """A Hivel on this machine. Serve its ``app``, read what it got, tell it to misbehave.
+    """A Hivel on this machine. Serve its ``app``, read the received events, add faults.
 
     - ``POST /api/hooks/v2/deployment``: the endpoint of Hivel's page. 200 stored, and again 200 for an
       identical event, see ``strict``; 400 with the field that is wrong; 401 for the token; 409 for another
       event with a known deployment_id; 413 above 64 KB. Every answer is JSON, errors as
       ``{"message": "Validation failed", "error": "branch is required"}``.
-    - ``GET /``: what was received, as a page for a browser.
+    - ``GET /``: the received events as a web page.
     - ``GET /api/deployments``: the same as a JSON list, oldest first: the payload's fields with normalised
       status and times, ``received_at`` (RFC 3339, UTC) and ``times_posted``.
     - ``GET /healthz``: 200 ``{"status": "ok"}``.
     - ``/_faults``: ``POST`` adds a :class:`Fault` (201, or 400 with the field that is wrong), ``GET`` lists
-      those in force with what remains of them, ``DELETE`` clears them (204). Without a token, since this is a
-      stand-in for a loopback address; but POST and DELETE need ``Content-Type: application/json`` (else 415),
+      the active ones with what remains of them, ``DELETE`` clears them (204). No token is required, because the
+      sandbox is for a loopback address. But POST and DELETE require ``Content-Type: application/json`` (else 415),
       so that a web page in a browser cannot send them.
 
-    A fault acts before the token is looked at. The methods may be called from any thread.
+    A fault applies before the token is checked. The methods can be called from any thread.
     """
 
     app: ASGIApp
 
     def __init__(
         self,
-        token: str = "sandbox-token",  # noqa: S107 - the stand-in's token opens nothing else
+        token: str = "sandbox-token",  # noqa: S107 - the token is for the sandbox only
         *,
         db: Path | None = None,
         strict: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep the events at ``db``, or in memory; ``strict`` answers 409 to an identical event as well.
+        """Store the events in the file ``db``, or in memory. ``strict`` answers 409 also to an identical event.
 
-        ``monotonic`` (seconds) is the clock by which faults end. Raises :class:`ValueError` for an empty
-        token, and :class:`OSError` when ``db`` cannot be used.
+        ``monotonic`` (seconds): the clock for the end of faults. Raises :class:`ValueError` for an empty
+        token, and :class:`OSError` if ``db`` cannot be used.
         """
         if not token:
             raise ValueError("the token of the local Hivel is empty")
@@ -110,24 +110,24 @@ class LocalHivel:
         self.app = self._application()
 
     def deployments(self) -> list[Deployment]:
-        """Return what was stored, oldest first."""
+        """Return the stored events, oldest first."""
         return self._store.newest()[::-1]
 
     def requests(self) -> list[ReceivedRequest]:
-        """Return every POST to the endpoint in order of arrival, the last million of them."""
+        """Return the POSTs to the endpoint in the order of arrival, at most the last million."""
         with self._lock:
             return [dataclasses.replace(request) for request in self._requests]
 
     def fault(self, fault: Fault) -> None:
-        """Misbehave from now on. Raises :class:`msgspec.ValidationError` when a field has a wrong value."""
+        """Add a fault. Raises :class:`msgspec.ValidationError` if a field has a wrong value."""
         self._faults.add(msgspec.convert(msgspec.to_builtins(fault), Fault))
 
     def clear_faults(self) -> None:
-        """Behave again; requests that a silent fault keeps waiting are let go, without an answer."""
+        """Clear all faults. Requests that wait because of a silent fault end without an answer."""
         self._faults.clear()
 
     def close(self) -> None:
-        """Close the database; to be called once nothing serves the app anymore."""
+        """Close the database. Call it when the app is no longer served."""
         self._store.close()
 
     def _application(self) -> Starlette:
@@ -149,7 +149,7 @@ class LocalHivel:
         try:
             body = await _read_body(request)
         except ClientDisconnect:
-            return Response()  # to nobody
+            return Response()  # the client is gone
         arrival.deployment_id = _deployment_id(body)
         response = await self._respond(request, body, arrival)
         if not isinstance(response, Reset | Silent):
@@ -176,7 +176,7 @@ class LocalHivel:
             event = parse_event(decode(body))
         except RefusedEventError as error:
             return refused(str(error))
-        # Done in the event loop: SQLite takes some microseconds here, handing over to a thread takes longer.
+        # In the event loop: SQLite takes some microseconds here; a thread would take longer.
         outcome = self._store.add(event, body, arrival.received_at_ms)
         if outcome == "different" or (outcome == "identical" and self._strict):
             return conflict(event.deployment_id)
@@ -193,7 +193,7 @@ class LocalHivel:
 
     async def _html(self, _: Request) -> Response:
         html = page(self._store.newest(MAX_ROWS), self._store.count())
-        # Should an escape ever be forgotten: no script runs.
+        # If an escape is missing, no script runs.
         policy = "default-src 'none'; style-src 'unsafe-inline'"
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 

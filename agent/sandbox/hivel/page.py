@@ -1,4 +1,4 @@
-"""What was received, as a page for people."""
+"""The web page with the received events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agent.model.event import DeploymentEvent
     from agent.sandbox.hivel.store import Deployment
 
-# What the page shows at most: it is loaded every two seconds.
+# The maximum number of events on the page, which reloads every two seconds.
 MAX_ROWS = 200
 
 _STYLE = """
@@ -40,7 +40,7 @@ def _duration(event: DeploymentEvent) -> str:
 
 
 def _link(text: str, url: str | None) -> str:
-    """Return a link to the logs; only to http(s), since an event could bring a ``javascript:`` address."""
+    """Return a link to the logs, only with http(s): an event could contain a ``javascript:`` address."""
     shown = html.escape(text)
     if url is None or not url.lower().startswith(("http://", "https://")):
         return shown

@@ -1,4 +1,4 @@
-"""What the local Hivel received."""
+"""The events that the local Hivel received."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ class Deployment:
     event: DeploymentEvent
     """Normalised: one of the four statuses, times in UTC as ``2025-09-22T12:00:00.000Z``."""
     received_at_ms: int
-    """When it came first, UTC milliseconds."""
+    """When it was received first, UTC milliseconds."""
     times_posted: int
-    """How often a valid event with this deployment_id came, those answered 409 included."""
+    """How often a valid event with this deployment_id was received, including those answered with 409."""
     raw: str
-    """The JSON that came first, with fields the page does not know."""
+    """The JSON that was received first, with fields that the page does not define."""
 
 
 @dataclasses.dataclass(slots=True)
 class ReceivedRequest:
-    """A POST to the endpoint, whatever came of it."""
+    """A POST to the endpoint, accepted or not."""
 
     received_at_ms: int
     deployment_id: str | None = None
-    """``None`` when the body had none that could be read."""
+    """``None`` if the body has none that can be read."""
     status: int | None = None
-    """The status answered; ``None`` when there was no answer, or none yet."""
+    """The status of the answer; ``None`` if there is no answer, or none yet."""
 
 
 def _opened(path: Path | None) -> sqlite3.Connection:
     database = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
-    # A sandbox may lose its last events in a power cut; in exchange a POST waits for no disk.
+    # A POST does not wait for the disk. The sandbox can lose its last events in a power failure.
     database.executescript(
         """
         PRAGMA journal_mode = WAL;
@@ -61,9 +61,9 @@ def _opened(path: Path | None) -> sqlite3.Connection:
 
 
 class Store:
-    """The stored events, in SQLite; every method may be called from any thread.
+    """The stored events, in SQLite. Every method can be called from any thread.
 
-    Raises :class:`OSError` when the file cannot be used.
+    Raises :class:`OSError` if the file cannot be used.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -74,7 +74,7 @@ class Store:
             raise OSError(0, str(error), str(path)) from error
 
     def add(self, event: DeploymentEvent, raw: bytes, now_ms: int) -> Literal["new", "identical", "different"]:
-        """Store the event unless its deployment_id is there; tell how it compares to what is there."""
+        """Store the event unless its deployment_id exists; return how it compares with the stored one."""
         encoded = msgspec.json.encode(event).decode()
         key = event.deployment_id
         with self._lock:

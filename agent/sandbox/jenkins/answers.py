@@ -1,4 +1,4 @@
-"""The URLs of a Jenkins, answered from a model: JSON and errors as those of a recorded Jenkins 2.516.2."""
+"""The URLs of a Jenkins, answered from a model, with JSON and errors as recorded from Jenkins 2.516.2."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 VERSION: Final = "2.516.2"
 _JSON: Final = "application/json;charset=UTF-8"
 _HTML: Final = "text/html;charset=UTF-8"
-# What the servlet container in front of Jenkins says by itself, in its own spelling.
+# The content type of the servlet container's own pages, in its spelling.
 _CONTAINER_HTML: Final = "text/html;charset=utf-8"
 
 
 class Availability(Enum):
-    """Whether the process answers."""
+    """The state of the process."""
 
     UP = "up"
-    STARTING = "starting"  # 503 with a page, to everything
+    STARTING = "starting"  # every answer is 503 with a page
     DOWN = "down"  # no connection
 
 
 @dataclass
 class Controller:
-    """What is served, to whom, and where."""
+    """The model, the credentials and the address."""
 
     root: Item
     username: str
@@ -55,7 +55,7 @@ class Controller:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def time(self) -> int:
-        """What its own clock says, UTC milliseconds."""
+        """The time of its own clock, UTC milliseconds."""
         return self.now_ms() + self.skew_ms
 
 
@@ -64,7 +64,7 @@ class Answer:
 
     def __init__(self, controller: Controller, scope: Scope) -> None:
         self._controller = controller
-        # Raw, because `%252F` and `%2F` are two things to a Jenkins.
+        # Raw, because `%252F` and `%2F` are different to Jenkins.
         self._path: str = scope["raw_path"].decode("latin-1")
         self._query: str = scope["query_string"].decode("latin-1")
         self._method: str = scope["method"]
@@ -72,15 +72,15 @@ class Answer:
         self._authorization = dict(headers).get(b"authorization", b"").decode("latin-1")
 
     def response(self) -> Response:
-        """The answer, whatever it is."""
+        """The answer to the request."""
         response = self._at_the_door() or self._starting() or self._authentication() or self._resource()
         response.headers["Date"] = formatdate(self._controller.time() / 1000, usegmt=True)
         return response
 
-    # -- who asks, and for what ----------------------------------------------------------------------------
+    # -- request -------------------------------------------------------------------------------------------
 
     def _at_the_door(self) -> Response | None:
-        """What the servlet container answers before Jenkins sees anything."""
+        """The answer of the servlet container, before the request reaches Jenkins."""
         prefix = self._controller.prefix
         if "%2f" in self._path.lower():
             return _container_page(400, "Invalid URI: [The encoded slash character is not allowed]")
@@ -107,7 +107,7 @@ class Answer:
             return page
         if self._segments() == ["login"]:
             return None
-        # Nobody, or somebody in a way that Jenkins does not understand, such as Bearer.
+        # No credentials, or a scheme that Jenkins does not support, such as Bearer.
         return self._page(403, "Authentication required")
 
     def _segments(self) -> list[str]:
@@ -116,7 +116,7 @@ class Answer:
     def _resource(self) -> Response:
         segments = self._segments()
         if self._method not in {"GET", "HEAD"}:
-            return self._page(405, "This Jenkins is for reading only")
+            return self._page(405, "This Jenkins is read-only")
         if segments == ["login"]:
             return self._page(200, "Sign in to Jenkins")
         if len(segments) == 3 and segments[0] in _DOCUMENTS and segments[1:] == ["api", "json"]:
@@ -142,7 +142,7 @@ class Answer:
             return self._sent(stages)
         return self._page(404, "Not Found")
 
-    # -- what is sent --------------------------------------------------------------------------------------
+    # -- answer --------------------------------------------------------------------------------------------
 
     def _document(self, name: str, tree: Tree | None) -> Any:
         document = _DOCUMENTS[name](self._controller, whole=tree is None)

@@ -1,4 +1,4 @@
-"""The application: serves a model as a Jenkins would, and keeps a record of the requests."""
+"""The application: serves a model like Jenkins, and records the requests."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it was served.
+    """One served request.
 
-    ``path`` is as sent, still encoded and with the prefix; ``query`` is decoded. ``status`` is 0 when no answer
-    was sent, and ``size`` counts the bytes of the body as they left, compressed or not.
+    ``path``: as sent, encoded and with the prefix. ``query``: decoded. ``status``: 0 if no answer was sent.
+    ``size``: the bytes of the body as sent, compressed or not.
     """
 
     method: str
@@ -41,7 +41,7 @@ class Request:
 
 
 class Application:
-    """ASGI: answers requests, keeps a record of them, and lets a hook answer in the place of Jenkins."""
+    """ASGI: answers requests, records them, and lets a hook answer in place of Jenkins."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
@@ -71,14 +71,14 @@ class Application:
 
 
 def refuse(scope: Scope) -> None:
-    """Break the connection; without one, as in a test without sockets, raise what the other side would see."""
+    """Break the connection. Without one, as in a test without sockets, raise the error that the client would see."""
     if TRANSPORT not in scope.get("extensions", {}):
         raise ConnectionRefusedError("Connection refused")
     reset_connection(scope)
 
 
 class _Recorder:
-    """Passes on what is sent, and writes the record before the client can have the whole answer."""
+    """Passes the answer on, and writes the record before the client has the whole answer."""
 
     def __init__(self, send: Send, requests: list[Request], method: str, path: str, query: str) -> None:
         self._send = send

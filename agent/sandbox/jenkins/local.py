@@ -1,4 +1,4 @@
-"""A Jenkins on this machine whose builds are started, finished and deleted from Python."""
+"""A Jenkins on this machine. Python code starts, finishes and deletes its builds."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def wall_clock_ms() -> int:
 
 
 class LocalJenkins:
-    """Serves jobs and builds through the URLs of a real Jenkins, and lets a test play a story over time.
+    """Serves jobs and builds through the URLs of a real Jenkins. Tests change them over time.
 
-    ``with LocalServer(LocalJenkins.recorded().app) as server: …``. The application may run in another thread.
-    Jobs are named by their full name, as Jenkins has it: ``team-a/api``, ``shop-mb/feature%2Fx``. ``root_url`` is
-    the address configured in Jenkins, which its ``url`` fields begin with; it may differ from the one polled.
+    ``with LocalServer(LocalJenkins.recorded().app) as server: …``. The application can run in another thread.
+    Jobs have their full name as in Jenkins: ``team-a/api``, ``shop-mb/feature%2Fx``. ``root_url``: the address that is
+    configured in Jenkins and that its ``url`` fields begin with. It can differ from the polled address.
     An unknown job or build raises :class:`KeyError`.
 
-    Its time is that of ``now_ms`` and ``skew_ms`` more: timestamps, durations and the ``Date`` header follow it.
+    Its clock is ``now_ms`` plus ``skew_ms``: timestamps, durations and the ``Date`` header follow it.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class LocalJenkins:
         """A Jenkins with the small set of recordings that comes with this package."""
         return cls.from_folder(resources.files("agent.sandbox").joinpath("recorded"), **options)
 
-    # -- what it serves ------------------------------------------------------------------------------------
+    # -- serving -------------------------------------------------------------------------------------------
 
     @property
     def app(self) -> ASGIApp:
@@ -98,16 +98,16 @@ class LocalJenkins:
         self._application.requests.clear()
 
     def break_with(self, hook: Callable[[str, str], Response | None] | None) -> None:
-        """Let ``hook(path, query)`` answer in the place of Jenkins; where it returns None, Jenkins does.
+        """Let ``hook(path, query)`` answer in place of Jenkins. If it returns None, Jenkins answers.
 
-        The path is as sent, the query decoded. The response may be any ASGI application, such as one that resets
-        the connection. None takes the hook away.
+        The path is as sent, the query is decoded. The response can be any ASGI application, such as one that resets
+        the connection. None removes the hook.
         """
         self._application.hook = hook
 
     @property
     def skew_ms(self) -> int:
-        """How far its clock is ahead of ``now_ms``; negative: behind. May be set at any time."""
+        """How far its clock is ahead of ``now_ms``; negative: behind. It can be set at any time."""
         return self._controller.skew_ms
 
     @skew_ms.setter
@@ -116,19 +116,19 @@ class LocalJenkins:
 
     @property
     def now_ms(self) -> int:
-        """What its clock says, UTC milliseconds."""
+        """The time of its clock, UTC milliseconds."""
         return self._controller.time()
 
     def stop(self) -> None:
-        """Refuse every connection: the process is gone, or stopped on purpose."""
+        """Refuse every connection, as if the process had ended."""
         self._controller.availability = Availability.DOWN
 
     def boot(self) -> None:
-        """Answer everything with 503 and a page, as a Jenkins that is starting does."""
+        """Answer everything with 503 and a page, like a Jenkins that is starting."""
         self._controller.availability = Availability.STARTING
 
     def restart(self, interrupted: Interrupted | str = Interrupted.GOES_ON) -> None:
-        """Be there again, with another ``X-Jenkins-Session``. Running pipelines go on, other builds as told."""
+        """Answer again, with another ``X-Jenkins-Session``. Running pipelines continue, other builds as given."""
         with self._lock:
             for job in self._controller.root.everything():
                 for build in [build for build in job.builds.values() if build.building]:
@@ -138,17 +138,17 @@ class LocalJenkins:
             self._controller.availability = Availability.UP
 
     def builds(self, full_name: str) -> list[tuple[str, JsonObject]]:
-        """The builds of a job as its full name and each one's JSON at depth 0, oldest first."""
+        """The builds of a job, each as the full name and the JSON at depth 0, oldest first."""
         with self._lock:
             return [(full_name, build.whole()) for build in self._job(full_name).builds.values()]
 
     def numbers(self, full_name: str) -> list[int]:
-        """The numbers of a job's builds, ascending, whether or not they can be seen."""
+        """The numbers of a job's builds, ascending, including builds that are not visible."""
         with self._lock:
             return list(self._job(full_name).builds)
 
     def all_builds(self) -> list[tuple[str, JsonObject]]:
-        """The builds of all jobs (those of matrix configurations too), job by job."""
+        """The builds of all jobs, including matrix configurations, job by job."""
         with self._lock:
             items = list(self._controller.root.everything())
             return [(item.full_name, build.whole()) for item in items for build in item.builds.values()]
@@ -168,12 +168,12 @@ class LocalJenkins:
             templates.job(JobKind(kind), parent, name)
 
     def delete_job(self, full_name: str) -> None:
-        """Delete a job with its builds, or a folder with all in it. A job added again starts at 1 again."""
+        """Delete a job with its builds, or a folder with its content. A job that is added again starts at 1."""
         with self._lock:
             self._item(full_name).remove()
 
     def rename_job(self, old: str, new: str) -> None:
-        """Rename or move: every URL changes, the builds stay the same, the old address is not found any more."""
+        """Rename or move a job: every URL changes, the builds stay the same, and the old address gives 404."""
         with self._lock:
             item = self._item(old)
             parent, name = self._place_for(new)
@@ -182,37 +182,37 @@ class LocalJenkins:
             templates.show_as(item, name)
 
     def hide(self, full_name: str) -> None:
-        """Take the right to see a job or a folder with all in it: not listed, 404 on its URLs, no executor shows it."""
+        """Hide a job, or a folder with its content: not listed, 404 on its URLs, and not shown by executors."""
         with self._lock:
             self._item(full_name).hidden = True
 
     def show(self, full_name: str) -> None:
-        """Give back what :meth:`hide` took."""
+        """Undo :meth:`hide`."""
         with self._lock:
             self._item(full_name).hidden = False
 
     def disable_job(self, full_name: str, *, disabled: bool = True) -> None:
-        """Disable a job, as the branch job of a deleted branch is; or enable it again. Its builds stay."""
+        """Disable a job, like the branch job of a deleted branch, or enable it again. Its builds stay."""
         with self._lock:
             self._job(full_name).fields |= {"disabled": disabled, "buildable": not disabled}
 
     def set_page(self, full_name: str, url: str) -> None:
-        """Say of what page a branch job is, such as that of a pull request, as branch sources do."""
+        """Set the page of a branch job, such as that of a pull request, as branch sources do."""
         with self._lock:
             page = {"_class": "jenkins.scm.api.metadata.ObjectMetadataAction", "objectUrl": url}
             job = self._job(full_name)
             job.fields["actions"] = [*job.fields.get("actions", []), page]
 
     def keep_builds(self, full_name: str, newest: int | None) -> None:
-        """Discard from now on what is older than the newest so many, whenever a build ends; None: keep all.
+        """Keep only this number of the newest builds whenever a build ends; None: keep all.
 
-        As Jenkins does, the last stable, the last successful and running builds stay whatever their age.
+        As in Jenkins, the last stable, the last successful and running builds are always kept.
         """
         with self._lock:
             self._job(full_name).keep = newest
 
     def has_job(self, full_name: str) -> bool:
-        """Whether there is a job of that name."""
+        """Whether a job with this name exists."""
         with self._lock:
             item = self._controller.root.find(full_name)
             return item is not None and "builds" in item.fields
@@ -224,17 +224,17 @@ class LocalJenkins:
             return number
 
     def set_next_build_number(self, full_name: str, number: int) -> None:
-        """Let the numbers jump ahead; Jenkins does not let them go back."""
+        """Increase the next build number. Jenkins does not allow to decrease it."""
         with self._lock:
             job = self._job(full_name)
             if number <= max(job.builds, default=0):
-                raise ValueError(f"{full_name} has a build {max(job.builds)} already")
+                raise ValueError(f"{full_name} already has a build {max(job.builds)}")
             job.fields["nextBuildNumber"] = number
 
     # -- builds --------------------------------------------------------------------------------------------
 
     def queue_build(self, full_name: str) -> None:
-        """Let a build wait in the queue: it has no number yet. The next one that is started leaves the queue."""
+        """Add a build to the queue, without a number yet. The next started build leaves the queue."""
         with self._lock:
             job = self._job(full_name)
             waiting = templates.queue_item(job, job.fields["nextBuildNumber"], self._controller.time())
@@ -251,7 +251,7 @@ class LocalJenkins:
         causes: Sequence[Mapping[str, Any]] | None = None,
         timestamp: int | None = None,
     ) -> int:
-        """Start a build and return its number. With ``repo`` it has a checkout, of a made-up commit by default."""
+        """Start a build and return its number. With ``repo`` it has a checkout, by default of an invented commit."""
         with self._lock:
             job = self._job(full_name)
             number: int = job.fields["nextBuildNumber"]
@@ -269,7 +269,7 @@ class LocalJenkins:
     def finish_build(
         self, full_name: str, number: int, result: str | None = "SUCCESS", *, duration: int | None = None
     ) -> None:
-        """End a build; it took from its timestamp to now unless told otherwise. Older ones may be discarded."""
+        """End a build. By default it took from its timestamp to now. Older builds can be discarded."""
         with self._lock:
             build = self._build(full_name, number)
             took = self._took(build) if duration is None else duration
@@ -278,9 +278,9 @@ class LocalJenkins:
             build.job.discard()
 
     def set_phase(self, full_name: str, number: int, phase: Phase | str, result: str | None = None) -> None:
-        """Show a build at a moment of its life; it stays there until told otherwise.
+        """Set the phase of a build, until it is changed again.
 
-        ``result`` is what the phase shows if it shows one; its duration, likewise, is from its timestamp to now.
+        ``result``: used if the phase shows a result. If the phase shows a duration, it is from the timestamp to now.
         """
         with self._lock:
             build = self._build(full_name, number)
@@ -290,28 +290,28 @@ class LocalJenkins:
                 build.fields |= fields(build, Phase(phase), result, self._took(build))
 
     def reveal_build(self, full_name: str, number: int, *, listed: bool = True, found: bool = True) -> None:
-        """Say where a build can be seen: in its job's lists, and at its own URL (else 404).
+        """Set where a build is visible: in the lists of its job, and at its own URL (else 404).
 
-        A build that begins may be seen in neither for a moment although its number is given away, or only listed.
+        When a build begins, it can be in neither for a moment although it has a number, or only in the lists.
         """
         with self._lock:
             build = self._build(full_name, number)
             build.listed, build.found = listed, found
 
     def corrupt_build(self, full_name: str, number: int, *, corrupt: bool = True) -> None:
-        """Let the export of a build fail: lists leave it out, its own URL answers 500; only its number can be read."""
+        """Make the export of a build fail: lists leave it out, and its own URL answers 500. Only its number is left."""
         with self._lock:
             self._build(full_name, number).corrupt = corrupt
 
     def update_build(self, full_name: str, number: int, **fields: Any) -> None:
-        """Set any field as given: states in between, such as ``building=False, duration=0``."""
+        """Set any fields, for intermediate states such as ``building=False, duration=0``."""
         with self._lock:
             self._build(full_name, number).fields.update(fields)
 
     def set_stages(
         self, full_name: str, number: int, *, wfapi: JsonObject | None = None, overview: JsonObject | None = None
     ) -> None:
-        """Set what ``wfapi/describe`` and ``pipeline-overview/tree`` answer; None: 404, as without the plugin."""
+        """Set the answers of ``wfapi/describe`` and ``pipeline-overview/tree``; None: 404, as without the plugin."""
         with self._lock:
             answers = {"/".join(STAGES_WFAPI): wfapi, "/".join(STAGES_OVERVIEW): overview}
             self._build(full_name, number).stages = {
@@ -328,7 +328,7 @@ class LocalJenkins:
         every: int = 60_000,
         **options: Any,
     ) -> list[int]:
-        """Add finished builds, one every so many milliseconds and the last one just ended; return the numbers."""
+        """Add finished builds at a fixed interval, of which the last one just ended; return their numbers."""
         with self._lock:
             last = self._controller.time() - duration
             numbers = []
@@ -345,7 +345,7 @@ class LocalJenkins:
             del self._build(full_name, number).job.builds[number]
 
     def play(self) -> None:
-        """Finish the running builds of ``deploy/shop`` and start another: a demo, when called now and then."""
+        """Finish the running builds of ``deploy/shop`` and start another one. The sandbox calls it at intervals."""
         with self._lock:
             if self._controller.root.find(DEMO_JOB) is None:
                 self.add_job(DEMO_JOB)
@@ -366,7 +366,7 @@ class LocalJenkins:
         elif interrupted is Interrupted.ABORTED:
             self.finish_build(build.job.full_name, build.number, "ABORTED")
 
-    # -- finding -------------------------------------------------------------------------------------------
+    # -- search --------------------------------------------------------------------------------------------
 
     def _item(self, full_name: str) -> Item:
         item = self._controller.root.find(full_name)
@@ -389,7 +389,7 @@ class LocalJenkins:
         for part in above:
             parent = parent.children.get(part) or templates.folder(FolderKind.FOLDER, parent, part)
             if "jobs" not in parent.fields:
-                raise ValueError(f"{parent.full_name} is a job and holds no others")
+                raise ValueError(f"{parent.full_name} is a job and cannot contain jobs")
         if parent.below(name) is not None:
-            raise ValueError(f"{full_name} exists already")
+            raise ValueError(f"{full_name} already exists")
         return parent, name

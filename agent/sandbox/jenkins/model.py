@@ -1,7 +1,7 @@
-"""What a Jenkins holds: folders, jobs and builds, with the properties that its JSON is made of.
+"""The model of a Jenkins: folders, jobs and builds, with the properties of its JSON.
 
-A property is either kept as recorded (or set by a story) or, marked :data:`LIVE`, worked out from the
-builds and jobs that exist at the moment: ``url``, ``builds``, ``lastCompletedBuild``, ``color`` and the like.
+A property is either stored as recorded (or set by a test) or, marked :data:`LIVE`, computed from the current
+builds and jobs: ``url``, ``builds``, ``lastCompletedBuild``, ``color`` and others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 JsonObject = dict[str, Any]
 
 LIVE: Final[Any] = object()
-# `builds` holds the newest hundred at most, `allBuilds` all of them (recorded Jenkins 2.516.2).
+# `builds` contains at most the newest hundred, `allBuilds` contains all (recorded Jenkins 2.516.2).
 NEWEST: Final = 100
 # Exported, but not at depth 0.
 _HIDDEN: Final = frozenset({"allBuilds"})
@@ -40,7 +40,7 @@ def encode(name: str) -> str:
 
 
 class _Object(Exported):
-    """Properties by name; those marked live come from ``live``."""
+    """Properties by name. Live properties come from ``live``."""
 
     live: dict[str, Callable[[Any], Any]]
     references: dict[str, Any]
@@ -57,7 +57,7 @@ class _Object(Exported):
         return self.live[name](self) if value is LIVE else value
 
     def whole(self) -> JsonObject:
-        """The answer without ``tree``, at depth 0: other objects appear by name, number and URL only."""
+        """The answer without ``tree``, at depth 0: other objects have only name, number and URL."""
         out: JsonObject = {} if self.json_class is None else {"_class": self.json_class}
         for name in self.fields:
             if name in _HIDDEN:
@@ -67,7 +67,7 @@ class _Object(Exported):
         return out
 
     def adopt(self, recorded: JsonObject) -> None:
-        """Take over a recorded answer; what can be worked out is worked out from then on."""
+        """Load a recorded answer. Properties that can be computed are computed from then on."""
         self.json_class = recorded.get("_class")
         self.fields = {
             name: LIVE if name in self.live else value for name, value in recorded.items() if name != "_class"
@@ -75,7 +75,7 @@ class _Object(Exported):
 
 
 class Untyped(Exported):
-    """The same object where Jenkins leaves out ``_class``, because the property's type says it already.
+    """The same object without ``_class``, which Jenkins leaves out if the property has a fixed type.
 
     Seen in ``previousBuild``, ``nextBuild``, ``runs`` and ``activeConfigurations``.
     """
@@ -93,10 +93,10 @@ class Untyped(Exported):
 
 
 class Build(_Object):
-    """One build of a job; ``stages`` has what the stage plugins answer, by the end of their URLs.
+    """One build of a job. ``stages``: the answers of the stage plugins, by the end of their URLs.
 
-    ``listed``: its job shows it; ``found``: its own URL does. Neither is so for a moment when it begins. A
-    ``corrupt`` one can be named and counted, and not be shown.
+    ``listed``: its job lists it; ``found``: its own URL works. Both are false for a moment when a build begins. A
+    ``corrupt`` build has a number, but cannot be exported.
     """
 
     def __init__(self, job: Item, number: int, json_class: str | None, fields: JsonObject) -> None:
@@ -118,7 +118,7 @@ class Build(_Object):
 
     @property
     def executing(self) -> bool:
-        """It occupies an executor: also what is done and has not tidied up yet."""
+        """Whether it occupies an executor, also while it is finished but still cleaning up."""
         return bool(self.fields.get("building") or self.fields.get("inProgress"))
 
     @property
@@ -151,9 +151,9 @@ Build.references = dict.fromkeys(("previousBuild", "nextBuild", "runs"), _BUILD_
 class Item(_Object):
     """The controller itself, a folder, a multibranch project, a job or a configuration of a matrix job.
 
-    ``children`` are the items below ``/job/``; ``cells`` are a matrix job's configurations, which live directly
-    below it and are not listed in ``jobs``. ``builds`` is in ascending order of the numbers, and ``keep`` says how
-    many of them are not discarded. What is ``hidden`` the user may not see, with everything below it.
+    ``children``: the items below ``/job/``. ``cells``: the configurations of a matrix job, which are directly below it
+    and not listed in ``jobs``. ``builds``: in ascending order of the numbers. ``keep``: how many builds are not
+    discarded. ``hidden``: the user cannot see the item and everything below it.
     """
 
     def __init__(self, json_class: str, fields: JsonObject) -> None:
@@ -168,10 +168,10 @@ class Item(_Object):
         self.keep: int | None = None
         self.hidden = False
 
-    # -- where it is ---------------------------------------------------------------------------------------
+    # -- position ------------------------------------------------------------------------------------------
 
     def place(self, parent: Item, name: str, *, cell: bool = False) -> None:
-        """Put it below another item, with everything below it."""
+        """Move it below another item, with everything below it."""
         self.parent, self.name = parent, name
         self.full_name = f"{parent.full_name}/{name}" if parent.full_name else name
         self.url = f"{parent.url}{'' if cell else 'job/'}{encode(name)}/"
@@ -182,7 +182,7 @@ class Item(_Object):
             child.place(self, cell_name, cell=True)
 
     def remove(self) -> None:
-        """Take it out of its parent."""
+        """Remove it from its parent."""
         if self.parent is not None:
             self.parent.children.pop(self.name, None)
             self.parent.cells.pop(self.name, None)
@@ -192,7 +192,7 @@ class Item(_Object):
         return self.children.get(name) or self.cells.get(name)
 
     def find(self, full_name: str) -> Item | None:
-        """The item with a full name, seen from here. Names hold no slash: a branch's is encoded."""
+        """The item with a full name, relative to this one. Names contain no slash: that of a branch is encoded."""
         item: Item | None = self
         for name in full_name.split("/"):
             if item is None:
@@ -201,7 +201,7 @@ class Item(_Object):
         return item
 
     def descend(self, segments: Sequence[str]) -> tuple[Item | None, list[str]]:
-        """Follow a URL's segments as far as they name items; the rest is for whoever asks."""
+        """The item that the segments of a URL name, and the remaining segments."""
         item, rest = self, list(segments)
         while len(rest) > 1 and rest[0] == "job":
             child = item.children.get(unquote(rest[1]))
@@ -220,7 +220,7 @@ class Item(_Object):
             yield item
             waiting += reversed([*item.children.values(), *item.cells.values()])
 
-    # -- what it says --------------------------------------------------------------------------------------
+    # -- content -------------------------------------------------------------------------------------------
 
     @property
     def full_display_name(self) -> str:
@@ -231,15 +231,15 @@ class Item(_Object):
 
     @property
     def visible(self) -> bool:
-        """Neither it nor anything above it is hidden."""
+        """Whether neither it nor an item above it is hidden."""
         return not self.hidden and (self.parent is None or self.parent.visible)
 
     def shown(self) -> list[Build]:
-        """The builds that it lists, oldest first."""
+        """The builds that the job lists, oldest first."""
         return [build for build in self.builds.values() if build.listed]
 
     def discard(self) -> None:
-        """Delete what is more than to be kept, as Jenkins does after a build: never the last good one."""
+        """Discard old builds, as Jenkins does after a build, but never the last successful one."""
         if self.keep is None:
             return
         kept = {PERMALINKS[name](self) for name in ("lastStableBuild", "lastSuccessfulBuild")}
@@ -248,11 +248,11 @@ class Item(_Object):
                 del self.builds[build.number]
 
     def newest(self, fits: Callable[[Build], bool] = lambda _: True) -> Build | None:
-        """The newest build that fits."""
+        """The newest build that meets the condition."""
         return next((build for build in reversed(self.builds.values()) if build.listed and fits(build)), None)
 
     def _jobs(self) -> list[Item]:
-        # Folders sort as Java strings do, the controller itself without regard to case.
+        # Folders sort like Java strings, the controller itself ignores case.
         key = str.lower if self.parent is None else str
         children = [self.children[name] for name in sorted(self.children, key=key)]
         return [child for child in children if not child.hidden]

@@ -1,6 +1,6 @@
-"""How a build looks on its way: the combinations of fields that were seen on a recorded Jenkins 2.516.2.
+"""The phases of a build: the combinations of fields that were recorded from Jenkins 2.516.2.
 
-Between them lie milliseconds, so a poller meets the odd ones rarely; a story shows them for as long as it likes.
+Some phases last only milliseconds, so a poller rarely sees them. A test can show them as long as needed.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ PIPELINE_RUN: Final = "org.jenkinsci.plugins.workflow.job.WorkflowRun"
 
 
 class Phase(StrEnum):
-    """A moment in the life of a build."""
+    """A phase of a build."""
 
-    STARTING = "starting"  # building, but not in progress yet; a pipeline shows it again just before its end
+    STARTING = "starting"  # building, but not in progress yet; a pipeline has this phase again just before its end
     RUNNING = "running"
-    PROVISIONAL = "provisional"  # it runs and has a result, which may get worse
-    ENDING = "ending"  # a pipeline that has no duration yet; others have one and are in progress all the same
+    PROVISIONAL = "provisional"  # it runs and has a result, which can get worse
+    ENDING = "ending"  # a pipeline without a duration yet; other builds have one while they are still in progress
     FINAL = "final"
 
 
 class Interrupted(StrEnum):
-    """What becomes of a running freestyle or matrix build when its controller restarts. Pipelines go on."""
+    """What happens to a running freestyle or matrix build when its controller restarts. Pipelines continue."""
 
-    GOES_ON = "goes on"  # the controller was prepared for it, or nothing of the kind ran
+    GOES_ON = "goes on"  # the restart was prepared, or no such build ran
     ABORTED = "aborted"
-    VANISHED = "vanished"  # no record at all; its number is not given away again
+    VANISHED = "vanished"  # no record remains; its number is not used again
 
 
 def fields(build: Build, phase: Phase, result: str | None, took_ms: int) -> JsonObject:
-    """The fields that tell the phase. ``result`` and ``took_ms`` count where the phase shows them."""
+    """The fields of a phase. ``result`` and ``took_ms`` are used if the phase shows them."""
     pipeline = build.json_class == PIPELINE_RUN
     ended = phase in {Phase.ENDING, Phase.FINAL}
     in_progress = {Phase.STARTING: False, Phase.ENDING: not pipeline, Phase.FINAL: False}.get(phase, True)

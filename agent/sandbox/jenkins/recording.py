@@ -1,13 +1,12 @@
-"""Read a folder of recorded answers into a model.
+"""Reading a folder of recorded answers into a model.
 
-The folder holds ``jobs/*.json`` (``/job/…/api/json``) and ``builds/*.json`` (``/job/…/<number>/api/json``), and
-may hold ``wfapi/<build>-describe.json`` and ``pipeline-overview/<build>-tree.json`` under the names of the
-builds' files, ``tree/*-full*.json`` (jobs' answers with builds in full) and ``root.json``.
+The folder contains ``jobs/*.json`` (``/job/…/api/json``) and ``builds/*.json`` (``/job/…/<number>/api/json``). It can
+contain ``wfapi/<build>-describe.json`` and ``pipeline-overview/<build>-tree.json`` with the names of the build
+files, ``tree/*-full*.json`` (answers of jobs with complete builds) and ``root.json``.
 
-What a job and its builds say about each other is worked out again from what is there. A build that a job only
-lists, by number and URL, is left out: nothing is made up for it. ``nextBuildNumber`` stays as recorded, so it
-looks like a build that was discarded since. A build that only ``tree/*-full*.json`` knows has the fields that
-were asked for there, and no others.
+References between jobs and builds are computed from the existing files. A build that a job only lists by number
+and URL is left out. ``nextBuildNumber`` stays as recorded, so such a build looks discarded. A build that is only
+in ``tree/*-full*.json`` has only the fields that were requested there.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _CONFIGURATION: Final = "hudson.matrix.MatrixConfiguration"
 
 
 def load(folder: Path | Traversable, root_url: str) -> Item:
-    """The controller with all its jobs and builds, their URLs built from ``root_url``."""
+    """The controller with all jobs and builds. Their URLs begin with ``root_url``."""
     root = templates.root(root_url)
     for _, recorded in _read(folder, ".", "root.json", root_url):
         root.adopt(recorded)
@@ -42,7 +41,7 @@ def load(folder: Path | Traversable, root_url: str) -> Item:
     _add_stages(folder, builds, root_url)
     for _, recorded in _read(folder, "tree", ".json", root_url):
         for entry in recorded.get("allBuilds", ()):
-            # An answer that was asked for the numbers only tells nothing about its builds.
+            # An answer with numbers only contains no data about its builds.
             if "timestamp" in entry:
                 _add_build(root, entry)
     for item in root.everything():
@@ -82,7 +81,7 @@ def _segments(root: Item, url: str) -> list[str]:
 def _add_build(root: Item, recorded: JsonObject) -> Build | None:
     item, rest = root.descend(_segments(root, recorded["url"]))
     if item is None or len(rest) != 1 or not rest[0].isdecimal():
-        return None  # of a job that is not in the folder
+        return None  # its job is not in the folder
     number = int(rest[0])
     if number not in item.builds:
         build = Build(item, number, None, {})
@@ -100,7 +99,7 @@ def _add_stages(folder: Path | Traversable, builds: dict[str, Build | None], roo
 
 
 def _link(root: Item, item: Item) -> None:
-    """Put the matrix configurations and their builds where a matrix job and its builds refer to them."""
+    """Add the matrix configurations and their builds to the matrix job that refers to them."""
     if "activeConfigurations" in item.fields:
         references = item.fields["activeConfigurations"]
         item.fields["activeConfigurations"] = [_target(root, reference) for reference in references]

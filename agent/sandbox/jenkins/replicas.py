@@ -1,8 +1,8 @@
-"""One Jenkins that several replicas serve, each with a view of its own that lags behind, as CloudBees CI HA does.
+"""One Jenkins that is served by several replicas, each with its own delayed view, as in CloudBees CI HA.
 
-What is documented of it: a question about a job, about the nodes or about the queue is answered for all replicas
-together if it has a ``tree``, and with 400 otherwise; any other is answered by the replica that it reached. Builds are
-spread over the replicas, and those of a replica that fails are adopted by others and run on under their numbers.
+As documented there, a request for a job, for the nodes or for the queue is answered for all replicas together if it has
+a ``tree``, and with 400 otherwise. Other requests are answered by the replica that they reach. Builds are distributed
+over the replicas. If a replica fails, other replicas adopt its builds, which continue with the same numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FORMATS: Final = frozenset({"json", "xml", "python"})
 
 
 class _Clock:
-    """A replica's: that of the story, but for the moments in which something of earlier is done once more."""
+    """The clock of a replica: the current time, except while an earlier change is applied."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
@@ -47,7 +47,7 @@ class _Clock:
 
 @dataclass
 class _Replica:
-    """``jenkins`` is what it knows; ``behind`` what it has to learn, with the moment at which it happened."""
+    """``jenkins``: the view of the replica. ``behind``: changes that it has not applied yet, with their times."""
 
     jenkins: LocalJenkins
     clock: _Clock
@@ -56,7 +56,7 @@ class _Replica:
     behind: deque[tuple[int, Callable[[LocalJenkins], object]]] = field(default_factory=deque)
 
     def learn(self, until: int) -> None:
-        """Everything that happened up to that moment."""
+        """Apply all changes up to this time."""
         while self.behind and self.behind[0][0] <= until:
             self.clock.at, change = self.behind.popleft()
             try:
@@ -66,12 +66,12 @@ class _Replica:
 
 
 class ReplicatedJenkins:
-    """Serves one Jenkins by as many replicas as there are ``lags_ms``.
+    """Serves one Jenkins with one replica for each of ``lags_ms``.
 
-    ``make`` makes the Jenkins as it is at the beginning, and is called once for each view. Later it is changed by
-    :meth:`change` only. ``aggregated`` False: also the questions that are answered for all replicas together are
-    answered by one, from its view, which is worse than what is documented. ``sticky``: a client that keeps cookies
-    stays with its replica; otherwise each question goes to one of those that are up, as ``route`` chooses.
+    ``make`` creates the initial Jenkins and is called once for each view. Later changes go through :meth:`change` only.
+    ``aggregated`` False: requests that should be answered for all replicas are answered by one, from its view, which is
+    worse than documented. ``sticky``: a client with cookies stays with its replica; otherwise ``route`` chooses a
+    running replica for each request.
     """
 
     def __init__(
@@ -106,16 +106,16 @@ class ReplicatedJenkins:
 
     @property
     def now_ms(self) -> int:
-        """What the clock of every replica says, UTC milliseconds."""
+        """The time of the clock of every replica, UTC milliseconds."""
         return self._now_ms()
 
     @property
     def truth(self) -> LocalJenkins:
-        """What really is the case; to look at, not to be changed."""
+        """The true state. It must not be changed."""
         return self._truth
 
     def next_numbers(self, full_name: str) -> set[int]:
-        """What the replicas say now of the next number of a job, each for itself, and what is right."""
+        """The next build number of a job in each replica, and the true one."""
         with self._lock:
             for replica in self._replicas:
                 replica.learn(self._now_ms() - replica.lag_ms)
@@ -127,12 +127,12 @@ class ReplicatedJenkins:
         """The application."""
         return self._serve
 
-    # ---- what happens
+    # ---- changes
 
     def change(self, change: Callable[[LocalJenkins], T], *, only_on: int | None = None) -> T:
-        """Let something happen: each replica learns of it when its lag is over. ``change`` is called for each view.
+        """Make a change. Each replica applies it after its delay. ``change`` is called for each view.
 
-        ``only_on``: it only looks so on one replica, at once.
+        ``only_on``: the change is applied to the view of one replica only, without delay.
         """
         with self._lock:
             if only_on is not None:
@@ -143,12 +143,12 @@ class ReplicatedJenkins:
             return changed
 
     def set_lag(self, index: int, lag_ms: int) -> None:
-        """Let a replica lag more or less from now on. What it knows it does not forget."""
+        """Change the delay of a replica. Changes that it has applied stay."""
         with self._lock:
             self._replicas[index].lag_ms = lag_ms
 
     def stop_replica(self, index: int) -> list[tuple[str, int]]:
-        """End a replica. The pipelines that run on it stand still; returns them. They run on after :meth:`adopt`."""
+        """End a replica. Returns its running pipelines, which are paused and continue after :meth:`adopt`."""
         with self._lock:
             self._replicas[index].up = False
             orphans = [build for build in self._running() if self._owner(build) == index]
@@ -156,7 +156,7 @@ class ReplicatedJenkins:
             return orphans
 
     def adopt(self, builds: Sequence[tuple[str, int]]) -> None:
-        """Let builds of a replica that ended run on, on another one."""
+        """Continue builds of an ended replica on another one."""
         with self._lock:
             up = [index for index, replica in enumerate(self._replicas) if replica.up] or [0]
             for position, build in enumerate(builds):
@@ -164,13 +164,13 @@ class ReplicatedJenkins:
             self.change(lambda jenkins: _resume(jenkins, builds))
 
     def start_replica(self, index: int) -> None:
-        """Start one that ended: it reads everything anew, and lags again from then on."""
+        """Start an ended replica: it reads everything again, and is delayed from then on."""
         with self._lock:
             self._replicas[index].learn(self._now_ms())
             self._replicas[index].up = True
 
     def fail_over(self) -> None:
-        """Let the next replica end; when this is called again, let others adopt what ran on it, and let it return."""
+        """End the next replica. The next call lets others adopt its builds, and starts it again."""
         with self._lock:
             down = next((index for index, replica in enumerate(self._replicas) if not replica.up), None)
             if down is None:
@@ -186,7 +186,7 @@ class ReplicatedJenkins:
     def _owner(self, build: tuple[str, int]) -> int:
         return self._owners.get(build, build[1] % len(self._replicas))
 
-    # ---- what is answered
+    # ---- answers
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -216,7 +216,7 @@ class ReplicatedJenkins:
 
 
 def _kind(scope: Scope) -> Literal["aggregated", "unsupported", "of one replica"]:
-    """Whether a question is about all replicas, and asked so that it can be answered."""
+    """Whether a request is about all replicas, and whether it has a supported form."""
     segments = scope["raw_path"].decode("latin-1").strip("/").split("/")
     subject, asked = segments[:-2], segments[-2:]
     is_of_all = subject[-1:] in (["computer"], ["queue"]) or (subject[-2:-1] == ["job"])
@@ -245,13 +245,13 @@ def _with_cookie(send: Send, index: int) -> Send:
 
 
 def _interrupt(jenkins: LocalJenkins, builds: Sequence[tuple[str, int]]) -> None:
-    """They are on no executor, and have no result."""
+    """Pause builds: they are on no executor, and have no result."""
     for name, number in builds:
         jenkins.update_build(name, number, building=False, inProgress=False, result=None, duration=0)
 
 
 def _resume(jenkins: LocalJenkins, builds: Sequence[tuple[str, int]]) -> None:
-    """Unless they were deleted or ended meanwhile."""
+    """Continue builds that were not deleted or finished in the meantime."""
     running = {(name, build["number"]) for name, build in jenkins.all_builds() if build["result"] is None}
     for name, number in builds:
         if (name, number) in running:

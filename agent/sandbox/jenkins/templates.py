@@ -1,4 +1,4 @@
-"""The fields of jobs and builds that a story makes, in the shape of those of a recorded Jenkins 2.516.2."""
+"""The fields of new jobs and builds, in the shape recorded from Jenkins 2.516.2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class JobKind(StrEnum):
-    """What builds."""
+    """Kinds of jobs."""
 
     FREESTYLE = "freestyle"
     PIPELINE = "pipeline"
@@ -22,7 +22,7 @@ class JobKind(StrEnum):
 
 
 class FolderKind(StrEnum):
-    """What holds jobs, and does not build."""
+    """Kinds of folders."""
 
     FOLDER = "folder"
     MULTIBRANCH = "multibranch"
@@ -99,7 +99,7 @@ def root(url: str) -> Item:
 
 
 def job(kind: JobKind, parent: Item, name: str) -> Item:
-    """A job without builds, in its place."""
+    """A job without builds, below its parent."""
     item = Item(_JOB_CLASSES[kind], {**_JOB, **_JOB_EXTRAS[kind], "actions": _JOB_ACTIONS})
     item.place(parent, name)
     show_as(item, name)
@@ -107,7 +107,7 @@ def job(kind: JobKind, parent: Item, name: str) -> Item:
 
 
 def folder(kind: FolderKind, parent: Item, name: str) -> Item:
-    """A folder without jobs, in its place."""
+    """A folder without jobs, below its parent."""
     item = Item(_FOLDER_CLASSES[kind], {**_NAMED, "actions": _FOLDER_ACTIONS, "jobs": LIVE})
     item.place(parent, name)
     view = {"_class": "hudson.model.AllView", "name": "All", "url": item.url}
@@ -119,19 +119,19 @@ def folder(kind: FolderKind, parent: Item, name: str) -> Item:
 
 
 def show_as(item: Item, name: str) -> None:
-    """Set the display name: a branch's job is shown under the branch's own name, ``feature/x``."""
+    """Set the display name: a branch job is shown with the name of the branch, ``feature/x``."""
     branch = item.parent is not None and item.parent.json_class == _MULTIBRANCH
     shown = unquote(name) if branch else name
     item.fields |= {"displayName": shown, "displayNameOrNull": shown if shown != name else None}
 
 
 def executor(json_class: str | None) -> JsonObject:
-    """What the ``executor`` of a running build says at depth 0."""
+    """The ``executor`` of a running build at depth 0."""
     return {} if json_class == FREESTYLE_BUILD else {"_class": "hudson.model.OneOffExecutor"}
 
 
 def build(job: Item, number: int, timestamp: int, actions: Sequence[JsonObject]) -> Build:
-    """A build that has just begun."""
+    """A build that has just started."""
     json_class = BUILD_CLASSES.get(job.json_class or "", FREESTYLE_BUILD)
     fields: JsonObject = {
         "actions": [*actions, {}, {}, {"_class": f"{_DISPLAY}.RunDisplayAction"}], "artifacts": [],
@@ -185,8 +185,8 @@ def build_data(number: int, repo: str, branch: str, commit: str) -> JsonObject:
 def computers(root: Item, *, whole: bool) -> JsonObject:
     """``/computer/api/json`` of a controller without agents.
 
-    A pipeline and a matrix parent run outside the numbered executors. An executor is empty at depth 0; with
-    ``tree``, an idle one says ``currentExecutable: null`` (``hudson.model.Executor`` exports it so).
+    A pipeline and a matrix parent run outside the numbered executors. An executor is empty at depth 0. With
+    ``tree``, an idle one has ``currentExecutable: null`` (as ``hudson.model.Executor`` exports it).
     """
     running = [build for item in root.everything() if item.builds for build in item.builds.values() if build.executing]
     heavy = [build for build in running if build.json_class in {FREESTYLE_BUILD, _MATRIX_RUN}]
@@ -218,7 +218,7 @@ def _executor(build: Build | None, *, whole: bool) -> JsonObject:
 
 
 def queue_item(job: Item, number: int, since: int) -> JsonObject:
-    """What a job's ``queueItem`` says while a build of it waits."""
+    """The ``queueItem`` of a job while one of its builds waits."""
     return {
         "_class": "hudson.model.Queue$BuildableItem", "actions": [], "blocked": False, "buildable": True,
         "id": number, "inQueueSince": since, "params": "", "stuck": False,
@@ -244,7 +244,7 @@ def me(username: str, root_url: str) -> JsonObject:
 
 
 def crumb() -> JsonObject:
-    """``/crumbIssuer/api/json``; nothing here needs the crumb."""
+    """``/crumbIssuer/api/json``. The sandbox does not require the crumb."""
     return {
         "_class": "hudson.security.csrf.DefaultCrumbIssuer",
         "crumb": "509662dd62f4f553380a7a4a5a14fa17533715457b6a09f7305f0bc28320f70d",

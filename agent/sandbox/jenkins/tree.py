@@ -1,15 +1,15 @@
-"""The ``tree`` parameter of Jenkins' remote API: parse it, and cut JSON down to what it asks for.
+"""The ``tree`` parameter of Jenkins' remote API: parse it, and reduce JSON to the requested properties.
 
 Grammar and meaning follow Stapler's ``NamedPathPruner`` and the answers of a recorded Jenkins 2.516.2:
 
 * ``a,b[c,d]``: the property ``a`` and, of every object in ``b``, the properties ``c`` and ``d``;
 * ``b[c]{0,5}`` a half-open range of a list, ``{,5}`` from its start, ``{5,}`` to its end, ``{5}`` one element;
-* ``*`` any property not named beside it;
-* an object keeps its ``_class`` whatever is asked for, an unknown property is left out without a word;
-* an object named without brackets shows its ``_class`` only;
-* an element of a list that cannot be exported is left out without a word.
+* ``*`` all other properties;
+* an object always keeps its ``_class``, and an unknown property is left out without an error;
+* an object without brackets has only its ``_class``;
+* an element of a list that cannot be exported is left out without an error.
 
-Known limit: objects whose keys are data (``buildsByBranchName``, ``monitorData``) are cut like any other.
+Known limit: objects whose keys are data (``buildsByBranchName``, ``monitorData``) are reduced like others.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# Deeper nesting than this ends in a stack overflow on the real thing, and in HTTP 500 on both.
+# Deeper nesting causes a stack overflow in the real Jenkins, and HTTP 500 in both.
 MAX_DEPTH: Final = 100
 _MAX_INT: Final = 2**31 - 1
 _TOKEN: Final = re.compile(r"[,\[\]{}]|[^,\[\]{}]+", re.DOTALL)
 _NUMBER: Final = re.compile(r"[0-9]{1,10}")
-# Cut down to themselves; looked up by type because most values are such.
+# Types that are not reduced. Looked up by type, because most values have one of them.
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 MISSING: Final[Any] = object()
 
 
 class TreeError(ValueError):
-    """The expression is not one that Jenkins accepts; it answers such with HTTP 500 and a page of HTML."""
+    """The expression is not valid. Jenkins answers it with HTTP 500 and an HTML page."""
 
 
 class ExportError(Exception):
-    """A property cannot be worked out. A list leaves out the element, anywhere else the answer is HTTP 500."""
+    """A property cannot be computed. In a list the element is left out, otherwise the answer is HTTP 500."""
 
 
 class Exported(ABC):
-    """An object whose properties are worked out when they are asked for."""
+    """An object whose properties are computed when they are requested."""
 
     json_class: str | None
 
@@ -51,14 +51,14 @@ class Exported(ABC):
 
     @abstractmethod
     def value(self, name: str) -> Any:
-        """The property's value, which may hold other :class:`Exported`, or :data:`MISSING`.
+        """The value of the property, which can contain other :class:`Exported`, or :data:`MISSING`.
 
         Raises :class:`ExportError`.
         """
 
 
 class Tree:
-    """A parsed expression. Applying it neither copies nor changes what it is applied to."""
+    """A parsed expression. Applying it does not copy or change the value."""
 
     __slots__ = ("_asked", "_rest", "children", "start", "stop")
 
@@ -69,7 +69,7 @@ class Tree:
         self.settle()
 
     def apply(self, value: Any) -> Any:
-        """What is left of a value: of an object the properties asked for, of a list its range, else all of it."""
+        """The reduced value: the requested properties of an object, the range of a list, or any other value itself."""
         if isinstance(value, Exported):
             return self._object(value.json_class, value.names, value.value)
         if isinstance(value, dict):
@@ -79,15 +79,15 @@ class Tree:
         return value
 
     def settle(self) -> None:
-        """Work out once what :meth:`apply` needs for every object; to be called when it is complete."""
-        # `_class` is no property: it is there anyway, or it is not.
+        """Prepare what :meth:`apply` needs for every object. Call it when the expression is complete."""
+        # `_class` is not a property: it does not depend on the expression.
         self._asked = [(name, tree) for name, tree in self.children.items() if name != "_class"]
         self._rest = self.children.get("*")
 
     def _list(self, elements: list[Any]) -> list[Any]:
         out = []
         for element in elements:
-            with suppress(ExportError):  # the range counts what is left out
+            with suppress(ExportError):  # the range includes elements that are left out
                 out.append(self.apply(element))
         return out
 
@@ -110,7 +110,7 @@ class Tree:
 
 
 def parse(text: str) -> Tree:
-    """Parse an expression, or raise :class:`TreeError`."""
+    """Parse an expression. Raises :class:`TreeError`."""
     tokens = _Tokens(_TOKEN.findall(text))
     tree = _list(tokens, 0)
     tokens.expect(None)
@@ -157,7 +157,7 @@ def _list(tokens: _Tokens, depth: int) -> Tree:
     more = True
     while more:
         name = tokens.name()
-        # A name given twice counts as given last, as in Stapler.
+        # If a name is given twice, the last one is used, as in Stapler.
         tree.children[name] = _node(tokens, depth)
         more = tokens.accept(",")
     tree.settle()
