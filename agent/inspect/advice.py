@@ -21,7 +21,8 @@ _ADVICE = tuple(
             "The report cannot be used, and a replay does not change that. Correct the pipeline, then discard.",
         ),
         (
-            r" parameter, of which Jenkins tells |is not kept: the parameters",
+            # Older versions stored: "of which Jenkins tells", "is not kept".
+            r" parameter, (of|for) which Jenkins |(is not kept|was not stored): the parameters",
             "The rule reads a parameter whose value is not known. Use another field in the rule, then replay.",
         ),
         (
@@ -36,7 +37,7 @@ _ADVICE = tuple(
         ),
     )
 )
-_OTHER = "Read the reason, correct the cause, then replay. Discard what nobody can correct."
+_OTHER = "Read the reason, correct the cause, then replay. Discard it if it cannot be corrected."
 
 
 def what_to_do(reason: str | None) -> str:
