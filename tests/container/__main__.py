@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "container"
-PATIENCE_S = 600.0
+PATIENCE_S = 3600.0
 
 
 def main() -> int:

@@ -79,7 +79,7 @@ class World:
     def environment_of_newest(self) -> str | None:
         return self._received.deployments()[-1].event.environment
 
-    def arrived(self, patience_s: float = 45.0) -> str:
+    def arrived(self, patience_s: float = 120.0) -> str:
         """Wait until every build is at Hivel. Raises :class:`StoryError` if one is not, or if there are others."""
         took = wait(f"all {self.expected} events are at Hivel", lambda: self._at_hivel() >= self._expected, patience_s)
         if strangers := self._at_hivel() - self._expected:
