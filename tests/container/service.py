@@ -20,6 +20,7 @@ WRITTEN = [
     "config.toml root:hivel-agent 0640",
     "hivel.token root:root 0600",
     "jenkins.token root:root 0600",
+    "web.password hivel-agent:hivel-agent 0400",
 ]
 # Two values and more, as `event=started version=0.2.0`; a value with spaces is in quotes.
 LOGFMT = re.compile(r"timestamp=\S+ level=\w+ event=(\"(?:[^\"\\]|\\.)*\"|\S+)( \w+=(\"(?:[^\"\\]|\\.)*\"|\S*))*")
@@ -44,7 +45,8 @@ class Service:
                 raise StoryError(f"init does not ask what the page says: {error}") from None
         if code or HIVEL_TOKEN in terminal.shown or JENKINS_TOKEN in terminal.shown:
             raise StoryError(f"init ended with {code}, or shows a token:\n{terminal.shown}")
-        files = self._machine.read("sh", "-c", f"cd {FOLDER} && stat --format='%n %U:%G %04a' *.toml *.token")
+        listed = f"cd {FOLDER} && stat --format='%n %U:%G %04a' *.toml *.token *.password"
+        files = self._machine.read("sh", "-c", listed)
         if files.splitlines() != WRITTEN:
             raise StoryError(f"the files are not as the page has them:\n{files}")
         self._machine.run("hivel-agent", "check")
