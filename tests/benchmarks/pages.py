@@ -22,8 +22,9 @@ from agent.config.settings import Address, WebSettings
 from agent.model.times import Clock
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.web.app import application
+from agent.web.task_file import TaskFile
 from agent.web.tasks import Tasks
-from tests.benchmarks.dora import CONFIGURATION, fill
+from tests.benchmarks.dora import CONFIGURATION, add_up, fill
 from tests.benchmarks.output import machine, say, table, target
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Bare:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one page: the median, statements without those that begin and end transactions, bytes of HTML."""
+    """Of one page: the median of the CPU time, statements without those that begin and end transactions, bytes of HTML."""
 
     ms: float
     statements: int
@@ -108,13 +109,14 @@ async def measure(folder: Path, rows: int) -> dict[str, Cost]:
     clock = Clock()
     found = {}
     with closing(SqliteOutbox(folder / "outbox.db", clock)) as outbox:
+        add_up(outbox)
         backend = Bare(replace(settings, web=web), outbox)
         outbox._connection.set_trace_callback(backend.statements.append)
 
         async def present() -> Bare:
             return backend
 
-        app = application(web, present, clock, Tasks())
+        app = application(web, present, clock, Tasks(TaskFile(settings.outbox), present, clock))
         transport = httpx.ASGITransport(app=app)
         headers = {"Authorization": f"Bearer {TOKEN}"}
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
@@ -131,9 +133,9 @@ async def _cost(client: httpx.AsyncClient, backend: Bare, page: str) -> Cost:
     times = []
     for _ in range(ROUNDS):
         backend.statements.clear()
-        started = time.perf_counter()
+        started = time.thread_time()
         answer = await client.get(page)
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
         if sum(times) > PATIENCE_S:
             break
     queries = [each for each in backend.statements if not each.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
@@ -151,7 +153,7 @@ def main() -> None:
             costs[rows] = asyncio.run(measure(folder, rows))
     few, many = costs.values()
     table(
-        ("page", *(f"ms at {rows:,}" for rows in SIZES), "ratio", "statements", "bytes"),
+        ("page", *(f"CPU ms at {rows:,}" for rows in SIZES), "ratio", "statements", "bytes"),
         [
             (
                 page,
@@ -166,8 +168,8 @@ def main() -> None:
     )
     dora = [cost for page, cost in many.items() if page.startswith("/dora")]
     others = [cost for page, cost in many.items() if not page.startswith("/dora")]
-    target("slowest page but /dora, ms", max(cost.ms for cost in others), below=MOST_MS)
-    target("/dora, ms", max(cost.ms for cost in dora), below=DORA_MS)
+    target("slowest page but /dora, CPU ms", max(cost.ms for cost in others), below=MOST_MS)
+    target("/dora, CPU ms", max(cost.ms for cost in dora), below=DORA_MS)
     target("most statements of a page", max(cost.statements for cost in many.values()), below=MOST_STATEMENTS + 1)
     target("largest page, bytes", max(cost.size for cost in many.values()), below=MOST_BYTES + 1)
 
