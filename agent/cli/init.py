@@ -232,7 +232,7 @@ def _tokens(file: Path, draft: Draft) -> list[NewFile]:
 
 
 def _password(file: Path) -> list[NewFile]:
-    """A new password for the pages, unless there is one."""
+    """A new password for the pages, unless there is a password file."""
     path = file.parent / WEB_PASSWORD
     if os.path.lexists(path):
         return []
@@ -240,7 +240,7 @@ def _password(file: Path) -> list[NewFile]:
 
 
 def _service_user(file: Path) -> tuple[int, int] | None:
-    """Who reads the password: it is not among the credentials that root passes to the service."""
+    """Owner of the password file: the service reads it itself, because it is not one of its credentials."""
     if os.geteuid() != 0 or file != SYSTEM_FILE:
         return None
     try:

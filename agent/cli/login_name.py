@@ -1,4 +1,4 @@
-"""The name of the person who calls a verb."""
+"""The name of the user who runs a verb."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import suppress
 
 
 def login_name() -> str:
-    """Who logged in and typed it, also behind `sudo` and `su`."""
-    with suppress(OSError):  # nobody logged in: cron, a container
+    """The user who logged in, also behind `sudo` and `su`."""
+    with suppress(OSError):  # no login, as in cron or a container
         return os.getlogin()
     with suppress(KeyError, OSError):  # a user without a name
         return os.environ.get("SUDO_USER") or getpass.getuser()

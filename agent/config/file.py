@@ -397,8 +397,8 @@ def _proxy(check: Values, raw: tables.Proxy) -> ProxySettings | None:
     if secret is None:
         check.note(
             "web.proxy.secret_file",
-            "no secret: name a file here, or give systemd the credential web-proxy-secret; without it anybody could "
-            f"send {raw.user_header}",
+            "no secret: set a file here, or systemd's credential web-proxy-secret; without it, any client could send "
+            f"{raw.user_header}",
         )
         return None
     return ProxySettings(raw.user_header, secret, frozenset(raw.operators))

@@ -192,10 +192,10 @@ class ProxySettings:
 
 @dataclass(frozen=True)
 class WebSettings:
-    """The pages. ``prefix`` is empty or a path such as ``/hivel`` without a slash at its end.
+    """The pages. ``prefix``: empty, or a path such as ``/hivel`` without a trailing slash.
 
-    ``hosts``: names in addition to loopback and the listen address under which browsers reach the pages. A password or
-    token that is not configured is None: nobody can log in with it.
+    ``hosts``: further host names of the pages, besides loopback and the listen address. A password or token that is
+    not configured is None: no user can log in with it.
     """
 
     address: Address

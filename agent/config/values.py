@@ -195,9 +195,9 @@ class Values:
         return url
 
     def web_secret(self, key: str, file: str | None, credential: str, default: str | None = None) -> Token | None:
-        """A password or token of the pages, or None if no place has one. ``default``: the file to read if it exists.
+        """An optional password or token of the pages. ``default``: the file to read if it exists.
 
-        One that cannot be read is a problem of the pages alone: nobody can log in with it.
+        An unreadable one affects only the pages: no user can log in with it.
         """
         path = None if file is None else self.path(key, file)
         if not self._tokens:
@@ -209,7 +209,7 @@ class Values:
         except TokenError as error:
             return Token.missing(error)
         except OSError as error:
-            return Token.missing(TokenError(f"cannot look for {default}: {error.strerror}"))
+            return Token.missing(TokenError(f"cannot access {default}: {error.strerror}"))
         return found
 
     def token_file(self, key: str, text: str) -> Token:

@@ -1,4 +1,4 @@
-"""``rules test``: whether the rules derive from the examples of the configuration what these expect."""
+"""``rules test``: whether the rules give the expected deployments for the examples of the configuration."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from agent.config.settings import Example, Settings
     from agent.inspect.derived import DerivedView
 
-# Any moment will do: no rule depends on it.
+# Any time works: no rule depends on it.
 _STARTED_AT, _ENDED_AT = 1_700_000_000_000, 1_700_000_060_000
 _CONTROLLER, _NUMBER = "example", 1
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class ExampleResult(msgspec.Struct, frozen=True):
-    """One example in ``rules test --json``. ``problems``: what differs from what it expects; none: it passes.
+    """One example in ``rules test --json``. ``problems``: differences from the expected deployments; empty: it passes.
 
-    ``deployments``: the fields of each deployment that the rules derive; ``reason`` instead if there can be no event.
+    ``deployments``: the fields of each derived deployment, or ``reason`` if it has no valid event.
     """
 
     example: str
@@ -35,7 +35,7 @@ class ExampleResult(msgspec.Struct, frozen=True):
 
 
 def run_examples(settings: Settings) -> list[ExampleResult]:
-    """Derive the deployments of each example by the rules of the configuration. Nothing is read or asked."""
+    """Derive the deployments of each example with the rules of the configuration. Reads no other data."""
     return [_run(example, settings) for example in settings.examples]
 
 
@@ -70,7 +70,7 @@ def _fields(view: DerivedView) -> dict[str, str]:
 
 
 def _differences(expected: Sequence[Mapping[str, str]], found: Sequence[Mapping[str, str]]) -> list[str]:
-    """Each expected deployment takes the one that differs least from it."""
+    """The differences. Each expected deployment is compared with the most similar one."""
     left, problems = list(found), []
     for number, wanted in enumerate(expected, 1):
         if not left:

@@ -1,6 +1,6 @@
-"""Where each field of a stored deployment came from, and what else was said about it.
+"""The source of each field of a stored deployment, and the values of other sources.
 
-Origins are not stored. They are derived from the facts by today's rules, as long as the facts are kept.
+Sources are not stored. They are derived from the facts with the current rules, as long as the facts are kept.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _NAMES = tuple(field.name for field in msgspec.structs.fields(DeploymentEvent))
 
 
 class FieldView(msgspec.Struct, frozen=True):
-    """A field of the event. ``origin``: where its value came from, None if that is not known any more.
+    """A field of the event. ``origin``: the source of its value, None if the facts are deleted.
 
-    ``now``: the value by today's rules if it is another one; then ``origin`` is of that. ``words``: what was said about
-    the field, if more than one thing was said.
+    ``now``: the value by the current rules if it differs; ``origin`` is then the source of this value. ``words``: the
+    values of all sources, if there is more than one.
     """
 
     name: str
@@ -75,7 +75,7 @@ def _origin(name: str, part: Part) -> str | None:
 
 
 def _values(deployment_id: str, content: Content) -> dict[str, Any]:
-    """The event's fields; if no event can be made, those that are known."""
+    """The fields of the event or, without a valid event, the known ones."""
     event = event_view(deployment_id, content)
     if event is not None:
         fields: dict[str, Any] = msgspec.to_builtins(event)
@@ -87,5 +87,5 @@ def _values(deployment_id: str, content: Content) -> dict[str, Any]:
 def _derived(state: RunState, rules: Rules) -> Derived | None:
     try:
         return derive(state.facts, rules, kept_builds(state.deployments))
-    except Exception:  # noqa: BLE001 - the run was set aside with it; what is stored can still be shown
+    except Exception:  # noqa: BLE001 - the run was set aside after this error; the stored data can still be shown
         return None

@@ -14,7 +14,7 @@ WEB = "web"
 
 
 def pages(settings: Settings) -> list[Finding]:
-    """Whether somebody can log in, and whether passwords cross a network in clear text."""
+    """Whether users can log in, and whether passwords are sent over a network in clear text."""
     web = settings.web
     if web is None:
         return []
@@ -22,13 +22,13 @@ def pages(settings: Settings) -> list[Finding]:
     found = [Finding(Level.WARNING, WEB, each.problem) for each in secrets if each and each.problem is not None]
     if not web.address.is_loopback:
         words = (
-            f"the pages listen at {web.address} without TLS: passwords cross the network in clear text; listen on "
-            "loopback behind a reverse proxy with TLS"
+            f"the pages listen at {web.address} without TLS: passwords are sent in clear text; listen on loopback "
+            "behind a reverse proxy with TLS"
         )
         found.append(Finding(Level.WARNING, WEB, words))
     if not any(secrets):
         words = (
-            f"nobody can log in to the pages: put a password into {settings.file.parent / WEB_PASSWORD}, or set "
+            f"no user can log in to the pages: write a password to {settings.file.parent / WEB_PASSWORD}, or set "
             "[web] password_file"
         )
         found.append(Finding(Level.WARNING, WEB, words))

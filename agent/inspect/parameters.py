@@ -1,4 +1,4 @@
-"""Facts and words without the values of build parameters, which may be confidential."""
+"""Redacting the values of build parameters, which can be confidential, in facts and in the values of sources."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def without_values(build: Build) -> Build:
 
 
 def facts_without_values(facts: Sequence[FactView]) -> list[FactView]:
-    """Facts with such builds. A report that cannot be parsed has no text: nobody knows what is in it."""
+    """Facts with such builds. The text of an unreadable report is removed, because it can contain anything."""
     return [replace(fact, body=_hidden(fact.body)) for fact in facts]
 
 
 def words_without_values(words: Sequence[WordView]) -> list[WordView]:
-    """What was said about a field, without what parameters said."""
+    """The values for a field, with those of parameters redacted."""
     return [replace(word, says=HIDDEN) if word.who.startswith("parameter ") else word for word in words]
 
 

@@ -49,6 +49,6 @@ def _outcome(deployment: EventView) -> Iterator[StepView]:
     if deployment.settled_at is not None and deployment.state in _SETTLED:
         yield StepView(deployment.settled_at, _SETTLED[deployment.state], deployment.reason or "")
     if deployment.held_until is not None:
-        yield StepView(deployment.held_until, "is sent unconfirmed, if it is not confirmed before")
+        yield StepView(deployment.held_until, "will be sent unconfirmed if it is not confirmed before")
     if deployment.next_attempt_at is not None:
         yield StepView(deployment.next_attempt_at, "next attempt", deployment.reason or "")

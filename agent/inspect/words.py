@@ -69,7 +69,7 @@ class Told:
 
 
 def told(part: Part, facts: Iterable[Fact], derived: Derived, rules: Rules) -> Told:
-    """What a part was made of. ``facts``: of its run; ``derived``: what comes of them."""
+    """The facts of a part. ``facts``: those of its run; ``derived``: what was derived from them."""
     mine = sorted(
         (fact for fact in facts if derived.builds.get(fact.word) == part.build), key=lambda fact: fact.received_at
     )

@@ -1,4 +1,4 @@
-"""Twelve weeks of deployments in a local Jenkins, so that the pages of the demo have something to show."""
+"""Twelve weeks of deployments in a local Jenkins, for the pages of the demo."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def play_history(jenkins: LocalJenkins, hivel: LocalHivel) -> None:
     for service, (per_week, failing) in _SERVICES.items():
         jenkins.add_job(_job(service))
         for day in range(_DAYS, 0, -1):
-            # Nobody deploys at the weekend.
+            # No deployments at the weekend.
             if day % 7 < 2 or chance.random() > per_week / 5:
                 continue
             _deploy(jenkins, service, "staging", chance, days_ago=day)

@@ -1,4 +1,4 @@
-"""The span that figures are asked for, as people write it."""
+"""The span of the figures, as users write it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ MOST_WEEKS = 530
 
 
 def span_of(since: str, until: str, now_ms: int, *, names: tuple[str, str] = ("since", "until")) -> Span:
-    """The span, which ends now at the latest: weeks to come would look like weeks without deployments.
+    """The span. It ends now at the latest: future weeks would look like weeks without deployments.
 
-    ``names``: how a message calls the two ends. Raises :class:`ValueError` with a message for users.
+    ``names``: the names of the two ends in messages. Raises :class:`ValueError` with a message for users.
     """
     begin, end = parse_span(since, until, now_ms, names=names)
     span = Span(begin or 0, now_ms if end is None else min(end, now_ms))
