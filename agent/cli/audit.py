@@ -45,7 +45,7 @@ DEFAULT_SINCE = "30d"
 @with_settings
 @refusing_endless_patterns
 def command(settings: Settings, *, since: str, job: str | None, as_csv: bool, as_json: bool) -> None:
-    """Show what became of every build number of every deploying job.
+    """Show the outcome of every build number of every deploying job.
 
     Each build number is counted once: event, discarded, no deployment (with the reason), history, running,
     waiting, unreadable, … The counts are compared with the next build number in Jenkins. The exit code is 1 if a

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # The help of each verb for `hivel-agent --help` and shell completion, without loading the verb: the first sentence of
 # its help. The verb itself is `command` in the module with its name.
 VERBS = {
-    "audit": "Show what became of every build number of every deploying job.",
+    "audit": "Show the outcome of every build number of every deploying job.",
     "backfill": "Enqueue events for past builds that match a rule.",
     "check": "Check the configuration, each Jenkins, and Hivel, and say what to correct.",
     "completion": "Print the completion script for a shell.",

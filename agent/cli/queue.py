@@ -225,8 +225,8 @@ def discard_events(settings: Settings, *, wanted: Wanted, reason: str | None, as
     """Discard failed events, or pending events by ID, so that they are never sent.
 
     A discarded event stays in the outbox with the name of the user and the reason. No poll, report or backfill
-    creates it again. `replay ID` sends it. A selection by --failed, which the other options restrict, is counted
-    and must be confirmed. The exit code is 1 if an event cannot be discarded.
+    creates it again. `replay ID` sends it. --failed selects events, and the other options restrict the selection.
+    The selected events are counted, and you must confirm. The exit code is 1 if an event cannot be discarded.
 
     \b
     Examples: hivel-agent queue discard 17 'main:deploy/shop#12' --reason 'a test'
