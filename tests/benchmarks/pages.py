@@ -95,7 +95,7 @@ class Bare:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one page: the median of the CPU time, statements without those that begin and end transactions, bytes of HTML."""
+    """Of one page: the median CPU time, statements without those that begin and end transactions, bytes of HTML."""
 
     ms: float
     statements: int
