@@ -44,8 +44,12 @@ _SET_ASIDE = 10_000
 
 
 class StoredView(msgspec.Struct, frozen=True):
-    """A deployment in the outbox. Times are RFC 3339. ``differences``: fields that Hivel has with other values."""
+    """A deployment in the outbox. Times are RFC 3339. ``differences``: fields that Hivel has with other values.
 
+    ``id``: its number, as in ``queue list``.
+    """
+
+    id: int
     deployment_id: str
     state: str
     enqueued_at: str
@@ -292,6 +296,7 @@ class _Answer:
         ids = queue.ids(rows)
         return [
             StoredView(
+                row.number,
                 ids[row.number],
                 row.state.value,
                 rfc3339(row.created_at),

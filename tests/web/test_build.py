@@ -89,6 +89,7 @@ def test_a_build_is_reported_once_and_leads_to_its_deployment(old_site: Site, hi
         page = client.post("/build", data={"build": f"main:{JOB}#2"}).text
         assert "Report this build now" not in page
         assert "It is in the outbox: " in page
+        assert client.get(page.split('href="/deployments/')[1].partition('"')[0].join(("/deployments/", ""))).is_success
         assert len(hivel.deployments()) == 1
     assert "build reported" in old_site.agent.log()
     assert "by=Ada" in old_site.agent.log()

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 from starlette.responses import PlainTextResponse
 
 from agent import __version__
+from agent.model.times import Clock
+from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import Progress
+from tests.conformance.things import content, deployment, inserted, run
 from tests.integration.support import wait_until
 from tests.web.conftest import TOKEN, VIEW_TOKEN, configured, running
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from agent.sandbox.server import LocalServer
     from tests.web.conftest import Site
 
+DAY = 86_400_000
 HOSTILE = "deploy/<img src=x onerror=alert(1)>"
 
 
@@ -63,6 +68,33 @@ def test_a_job_that_cannot_be_read_is_listed_with_the_reason(site: Site, jenkins
         assert "500" in job["error"]
         page = client.get("/controllers").text
         assert "Jobs that could not be read (1)" in page
+
+
+def test_missed_builds_and_silent_jobs_are_listed_and_long_lists_are_cut(
+    tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer
+) -> None:
+    agent = configured(tmp_path, jenkins_server, hivel_server)
+    with SqliteOutbox(agent.outbox, Clock()) as outbox:
+        missed = {f"deploy/{HOSTILE}/{number}": (3, 7) for number in range(30)}
+        outbox.save_progress(Progress("main", missed=missed))
+        first = Clock().now_ms() - 40 * DAY
+        for day in range(6):
+            at = first + day * DAY
+            said = content(started_at=at, ended_at=at + 1)
+            of = run(day + 1, "deploy/quiet")
+            inserted(outbox, deployment(of=of, content=said, build_started_at=at, build_ended_at=at + 1))
+    with running(agent) as site, site.client(VIEW_TOKEN) as client:
+        wait_until(lambda: client.get("/controllers.json").json()["jobs"]["silent"], "the silent job is found")
+        view = client.get("/controllers.json").json()
+        assert view["controllers"][0]["missed_builds"] == 90
+        assert view["jobs"]["counts"]["missed"] == len(view["jobs"]["missed"]) == 30
+        assert [each["job"] for each in view["jobs"]["silent"]] == ["deploy/quiet"]
+        page = client.get("/controllers").text
+        assert "Missed builds, by job (30)" in page
+        assert "20 more are not shown here" in page
+        assert 'href="/deployments?job=deploy/quiet&amp;controller=main"' in page.replace("%2F", "/")
+        assert "<img" not in page
+        assert len(page) <= 20 * 1024
 
 
 def test_poll_now_starts_a_poll_and_needs_the_right_to_act(site: Site) -> None:

@@ -98,7 +98,7 @@ def _of_groups(view: Dora) -> dict[str, Any]:
         "group": None,
         "groups": sorted(largest, key=lambda group: (group.environment, group.repo)),
         "left_out": len(view.groups) - len(largest),
-        "charts": [_deployments(weeks, successful, failed)] if weeks else [],
+        "charts": _drawn([_deployments(weeks, successful, failed)] if weeks else []),
         "lines": list(zip(weeks, successful, failed, strict=True)),
     }
 
@@ -121,7 +121,7 @@ def _of_group(group: Group) -> dict[str, Any]:
         "groups": [],
         "weeks": group.weeks[: -MOST_WEEKS - 1 : -1],
         "left_out": max(0, len(group.weeks) - MOST_WEEKS),
-        "charts": charts,
+        "charts": _drawn(charts),
         "lines": [_line(week, of) for week, of in zip(weeks, figures, strict=True)],
     }
 
@@ -130,31 +130,31 @@ def _line(week: str, of: Figures) -> tuple[str, int, int, int | None, int | None
     return week, of.successful.count, of.failed.count, of.duration.median_ms, of.lead_time.median_ms
 
 
-def _deployments(weeks: Sequence[str], successful: Sequence[int], failed: Sequence[int]) -> Markup:
-    return svg(
-        Chart(
-            name="deployments",
-            title="Deployments by week",
-            description=f"{sum(successful):,} successful and {sum(failed):,} failed. The table below has each week.",
-            labels=weeks,
-            series=[Series("successful", "success", successful), Series("failed", "failed", failed)],
-        )
+def _drawn(charts: Sequence[Chart]) -> list[tuple[str, Markup]]:
+    return [(chart.title, svg(chart)) for chart in charts]
+
+
+def _deployments(weeks: Sequence[str], successful: Sequence[int], failed: Sequence[int]) -> Chart:
+    return Chart(
+        name="deployments",
+        title="Deployments by week",
+        description=f"{sum(successful):,} successful and {sum(failed):,} failed. The table below has each week.",
+        labels=weeks,
+        series=[Series("successful", "success", successful), Series("failed", "failed", failed)],
     )
 
 
-def _times(name: str, title: str, weeks: Sequence[str], values: Sequence[Times]) -> Markup:
+def _times(name: str, title: str, weeks: Sequence[str], values: Sequence[Times]) -> Chart:
     medians = [each.median_ms for each in values]
     longest = max((each for each in medians if each is not None), default=0)
-    return svg(
-        Chart(
-            name=name,
-            title=title,
-            description=f"At most {duration(longest)}. The table below has each week.",
-            labels=weeks,
-            series=[Series(title, "quiet", medians)],
-            show=duration,
-            unit=next((unit for unit in _UNITS_MS if longest >= unit), 1),
-        )
+    return Chart(
+        name=name,
+        title=title,
+        description=f"At most {duration(longest)}. The table below has each week.",
+        labels=weeks,
+        series=[Series(title, "quiet", medians)],
+        show=duration,
+        unit=next((unit for unit in _UNITS_MS if longest >= unit), 1),
     )
 
 
