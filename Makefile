@@ -46,7 +46,7 @@ $(BROWSER_VENV)/.ready: requirements-browser.txt pyproject.toml
 
 .PHONY: browser-test screenshots
 browser-test: $(BROWSER_VENV)/.ready ## the pages in Chromium: apt-get install chromium-headless-shell
-	@$(BROWSER_VENV)/bin/python -m pytest -n 2 --dist worksteal tests/browser
+	@$(BROWSER_VENV)/bin/python -m pytest -n 2 --dist loadgroup tests/browser
 
 screenshots: $(BROWSER_VENV)/.ready ## docs/images/pages: pictures of the pages, from the demo's data
 	@$(BROWSER_VENV)/bin/python -m tests.browser.screenshots

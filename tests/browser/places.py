@@ -58,6 +58,8 @@ def places(world: World) -> list[Place]:
             pytest.fail(f"say which address of {page.path} is to be tried")
     found += [Place(f"/deployments?{query}") for query in ("state=failed", "text=nothing-begins-like-this")]
     found += [Place("/controllers?controller=main"), Place("/controllers?controller=legacy")]
+    for press in ("Replay all that match", "Discard all that match"):
+        found.append(Place("/deployments?state=failed", press=press))
     for build in ("main:live/shop#6", "main:live/no-such-job#1"):
         found.append(Place("/build", press="Explain", fill=("Address of the build", build)))
     rule = '[[deployment]]\njob = "deploy/**"\nenvironment = "elsewhere"\n'

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.browser.world import World
 
 PREFIX = "/tools/hivel"
+pytestmark = pytest.mark.xdist_group("a world of its own: proxy")
 STATIC_BYTES = 60 * 1024
 
 

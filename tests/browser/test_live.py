@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.browser.conftest import Tab
     from tests.browser.world import Stage, World
 
+pytestmark = pytest.mark.xdist_group("a world of its own: live")
 # Stands for what changed meanwhile: a refresh replaces it by what the agent says.
 _AGE = "() => { document.querySelector('#live .state').textContent = 'old'; }"
 _IS_REFRESHED = "() => document.querySelector('#live .state').textContent !== 'old'"
@@ -111,3 +112,19 @@ def test_a_click_after_a_restart_of_the_agent_works(prepared: Stage, tab: Tab) -
         tab.page.get_by_role("link", name="Controllers").first.click()
         tab.page.get_by_role("heading", name="Controllers", level=1).wait_for()
         tab.page.get_by_role("button", name="Log out").wait_for()
+
+
+def test_a_confirmation_from_before_a_restart_changes_nothing_and_says_so(prepared: Stage, tab: Tab) -> None:
+    page = tab.page
+    with prepared.running() as played:
+        log_in(page, played.site.url)
+        page.goto(f"{played.site.url}/deployments?state=failed")
+        page.get_by_role("checkbox", name="Choose").first.check()
+        before = played.counts()
+    with prepared.running():
+        page.get_by_role("button", name="Replay the chosen ones").click()
+        page.get_by_role("heading", name="Replay 1 deployment?").wait_for()
+    with prepared.running() as played:
+        page.get_by_role("button", name="Replay 1").click()
+        page.get_by_text("Nothing was changed. Select the deployments again").wait_for()
+        assert played.counts() == before

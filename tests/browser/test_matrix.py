@@ -7,58 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.conftest import log_in, tab_of
+from tests.browser.looks import COLOURS, looks
 from tests.browser.places import Place, places
 from tests.browser.world import SCRIPT
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
     from tests.browser.conftest import Tab
     from tests.browser.world import World
 
-WIDTHS = (320, 1440)
-# What Playwright calls each of them.
-COLOURS = {
-    "light": {"color_scheme": "light", "forced_colors": "none"},
-    "dark": {"color_scheme": "dark", "forced_colors": "none"},
-    "forced": {"color_scheme": "dark", "forced_colors": "active"},
-}
 HTML_BYTES = 20 * 1024
-# WCAG 2.2 AA, and what axe calls best practice.
-_AXE = """
-() => axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}).then(
-  result => result.violations.flatMap(v => v.nodes.map(n => `${v.id}: ${n.target} ${n.failureSummary}`)))
-"""
-# A page that is wider than its window scrolls sideways; what a box of its own scrolls is fine.
-_WIDER = """
-() => {
-  const wide = document.documentElement.clientWidth;
-  if (document.documentElement.scrollWidth <= wide) return [];
-  return [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > wide + 1)
-    .slice(0, 5).map(e => e.outerHTML.slice(0, 200));
-}
-"""
-
-
-def looks(page: Page, axe: str, place: Place, colours: str) -> list[str]:
-    """What is wrong with how the page looks, in every width."""
-    wrong = []
-    page.evaluate(axe)
-    page.emulate_media(**COLOURS[colours])
-    for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 800})
-        here = f"{place} {colours} {width} px"
-        wrong += [f"{here}: {violation}" for violation in page.evaluate(_AXE)]
-        wrong += [f"{here}: wider than its window: {element}" for element in page.evaluate(_WIDER)]
-    return wrong
-
-
-@pytest.fixture(scope="session")
-def axe(browser: Browser) -> str:
-    from importlib.resources import files
-
-    pytest.importorskip("axe_playwright_python")
-    return files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("colours", COLOURS)

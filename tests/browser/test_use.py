@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from tests.browser.world import World
 
 _MOST_STOPS = 200
-_FOCUSED = "() => (document.activeElement.labels?.[0] || document.activeElement).textContent.trim()"
+_FOCUSED = """
+() => {
+  const it = document.activeElement;
+  return it.ariaLabel || (it.labels?.[0] || it).textContent.trim();
+}
+"""
 # Where the focus is must be seen: an outline that is there, and inside of the window.
 _SEEN = """
 () => {
