@@ -179,7 +179,7 @@ def test_the_page_names_the_figures_for_what_they_are_and_has_charts_with_a_tabl
     text = page(history, **SPAN, environment="production", repo=SHOP)
     assert "A failed deployment is not a failed change" in text
     assert "Rollbacks (estimated)" in text
-    assert "known for 47 % of the successful deployments" in text
+    assert "known for 47% of the successful deployments" in text
     assert text.count('<svg role="img"') == 3
     assert "Table of all weeks" in text
     assert "2025-W13" in text

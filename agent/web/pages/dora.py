@@ -111,8 +111,8 @@ def _of_group(group: Group) -> dict[str, Any]:
     charts += [
         _times(name, title, weeks, [get(each) for each in figures])
         for name, title, get in (
-            ("duration", "Duration of successful deployments by week, median", attrgetter("duration")),
-            ("lead", "Lead time by week, median", attrgetter("lead_time")),
+            ("duration", "Duration of successful deployments by week", attrgetter("duration")),
+            ("lead", "Lead time by week", attrgetter("lead_time")),
         )
         if get(group.total).count
     ]
@@ -152,10 +152,14 @@ def _times(name: str, title: str, weeks: Sequence[str], values: Sequence[Times])
         title=title,
         description=f"At most {duration(longest)}. The table below has each week.",
         labels=weeks,
-        series=[Series(title, "quiet", medians)],
-        show=duration,
+        series=[Series("median", "quiet", medians)],
+        show=_on_axis,
         unit=next((unit for unit in _UNITS_MS if longest >= unit), 1),
     )
+
+
+def _on_axis(ms: int) -> str:
+    return duration(ms) if ms else "0"
 
 
 PAGE = Page("/dora", show)
