@@ -43,6 +43,7 @@ class Sums(msgspec.Struct, frozen=True, array_like=True):
     """
 
     first_ended_at: int
+    last_ended_at: int
     success: int
     failed: int
     canceled: int
@@ -59,10 +60,9 @@ class Sums(msgspec.Struct, frozen=True, array_like=True):
     order: bytes
     byte_order: str = sys.byteorder
 
-    @property
-    def readable(self) -> bool:
-        """False if another kind of machine added it up."""
-        return self.byte_order == sys.byteorder
+    def of_span(self, since: int, until: int) -> bool:
+        """Whether all of it is within this span, and was added up by this kind of machine."""
+        return since <= self.first_ended_at and self.last_ended_at < until and self.byte_order == sys.byteorder
 
     @property
     def deployments(self) -> int:
@@ -90,6 +90,7 @@ def sums_of(rows: Sequence[Deployed]) -> Sums:
     keys = {key: place for place, key in enumerate(dict.fromkeys(commits))}
     return Sums(
         first_ended_at=rows[0].ended_at,
+        last_ended_at=rows[-1].ended_at,
         success=tally.success,
         failed=tally.failed,
         canceled=tally.canceled,

@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.inspect.dora.figures import dora
+from agent.inspect.dora.figures import Collected, dora
 from agent.inspect.dora.weeks import Span
 from agent.model.deployment import Content, Deployment, Name, Scope, State
 from agent.model.keys import jenkins_run
@@ -125,7 +125,7 @@ def main() -> None:
     )
     table(("in the daemon, a year", "CPU ms"), [(name, f"{ms:.0f}") for name, ms in parts.items()])
     target("seconds for a year as CSV", results[CASES[0]][0], below=2)
-    target("CPU ms for the page of an environment", max(list(parts.values())[:2]), below=300)
+    target("CPU ms for the slowest page", max(list(parts.values())[:3]), below=300)
 
 
 def add_up(outbox: SqliteOutbox) -> None:
@@ -146,14 +146,18 @@ def page_parts(outbox: SqliteOutbox) -> dict[str, float]:
     span = Span(now - YEAR, now)
     one = {"environment": "production", "repo_url": "https://git.example.com/platform/service-17"}
     cases: dict[str, Callable[[], object]] = {
-        "one environment, 200 repositories, totals": lambda: dora(
-            outbox.deployed_by_week(*span, environment="production"), span, weeks=False
-        ),
-        "one environment and repository, all weeks": lambda: dora(outbox.deployed_by_week(*span, **one), span),
-        "all, totals": lambda: dora(outbox.deployed_by_week(*span), span, weeks=False),
-        "all, all weeks": lambda: dora(outbox.deployed_by_week(*span), span),
+        "the page: 6 of 400 places, weeks of all together": lambda: of_page(outbox, span),
+        "the page of one environment": lambda: of_page(outbox, span, environment="production"),
+        "the page of one environment and repository": lambda: of_page(outbox, span, **one),
+        "all figures of 400 places": lambda: dora(outbox.deployed_by_week(*span), span),
     }
     return {name: min(_cpu_ms(function) for _ in range(3)) for name, function in cases.items()}
+
+
+def of_page(outbox: SqliteOutbox, span: Span, **place: str) -> object:
+    collected = Collected(outbox.deployed_by_week(*span, **place), span)
+    places = collected.places
+    return collected.dora(places[:6], weeks=len(places) == 1), collected.by_week()
 
 
 def _cpu_ms(function: Callable[[], object]) -> float:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agent.inspect.dora.figures import dora
+from agent.inspect.dora.figures import Collected, dora
 from agent.inspect.dora.weeks import Span
 from agent.model.deployment import State
 from agent.model.status import Status
@@ -79,7 +79,7 @@ def check(outbox: Outbox) -> None:
         one = dora(outbox.deployed_by_week(*span, environment="production", repo_url=SHOP), span)
         place = ("production", SHOP)
         assert one.groups == tuple(group for group in expected.groups if (group.environment, group.repo) == place)
-        assert [group.total for group in dora(outbox.deployed_by_week(*span), span, weeks=False).groups] == [
+        assert [group.total for group in Collected(outbox.deployed_by_week(*span), span).dora(weeks=False).groups] == [
             group.total for group in expected.groups
         ]
 
@@ -181,20 +181,32 @@ def _change(outbox: SqliteOutbox, number: int, step: str, how: Any) -> None:
 # ---- what is kept
 
 
-def test_a_week_is_added_up_when_it_has_ended_and_again_when_something_in_it_has_changed(
-    outbox: SqliteOutbox, clock: FakeClock
-) -> None:
+def test_a_week_is_added_up_again_when_something_in_it_has_changed(outbox: SqliteOutbox, clock: FakeClock) -> None:
+    """The current week is added up at most every ten minutes: it changes all the time."""
     first = add(outbox, 1, 0)
     add(outbox, 2, 4 * WEEK_MS)
     add_up(outbox)
-    assert kept(outbox) == (1, 1), "the current week is not added up"
+    assert kept(outbox) == (2, 0)
     outbox.discard([first], "why")
+    add(outbox, 3, 4 * WEEK_MS + 1)
     assert kept(outbox) == (0, 2)
     add_up(outbox)
-    assert kept(outbox) == (0, 1), "there is nothing in the first week"
-    clock.advance(ms=WEEK_MS)
+    assert kept(outbox) == (0, 1), "there is nothing in the first week, and the current one waits"
+    clock.advance(ms=weeks.CURRENT_MS)
     add_up(outbox)
     assert kept(outbox) == (1, 0)
+
+
+def test_a_week_of_which_only_a_part_is_asked_for_is_read_from_its_deployments(outbox: SqliteOutbox) -> None:
+    add(outbox, 1, 5)
+    add(outbox, 2, 9)
+    add_up(outbox)
+    begin = MONDAY - 4 * WEEK_MS
+    found = {
+        (since, until): [type(each) for each in outbox.deployed_by_week(begin + since, begin + until)]
+        for since, until in ((0, WEEK_MS), (5, 10), (6, 10), (5, 9), (6, 9))
+    }
+    assert list(found.values()) == [[DeployedWeek], [DeployedWeek], [Deployed], [Deployed], []]
 
 
 @pytest.mark.parametrize(
@@ -262,13 +274,13 @@ def test_a_repair_and_an_upgrade_leave_weeks_to_be_added_up(
         for number in range(30):
             add(outbox, number, number * DAY_MS, status=Status.FAILED if number % 5 == 0 else Status.SUCCESS)
         add_up(outbox)
-        assert kept(outbox) == (4, 1)
+        assert kept(outbox) == (5, 0)
     repair(path, clock, "a test", [])
     with SqliteOutbox(path, clock) as outbox:
         assert kept(outbox) == (0, 5)
         check(outbox)
         add_up(outbox)
-        assert kept(outbox) == (4, 1)
+        assert kept(outbox) == (5, 0)
         check(outbox)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.inspect.dora.figures import LISTED, Dora, Figures, Group, Week, dora, percentile
+from agent.inspect.dora.figures import LISTED, Collected, Dora, Figures, Group, Week, dora, percentile
 from agent.inspect.dora.weeks import Span, name_of, whole_week
 from agent.model.status import Status
 from agent.model.times import parse_moment
@@ -192,8 +192,14 @@ def test_weeks_that_were_added_up_before_give_the_same_figures(
                 items += of_week
     expected = dora(iter(inside), span)
     assert dora(iter(items), span) == expected
-    totals = dora(iter(items), span, weeks=False)
-    assert [group.total for group in totals.groups] == [group.total for group in expected.groups]
+    collected = Collected(iter(items), span)
+    assert [group.total for group in collected.dora(weeks=False).groups] == [group.total for group in expected.groups]
+    assert sorted(collected.places) == [(group.environment, group.repo) for group in expected.groups]
+    for number, week in enumerate(collected.by_week()):
+        each = [group.weeks[number] for group in expected.groups]
+        assert {week.week, *(of.week for of in each)} == {week.week}
+        assert week.successful == sum(of.figures.successful.count for of in each)
+        assert week.failed == sum(of.figures.failed.count for of in each)
 
 
 def by(rows: list[Deployed], key: Callable[[Deployed], Any]) -> dict[Any, list[Deployed]]:

@@ -150,39 +150,82 @@ class Dora(msgspec.Struct, frozen=True):
     groups: tuple[Group, ...]
 
 
-def dora(deployed: Iterable[Deployed | DeployedWeek], span: Span, *, weeks: bool = True) -> Dora:
-    """The figures of these deployments. They ended within the span and are, at each place, in the order of their ends.
+class WeekCounts(NamedTuple):
+    """One week of all places together."""
 
-    Without ``weeks``, each group has its total alone, which takes half the time.
+    week: str
+    successful: int
+    failed: int
+
+
+class Collected:
+    """Deployments that are counted, but not made into figures yet, which takes as long again.
+
+    They ended within the span and come, at each place, in the order of their ends.
     """
-    series: dict[tuple[str, str], Series] = {}
-    first: int | None = None
-    incomplete = 0
-    for item in deployed:
+
+    def __init__(self, deployed: Iterable[Deployed | DeployedWeek], span: Span) -> None:
+        self._series: dict[tuple[str, str], Series] = {}
+        self._span = span
+        self._first: int | None = None
+        self._incomplete = 0
+        for item in deployed:
+            self._add(item)
+
+    def _add(self, item: Deployed | DeployedWeek) -> None:
         ended_at, number = _end_and_number(item)
-        if first is None or ended_at < first:
-            first = ended_at
+        if self._first is None or ended_at < self._first:
+            self._first = ended_at
         environment, repo = item.environment, item.repo_url
         if not environment or not repo:
-            incomplete += number
-            continue
+            self._incomplete += number
+            return
         place = environment, repo
-        found = series.get(place)
-        if found is None:
-            found = series[place] = Series()
+        series = self._series.get(place)
+        if series is None:
+            series = self._series[place] = Series()
         if isinstance(item, DeployedWeek):
-            found.add_week(item.week, item.sums)
+            series.add_week(item.week, item.sums)
         else:
-            found.add(item)
-    whole = _part(span)
-    parts = [(number, _part(span.in_week(number))) for number in span.weeks]
-    return Dora(
-        since=whole.since,
-        until=whole.until,
-        first_ended_at=None if first is None else rfc3339(first),
-        incomplete=incomplete,
-        groups=tuple(_group(place, series[place], whole, parts if weeks else []) for place in sorted(series)),
-    )
+            series.add(item)
+
+    def by_week(self) -> list[WeekCounts]:
+        """All places together, each week of the span."""
+        none = Tally()
+        return [
+            WeekCounts(
+                name_of(number),
+                sum(series.weeks.get(number, none).success for series in self._series.values()),
+                sum(series.weeks.get(number, none).failed for series in self._series.values()),
+            )
+            for number in self._span.weeks
+        ]
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """Environments and repositories, those with the most successful deployments first."""
+        number = {
+            place: sum(tally.success for tally in series.weeks.values()) for place, series in self._series.items()
+        }
+        return sorted(number, key=lambda place: (-number[place], place))
+
+    def dora(self, places: Iterable[tuple[str, str]] | None = None, *, weeks: bool = True) -> Dora:
+        """The figures of these places, or of all. Without ``weeks`` each group has its total alone."""
+        whole = _part(self._span)
+        parts = [(number, _part(self._span.in_week(number))) for number in self._span.weeks] if weeks else []
+        chosen = self._series if places is None else places
+        return Dora(
+            since=whole.since,
+            until=whole.until,
+            first_ended_at=None if self._first is None else rfc3339(self._first),
+            incomplete=self._incomplete,
+            groups=tuple(_group(place, self._series[place], whole, parts) for place in sorted(chosen)),
+        )
+
+
+def dora(deployed: Iterable[Deployed | DeployedWeek], span: Span) -> Dora:
+    """All figures of these deployments: see :class:`Collected`."""
+    return Collected(deployed, span).dora()
 
 
 def _end_and_number(item: Deployed | DeployedWeek) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The deployments of each week, environment and repository, added up: kept for the figures of DORA.
 
-Triggers empty the sums of a week, in the same transaction, when one of its deployments changes. Housekeeping adds up
-weeks that have ended. So the sums are always right, and a week without sums is read from its deployments.
+Triggers empty the sums of a week, in the same transaction, when one of its deployments changes. Housekeeping adds them
+up again. So the sums are always right, and a week without sums is read from its deployments.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # Limits of one step of housekeeping: weeks that are added up, and deployments that are read.
 WEEKS = 50
 ROWS = 1_000
+# How often the current week is added up, in which most deployments are stored.
+CURRENT_MS = 600_000
 _COLUMNS = "id, status, environment, repo_url, commit_hash, first_commit_at, started_at, ended_at"
 _SPAN = f"SELECT {_COLUMNS} FROM deployments WHERE ended_at >= ? AND ended_at < ? AND state <> 'discarded'"  # noqa: S608
 _OF_PLACE = f"{_SPAN} AND environment IS ? AND repo_url IS ? ORDER BY ended_at, id"
@@ -35,6 +37,9 @@ _DECODE = msgspec.msgpack.Decoder(Sums).decode
 
 class Weeks(Part):
     """See :class:`agent.outbox.interface.Looking`."""
+
+    # When the current week was added up.
+    _added_up_at: int | None = None
 
     def deployed(
         self, since: int, until: int, *, environment: str | None = None, repo_url: str | None = None
@@ -51,7 +56,7 @@ class Weeks(Part):
     def deployed_by_week(
         self, since: int, until: int, *, environment: str | None = None, repo_url: str | None = None
     ) -> Iterator[Deployed | DeployedWeek]:
-        """The same deployments, those of whole weeks added up where possible, by environment and repository.
+        """The same deployments, added up by week where possible, by environment and repository.
 
         Within the iteration this outbox cannot write: all is read from one state of it.
         """
@@ -61,7 +66,6 @@ class Weeks(Part):
             yield from self.deployed(since, until, environment=environment, repo_url=repo_url)
             return
         first, last = week_of(since), week_of(until - 1)
-        whole = range(first + (since > begin_of(first)), last + (until == begin_of(last + 1)))
         given = {"environment = ?": environment, "repo_url = ?": repo_url}
         conditions = {sql: value for sql, value in given.items() if value is not None}
         sql = " AND ".join(
@@ -73,21 +77,21 @@ class Weeks(Part):
                     f"{sql} ORDER BY environment, repo_url, week", (first, last, *conditions.values())
                 )
                 for place, weeks in groupby(found, key=lambda row: row[:2]):
-                    yield from self._of_place(place, ((row[2], row[3]) for row in weeks), whole, (since, until))
+                    yield from self._of_place(place, (row[2:] for row in weeks), (since, until))
             except sqlite3.Error as error:
                 raise in_words(error, self.path) from error
             except msgspec.MsgspecError as error:
                 raise damaged(self.path, f"the sums of a week cannot be read: {error}") from error
 
     def _of_place(
-        self, place: tuple[str, str], weeks: Iterable[tuple[int, bytes | None]], whole: range, span: tuple[int, int]
+        self, place: tuple[str, str], weeks: Iterable[tuple[int, bytes | None]], span: tuple[int, int]
     ) -> Iterator[Deployed | DeployedWeek]:
         """Weeks without sums that follow each other are read together: there is nothing between them."""
         begin: int | None = None
         end = 0
         for week, body in weeks:
-            sums = None if body is None or week not in whole else _DECODE(body)
-            if sums is None or not sums.readable:
+            sums = None if body is None else _DECODE(body)
+            if sums is None or not sums.of_span(*span):
                 begin, end = week if begin is None else begin, week + 1
                 continue
             if begin is not None:
@@ -129,12 +133,14 @@ class Weeks(Part):
     # ---- housekeeping
 
     def _add_up_weeks(self, now: int) -> bool:
-        """Add up a few weeks that have ended; True if there may be more."""
+        """Add up a few weeks that have none of their sums; True if there may be more."""
+        waits = self._added_up_at is not None and 0 <= now - self._added_up_at < CURRENT_MS
         found = self._all(
             "SELECT id, environment, repo_url, week FROM weeks WHERE body IS NULL AND week < ? ORDER BY week LIMIT ?",
-            (week_of(now), WEEKS),
+            (week_of(now) + (not waits), WEEKS),
         )
         if not found:
+            self._added_up_at = self._added_up_at if waits else now
             return False
         read = 0
         with self._writing():

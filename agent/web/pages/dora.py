@@ -8,7 +8,7 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from agent.inspect.dora.figures import dora
+from agent.inspect.dora.figures import Collected
 from agent.inspect.dora.request import span_of
 from agent.inspect.dora.table import COLUMNS, rows
 from agent.web.charts import Chart, Series, svg
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from agent.inspect.dora.figures import Dora, Figures, Group, Query, Times
+    from agent.inspect.dora.figures import Dora, Figures, Group, Query, Times, WeekCounts
     from agent.inspect.dora.weeks import Span
     from agent.outbox.interface import Outbox
     from agent.web.page import Visit
@@ -43,23 +43,38 @@ async def show(visit: Visit) -> Shown:
         span = span_of(asked["since"] or SINCE, asked["until"] or UNTIL, visit.backend.clock.now_ms())
     except ValueError as error:
         raise RefusedError(400, str(error)) from None
-    view, menus = await visit.backend.read(lambda outbox: _figures(outbox, span, asked))
+    everything = visit.request.url.path.endswith((".json", ".csv"))
+    view, lines, left_out, menus = await visit.backend.read(
+        lambda outbox: _figures(outbox, span, asked, everything=everything)
+    )
+    one = len(view.groups) == 1 and not left_out
     more = {
         **menus,
         "asked": asked,
         "query": {name: value for name, value in asked.items() if value},
         "rows": _links(visit.renderer.url),
-        **(_of_group(view.groups[0]) if len(view.groups) == 1 else _of_groups(view)),
+        **(_of_group(view.groups[0]) if one else _of_groups(view, lines, left_out)),
     }
     return Shown("dora.html", "DORA", view, Table(COLUMNS, rows(view)), more)
 
 
-def _figures(outbox: Outbox, span: Span, asked: Mapping[str, str]) -> tuple[Dora, dict[str, list[str]]]:
+def _figures(
+    outbox: Outbox, span: Span, asked: Mapping[str, str], *, everything: bool
+) -> tuple[Dora, list[WeekCounts], int, dict[str, list[str]]]:
+    """The figures of what is shown, the weeks of all together, and how many groups are left out.
+
+    The page shows few groups, and their weeks only if there is a single one.
+    """
     environment, repo = asked["environment"] or None, asked["repo"] or None
-    view = dora(outbox.deployed_by_week(*span, environment=environment, repo_url=repo), span)
+    deployed = outbox.deployed_by_week(*span, environment=environment, repo_url=repo)
+    collected = Collected(deployed, span)
+    places = collected.places
+    all_weeks = everything or len(places) == 1
+    view = collected.dora(None if everything else places[:MOST_GROUPS], weeks=all_weeks)
     names = outbox.environments(_MOST_NAMES + 1), outbox.repositories(at_most=_MOST_NAMES + 1)
     environments, repositories = (found if len(found) <= _MOST_NAMES else [] for found in names)
-    return view, {"environments": environments, "repositories": repositories}
+    menus = {"environments": environments, "repositories": repositories}
+    return view, collected.by_week() if places else [], max(0, len(places) - MOST_GROUPS), menus
 
 
 def _links(url: Callable[..., str]) -> Callable[[Query], str]:
@@ -86,20 +101,17 @@ def _short(moment: str) -> str:
 # ---- charts
 
 
-def _of_groups(view: Dora) -> dict[str, Any]:
+def _of_groups(view: Dora, lines: Sequence[WeekCounts], left_out: int) -> dict[str, Any]:
     """A chart of all environments and repositories together, and the largest of them as rows."""
-    largest = sorted(view.groups, key=lambda group: -group.total.successful.count)[:MOST_GROUPS]
-    weeks = [week.week for week in view.groups[0].weeks] if view.groups else []
-    successful, failed = (
-        [sum(get(group.weeks[number].figures) for group in view.groups) for number in range(len(weeks))]
-        for get in (attrgetter("successful.count"), attrgetter("failed.count"))
-    )
+    weeks = [each.week for each in lines]
     return {
         "group": None,
-        "groups": sorted(largest, key=lambda group: (group.environment, group.repo)),
-        "left_out": len(view.groups) - len(largest),
-        "charts": _drawn([_deployments(weeks, successful, failed)] if weeks else []),
-        "lines": list(zip(weeks, successful, failed, strict=True)),
+        "groups": view.groups,
+        "left_out": left_out,
+        "charts": _drawn(
+            [_deployments(weeks, [each.successful for each in lines], [each.failed for each in lines])] if weeks else []
+        ),
+        "lines": lines,
     }
 
 
