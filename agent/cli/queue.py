@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agent.config.settings import Settings
-    from agent.inspect.queue import AttemptView, DetailView, EventView, KnownView
+    from agent.inspect.queue import ActionView, AttemptView, DetailView, EventView, KnownView
 
 DISCARD = Action("discard", done="discarded", effect="discarded and never sent")
 _STATES = (State.PENDING, State.HELD, State.DELIVERED, State.FAILED, State.DISCARDED)
@@ -161,6 +161,7 @@ def show_detail(detail: DetailView) -> None:
     if detail.source is not None:
         _show_json(out, "derived from", detail.source)
     _show_attempts(out, event, detail.attempts)
+    _show_actions(out, detail.actions)
 
 
 def _sent(event: EventView) -> str:
@@ -202,6 +203,12 @@ def _show_attempts(out: Console, event: EventView, attempts: list[AttemptView]) 
         out.print(f"      {escape(attempt.answer)}")
     if event.state is State.DELIVERED and event.settled_at is not None:
         out.print(f"    {event.settled_at}  [green]delivered[/]")
+
+
+def _show_actions(out: Console, actions: list[ActionView]) -> None:
+    for action in actions:
+        why = f": {escape(action.reason)}" if action.reason else ""
+        out.print(f"  {action.at}  {action.what} by {escape(action.who)}{why}")
 
 
 # ---- discard

@@ -9,7 +9,7 @@ import msgspec
 from agent.config.rules import first_match
 from agent.model.deployment import State
 from agent.model.fact import Kind
-from agent.outbox.values import Filter, Page
+from agent.outbox.values import Action, Filter, Page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,11 +51,12 @@ def with_number(outbox: Outbox, number: int) -> Deployment | None:
     return found[0] if found else None
 
 
-def replay(ingest: Ingest, chosen: Sequence[Deployment], by: str) -> list[Outcome]:  # noqa: ARG001 - not stored yet
+def replay(ingest: Ingest, chosen: Sequence[Deployment], by: str) -> list[Outcome]:
     """Make deployments pending again with fresh attempts; the daemon sends them at its own pace.
 
     A failed one is derived again from its facts by the current rules: correcting the rule is enough, even if Jenkins
-    has deleted the build. A delivered one is sent unchanged. ``by``: the person who does it.
+    has deleted the build. A delivered one is sent unchanged. ``by``: the person who does it,
+    which is stored with each.
     """
     outcomes = []
     for rows in _batches(chosen):
@@ -63,7 +64,9 @@ def replay(ingest: Ingest, chosen: Sequence[Deployment], by: str) -> list[Outcom
             failed = {row.run for row in rows if row.state is State.FAILED}
             if failed:
                 ingest.derive_again(failed)
-            outcomes += [_replayed(ingest, row) for row in rows]
+            done = [_replayed(ingest, row) for row in rows]
+            _note(ingest.outbox, done, "replay", by)
+            outcomes += done
     return outcomes
 
 
@@ -102,11 +105,13 @@ def discard(outbox: Outbox, chosen: Sequence[Deployment], by: str, reason: str =
 
     ``by``: the person who does it. It is stored with the reason.
     """
-    reason = f"by {by}: {reason}" if reason else f"by {by}"
+    stored = f"by {by}: {reason}" if reason else f"by {by}"
     outcomes = []
     for rows in _batches(chosen):
         with outbox.transaction():
-            outcomes += [_discarded(outbox, row, reason) for row in rows]
+            done = [_discarded(outbox, row, stored) for row in rows]
+            _note(outbox, done, "discard", by, reason)
+            outcomes += done
     return outcomes
 
 
@@ -115,6 +120,12 @@ def _discarded(outbox: Outbox, row: Deployment, reason: str) -> Outcome:
         return _outcome(row, f"it is {row.state.value}; only failed and pending ones can be discarded")
     done = outbox.discard([row], reason)[0]
     return _outcome(row, None if done else "its state changed in the meantime; check it and try again")
+
+
+def _note(outbox: Outbox, outcomes: Sequence[Outcome], what: str, by: str, reason: str = "") -> None:
+    numbers = [each.id for each in outcomes if each.done]
+    if numbers:
+        outbox.note_action(numbers, Action(outbox.clock.now_ms(), what, by, reason))
 
 
 def _outcome(row: Deployment, reason: str | None) -> Outcome:

@@ -125,6 +125,15 @@ class KnownView(msgspec.Struct, frozen=True):
     differences: list[DifferenceView]
 
 
+class ActionView(msgspec.Struct, frozen=True):
+    """What a person did with the deployment; ``at`` is RFC 3339."""
+
+    at: str
+    what: str
+    who: str
+    reason: str | None
+
+
 class DetailView(msgspec.Struct, frozen=True):
     """``queue show --json``: the event, the attempts, and the facts about its build.
 
@@ -137,6 +146,7 @@ class DetailView(msgspec.Struct, frozen=True):
     source: Build | None
     facts: list[FactView]
     known: KnownView | None
+    actions: list[ActionView]
 
 
 class Queue:
@@ -186,6 +196,10 @@ class Queue:
             source=_source(said),
             facts=[fact_view(each) for each in said],
             known=None if derived is None or not said else _known(row, derived),
+            actions=[
+                ActionView(rfc3339(each.at), each.what, each.who, each.reason or None)
+                for each in self._outbox.actions(row)
+            ],
         )
 
     def differences(self, row: Deployment, state: RunState) -> list[DifferenceView]:

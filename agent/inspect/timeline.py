@@ -42,6 +42,9 @@ def _steps(detail: DetailView, build_ended_at: str | None) -> Iterator[StepView]
     for attempt in detail.attempts:
         status = "no answer" if attempt.http_status is None else f"HTTP {attempt.http_status}"
         yield StepView(attempt.at, f"attempt {attempt.n}", f"{status}, {attempt.verdict}, {attempt.duration_ms} ms")
+    for action in detail.actions:
+        by = f"by {action.who}"
+        yield StepView(action.at, action.what, f"{by}: {action.reason}" if action.reason else by)
     yield from _outcome(deployment)
 
 

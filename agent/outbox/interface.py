@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
     from agent.outbox.tally import DeployedWeek
     from agent.outbox.values import (
+        Action,
         Attempt,
         Change,
         Claimed,
@@ -106,6 +107,10 @@ class Deployments(Protocol):
 
         False for each deployment whose state or revision has changed meanwhile.
         """
+        ...
+
+    def note_action(self, numbers: Sequence[int], action: Action) -> None:
+        """Store what a person did with the deployments with these numbers. It is deleted with the deployment."""
         ...
 
 
@@ -277,6 +282,10 @@ class Looking(Protocol):
 
     def attempts(self, deployment: Deployment) -> list[Attempt]:
         """The first attempt and the last ones, oldest first. ``Deployment.attempts`` has their number."""
+        ...
+
+    def actions(self, deployment: Deployment) -> list[Action]:
+        """What persons did with a deployment, oldest first."""
         ...
 
     def facts(self, run: Run) -> list[Fact]:

@@ -407,6 +407,15 @@ class Attempt(msgspec.Struct, frozen=True):
     answer: str
 
 
+class Action(msgspec.Struct, frozen=True):
+    """What a person did with a deployment. ``what``: ``replay`` or ``discard``; ``reason``: what the person wrote."""
+
+    at: int
+    what: str
+    who: str
+    reason: str = ""
+
+
 class LastRepair(msgspec.Struct, frozen=True):
     """The outbox was found damaged ``at``; ``events`` were read from the file, which is now ``moved_to``."""
 

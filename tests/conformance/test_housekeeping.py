@@ -13,7 +13,18 @@ from agent.model.deployment import State
 from agent.model.endings import Ended, Ending
 from agent.model.fact import Fact, gone
 from agent.model.keys import Project, Run
-from agent.outbox.values import Change, Counts, JobCursor, Keep, OpenBuild, Progress, Renamed, SetAside, WantedBuild
+from agent.outbox.values import (
+    Action,
+    Change,
+    Counts,
+    JobCursor,
+    Keep,
+    OpenBuild,
+    Progress,
+    Renamed,
+    SetAside,
+    WantedBuild,
+)
 from tests.conformance.things import (
     DAY,
     JOB,
@@ -235,6 +246,21 @@ def test_a_deployment_goes_later_and_leaves_its_id_for_a_while(outbox: Outbox, c
     clock.advance(ms=3 * DAY)
     clean_up(outbox, KEEP)
     assert known_start(outbox, 1) is None
+
+
+def test_actions_stay_as_long_as_their_deployment(outbox: Outbox, clock: FakeClock) -> None:
+    first, second = inserted(outbox, deployment(1), deployment(2))
+    replayed, discarded = Action(clock.now_ms(), "replay", "ada"), Action(clock.now_ms(), "discard", "bob", "a test")
+    outbox.note_action([first.number, second.number], replayed)
+    outbox.note_action([first.number], discarded)
+    assert outbox.actions(first) == [replayed, discarded]
+    assert outbox.actions(second) == [replayed]
+    outbox.settle([success(claim_of(outbox, first.number))])
+    clock.advance(ms=401 * DAY)
+    clean_up(outbox, KEEP)
+    assert outbox.find(str(first.number)) is None
+    assert outbox.actions(first) == []
+    assert outbox.actions(second) == [replayed]
 
 
 def test_attempts_of_a_deleted_deployment_are_nobodys(outbox: Outbox, clock: FakeClock) -> None:

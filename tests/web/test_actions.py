@@ -103,7 +103,11 @@ def test_discarding_chosen_deployments_needs_a_confirmation_and_a_reason(failed:
     assert (task["state"], task["total"], task["done"], task["refused"]) == ("done", 2, 2, 0)
     assert (task["who"], task["reason"]) == ("Ada", "an exercise")
     counts(failed, failed=1, discarded=2)
-    assert operator.get(f"/deployments/{first}.json").json()["deployment"]["reason"] == "by Ada: an exercise"
+    shown = operator.get(f"/deployments/{first}.json").json()
+    assert shown["deployment"]["reason"] == "by Ada: an exercise"
+    assert [(each["what"], each["who"], each["reason"]) for each in shown["actions"]] == [
+        ("discard", "Ada", "an exercise")
+    ]
 
 
 def test_all_that_match_are_replayed_after_the_rule_was_corrected(failed: Site, operator: httpx.Client) -> None:
@@ -124,6 +128,9 @@ def test_one_deployment_is_replayed_from_its_page(failed: Site, operator: httpx.
     _, key = confirmed(operator, "replay", number=number)
     assert ended(operator, started(operator, key))["done"] == 1
     counts(failed, delivered=1, failed=2)
+    shown = operator.get(f"/deployments/{number}.json").json()
+    assert [(each["what"], each["who"]) for each in shown["actions"]] == [("replay", "Ada")]
+    assert ("replay", "by Ada") in [(step["what"], step["details"]) for step in shown["timeline"]]
 
 
 def test_a_group_of_failed_deployments_is_discarded(failed: Site, operator: httpx.Client) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.model.deployment import Deployment
-    from agent.outbox.values import Change, SetAside
+    from agent.outbox.values import Action, Change, SetAside
 
 # The id does not change, or no other deployment has or had the new one.
 _ID_IS_FREE = "(deployment_id IS :deployment_id OR NOT EXISTS (SELECT 1 FROM forgotten WHERE id_hash = :id_hash))"
@@ -207,6 +207,16 @@ class Deployments(Loading):
         with self._writing():
             return self._move(
                 deployments, "state = 'discarded', settled_at = ?, reason = ?", "'failed', 'pending'", values
+            )
+
+    def note_action(self, numbers: Sequence[int], action: Action) -> None:
+        """Store what a person did with the deployments with these numbers. It is deleted with the deployment."""
+        values = (action.at, action.what, _storable(action.who), _storable(action.reason))
+        with self._writing():
+            self._connection.executemany(
+                "INSERT INTO actions (deployment, n, at, what, who, reason)"
+                " SELECT ?1, coalesce(max(n), 0) + 1, ?2, ?3, ?4, ?5 FROM actions WHERE deployment = ?1",
+                [(number, *values) for number in numbers],
             )
 
     def _move(

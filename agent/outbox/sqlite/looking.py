@@ -9,7 +9,7 @@ from agent.outbox.sqlite import rows
 from agent.outbox.sqlite.conditions import Condition, bounds, conditions
 from agent.outbox.sqlite.loading import Loading
 from agent.outbox.sqlite.part import MOST_DIGITS
-from agent.outbox.values import Attempt, Counts, LastDeployments, LastRepair, SetAside
+from agent.outbox.values import Action, Attempt, Counts, LastDeployments, LastRepair, SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,6 +135,13 @@ class Looking(Loading):
             (deployment.number,),
         )
         return [Attempt(*row) for row in found]
+
+    def actions(self, deployment: Deployment) -> list[Action]:
+        """What persons did with a deployment, oldest first."""
+        found = self._all(
+            "SELECT at, what, who, reason FROM actions WHERE deployment = ? ORDER BY n", (deployment.number,)
+        )
+        return [Action(*row) for row in found]
 
     def counts(self) -> Counts:
         """Deployments by state. The time does not depend on how many are pending or delivered."""

@@ -164,6 +164,9 @@ class _Recovery:
         self._facts(old)
         self._copy("attempts", old.by_id("attempts", "deployment"))
         self._new.execute("DELETE FROM attempts WHERE deployment NOT IN (SELECT id FROM deployments)")
+        if old.has("actions"):
+            self._copy("actions", old.by_id("actions", "deployment"))
+            self._new.execute("DELETE FROM actions WHERE deployment NOT IN (SELECT id FROM deployments)")
         for row in old.table("former_names"):
             project, former = (self._projects.get(row[name]) for name in ("project_id", "former_id"))
             if project is not None and former is not None:

@@ -11,7 +11,7 @@ from agent.ingest.replay import with_number
 from agent.inspect.derived import rules_of
 from agent.inspect.origins import FieldView, fields_of
 from agent.inspect.parameters import facts_without_values, without_values, words_without_values
-from agent.inspect.queue import AttemptView, DetailView, EventView, FactView, KnownView, Queue, moment
+from agent.inspect.queue import ActionView, AttemptView, DetailView, EventView, FactView, KnownView, Queue, moment
 from agent.inspect.timeline import StepView, timeline
 from agent.model.deployment import State, event_of
 from agent.model.event import InvalidEventError, encode, wire
@@ -50,6 +50,7 @@ class DeploymentView(msgspec.Struct, frozen=True):
     fields: list[FieldView]
     timeline: list[StepView]
     attempts: list[AttemptView]
+    actions: list[ActionView]
     facts: list[FactView]
     known: KnownView | None
     siblings: list[SiblingView]
@@ -84,6 +85,7 @@ def _view(outbox: Outbox, settings: Settings, number: int, *, with_values: bool)
         fields=fields,
         timeline=timeline(detail, moment(row.build_ended_at)),
         attempts=detail.attempts,
+        actions=detail.actions,
         facts=detail.facts,
         known=detail.known,
         siblings=_siblings(queue, row, state),
