@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import signal
 from typing import TYPE_CHECKING, Any
@@ -245,6 +246,33 @@ def test_actions_need_the_right_to_act(failed: Site, path: str) -> None:
         for page in ("/deployments", "/failed", "/deployments/1"):
             assert 'action="/confirm"' not in viewer.get(page).text
     counts(failed, failed=3)
+
+
+def test_hostile_names_and_reasons_are_text_on_the_pages_of_actions(
+    failed: Site, operator: httpx.Client, jenkins: LocalJenkins
+) -> None:
+    attack = "<img src=x onerror=alert(1)>"
+    jenkins.add_job(f"deploy/{attack}")
+    jenkins.add_builds(f"deploy/{attack}", 1)
+    counts(failed, failed=4)
+    page, key = confirmed(operator, "discard", all="1", text=f"deploy/{attack}")
+    task = started(operator, key, reason=f"{attack}\u202e=1+1")
+    assert ended(operator, task)["done"] == 1
+    number = numbers(operator, state="discarded")[0]
+    pages = [page, *(operator.get(path).text for path in (task, "/tasks", "/failed", f"/deployments/{number}"))]
+    for text in pages:
+        assert "<img" not in text and "\u202e" not in text
+    assert all("&lt;img src=x onerror=alert(1)&gt;" in text for text in (page, pages[1], pages[2], pages[4]))
+    for path in ("/failed.csv", "/tasks.csv"):
+        assert operator.get(path).status_code == 200
+
+
+def test_the_failed_page_leads_to_the_deployments_of_a_group(operator: httpx.Client) -> None:
+    page = operator.get("/failed").text
+    link = re.search(r'<th scope="row"><a href="([^"]+)"', page)
+    assert link is not None
+    path = html.unescape(link[1])
+    assert operator.get(path.replace("/deployments?", "/deployments.json?")).json()["count"] == 3
 
 
 # ---- restarts and the log
