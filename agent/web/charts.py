@@ -19,7 +19,7 @@ _BASE = HEIGHT - _BOTTOM
 _ROOM = _BASE - _TOP
 # Labels below the bars, at most: more would overlap.
 _MOST_LABELS = 8
-_STEPS = (1, 2, 5)
+_STEPS = (1, 2, 3, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def svg(chart: Chart) -> Markup:
 
 
 def nice(highest: int) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50, … that is not lower."""
+    """The smallest round number, such as 1, 6, 20 or 300, that is not lower."""
     unit = 1
     while True:
         for step in _STEPS:

@@ -195,3 +195,17 @@ def test_a_lookup_does_not_delay_the_end_of_the_daemon(old_site: Site, jenkins: 
     finally:
         go_on.set()
         thread.join(120)
+
+
+def test_a_build_with_many_reports_fits_on_a_page(old_site: Site) -> None:
+    for number in range(12):
+        place = f"{'long-' * 20}{number}"
+        done = old_site.agent.run(
+            "emit", "--job", JOB, "--build-number", "2", "--environment", place, "--status", "SUCCESS"
+        )
+        assert done.returncode == 0, done.stderr
+    with old_site.client(TOKEN) as client:
+        wait_until(lambda: len(answer(client, f"main:{JOB}#2")["explanation"]["facts"]) >= 12, "all reports are stored")
+        page = client.post("/build", data={"build": f"main:{JOB}#2"}, headers={"Accept": "text/html"})
+        assert "more are not shown here" in page.text
+        assert len(page.content) <= 20 * 1024
