@@ -273,6 +273,21 @@ def test_the_names_for_menus_are_those_of_the_deployments(outbox: Outbox) -> Non
     assert (outbox.environments(at_most=2), outbox.repositories(at_most=1)) == (["production", "qa"], [API])
 
 
+def test_repositories_with_many_environments_are_all_in_the_menu(outbox: Outbox) -> None:
+    names = [f"https://git.example.test/acme/{n:02}" for n in range(20)]
+    inserted(
+        outbox,
+        *(
+            deployment(10 * n + stage, content=content(f"stage-{stage}", repo_url=name))
+            for n, name in enumerate(names)
+            for stage in range(10)
+        ),
+    )
+    assert outbox.repositories(at_most=25) == names
+    assert outbox.repositories(at_most=7) == names[:7]
+    assert outbox.environments(at_most=25) == [f"stage-{stage}" for stage in range(10)]
+
+
 def test_a_name_leaves_the_menus_with_its_last_deployment(outbox: Outbox) -> None:
     held, _ = inserted(
         outbox,

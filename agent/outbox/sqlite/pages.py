@@ -182,8 +182,9 @@ class Pages(Looking):
 
     def repositories(self, environment: str | None = None, at_most: int = 1_000) -> list[str]:
         """The repositories of all deployments, or of those of one environment, in order."""
-        environments = ENVIRONMENTS.format(most=at_most + 2) if environment is None else "e (e) AS (SELECT ?)"
-        repositories = REPOSITORIES.format(most=2 * at_most + 2)
+        # A repository is found once for each environment that it has.
+        environments = ENVIRONMENTS.format(most=MOST_PLACES + 1) if environment is None else "e (e) AS (SELECT ?)"
+        repositories = REPOSITORIES.format(most=MOST_PLACES + 1)
         sql = "SELECT DISTINCT r FROM p WHERE r > '' ORDER BY r LIMIT ?"
         found = self._all(
             f"WITH RECURSIVE {environments}, {repositories} {sql}",
