@@ -11,20 +11,18 @@ document.addEventListener("htmx:after:request", (event) => {
   stale.hidden = event.detail.ctx.response.status < 400;
 });
 document.addEventListener("htmx:error", () => { stale.hidden = false; });
-// Copies the text of another element. Browsers allow it with TLS and on this machine only.
-for (const button of navigator.clipboard ? document.querySelectorAll("[data-copy]") : []) {
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
-    button.textContent = "Copied";
-  });
-}
-// Chooses all rows of a table, or none if all are chosen.
-for (const button of document.querySelectorAll("[data-choose]")) {
-  button.hidden = false;
-  button.addEventListener("click", () => {
-    const boxes = [...button.form.querySelectorAll(`input[name="${button.dataset.choose}"]`)];
+// Buttons that need this script are shown by it. A refresh may replace them, so their clicks are taken here.
+document.documentElement.classList.add("scripted");
+document.addEventListener("click", (event) => {
+  const { copy, choose } = event.target.dataset;
+  if (copy) {
+    // The clipboard needs TLS or this machine. The selected text can be copied with the keyboard everywhere.
+    const text = document.getElementById(copy);
+    getSelection().selectAllChildren(text);
+    navigator.clipboard?.writeText(text.textContent).then(() => { event.target.textContent = "Copied"; });
+  } else if (choose) {
+    const boxes = [...event.target.form.querySelectorAll(`input[name="${choose}"]`)];
     const wanted = !boxes.every((box) => box.checked);
     for (const box of boxes) box.checked = wanted;
-  });
-}
+  }
+});
