@@ -94,7 +94,7 @@ def test_a_pass_ends_however_slowly_jenkins_answers(agent: Agent, hivel: LocalHi
         agent.config.write_text(text.replace("[outbox]", table))
         done = agent.run("once", "--within", "8s")
         assert done.returncode == 1, done.stdout
-        assert "polls of slow: not finished in time; the next run goes on from there" in done.stdout
+        assert "polls of slow: not finished in time; the next run continues" in done.stdout
         assert server.paths, "it was asked"
     assert len(hivel.deployments()) == 3
     agent.config.write_text(text)
