@@ -29,12 +29,13 @@ _HEIGHT = 760
 
 
 class Picture(NamedTuple):
-    """``path`` is that of the page, ``opens`` the text of a link on it that is followed."""
+    """``path`` is that of the page, ``opens`` the text of a link on it that is followed, ``press`` that of a button."""
 
     name: str
     path: str
     opens: str = ""
     build: str = ""
+    press: str = ""
     width: int = 1180
     dark: bool = False
 
@@ -46,9 +47,12 @@ PICTURES = (
     Picture("deployments", "/deployments?environment=production&since=30d"),
     Picture("deployment", "/deployments?state=failed&text=platform/legacy-crm", opens="legacy-crm"),
     Picture("failed", "/failed"),
+    Picture("confirm", "/failed", press="Replay"),
     Picture("build", "/build", build="demo:platform/shop/deploy#100"),
     Picture("controllers", "/controllers"),
+    Picture("rules", "/rules"),
     Picture("dora", "/dora"),
+    Picture("about", "/about"),
 )
 
 
@@ -77,6 +81,9 @@ def take(page: Page, url: str, picture: Picture) -> None:
     if picture.opens:
         page.locator("main table").get_by_role("link", name=picture.opens).first.click()
         page.wait_for_load_state()
+    if picture.press:
+        with page.expect_navigation():
+            page.get_by_role("main").get_by_role("button", name=picture.press).first.click()
     if picture.build:
         page.get_by_label("Address of the build").fill(picture.build)
         page.get_by_role("button", name="Explain").click()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -29,6 +30,13 @@ def test_htmx_is_the_file_that_its_authors_released() -> None:
 
 def test_the_style_sheet_is_small() -> None:
     assert len((WEB / "static" / "style.css").read_bytes()) <= CSS_BYTES
+
+
+def test_the_documentation_shows_every_picture_and_none_is_large() -> None:
+    pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images" / "pages").iterdir()}
+    shown = re.findall(r"\(images/pages/([^)]+)\)", (ROOT / "docs" / "pages.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(pictures)
+    assert sum(pictures.values()) < 1_000_000
 
 
 def test_the_wheel_and_the_source_archive_contain_what_the_pages_need(tmp_path: Path) -> None:
