@@ -185,9 +185,9 @@ class Queue:
             ids[row.number] = shown.get(row.number) or limited_id(run_id(row.run))  # released since it was read
         return ids
 
-    def detail(self, row: Deployment) -> DetailView:
-        """All data about one deployment."""
-        state = self._outbox.load([row.run])[row.run]
+    def detail(self, row: Deployment, state: RunState | None = None) -> DetailView:
+        """Everything that is known of one deployment. ``state``: of its run, if it was loaded already."""
+        state = state or self._outbox.load([row.run])[row.run]
         derived = self._derived(state)
         said = list(state.facts) if derived is None else _of_build(state.facts, row, derived)
         return DetailView(

@@ -77,7 +77,7 @@ def _view(outbox: Outbox, settings: Settings, number: int, *, with_values: bool)
         return None
     state, rules = outbox.load([row.run])[row.run], rules_of(settings)
     queue = Queue(outbox, rules, settings.hold_for_ms)
-    detail, fields = queue.detail(row), fields_of(row, state, rules)
+    detail, fields = queue.detail(row, state), fields_of(row, state, rules)
     if not with_values:
         detail, fields = _without_values(detail, fields)
     return DeploymentView(
