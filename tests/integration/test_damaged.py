@@ -29,7 +29,7 @@ PENDING = 20
 TABLES = (
     "projects", "facts", "facts_of_run", "deployments", "deployments_of_run", "deployments_by_state",
     "sqlite_autoindex_deployments_1", "attempts", "counts", "delivery", "controllers", "jobs", "open_builds",
-    "forgotten", "reports",
+    "forgotten", "reports", "deployments_by_place", "hours", "weeks",
 )  # fmt: skip
 
 
