@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SINCE, UNTIL = "90d", "now"
 # Rows of the page, so that it stays small; JSON and CSV have all. The charts and their table have all weeks.
-MOST_GROUPS, MOST_WEEKS = 6, 4
+MOST_GROUPS, MOST_WEEKS = 5, 4
 LONGEST = 2_000
 _MOST_NAMES = 25
 _UNITS_MS = (86_400_000, 3_600_000, 60_000, 1_000)
