@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LISTED = 10
 _COLUMNS = (
     "WEEK", "DEPLOYED", "DAYS", "FAILED", "SHARE", "CANCELED", "UNKNOWN", "NEXT SUCCESS", "DURATION", "LEAD TIME",
-    "KNOWN FOR", "ROLLBACKS",
+    "KNOWN FOR", "ROLLBACKS", "REWORK",
 )  # fmt: skip
 
 
@@ -121,7 +121,8 @@ def show(value: Dora) -> None:
         return
     out.print(
         "\n* a part of the week. NEXT SUCCESS, DURATION, LEAD TIME: median / 90th percentile. KNOWN FOR: successful"
-        " deployments with a lead time.\nA failed deployment is not a failed change. ROLLBACKS are estimated."
+        " deployments with a lead time.\nA failed deployment is not a failed change."
+        " ROLLBACKS and REWORK are estimated."
     )
     if value.incomplete:
         out.print(
@@ -141,6 +142,7 @@ def _columns(of: Figures) -> Iterator[str]:
     yield from (_both(each) for each in (of.time_to_next_success, of.duration, lead))
     yield _percent(lead.coverage)
     yield str(of.rollbacks.count)
+    yield str(of.rework.count)
 
 
 def _notes(group: Group) -> Iterator[str]:

@@ -38,8 +38,9 @@ class Sums(msgspec.Struct, frozen=True, array_like=True):
 
     ``recovery``: for failed deployments that were followed by a success in the same week. ``unrecovered``: the others.
     ``commits``: successful deployments with a commit. ``keys``: their commits, each once, in the order in which they
-    came. ``order``: the places in ``keys`` of all of them; empty if no commit came twice. ``rollbacks``: how many of
-    them are rollbacks if none of the commits was deployed before this week.
+    came. ``order``: the places in ``keys`` of all of them; empty if no commit came twice. ``rollbacks`` and ``rework``:
+    how many there are if none of the commits was deployed before this week. ``marks``: for each of ``commits`` 1 if it
+    is a hotfix; empty if none is. ``hotfixes``: successful ones without a commit.
     """
 
     first_ended_at: int
@@ -58,6 +59,9 @@ class Sums(msgspec.Struct, frozen=True, array_like=True):
     rollbacks: int
     keys: bytes
     order: bytes
+    rework: int = 0
+    marks: bytes = b""
+    hotfixes: int = 0
     byte_order: str = sys.byteorder
 
     def of_span(self, since: int, until: int) -> bool:
@@ -87,6 +91,7 @@ def sums_of(rows: Sequence[Deployed]) -> Sums:
     [tally] = series.weeks.values()
     successful = [row for row in rows if row.status is Status.SUCCESS]
     commits = [commit_key(row.commit_hash) for row in successful if row.commit_hash]
+    marks = bytes(row.hotfix for row in successful if row.commit_hash)
     keys = {key: place for place, key in enumerate(dict.fromkeys(commits))}
     return Sums(
         first_ended_at=rows[0].ended_at,
@@ -105,6 +110,9 @@ def sums_of(rows: Sequence[Deployed]) -> Sums:
         rollbacks=tally.rollbacks,
         keys=packed(keys),
         order=b"" if len(keys) == len(commits) else packed(keys[key] for key in commits),
+        rework=tally.rework,
+        marks=marks if any(marks) else b"",
+        hotfixes=sum(row.hotfix for row in successful if not row.commit_hash),
     )
 
 
@@ -135,6 +143,7 @@ class Tally:
         "in_order",
         "lead",
         "recovery",
+        "rework",
         "rollbacks",
         "success",
         "unknown",
@@ -153,6 +162,8 @@ class Tally:
         self.commits = 0
         """Successful deployments whose commit is known."""
         self.rollbacks = 0
+        self.rework = 0
+        """Rollbacks, and successful deployments of hotfixes; one that is both counts once."""
 
     @classmethod
     def of(cls, sums: Sums) -> Tally:
@@ -163,7 +174,7 @@ class Tally:
         tally.days = sums.days
         tally.durations, tally.lead, tally.in_order = sums.durations, sums.lead, True
         tally.recovery.frombytes(sums.recovery)
-        tally.commits, tally.rollbacks = sums.commits, sums.rollbacks
+        tally.commits, tally.rollbacks, tally.rework = sums.commits, sums.rollbacks, sums.rework
         return tally
 
     @classmethod
@@ -182,6 +193,7 @@ class Tally:
             total.recovery += week.recovery
             total.commits += week.commits
             total.rollbacks += week.rollbacks
+            total.rework += week.rework
         total.durations, total.lead = durations, lead
         return total
 
@@ -254,8 +266,10 @@ class Series:
             self._seen.update(keys)
             return
         tally.commits = tally.rollbacks = 0
-        for place in order:
-            self._deploy(tally, keys[place])
+        tally.rework = sums.hotfixes
+        marks = sums.marks or bytes(sums.commits)
+        for place, mark in zip(order, marks, strict=True):
+            self._deploy(tally, keys[place], hotfix=mark == 1)
 
     def _succeed(self, tally: Tally, row: Deployed) -> None:
         ended_at = row.ended_at
@@ -272,18 +286,21 @@ class Series:
             self._recover(ended_at)
         self._succeeded_at = ended_at
         if row.commit_hash:
-            self._deploy(tally, commit_key(row.commit_hash))
+            self._deploy(tally, commit_key(row.commit_hash), hotfix=row.hotfix)
+        else:
+            tally.rework += row.hotfix
 
     def _recover(self, ended_at: int) -> None:
         for failed in self.open:
             self.weeks[week_of(failed.ended_at)].recovery.append(ended_at - failed.ended_at)
         self.open.clear()
 
-    def _deploy(self, tally: Tally, key: int) -> None:
+    def _deploy(self, tally: Tally, key: int, *, hotfix: bool) -> None:
         tally.commits += 1
+        is_rollback = key in self._seen and key not in (self._newest, self._current)
         if key not in self._seen:
             self._seen.add(key)
             self._newest = key
-        elif key not in (self._newest, self._current):
-            tally.rollbacks += 1
+        tally.rollbacks += is_rollback
+        tally.rework += is_rollback or hotfix
         self._current = key

@@ -361,7 +361,10 @@ class Recent(NamedTuple):
 
 
 class Deployed(NamedTuple):
-    """The columns of a deployment that the DORA metrics are computed from. ``number``: its row number."""
+    """The columns of a deployment that the DORA metrics are computed from. ``number``: its row number.
+
+    ``hotfix``: its branch begins with ``hotfix/`` or ``hotfix-``.
+    """
 
     number: int
     status: Status
@@ -371,6 +374,7 @@ class Deployed(NamedTuple):
     first_commit_at: int | None
     started_at: int
     ended_at: int
+    hotfix: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # The time limit of a step. The whole demo takes some seconds.
-PATIENCE_S = 25.0
+PATIENCE_S = 120.0
 # The time between two builds of a demo that stays.
 _BUILD_EVERY_S = 5.0
 

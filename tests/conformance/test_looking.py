@@ -174,10 +174,13 @@ def test_what_was_deployed_has_the_columns_of_the_figures(outbox: Outbox) -> Non
         first_commit_at=NOON - 5,
         started_at=NOON + 1,
         ended_at=NOON + 2,
+        branch="hotfix/login",
     )
     inserted(outbox, deployment(1, content=said), deployment(2, content=content(environment=None, ended_at=NOON + 3)))  # type: ignore[arg-type]
     assert list(outbox.deployed(NOON, NOON + 9)) == [
-        Deployed(1, Status.CANCELED, "staging", "https://a.test/x", "ab" * 20, NOON - 5, NOON + 1, NOON + 2),
+        Deployed(
+            1, Status.CANCELED, "staging", "https://a.test/x", "ab" * 20, NOON - 5, NOON + 1, NOON + 2, hotfix=True
+        ),
         Deployed(2, Status.SUCCESS, None, None, None, None, NOON, NOON + 3),
     ]
 

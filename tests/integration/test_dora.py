@@ -130,7 +130,7 @@ def test_the_text_says_coverage_open_failures_and_what_the_figures_are_not(histo
     assert "lead time is known for 33% of the 3 successful deployment(s)" in shown
     assert "1 failed without a later success: 7 (2025-01-01T12:00:00Z)" in shown
     assert "1 deployment(s) without environment or repository are in no figure" in shown
-    assert "A failed deployment is not a failed change. ROLLBACKS are estimated." in shown
+    assert "A failed deployment is not a failed change. ROLLBACKS and REWORK are estimated." in shown
     assert "2025-W02 *" in shown and "2024-W52 *" not in shown
 
 

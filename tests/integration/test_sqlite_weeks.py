@@ -91,7 +91,8 @@ def counts(each: Deployment, span: Span) -> bool:
 def deployed(each: Deployment) -> Deployed:
     said = each.content
     times = said.first_commit_at, said.started_at, said.ended_at
-    return Deployed(each.number, said.status, said.environment, said.repo_url, said.commit_hash, *times)
+    hotfix = (said.branch or "").lower().startswith(("hotfix/", "hotfix-"))
+    return Deployed(each.number, said.status, said.environment, said.repo_url, said.commit_hash, *times, hotfix)
 
 
 def kept(outbox: SqliteOutbox) -> tuple[int, int]:
@@ -109,6 +110,7 @@ SAID = st.fixed_dictionaries(
         "environment": st.sampled_from([*["production"] * 8, "staging", None, ""]),
         "repo_url": st.sampled_from([*[SHOP] * 8, API, None]),
         "commit_hash": st.sampled_from(["a", "b", "c", None]),
+        "branch": st.sampled_from(["main", None, "hotfix/x", "Hotfix-1", "hotfixes", "x/hotfix/y"]),
         "took": st.sampled_from([0, 1, 60_000, -1]),
         "waited": st.sampled_from([None, 0, 60_000, DAY_MS, -1]),
     }
@@ -219,6 +221,7 @@ def test_a_week_of_which_only_a_part_is_asked_for_is_read_from_its_deployments(o
         {"repo_url": None},
         {"commit_hash": "b"},
         {"commit_hash": None},
+        {"branch": "hotfix/x"},
         {"first_commit_at": 5},
         {"first_commit_at": None},
         {"started_at": 5},

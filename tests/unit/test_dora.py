@@ -106,6 +106,10 @@ def by_definition(some: list[Deployed], rows: list[Deployed]) -> dict[str, Any]:
         "lead": measured([each for each in leads if each >= 0], len(success)),
         "rollbacks": sum(is_rollback(n, commits) for n, each in enumerate(with_commit) if each.number in numbers),
         "commits": len([each for each in with_commit if each.number in numbers]),
+        "rework": len(
+            {each.number for each in success if each.hotfix}
+            | {each.number for n, each in enumerate(with_commit) if is_rollback(n, commits)} & numbers
+        ),
     }
 
 
@@ -121,6 +125,7 @@ def as_computed(of: Figures) -> dict[str, Any]:
         **{name: (each.count, each.of, each.median_ms, each.p90_ms) for name, each in times.items()},
         "rollbacks": of.rollbacks.count,
         "commits": of.rollbacks.of,
+        "rework": of.rework.count,
     }
 
 
@@ -146,6 +151,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Deployed], Span]:
                 first_commit_at=draw(st.sampled_from(commits_at)),
                 started_at=ended_at - draw(AGO),
                 ended_at=ended_at,
+                hotfix=draw(st.sampled_from([False, False, True])),
             )
         )
     since = base + draw(st.sampled_from([0, 0, 1, DAY_MS, 5 * DAY_MS - 1]))
@@ -356,6 +362,20 @@ def test_a_rollback_deploys_a_commit_again_that_a_newer_one_had_replaced() -> No
     assert rollbacks("abcba") == 2
     assert rollbacks("ab-a-a") == 1, "without a commit nothing is known"
     assert rollbacks("---") == 0
+
+
+def test_rework_is_rollbacks_and_hotfixes_and_one_that_is_both_counts_once() -> None:
+    group = only(
+        row(1, commit_hash="a"),
+        row(2, commit_hash="b", hotfix=True),
+        row(3, commit_hash="a"),
+        row(4, commit_hash="c"),
+        row(5, commit_hash="b", hotfix=True),
+        row(6, hotfix=True),
+        row(7, Status.FAILED, hotfix=True),
+    )
+    assert (group.total.rollbacks.count, group.total.rework.count, group.total.rework.of) == (2, 4, 6)
+    assert group.total.rework.estimated
 
 
 def test_only_successful_deployments_of_the_same_environment_count_for_rollbacks() -> None:

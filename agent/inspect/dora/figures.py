@@ -80,7 +80,10 @@ class Times(msgspec.Struct, frozen=True, gc=False):
 
 
 class Estimate(msgspec.Struct, frozen=True, gc=False):
-    """Deployments that are probably rollbacks, among the ``of`` successful ones whose commit is known."""
+    """Deployments that are probably rollbacks or rework, among the ``of`` successful ones.
+
+    ``of`` rollbacks: those whose commit is known.
+    """
 
     count: int
     of: int
@@ -99,6 +102,7 @@ class Figures(msgspec.Struct, frozen=True):
     duration: Times
     lead_time: Times
     rollbacks: Estimate
+    rework: Estimate
 
 
 class Week(msgspec.Struct, frozen=True):
@@ -278,6 +282,7 @@ def _figures(tally: Tally, part: _Part, place: tuple[str, str]) -> Figures:
         duration=_times(tally.durations, tally.success, success, in_order=tally.in_order),
         lead_time=_times(tally.lead, tally.success, success, in_order=tally.in_order),
         rollbacks=Estimate(tally.rollbacks, tally.commits, success),
+        rework=Estimate(tally.rework, tally.success, success),
     )
 
 

@@ -14,7 +14,7 @@ COLUMNS = (
     "environment", "repo", "week", "since", "until", "complete", "successful", "days_with_successful", "failed",
     "failed_share", "canceled", "unknown",
     *(f"{name}_{part}" for name in _TIMES for part in ("count", "of", "median_ms", "p90_ms")),
-    "rollbacks_estimated",
+    "rollbacks_estimated", "rework_estimated",
 )  # fmt: skip
 
 
@@ -41,4 +41,5 @@ def _cells(group: Group, week: Week) -> tuple[object, ...]:
         of.unknown.count,
         *(cell for each in times for cell in (each.count, each.of, each.median_ms, each.p90_ms)),
         of.rollbacks.count,
+        of.rework.count,
     )

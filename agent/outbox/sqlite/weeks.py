@@ -28,7 +28,10 @@ WEEKS = 50
 ROWS = 1_000
 # How often the current week is added up, in which most deployments are stored.
 CURRENT_MS = 600_000
-_COLUMNS = "id, status, environment, repo_url, commit_hash, first_commit_at, started_at, ended_at"
+_COLUMNS = (
+    "id, status, environment, repo_url, commit_hash, first_commit_at, started_at, ended_at,"
+    " branch LIKE 'hotfix/%' OR branch LIKE 'hotfix-%'"
+)
 _SPAN = f"SELECT {_COLUMNS} FROM deployments WHERE ended_at >= ? AND ended_at < ? AND state <> 'discarded'"  # noqa: S608
 _OF_PLACE = f"{_SPAN} AND environment IS ? AND repo_url IS ? ORDER BY ended_at, id"
 _ENCODE = msgspec.msgpack.Encoder().encode
@@ -110,8 +113,8 @@ class Weeks(Part):
         statuses = STATUSES
         with closing(self._connection.cursor()) as cursor:
             try:
-                for number, status, place, repo, commit, first, began, ended in cursor.execute(sql, values):
-                    yield Deployed(number, statuses[status], place, repo, commit, first, began, ended)
+                for number, status, place, repo, commit, first, began, ended, hotfix in cursor.execute(sql, values):
+                    yield Deployed(number, statuses[status], place, repo, commit, first, began, ended, hotfix == 1)
             except sqlite3.Error as error:
                 raise in_words(error, self.path) from error
             except KeyError as error:

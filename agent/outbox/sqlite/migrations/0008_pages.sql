@@ -43,11 +43,13 @@ CREATE TRIGGER weeks_inserted AFTER INSERT ON deployments BEGIN
         ON CONFLICT (environment, repo_url, week) DO UPDATE SET body = NULL WHERE body IS NOT NULL;
 END;
 CREATE TRIGGER weeks_changed
-AFTER UPDATE OF state, status, environment, repo_url, commit_hash, first_commit_at, started_at, ended_at ON deployments
+AFTER UPDATE OF state, status, environment, repo_url, branch, commit_hash, first_commit_at, started_at, ended_at ON deployments
 WHEN (new.state = 'discarded') <> (old.state = 'discarded') OR new.ended_at <> old.ended_at
     OR new.status <> old.status OR new.environment IS NOT old.environment OR new.repo_url IS NOT old.repo_url
     OR new.commit_hash IS NOT old.commit_hash OR new.first_commit_at IS NOT old.first_commit_at
-    OR new.started_at <> old.started_at BEGIN
+    OR new.started_at <> old.started_at
+    OR (new.branch LIKE 'hotfix/%' OR new.branch LIKE 'hotfix-%')
+        IS NOT (old.branch LIKE 'hotfix/%' OR old.branch LIKE 'hotfix-%') BEGIN
     INSERT INTO weeks (environment, repo_url, week) VALUES
         (coalesce(old.environment, ''), coalesce(old.repo_url, ''), (old.ended_at + 259200000) / 604800000),
         (coalesce(new.environment, ''), coalesce(new.repo_url, ''), (new.ended_at + 259200000) / 604800000)
