@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import itertools
 import json
@@ -349,6 +350,7 @@ def test_nothing_is_left_behind_by_questions_that_fail_and_by_a_client_that_is_c
                         client.builds(replace(SHOP, full_name=name), 0, 5)
             wait_until(lambda: not [s for s in server._open if s.fileno() != -1 and not _hung_up(s)], "all is closed")
             threads.append({thread.name for thread in threading.enumerate()} - {"scripted"})
+            gc.collect()  # files of tests before this one
             files.append(len(list(Path("/proc/self/fd").iterdir())) - sum(sock.fileno() != -1 for sock in server._open))
     assert threads[0] == threads[1] == threads[2]
     assert files[0] == files[1] == files[2]

@@ -239,7 +239,7 @@ def test_a_verb_without_room_for_what_it_prints_says_so(doors: Doors, arguments:
     finally:
         os.close(full)
     assert (done.returncode, b"Traceback" in done.stderr) == (1, False)
-    assert b"cannot be written to standard output: No space left on device" in done.stderr
+    assert b"cannot write to standard output: No space left on device" in done.stderr
     assert silent.returncode == 1
 
 

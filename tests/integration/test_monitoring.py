@@ -459,7 +459,7 @@ def test_metrics_and_status_tell_what_jenkins_was_asked(agent: Agent, jenkins: L
     received = shown['hivel_agent_jenkins_received_bytes_total{controller="main",kind="builds"}']
     assert received == kinds["builds"]["bytes"]
     assert shown['hivel_agent_poll_interval_seconds{controller="main"}'] == 0.2
-    assert re.search(r"asked +main: every 200ms; in the last hour \d+ jobs, 1 builds", " ".join(text.split()))
+    assert re.search(r"requests +main: every 200ms; in the last hour \d+ jobs, 1 builds", " ".join(text.split()))
     [controller] = agent.json("status")["controllers"]
     assert controller["asked"] is None  # nobody is there who knows
 
