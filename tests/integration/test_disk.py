@@ -181,7 +181,7 @@ def said_in_one_line(done: subprocess.CompletedProcess[str]) -> bool:
 
 def tells_of_a_full_disk(text: str) -> bool:
     """Where SQLite cannot make the files beside the outbox, it does not know why."""
-    return "no space left" in text or "is its disk full" in text
+    return any(each in text for each in ("no space left", "is its disk full", "whether its disk is full"))
 
 
 def test_a_daemon_that_starts_on_a_full_disk_delivers_or_says_why_not(
