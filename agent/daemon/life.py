@@ -10,12 +10,14 @@ import structlog
 from agent.daemon.polling import Polls
 from agent.daemon.watchdog import STALLED_S, Watched, patience_of_delivery
 from agent.daemon.work import Work
+from agent.inspect.asked import asked
 from agent.outbox.values import OutboxError, OutboxFullError
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
     from agent.daemon.composition import Parts
     from agent.daemon.schedule import Repeated, Schedule
+    from agent.inspect.asked import Asked
     from agent.inspect.silent import SilentJob
     from agent.model.times import Clock
     from agent.model.trouble import Unexpected
@@ -81,6 +83,18 @@ class Life:
         for polls in woken:
             polls.wake()
         return [polls.name for polls in woken]
+
+    def asked(self) -> list[Asked]:
+        """The requests of the last hour, for each controller."""
+        return [
+            asked(
+                polls.name,
+                interval_s=polls.interval_s,
+                setting_s=polls.setting_s,
+                last_hour=polls.traffic.last_hour(),
+            )
+            for polls in self.polls
+        ]
 
     # ---- begin and end
 

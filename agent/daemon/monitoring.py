@@ -24,7 +24,7 @@ from agent import __version__
 from agent.config.sizes import describe_size
 from agent.daemon import logs
 from agent.daemon.handover import NobodyThereError
-from agent.inspect.asked import PAGE, asked
+from agent.inspect.asked import PAGE
 from agent.notify.notifier import RESULTS
 from agent.outbox.values import OutboxError
 from agent.sources.jenkins.traffic import BUCKETS_S
@@ -279,16 +279,7 @@ def application(present: Callable[[], Awaitable[Life]]) -> Starlette:
             life = await present()
         except NobodyThereError as error:
             return Response(f"{error}\n", 503, media_type="text/plain")
-        told = [
-            asked(
-                polls.name,
-                interval_s=polls.interval_s,
-                setting_s=polls.setting_s,
-                last_hour=polls.traffic.last_hour(),
-            )
-            for polls in life.polls
-        ]
-        return _json(told, 200)
+        return _json(life.asked(), 200)
 
     async def healthz(_: Request) -> Response:
         return _json({"alive": True, "version": __version__}, 200)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
-from agent.inspect.asked import asked
 from agent.outbox.values import OutboxError
 from agent.web.backend import UnavailableError
 
@@ -59,15 +58,7 @@ class LifeBackend:
 
     def asked(self) -> Sequence[Asked]:
         """See the protocol."""
-        return [
-            asked(
-                polls.name,
-                interval_s=polls.interval_s,
-                setting_s=polls.setting_s,
-                last_hour=polls.traffic.last_hour(),
-            )
-            for polls in self._life.polls
-        ]
+        return self._life.asked()
 
     def silent_jobs(self) -> Sequence[SilentJob]:
         """See the protocol."""
