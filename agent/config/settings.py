@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from agent import __version__
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent.model.event import CanceledSpelling
     from agent.model.keys import Project
 
+Platform = Literal["github", "gitlab", "argocd", "argo_rollouts", "circleci", "azure_devops"]
 DEPLOYMENT_PATH = "/api/hooks/v2/deployment"
 # The User-Agent of requests. The contact follows if one is configured.
 USER_AGENT = f"hivel-jenkins-agent/{__version__}"
@@ -209,6 +210,68 @@ class WebSettings:
 
 
 @dataclass(frozen=True)
+class WebhookRule:
+    """Which runs of a platform are deployments that the platform does not call deployments, and to which environment.
+
+    ``project``: the repository or project, such as ``group/shop``. ``name``: the workflow, job, pipeline or stage.
+    """
+
+    project: Pattern
+    name: Pattern
+    environment: str
+
+
+@dataclass(frozen=True)
+class WebhookSettings:
+    """One platform that sends webhooks to ``/v1/hooks/<name>``.
+
+    ``secrets``: any of them is accepted, so that a secret can be replaced. ``projects`` and ``environments``: only
+    these are deployments; None: all of them. ``rules``: for events without an environment. ``transient``: ephemeral
+    environments count too. ``pages_url``: the base of links to the platform's pages, for platforms that do not send
+    them (Argo CD). ``api_url`` and ``api_token``: for the repair of gaps. ``repair``: the full names of the projects
+    that are asked for missed deployments.
+    """
+
+    name: str
+    platform: Platform
+    secrets: tuple[Token, ...]
+    projects: tuple[Pattern, ...] | None = None
+    environments: tuple[Pattern, ...] | None = None
+    rules: tuple[WebhookRule, ...] = ()
+    transient: bool = False
+    pages_url: str = ""
+    api_url: str = ""
+    api_token: Token | None = None
+    repair: tuple[str, ...] = ()
+    tls: TlsSettings = TlsSettings()
+
+    def refuses_project(self, project: str) -> bool:
+        """Whether deployments of this project are not wanted."""
+        return self.projects is not None and not any(each.match(project) is not None for each in self.projects)
+
+    def refuses_environment(self, environment: str) -> bool:
+        """Whether deployments to this environment are not wanted."""
+        return self.environments is not None and not any(
+            each.match(environment) is not None for each in self.environments
+        )
+
+    def environment_of(self, project: str, name: str) -> str:
+        """The environment of the first rule for a workflow, job, pipeline or stage of this name; "" without a rule."""
+        for rule in self.rules:
+            if rule.project.match(project) is not None and rule.name.match(name) is not None:
+                return rule.environment
+        return ""
+
+
+@dataclass(frozen=True)
+class WebhooksSettings:
+    """The listener for webhooks, and the platforms."""
+
+    address: Address
+    hooks: tuple[WebhookSettings, ...] = ()
+
+
+@dataclass(frozen=True)
 class Example:
     """A build, and the deployments that the rules should derive from it: for each one the fields that matter.
 
@@ -248,6 +311,7 @@ class Settings:
     intake: IntakeSettings | None = None  # None: off
     notify: NotifySettings | None = None  # None: off
     web: WebSettings | None = None  # None: off
+    webhooks: WebhooksSettings | None = None  # None: off
     examples: tuple[Example, ...] = ()
 
     def allowed(self, team: str) -> Allowed:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from types import NoneType
 from typing import TYPE_CHECKING
 
 from agent.deployments.systems.words import branch_of_target, first, run_name
 from agent.model.git import branch_name, is_commit
+from agent.model.part import Part
 from agent.model.status import normalise_argocd
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ _PARAMETERS = {
     "image": ("image",),
     "pr_number": ("pr_number", "pull_request"),
 }
-_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false", NoneType: "null"}
 
 
 def read(system: str, text: str) -> dict[str, str]:
@@ -37,54 +35,7 @@ def read(system: str, text: str) -> dict[str, str]:
     return fields_of(_resource(kind, text))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A value within the JSON and its path for messages. Members of a missing value are missing too."""
-
-    value: object
-    where: str
-
-    def at(self, path: str) -> _Part:
-        part = self
-        for name in path.split("."):
-            part = part.member(name)
-        return part
-
-    def member(self, name: str) -> _Part:
-        where = f"{self.where}.{name}" if self.where else name
-        if self.value is None:
-            return _Part(None, where)
-        if not isinstance(self.value, dict):
-            raise self._is_not("an object")
-        return _Part(self.value.get(name), where)
-
-    def text(self, path: str) -> str:
-        part = self.at(path)
-        if part.value is None or isinstance(part.value, str):
-            return part.value or ""
-        raise part._is_not("text")
-
-    def items(self, path: str) -> list[_Part]:
-        part = self.at(path)
-        if part.value is None:
-            return []
-        if not isinstance(part.value, list):
-            raise part._is_not("a list")
-        return [_Part(value, f"{part.where}[{index}]") for index, value in enumerate(part.value)]
-
-    def scalar(self) -> str:
-        """The value as text. Argo accepts numbers and booleans in place of a text."""
-        if isinstance(self.value, bool):
-            return str(self.value).lower()
-        if self.value is None or isinstance(self.value, str | int | float):
-            return "" if self.value is None else str(self.value)
-        raise self._is_not("text")
-
-    def _is_not(self, wanted: str) -> ValueError:
-        return ValueError(f"{self.where or 'the JSON'} is {_KINDS.get(type(self.value), 'a number')}, not {wanted}")
-
-
-def _resource(kind: str, text: str) -> _Part:
+def _resource(kind: str, text: str) -> Part:
     try:
         resource = json.loads(text)
     except RecursionError:
@@ -92,7 +43,7 @@ def _resource(kind: str, text: str) -> _Part:
     except ValueError as error:
         hint = "it is empty" if not text.strip() else str(error)
         raise ValueError(f"this is not the JSON of one {kind}: {hint}") from None
-    whole = _Part(resource, "")
+    whole = Part(resource, "")
     # The output of Argo's own command-line tools lacks the kind.
     found = whole.text("kind") or kind
     if found != kind:
@@ -102,14 +53,14 @@ def _resource(kind: str, text: str) -> _Part:
     return whole
 
 
-def _full_name(resource: _Part) -> str:
+def _full_name(resource: Part) -> str:
     return "/".join(filter(None, [resource.text("metadata.namespace"), resource.text("metadata.name")]))
 
 
 # ---- Argo CD
 
 
-def _application(resource: _Part) -> dict[str, str]:
+def _application(resource: Part) -> dict[str, str]:
     """What the last sync deployed."""
     sync, health = resource.at("status.operationState"), resource.text("status.health.status")
     phase, started = sync.text("phase"), sync.text("startedAt")
@@ -129,7 +80,7 @@ def _application(resource: _Part) -> dict[str, str]:
     }
 
 
-def _source_and_revision(resource: _Part) -> dict[str, str]:
+def _source_and_revision(resource: Part) -> dict[str, str]:
     """Repository, branch and commit of the last finished sync. The revision in status.sync may not be deployed yet."""
     deployed, newest = resource.at("status.operationState.syncResult"), resource.at("status.sync")
     if sources := resource.items("spec.sources"):
@@ -154,7 +105,7 @@ def _source_and_revision(resource: _Part) -> dict[str, str]:
 # ---- Argo Workflows
 
 
-def _workflow(resource: _Part) -> dict[str, str]:
+def _workflow(resource: Part) -> dict[str, str]:
     """The whole workflow. Repository, branch and so on come from parameters, if there are any."""
     uid, started = resource.text("metadata.uid"), resource.text("status.startedAt")
     labels = resource.at("metadata.labels")
@@ -171,7 +122,7 @@ def _workflow(resource: _Part) -> dict[str, str]:
     }
 
 
-def _parameters(resource: _Part) -> dict[str, str]:
+def _parameters(resource: Part) -> dict[str, str]:
     # A workflow from a template has the template's values in its status, and the given ones in its spec.
     template = resource.items("status.storedWorkflowTemplateSpec.arguments.parameters")
     values: dict[str, str] = {}
@@ -186,7 +137,7 @@ def _parameters(resource: _Part) -> dict[str, str]:
     return told
 
 
-_RESOURCES: dict[str, tuple[str, Callable[[_Part], dict[str, str]]]] = {
+_RESOURCES: dict[str, tuple[str, Callable[[Part], dict[str, str]]]] = {
     "argocd": ("Application", _application),
     "argo_workflows": ("Workflow", _workflow),
 }

@@ -1,0 +1,1 @@
+"""Webhooks of CI and CD platforms: each tells the agent about ended deployments."""

@@ -1,0 +1,1 @@
+"""Readers of the bodies that each platform sends."""
