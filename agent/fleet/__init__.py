@@ -1,0 +1,1 @@
+"""Several agents on one outbox: which of them polls which controller."""
