@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
+from agent.config.connection import FAILURES, open_client, raw_body, route_to
 from agent.delivery.answers import BODY_LIMIT, LOCATION_LIMIT, Answer, Outcome, classify
-from agent.delivery.connection import (
-    FAILURES,
-    failure,
-    no_answer_in_time,
-    open_client,
-    raw_body,
-    route_to,
-    wants_credentials,
-)
+from agent.delivery.connection import failure, no_answer_in_time, wants_credentials
 from agent.model import event as events
 from agent.model.deployment import event_of
 from agent.model.secrets import redact

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from agent.config.connection import FAILURES, open_client, raw_body, route_to
 from agent.config.credentials import TokenError, know_url
 from agent.config.file import ConfigError
 from agent.config.settings import USER_AGENT, TlsSettings
-from agent.delivery.connection import FAILURES, failure, open_client, raw_body, route_to
+from agent.delivery.connection import failure
 from agent.model.secrets import redact
 
 if TYPE_CHECKING:
