@@ -6,13 +6,13 @@ import ipaddress
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from agent import __version__
 from agent.model import times
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent.model.keys import Project
 
 Platform = Literal["github", "gitlab", "argocd", "argo_rollouts", "circleci", "azure_devops"]
+_PORTS = {"http": 80, "https": 443}
 DEPLOYMENT_PATH = "/api/hooks/v2/deployment"
 # The User-Agent of requests. The contact follows if one is configured.
 USER_AGENT = f"hivel-jenkins-agent/{__version__}"
@@ -328,19 +329,31 @@ class Settings:
         return () if found is None or found.covers(full_name) else found.roots
 
 
-def controller_of(controllers: tuple[JenkinsSettings, ...], url: str) -> JenkinsSettings | None:
-    """The controller of a build's address, by URL, else by host, else the only one: Jenkins can use another address.
+def controllers_at(controllers: Iterable[JenkinsSettings], url: str) -> list[JenkinsSettings]:
+    """The controllers that an address can be of, the closest ones: by host, port and path, else by less.
 
-    None if several controllers exist and none matches, or if the address is not valid.
+    Jenkins shows addresses by its own setting, which can differ from the one that the agent uses. Raises
+    :class:`ValueError` if the address is not valid.
     """
-    for controller in controllers:
-        if url.startswith(controller.url):
-            return controller
+    address = urlsplit(url)
+    port = _port(address)
+    same_host = [each for each in controllers if urlsplit(each.url).hostname == address.hostname]
+    same_port = [each for each in same_host if _port(urlsplit(each.url)) == port]
+    same_path = [each for each in same_port if f"{address.path}/".startswith(urlsplit(each.url).path)]
+    # One Jenkins can be below the path of another one.
+    longest = sorted(same_path, key=lambda each: len(urlsplit(each.url).path), reverse=True)[:1]
+    return longest or same_port or same_host
+
+
+def controller_of(controllers: Sequence[JenkinsSettings], url: str) -> JenkinsSettings | None:
+    """The controller of a build's address, else the only controller. None if there are several, or none."""
     try:
-        host = urlsplit(url).hostname
+        found = controllers_at(controllers, url)
     except ValueError:  # such as an incomplete IPv6 address
         return None
-    named = [controller for controller in controllers if urlsplit(controller.url).hostname == host]
-    if len(named) == 1:
-        return named[0]
-    return controllers[0] if len(controllers) == 1 else None
+    found = found or list(controllers)
+    return found[0] if len(found) == 1 else None
+
+
+def _port(address: SplitResult) -> int | None:
+    return address.port or _PORTS.get(address.scheme)

@@ -28,11 +28,7 @@ def configure(*, quiet: bool = False, as_json: bool = False) -> None:
     """Set up structlog, and standard logging for the libraries. ``quiet``: warnings and errors only."""
     global _queue  # noqa: PLW0603 - there is one standard error
     level = logging.WARNING if quiet else logging.INFO
-    renderer = (
-        structlog.processors.JSONRenderer(ensure_ascii=False)
-        if as_json
-        else structlog.processors.LogfmtRenderer(key_order=("timestamp", "level", "event"), drop_missing=True)
-    )
+    renderer = structlog.processors.JSONRenderer(ensure_ascii=False) if as_json else _logfmt
     before: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -52,6 +48,14 @@ def configure(*, quiet: bool = False, as_json: bool = False) -> None:
         cache_logger_on_first_use=False,
     )
     _configure_libraries(before, renderer, _queue)
+
+
+_render_logfmt = structlog.processors.LogfmtRenderer(key_order=("timestamp", "level", "event"), drop_missing=True)
+
+
+def _logfmt(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    """The event as key=value, without keys that have no value: they would be printed as ``reason=``."""
+    return _render_logfmt(logger, method, {key: value for key, value in event.items() if value is not None})
 
 
 def take_standard_error() -> None:

@@ -65,7 +65,7 @@ def _build(example: Example) -> Build:
 
 def _fields(view: DerivedView) -> dict[str, str]:
     if view.event is None:
-        return {"reason": view.reason or "no event can be made"}
+        return {"reason": view.reason or "cannot create event"}
     return {name: str(value) for name, value in msgspec.to_builtins(view.event).items()}
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from agent.config.settings import controllers_at
 from agent.model.ids import run_id
 from agent.model.keys import jenkins_run
 
@@ -20,7 +21,6 @@ PERMALINKS = (
     *("lastUnsuccessfulBuild", "lastFailedBuild", "lastUnstableBuild"),
 )
 _NUMBER = re.compile(r"[0-9]{1,10}")
-_PORTS = {"http": 80, "https": 443}
 
 
 class TargetError(Exception):
@@ -54,14 +54,9 @@ def target_of_name(controllers: Sequence[JenkinsSettings], name: str) -> Target 
 
 def target_of_url(controllers: Sequence[JenkinsSettings], url: str) -> Target:
     """The build of a page in Jenkins or Blue Ocean, such as ``…/job/shop/12/console``. Raises :class:`TargetError`."""
-    try:
-        parts = urlsplit(url)
-        _port(parts)
-    except ValueError as error:
-        raise TargetError(f"{url!r} is not a URL: {error}") from None
-    controller = _controller(controllers, parts)
-    own = urlsplit(controller.url).path
-    path = parts.path[len(own) :] if parts.path.startswith(own) else parts.path
+    controller = _controller(controllers, url)
+    own, path = urlsplit(controller.url).path, urlsplit(url).path
+    path = path[len(own) :] if path.startswith(own) else path
     segments = [segment for segment in path.split("/") if segment]
     begin = next((index for index, each in enumerate(segments) if each in ("job", "view", "blue")), len(segments))
     found = _of_blue_ocean(segments[begin:]) or _of_classic(segments[begin:])
@@ -78,24 +73,19 @@ def target_of_url(controllers: Sequence[JenkinsSettings], url: str) -> Target:
     return Target(controller, jobs, build)
 
 
-def _controller(controllers: Sequence[JenkinsSettings], url: SplitResult) -> JenkinsSettings:
-    """The controller at this address: by host, port and path, else by host and port, else by host."""
-    addresses = [(controller, urlsplit(controller.url)) for controller in controllers]
-    same_host = [(each, own) for each, own in addresses if own.hostname == url.hostname]
-    same_port = [(each, own) for each, own in same_host if _port(own) == _port(url)]
-    same_path = [(each, own) for each, own in same_port if url.path.startswith(own.path)]
-    for found in (sorted(same_path, key=lambda each: -len(each[1].path))[:1], same_port, same_host):
-        if len(found) == 1:
-            return found[0][0]
+def _controller(controllers: Sequence[JenkinsSettings], url: str) -> JenkinsSettings:
+    """The controller at this address. Raises :class:`TargetError`."""
+    try:
+        found = controllers_at(controllers, url)
+    except ValueError as error:
+        raise TargetError(f"{url!r} is not a URL: {error}") from None
+    if len(found) == 1:
+        return found[0]
     known = ", ".join(f"{each.name} ({each.url})" for each in controllers)
     raise TargetError(
-        f"{url.hostname or url.geturl()!r} is not the host of a configured controller: {known}. If a controller has "
+        f"{urlsplit(url).hostname or url!r} is not the host of a configured controller: {known}. If a controller has "
         f"another address in the browser, give CONTROLLER:JOB#NUMBER, for example {controllers[0].name}:deploy/shop#12"
     )
-
-
-def _port(url: SplitResult) -> int | None:
-    return url.port or _PORTS.get(url.scheme)
 
 
 _Found = tuple[tuple[str, ...], int | str | None]

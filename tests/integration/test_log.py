@@ -104,6 +104,8 @@ def test_lines_stay_lines_whatever_jobs_are_called(
         assert line.isprintable(), line
         assert line.startswith("{" if log_format == "json" else "timestamp="), line
         assert " event=forged" not in line.split('"', maxsplit=1)[0]
+    if log_format == "logfmt":
+        assert not re.search(r" \w+=(?= |$)", text, re.MULTILINE), "a key without a value"
     names = (json.loads(line)["event"] if log_format == "json" else logfmt_event(line) for line in text.splitlines())
     lines = Counter(names)
     assert (lines["enqueued"], lines["delivered"]) == (4 + len(HOSTILE), 3 + len(HOSTILE))

@@ -53,6 +53,25 @@ def parsed(*controllers: JenkinsSettings, **report: Any) -> Parsed:
     return parse(checked(report), settings_of(Path("outbox.db"), *(controllers or (MAIN,))))
 
 
+# ---- which controller
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_jenkins_below_the_path_of_another_one_is_not_taken_for_it(reverse: bool) -> None:
+    outer, inner = jenkins("outer", "https://ci.example.test/"), jenkins("inner", "https://ci.example.test/team/")
+    controllers = (inner, outer) if reverse else (outer, inner)
+    assert controller_of(controllers, "https://ci.example.test/team/job/a/2/") is inner
+    assert controller_of(controllers, "https://ci.example.test/job/team/2/") is outer
+    assert parsed(*controllers, build_url="https://ci.example.test/team/job/a/2/").controller == "inner"
+
+
+def test_two_jenkins_on_one_host_are_told_apart_by_their_ports() -> None:
+    one, two = jenkins("one", "https://ci.example.test/"), jenkins("two", "https://ci.example.test:8443/")
+    assert controller_of((one, two), "https://ci.example.test:8443/job/a/2/") is two
+    assert controller_of((one, two), "https://ci.example.test:443/job/a/2/") is one
+    assert controller_of((one, two), "http://ci.example.test:8080/job/a/2/") is None
+
+
 # ---- what is refused
 
 

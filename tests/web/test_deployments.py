@@ -210,7 +210,7 @@ def test_a_deployment_without_an_event_says_why(played: Site) -> None:
         number = found(played, "?state=failed")["deployments"][0]["id"]
         page = client.get(f"/deployments/{number}").text
     assert "no repo_url" in page
-    assert "No event can be made." in page
+    assert "The agent cannot create this event." in page
 
 
 @pytest.mark.parametrize("number", ["0", "999999", "99999999999999999999999"])
