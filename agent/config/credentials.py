@@ -32,6 +32,8 @@ class Token:
     ``problem``: why there is no secret yet, or None.
     """
 
+    blanks = False  # whether it can contain blanks
+
     def __init__(self, value: str, path: Path | None = None, problem: str | None = None) -> None:
         know(value)
         self._value = value
@@ -41,7 +43,7 @@ class Token:
     @classmethod
     def from_file(cls, path: Path) -> Token:
         """Read a file. Raises :class:`TokenError` if it cannot be read or contains no valid token."""
-        return cls(_read(path), path)
+        return cls(_read(path, blanks=cls.blanks), path)
 
     @classmethod
     def missing(cls, error: TokenError) -> Token:
@@ -51,7 +53,7 @@ class Token:
     @classmethod
     def checked(cls, text: str, place: str) -> Token:
         """A typed token. Raises :class:`TokenError`, which names ``place``."""
-        return cls(_usable(text, place))
+        return cls(_usable(text, place, blanks=cls.blanks))
 
     def reveal(self) -> str:
         """The secret, only for the header of a request. Raises :class:`TokenError` if there is none."""
@@ -64,7 +66,7 @@ class Token:
         if self.path is None:
             return False
         try:
-            fresh = _read(self.path)
+            fresh = _read(self.path, blanks=self.blanks)
         except TokenError as error:
             if self.problem is not None:
                 self.problem = str(error)
@@ -78,21 +80,27 @@ class Token:
         return f"Token({'***' if self.path is None else self.path})"
 
 
-def find_token(token_file: Path | None, variable: str, credential: str) -> Token | None:
+class Secret(Token):
+    """A secret that a person chose for a webhook. It can contain blanks."""
+
+    blanks = True
+
+
+def find_token(token_file: Path | None, variable: str, credential: str, kind: type[Token] = Token) -> Token | None:
     """The token of ``token_file``, else of the environment variable, else of systemd's credential, else None.
 
     Raises :class:`TokenError` if the source exists, but contains no valid token.
     """
     if token_file is not None:
-        return Token.from_file(token_file)
+        return kind.from_file(token_file)
     if variable in os.environ:
-        return Token(_usable(os.environ[variable], f"the environment variable {variable}"))
+        return kind.checked(os.environ[variable], f"the environment variable {variable}")
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if not directory or "/" in credential:
         return None
     path = Path(directory) / credential
     try:
-        return Token.from_file(path) if path.exists() else None
+        return kind.from_file(path) if path.exists() else None
     except OSError as error:
         raise TokenError(f"cannot access {path}: {error.strerror}") from error
     except TokenError as error:
@@ -133,20 +141,21 @@ def _has_both(text: str) -> bool:
     return any(each.isdigit() for each in text) and any(each.isalpha() for each in text)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, *, blanks: bool) -> str:
     try:
         text = read_text(path, secret=True)
     except FileNotFoundError as error:
         raise TokenError(f"cannot read {path}: {error.strerror}", path) from error
     except ReadError as error:
         raise TokenError(f"cannot read {path}: {error.problem}", path) from error
-    return _usable(text, str(path), path)
+    return _usable(text, str(path), path, blanks=blanks)
 
 
-def _usable(text: str, place: str, path: Path | None = None) -> str:
+def _usable(text: str, place: str, path: Path | None = None, *, blanks: bool = False) -> str:
     token = text.strip()
     if not token:
         raise TokenError(f"{place} is empty; write the token as its only line", path)
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise TokenError(f"{place} does not contain a token; one line of letters and digits is expected", path)
+    if not token.isascii() or not token.isprintable() or (" " in token and not blanks):
+        words = "one line of ASCII characters" if blanks else "one line of letters and digits"
+        raise TokenError(f"{place} does not contain a token; {words} is expected", path)
     return token

@@ -38,6 +38,7 @@ from agent.config.settings import (
 )
 from agent.config.tables import Team
 from agent.config.values import Values
+from agent.config.webhooks import webhooks
 from agent.model import times
 from agent.model.status import Status
 
@@ -68,6 +69,7 @@ _TOML_ADVICE = {
     "Cannot overwrite a value": "the key is set twice",
     "Cannot declare ('jenkins',) twice": "write [[jenkins]] for several tables with this name",
     "Cannot declare ('deployment',) twice": "write [[deployment]] for several tables with this name",
+    "Cannot declare ('webhook',) twice": "write [[webhook]] for several tables with this name",
 }
 
 
@@ -142,6 +144,7 @@ def _settings(path: Path, raw: tables.File, check: Values) -> Settings:
         intake=None if raw.intake is None else _intake(check, raw.intake),
         notify=None if raw.notify is None else _notify(check, raw.notify),
         web=_web(check, raw.web),
+        webhooks=webhooks(check, raw.webhooks, raw.webhook),
         examples=tuple(_example(check, i, table) for i, table in enumerate(raw.example)),
     )
 

@@ -266,9 +266,9 @@ class WebhookSettings:
 
 @dataclass(frozen=True)
 class WebhooksSettings:
-    """The listener for webhooks, and the platforms."""
+    """The listener for webhooks, and the platforms. Without an ``address``, nothing listens."""
 
-    address: Address
+    address: Address | None
     hooks: tuple[WebhookSettings, ...] = ()
 
 

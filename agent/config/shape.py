@@ -157,12 +157,13 @@ def _quoted(key: str, value: Any) -> str:
 
 def _note_unknown(fields: Mapping[str, types.Field], table: str, name: str, value: Any, problems: Problems) -> None:
     key = join(table, name)
-    if "token_file" in fields and name.lower().replace("-", "_") in _TOKEN_ITSELF:
+    if (file := _file_for(fields, name)) is not None:
         if isinstance(value, str):
             know(value)
-        problems.settle(join(table, "token_file"))
-        advice = 'write it to a file that only the agent can read, and set token_file = "FILE"'
-        problems.note(key, f"unknown key; the configuration does not contain the token: {advice}")
+        problems.settle(join(table, file))
+        what = "secret" if file == "secret_file" else "token"
+        advice = f'write it to a file that only the agent can read, and set {file} = "FILE"'
+        problems.note(key, f"unknown key; the configuration does not contain the {what}: {advice}")
         return
     meant = _similar(name, list(fields))
     owners = " or ".join(heading(each) for each in _of(File).fields if name in _names_in(each.type))
@@ -174,6 +175,15 @@ def _note_unknown(fields: Mapping[str, types.Field], table: str, name: str, valu
     else:
         advice = f"use one of {', '.join(_spelt(field, table) for field in fields.values())}"
     problems.note(key, f"unknown {_kind(value, table)}; {advice}")
+
+
+def _file_for(fields: Mapping[str, types.Field], name: str) -> str | None:
+    """The key for a file with what the value of this wrong key probably is: a token or a secret."""
+    name = name.lower().replace("-", "_")
+    if name not in _TOKEN_ITSELF:
+        return None
+    files = ("api_token_file", "token_file") if "token" in name else ("token_file", "secret_file")
+    return next((file for file in files if file in fields), None)
 
 
 def _kind(value: Any, table: str) -> str:

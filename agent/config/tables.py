@@ -8,6 +8,7 @@ import msgspec
 
 from agent.config.paths import DEFAULT_OUTBOX, DEFAULT_SPOOL
 from agent.config.rules import UrlForm  # noqa: TC001 - msgspec reads it at run time
+from agent.config.settings import Platform  # noqa: TC001 - msgspec reads it at run time
 
 
 class Http(msgspec.Struct):
@@ -165,6 +166,40 @@ class Notify(msgspec.Struct):
     timeout: str = "30s"
 
 
+class Webhooks(msgspec.Struct):
+    """``[webhooks]``."""
+
+    listen: str | None = None
+
+
+class WebhookRule(msgspec.Struct):
+    """One ``[[webhook.rule]]``."""
+
+    name: str
+    environment: str
+    project: str = "**"
+
+
+class Webhook(msgspec.Struct):
+    """One ``[[webhook]]``."""
+
+    name: str
+    platform: Platform
+    secret_file: str | None = None
+    secret_files: list[str] = []
+    projects: list[str] | None = None
+    environments: list[str] | None = None
+    rule: list[WebhookRule] = []
+    transient: bool = False
+    url: str | None = None
+    api_url: str | None = None
+    api_token_file: str | None = None
+    repair: list[str] = []
+    ca_file: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+
+
 class File(msgspec.Struct):
     """The whole file."""
 
@@ -183,3 +218,5 @@ class File(msgspec.Struct):
     intake: Intake | None = None
     notify: Notify | None = None
     web: Web = msgspec.field(default_factory=Web)
+    webhooks: Webhooks = msgspec.field(default_factory=Webhooks)
+    webhook: list[Webhook] = []

@@ -140,6 +140,11 @@ class Values:
 
     # ---- tokens
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether tokens are read."""
+        return self._tokens
+
     def token(self, table: str, token_file: str | None, variable: str, credential: str) -> Token:
         """A required token."""
         token = self.optional_token(table, token_file, variable, credential)

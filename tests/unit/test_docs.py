@@ -57,6 +57,7 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tokens are in the environment, as for somebody who tries the examples."""
     monkeypatch.setenv("HIVEL_API_TOKEN", "token-of-a-test")
     monkeypatch.setenv("JENKINS_API_TOKEN", "token-of-a-test")
+    monkeypatch.setenv("HIVEL_AGENT_WEBHOOK_SECRET_GITHUB", "secret-of-a-test")
 
 
 def section(heading: str) -> str:
@@ -111,6 +112,9 @@ TABLES = {
     "## `[notify]`": tables.Notify,
     "## `[web]`": tables.Web,
     "## `[web.proxy]`": tables.Proxy,
+    "## `[webhooks]`": tables.Webhooks,
+    "## `[[webhook]]`": tables.Webhook,
+    "## `[[webhook.rule]]`": tables.WebhookRule,
 }
 KEYS = [
     pytest.param(heading, field, id=f"{heading.strip('# `')}-{field.name}")
@@ -164,8 +168,8 @@ def test_every_rule_in_the_readme_loads(tmp_path: Path) -> None:
 
 # They have to be there; and a table of them.
 FILES = {"token_file", "ca_file", "client_certificate", "client_key", "url_file"}
-FILES |= {"password_file", "view_password_file", "view_token_file", "secret_file"}
-OF_FILES = FILES | {"teams", "proxy", "user_header", "operators"}
+FILES |= {"password_file", "view_password_file", "view_token_file", "secret_file", "secret_files", "api_token_file"}
+OF_FILES = FILES | {"teams", "proxy", "user_header", "operators", "rule"}
 
 
 def test_the_complete_example_sets_every_key_but_those_of_files() -> None:
@@ -187,8 +191,8 @@ def test_the_example_configuration_names_every_key_and_true_defaults(tmp_path: P
     text = EXAMPLE.read_text(encoding="utf-8")
     for struct in TABLES.values():
         for field in msgspec.structs.fields(struct):
-            assert re.search(rf"(?m)(^(# )?|[{{,] ){field.name} = ", text), field.name
-    for table in ("[[example]]", "[intake]", "[notify]", "[web]"):
+            assert re.search(rf"(?m)(^(# )?|[{{,] ){field.name} = |^# \[\[\w+\.{field.name}\]\]", text), field.name
+    for table in ("[[example]]", "[intake]", "[notify]", "[web]", "[webhooks]", "[[webhook]]", "[[webhook.rule]]"):
         text = text.replace(f"# {table}", table)
     text = text.replace("# require_token = true", "# require_token = false")
     defaults = re.sub(rf"(?m)^# (?=(?!{'|'.join(OF_FILES)}|max_age)\w+ = )", "", text)
