@@ -58,6 +58,11 @@ QUICK := tests/unit tests/conformance $(addprefix tests/integration/test_,agent.
 test-quick: $(VENV)/.ready ## run a selection of the tests in less than two minutes
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(QUICK)
 
+# A cluster of its own in a temporary folder. The tests are skipped where PostgreSQL is not installed.
+.PHONY: test-postgresql
+test-postgresql: $(VENV)/.ready ## the tests with PostgreSQL: apt-get install postgresql pgbouncer
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/postgresql
+
 BENCH_VENV := .venv-bench
 
 # To run one benchmark: `make bench BENCH=enqueue`. Polling takes most of the time; `make bench BENCH="polling --quick"`
@@ -118,9 +123,10 @@ container-test: $(VENV)/.ready ## test the service with systemd in a Debian cont
 
 lock: ## update the lock files (needs uv)
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.txt
-	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --extra postgresql -c requirements.txt -o requirements-postgresql.txt
+	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --extra postgresql --group dev -c requirements-postgresql.txt -o requirements-dev.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements.txt -o requirements-bench.txt
-	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev --group browser -c requirements-dev.txt -o requirements-browser.txt
+	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --extra postgresql --group dev --group browser -c requirements-dev.txt -o requirements-browser.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:release -o requirements-release.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:docs -o requirements-docs.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:fuzz -o requirements-fuzz.txt

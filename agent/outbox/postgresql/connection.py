@@ -1,0 +1,150 @@
+"""One connection to the server: opened when it is needed, and opened again after it broke.
+
+Everything works through PgBouncer in transaction mode: no state of the session is used, and settings are made within a
+transaction. Statements are prepared only if no pooler is in between.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+from psycopg.types.string import StrDumperUnknown
+
+from agent.config.credentials import TokenError
+from agent.outbox.postgresql.errors import in_words
+from agent.outbox.values import OutboxError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from agent.outbox.postgresql.server import Server
+
+Row = tuple[Any, ...]
+
+
+class Connection:
+    """A connection. One thread at a time may use it.
+
+    Statements outside of a transaction only read. So, if the connection turns out to be broken, such a statement and
+    BEGIN are tried once more with a new connection.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._open: psycopg.Connection[Row] | None = None
+
+    @property
+    def name(self) -> str:
+        """The server, for messages."""
+        return self.server.name
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction has begun and not ended, and the connection is alive."""
+        now = self._open
+        return now is not None and not now.closed and now.info.transaction_status in _WITHIN
+
+    @property
+    def failed(self) -> bool:
+        """Whether a statement of the transaction has failed: it can only be rolled back."""
+        now = self._open
+        return now is not None and now.info.transaction_status is psycopg.pq.TransactionStatus.INERROR
+
+    def execute(self, sql: str, values: Any = None) -> psycopg.Cursor[Row]:
+        """One statement. Raises :class:`psycopg.Error`, and :class:`OutboxError` if no connection can be opened."""
+        usual = self._usual()
+        if usual.info.transaction_status in _WITHIN:
+            return usual.execute(sql, values)
+        try:
+            return usual.execute(sql, values)
+        except psycopg.OperationalError:
+            if not usual.closed:
+                raise
+        return self._usual().execute(sql, values)
+
+    def execute_many(self, sql: str, values: Sequence[Any]) -> int:
+        """The statement for each of these values, in few round trips; returns how many rows were changed."""
+        with self._usual().cursor() as cursor:
+            cursor.executemany(sql, values)
+            return cursor.rowcount
+
+    def all(self, sql: str, values: Any = None) -> list[Row]:
+        """All rows. Raises :class:`OutboxError`."""
+        with self.words():
+            return self.execute(sql, values).fetchall()
+
+    def one(self, sql: str, values: Any = None) -> Row | None:
+        """The first row. Raises :class:`OutboxError`."""
+        with self.words():
+            return self.execute(sql, values).fetchone()
+
+    @contextmanager
+    def words(self) -> Iterator[None]:
+        """Convert errors of the block to :class:`OutboxError`."""
+        try:
+            yield
+        except psycopg.Error as error:
+            raise in_words(error, self.name) from error
+
+    def another(self) -> Connection:
+        """A second connection to the same server."""
+        return Connection(self.server)
+
+    def usual(self) -> psycopg.Connection[Row]:
+        """The open connection, in autocommit mode. Raises :class:`OutboxError`."""
+        return self._usual()
+
+    def close(self) -> None:
+        """Close it. The next statement opens a new one."""
+        if self._open is not None:
+            with suppress(psycopg.Error):
+                self._open.close()
+            self._open = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _usual(self) -> psycopg.Connection[Row]:
+        if self._open is None or self._open.closed:
+            self._open = None
+            self._open = connect(self.server)
+        return self._open
+
+
+_WITHIN = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
+
+
+def connect(server: Server) -> psycopg.Connection[Row]:
+    """A new connection in autocommit mode. Raises :class:`OutboxError`."""
+    try:
+        opened = psycopg.connect(server.url, autocommit=True, **server.parameters())  # type: ignore[arg-type]
+    except psycopg.Error as error:
+        raise in_words(error, server.name) from error
+    except TokenError as error:
+        raise OutboxError(f"cannot open the outbox {server.name}: {error}") from error
+    try:
+        opened.adapters.register_dumper(str, _Text)
+        if _is_pooled(opened):
+            opened.prepare_threshold = None
+    except psycopg.Error as error:
+        opened.close()
+        raise in_words(error, server.name) from error
+    return opened
+
+
+def _is_pooled(connection: psycopg.Connection[Row]) -> bool:
+    """Whether a pooler is in between: it tells its clients another process id than the server's."""
+    found = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return found is None or found[0] != connection.info.backend_pid
+
+
+class _Text(StrDumperUnknown):
+    """PostgreSQL's texts cannot contain NUL, and UTF-8 has no lone surrogates."""
+
+    def dump(self, obj: str) -> bytes:
+        return obj.encode("utf-8", "backslashreplace").replace(b"\0", b"\xef\xbf\xbd")

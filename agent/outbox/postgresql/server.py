@@ -1,0 +1,85 @@
+"""Which PostgreSQL server has the outbox, and how a connection to it is secured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.config.credentials import Token
+
+# libpq tries several hosts one after another; each may take so long.
+CONNECT_TIMEOUT_S = 5
+# A server that has vanished without closing its connections is noticed after about this time.
+_KEEPALIVE = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "20000"}
+_SCHEMES = ("postgresql", "postgres")
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server of ``[outbox] url``. The URL contains no password: see ``password``."""
+
+    url: str
+    password: Token | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Hosts and database, for messages."""
+        parts = urlsplit(self.url)
+        hosts = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "localhost")
+        return f"postgresql://{unquote(hosts)}{parts.path}"
+
+    def parameters(self) -> dict[str, str]:
+        """The parameters of a connection, as libpq names them, in addition to the URL, which overrides them."""
+        given = dict(parse_qsl(urlsplit(self.url).query))
+        files = {"sslrootcert": self.ca_file, "sslcert": self.client_certificate, "sslkey": self.client_key}
+        found = {
+            "application_name": "hivel-agent",
+            "connect_timeout": str(CONNECT_TIMEOUT_S),
+            **_KEEPALIVE,
+            **{name: str(path) for name, path in files.items() if path is not None},
+        }
+        hosts = hosts_of(self.url)
+        if not all(map(is_local, hosts)) or self.ca_file is not None:
+            found["sslmode"] = "verify-full"
+            found.setdefault("sslrootcert", "system")
+        if len(hosts) > 1:  # the others may be standbys
+            found["target_session_attrs"] = "read-write"
+        if self.password is not None:
+            found["password"] = self.password.reveal()
+        return {name: value for name, value in found.items() if name not in given}
+
+
+def is_postgresql(url: str) -> bool:
+    """Whether this is a URL of PostgreSQL."""
+    return url.partition("://")[0] in _SCHEMES and "://" in url
+
+
+def hosts_of(url: str) -> list[str]:
+    """The hosts of the URL; a folder stands for a Unix socket in it."""
+    parts = urlsplit(url)
+    listed = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "")
+    return [_without_port(unquote(each)) for each in listed.split(",")]
+
+
+def is_local(host: str) -> bool:
+    """Whether a connection to this host does not leave this machine."""
+    if not host or host == "localhost" or host.startswith(("/", "@")):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host if host.startswith("/") or host.count(":") > 1 else host.partition(":")[0]

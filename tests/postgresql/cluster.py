@@ -1,0 +1,206 @@
+"""A PostgreSQL cluster of its own in a temporary folder, with a database for each test.
+
+initdb refuses root, so as root everything runs as the user postgres.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import closing, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.outbox.postgresql.server import Server
+
+USER = "agent"
+PASSWORD = "secret of the test's database"
+LIMIT_S = 120
+TEMPLATE = "outbox_template"
+_FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+
+
+def missing() -> str | None:
+    """Why there can be no cluster; None if there can."""
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        return "needs psycopg: the extra [postgresql]"
+    if not any((folder / "initdb").exists() for folder in _FOLDERS):
+        return "needs PostgreSQL: apt-get install postgresql"
+    if os.geteuid() == 0 and not _postgres():
+        return "needs the user postgres, because initdb refuses root"
+    return None
+
+
+def _postgres() -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return None
+
+
+class Cluster:
+    """A running server on 127.0.0.1 and on a Unix socket. A user with a password, for whom the socket needs none."""
+
+    def __init__(self, *, fsync: bool = False) -> None:
+        self.bin = _FOLDERS[0]
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self.data = self.folder / "data"
+        self.port = free_port()
+        self._numbers = count(1)
+        self._as_user: list[str] = []
+        user = _postgres()
+        if os.geteuid() == 0 and user is not None:
+            self._as_user = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+        self.folder.chmod(0o755)
+        password = self.folder / "password"
+        password.write_text(PASSWORD)
+        self._run(
+            "initdb", "--pgdata", str(self.data), "--username", USER, "--pwfile", str(password), "--no-sync",
+            "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C",
+        )  # fmt: skip
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": self.folder,
+            "fsync": "on" if fsync else "off",
+            "shared_buffers": "32MB",
+            "autovacuum_naptime": "5s",
+            "max_connections": 60,
+        }
+        lines = [f"{name} = '{value}'" for name, value in settings.items()]
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write("\n".join(lines) + "\n")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    # ---- the server
+
+    def start(self) -> None:
+        """Start it. It dies with this process."""
+        log = (self.folder / "log").open("ab")
+        with closing(log):
+            self._process = subprocess.Popen(
+                [*self._prefix("QUIT"), str(self.bin / "postgres"), "-D", str(self.data)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self.folder,
+            )
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it accepts connections."""
+        ends = time.monotonic() + LIMIT_S
+        while True:
+            asked = self._run("pg_isready", "-q", "-h", str(self.folder), "-p", str(self.port), check=False)
+            if asked.returncode == 0:
+                return
+            assert self._process is not None and self._process.poll() is None, self.log()
+            assert time.monotonic() < ends, self.log()
+            time.sleep(0.02)
+
+    def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
+        """SIGQUIT: at once, as after a crash. SIGINT: connections are ended, and everything is written."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(LIMIT_S)
+            self._process = None
+
+    def restart(self, how: signal.Signals = signal.SIGQUIT) -> None:
+        """Stop and start it."""
+        self.stop(how)
+        self.start()
+
+    def close(self) -> None:
+        """Stop it and delete all of it."""
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def log(self) -> str:
+        """The server's log."""
+        return (self.folder / "log").read_text(errors="replace")[-4_000:]
+
+    # ---- databases
+
+    def url(self, database: str, *, tcp: bool = False) -> str:
+        """The address of a database, without a password."""
+        if tcp:
+            return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{USER}@/{database}?host={self.folder}&port={self.port}"
+
+    def server(self, database: str) -> Server:
+        """The same as the engine takes it."""
+        from agent.outbox.postgresql.server import Server
+
+        return Server(self.url(database))
+
+    def new_database(self, template: str = "template0") -> str:
+        """A new database; returns its name."""
+        name = f"test{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    def new_outbox(self) -> str:
+        """A new database with the tables of an empty outbox, which is faster than creating them."""
+        from agent.outbox.postgresql.connection import Connection
+        from agent.outbox.postgresql.migrations import migrate
+
+        if not self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{TEMPLATE}'"):
+            self.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE template0")
+            with Connection(self.server(TEMPLATE)) as connection:
+                migrate(connection)
+        return self.new_database(TEMPLATE)
+
+    def drop(self, database: str) -> None:
+        """Delete a database, whoever is connected to it."""
+        self.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+
+    def execute(self, sql: str, database: str = "postgres") -> list[tuple[object, ...]]:
+        """One statement in a connection of its own."""
+        import psycopg
+
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            found = connection.execute(sql)  # type: ignore[arg-type]
+            return found.fetchall() if found.description else []
+
+    # ---- processes
+
+    def _prefix(self, dies_by: str | None = None) -> list[str]:
+        options = [*self._as_user, *([f"--pdeathsig={dies_by}"] if dies_by else [])]
+        return ["setpriv", *options, "--"] if options else []
+
+    def _run(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [*self._prefix(), str(self.bin / name), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, timeout=LIMIT_S, check=False)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that is free now."""
+    with closing(socket.socket()) as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+@contextmanager
+def running_cluster(*, fsync: bool = False) -> Iterator[Cluster]:
+    """A cluster for a block."""
+    cluster = Cluster(fsync=fsync)
+    try:
+        yield cluster
+    finally:
+        cluster.close()

@@ -1,0 +1,46 @@
+"""PostgreSQL for tests: skipped, with a reason, where it is not installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.postgresql.cluster import Cluster, missing, running_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.outbox.postgresql.server import Server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One for all tests of a process. A test that stops or restarts it uses ``own_cluster``."""
+    if (why := missing()) is not None:
+        pytest.skip(why)
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    """One for this test alone, which may stop it."""
+    if (why := missing()) is not None:
+        pytest.skip(why)
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[str]:
+    """The name of a database with an empty outbox."""
+    name = cluster.new_outbox()
+    yield name
+    cluster.drop(name)
+
+
+@pytest.fixture
+def server(cluster: Cluster, database: str) -> Server:
+    """The same as the engine takes it."""
+    return cluster.server(database)
