@@ -37,6 +37,8 @@ from agent.web.task_file import TaskFile
 from agent.web.tasks import Tasks
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.config.settings import Settings
     from agent.model.times import Clock
     from agent.outbox.sqlite.connection import Moved
@@ -82,6 +84,8 @@ class _Service:
         self._monitoring = application(partial(self._life.get, PATIENCE_S))
         self._tasks = Tasks(TaskFile(settings.outbox), self._backend, clock)
         self._drift = Drift(clock)
+        self._one_reload = asyncio.Lock()
+        self._reloading: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Run until a stop is requested. Raises :class:`agent.outbox.values.OutboxError`."""
@@ -242,20 +246,28 @@ class _Service:
 
     def _reload(self) -> None:
         notify_reloading()
-        try:
-            fresh = load(self._settings.file)
-            refuse_endless(fresh)
-        except ConfigError as error:
-            log.error("configuration not reloaded, the previous one stays in use", reason=str(error))
-            if self._life.present is not None:
-                notify("READY=1")
-            return
-        if fresh.outbox != self._settings.outbox:
-            log.error("restart the agent to change [outbox] path", path=str(fresh.outbox))
-            fresh = replace(fresh, outbox=self._settings.outbox)
-        log.info("configuration reloaded", file=str(fresh.file))
-        self._fresh = fresh
-        self._end_life()
+        self._reloading.add(reloading := asyncio.ensure_future(self._read_again()))
+        reloading.add_done_callback(self._reloading.discard)
+
+    async def _read_again(self) -> None:
+        """Read the configuration for the next life. In a thread, because the trial of slow patterns can take a while.
+
+        One at a time, so that the last signal decides.
+        """
+        async with self._one_reload:
+            try:
+                fresh = await asyncio.to_thread(_loaded, self._settings.file)
+            except ConfigError as error:
+                log.error("configuration not reloaded, the previous one stays in use", reason=str(error))
+                if self._life.present is not None:
+                    notify("READY=1")
+                return
+            if fresh.outbox != self._settings.outbox:
+                log.error("restart the agent to change [outbox] path", path=str(fresh.outbox))
+                fresh = replace(fresh, outbox=self._settings.outbox)
+            log.info("configuration reloaded", file=str(fresh.file))
+            self._fresh = fresh
+            self._end_life()
 
     def _end_life(self) -> None:
         if (life := self._life.present) is not None:
@@ -284,3 +296,10 @@ class _Service:
         if abs(set_by := self._drift.ms()) > CLOCK_WAS_SET_MS:
             log.warning("the system clock was changed", by_seconds=set_by // 1000)
             self._drift = Drift(self._clock)
+
+
+def _loaded(file: Path) -> Settings:
+    """The settings of the file. Raises :class:`agent.config.file.ConfigError`."""
+    settings = load(file)
+    refuse_endless(settings)
+    return settings

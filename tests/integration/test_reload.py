@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
 from typing import TYPE_CHECKING
@@ -171,6 +172,34 @@ def test_a_rule_that_a_name_keeps_busy_for_ever_is_a_wrong_configuration(doors: 
     assert "takes more than 1 s for a name of" in doors.log()
     assert doors.post({**REPORT, "deployment_id": "one"}).status_code == 202
     assert doors.log().count("event=started") == 1
+
+
+def test_the_trial_of_a_rule_at_a_reload_holds_nobody_up(doors: Doors, daemon: Popen[str]) -> None:
+    doors.config.write_text(doors.config.read_text() + "\n[[deployment]]\njob = 're:^(\\w+-?)+$'\n")
+    daemon.send_signal(signal.SIGHUP)
+    trials: list[int] = []
+
+    def started() -> bool:
+        trials[:] = [
+            int(pid) for each in Path(f"/proc/{daemon.pid}/task").glob("*/children") for pid in read(each).split()
+        ]
+        return bool(trials)
+
+    wait_until(started, "the trial runs")
+    os.kill(trials[0], signal.SIGSTOP)
+    try:
+        assert doors.post({**REPORT, "deployment_id": "one"}).status_code == 202
+        assert "configuration not reloaded" not in doors.log()
+    finally:
+        os.kill(trials[0], signal.SIGCONT)
+    wait_until(lambda: "configuration not reloaded" in doors.log(), "the log says so")
+
+
+def read(file: Path) -> str:
+    """The text of a file of a thread, which may be gone by now."""
+    with suppress(OSError):
+        return file.read_text()
+    return ""
 
 
 def test_a_wrong_configuration_changes_nothing(doors: Doors, daemon: Popen[str]) -> None:
