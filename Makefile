@@ -51,6 +51,21 @@ browser-test: $(BROWSER_VENV)/.ready ## the pages in Chromium: apt-get install c
 screenshots: $(BROWSER_VENV)/.ready ## docs/images/pages: pictures of the pages, from the demo's data
 	@$(BROWSER_VENV)/bin/python -m tests.browser.screenshots
 
+# The schemas of the Kubernetes API take 140 MB, so they have their own environment.
+KUBERNETES_VENV := .venv-kubernetes
+
+$(KUBERNETES_VENV)/.ready: requirements-kubernetes.txt pyproject.toml
+	@echo "setting up $(KUBERNETES_VENV) (once) …"
+	@$(PYTHON) -m venv $(KUBERNETES_VENV)
+	@echo '*' > $(KUBERNETES_VENV)/.gitignore
+	@$(KUBERNETES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubernetes.txt
+	@$(KUBERNETES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: kubernetes-test
+kubernetes-test: $(KUBERNETES_VENV)/.ready ## validate the manifests for Kubernetes against the schemas of its API
+	@$(KUBERNETES_VENV)/bin/python -m pytest -q tests/kubernetes
+
 coverage: $(VENV)/.ready ## run the tests that need no root, with branch coverage, subprocesses included
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not root" --cov --cov-report=term
 
@@ -127,6 +142,7 @@ lock: ## update the lock files (needs uv)
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --extra postgresql --group dev -c requirements-postgresql.txt -o requirements-dev.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements.txt -o requirements-bench.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --extra postgresql --group dev --group browser -c requirements-dev.txt -o requirements-browser.txt
+	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --extra postgresql --group dev --group kubernetes -c requirements-dev.txt -o requirements-kubernetes.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:release -o requirements-release.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:docs -o requirements-docs.txt
 	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:fuzz -o requirements-fuzz.txt
