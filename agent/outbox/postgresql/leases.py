@@ -1,0 +1,139 @@
+"""The leases of a fleet in PostgreSQL. All times are those of the database: see `now_ms()` in the migrations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.outbox.leases import Agent, Lease, LeaseLostError, Member, View
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from agent.outbox.leases import Fence
+    from agent.outbox.postgresql.connection import Connection
+
+# The channel on which agents announce that leases are free. It is a hint: whoever misses it looks again soon.
+CHANNEL = "hivel_leases"
+# How long agents that were not seen stay in the list.
+_REMEMBERED_MS = 86_400_000
+
+_DECLARE = "INSERT INTO leases (controller) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
+# One statement, one round trip. Its last part sees the tables as they were before, without this agent's renewal.
+_RENEW = """
+WITH seen AS (
+    INSERT INTO agents (id, name, version, pid, started_at, seen_at, ttl_ms)
+        VALUES (%(me)s, %(name)s, %(version)s, %(pid)s, now_ms(), now_ms(), %(ttl)s)
+        ON CONFLICT (id) DO UPDATE SET seen_at = now_ms(), ttl_ms = %(ttl)s
+        RETURNING leaving
+), mine AS (
+    UPDATE leases SET expires_at = now_ms() + %(ttl)s WHERE holder = %(me)s RETURNING controller, epoch
+)
+SELECT
+    (SELECT leaving FROM seen),
+    (SELECT jsonb_object_agg(controller, epoch) FROM mine),
+    (SELECT jsonb_agg(controller) FROM leases WHERE holder IS DISTINCT FROM %(me)s AND expires_at <= now_ms()),
+    (SELECT min(expires_at) - now_ms() FROM leases WHERE holder <> %(me)s AND expires_at > now_ms())
+"""
+_TAKE = """
+WITH free AS (
+    SELECT controller FROM leases WHERE controller = ANY(%s) AND expires_at <= now_ms()
+        ORDER BY controller FOR UPDATE SKIP LOCKED
+)
+UPDATE leases AS l SET holder = %s, epoch = l.epoch + 1, expires_at = now_ms() + %s
+    FROM free WHERE l.controller = free.controller RETURNING l.controller, l.epoch
+"""
+_RELEASE = """
+WITH released AS (
+    UPDATE leases SET holder = NULL, expires_at = 0 WHERE holder = %s AND controller = ANY(%s) RETURNING 1
+)
+SELECT pg_notify(%s, '') FROM (SELECT count(*) AS n FROM released) AS those WHERE n > 0
+"""
+_LEAVE = """
+WITH gone AS (
+    DELETE FROM agents WHERE id = %(me)s OR seen_at < now_ms() - %(remembered)s
+), released AS (
+    UPDATE leases SET holder = NULL, expires_at = 0 WHERE holder = %(me)s
+)
+SELECT pg_notify(%(channel)s, '')
+"""
+_MEMBERS = """
+SELECT id::text, name, version, pid, now_ms() - seen_at, seen_at > now_ms() - ttl_ms, leaving, coalesce(n, 0)
+    FROM agents LEFT JOIN (
+        SELECT holder, count(*) AS n FROM leases WHERE expires_at > now_ms() GROUP BY holder
+    ) AS held ON holder = id
+    WHERE seen_at > now_ms() - %s ORDER BY started_at, id
+"""
+_LEASES = "SELECT controller, holder::text, epoch, expires_at - now_ms() FROM leases ORDER BY controller"
+_LEAVING = """
+WITH asked AS (UPDATE agents SET leaving = %s WHERE id = ANY(%s::uuid[]) RETURNING 1)
+SELECT pg_notify(%s, '') FROM (SELECT count(*) FROM asked) AS those
+"""
+
+
+class Leases:
+    """See :class:`agent.outbox.leases.LeaseTable`. It uses its connection for nothing else."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def declare(self, controllers: Collection[str]) -> None:
+        """See the protocol."""
+        with self._connection.words():
+            self._connection.execute(_DECLARE, (list(controllers),))
+
+    def renew(self, me: Agent, ttl_ms: int) -> View:
+        """See the protocol."""
+        values = {"me": me.id, "name": me.name, "version": me.version, "pid": me.pid, "ttl": ttl_ms}
+        found = self._connection.one(_RENEW, values)
+        leaving, mine, free, next_expiry_ms = found or (False, None, None, None)
+        return View(mine or {}, free or [], self.members(), next_expiry_ms, leaving)
+
+    def take(self, me: Agent, controllers: Collection[str], ttl_ms: int) -> dict[str, int]:
+        """See the protocol."""
+        return dict(self._connection.all(_TAKE, (list(controllers), me.id, ttl_ms)))
+
+    def release(self, me: Agent, controllers: Collection[str]) -> None:
+        """See the protocol."""
+        self._connection.all(_RELEASE, (me.id, list(controllers), CHANNEL))
+
+    def leave(self, me: Agent) -> None:
+        """See the protocol."""
+        self._connection.all(_LEAVE, {"me": me.id, "remembered": _REMEMBERED_MS, "channel": CHANNEL})
+
+    # ---- for people
+
+    def members(self) -> list[Member]:
+        """The agents that were seen in the last day, oldest first."""
+        return [
+            Member(Agent(agent, name, version, pid), seen_ms_ago, living, leaving, holds)
+            for agent, name, version, pid, seen_ms_ago, living, leaving, holds in self._connection.all(
+                _MEMBERS, (_REMEMBERED_MS,)
+            )
+        ]
+
+    def leases(self) -> list[Lease]:
+        """All leases, by controller."""
+        return [Lease(*row) for row in self._connection.all(_LEASES)]
+
+    def ask_to_leave(self, agents: Collection[str], *, leaving: bool) -> None:
+        """Let these agents give their controllers to the others, or take some again."""
+        self._connection.all(_LEAVING, (leaving, list(agents), CHANNEL))
+
+
+@dataclass(frozen=True)
+class LeaseFence:
+    """The begin of each transaction of a poll: the lease is still held, and stays so until the transaction ends."""
+
+    fence: Fence
+
+    def check(self, connection: Connection) -> None:
+        """Raises :class:`LeaseLostError`."""
+        held = connection.one(
+            "SELECT holds_lease(%s, %s, %s)", (self.fence.controller, self.fence.holder, self.fence.epoch)
+        )
+        if held != (True,):
+            raise LeaseLostError(
+                f"the lease of controller {self.fence.controller} was lost: another agent polls it now, or this agent"
+                " stood still for too long"
+            )
