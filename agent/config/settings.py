@@ -215,11 +215,14 @@ class WebhookRule:
     """Which runs of a platform are deployments that the platform does not call deployments, and to which environment.
 
     ``project``: the repository or project, such as ``group/shop``. ``name``: the workflow, job, pipeline or stage.
+    ``repo_url`` and ``branch``: for events that have none.
     """
 
     project: Pattern
     name: Pattern
     environment: str
+    repo_url: str = ""
+    branch: str = ""
 
 
 @dataclass(frozen=True)
@@ -228,9 +231,9 @@ class WebhookSettings:
 
     ``secrets``: any of them is accepted, so that a secret can be replaced. ``projects`` and ``environments``: only
     these are deployments; None: all of them. ``rules``: for events without an environment. ``transient``: ephemeral
-    environments count too. ``pages_url``: the base of links to the platform's pages, for platforms that do not send
-    them (Argo CD). ``api_url`` and ``api_token``: for the repair of gaps. ``repair``: the full names of the projects
-    that are asked for missed deployments.
+    environments count too. ``self_heal`` and ``partial``: these syncs of Argo CD count too. ``pages_url``: the base of
+    links to the platform's pages, for platforms that do not send them (Argo CD). ``api_url`` and ``api_token``: for the
+    repair of gaps. ``repair``: the full names of the projects that are asked for missed deployments.
     """
 
     name: str
@@ -240,6 +243,8 @@ class WebhookSettings:
     environments: tuple[Pattern, ...] | None = None
     rules: tuple[WebhookRule, ...] = ()
     transient: bool = False
+    self_heal: bool = False
+    partial: bool = False
     pages_url: str = ""
     api_url: str = ""
     api_token: Token | None = None
@@ -256,12 +261,17 @@ class WebhookSettings:
             each.match(environment) is not None for each in self.environments
         )
 
-    def environment_of(self, project: str, name: str) -> str:
-        """The environment of the first rule for a workflow, job, pipeline or stage of this name; "" without a rule."""
+    def rule_of(self, project: str, *names: str) -> WebhookRule | None:
+        """The first rule for a workflow, job, pipeline or stage with one of these names; None without a rule."""
         for rule in self.rules:
-            if rule.project.match(project) is not None and rule.name.match(name) is not None:
-                return rule.environment
-        return ""
+            if rule.project.match(project) is not None and any(rule.name.match(name) is not None for name in names):
+                return rule
+        return None
+
+    def environment_of(self, project: str, *names: str) -> str:
+        """The environment of the rule for these names; "" without a rule."""
+        rule = self.rule_of(project, *names)
+        return "" if rule is None else rule.environment
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,8 @@ class WebhookRule(msgspec.Struct):
     name: str
     environment: str
     project: str = "**"
+    repo_url: str | None = None
+    branch: str | None = None
 
 
 class Webhook(msgspec.Struct):
@@ -191,6 +193,8 @@ class Webhook(msgspec.Struct):
     environments: list[str] | None = None
     rule: list[WebhookRule] = []
     transient: bool = False
+    self_heal: bool = False
+    partial: bool = False
     url: str | None = None
     api_url: str | None = None
     api_token_file: str | None = None

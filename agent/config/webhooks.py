@@ -53,6 +53,8 @@ def _hook(check: Values, key: str, raw: tables.Webhook) -> WebhookSettings:
         environments=check.patterns(f"{key}.environments", raw.environments),
         rules=tuple(rule for i, each in enumerate(raw.rule) if (rule := _rule(check, f"{key}.rule[{i}]", each))),
         transient=raw.transient,
+        self_heal=raw.self_heal,
+        partial=raw.partial,
         pages_url=check.url(f"{key}.url", raw.url).rstrip("/") if raw.url else "",
         api_url=check.url(f"{key}.api_url", raw.api_url).rstrip("/") if raw.api_url else API_URLS.get(raw.platform, ""),
         api_token=_api_token(check, key, raw),
@@ -65,7 +67,10 @@ def _rule(check: Values, key: str, raw: tables.WebhookRule) -> WebhookRule | Non
     project, name = check.pattern(f"{key}.project", raw.project), check.pattern(f"{key}.name", raw.name)
     if not raw.environment.strip():
         check.note(f"{key}.environment", "is empty; write the environment's name")
-    return None if project is None or name is None else WebhookRule(project, name, raw.environment.strip())
+    if project is None or name is None:
+        return None
+    repo_url, branch = (raw.repo_url or "").strip(), (raw.branch or "").strip()
+    return WebhookRule(project, name, raw.environment.strip(), repo_url, branch)
 
 
 def _projects(check: Values, key: str, names: list[str]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The status that Hivel assigns to each CI provider's result.
 
 The tables are from Hivel's page, section 6. Hivel translates such words itself. The agent translates them too, so that
-what it sends and what Hivel shows cannot differ.
+what it sends and what Hivel shows cannot differ. Words that the page does not list have a table of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Status(enum.StrEnum):
 
 
 class Provider(enum.StrEnum):
-    """The providers with a table on Hivel's page, and OTHER."""
+    """The providers with a table on Hivel's page, Argo Rollouts, and OTHER."""
 
     JENKINS = "jenkins"
     GITHUB_ACTIONS = "github_actions"
@@ -29,6 +29,7 @@ class Provider(enum.StrEnum):
     ARGO_WORKFLOWS = "argo_workflows"
     AZURE_DEVOPS = "azure_devops"
     ARGOCD = "argocd"
+    ARGO_ROLLOUTS = "argo_rollouts"
     OTHER = "other"
 
 
@@ -100,18 +101,52 @@ WORDS: dict[Provider, dict[str, Status]] = {
         "missing": Status.UNKNOWN,
         "suspended": Status.UNKNOWN,
     },
+    Provider.ARGO_ROLLOUTS: {},
     Provider.OTHER: {},
 }
 
-# Words of these systems that Hivel's page does not list: accepted, with the status UNKNOWN.
-_UNLISTED: dict[Provider, tuple[str, ...]] = {
-    Provider.GITHUB_ACTIONS: ("startup_failure", "queued", "requested", "waiting", "pending", "completed"),
-    Provider.GITLAB_CI: (
-        "created", "waiting_for_resource", "waiting_for_callback", "preparing", "scheduled", "canceling",
-    ),
-    Provider.CIRCLECI: ("error", "failing", "unauthorized", "blocked", "not_running", "no_tests", "retried", "fixed"),
-    Provider.AZURE_DEVOPS: ("skipped", "abandoned", "none"),
-    Provider.ARGOCD: ("succeeded", "terminating", "healthy", "unknown"),
+# Words of these systems that Hivel's page does not list, mostly of deployments and stages, which webhooks report.
+_UNLISTED: dict[Provider, dict[str, Status]] = {
+    Provider.GITHUB_ACTIONS: {
+        # https://docs.github.com/en/rest/deployments/statuses: `state` of a deployment status. `error`: the deployment
+        # could not be made, or the tool that makes it failed. `inactive`: a later deployment replaced this one.
+        "error": Status.FAILED,
+        **dict.fromkeys(("inactive", "queued", "pending", "waiting"), Status.UNKNOWN),
+        # https://docs.github.com/en/rest/actions/workflow-runs: `status` and `conclusion` of a workflow run
+        **dict.fromkeys(("startup_failure", "requested", "completed"), Status.UNKNOWN),
+    },
+    Provider.GITLAB_CI: {
+        # https://docs.gitlab.com/api/jobs/
+        **dict.fromkeys(("waiting_for_resource", "waiting_for_callback", "preparing", "scheduled", "canceling"),
+                        Status.UNKNOWN),
+        # https://docs.gitlab.com/user/project/integrations/webhook_events/, deployment events: none of them is an end.
+        **dict.fromkeys(("created", "blocked", "approved", "rejected"), Status.UNKNOWN),
+    },
+    Provider.CIRCLECI: {
+        # https://circleci.com/docs/webhooks/, workflow-completed. `error`: the workflow broke, such as by an error in
+        # its configuration. `unauthorized`: the person may not run it, so it did not run.
+        "error": Status.FAILED,
+        "unauthorized": Status.UNKNOWN,
+        # https://circleci.com/docs/api/v2/: `status` of workflows and jobs
+        **dict.fromkeys(("failing", "blocked", "not_running", "no_tests", "retried", "fixed"), Status.UNKNOWN),
+    },
+    Provider.AZURE_DEVOPS: {
+        # https://learn.microsoft.com/en-us/rest/api/azure/devops/release/releases/get-release: EnvironmentStatus.
+        # A stage of a classic release that failed is `rejected`, as is one that an approver refused.
+        "rejected": Status.FAILED,
+        # https://learn.microsoft.com/en-us/azure/devops/service-hooks/events, build.complete 1.0
+        "stopped": Status.CANCELED,
+        # Results of builds, stages and tasks
+        **dict.fromkeys(("skipped", "abandoned", "none"), Status.UNKNOWN),
+    },
+    Provider.ARGOCD: dict.fromkeys(("succeeded", "terminating", "healthy", "unknown"), Status.UNKNOWN),
+    Provider.ARGO_ROLLOUTS: {
+        # https://argo-rollouts.readthedocs.io/en/stable/features/specification/: `status.phase` of a Rollout. One that
+        # was aborted is `Degraded`.
+        "healthy": Status.SUCCESS,
+        "degraded": Status.FAILED,
+        **dict.fromkeys(("progressing", "paused"), Status.UNKNOWN),
+    },
 }  # fmt: skip
 
 # No word has two meanings in these tables (a test checks that), so the order of merging does not matter.
@@ -123,7 +158,7 @@ _ANY: dict[str, Status] = {
 
 
 def normalise(provider: Provider, raw: str | None) -> Status:
-    """Return the status of ``provider``'s word ``raw``; UNKNOWN for ``None`` and for unlisted words.
+    """Return the status of ``provider``'s word ``raw``; UNKNOWN for ``None`` and for words in no table.
 
     Ignores case (Jenkins writes ``SUCCESS``, Argo ``Succeeded``). Where a provider has "canceled", "cancelled" is
     accepted too. :attr:`Provider.OTHER` has no words: everything is UNKNOWN.
@@ -132,7 +167,8 @@ def normalise(provider: Provider, raw: str | None) -> Status:
     are FAILED, but ``Succeeded`` without a health and ``Healthy`` without a phase are UNKNOWN, because only both
     together mean success.
     """
-    return WORDS[provider].get((raw or "").lower(), Status.UNKNOWN)
+    word = (raw or "").lower()
+    return WORDS[provider].get(word) or _UNLISTED.get(provider, {}).get(word, Status.UNKNOWN)
 
 
 def normalise_argocd(phase: str | None, health: str | None) -> Status:
@@ -172,7 +208,7 @@ def known_words(provider: Provider) -> tuple[str, ...]:
     """
     if provider is Provider.OTHER:
         return ()
-    return tuple(dict.fromkeys((*WORDS[provider], *_UNLISTED.get(provider, ()), *_STANDARD)))
+    return tuple(dict.fromkeys((*WORDS[provider], *_UNLISTED.get(provider, {}), *_STANDARD)))
 
 
 def parse_word(provider: Provider, word: str) -> Status:

@@ -167,20 +167,24 @@ VOCABULARIES = {
     Provider.JENKINS: "SUCCESS UNSTABLE FAILURE NOT_BUILT ABORTED",
     # GitHub REST: conclusions and statuses of workflow runs
     Provider.GITHUB_ACTIONS: "success failure neutral cancelled skipped timed_out action_required stale "
-    "startup_failure queued in_progress completed waiting requested pending",
+    # and states of deployment statuses
+    "startup_failure queued in_progress completed waiting requested pending error inactive",
     # GitLab documentation: statuses of jobs and deployments
     Provider.GITLAB_CI: "created waiting_for_resource preparing pending running success failed canceled canceling "
-    "skipped manual scheduled",
+    "skipped manual scheduled blocked approved rejected",
     # CircleCI API v1.1 and v2: statuses of jobs and workflows
     Provider.CIRCLECI: "success failed error failing canceled unauthorized not_run on_hold blocked queued running "
     "not_running retried fixed timedout infrastructure_fail no_tests",
     # Argo Workflows: NodePhase
     Provider.ARGO_WORKFLOWS: "Pending Running Succeeded Skipped Failed Error Omitted",
-    # Azure DevOps: Agent.JobStatus, BuildResult, TaskResult
-    Provider.AZURE_DEVOPS: "Succeeded SucceededWithIssues Failed Canceled partiallySucceeded none skipped abandoned",
+    # Azure DevOps: Agent.JobStatus, BuildResult, TaskResult, EnvironmentStatus, buildStatus of build.complete
+    Provider.AZURE_DEVOPS: "Succeeded SucceededWithIssues Failed Canceled partiallySucceeded none skipped abandoned "
+    "rejected stopped",
     # Argo CD: OperationPhase and HealthStatusCode
     Provider.ARGOCD: "Running Terminating Failed Error Succeeded Unknown Progressing Healthy Suspended Degraded "
     "Missing",
+    # Argo Rollouts: RolloutPhase
+    Provider.ARGO_ROLLOUTS: "Healthy Degraded Progressing Paused",
 }
 
 
@@ -190,6 +194,27 @@ def test_every_word_that_a_system_says_itself_is_taken_and_means_what_hivel_read
 ) -> None:
     for written in (word, word.upper(), word.lower(), f" {word}\n"):
         assert parse_word(provider, written) is normalise(provider, word)
+
+
+@pytest.mark.parametrize(
+    ("provider", "word", "status"),
+    [
+        (Provider.GITHUB_ACTIONS, "error", Status.FAILED),
+        (Provider.GITHUB_ACTIONS, "inactive", Status.UNKNOWN),
+        (Provider.GITLAB_CI, "blocked", Status.UNKNOWN),
+        (Provider.GITLAB_CI, "approved", Status.UNKNOWN),
+        (Provider.GITLAB_CI, "rejected", Status.UNKNOWN),
+        (Provider.CIRCLECI, "error", Status.FAILED),
+        (Provider.CIRCLECI, "unauthorized", Status.UNKNOWN),
+        (Provider.AZURE_DEVOPS, "rejected", Status.FAILED),
+        (Provider.AZURE_DEVOPS, "stopped", Status.CANCELED),
+        (Provider.ARGO_ROLLOUTS, "Healthy", Status.SUCCESS),
+        (Provider.ARGO_ROLLOUTS, "Degraded", Status.FAILED),
+        (Provider.ARGO_ROLLOUTS, "Paused", Status.UNKNOWN),
+    ],
+)
+def test_words_of_deployments_that_the_page_does_not_list(provider: Provider, word: str, status: Status) -> None:
+    assert normalise(provider, word) is parse_word(provider, word) is status
 
 
 @pytest.mark.parametrize("provider", Provider)

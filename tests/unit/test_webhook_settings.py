@@ -54,10 +54,12 @@ def test_without_the_tables_there_are_no_webhooks(settings: Load) -> None:
 def test_every_key_is_read(settings: Load) -> None:
     loaded = settings(
         '[webhooks]\nlisten = "0.0.0.0:9472"\n' + GITHUB + 'projects = ["acme/*"]\nenvironments = ["prod*"]\n'
-        'transient = true\nurl = "https://pages.test/"\napi_url = "https://api.test/v3/"\nrepair = ["acme/shop"]\n'
+        'transient = true\nself_heal = true\npartial = true\n'
+        'url = "https://pages.test/"\napi_url = "https://api.test/v3/"\nrepair = ["acme/shop"]\n'
         'api_token_file = "next"\n'
         '[[webhook.rule]]\nproject = "acme/*"\nname = "deploy-*"\nenvironment = "production"\n'
-        '[[webhook.rule]]\nname = "**"\nenvironment = "staging"\n'
+        '[[webhook.rule]]\nname = "**"\nenvironment = "staging"\nrepo_url = "https://git.test/shop"\nbranch = "main"\n'
+        '[[webhook.rule]]\nname = "later"\nenvironment = "development"\n'
     )
     assert loaded.webhooks is not None
     assert loaded.webhooks.address == Address("0.0.0.0", 9472)
@@ -77,6 +79,22 @@ def test_every_key_is_read(settings: Load) -> None:
     assert not found.refuses_environment("production")
     assert found.environment_of("acme/shop", "deploy-eu") == "production"
     assert found.environment_of("other/shop", "build") == "staging"
+    assert (found.self_heal, found.partial) == (True, True)
+    rule = found.rule_of("other/shop", "build")
+    assert rule is not None
+    assert (rule.repo_url, rule.branch) == ("https://git.test/shop", "main")
+
+
+def test_the_first_rule_that_matches_any_of_the_names_counts(settings: Load) -> None:
+    found = hook(
+        settings(
+            GITHUB + '[[webhook.rule]]\nname = "shop/deploy"\nenvironment = "production"\n'
+            '[[webhook.rule]]\nname = "deploy"\nenvironment = "staging"\n'
+        )
+    )
+    assert found.environment_of("acme/shop", "deploy", "shop/deploy") == "production"
+    assert found.environment_of("acme/shop", "deploy", "cart/deploy") == "staging"
+    assert found.rule_of("acme/shop", "build") is None
 
 
 def test_each_of_several_secrets_is_accepted(settings: Load) -> None:
