@@ -54,7 +54,7 @@ def test_without_the_tables_there_are_no_webhooks(settings: Load) -> None:
 def test_every_key_is_read(settings: Load) -> None:
     loaded = settings(
         '[webhooks]\nlisten = "0.0.0.0:9472"\n' + GITHUB + 'projects = ["acme/*"]\nenvironments = ["prod*"]\n'
-        'transient = true\nself_heal = true\npartial = true\n'
+        "transient = true\nself_heal = true\npartial = true\n"
         'url = "https://pages.test/"\napi_url = "https://api.test/v3/"\nrepair = ["acme/shop"]\n'
         'api_token_file = "next"\n'
         '[[webhook.rule]]\nproject = "acme/*"\nname = "deploy-*"\nenvironment = "production"\n'
