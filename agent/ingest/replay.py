@@ -9,7 +9,7 @@ import msgspec
 from agent.config.rules import first_match
 from agent.model.deployment import State
 from agent.model.fact import Kind
-from agent.outbox.values import Action, Filter, Page
+from agent.outbox.values import Action, Page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agent.ingest.ingest import Ingest
     from agent.model.deployment import Deployment
     from agent.outbox.interface import Outbox
+    from agent.outbox.values import Filter
 
 # The number of deployments in one commit. Other writers can commit in between.
 _BATCH = 200
@@ -43,12 +44,6 @@ def newest_first(outbox: Outbox, which: Filter, job: Pattern | None = None) -> I
     while rows := outbox.query(which, page):
         yield from (row for row in rows if job is None or job.match(row.run.project.name) is not None)
         page = Page(limit=_BATCH, before=rows[-1].number)
-
-
-def with_number(outbox: Outbox, number: int) -> Deployment | None:
-    """The deployment with this number. ``Outbox.find`` prefers one whose id is written like the number."""
-    found = outbox.query(Filter(), Page(limit=1, before=number + 1, after=number - 1))
-    return found[0] if found else None
 
 
 def replay(ingest: Ingest, chosen: Sequence[Deployment], by: str) -> list[Outcome]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         Change,
         Claimed,
         ControllerState,
-        Counted,
         Counts,
         DeliveryState,
         Deployed,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
         Keep,
         LastDeployments,
         Missed,
+        Names,
         OpenBuild,
         Page,
         Progress,
@@ -240,6 +240,10 @@ class Looking(Protocol):
         """The deployment with this deployment_id or, if there is none, with this number."""
         ...
 
+    def with_numbers(self, numbers: Collection[int]) -> dict[int, Deployment]:
+        """The deployments with these numbers that exist, by number."""
+        ...
+
     def deployed(
         self, since: int, until: int, *, environment: str | None = None, repo_url: str | None = None
     ) -> Iterator[Deployed]:
@@ -316,24 +320,20 @@ class Looking(Protocol):
 class Pages(Protocol):
     """Queries for the web pages. None of them reads all deployments, whatever their number."""
 
-    def search(self, which: Filter, page: Page) -> Found:
-        """The same as :meth:`Looking.query`, but it may stop before the page is full and returns where to continue."""
-        ...
+    def search(self, which: Filter, page: Page, *, count_to: int = 0) -> Found:
+        """The same as :meth:`Looking.query`, but it may stop before the page is full and returns where to continue.
 
-    def count(self, which: Filter, at_most: int) -> Counted:
-        """How many deployments match. It counts to ``at_most``, and stops earlier if it reads too many others."""
+        ``count_to``: also count all that match, on this page or not. It counts to this number, and stops earlier if it
+        reads too many others. 0: nothing is counted.
+        """
         ...
 
     def failed_groups(self, limit: int) -> FailedGroups:
         """Failed deployments by their causes: at most ``limit`` groups."""
         ...
 
-    def environments(self, at_most: int = 1_000) -> list[str]:
-        """The environments of all deployments, in order."""
-        ...
-
-    def repositories(self, environment: str | None = None, at_most: int = 1_000) -> list[str]:
-        """The repositories of all deployments, or of those of one environment, in order."""
+    def names(self, at_most: int = 1_000) -> Names:
+        """The environments and the repositories of all deployments, each in order: at most so many of each."""
         ...
 
     def per_hour(self, since: int) -> list[Hour]:

@@ -287,6 +287,16 @@ class Page:
     after: int | None = None
 
 
+class Counted(NamedTuple):
+    """How many there are. ``more``: there are more than that, or there may be, and they were not counted."""
+
+    n: int
+    more: bool = False
+
+
+NOT_COUNTED = Counted(0, more=True)
+
+
 @dataclass(frozen=True)
 class Found:
     """A page of deployments, newest first.
@@ -294,19 +304,21 @@ class Found:
     ``older``: the next page is ``Page(before=older)``; None: there are no older ones. ``newer``: the previous page is
     ``Page(after=newer)``; None: there are no newer ones. ``complete`` is False if the page stopped after the number of
     rows that one page may read: it may have fewer than ``limit`` deployments, or none, although there are more.
+    ``count``: of all that match, on any page.
     """
 
     deployments: tuple[Deployment, ...]
     older: int | None = None
     newer: int | None = None
     complete: bool = True
+    count: Counted = NOT_COUNTED
 
 
-class Counted(NamedTuple):
-    """How many there are. ``more``: there are more than that, or there may be, and they were not counted."""
+class Names(NamedTuple):
+    """The names that deployments have."""
 
-    n: int
-    more: bool = False
+    environments: list[str]
+    repositories: list[str]
 
 
 class FailedGroup(NamedTuple):

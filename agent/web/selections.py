@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.ingest.replay import Outcome, discard, replay, with_number
+from agent.ingest.replay import Outcome, discard, replay
 from agent.model.deployment import State
 
 if TYPE_CHECKING:
@@ -96,9 +96,10 @@ class Selections:
 def act(ingest: Ingest, what: What, chosen: Sequence[Chosen], *, by: str, reason: str) -> list[Outcome]:
     """Replay or discard these deployments in one transaction, except those that have changed."""
     with ingest.outbox.transaction():
-        rows = {each: with_number(ingest.outbox, each.number) for each in chosen}
-        same = [row for each, row in rows.items() if row is not None and Chosen.of(row) == each]
-        left = [(each, row) for each, row in rows.items() if row is None or Chosen.of(row) != each]
+        rows = ingest.outbox.with_numbers([each.number for each in chosen])
+        now = [(each, rows.get(each.number)) for each in chosen]
+        same = [row for each, row in now if row is not None and Chosen.of(row) == each]
+        left = [(each, row) for each, row in now if row is None or Chosen.of(row) != each]
         done = replay(ingest, same, by) if what is What.REPLAY else discard(ingest.outbox, same, by, reason)
         return done + [_refused(each, row) for each, row in left]
 

@@ -127,25 +127,25 @@ def measure(outbox: SqliteOutbox) -> None:
     now, measured = outbox.clock.now_ms(), Measured(outbox)
     lines = []
     for name, which in filters(now).items():
-        found, counted = outbox.search(which, Page()), outbox.count(which, 10_000)
+        found = outbox.search(which, Page(), count_to=10_000)
+        counted = found.count
         on = Page(before=found.older) if found.older else Page()
         asked: list[Callable[[Filter, Page], object]] = [
             lambda which, _: outbox.search(which, Page()),
             outbox.search,
-            lambda which, _: outbox.count(which, 10_000),
+            partial(outbox.search, count_to=10_000),
         ]
-        page, second, count = [measured(partial(of, which, on)) for of in asked]
+        first, second, both = [measured(partial(of, which, on)) for of in asked]
         more = f"{counted.n:,}{'+' if counted.more else ''}"
         shown = f"{len(found.deployments)}{'' if found.complete else '…'}"
-        lines.append([name, more, shown, *(f"{ms:.1f}" for ms, _ in (page, second, count)), str(page[1] + count[1])])
-    table(("deployments", "count", "shown", "page ms", "next page ms", "count ms", "statements"), lines)
+        lines.append([name, more, shown, *(f"{ms:.1f}" for ms, _ in (first, second, both)), str(both[1])])
+    table(("deployments", "count", "shown", "page ms", "next page ms", "next page and count ms", "statements"), lines)
     newest = outbox.query(Filter(), Page(1))[0]
     others: dict[str, Callable[[], object]] = {
         "one deployment": lambda: (outbox.find(str(newest.deployment_id)), outbox.attempts(newest)),
         "facts and deployments of its build": lambda: outbox.load([newest.run]),
         "failed groups": lambda: outbox.failed_groups(50),
-        "environments": outbox.environments,
-        "repositories": outbox.repositories,
+        "names for menus": outbox.names,
         "24 hours": lambda: outbox.per_hour(now - DAY),
         "last 7 days": lambda: outbox.recent(now - 7 * DAY),
         "counts by state": outbox.counts,

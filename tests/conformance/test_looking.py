@@ -334,3 +334,11 @@ def test_a_renamed_job_is_not_quiet_under_its_former_name(outbox: Outbox) -> Non
     outbox.save_progress(Progress("main", cursors=(cursor,)))
     outbox.save_progress(Progress("main", cursors=(JobCursor("new", 2, NOON),), renamed=(Renamed(cursor, "new"),)))
     assert outbox.quiet_since(NOON + 1, least=1) == []
+
+
+def test_deployments_are_read_by_their_numbers(outbox: Outbox) -> None:
+    inserted(outbox, *(deployment(n, of=run(n, f"deploy/shop-{n}")) for n in range(1, 5)))
+    found = outbox.with_numbers([3, 1, 99, 0, -1, 2**63, 2**70])
+    assert {number: row.run.project.name for number, row in found.items()} == {1: "deploy/shop-1", 3: "deploy/shop-3"}
+    assert found[3] == stored(outbox, 3)
+    assert outbox.with_numbers([]) == {}

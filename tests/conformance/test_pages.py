@@ -55,12 +55,20 @@ def walked(outbox: Outbox, which: Filter, limit: int = 2, *, back: bool = False)
     return pages
 
 
+def counted(outbox: Outbox, which: Filter, to: int) -> Counted:
+    """The count, which is the same on all pages."""
+    first = outbox.search(which, Page(1), count_to=to)
+    on = [Page(2, before=first.older), Page(1, after=0), Page(3, before=5, after=1)]
+    assert {outbox.search(which, page, count_to=to).count for page in on} == {first.count}
+    return first.count
+
+
 def numbers(outbox: Outbox, **conditions: Any) -> list[int]:
     which = Filter(**conditions)
     forwards = [number for page in walked(outbox, which) for number in page]
     assert [number for page in walked(outbox, which, back=True) for number in page[::-1]] == forwards[::-1]
     assert [each.number for each in outbox.query(which, Page(999))] == forwards
-    assert outbox.count(which, 999) == Counted(len(forwards))
+    assert counted(outbox, which, 999) == Counted(len(forwards))
     return forwards
 
 
@@ -223,11 +231,11 @@ def test_a_page_does_not_move_when_something_new_comes(outbox: Outbox) -> None:
 
 def test_a_count_ends_at_its_limit(outbox: Outbox) -> None:
     inserted(outbox, *(deployment(n) for n in range(1, 6)))
-    assert outbox.count(Filter(), 4) == Counted(4, more=True)
-    assert outbox.count(Filter(), 5) == Counted(5)
-    assert outbox.count(Filter(states=(State.PENDING, State.FAILED)), 3) == Counted(3, more=True)
-    assert outbox.count(Filter(states=(State.FAILED,)), 3) == Counted(0)
-    assert outbox.count(Filter(environment="nowhere"), 3) == Counted(0)
+    assert counted(outbox, Filter(), 4) == Counted(4, more=True)
+    assert counted(outbox, Filter(), 5) == Counted(5)
+    assert counted(outbox, Filter(states=(State.PENDING, State.FAILED)), 3) == Counted(3, more=True)
+    assert counted(outbox, Filter(states=(State.FAILED,)), 3) == Counted(0)
+    assert counted(outbox, Filter(environment="nowhere"), 3) == Counted(0)
 
 
 # ---- failed deployments by cause
@@ -248,7 +256,7 @@ def test_failed_deployments_are_grouped_by_their_cause(outbox: Outbox, clock: Fa
     ]
     assert (found.failed, found.more) == (5, False)
     for group in found.groups:
-        assert outbox.count(Filter(states=(State.FAILED,), cause=group.cause), 99) == Counted(group.n)
+        assert counted(outbox, Filter(states=(State.FAILED,), cause=group.cause), 99) == Counted(group.n)
     assert (outbox.failed_groups(1).groups, outbox.failed_groups(1).more) == ([project], True)
 
 
@@ -261,16 +269,13 @@ def test_without_failed_deployments_there_are_no_groups(outbox: Outbox) -> None:
 
 
 def test_the_names_for_menus_are_those_of_the_deployments(outbox: Outbox) -> None:
-    assert (outbox.environments(), outbox.repositories()) == ([], [])
+    assert outbox.names() == ([], [])
     places = [("production", SHOP), ("staging", API), ("staging", None), (None, SHOP), (None, None), ("qa", "")]
     for n, (environment, repo_url) in enumerate(places * 2, 1):
         inserted(outbox, deployment(n, content=content(environment, repo_url=repo_url)))
-    assert outbox.environments() == ["production", "qa", "staging"]
-    assert outbox.repositories() == [API, SHOP]
-    assert outbox.repositories("staging") == [API]
-    assert outbox.repositories("production") == [SHOP]
-    assert outbox.repositories("nowhere") == []
-    assert (outbox.environments(at_most=2), outbox.repositories(at_most=1)) == (["production", "qa"], [API])
+    assert outbox.names() == (["production", "qa", "staging"], [API, SHOP])
+    assert outbox.names(2) == (["production", "qa"], [API, SHOP])
+    assert outbox.names(1) == (["production"], [API])
 
 
 def test_repositories_with_many_environments_are_all_in_the_menu(outbox: Outbox) -> None:
@@ -283,9 +288,9 @@ def test_repositories_with_many_environments_are_all_in_the_menu(outbox: Outbox)
             for stage in range(10)
         ),
     )
-    assert outbox.repositories(at_most=25) == names
-    assert outbox.repositories(at_most=7) == names[:7]
-    assert outbox.environments(at_most=25) == [f"stage-{stage}" for stage in range(10)]
+    stages = [f"stage-{stage}" for stage in range(10)]
+    assert outbox.names(25) == (stages, names)
+    assert outbox.names(7) == (stages[:7], names[:7])
 
 
 def test_a_name_leaves_the_menus_with_its_last_deployment(outbox: Outbox) -> None:
@@ -295,7 +300,7 @@ def test_a_name_leaves_the_menus_with_its_last_deployment(outbox: Outbox) -> Non
         deployment(2, content=content("production", repo_url=SHOP)),
     )
     rewritten(outbox, held, content=content("staging", repo_url=SHOP))
-    assert (outbox.environments(), outbox.repositories()) == (["production", "staging"], [SHOP])
+    assert outbox.names() == (["production", "staging"], [SHOP])
 
 
 # ---- the last hours, the last days

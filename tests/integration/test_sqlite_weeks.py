@@ -318,7 +318,7 @@ def test_a_file_of_version_7_gets_them_when_it_is_opened(
         assert old.execute("PRAGMA user_version").fetchone() == (7,)
     with SqliteOutbox(path, clock) as outbox:
         complete(outbox)
-        assert outbox.environments() == ["production"]
+        assert outbox.names().environments == ["production"]
 
 
 def complete(outbox: SqliteOutbox) -> None:
@@ -329,7 +329,7 @@ def complete(outbox: SqliteOutbox) -> None:
     hours = outbox.per_hour(0)
     assert sum(each.delivered + each.failed for each in hours) == len(done)
     names = {each.content.environment for each in there}
-    assert outbox.environments() == sorted(name for name in names if name)
+    assert outbox.names().environments == sorted(name for name in names if name)
     assert [each.number for each in outbox.search(Filter(), Page(999)).deployments] == [n.number for n in there[::-1]]
     span = Span(0, outbox.clock.now_ms() + WEEK_MS)
     for _ in range(2):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import json
+
 from agent.model.keys import Project
 from agent.outbox.sqlite import rows
 from agent.outbox.sqlite.conditions import Condition, bounds, conditions
@@ -12,7 +14,7 @@ from agent.outbox.sqlite.part import MOST_DIGITS
 from agent.outbox.values import Action, Attempt, Counts, LastDeployments, LastRepair, SetAside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from agent.model.deployment import Deployment
     from agent.model.fact import Fact
@@ -31,6 +33,7 @@ COUNTS = (
     " (SELECT count(*) AS discarded FROM deployments WHERE state = 'discarded')"
 )
 _PIECE = 500
+_TOO_LARGE = 2**63
 # The maximum number of build ends returned for one project.
 LAST_ENDS = 50
 # CROSS JOIN: first the groups, from the index of runs alone, then one row for each.
@@ -115,6 +118,24 @@ class Looking(Loading):
         if not found and name.isascii() and name.isdecimal() and len(name) <= MOST_DIGITS:
             found = self._where("id = ?", int(name))
         return found[0] if found else None
+
+    def with_numbers(self, numbers: Collection[int]) -> dict[int, Deployment]:
+        """The deployments with these numbers that exist, by number."""
+        asked = json.encode([number for number in numbers if 0 < number < _TOO_LARGE]).decode()
+        sql = f"SELECT {rows.COLUMNS} FROM deployments WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+        return {each.number: each for each in self._with_projects(sql, (asked,), "ASC")}
+
+    def _with_projects(self, sql: str, values: tuple[object, ...], order: str) -> list[Deployment]:
+        """In one statement: a page may have as many projects as deployments."""
+        found = self._all(
+            "SELECT page.*, projects.provider, projects.scope, projects.name"  # noqa: S608
+            f" FROM ({sql}) AS page LEFT JOIN projects ON projects.id = page.project_id ORDER BY page.id {order}",
+            values,
+        )
+        for row in found:
+            if row[-1] is not None:
+                self._remember(row[1], Project(*row[-3:]))
+        return self._deployments(row[:-3] for row in found)
 
     def _where(self, condition: str, value: object) -> list[Deployment]:
         sql = f"SELECT {rows.COLUMNS} FROM deployments WHERE {condition}"  # noqa: S608

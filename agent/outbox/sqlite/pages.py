@@ -6,11 +6,11 @@ of their numbers, and ends the page after so many rows: the page then has the nu
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.model.causes import cause_of
 from agent.model.deployment import State
-from agent.model.keys import Project
 from agent.outbox.sqlite import rows
 from agent.outbox.sqlite.conditions import (
     ENVIRONMENTS,
@@ -25,13 +25,13 @@ from agent.outbox.sqlite.conditions import (
     values_of,
 )
 from agent.outbox.sqlite.looking import Looking
-from agent.outbox.values import Counted, FailedGroup, FailedGroups, Found, Hour, Page, Recent
+from agent.outbox.values import Counted, FailedGroup, FailedGroups, Found, Hour, Names, Recent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.model.deployment import Deployment
-    from agent.outbox.values import Filter
+    from agent.outbox.values import Filter, Page
 
 HOUR_MS = 3_600_000
 # Index entries that are counted of a set, rows that are read of a set, and rows that a walk passes: a few milliseconds
@@ -47,6 +47,33 @@ _PLACES = Condition(f"{ENVIRONMENTS.format(most=MOST_PLACES + 1)}, {REPOSITORIES
 _OTHERS = tuple(state for state in State if state is not State.DELIVERED)
 
 
+class _Range(NamedTuple):
+    """Numbers between ``above`` and ``below``. ``backwards``: the lowest ones come first."""
+
+    above: int
+    below: int
+    backwards: bool
+
+
+class _Size(NamedTuple):
+    """The number of deployments of a set, counted up to a limit, the lowest and the highest one.
+
+    ``n`` is None if the set is searched in too many places.
+    """
+
+    n: int | None
+    first: int
+    last: int
+
+
+class _Sizes(NamedTuple):
+    """The lowest and the highest deployment of all, and the sizes of the sets that a filter may use."""
+
+    oldest: int
+    newest: int
+    of: dict[Candidates, _Size]
+
+
 class _Window(NamedTuple):
     """Where deployments that match are looked for: between two numbers, and in a set if there is one.
 
@@ -59,100 +86,61 @@ class _Window(NamedTuple):
     whole: bool
 
 
+_ALL = _Range(0, _HIGHEST, backwards=False)
+
+
 class Pages(Looking):
     """See :class:`agent.outbox.interface.Pages`."""
 
-    def search(self, which: Filter, page: Page) -> Found:
-        """The same as ``query``, but it may stop before the page is full and returns where to continue."""
-        backwards = page.before is None and page.after is not None
-        window = self._window(which, page, backwards=backwards)
+    def search(self, which: Filter, page: Page, *, count_to: int = 0) -> Found:
+        """The same as ``query``, but it may stop before the page is full and returns where to continue.
+
+        At most three statements: the sizes of the sets, the page and, if no size is the count, the count.
+        """
+        here = _range_of(page)
+        to_count = [*_counted_as(which), *_sets(which, _ALL)] if count_to else []
+        sizes = self._sizes([*_sets(which, here), *to_count], max(COUNTED, count_to))
+        window = _window(which, here, sizes)
         wanted = joined([*_within(window), *all_conditions(which)])
-        order = "ASC" if backwards else "DESC"
+        order = "ASC" if here.backwards else "DESC"
         sql = f"SELECT {rows.COLUMNS} FROM deployments WHERE {wanted.sql} ORDER BY id {order} LIMIT ?"  # noqa: S608
-        found = self._with_projects(sql, (*wanted.values, page.limit + 1), order)
-        full = len(found) > page.limit
-        shown = tuple(found[: page.limit])
-        # Where to go on: after the last one that is shown, or where the window ended.
-        beyond = shown[-1].number if full else None
-        if not full and not window.whole:
-            beyond = window.highest if backwards else window.lowest
-        back = shown[0].number if shown else None
-        if backwards:
-            shown = shown[::-1]
-            return Found(shown, back or (page.after or 0) + 1, beyond, complete=full or window.whole)
-        newer = None if page.before is None else back or page.before - 1
-        return Found(shown, beyond, newer, complete=full or window.whole)
+        read = self._with_projects(sql, (*wanted.values, page.limit + 1), order)
+        found = _found(page, read, window)
+        if not count_to:
+            return found
+        all_read = here == _ALL and len(read) <= page.limit
+        count = _up_to(count_to, len(read), window) if all_read else self._count(which, sizes, count_to)
+        return replace(found, count=count)
 
-    def count(self, which: Filter, at_most: int) -> Counted:
-        """How many deployments match. It counts to ``at_most``, and stops earlier if it reads too many others."""
-        exact = next((each for each in _sets(which) if each.exact), None)
-        if exact is not None:
-            n, places = self._count(exact, at_most)
-            if places <= MOST_PLACES:
-                return Counted(min(n, at_most), n > at_most)
-        window = self._window(which, Page(), backwards=False)
+    def _count(self, which: Filter, sizes: _Sizes, count_to: int) -> Counted:
+        for each in _counted_as(which):
+            n = sizes.of[each].n
+            if n is not None:
+                return _up_to(count_to, n)
+        window = _window(which, _ALL, sizes)
         wanted = joined([*_within(window), *all_conditions(which)])
-        select = Condition(f"SELECT id FROM deployments WHERE {wanted.sql}", wanted.values)  # noqa: S608
-        n, _ = self._count(Candidates(select, exact=True), at_most)
-        return Counted(min(n, at_most), n > at_most or not window.whole)
+        sql = f"SELECT count(*) FROM (SELECT id FROM deployments WHERE {wanted.sql} LIMIT ?)"  # noqa: S608
+        return _up_to(count_to, self._one(sql, (*wanted.values, count_to + 1))[0], window)
 
-    def _count(self, some: Candidates, at_most: int) -> tuple[int, int]:
-        """The number of deployments, up to one more than ``at_most``, and of the places that they are searched in."""
-        places, tables = ("(SELECT count(*) FROM p)", [some.places]) if some.places else ("0", [])
-        sql = f"{_with(tables)} SELECT count(*), {places} FROM ({some.select.sql} LIMIT ?)"  # noqa: S608
-        n, searched = self._one(sql, (*values_of(tables), *some.select.values, at_most + 1))
-        return n, searched
-
-    def _with_projects(self, sql: str, values: tuple[object, ...], order: str) -> list[Deployment]:
-        """In one statement: a page may have as many projects as deployments."""
-        found = self._all(
-            "SELECT page.*, projects.provider, projects.scope, projects.name"  # noqa: S608
-            f" FROM ({sql}) AS page LEFT JOIN projects ON projects.id = page.project_id ORDER BY page.id {order}",
-            values,
-        )
-        for row in found:
-            if row[-1] is not None:
-                self._remember(row[1], Project(*row[-3:]))
-        return self._deployments(row[:-3] for row in found)
-
-    # ---- where to look
-
-    def _window(self, which: Filter, page: Page, *, backwards: bool) -> _Window:
-        sets, states = candidates(which), rare_states(which)
-        above, below = page.after or 0, _HIGHEST if page.before is None else page.before
-        of_states = [_next_of_state(state.value, above, below, backwards=backwards) for state in states]
-        (_, oldest, newest), *counted = self._counted([*sets, *of_states])
-        lowest, highest = max(above + 1, oldest), min(below - 1, newest)
-        small = [(n, each.alone) for each, (n, *_) in zip(sets, counted, strict=False) if n <= CHOSEN]
-        if small:
-            return _Window(lowest, highest, min(small, key=lambda each: each[0])[1], whole=True)
-        for n, first, last in counted[: len(sets)]:
-            if n <= COUNTED:  # then these are the lowest and the highest number of the whole set
-                lowest, highest = max(lowest, first), min(highest, last)
-        if states:
-            return _of_states(states, counted[len(sets) :], lowest, highest, backwards=backwards)
-        whole = highest - lowest < WALKED
-        if not whole and backwards:
-            highest = lowest + WALKED - 1
-        elif not whole:
-            lowest = highest - WALKED + 1
-        return _Window(lowest, highest, None, whole)
-
-    def _counted(self, sets: list[Candidates]) -> list[tuple[int, int, int]]:
-        """The number of deployments, the lowest and the highest one: of all, then of each set, up to a limit."""
-        tables = [each.places for each in sets if each.places is not None]
+    def _sizes(self, sets: Sequence[Candidates], most: int) -> _Sizes:
+        """In one statement. Sets are counted up to ``most``, which is then exceeded by one."""
+        sets = list(dict.fromkeys(sets))
+        tables = list(dict.fromkeys(each.places for each in sets if each.places is not None))
         parts = ["SELECT -1, 0, (SELECT min(id) FROM deployments), (SELECT max(id) FROM deployments)"]
         for n, each in enumerate(sets):
             too_many = f"(SELECT count(*) FROM p) > {MOST_PLACES}" if each.places else "0"  # noqa: S608
             parts.append(
-                f"SELECT {n}, CASE WHEN {too_many} THEN {COUNTED + 1} ELSE count(*) END, min(id), max(id)"  # noqa: S608
-                f" FROM ({each.select.sql} LIMIT {COUNTED + 1})"
+                f"SELECT {n}, CASE WHEN {too_many} THEN NULL ELSE count(*) END, min(id), max(id)"  # noqa: S608
+                f" FROM ({each.select.sql} LIMIT {most + 1})"
             )
-        found = self._all(
-            f"{_with(tables)} {' UNION ALL '.join(parts)}",
-            (*values_of(tables), *values_of([each.select for each in sets])),
+        (_, _, oldest, newest), *found = sorted(
+            self._all(
+                f"{_with(tables)} {' UNION ALL '.join(parts)}",
+                (*values_of(tables), *values_of([each.select for each in sets])),
+            )
         )
-        return [(n, first or 0, last or 0) for _, n, first, last in sorted(found)]
+        counted = (_Size(n, first or 0, last or 0) for _, n, first, last in found)
+        return _Sizes(oldest or 0, newest or 0, dict(zip(sets, counted, strict=True)))
 
     # ---- everything else
 
@@ -173,24 +161,16 @@ class Pages(Looking):
         failed = sum(each.n for each in largest)
         return FailedGroups(largest[:limit], failed, more=len(largest) > limit or failed > MOST_FAILED)
 
-    def environments(self, at_most: int = 1_000) -> list[str]:
-        """The environments of all deployments, in order."""
-        # One may be '', and the last one is NULL.
-        tables = Condition(ENVIRONMENTS.format(most=at_most + 2))
-        found = self._all(f"{_with([tables])} SELECT e FROM e WHERE e > ''")  # noqa: S608
-        return [name for (name,) in found][:at_most]
-
-    def repositories(self, environment: str | None = None, at_most: int = 1_000) -> list[str]:
-        """The repositories of all deployments, or of those of one environment, in order."""
-        # A repository is found once for each environment that it has.
-        environments = ENVIRONMENTS.format(most=MOST_PLACES + 1) if environment is None else "e (e) AS (SELECT ?)"
-        repositories = REPOSITORIES.format(most=MOST_PLACES + 1)
-        sql = "SELECT DISTINCT r FROM p WHERE r > '' ORDER BY r LIMIT ?"
+    def names(self, at_most: int = 1_000) -> Names:
+        """The environments and the repositories of all deployments, each in order: at most so many of each."""
+        # One name may be '', and the last one is NULL. A repository is found once for each environment that it has.
         found = self._all(
-            f"WITH RECURSIVE {environments}, {repositories} {sql}",
-            (at_most,) if environment is None else (environment, at_most),
+            f"{_with([_PLACES])} SELECT * FROM (SELECT 'e', e FROM e WHERE e > '' ORDER BY e LIMIT ?1)"  # noqa: S608
+            " UNION ALL SELECT * FROM (SELECT DISTINCT 'r', r FROM p WHERE r > '' ORDER BY r LIMIT ?1)",
+            (at_most,),
         )
-        return [name for (name,) in found]
+        environments, repositories = ([name for kind, name in found if kind == which] for which in "er")
+        return Names(environments, repositories)
 
     def per_hour(self, since: int) -> list[Hour]:
         """What was delivered and what failed, from the hour of ``since`` on. Hours without either are left out."""
@@ -228,41 +208,94 @@ def _with(tables: Sequence[Condition]) -> str:
     return f"WITH RECURSIVE {', '.join(each.sql for each in tables)}" if tables else ""
 
 
-def _sets(which: Filter) -> list[Candidates]:
-    """The sets for counting: also all deployments, and those in a state, which have no other condition."""
+def _range_of(page: Page) -> _Range:
+    backwards = page.before is None and page.after is not None
+    return _Range(page.after or 0, _HIGHEST if page.before is None else page.before, backwards)
+
+
+def _sets(which: Filter, where: _Range) -> list[Candidates]:
+    """The sets that decide where the deployments in this range are looked for."""
+    return [*candidates(which), *(_next_of_state(state.value, where) for state in rare_states(which))]
+
+
+def _counted_as(which: Filter) -> list[Candidates]:
+    """The sets whose sizes are the number of deployments that match.
+
+    They are also all deployments, and those in a state, which have no other condition.
+    """
     given = all_conditions(which)
     if not given:
         return [Candidates(Condition("SELECT id FROM deployments WHERE id > 0"), exact=True)]
     if which.states and len(given) == 1:
         sql = f"SELECT id FROM deployments WHERE {given[0].sql.removeprefix('+')}"  # noqa: S608
         return [Candidates(Condition(sql, given[0].values), exact=True)]
-    return candidates(which)
+    return [each for each in candidates(which) if each.exact]
 
 
-def _next_of_state(state: str, above: int, below: int, *, backwards: bool) -> Candidates:
-    order = "ASC" if backwards else "DESC"
+def _next_of_state(state: str, where: _Range) -> Candidates:
+    order = "ASC" if where.backwards else "DESC"
     sql = (
         "SELECT * FROM (SELECT id FROM deployments INDEXED BY deployments_by_state"  # noqa: S608
         f" WHERE state = ? AND id > ? AND id < ? ORDER BY id {order} LIMIT {CHOSEN})"
     )
-    return Candidates(Condition(sql, (state, above, below)), exact=False)
+    return Candidates(Condition(sql, (state, where.above, where.below)), exact=False)
 
 
-def _of_states(
-    states: list[State], counted: list[tuple[int, int, int]], lowest: int, highest: int, *, backwards: bool
-) -> _Window:
+def _window(which: Filter, where: _Range, sizes: _Sizes) -> _Window:
+    lowest, highest = max(where.above + 1, sizes.oldest), min(where.below - 1, sizes.newest)
+    sized = [(sizes.of[each], each) for each in candidates(which)]
+    small = [(size.n, each.alone) for size, each in sized if size.n is not None and size.n <= CHOSEN]
+    if small:
+        return _Window(lowest, highest, min(small, key=lambda each: each[0])[1], whole=True)
+    for size, _ in sized:
+        if size.n is not None and size.n <= COUNTED:  # then these are the lowest and the highest of the whole set
+            lowest, highest = max(lowest, size.first), min(highest, size.last)
+    states = rare_states(which)
+    if states:
+        counted = [sizes.of[_next_of_state(state.value, where)] for state in states]
+        return _of_states(states, counted, lowest, highest, backwards=where.backwards)
+    whole = highest - lowest < WALKED
+    if not whole and where.backwards:
+        highest = lowest + WALKED - 1
+    elif not whole:
+        lowest = highest - WALKED + 1
+    return _Window(lowest, highest, None, whole)
+
+
+def _of_states(states: list[State], counted: list[_Size], lowest: int, highest: int, *, backwards: bool) -> _Window:
     """The next deployments in these states, of each state at most ``CHOSEN``."""
-    cut = [(first, last) for n, first, last in counted if n == CHOSEN]
+    cut = [each for each in counted if each.n == CHOSEN]
     if backwards:
-        highest = min([highest, *(last for _, last in cut)])
+        highest = min([highest, *(each.last for each in cut)])
     else:
-        lowest = max([lowest, *(first for first, _ in cut)])
+        lowest = max([lowest, *(each.first for each in cut)])
     marks = ", ".join("?" for _ in states)
     among = Condition(
         f"SELECT id FROM deployments WHERE state IN ({marks}) AND id >= ? AND id <= ?",  # noqa: S608
         (*(state.value for state in states), lowest, highest),
     )
     return _Window(lowest, highest, among, whole=not cut)
+
+
+def _found(page: Page, read: Sequence[Deployment], window: _Window) -> Found:
+    """The page from its deployments and, if it is full, one more."""
+    backwards = _range_of(page).backwards
+    full = len(read) > page.limit
+    shown = tuple(read[: page.limit])
+    # Where to go on: after the last one that is shown, or where the window ended.
+    beyond = shown[-1].number if full else None
+    if not full and not window.whole:
+        beyond = window.highest if backwards else window.lowest
+    back = shown[0].number if shown else None
+    if backwards:
+        return Found(shown[::-1], back or (page.after or 0) + 1, beyond, complete=full or window.whole)
+    newer = None if page.before is None else back or page.before - 1
+    return Found(shown, beyond, newer, complete=full or window.whole)
+
+
+def _up_to(most: int, n: int, window: _Window | None = None) -> Counted:
+    """``n`` deployments match; those outside of the window are not counted."""
+    return Counted(min(n, most), n > most or (window is not None and not window.whole))
 
 
 def _within(window: _Window) -> list[Condition]:

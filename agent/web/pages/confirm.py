@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.ingest.replay import with_number
 from agent.inspect.derived import rules_of
 from agent.inspect.queue import Queue
 from agent.model.deployment import State
@@ -87,7 +86,8 @@ async def _matching(visit: Visit, what: What, fields: Sequence[tuple[str, str]])
     if len(fitting) == len(asked):
         return _Selected(chosen, words, [])
     others = tuple(state for state in asked if state not in what.states)
-    count = await visit.backend.read(lambda outbox: outbox.count(replace(which, states=others), _MOST_COUNTED))
+    which = replace(which, states=others)
+    count = (await visit.backend.read(lambda outbox: outbox.search(which, Page(1), count_to=_MOST_COUNTED))).count
     if not count.n:
         return _Selected(chosen, words, [])
     names = " or ".join(each.value for each in others)
@@ -116,15 +116,15 @@ async def _named(visit: Visit, what: What, fields: Sequence[tuple[str, str]]) ->
     """The deployments whose boxes were checked."""
     given = [read_number(name, text) for name, text in fields if name == "number"]
     numbers = sorted({number for number in given if number is not None})
-    rows = await visit.backend.read(lambda outbox: [with_number(outbox, number) for number in numbers])
-    found = [row for row in rows if row is not None]
+    rows = await visit.backend.read(lambda outbox: outbox.with_numbers(numbers))
+    found = [rows[number] for number in numbers if number in rows]
     chosen = [Chosen.of(row) for row in found if row.state in what.states]
     left_out = [
         f"Number {row.number} stays as it is, because it is {row.state}."
         for row in found
         if row.state not in what.states
     ]
-    left_out += [f"Number {number} does not exist." for number, row in zip(numbers, rows, strict=True) if row is None]
+    left_out += [f"Number {number} does not exist." for number in numbers if number not in rows]
     return _Selected(chosen, _listed([each.number for each in chosen]), left_out)
 
 
@@ -139,9 +139,9 @@ async def _ids(visit: Visit, chosen: Sequence[Chosen]) -> list[tuple[int, str]]:
     settings = visit.backend.settings
 
     def look(outbox: Outbox) -> list[tuple[int, str]]:
-        rows = [row for each in chosen if (row := with_number(outbox, each.number)) is not None]
-        ids = Queue(outbox, rules_of(settings), settings.hold_for_ms).ids(rows)
-        return [(row.number, ids[row.number]) for row in rows]
+        rows = outbox.with_numbers([each.number for each in chosen])
+        ids = Queue(outbox, rules_of(settings), settings.hold_for_ms).ids(rows.values())
+        return [(each.number, ids[each.number]) for each in chosen if each.number in ids]
 
     return await visit.backend.read(look)
 

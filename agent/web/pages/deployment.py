@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from agent.ingest.replay import with_number
 from agent.inspect.derived import rules_of
 from agent.inspect.origins import FieldView, fields_of
 from agent.inspect.parameters import facts_without_values, without_values, words_without_values
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from agent.outbox.interface import Outbox
     from agent.outbox.values import RunState
     from agent.web.page import Visit
-
-# Larger numbers cannot be stored.
-_LARGEST = 2**63 - 1
 
 
 class SiblingView(msgspec.Struct, frozen=True):
@@ -72,7 +68,7 @@ async def show(visit: Visit) -> Shown:
 
 
 def _view(outbox: Outbox, settings: Settings, number: int, *, with_values: bool) -> DeploymentView | None:
-    row = None if number >= _LARGEST else with_number(outbox, number)
+    row = outbox.with_numbers([number]).get(number)
     if row is None:
         return None
     state, rules = outbox.load([row.run])[row.run], rules_of(settings)

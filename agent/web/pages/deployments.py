@@ -66,11 +66,10 @@ async def show(visit: Visit) -> Shown:
 
 
 def _found(outbox: Outbox, settings: Settings, filters: Filters, which: Filter, page: Range) -> _Found:
-    rows = outbox.search(which, page)
-    count = outbox.count(which, MOST_COUNTED)
+    rows = outbox.search(which, page, count_to=MOST_COUNTED)
     views = Queue(outbox, rules_of(settings), settings.hold_for_ms).views(rows.deployments)
-    view = DeploymentsView(filters, count.n, count.more, views, rows.older, rows.newer, rows.complete)
-    return _Found(view, outbox.environments(_MOST_NAMES + 1), outbox.repositories(at_most=_MOST_NAMES + 1))
+    view = DeploymentsView(filters, *rows.count, views, rows.older, rows.newer, rows.complete)
+    return _Found(view, *outbox.names(_MOST_NAMES + 1))
 
 
 def _menus(found: _Found, settings: Settings, page: Range) -> dict[str, Any]:

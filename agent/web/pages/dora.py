@@ -71,7 +71,7 @@ def _figures(
     places = collected.places
     all_weeks = everything or len(places) == 1
     view = collected.dora(None if everything else places[:MOST_GROUPS], weeks=all_weeks)
-    names = outbox.environments(_MOST_NAMES + 1), outbox.repositories(at_most=_MOST_NAMES + 1)
+    names = outbox.names(_MOST_NAMES + 1)
     environments, repositories = (found if len(found) <= _MOST_NAMES else [] for found in names)
     menus = {"environments": environments, "repositories": repositories}
     return view, collected.by_week() if places else [], max(0, len(places) - MOST_GROUPS), menus
