@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from agent.cli.direct import HivelDirect
+
 
 def main() -> NoReturn:
     """``hivel-agent [--config FILE] VERB …``"""
@@ -19,7 +21,7 @@ def main() -> NoReturn:
     if verb == ["emit"]:
         from agent.sources.reports.emit import main as emit  # noqa: PLC0415
 
-        emit([*config, *arguments[len(config) + 1 :]])
+        emit([*config, *arguments[len(config) + 1 :]], direct)
     if verb == ["run"]:
         _mind_signals()
     try:
@@ -28,6 +30,13 @@ def main() -> NoReturn:
         cli()
     except KeyboardInterrupt:  # while modules were loaded; later the commands handle it
         sys.exit(130)
+
+
+def direct(url: str) -> HivelDirect:
+    """Hivel as the receiver of ``emit --direct``, which takes all modules of the delivery."""
+    from agent.cli.direct import HivelDirect  # noqa: PLC0415
+
+    return HivelDirect(url)
 
 
 def _complete_standard_streams() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from agent.main import direct
 from agent.sources.reports import emit
 
 
@@ -17,4 +18,4 @@ def command(context: click.Context, arguments: tuple[str, ...]) -> None:
     Example: hivel-agent emit --status "$RESULT" --environment production
     """
     config = [] if context.obj is None else ["--config", str(context.obj)]
-    emit.main([*config, *arguments])
+    emit.main([*config, *arguments], direct)

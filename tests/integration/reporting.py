@@ -97,9 +97,9 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report of the deployment ``poison`` raises what nobody expects."""
     parse = accept.parse
 
-    def raising(report: Any, settings: Settings) -> Any:
+    def raising(report: Any, controllers: tuple[JenkinsSettings, ...]) -> Any:
         if report.get("deployment_id") == "poison":
             raise KeyError("nobody expected it")
-        return parse(report, settings)
+        return parse(report, controllers)
 
     monkeypatch.setattr(accept, "parse", raising)

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.ingest.replay import replay
+from agent.main import direct
 from agent.model.report import FIELDS, ReportError, checked
 from agent.model.times import Clock, rfc3339
 from agent.outbox.sqlite.engine import SqliteOutbox
@@ -394,12 +395,13 @@ def test_a_dry_run_shows_no_credentials(build: Build) -> None:
 
 def test_what_few_reports_need_is_not_loaded_for_the_others() -> None:
     """Each of these takes as long to load as all of emit."""
-    heavy = ("email", "urllib", "msgspec", "datetime", "tomllib", "typing", "dataclasses", "pathlib")
+    heavy = ("email", "http", "ssl", "urllib", "msgspec", "datetime", "tomllib", "typing", "dataclasses", "pathlib")
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "from agent.main import direct\n"
         "from agent.sources.reports.emit import main\n"
         "try:\n"
-        "    main(sys.argv[1:])\n"
+        "    main(sys.argv[1:], direct)\n"
         "finally:\n"
         f"    print([name for name in {heavy!r} if name in sys.modules])\n"
     )
@@ -732,5 +734,5 @@ def test_replay_does_not_take_the_id_of_another_deployment_for_a_number(tmp_path
 @pytest.mark.parametrize("arguments", [["--dry-run"], ["--dry-run", "--status", "SUCCESS"], ["--status", "nonsense"]])
 def test_no_alarm_is_left_when_it_ends(arguments: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
-        verb.main([*arguments, "--config", str(tmp_path / "none.toml")])
+        verb.main([*arguments, "--config", str(tmp_path / "none.toml")], direct)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

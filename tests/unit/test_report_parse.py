@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +26,6 @@ from agent.model.report import (
 )
 from agent.model.status import Provider, known_words
 from agent.sources.reports.parse import Parsed, parse
-from tests.integration.reporting import settings_of
 
 NOON = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 # Each of these was met by a daemon, raised where nobody expected it, and stopped everything until a person came.
@@ -50,7 +48,7 @@ WEST = jenkins("west", "https://west.example.test/jenkins/")
 
 
 def parsed(*controllers: JenkinsSettings, **report: Any) -> Parsed:
-    return parse(checked(report), settings_of(Path("outbox.db"), *(controllers or (MAIN,))))
+    return parse(checked(report), controllers or (MAIN,))
 
 
 # ---- which controller

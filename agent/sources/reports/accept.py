@@ -79,7 +79,7 @@ class Reports:
 
         Raises :class:`agent.model.report.ReportError` if it is not valid.
         """
-        return parse(checked(report), self._settings)
+        return parse(checked(report), self._settings.controllers)
 
     def take(self, report: Mapping[str, object], *, source: str, at: int, principal: str = "") -> Taken:
         """Store one report; it is on the disk when this returns. ``at``: its time (UTC ms) by this machine's clock.

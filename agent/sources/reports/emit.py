@@ -21,31 +21,61 @@ from agent.model.terminal import printable
 from agent.sources.reports.fields import moment, refuse_hopeless
 
 LONGEST_S = 10
+LONGEST_SENDING_S = 30
+SEND_URL = "HIVEL_AGENT_SEND_URL"
+HIVEL = "https://app.hivel.ai"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn, TextIO
+    from collections.abc import Callable
+    from typing import NoReturn, Protocol, TextIO
+
+    class Direct(Protocol):
+        """Hivel itself as the receiver, without an agent in between; see ``agent/cli/direct.py``."""
+
+        def event(self, report: dict[str, object]) -> dict[str, object]:
+            """The event of a report."""
+
+        def send(self, report: dict[str, object], timeout_s: float) -> str:
+            """Send the event; returns the result for people."""
+
+    class Receiver(Protocol):
+        """Where the report goes."""
+
+        def send(self, report: dict[str, object], timeout_s: float) -> str:
+            """Store or send the report; returns the result for people."""
+
 
 _DESCRIPTION = """\
 Report the deployment of the build that runs this command.
 
 Fields without an option are taken from the environment of the build. Jenkins, GitHub Actions, GitLab CI, CircleCI,
-Azure DevOps, Argo Workflows and Argo CD are recognised. When the command ends, the report is on disk, even if the
-agent is not running: in the outbox if this user can write to it, else in the spool folder.
+Azure DevOps, Argo Workflows and Argo CD are recognised. The report goes to one of these:
+
+  by default   this machine: the outbox if this user can write to it, else the spool folder. When the command ends, the
+               report is on disk, even if the agent is not running.
+  --send URL   the HTTP intake of an agent on another machine
+  --direct     Hivel, without an agent. Nothing is stored: if Hivel cannot be reached, the event is lost.
 
 emit refuses a report that can never become an event, for the same reasons as the HTTP intake. An error never fails the
 build: emit prints a warning and exits with 0, even for invalid options.
 """
 _EPILOG = """\
 exit codes:
-  0  the report is stored. Without --strict also if it is not stored; standard error then says why
-  1  with --strict: the report is not stored or, with --dry-run, would not be stored
+  0  the report is stored or sent. Without --strict also if it is not; standard error then says why
+  1  with --strict: the report is not stored or sent or, with --dry-run, would not be accepted
 
 files and variables:
   $HIVEL_AGENT_CONFIG, else %(config)s
       configuration with the paths of outbox and spool folder: [outbox] path, [hook] spool
   %(outbox)s, %(spool)s
       default paths, also used if this user cannot read the configuration
+  $HIVEL_AGENT_SEND_URL
+      address for --send, if neither --send nor --direct is given
+  $HIVEL_TOKEN
+      for --send: token of the intake
+  $HIVEL_API_TOKEN
+      for --direct: API key of Hivel
 
 examples:
   hivel-agent emit --status "$RESULT" --environment production
@@ -54,6 +84,8 @@ examples:
       --environment staging --status success
   hivel-agent emit --dry-run --status "$RESULT" --environment production
   kubectl get application shop -o json | hivel-agent emit --system argocd --resource -
+  hivel-agent emit --send https://hivel-agent.example.com --status "$RESULT" --environment production
+  hivel-agent emit --direct --status "$RESULT" --environment production
 """
 _WHICH = {
     "system": ("NAME", "CI system; default: detected; one of %(systems)s"),
@@ -103,24 +135,25 @@ class _Parser(argparse.ArgumentParser):
         raise EmitError(f"{message}; see hivel-agent emit --help")
 
 
-def main(arguments: list[str]) -> NoReturn:
-    """Run the verb. The exit code is always 0 without ``--strict``."""
+def main(arguments: list[str], direct: Callable[[str], Direct]) -> NoReturn:
+    """Run the verb. The exit code is always 0 without ``--strict``. ``direct`` is Hivel at a URL, for ``--direct``."""
     try:
         options = _parser().parse_args(arguments)
+        options.timeout = options.timeout or (LONGEST_SENDING_S if _is_sent(options) else LONGEST_S)
         _bound(options.timeout)
         if options.dry_run:
-            code = _dry_run(options)
+            code = _dry_run(options, direct)
             _bound(0)
             sys.exit(code)
         report = _report(options)
         _complete(report, options)
-        place = _store(options, report)
+        done = _receiver(options, direct).send(report, options.timeout)
     except Exception as error:  # noqa: BLE001 - no error may fail the build
         _bound(0)
         _say(f"warning: not reported: {str(error) or type(error).__name__}", sys.stderr)
         sys.exit(1 if "--strict" in arguments else 0)
     _bound(0)
-    _say(f"stored in {place}", sys.stdout)
+    _say(done, sys.stdout)
     sys.exit(0)
 
 
@@ -140,13 +173,18 @@ def _parser() -> argparse.ArgumentParser:
                                help=words % {"systems": ", ".join(SYSTEMS)})  # fmt: skip
     group.add_argument("--resource", metavar="FILE", help="read fields without an option from the JSON of an "
                        "Argo CD Application or an Argo Workflow; -: standard input")  # fmt: skip
+    group = parser.add_argument_group("options for the receiver")
+    group.add_argument("--send", metavar="URL", help="send the report to the intake of an agent; https, except on this "
+                       "machine")  # fmt: skip
+    group.add_argument("--direct", nargs="?", const=HIVEL, metavar="URL", help="send the event to Hivel; default: "
+                       "%(const)s")  # fmt: skip
     group = parser.add_argument_group("other options")
     group.add_argument("--config", metavar="FILE", help="configuration file")
-    group.add_argument("--timeout", type=_seconds, default=LONGEST_S, metavar="SECONDS", help="time limit; "
-                       "default: %(default)s")  # fmt: skip
-    group.add_argument("--strict", action="store_true", help="exit with 1 if the report is not stored")
-    group.add_argument("--dry-run", action="store_true", help="store nothing; print the report as JSON and whether it "
-                       "would be accepted")  # fmt: skip
+    group.add_argument("--timeout", type=_seconds, metavar="SECONDS", help=f"time limit; default: {LONGEST_S}, with "
+                       f"--send and --direct {LONGEST_SENDING_S}")  # fmt: skip
+    group.add_argument("--strict", action="store_true", help="exit with 1 if the report is not stored or sent")
+    group.add_argument("--dry-run", action="store_true", help="store and send nothing; print the report as JSON and "
+                       "whether it would be accepted")  # fmt: skip
     group.add_argument("--help", action="help", help="show this message")
     return parser
 
@@ -216,17 +254,21 @@ def _complete(report: dict[str, object], options: argparse.Namespace) -> None:
     refuse_hopeless(report, time.time_ns() // 1_000_000)
 
 
-def _dry_run(options: argparse.Namespace) -> int:
-    """Print the report and whether it would be stored; returns the exit code."""
-    report, reason = None, None
+def _dry_run(options: argparse.Namespace, direct: Callable[[str], Direct]) -> int:
+    """Print the report, whether it would be accepted and, with ``--direct``, the event; returns the exit code."""
+    report, reason, more = None, None, {}
     try:
         report = _report(options)
         _complete(report, options)
-    except (EmitError, ReportError, OSError) as error:
-        if isinstance(error, _TooLongError):
-            raise
-        reason = str(error)
-    shown = {"accepted": reason is None, "reason": reason, "report": report}
+        if options.direct:
+            more = {"event": direct(options.direct).event(report)}
+        elif _is_sent(options):
+            _receiver(options, direct)  # the address and the token
+    except _TooLongError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what the user gets to read
+        reason = str(error) or type(error).__name__
+    shown = {"accepted": reason is None, "reason": reason, "report": report, **more}
     _print(json.dumps(shown, indent=2), sys.stdout)
     return 1 if reason is not None and options.strict else 0
 
@@ -277,7 +319,34 @@ def _numbers(text: str) -> list[int]:
         raise EmitError(f"--pr-numbers: {text!r} is not a list of numbers; write it like 71,35") from None
 
 
-# ---- where it is stored
+# ---- where it goes
+
+
+def _is_sent(options: argparse.Namespace) -> bool:
+    return bool(options.send or options.direct or os.environ.get(SEND_URL, "").strip())
+
+
+def _receiver(options: argparse.Namespace, direct: Callable[[str], Direct]) -> Receiver:
+    """What gets the report: an option, else the variable, else this machine."""
+    if options.send and options.direct:
+        raise EmitError("--send and --direct exclude each other; choose one")
+    if options.direct:
+        return direct(options.direct)
+    if not _is_sent(options):
+        return _Machine(options)
+    from agent.sources.reports.sending import IntakeAt  # noqa: PLC0415 - the HTTP client takes time to load
+
+    return IntakeAt(options.send or os.environ[SEND_URL])
+
+
+class _Machine:
+    """The outbox or the spool folder of this machine."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+
+    def send(self, report: dict[str, object], _timeout_s: float) -> str:
+        return f"stored in {_store(self._options, report)}"
 
 
 def _store(options: argparse.Namespace, report: dict[str, object]) -> str:

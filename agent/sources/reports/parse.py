@@ -19,7 +19,7 @@ from agent.sources.reports.fields import Fields
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from agent.config.settings import JenkinsSettings, Settings
+    from agent.config.settings import JenkinsSettings
     from agent.model.status import Provider
 
 _TEXTS = (
@@ -36,8 +36,8 @@ class Parsed:
     controller: str | None = None
 
 
-def parse(report: Mapping[str, object], settings: Settings) -> Parsed:
-    """Parse a report that has passed :func:`agent.model.report.checked`.
+def parse(report: Mapping[str, object], controllers: tuple[JenkinsSettings, ...]) -> Parsed:
+    """Parse a report that has passed :func:`agent.model.report.checked`. ``controllers``: those that are polled.
 
     Raises :class:`agent.model.report.ReportError` if it identifies no run or has an invalid value, and
     :class:`agent.model.report.UnknownWordError` if its provider does not have this status.
@@ -47,7 +47,7 @@ def parse(report: Mapping[str, object], settings: Settings) -> Parsed:
     said = _said(fields, provider, report)
     given = fields.text("deployment_id")
     if fields.is_of_jenkins_build(provider):
-        parsed = _build(fields, said, settings.controllers)
+        parsed = _build(fields, said, controllers)
         if not given or limited_id(given) in map(limited_id, _own_ids(parsed)):
             return parsed
     if given:
