@@ -85,7 +85,7 @@ class HivelDirect:
         async with HivelClient(self._settings, delivery, self._clock) as client:
             for attempt in range(1, TRIES + 1):
                 outcome = await client.send(claimed)
-                wait_s = _BACKOFF.delay_ms(attempt, outcome.retry_after_ms) / 1000
+                wait_s = max(_BACKOFF.delay_ms(attempt), outcome.retry_after_ms or 0) / 1000
                 too_late = self._clock.monotonic() + wait_s >= deadline
                 if outcome.verdict is not Verdict.RETRY or attempt == TRIES or too_late:
                     break

@@ -22,7 +22,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Received:
-    """One request."""
+    """One request; the names of headers are in lower case."""
 
     path: str
     headers: dict[str, str]
@@ -39,7 +39,7 @@ class Answering:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                requests.append(Received(self.path, dict(self.headers.items()), body))
+                requests.append(Received(self.path, {name.lower(): text for name, text in self.headers.items()}, body))
                 answer = answers[min(len(requests), len(answers)) - 1]
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():

@@ -212,7 +212,7 @@ def test_a_token_that_cannot_be_used_is_refused_and_not_shown(token: str) -> Non
 def test_an_intake_on_this_machine_may_require_no_token() -> None:
     with Answering([ACCEPTED]) as server:
         assert "7:production (pending)" in send(server.url, HIVEL_TOKEN="")
-    assert "Authorization" not in server.requests[0].headers
+    assert "authorization" not in server.requests[0].headers
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_an_intake_that_is_away_for_a_moment_is_tried_again_with_the_same_report
     with Answering(answers) as server:
         assert send(server.url, paused=paused).endswith("7:production (pending)")
     assert len({request.body for request in server.requests}) == 1
-    assert {request.headers["Authorization"] for request in server.requests} == {f"Bearer {TOKEN}"}
+    assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {TOKEN}"}
     assert paused.pauses == [5.0, 2.0, 4.0]
 
 
