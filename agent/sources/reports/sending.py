@@ -1,4 +1,4 @@
-"""Sends a report to an agent's intake: ``emit`` with ``--send``. Only the standard library; loaded only where a report is sent.
+"""Sends a report to an agent's intake: ``emit`` with ``--send``. Only the standard library, and loaded only to send.
 
 Redirects are not followed, because the token would be sent to another address.
 """
