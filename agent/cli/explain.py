@@ -93,7 +93,7 @@ def show(value: Explanation) -> None:
 def _show_event(out: Console, derived: DerivedView, words: dict[str, list[WordView]]) -> None:
     """Each field with its source, and below it the values of the other sources."""
     out.print(f"  event    {escape(derived.deployment_id)}")
-    event = {} if derived.event is None else msgspec.to_builtins(derived.event)
+    event = derived.known if derived.event is None else msgspec.to_builtins(derived.event)
     if derived.reason:
         out.print(f"           [red]{escape(derived.reason)}[/]")
     for name in dict.fromkeys([*event, *derived.origins]):

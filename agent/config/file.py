@@ -352,6 +352,7 @@ def _notify(check: Values, raw: tables.Notify) -> NotifySettings:
         after_ms=check.duration("notify.after", raw.after),
         repeat_ms=check.duration("notify.repeat", raw.repeat) if raw.repeat else 0,
         timeout_ms=check.duration("notify.timeout", raw.timeout),
+        tls=check.tls("notify", raw),
     )
     if settings.timeout_ms > LONGEST_NOTIFYING_MS:
         check.note("notify.timeout", f"{raw.timeout!r} is longer than 5m")

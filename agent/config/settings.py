@@ -178,6 +178,7 @@ class NotifySettings:
     after_ms: int = 900_000
     repeat_ms: int = 86_400_000
     timeout_ms: int = 30_000
+    tls: TlsSettings = TlsSettings()
 
 
 @dataclass(frozen=True)

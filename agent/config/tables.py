@@ -164,6 +164,9 @@ class Notify(msgspec.Struct):
     after: str = "15m"
     repeat: str = "24h"
     timeout: str = "30s"
+    ca_file: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
 
 
 class Webhooks(msgspec.Struct):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,6 +17,7 @@ from agent.model.deployment import event_of
 from agent.model.event import DeploymentEvent, InvalidEventError
 from agent.model.ids import limited_id, run_id
 from agent.model.keys import jenkins_run
+from agent.model.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,13 +37,14 @@ _AT_ONCE = Moment(now=0, hold_for_ms=0)
 class DerivedView(msgspec.Struct, frozen=True):
     """A derived deployment: ``event`` is the payload, ``origins`` names the source of each field.
 
-    ``reason``: why there is no event.
+    ``reason``: why there is no event; ``known``: the fields that are known nevertheless, as in the payload.
     """
 
     deployment_id: str
     event: DeploymentEvent | None
     reason: str | None
     origins: dict[str, str]
+    known: dict[str, Any] = {}
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -108,4 +110,15 @@ def _row_of(part: Part, planned: Iterable[Deployment], derived: Derived) -> Depl
 def _view(part: Part, row: Deployment | None) -> DerivedView:
     given = row.deployment_id if row is not None else None
     name = given or limited_id(run_id(part.run))
-    return DerivedView(name, event_view(name, part.content), part.content.problem, part.origins)
+    event = event_view(name, part.content)
+    known = _known(part.content) if event is None else {}
+    return DerivedView(name, event, part.content.problem, part.origins, known)
+
+
+def _known(content: Content) -> dict[str, Any]:
+    """The fields of an event that cannot be created, under their names in the payload."""
+    fields: dict[str, Any] = msgspec.to_builtins(content)
+    times = {"start_time": rfc3339(content.started_at), "end_time": rfc3339(content.ended_at)}
+    return times | {
+        name: value for name, value in fields.items() if name in DeploymentEvent.__struct_fields__ and value
+    }

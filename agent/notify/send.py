@@ -13,7 +13,7 @@ import httpx
 from agent.config.connection import FAILURES, open_client, raw_body, route_to
 from agent.config.credentials import TokenError, know_url
 from agent.config.file import ConfigError
-from agent.config.settings import USER_AGENT, TlsSettings
+from agent.config.settings import USER_AGENT
 from agent.delivery.connection import failure
 from agent.model.secrets import redact
 
@@ -153,7 +153,7 @@ async def _post(settings: NotifySettings, body: bytes, timeout_s: float) -> None
     except ConfigError as error:  # the proxy settings
         raise SendError(str(error)) from error
     try:
-        async with asyncio.timeout(timeout_s), open_client(TlsSettings(), route, at_once=1) as client:
+        async with asyncio.timeout(timeout_s), open_client(settings.tls, route, at_once=1) as client:
             request = httpx.Request("POST", url, headers=headers, content=body)
             response = await client.send(request, stream=True)
             try:
@@ -163,7 +163,7 @@ async def _post(settings: NotifySettings, body: bytes, timeout_s: float) -> None
     except TimeoutError:
         raise SendError(f"no answer within {timeout_s:g} s") from None
     except FAILURES as error:
-        raise SendError(redact(failure(error, timeout_s, route, table=None).body)) from error
+        raise SendError(redact(failure(error, timeout_s, route, table="[notify]").body)) from error
     if not response.is_success:
         hint = "; redirects are not followed" if response.is_redirect else ""
         raise SendError(f"the server answered {response.status_code}{hint}{_shown(said)}")

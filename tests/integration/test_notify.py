@@ -9,15 +9,19 @@ import socket
 import stat
 import threading
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from agent import __version__
 from agent.config.credentials import Token
-from agent.config.settings import NotifySettings
+from agent.config.settings import NotifySettings, TlsSettings
 from agent.inspect.findings import Level
 from agent.inspect.notifications import notifications
 from agent.model.secrets import redact
@@ -27,11 +31,14 @@ from agent.notify.notifier import FIRST_RETRY_S, Notifier, memory_file
 from agent.notify.send import SendError, send
 from agent.outbox.values import ControllerState, DeliveryState
 from agent.sandbox.hivel import Fault
+from tests.integration.network import Authority, Server
 from tests.integration.support import NOON, REPO, wait_until
 from tests.integration.test_monitoring import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from starlette.requests import Request
 
     from agent.outbox.sqlite.engine import SqliteOutbox
     from agent.sandbox.hivel import LocalHivel
@@ -148,6 +155,21 @@ def test_a_url_gets_a_post_of_the_same_json() -> None:
         asyncio.run(send(NotifySettings(url=Token(url)), BODY))
     assert [each["body"] for each in posted] == [json.loads(BODY)]
     assert posted[0]["type"] == "application/json"
+
+
+def test_a_url_of_an_authority_of_ones_own_needs_its_certificate(tmp_path: Path) -> None:
+    async def accept(request: Request) -> Response:
+        posted.append(await request.json())
+        return Response()
+
+    posted: list[Any] = []
+    authority = Authority(tmp_path / "authority")
+    app = Starlette(routes=[Route("/hook", accept, methods=["POST"])])
+    with Server(app, authority.issue("127.0.0.1")) as server:
+        settings = NotifySettings(url=Token(f"{server.url}/hook"))
+        assert "set [notify] ca_file" in problem(settings)
+        asyncio.run(send(replace(settings, tls=TlsSettings(ca_file=authority.file)), BODY))
+    assert posted == [json.loads(BODY)]
 
 
 @pytest.mark.parametrize("status", [302, 404, 500])

@@ -14,7 +14,6 @@ import structlog
 from agent.inspect.explain import Explanation, explain
 from agent.inspect.parameters import facts_without_values, words_without_values
 from agent.inspect.target import TargetError, target_of_name
-from agent.model.event import DeploymentEvent  # noqa: TC001 - a field of a struct
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import OutboxError
 from agent.sources.jenkins.backfill import BackfillReport, NotDueError, backfill_build, read_build
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from agent.config.settings import Settings
+    from agent.inspect.derived import DerivedView
     from agent.inspect.target import Target
     from agent.model.build import Build
     from agent.model.times import Clock
@@ -156,16 +156,14 @@ def _rows(view: BuildPage) -> Iterator[tuple[object, ...]]:
     if not explanation.derived:
         yield explanation.build, explanation.verdict, "", "", "", ""
     for each in explanation.derived:
-        for field, value in fields_of(each.event).items():
+        for field, value in fields_of(each).items():
             origin = each.origins.get(field, "")
             yield explanation.build, explanation.verdict, each.deployment_id, field, value, origin
 
 
-def fields_of(event: DeploymentEvent | None) -> dict[str, str]:
-    """The fields of an event that have a value, as texts."""
-    if event is None:
-        return {}
-    found = msgspec.to_builtins(event)
+def fields_of(derived: DerivedView) -> dict[str, str]:
+    """The fields of an event that have a value, as texts; if it cannot be created, the known ones."""
+    found = derived.known if derived.event is None else msgspec.to_builtins(derived.event)
     return {name: _text(value) for name, value in found.items() if value is not None}
 
 
