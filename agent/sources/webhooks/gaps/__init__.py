@@ -1,0 +1,1 @@
+"""Gap repair: asks the platforms for deployments whose webhook did not arrive."""
