@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.options import json_option, refusing_endless_patterns, with_settings
+from agent.cli.options import json_option, refuse_without_controller, refusing_endless_patterns, with_settings
 from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.spreadsheet import write_csv as write_rows
@@ -57,6 +57,7 @@ def command(settings: Settings, *, since: str, job: str | None, as_csv: bool, as
     if as_csv and as_json:
         raise click.UsageError("--csv and --json: choose one")
     logs.configure(quiet=True)
+    refuse_without_controller(settings)
     (begin, _), jobs = builds_since(since, Clock().now_ms()), job_pattern("--job", job)
     with existing_outbox(settings) as outbox:
         result = look(settings, outbox, JenkinsClient, since=begin, jobs=jobs)

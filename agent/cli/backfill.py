@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from agent.cli.options import json_option, refusing_endless_patterns, with_settings
+from agent.cli.options import json_option, refuse_without_controller, refusing_endless_patterns, with_settings
 from agent.cli.outbox import ingest_of, open_outbox
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.values import builds_since, job_pattern
@@ -56,6 +56,7 @@ def command(
     Example: hivel-agent backfill --since 2026-01-01 --job 'deploy/**' --dry-run
     """
     logs.configure(quiet=True)
+    refuse_without_controller(settings)
     now = Clock().now_ms()
     pattern = job_pattern("--job", job)
     span = Span(*builds_since(since, now, until))

@@ -19,9 +19,10 @@ from agent.cli.output import console, escape
 from agent.cli.questions import Asker, InitError
 from agent.config.file import DEFAULT_PATH, ConfigError, find_file, load
 from agent.config.paths import WEB_PASSWORD
-from agent.config.tables import Web
+from agent.config.tables import Intake, Web
 from agent.config.writing import (
     HIVEL_TOKEN,
+    INTAKE_TOKEN,
     JENKINS_TOKEN,
     NewFile,
     configuration,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 SYSTEM_FILE = DEFAULT_PATH
 SERVICE_USER = SERVICE_GROUP = "hivel-agent"
 PASSWORD_BYTES = 15
-PAGES_URL = f"http://{Web().listen}/"
+PAGES_URL, INTAKE_URL = f"http://{Web().listen}/", f"http://{Intake().listen}"
 OVERWRITE, ADD, QUIT = "o", "a", "q"
 
 
@@ -54,7 +55,7 @@ OVERWRITE, ADD, QUIT = "o", "a", "q"
 @click.option("--add-controller", is_flag=True, help="Add one more Jenkins to the configuration that exists.")
 @click.option("--hivel-url", help="Hivel's address: https://app.hivel.ai or https://app.hivel.in.")
 @click.option("--hivel-token-file", type=click.Path(path_type=Path), help="File with Hivel's API key.")
-@click.option("--jenkins-url", help="Address of Jenkins.")
+@click.option("--jenkins-url", help="Address of Jenkins; - for none: deployments are reported to the intake.")
 @click.option("--jenkins-name", help="Name of this Jenkins in every deployment_id.")
 @click.option("--username", help="User in Jenkins; - or an empty one for anonymous access.")
 @click.option("--jenkins-token-file", type=click.Path(path_type=Path), help="File with the API token of this user.")
@@ -131,7 +132,7 @@ class _Found:
         except ConfigError as error:
             console().print(f"found {escape(str(file))}, which cannot be used: {escape(str(error), lines=True)}")
             return cls(file, None, str(error))
-        names = ", ".join(f"{each.name} ({each.url})" for each in settings.controllers)
+        names = ", ".join(f"{each.name} ({each.url})" for each in settings.controllers) or "none"
         words = f"Hivel {settings.hivel.url}, Jenkins {names}, {len(settings.rules)} rule(s)"
         console().print(f"found {escape(str(file))}: {escape(words)}")
         return cls(file, settings, None)
@@ -177,13 +178,15 @@ def _what_to_do(asker: Asker, found: _Found, *, force: bool) -> str:
 def _create(asker: Asker, given: Given, found: _Found, *, offline: bool) -> None:
     draft = Interview(asker, given, offline=offline, known=found.settings).everything()
     _refuse_wrong(asker)
-    files = [*_tokens(found.file, draft), *_password(found.file)]
+    files = [*_tokens(found.file, draft), *_secret(found.file, WEB_PASSWORD)]
+    if not draft.polls:
+        files += _secret(found.file, INTAKE_TOKEN)
     text = configuration(draft, token_files=found.file != SYSTEM_FILE)
     files.append(NewFile(found.file.resolve(), text.encode(), 0o640, _owner_of_config(found.file)))
     _show(_written(files))
     if found.settings is not None:
         console().print("settings that init does not ask for are only in the backup; copy them from there if needed")
-    _show_next(found.file)
+    _show_next(found.file, polls=draft.polls)
 
 
 def _add(asker: Asker, given: Given, found: _Found, *, offline: bool) -> None:
@@ -227,20 +230,20 @@ def _refuse_unreadable(file: Path, text: bytes) -> None:
 
 
 def _tokens(file: Path, draft: Draft) -> list[NewFile]:
-    tokens = ((HIVEL_TOKEN, draft.hivel_token), (JENKINS_TOKEN, draft.controller.token))
+    tokens = ((HIVEL_TOKEN, draft.hivel_token), (JENKINS_TOKEN, draft.controller.token if draft.polls else None))
     return [_token(file.parent / name, token) for name, token in tokens if token is not None]
 
 
-def _password(file: Path) -> list[NewFile]:
-    """A new password for the pages, unless there is a password file."""
-    path = file.parent / WEB_PASSWORD
+def _secret(file: Path, name: str) -> list[NewFile]:
+    """A new password for the pages, or a new token of the intake, unless the file exists."""
+    path = file.parent / name
     if os.path.lexists(path):
         return []
     return [NewFile(path, f"{secrets.token_urlsafe(PASSWORD_BYTES)}\n".encode(), 0o400, _service_user(file))]
 
 
 def _service_user(file: Path) -> tuple[int, int] | None:
-    """Owner of the password file: the service reads it itself, because it is not one of its credentials."""
+    """Owner of these files: the service reads them itself, because they are not among its credentials."""
     if os.geteuid() != 0 or file != SYSTEM_FILE:
         return None
     try:
@@ -289,10 +292,12 @@ def _show(files: Sequence[Written]) -> None:
         out.print(f"[green]written[/]  {escape(str(file.path))}  (mode {file.mode:04o}{escape(backup)})")
 
 
-def _show_next(file: Path, added: Controller | None = None) -> None:
+def _show_next(file: Path, added: Controller | None = None, *, polls: bool = True) -> None:
     out = console()
     out.print("\nNext:")
     lines = _next(file, added)
+    if not polls:
+        lines.append((f"report to {INTAKE_URL} with the token in {file.parent / INTAKE_TOKEN}", ""))
     width = max(len(line) for line, meaning in lines if meaning)
     for line, meaning in lines:
         out.print(f"  {escape(f'{line:<{width}}' if meaning else line)}" + (f"  # {meaning}" if meaning else ""))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 # Short, because a person is waiting for the answer.
 TIMEOUT_MS = 10_000
-ANONYMOUS = "-"
+ANONYMOUS = NO_JENKINS = "-"
 SKIP, OWN = "s", "o"
 # One request for each job. This is enough for a preview.
 SAMPLE = Sample(jobs=10, builds=2)
@@ -75,9 +75,11 @@ def settings_of(draft: Draft) -> Settings:
         file = Path(name) / "config.toml"
         file.write_text(configuration(draft, token_files=True), encoding="utf-8")  # it contains no token
         settings = load(file, tokens=False)
-    controller = replace(settings.controllers[0], token=draft.controller.token, timeout_ms=TIMEOUT_MS)
+    controllers = tuple(
+        replace(each, token=draft.controller.token, timeout_ms=TIMEOUT_MS) for each in settings.controllers
+    )
     hivel = replace(settings.hivel, token=draft.hivel_token or _NO_TOKEN)
-    return replace(settings, hivel=hivel, controllers=(controller,))
+    return replace(settings, hivel=hivel, controllers=controllers)
 
 
 class Interview:
@@ -97,9 +99,10 @@ class Interview:
     def everything(self) -> Draft:
         """Ask for a whole configuration."""
         self._hivel()
-        self._controller(taken=())
+        self._controller(taken=None)
         self._contact()
-        self._rules()
+        if self._draft.polls:
+            self._rules()
         return self._draft
 
     def controller(self, existing: Settings) -> Controller:
@@ -107,7 +110,7 @@ class Interview:
         self._controller(taken=[each.name for each in existing.controllers])
         if not self._offline:
             settings = settings_of(self._draft)
-            agent = existing.controllers[0].user_agent
+            agent = existing.hivel.user_agent
             controllers = tuple(replace(each, user_agent=agent) for each in settings.controllers)
             self._preview(replace(existing, controllers=controllers))
         return self._draft.controller
@@ -146,10 +149,19 @@ class Interview:
 
     # ---- Jenkins
 
-    def _controller(self, taken: Collection[str]) -> None:
-        known = None if self._known is None or taken else self._known.controllers[0]
+    def _controller(self, taken: Collection[str] | None) -> None:
+        """``taken``: the names of the controllers that exist; None: this is a new configuration."""
+        known = None if self._known is None or taken is not None else next(iter(self._known.controllers), None)
         default = None if known is None else known.url
-        self._ask(Question("Jenkins address", "--jenkins-url", default), self._given.jenkins_url, self._jenkins_url)
+        if taken is None:
+            if self._asker.interactive and self._given.jenkins_url is None:
+                console().print(f"Without a Jenkins, answer {NO_JENKINS}: deployments are then reported to the intake.")
+            check = self._jenkins_url_or_none
+        else:
+            check = self._jenkins_url
+        self._ask(Question("Jenkins address", "--jenkins-url", default), self._given.jenkins_url, check)
+        if not self._draft.polls:
+            return
         url = self._draft.controller.url
         same = known is not None and known.url.rstrip("/") == url.rstrip("/")
         name = known.name if known is not None and same else _name_of(url)
@@ -161,6 +173,13 @@ class Interview:
         self._user(known.username if known is not None and same else None)
         since = "Report builds that ended since (now, 7d, 2026-01-31)"
         self._ask(Question(since, "--since", "now"), self._given.since, self._since)
+
+    def _jenkins_url_or_none(self, text: str) -> Verdict:
+        if text == NO_JENKINS:
+            self._draft = replace(self._draft, polls=False)
+            return Verdict.good("no Jenkins is polled")
+        self._draft = replace(self._draft, polls=True)
+        return self._jenkins_url(text)
 
     def _jenkins_url(self, text: str) -> Verdict:
         if (base := base_of_jenkins(text)) is not None:
@@ -175,10 +194,10 @@ class Interview:
         words = "; ".join(map(str, probe.problems)) or f"{settings.controllers[0].url} is not Jenkins"
         return Verdict.bad(words, better=probe.better_url)
 
-    def _name(self, text: str, taken: Collection[str]) -> Verdict:
-        if text in taken:
+    def _name(self, text: str, taken: Collection[str] | None) -> Verdict:
+        if taken is not None and text in taken:
             return Verdict.bad(f"another controller already has the name {text!r}; choose another one", malformed=True)
-        if taken and token_file_of(text) is None:
+        if taken is not None and token_file_of(text) is None:
             words = f"{text!r} cannot be part of a file name; use letters, digits, hyphens, dots and underscores"
             return Verdict.bad(words, malformed=True)
         return self._try(self._with(name=text), None)

@@ -10,6 +10,7 @@ import click
 from agent.cli import values
 from agent.cli.options import json_option, refusing_endless_patterns, with_settings
 from agent.cli.output import console, delivery_line, escape, write_json
+from agent.cli.status import NONE_POLLED
 from agent.daemon import logs
 from agent.daemon.once import once
 from agent.model.times import Clock
@@ -60,6 +61,8 @@ def show(report: OnceReport) -> None:
         )
         for problem in poll.problems:
             out.print(f"          [red]{escape(problem)}[/]")
+    if not report.polls and not report.mistakes and not report.unfinished:
+        out.print(NONE_POLLED)
     for work, mistake in report.mistakes.items():
         out.print(f"[red]{escape(work)}: {escape(mistake)}[/]")
     for work in report.unfinished:

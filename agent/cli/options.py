@@ -23,6 +23,15 @@ config_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
+def refuse_without_controller(settings: Settings) -> None:
+    """For a verb that reads builds from Jenkins. Raises :class:`agent.config.problems.ConfigError`."""
+    from agent.config.problems import ConfigError  # noqa: PLC0415 - see above
+    from agent.config.settings import NO_CONTROLLER  # noqa: PLC0415
+
+    if not settings.controllers:
+        raise ConfigError(f"{settings.file}: {NO_CONTROLLER}")
+
+
 def with_settings(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--config`` to a verb, which gets the :class:`Settings` as its first argument.
 

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from agent.cli.comparison import show as show_comparison
-from agent.cli.options import json_option, refusing_endless_patterns, with_settings
+from agent.cli.options import json_option, refuse_without_controller, refusing_endless_patterns, with_settings
 from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.values import builds_since, job_pattern
@@ -77,6 +77,8 @@ def command(
         raise click.UsageError("--offline and --builds need --compare")
     if compares and limit is not None:
         raise click.UsageError("--limit cannot be used with --compare; --builds limits the builds of each job")
+    if not offline:
+        refuse_without_controller(settings)
     span, jobs = Span(*builds_since(since, Clock().now_ms())), job_pattern("--job", job)
     if compares:
         with existing_outbox(settings) as outbox:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent.inspect.silent import SilentJob
     from agent.inspect.status import ControllerStatus, JobErrorStatus, MissedStatus, SetAsideStatus, Status
 
+NONE_POLLED = "jenkins   no controller is configured"
 _WHICH = "see sent_revision in queue list --json, and queue show"
 # The maximum number of jobs that are listed for one kind of problem.
 _MOST_JOBS = 10
@@ -54,6 +55,8 @@ def show(value: Status) -> None:
         out.print(f"repaired  [red]the outbox was damaged[/], found {escape(value.repaired.at)}: {escape(told)}")
     for controller in value.controllers:
         _show_controller(out, controller)
+    if not value.controllers:
+        out.print(NONE_POLLED)
     _show_job_errors(out, value.job_errors)
     _show_set_aside(out, value.set_aside)
     _show_missed(out, value.missed)

@@ -204,8 +204,6 @@ def _roots(check: Values, key: str, names: list[str]) -> tuple[str, ...]:
 
 def _controllers(check: Values, raw: list[tables.Jenkins], user_agent: str) -> tuple[JenkinsSettings, ...]:
     controllers = tuple(_controller(check, f"jenkins[{i}]", table, user_agent) for i, table in enumerate(raw))
-    if not controllers:
-        check.note("[[jenkins]]", "the table is missing; write one for each Jenkins")
     names = [controller.name for controller in controllers]
     for i, name in enumerate(names):
         if name in names[:i]:

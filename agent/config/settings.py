@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Platform = Literal["github", "gitlab", "argocd", "argo_rollouts", "circleci", "azure_devops"]
 _PORTS = {"http": 80, "https": 443}
+# For what asks Jenkins for builds: without a controller there is nothing to ask.
+NO_CONTROLLER = "no controller is configured: to read builds of a Jenkins, add a [[jenkins]] table"
 DEPLOYMENT_PATH = "/api/hooks/v2/deployment"
 # The User-Agent of requests. The contact follows if one is configured.
 USER_AGENT = f"hivel-jenkins-agent/{__version__}"

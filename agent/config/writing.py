@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from agent.config.credentials import Token
 
-HIVEL_TOKEN, JENKINS_TOKEN = "hivel.token", "jenkins.token"
+HIVEL_TOKEN, JENKINS_TOKEN, INTAKE_TOKEN = "hivel.token", "jenkins.token", "intake.token"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -38,12 +38,14 @@ class Controller:
 class Draft:
     """The content of a configuration. The defaults are valid, so that each answer can be checked alone.
 
+    ``polls`` False: without ``controller``; deployments are reported to the intake.
     ``jobs``: patterns, one rule for each; empty: the default rule. ``environment``: the template of all rules.
     """
 
     hivel_url: str = "https://app.hivel.ai"
     hivel_token: Token | None = None
     controller: Controller = field(default_factory=Controller)
+    polls: bool = True
     contact: str | None = None
     jobs: tuple[str, ...] = ()
     environment: str = DEFAULT_ENVIRONMENT
@@ -57,7 +59,10 @@ def configuration(draft: Draft, *, token_files: bool) -> str:
         lines.append(f"token_file = {_quoted(HIVEL_TOKEN)}")
     if draft.contact is not None:
         lines += ["", "[http]", f"contact = {_quoted(draft.contact)}"]
-    lines += ["", *_table(draft.controller, JENKINS_TOKEN if token_files else None)]
+    if draft.polls:
+        lines += ["", *_table(draft.controller, JENKINS_TOKEN if token_files else None)]
+    else:
+        lines += ["", "[intake]", f"token_file = {_quoted(INTAKE_TOKEN)}"]
     for job in draft.jobs:
         lines += ["", "[[deployment]]", f"job = {_quoted(job)}"]
         if draft.environment != DEFAULT_ENVIRONMENT:

@@ -84,12 +84,27 @@ def _answers(settings: Settings, clock: Clock, unusable: set[str]) -> list[Findi
 
 def config_only(settings: Settings) -> list[Finding]:
     """Findings about the configuration file. Sends no request and reads no other file."""
-    return [complete(settings), *suspicious(settings)]
+    return [complete(settings), *_without_controller(settings), *suspicious(settings)]
 
 
 def complete(settings: Settings) -> Finding:
     """The finding for a configuration without errors."""
     return Finding(Level.OK, CONFIGURATION, f"{settings.file} is valid; {len(settings.rules)} rule(s)")
+
+
+def _without_controller(settings: Settings) -> list[Finding]:
+    """Where deployments come from if no Jenkins is polled."""
+    if settings.controllers:
+        return []
+    doors = [name for name, there in (("[intake]", settings.intake), ("[[webhook]]", settings.webhooks)) if there]
+    words = f"no controller is configured, so no Jenkins is polled; deployments come from {' and '.join(doors)}"
+    if doors:
+        return [Finding(Level.OK, CONFIGURATION, words)]
+    words = (
+        "no controller is configured, and neither [intake] nor [[webhook]]: only emit on this machine and the spool "
+        "folder report deployments; add one of these tables, or [[jenkins]]"
+    )
+    return [Finding(Level.WARNING, CONFIGURATION, words)]
 
 
 def unusable(error: ConfigError) -> list[Finding]:

@@ -119,9 +119,12 @@ def _target(settings: Settings, outbox: Outbox | None, name: str) -> Target | Ru
         return row.run
     target = target_of_name(settings.controllers, name)
     if target is None:
+        build = "".join(
+            f" the address of a page of the build, {each.name}:JOB#NUMBER, or" for each in settings.controllers[:1]
+        )
         raise TargetError(
-            f"{name!r} is neither an event in the outbox nor a build. Give the address of a page of the build, "
-            f"{settings.controllers[0].name}:JOB#NUMBER, or a deployment_id from: hivel-agent queue list"
+            f"{name!r} is neither an event in the outbox nor a build. Give{build} a deployment_id from: "
+            "hivel-agent queue list"
         )
     return target
 

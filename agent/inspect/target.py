@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from agent.config.settings import controllers_at
+from agent.config.settings import NO_CONTROLLER, controllers_at
 from agent.model.ids import run_id
 from agent.model.keys import jenkins_run
 
@@ -81,6 +81,8 @@ def _controller(controllers: Sequence[JenkinsSettings], url: str) -> JenkinsSett
         raise TargetError(f"{url!r} is not a URL: {error}") from None
     if len(found) == 1:
         return found[0]
+    if not controllers:
+        raise TargetError(NO_CONTROLLER)
     known = ", ".join(f"{each.name} ({each.url})" for each in controllers)
     raise TargetError(
         f"{urlsplit(url).hostname or url!r} is not the host of a configured controller: {known}. If a controller has "

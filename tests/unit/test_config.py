@@ -584,7 +584,6 @@ def test_a_wrong_type_names_its_key(settings: Load, text: str, key: str) -> None
         (with_jenkins('url = "http://ci"\nsince = "soon"'), "jenkins[0].since: 'soon' is not a date, a time or a"),
         (with_jenkins('url = "http://ci"\ntoken_file = "jenkins"'), "jenkins[0].username: is missing"),
         (JENKINS.join([HIVEL, JENKINS]), "jenkins[1].name: another controller has the name 'ci.example'"),
-        (HIVEL, "[[jenkins]]: the table is missing"),
         (with_deployment('job = ""'), "deployment[0].job: is empty"),
         (with_deployment('job = "re:("'), "deployment[0].job: 're:(' is not a regular expression"),
         (with_deployment('job = "a"\nenvironment = ""'), "deployment[0].environment: ''"),
