@@ -31,11 +31,7 @@ def read(system: str, text: str) -> dict[str, str]:
     """
     if system not in _RESOURCES:
         raise ValueError(f"the JSON of a resource can be read for {' and '.join(_RESOURCES)} only, not for {system}")
-    kind, fields_of = _RESOURCES[system]
-    return fields_of(_resource(kind, text))
-
-
-def _resource(kind: str, text: str) -> Part:
+    kind, _ = _RESOURCES[system]
     try:
         resource = json.loads(text)
     except RecursionError:
@@ -43,17 +39,23 @@ def _resource(kind: str, text: str) -> Part:
     except ValueError as error:
         hint = "it is empty" if not text.strip() else str(error)
         raise ValueError(f"this is not the JSON of one {kind}: {hint}") from None
-    whole = Part(resource, "")
+    return read_resource(system, Part(resource, ""))
+
+
+def read_resource(system: str, resource: Part) -> dict[str, str]:
+    """The fields of a report from decoded JSON, as :func:`read`."""
+    kind, fields_of = _RESOURCES[system]
     # The output of Argo's own command-line tools lacks the kind.
-    found = whole.text("kind") or kind
+    found = resource.text("kind") or kind
     if found != kind:
-        raise ValueError(f"this is not the JSON of one {kind}: its kind is {found!r}")
-    if not whole.text("metadata.name"):
+        raise ValueError(f"this is not the JSON of one {kind}: its kind is {found!r:.60}")
+    if not resource.text("metadata.name"):
         raise ValueError(f"this is not the JSON of one {kind}: it has no metadata.name")
-    return whole
+    return fields_of(resource)
 
 
-def _full_name(resource: Part) -> str:
+def full_name(resource: Part) -> str:
+    """The namespace and name of a resource: ``argocd/shop``."""
     return "/".join(filter(None, [resource.text("metadata.namespace"), resource.text("metadata.name")]))
 
 
@@ -69,7 +71,7 @@ def _application(resource: Part) -> dict[str, str]:
     return {
         "job": resource.text("metadata.name"),
         # A sync is identified by its start: an Application runs one at a time, and often several for one revision.
-        "run": run_name("argocd", _full_name(resource), started),
+        "run": run_name("argocd", full_name(resource), started),
         "status": normalise_argocd(phase, health).value if phase or health else "",
         # Argo CD calls the cluster that it runs in "in-cluster", which says nothing about the environment.
         "environment": (cluster if cluster != "in-cluster" else "") or resource.text("spec.destination.namespace"),
@@ -114,7 +116,7 @@ def _workflow(resource: Part) -> dict[str, str]:
         or labels.member("workflows.argoproj.io/workflow-template").scalar()
         or resource.text("metadata.name"),
         # A retried workflow keeps its uid and has a new start.
-        "run": run_name("argo_workflows", _full_name(resource), f"{uid}@{started}" if uid and started else ""),
+        "run": run_name("argo_workflows", full_name(resource), f"{uid}@{started}" if uid and started else ""),
         "status": resource.text("status.phase"),
         "start_time": started,
         "end_time": resource.text("status.finishedAt"),

@@ -1,0 +1,84 @@
+"""What the readers of several platforms do alike: rules, what is not wanted, times, addresses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.model import times
+from agent.model.git import without_credentials
+from agent.model.status import Provider, known_words
+from agent.sources.webhooks.values import Ended, Ignored
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent.config.settings import WebhookRule, WebhookSettings
+    from agent.model.part import Part
+
+# What .NET writes for a time that is not known.
+_NO_TIME = "0001-01-01"
+
+
+def by_rule(
+    hook: WebhookSettings, project: str, names: tuple[str, ...], report: Mapping[str, str], start: str = ""
+) -> Ended | Ignored:
+    """The end of a run that is a deployment only if a rule has one of its names."""
+    rule = hook.rule_of(project, *names)
+    if rule is None:
+        return Ignored(f"no [[webhook.rule]] of {hook.name} matches {' or '.join(names)} of {project}")
+    return ended(hook, project, report, rule, start)
+
+
+def ended(
+    hook: WebhookSettings, project: str, report: Mapping[str, str], rule: WebhookRule | None, start: str = ""
+) -> Ended | Ignored:
+    """The end of a deployment, with what the rule says about it, unless its project or environment is not wanted."""
+    fields = dict(report)
+    if rule is not None:
+        fields["environment"] = rule.environment
+        fields["repo_url"] = fields.get("repo_url") or rule.repo_url
+        fields["branch"] = fields.get("branch") or rule.branch
+    if hook.refuses_project(project):
+        return Ignored(f"the webhook {hook.name} has other projects than {project}")
+    if hook.refuses_environment(environment := fields.get("environment", "")):
+        return Ignored(f"the webhook {hook.name} has other environments than {environment or '(none)'}")
+    if fields["status"].lower() not in known_words(Provider(fields["provider"])):
+        fields["status"] = "unknown"  # a word that the platform introduced later
+    for name in ("repo_url", "logs_url"):
+        fields[name] = without_credentials(fields.get(name, ""))
+    return Ended({name: value for name, value in fields.items() if value.strip()}, start)
+
+
+def required(part: Part, path: str) -> str:
+    """The text at a path. Raises :class:`ValueError` if it is missing."""
+    if text := part.text(path).strip():
+        return text
+    raise ValueError(f"{part.at(path).where} is missing")
+
+
+def number(part: Part, path: str) -> str:
+    """The whole number at a path, as text. Raises :class:`ValueError` if it is missing."""
+    if text := part.number(path):
+        return text
+    raise ValueError(f"{part.at(path).where} is missing")
+
+
+def moment(part: Part, path: str) -> int | None:
+    """The time at a path (UTC ms); None if it is missing. Raises :class:`ValueError` for anything else."""
+    text = part.text(path).strip()
+    if not text or text.startswith(_NO_TIME):
+        return None
+    try:
+        at = times.parse_moment(text)
+        times.rfc3339(at)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{part.at(path).where}: {text!r:.60} is not a time") from None
+    return at
+
+
+def time(part: Part, *paths: str) -> str:
+    """The first time at these paths that is not missing, as RFC 3339; "" if all are missing."""
+    for path in paths:
+        if (at := moment(part, path)) is not None:
+            return times.rfc3339(at)
+    return ""
