@@ -129,7 +129,7 @@ release: $(VENV)/.ready $(RELEASE_VENV)/.ready ## build wheel, source archive, D
 docs: .venv-docs/.ready ## build the documentation as a website in build/site
 	@rm -rf build/pages && mkdir -p build/pages
 	@cp --parents -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs jenkinsfile-snippets other-ci monitoring systemd \
-	  tests/benchmarks/README.md build/pages
+	  tests/benchmarks/README.md tests/data/webhooks build/pages
 	@.venv-docs/bin/mkdocs build --strict >build/site.log 2>&1 || { cat build/site.log; exit 1; }
 	@echo build/site/index.html
 

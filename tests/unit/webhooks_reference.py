@@ -1,0 +1,140 @@
+"""Writes ``docs/webhooks-reference.md`` from ``tests/data/webhooks``: what each body becomes.
+
+``python -m tests.unit.webhooks_reference`` writes the page. A test fails while it is out of date.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.config.rules import Options
+from agent.deployments.content import of_report
+from agent.model.deployment import event_of
+from agent.model.event import InvalidEventError
+from agent.model.ids import part_deployment_id
+from agent.model.times import rfc3339
+from agent.sources.reports.parse import parse
+from agent.sources.webhooks.values import Ended, Ignored, Started
+from tests.unit.webhook_cases import CASES, PLATFORMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.model.event import DeploymentEvent
+    from tests.unit.webhook_cases import Case
+
+PAGE = Path(__file__).parents[2] / "docs" / "webhooks-reference.md"
+NAMES = {
+    "github": "GitHub",
+    "gitlab": "GitLab",
+    "argocd": "Argo CD",
+    "argo_rollouts": "Argo Rollouts",
+    "circleci": "CircleCI",
+    "azure_devops": "Azure DevOps",
+}
+HEAD = """\
+# Webhooks: what each body becomes
+
+`python -m tests.unit.webhooks_reference` writes this page from the bodies and expectations in
+[tests/data/webhooks](../tests/data/webhooks/INDEX.md), which the tests check. [Webhooks](webhooks.md) explains how to
+set up each platform.
+
+*Platform's word* is what the body says about the result. The *result* of a delivery is one of these:
+
+- *sent*, with the `status` that Hivel gets;
+- *not sent*: the event lacks a field that Hivel requires. The deployment is `failed` until a rule provides the field;
+- *kept*: the start of a deployment, for the `start_time` of its end;
+- *ignored*: nothing ended, or it is not wanted. The answer is 200 with the reason;
+- *refused*: the body has another shape. The answer is 400 and names the field.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for platform in (name for name in NAMES if name in PLATFORMS):
+        found = [case for case in CASES if case.platform == platform]
+        parts += [f"## {NAMES[platform]}\n", "\n".join(_summary(found)) + "\n"]
+        parts += ["\n".join(_fields(case)) + "\n" for case in found if case.paths]
+    return "\n".join(parts)
+
+
+def _summary(cases: list[Case]) -> Iterator[str]:
+    yield "| Event | Platform's word | Case | Result |"
+    yield "|---|---|---|---|"
+    for case in cases:
+        yield f"| {_code(case.event)} | {_code(case.word)} | {_cell(case.what)} | {_result(case)} |"
+
+
+def _result(case: Case) -> str:
+    match case.meaning:
+        case Ended():
+            event = event_of_case(case)
+            return f"sent: `{event.status}`" if not isinstance(event, str) else f"not sent: {event}"
+        case Started():
+            return "kept"
+        case Ignored(reason):
+            return f"ignored: {_cell(reason)}"
+    return f"refused: {_cell(case.error)}"
+
+
+def _fields(case: Case) -> Iterator[str]:
+    """Field by field: what Hivel gets, and where it is in the body."""
+    link = f"[{case.file}](../tests/data/webhooks/{case.platform}/{case.file})"
+    yield f"### {NAMES[case.platform]}: {case.what}"
+    yield ""
+    yield f"Body: {link}, event {_code(case.event)}."
+    yield ""
+    event = event_of_case(case)
+    if isinstance(event, str):
+        yield f"Without more in the body or in a rule, the event cannot be sent: {event}."
+        return
+    yield "| Field | What Hivel gets | Source |"
+    yield "|---|---|---|"
+    for name, value in msgspec.to_builtins(event).items():
+        if name != "event_type":
+            yield f"| `{name}` | {_code(str(value))} | {_cell(paths(case)[name])} |"
+
+
+def paths(case: Case) -> dict[str, str]:
+    """The paths of the case, and for fields that it does not name those of the first case of the event."""
+    first = next(each for each in CASES if (each.platform, each.event) == (case.platform, case.event) and each.paths)
+    return first.paths | case.paths
+
+
+def event_of_case(case: Case) -> DeploymentEvent | str:
+    """The event that Hivel gets, or why there is none.
+
+    If the start came in a delivery of its own, it is taken to have come a minute before the end.
+    """
+    assert isinstance(case.meaning, Ended)
+    report = dict(case.meaning.report)
+    if case.meaning.start:
+        report["start_time"] = rfc3339(_ms(case, report) - 60_000)
+    parsed = parse(report, ())
+    ended = parsed.said.ended_at or case.received_at
+    started = ended if parsed.said.started_at is None else parsed.said.started_at
+    content, _ = of_report(parsed.said, Options(), (started, ended))
+    try:
+        return event_of(part_deployment_id(parsed.run.number, content.environment or ""), content)
+    except InvalidEventError as error:
+        return str(error)
+
+
+def _ms(case: Case, report: dict[str, str]) -> int:
+    return parse(report, ()).said.ended_at or case.received_at
+
+
+def _code(text: str) -> str:
+    return f"`{_cell(text)}`" if text else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
