@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from agent.deployments.systems.ci import fields, fields_of_resource
 from agent.model.report import checked
 from agent.model.status import Provider, parse_word
-from agent.sources.webhooks.platforms import READERS
+from agent.sources.webhooks.platforms import READERS, argocd
 from agent.sources.webhooks.values import Ended, Ignored, Started
 from tests.unit.test_systems import AZURE, AZURE_RELEASE, CIRCLECI
 from tests.unit.webhook_cases import CASES, Case, delivery, hook
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from agent.config.settings import Platform
 
 EACH = pytest.mark.parametrize("case", CASES, ids=str)
+OTHER_CI = Path(__file__).parents[2] / "other-ci"
 NOW = 1_800_000_000_000
 
 
@@ -151,6 +154,40 @@ def test_a_rollback_and_a_second_sync_of_one_revision_are_deployments_of_their_o
     again = READERS["argocd"](delivery("argocd", body, NOW), case.hook)
     assert isinstance(again, Ended)
     assert again.report["run"] != report_of("argocd", "application.json")["run"]
+
+
+# ---- the templates that users paste
+
+
+def template_of(file: str, name: str) -> str:
+    """The body of a template of Argo's notifications in a file of ``other-ci``."""
+    text = (OTHER_CI / file).read_text(encoding="utf-8")
+    found = re.search(rf"^  template\.{name}: \|\n(?:    .*\n)*?        body: '(.*)'$", text, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def test_the_template_for_argo_cd_makes_a_body_that_is_read() -> None:
+    case = next(case for case in CASES if case.file == "application.json")
+    body = template_of("argocd-notifications.yaml", "hivel").replace("{{ toJson .app }}", json.dumps(case.body))
+    assert READERS["argocd"](delivery("argocd", json.loads(body), case.received_at), case.hook) == case.meaning
+
+
+@pytest.mark.parametrize("event", ["completed", "aborted"])
+def test_the_templates_for_argo_rollouts_make_bodies_that_are_read(event: str) -> None:
+    case = next(case for case in CASES if case.file == f"{event}.json")
+    template = template_of("argo-rollouts-notifications.yaml", f"hivel-{event}")
+    body = json.loads(template.replace("{{ toJson .rollout }}", json.dumps(case.body["rollout"])))
+    assert body == case.body
+
+
+def test_the_trigger_for_argo_cd_sends_each_sync_once_and_waits_longer_than_the_agent() -> None:
+    text = (OTHER_CI / "argocd-notifications.yaml").read_text(encoding="utf-8")
+    conditions = re.findall(r"^      (when|oncePer|send): (.*)$", text, re.MULTILINE)
+    assert [value for key, value in conditions if key == "oncePer"] == ["app.status.operationState.startedAt"] * 2
+    (succeeded,) = [value for key, value in conditions if key == "when" and "'Succeeded'" in value]
+    assert "time.Now().Sub(time.Parse(app.status.operationState.finishedAt)).Minutes() >= 1" in succeeded
+    assert argocd.SETTLED_MS <= 30_000
 
 
 # ---- any other JSON

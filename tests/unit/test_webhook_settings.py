@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from agent.config.credentials import TokenError
 from agent.config.file import ConfigError, load
 from agent.config.settings import Address, Settings, WebhookSettings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 BASE = '[hivel]\nurl = "https://hivel.test"\ntoken_file = "hivel"\n[[jenkins]]\nurl = "https://ci.test/"\n'
 GITHUB = '[[webhook]]\nname = "github"\nplatform = "github"\nsecret_file = "github"\n'
@@ -184,3 +183,14 @@ def test_a_mistake_is_reported_with_its_line_and_key(settings: Load, text: str, 
     found = problems(settings, text)
     assert expected in found
     assert "hunter2" not in str(found)
+
+
+def test_every_configuration_in_the_documentation_loads(settings: Load) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    blocks = [
+        textwrap.dedent(block) for block in re.findall(r"^ *```toml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
+    ]
+    assert blocks
+    for block in blocks:
+        loaded = settings(block if "[[webhook]]" in block or "[webhooks]" in block else GITHUB + block)
+        assert loaded.webhooks is not None
