@@ -15,6 +15,7 @@ from agent.deployments.content import of_report
 from agent.model.deployment import event_of
 from agent.model.event import InvalidEventError
 from agent.model.ids import part_deployment_id
+from agent.model.status import WORDS, Provider, Status, known_words, normalise
 from agent.model.times import rfc3339
 from agent.sources.reports.parse import parse
 from agent.sources.webhooks.values import Ended, Ignored, Started
@@ -34,6 +35,13 @@ NAMES = {
     "argo_rollouts": "Argo Rollouts",
     "circleci": "CircleCI",
     "azure_devops": "Azure DevOps",
+}
+PROVIDERS = {
+    "GitHub": Provider.GITHUB_ACTIONS,
+    "GitLab": Provider.GITLAB_CI,
+    "Argo Rollouts": Provider.ARGO_ROLLOUTS,
+    "CircleCI": Provider.CIRCLECI,
+    "Azure DevOps": Provider.AZURE_DEVOPS,
 }
 HEAD = """\
 # Webhooks: what each body becomes
@@ -59,7 +67,29 @@ def page() -> str:
         found = [case for case in CASES if case.platform == platform]
         parts += [f"## {NAMES[platform]}\n", "\n".join(_summary(found)) + "\n"]
         parts += ["\n".join(_fields(case)) + "\n" for case in found if case.paths]
-    return "\n".join(parts)
+    return "\n".join([*parts, "\n".join(_words())]) + "\n"
+
+
+def _words() -> Iterator[str]:
+    """The words of the platforms by the status that Hivel gets."""
+    yield "## Words of the platforms"
+    yield ""
+    yield "Case does not matter. Words with * are in section 6 of Hivel's page; `agent/model/status.py` has the"
+    yield "sources of the others. A word that is not in this table is sent as `unknown`."
+    yield ""
+    yield "| Platform | `success` | `failed` | `canceled` | `unknown` |"
+    yield "|---|---|---|---|---|"
+    for name, provider in PROVIDERS.items():
+        words = [
+            word for word in known_words(provider) if word in WORDS[provider] or word not in {*Status, "cancelled"}
+        ]
+        cells = (
+            ", ".join(f"`{word}`{'*' if word in WORDS[provider] else ''}" for word in words
+                      if normalise(provider, word) is status)
+            for status in Status
+        )  # fmt: skip
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield "| Argo CD | phase `Succeeded` with health `Healthy`* | phase `Failed`*, `Error`*; health `Degraded`* | | |"
 
 
 def _summary(cases: list[Case]) -> Iterator[str]:
