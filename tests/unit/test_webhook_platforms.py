@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.config.credentials import Token
 from agent.deployments.systems.ci import fields, fields_of_resource
 from agent.model.report import checked
 from agent.model.status import Provider, parse_word
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 EACH = pytest.mark.parametrize("case", CASES, ids=str)
 OTHER_CI = Path(__file__).parents[2] / "other-ci"
+ANY = {"name": "**", "environment": "any", "repo_url": "https://git.example.com/acme/any", "branch": "any"}
 NOW = 1_800_000_000_000
 
 
@@ -55,8 +57,7 @@ def test_what_a_reader_reports_is_a_valid_report(case: Case) -> None:
 
 def report_of(platform: Platform, file: str, **changes: Any) -> dict[str, str]:
     case = next(case for case in CASES if (case.platform, case.file) == (platform, file))
-    rules = [{"name": "**", "environment": "any", **changes.pop("rule", {})}]
-    found = READERS[platform](case.delivery, hook(platform, {"rules": rules, **changes}))
+    found = READERS[platform](case.delivery, hook(platform, {"rules": [ANY], **changes}))
     assert isinstance(found, Ended)
     return dict(found.report)
 
@@ -105,13 +106,21 @@ def test_a_build_has_the_run_that_emit_makes_in_a_pipeline_without_stages() -> N
 def test_the_organisation_of_an_older_address_is_the_one_that_emit_names() -> None:
     case = next(case for case in CASES if case.file == "run-state-changed.json")
     body = json.loads(json.dumps(case.body).replace("dev.azure.com/acme", "acme.visualstudio.com"))
-    found = READERS["azure_devops"](
-        delivery("azure_devops", body, NOW), hook("azure_devops", {"rules": [{"name": "**", "environment": "any"}]})
-    )
+    found = READERS["azure_devops"](delivery("azure_devops", body, NOW), hook("azure_devops", {"rules": [ANY]}))
     older = AZURE | {"SYSTEM_COLLECTIONURI": "https://acme.visualstudio.com/", "SYSTEM_STAGENAME": "__default"}
     emitted = fields("azure_devops", older | {"SYSTEM_PHASENAME": ""})["run"]
     assert isinstance(found, Ended)
     assert found.report["run"].partition("/")[0] == emitted.partition("/")[0] == "azure_devops:acme.visualstudio.com"
+
+
+def test_what_an_event_of_azure_devops_lacks_can_come_from_its_api() -> None:
+    """With a token, the report is made without repository and branch: the API has them."""
+    case = next(case for case in CASES if case.file == "run-state-changed.json")
+    bare = {"rules": [{"name": "**", "environment": "production"}]}
+    assert isinstance(READERS["azure_devops"](case.delivery, hook("azure_devops", bare)), Ignored)
+    found = READERS["azure_devops"](case.delivery, hook("azure_devops", {**bare, "api_token": Token("secret-of-api")}))
+    assert isinstance(found, Ended)
+    assert not {"repo_url", "branch"} & set(found.report)
 
 
 # ---- Argo CD: the order of what it sends

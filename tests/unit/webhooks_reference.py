@@ -13,7 +13,6 @@ import msgspec
 from agent.config.rules import Options
 from agent.deployments.content import of_report
 from agent.model.deployment import event_of
-from agent.model.event import InvalidEventError
 from agent.model.ids import part_deployment_id
 from agent.model.status import WORDS, Provider, Status, known_words, normalise
 from agent.model.times import rfc3339
@@ -53,9 +52,9 @@ set up each platform.
 *Platform's word* is what the body says about the result. The *result* of a delivery is one of these:
 
 - *sent*, with the `status` that Hivel gets;
-- *not sent*: the event lacks a field that Hivel requires. The deployment is `failed` until a rule provides the field;
 - *kept*: the start of a deployment, for the `start_time` of its end;
-- *ignored*: nothing ended, or it is not wanted. The answer is 200 with the reason;
+- *ignored*: nothing ended, it is not wanted, or the event lacks what Hivel requires and no rule gives it. The answer
+  is 200 with the reason;
 - *refused*: the body has another shape. The answer is 400 and names the field.
 """
 
@@ -102,8 +101,7 @@ def _summary(cases: list[Case]) -> Iterator[str]:
 def _result(case: Case) -> str:
     match case.meaning:
         case Ended():
-            event = event_of_case(case)
-            return f"sent: `{event.status}`" if not isinstance(event, str) else f"not sent: {event}"
+            return f"sent: `{event_of_case(case).status}`"
         case Started():
             return "kept"
         case Ignored(reason):
@@ -119,9 +117,6 @@ def _fields(case: Case) -> Iterator[str]:
     yield f"Body: {link}, event {_code(case.event)}."
     yield ""
     event = event_of_case(case)
-    if isinstance(event, str):
-        yield f"Without more in the body or in a rule, the event cannot be sent: {event}."
-        return
     yield "| Field | What Hivel gets | Source |"
     yield "|---|---|---|"
     for name, value in msgspec.to_builtins(event).items():
@@ -135,8 +130,8 @@ def paths(case: Case) -> dict[str, str]:
     return first.paths | case.paths
 
 
-def event_of_case(case: Case) -> DeploymentEvent | str:
-    """The event that Hivel gets, or why there is none.
+def event_of_case(case: Case) -> DeploymentEvent:
+    """The event that Hivel gets.
 
     If the start came in a delivery of its own, it is taken to have come a minute before the end.
     """
@@ -148,10 +143,7 @@ def event_of_case(case: Case) -> DeploymentEvent | str:
     ended = parsed.said.ended_at or case.received_at
     started = ended if parsed.said.started_at is None else parsed.said.started_at
     content, _ = of_report(parsed.said, Options(), (started, ended))
-    try:
-        return event_of(part_deployment_id(parsed.run.number, content.environment or ""), content)
-    except InvalidEventError as error:
-        return str(error)
+    return event_of(part_deployment_id(parsed.run.number, content.environment or ""), content)
 
 
 def _ms(case: Case, report: dict[str, str]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.model import times
-from agent.model.git import without_credentials
+from agent.model.git import branch_name, without_credentials
+from agent.model.required import why_no_event
 from agent.model.status import Provider, known_words
 from agent.sources.webhooks.values import Ended, Ignored
 
@@ -42,11 +43,26 @@ def ended(
         return Ignored(f"the webhook {hook.name} has other projects than {project}")
     if hook.refuses_environment(environment := fields.get("environment", "")):
         return Ignored(f"the webhook {hook.name} has other environments than {environment or '(none)'}")
+    if (problem := _problem(fields)) and not _can_be_completed(hook):
+        return Ignored(
+            f"the event has {problem}; give what it lacks in a [[webhook.rule]] of {hook.name} for {project}"
+        )
     if fields["status"].lower() not in known_words(Provider(fields["provider"])):
         fields["status"] = "unknown"  # a word that the platform introduced later
     for name in ("repo_url", "logs_url"):
         fields[name] = without_credentials(fields.get(name, ""))
     return Ended({name: value for name, value in fields.items() if value.strip()}, start)
+
+
+def _problem(fields: Mapping[str, str]) -> str | None:
+    """Why the report cannot become an event; None if it can."""
+    branch = branch_name(fields.get("branch"), commit=fields.get("commit_hash", ""))
+    return why_no_event(fields.get("repo_url"), fields.get("environment"), branch)
+
+
+def _can_be_completed(hook: WebhookSettings) -> bool:
+    """Whether the platform's API can be asked for what the event lacks."""
+    return hook.platform == "azure_devops" and hook.api_token is not None
 
 
 def required(part: Part, path: str) -> str:
