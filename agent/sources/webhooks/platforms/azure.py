@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent.model.part import Part
     from agent.sources.webhooks.values import Delivery, Meaning
 
+_DETAILS = "set 'Resource details to send' of the service hook to All"
 # A stage without a name in the YAML file.
 _UNNAMED = "__default"
 # Stages with these results did not run: the first was not due, the second was refused by an approval or a check.
@@ -42,7 +43,11 @@ def read(delivery: Delivery, hook: WebhookSettings) -> Meaning:
     event = required(body, "eventType")
     # Releases: documentation and servers have both ms.vss-release.… and ms.azure-devops-release.…
     reader = _READERS.get(event.replace("ms.azure-devops-release.", "ms.vss-release."))
-    return Ignored(f"the event {event!r:.60} is not the end of a deployment") if reader is None else reader(body, hook)
+    if reader is None:
+        return Ignored(f"the event {event!r:.60} is not the end of a deployment")
+    if body.at("resource").is_missing:
+        raise ValueError(f"resource is missing; {_DETAILS}")
+    return reader(body, hook)
 
 
 # ---- stages and runs of YAML pipelines
@@ -67,14 +72,14 @@ def _stage(body: Part, hook: WebhookSettings) -> Meaning:
         "end_time": time(stage, "finishTime") or time(body, "createdDate"),
         **azure_source.of_repositories(resource),
     }
-    if state == "running" and at is not None:
+    names = (name, f"{job}/{name}")
+    if state == "running" and at is not None and hook.rule_of(project.path, *names) is not None:
         return Started(key, at)
     if state != "completed":
         return Ignored(f"the stage {name} is not over: resource.stage.state is {state}")
     if reason := _NOT_RUN.get(result):
         return Ignored(f"the stage {name} {reason}")
-    start = "" if report["start_time"] else key
-    return by_rule(hook, project.path, (name, f"{job}/{name}"), report, start)
+    return by_rule(hook, project.path, names, report, "" if report["start_time"] else key)
 
 
 def _run(body: Part, hook: WebhookSettings) -> Meaning:
@@ -209,9 +214,7 @@ def _project(body: Part, hook: WebhookSettings, *urls: str, name: str = "") -> _
     where = next((found for url in urls if (found := _before_page(url))), "")
     base, _, found = where.rpartition("/")
     if not where and not (collection and name):
-        raise ValueError(
-            "resource has no URL of the project; set 'Resource details to send' of the service hook to All"
-        )
+        raise ValueError(f"resource has no URL of the project; {_DETAILS}")
     base = (collection or base).rstrip("/")
     organisation, project = base.rpartition("/")[2], name or _named(hook, base) or unquote(found)
     return _Project(f"{base}/{quote(project.encode('utf-8', 'replace'))}", f"{organisation}/{project}")
