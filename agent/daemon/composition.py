@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.config.settings import JenkinsSettings, Settings
+    from agent.daemon.fleet import FleetParts
     from agent.daemon.stored import Stored
     from agent.inspect.silent import SilentJob
     from agent.model.deployment import Deployment
@@ -135,6 +136,7 @@ class Parts:
     looking: tuple[SqliteOutbox, OffLoop]
     pages: PageParts | None = None
     notifier: Notifier | None = None
+    fleet: FleetParts | None = None
 
     async def deliver(self) -> None:
         """Send the events that are due.

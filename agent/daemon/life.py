@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from agent.daemon.fleet import FleetWork
 from agent.daemon.polling import Polls
 from agent.daemon.watchdog import STALLED_S, Watched, patience_of_delivery
 from agent.daemon.work import Work
@@ -51,7 +52,8 @@ class Life:
         self.parts = parts
         self.work = Work(clock, unexpected)
         self._repeated: list[Repeated] = []
-        self.polls = [Polls(controller, self.work, clock) for controller in parts.controllers]
+        self._polls = [Polls(controller, self.work, clock) for controller in parts.controllers]
+        self.fleet = None if parts.fleet is None else FleetWork(parts.fleet, self.work, clock)
         self._delivery = Watched("delivery", patience_of_delivery(settings.delivery), lambda: parts.dispatcher.progress)
         self._reports = Watched("reports", STALLED_S, lambda: parts.reporting.batches)
         self._held = Watched("held events", PATIENT_S)
@@ -62,10 +64,16 @@ class Life:
         self.silent_jobs: list[SilentJob] = []
 
     @property
+    def polls(self) -> list[Polls]:
+        """The controllers that this agent polls: all, or in a fleet those whose leases it has."""
+        return self._polls if self.fleet is None else self.fleet.polls
+
+    @property
     def watched(self) -> list[Watched]:
         """Work that the watchdog watches."""
         polls = [polls.watched for polls in self.polls]
-        return [*polls, self._delivery, self._reports, self._held, self._housekeeping, self._silence]
+        fleet = [] if self.fleet is None else [self.fleet.watched]
+        return [*polls, *fleet, self._delivery, self._reports, self._held, self._housekeeping, self._silence]
 
     async def accept(self, report: dict[str, object], team: str) -> Taken:
         """See :meth:`agent.daemon.composition.Reporting.accept`."""
@@ -100,42 +108,56 @@ class Life:
 
     def begin(self, schedule: Schedule) -> None:
         """Start all repeated work."""
-        self.unexpected.expect([*(watched.name for watched in self.watched), self._notifications.name])
+        self._expect()
         interval_s = self.settings.delivery.interval_ms / 1000
         self._repeated = [
-            *(polls.begin(schedule) for polls in self.polls),
+            *(polls.begin(schedule) for polls in self._polls),
             schedule.every(interval_s, self._deliver, name="delivery"),
             schedule.every(interval_s, self._take_reports, name="reports"),
             schedule.every(HELD_S, self._release, name="held events"),
             schedule.every(HOUSEKEEPING_S, self._tidy, name="housekeeping", first_in_s=HOUSEKEEPING_S),
             schedule.every(SILENT_S, self._look_for_silence, name="silent jobs"),
         ]
+        if self.fleet is not None:
+            self.fleet.changed = self._expect
+            self._repeated.append(self.fleet.begin(schedule))
         if self.settings.notify is not None:
             first_s = min(FIRST_NOTIFY_S, self.settings.notify.after_ms / 1000)
             self._repeated.append(
                 schedule.every(NOTIFY_S, self._notify, name=self._notifications.name, first_in_s=first_s)
             )
 
-    async def end(self, within_s: float) -> int:
-        """Start no more work and wait for the current work; returns the number of runs that did not end in time."""
+    def _expect(self) -> None:
+        self.unexpected.expect([*(watched.name for watched in self.watched), self._notifications.name])
+
+    async def end(self, within_s: float, *, leave: bool = False) -> int:
+        """Start no more work and wait for the current work; returns the number of runs that did not end in time.
+
+        ``leave``: the process ends, so the other agents of a fleet take over now.
+        """
         self.work.over.set()
         for repeated in self._repeated:
             repeated.end()
         self.parts.dispatcher.stop()
         if self.parts.notifier is not None:
             self.parts.notifier.stop()
-        for polls in self.polls:
+        for polls in self._polls:
             polls.stop()
+        if self.fleet is not None:
+            await self.fleet.end(within_s * CANCEL_AFTER, leave=leave)
         if not await self.work.finish(within_s * CANCEL_AFTER):
             return 0
-        for polls in self.polls:
+        for polls in self._polls:
             polls.cancel()
         return await self.work.finish(within_s * (1 - CANCEL_AFTER))
 
     # ---- repeated work
 
     async def _deliver(self) -> None:
-        with self.work.doing(self._delivery):
+        with self.work.doing(self._delivery) as run:
+            if self.fleet is not None and self.fleet.leaving:
+                run.idle = True
+                return
             await self.parts.deliver()
 
     async def _take_reports(self) -> None:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
+import structlog
+
 from agent.daemon.watchdog import Watched, patience_of_poll
+from agent.outbox.values import LeaseLostError
 
 if TYPE_CHECKING:
     from agent.daemon.composition import Controller
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
     from agent.sources.jenkins.poller import PollReport
     from agent.sources.jenkins.traffic import Traffic
+
+log = structlog.get_logger("service")
 
 # Shortest time between two polls, however many reports arrive. While Jenkins is slow, it is `poll_interval`.
 LEAST_GAP_S = 1.0
@@ -45,6 +50,7 @@ class Polls:
         self._running = False
         self._news = False
         self._woken = False
+        self._ended = False
         self._began_at = -inf
         self.record = PollRecord(clock.monotonic(), 5 * self.setting_s + 120)
         self.watched = Watched(f"polls of {self.name}", patience_of_poll(settings), lambda: controller.poller.progress)
@@ -56,7 +62,7 @@ class Polls:
 
     def wake(self) -> None:
         """Poll now, or when the current poll is over."""
-        if self._work.over.is_set():
+        if self._is_over():
             return
         if self._running:
             self._news = True
@@ -87,12 +93,22 @@ class Polls:
         """Stop the current poll after its current job."""
         self._controller.poller.stop()
 
+    def end(self) -> None:
+        """Start no more polls, and abort the current one."""
+        self._ended = True
+        if self._repeated is not None:
+            self._repeated.end()
+        self._controller.end()
+
+    def _is_over(self) -> bool:
+        return self._ended or self._work.over.is_set()
+
     def cancel(self) -> None:
         """Abort the requests of the current poll."""
         self._controller.cancel()
 
     async def _run(self) -> None:
-        if self._work.over.is_set():
+        if self._is_over():
             return
         with self._work.doing(self.watched) as run:
             if not self._is_time() or not self._controller.poller.due():
@@ -102,6 +118,9 @@ class Polls:
             self._began_at = self._clock.monotonic()
             try:
                 self._note(await self._controller.poll())
+            except LeaseLostError as error:  # the next poll of the agent that has the lease finds the same builds
+                run.idle = True
+                log.warning("poll ended without a result", controller=self.name, reason=str(error))
             finally:
                 self._running = False
             if self._news:

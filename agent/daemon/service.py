@@ -190,7 +190,7 @@ class _Service:
 
     async def _end(self, life: Life) -> int | None:
         """End the life; returns the number of pending events, None if it is not known."""
-        if late := await life.end(STOP_S):
+        if late := await life.end(STOP_S, leave=self._stopping.is_set()):
             self._leave_in_the_middle(of=late)
         self._watchdog.watch()
         if not self._stopping.is_set():
@@ -276,6 +276,8 @@ class _Service:
     # ---- repeated work of the process
 
     async def _feed_watchdog(self) -> None:
+        if (life := self._life.present) is not None and not life.work.over.is_set():
+            self._watchdog.watch(*life.watched)  # in a fleet, controllers come and go
         self._watchdog.feed()
 
     async def _look_at_file(self) -> None:

@@ -8,14 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from agent.outbox.values import OutboxError
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-
-class LeaseLostError(OutboxError):
-    """Another agent has the lease of this controller, or it has expired. The transaction was rolled back."""
 
 
 @dataclass(frozen=True)

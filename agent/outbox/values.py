@@ -34,6 +34,10 @@ class OlderOutboxError(OutboxError):
     """An older version wrote the outbox. The agent that holds the run lock upgrades it."""
 
 
+class LeaseLostError(OutboxError):
+    """Another agent has the lease of this controller, or it has expired. The transaction was rolled back."""
+
+
 class OutboxFullError(OutboxError):
     """``[outbox] max_size`` is reached: nothing new is accepted until deployments are delivered and deleted."""
 

@@ -12,10 +12,11 @@ import pytest
 from agent.fleet.leases import TTL_MS
 from agent.fleet.leases import Leases as Fleet
 from agent.model.times import Clock
-from agent.outbox.leases import Agent, Fence, LeaseLostError
+from agent.outbox.leases import Agent, Fence
 from agent.outbox.postgresql.connection import Connection
 from agent.outbox.postgresql.leases import LeaseFence, Leases
 from agent.outbox.postgresql.transactions import Transactions
+from agent.outbox.values import LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

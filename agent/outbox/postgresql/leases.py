@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.outbox.leases import Agent, Lease, LeaseLostError, Member, View
+from agent.outbox.leases import Agent, Lease, Member, View
+from agent.outbox.values import LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
