@@ -88,11 +88,11 @@ every = schedule.Schedule.every
 def every_but_not_yet(self, seconds, work, *, name, first_in_s=0):
     return every(self, seconds, work, name=name, first_in_s=86_400)
 
-def begin_everything_and_end(self, within_s):
+def begin_everything_and_end(self, within_s, **how):
     for repeated in self._repeated:
         repeated.bring_forward()
     self._repeated[0]._job._scheduler._process_jobs()
-    return end(self, within_s)
+    return end(self, within_s, **how)
 
 end = life.Life.end
 life.Life.end = begin_everything_and_end
