@@ -127,6 +127,17 @@ def test_names_with_quotes_blanks_and_other_letters_arrive_as_they_are(stored: S
     assert (row.content.branch, row.content.environment) == (branch, environment)
 
 
+def test_the_package_needs_none_of_its_dependencies_to_send(stored: SqliteOutbox, intake: str) -> None:
+    """``pip install --no-deps`` is enough on a runner."""
+    root = str(Path(__file__).parents[2])
+    code = f"import sys; sys.path.insert(0, {root!r}); from agent.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, "emit", "--send", intake],
+        env={"HIVEL_TOKEN": TOKEN, **GITHUB}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr, list(deployments(stored))) == (0, "", [RUN])
+
+
 def test_a_repeated_report_is_one_deployment(stored: SqliteOutbox, intake: str) -> None:
     for _ in range(2):
         emit("--send", intake, "--status", "success", **GITHUB)

@@ -36,7 +36,7 @@ def of_page(name: str, text: str) -> Iterator[Shown]:
             output = re.match(r"hivel-agent [a-z ]+: ", line)  # how a verb begins what it says
             if not output and (call := CALL.match(line)) and call["words"]:
                 yield Shown(name, call["words"])
-    for quoted in re.findall(r"`([^`]+)`", re.sub(r"(?ms)^```.*?^```$", "", text)):
+    for quoted in re.findall(r"`([^`]+)`", re.sub(r"(?ms)^ *```.*?^ *```$", "", text)):
         words = " ".join(quoted.split())
         if (call := CALL.match(words)) and call["words"]:
             yield Shown(name, call["words"])
