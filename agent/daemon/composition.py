@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.daemon.changes import Changes
+from agent.daemon.hooks import HookStorage
 from agent.daemon.stored import read
 from agent.delivery.dispatcher import Dispatcher
 from agent.delivery.hivel import HivelClient
@@ -135,6 +136,7 @@ class Parts:
     settings: Settings
     looking: tuple[SqliteOutbox, OffLoop]
     pages: PageParts | None = None
+    hooks: HookStorage | None = None
     notifier: Notifier | None = None
     fleet: FleetParts | None = None
 
@@ -215,6 +217,7 @@ async def assembled(settings: Settings, clock: Clock) -> AsyncIterator[Parts]:
             settings=settings,
             looking=await opener.outbox("monitoring"),
             pages=None if settings.web is None else await opener.pages(),
+            hooks=None if settings.webhooks is None else await opener.hooks(),
             notifier=None
             if settings.notify is None
             else Notifier(settings.notify, memory_file(settings.outbox), clock),
@@ -244,6 +247,11 @@ class _Opener:
         outbox, off_loop = await self.outbox("actions")
         ingest = Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms)
         return PageParts(reading=await self.outbox("pages", read_only=True), changing=(ingest, off_loop))
+
+    async def hooks(self) -> HookStorage:
+        outbox, off_loop = await self.outbox("webhooks")
+        ingest = Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms)
+        return HookStorage(Reports(self.settings, ingest), off_loop)
 
     async def controller(self, controller: JenkinsSettings) -> Controller:
         outbox, off_loop = await self.outbox(f"polls of {controller.name}")

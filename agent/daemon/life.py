@@ -15,14 +15,16 @@ from agent.inspect.asked import asked
 from agent.outbox.values import OutboxError, OutboxFullError
 
 if TYPE_CHECKING:
-    from agent.config.settings import Settings
+    from agent.config.settings import Settings, WebhookSettings
     from agent.daemon.composition import Parts
     from agent.daemon.schedule import Repeated, Schedule
     from agent.inspect.asked import Asked
     from agent.inspect.silent import SilentJob
     from agent.model.times import Clock
     from agent.model.trouble import Unexpected
+    from agent.outbox.hooks import HookDelivery
     from agent.sources.reports.accept import Taken
+    from agent.sources.webhooks.values import Delivery, Invalid, Meaning
 
 log = structlog.get_logger("service")
 
@@ -83,6 +85,20 @@ class Life:
             raise  # monitoring shows this already
         except OutboxError as error:
             self.work.cannot_store("intake", error)
+            raise
+
+    async def accept_delivery(
+        self, hook: WebhookSettings, delivery: Delivery, meaning: Meaning | Invalid
+    ) -> HookDelivery:
+        """See :meth:`agent.daemon.hooks.HookStorage.accept`."""
+        if self.parts.hooks is None:
+            raise OutboxError("the configuration has no webhooks any more")
+        try:
+            return await self.parts.hooks.accept(hook, delivery, meaning)
+        except OutboxFullError:
+            raise  # monitoring shows this already
+        except OutboxError as error:
+            self.work.cannot_store("webhooks", error)
             raise
 
     def wake(self, controller: str | None) -> list[str]:
@@ -174,7 +190,8 @@ class Life:
         with self.work.doing(self._housekeeping):
             if self.work.storing.reason is not None:
                 await self.parts.try_writing()
-                self.work.storing.note("intake", None)  # the next success could otherwise be a long time away
+                for who in ("intake", "webhooks"):  # their next success could otherwise be a long time away
+                    self.work.storing.note(who, None)
             for _ in range(STEPS):
                 if self.work.over.is_set() or not await self.parts.tidy():
                     break

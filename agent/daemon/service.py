@@ -31,6 +31,7 @@ from agent.model.trouble import Unexpected
 from agent.outbox.sqlite.connection import RunLock, wait_for_locks
 from agent.outbox.values import DamagedError, OutboxError
 from agent.sources.reports.intake import Intake
+from agent.sources.webhooks.listener import Answers, Hooks
 from agent.web.app import application as web_application
 from agent.web.backend import UnavailableError
 from agent.web.task_file import TaskFile
@@ -39,10 +40,12 @@ from agent.web.tasks import Tasks
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.config.settings import Settings
+    from agent.config.settings import Settings, WebhookSettings
     from agent.model.times import Clock
+    from agent.outbox.hooks import HookDelivery
     from agent.outbox.sqlite.connection import Moved
     from agent.sources.reports.accept import Taken
+    from agent.sources.webhooks.values import Delivery, Invalid, Meaning
 
 log = structlog.get_logger("service")
 
@@ -50,6 +53,8 @@ log = structlog.get_logger("service")
 STOP_S = 25.0
 # How long a report waits for the next life before the intake answers 503.
 REPORT_WAITS_S = 10.0
+# The same for a delivery of a webhook: platforms wait for 10 s, and send it again.
+DELIVERY_WAITS_S = 5.0
 CLOCK_LOOK_S = 60.0
 FILE_LOOK_S = 2.0
 CLOCK_WAS_SET_MS = 1_000
@@ -81,6 +86,7 @@ class _Service:
         self._watchdog = Watchdog(clock)
         self._schedule = Schedule(clock)
         self._listeners = Listeners()
+        self._answers = Answers()
         self._monitoring = application(partial(self._life.get, PATIENCE_S))
         self._tasks = Tasks(TaskFile(settings.outbox), self._backend, clock)
         self._drift = Drift(clock)
@@ -114,6 +120,12 @@ class _Service:
         else:
             intake = Intake(settings, self._accept, self._wake)
             await self._listeners.listen("intake", settings.address, intake.app)
+        webhooks = self._settings.webhooks
+        if webhooks is None or webhooks.address is None:
+            await self._listeners.close("webhooks")
+        else:
+            hooks = Hooks(webhooks.hooks, self._accept_delivery, self._clock, self._answers)
+            await self._listeners.listen("webhooks", webhooks.address, hooks.app)
         web = self._settings.web
         if web is None:
             await self._listeners.close("web")
@@ -221,6 +233,15 @@ class _Service:
         except NobodyThereError as error:
             raise OutboxError(str(error)) from None
         return await life.accept(report, team)
+
+    async def _accept_delivery(
+        self, hook: WebhookSettings, delivery: Delivery, meaning: Meaning | Invalid
+    ) -> HookDelivery:
+        try:
+            life = await self._life.get(DELIVERY_WAITS_S)
+        except NobodyThereError as error:
+            raise OutboxError(str(error)) from None
+        return await life.accept_delivery(hook, delivery, meaning)
 
     async def _backend(self) -> LifeBackend:
         try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agent.model.fact import Fact
     from agent.model.keys import Project, Run
     from agent.model.times import Clock
+    from agent.outbox.hooks import HookDelivery, HookStart
     from agent.outbox.tally import DeployedWeek
     from agent.outbox.values import (
         Action,
@@ -345,6 +346,30 @@ class Pages(Protocol):
         ...
 
 
+class Hooks(Protocol):
+    """Deliveries of webhooks, and the starts that they announced."""
+
+    def hook_delivery(self, hook: str, delivery_id: str) -> HookDelivery | None:
+        """The delivery with this id; None if it is not known, or if the id is empty."""
+        ...
+
+    def note_hook_delivery(self, delivery: HookDelivery) -> None:
+        """Store a delivery. It replaces an earlier one of the same webhook with the same id, unless the id is empty."""
+        ...
+
+    def hook_deliveries(self, limit: int, hook: str | None = None) -> list[HookDelivery]:
+        """The newest deliveries of a webhook, or of all, newest first."""
+        ...
+
+    def hook_start(self, key: str) -> HookStart | None:
+        """What is known about the start with this key."""
+        ...
+
+    def note_hook_start(self, start: HookStart) -> None:
+        """Insert or replace what is known about a start."""
+        ...
+
+
 class Housekeeping(Protocol):
     """Deletion in small steps of a few milliseconds each."""
 
@@ -354,6 +379,7 @@ class Housekeeping(Protocol):
         Facts of a build are deleted with its attempts when the build is final or gone (or its project is no longer
         polled) and all its deployments have been settled for ``bodies_ms``. Deployments are deleted after
         ``deployments_ms``; a hash of their ids is kept for ``ids_ms``. Failed deployments stay until a person decides.
+        Deliveries and starts of webhooks are deleted after :data:`agent.outbox.hooks.KEEP_MS`.
         """
         ...
 
@@ -366,7 +392,7 @@ class Housekeeping(Protocol):
         ...
 
 
-class Outbox(Deployments, Deliveries, Cursors, Backfills, Looking, Pages, Housekeeping, Protocol):
+class Outbox(Deployments, Deliveries, Cursors, Backfills, Looking, Pages, Hooks, Housekeeping, Protocol):
     """The whole interface."""
 
     @property

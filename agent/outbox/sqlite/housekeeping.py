@@ -14,6 +14,7 @@ from agent.model.fact import Kind
 from agent.model.keys import JENKINS
 from agent.model.times import Drift
 from agent.outbox.sqlite.endings import Endings
+from agent.outbox.sqlite.hooks import Hooks
 from agent.outbox.sqlite.rows import id_hash
 from agent.outbox.sqlite.weeks import Weeks
 
@@ -101,7 +102,7 @@ class _Stored:
     deployments: list[tuple[str, int, int]] = field(default_factory=list)  # state, creation time, settlement time
 
 
-class Housekeeping(Endings, Weeks):
+class Housekeeping(Endings, Weeks, Hooks):
     """See :class:`agent.outbox.interface.Housekeeping`."""
 
     def __init__(self, path: Path, clock: Clock, *, max_size: int = 0, read_only: bool = False) -> None:
@@ -127,6 +128,7 @@ class Housekeeping(Endings, Weeks):
             self._prune_facts(now, keep.bodies_ms),
             self._prune_deployments(now, keep.deployments_ms),
             self._prune_ids(now, keep.ids_ms),
+            self._prune_hooks(now),
             self._give_back(),
         )
         self._prune_set_aside(now - keep.bodies_ms)

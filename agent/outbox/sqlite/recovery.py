@@ -167,6 +167,9 @@ class _Recovery:
         if old.has("actions"):
             self._copy("actions", old.by_id("actions", "deployment"))
             self._new.execute("DELETE FROM actions WHERE deployment NOT IN (SELECT id FROM deployments)")
+        if old.has("webhook_starts"):
+            self._copy("webhook_deliveries", old.by_id("webhook_deliveries"))
+            self._copy("webhook_starts", old.table("webhook_starts"))
         for row in old.table("former_names"):
             project, former = (self._projects.get(row[name]) for name in ("project_id", "former_id"))
             if project is not None and former is not None:

@@ -53,8 +53,29 @@ class Ignored:
     reason: str
 
 
+@dataclass(frozen=True)
+class Invalid:
+    """The body has another shape than the platform's. ``reason``: names the field and says what is expected."""
+
+    reason: str
+
+
 Meaning = Ended | Started | Ignored
 
 if TYPE_CHECKING:
     # Raises ValueError with the name of the field if the body has another shape.
     Reader = Callable[[Delivery, WebhookSettings], Meaning]
+
+
+def required(body: Part, path: str) -> str:
+    """The text or whole number at a path. Raises :class:`ValueError` if it is missing, empty or something else."""
+    value = body.at(path).value
+    found = body.number(path) if isinstance(value, int) else body.text(path)
+    if not found.strip():
+        raise ValueError(f"{path} is missing")
+    return found
+
+
+def filled(fields: Mapping[str, str]) -> dict[str, str]:
+    """The fields that are not empty."""
+    return {name: value for name, value in fields.items() if value and not value.isspace()}

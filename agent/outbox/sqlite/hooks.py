@@ -1,0 +1,80 @@
+"""Deliveries of webhooks, and the starts that they announced."""
+
+from __future__ import annotations
+
+from agent.outbox.hooks import KEEP_MS, MOST_DELIVERIES, HookDelivery, HookStart, Verdict
+from agent.outbox.sqlite.part import Part
+
+_COLUMNS = "hook, delivery_id, at, event, verdict, reason, deployment_id, state"
+# Rows that one step deletes.
+_CHUNK = 500
+
+
+class Hooks(Part):
+    """See :class:`agent.outbox.interface.Hooks`."""
+
+    def hook_delivery(self, hook: str, delivery_id: str) -> HookDelivery | None:
+        """The delivery with this id; None if it is not known."""
+        if not delivery_id:
+            return None
+        found = self._one(
+            f"SELECT {_COLUMNS} FROM webhook_deliveries WHERE hook = ? AND delivery_id = ? AND delivery_id <> ''",  # noqa: S608
+            (hook, delivery_id),
+        )
+        return None if found is None else _delivery(found)
+
+    def note_hook_delivery(self, delivery: HookDelivery) -> None:
+        """Store a delivery. It replaces an earlier one with the same id."""
+        with self._writing():
+            self._connection.execute(
+                f"INSERT OR REPLACE INTO webhook_deliveries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                (
+                    delivery.hook, delivery.delivery_id, delivery.at, delivery.event, delivery.verdict.value,
+                    delivery.reason, delivery.deployment_id, delivery.state,
+                ),
+            )  # fmt: skip
+
+    def hook_deliveries(self, limit: int, hook: str | None = None) -> list[HookDelivery]:
+        """The newest deliveries of a webhook, or of all, newest first."""
+        rows = self._all(
+            f"SELECT {_COLUMNS} FROM webhook_deliveries WHERE ?1 IS NULL OR hook = ?1 ORDER BY id DESC LIMIT ?2",  # noqa: S608
+            (hook, limit),
+        )
+        return [_delivery(row) for row in rows]
+
+    def hook_start(self, key: str) -> HookStart | None:
+        """What is known about the start with this key."""
+        found = self._one("SELECT id, at, report FROM webhook_starts WHERE id = ?", (key,))
+        return None if found is None else HookStart(key=found[0], at=found[1], report=found[2])
+
+    def note_hook_start(self, start: HookStart) -> None:
+        """Insert or replace."""
+        with self._writing():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO webhook_starts (id, at, report, noted_at) VALUES (?, ?, ?, ?)",
+                (start.key, start.at, start.report, self.clock.now_ms()),
+            )
+
+    def _prune_hooks(self, now: int) -> bool:
+        """Delete a few outdated rows; True if there may be more."""
+        newest = self._one("SELECT max(id) FROM webhook_deliveries")[0] or 0
+        deliveries = self._all(
+            "SELECT id FROM webhook_deliveries WHERE id <= ?1 OR at < ?2 ORDER BY id LIMIT ?3",
+            (newest - MOST_DELIVERIES, now - KEEP_MS, _CHUNK),
+        )
+        starts = self._all(
+            "SELECT id FROM webhook_starts WHERE noted_at < ? ORDER BY noted_at LIMIT ?", (now - KEEP_MS, _CHUNK)
+        )
+        if deliveries or starts:
+            with self._writing():
+                self._connection.executemany("DELETE FROM webhook_deliveries WHERE id = ?", deliveries)
+                self._connection.executemany("DELETE FROM webhook_starts WHERE id = ?", starts)
+        return _CHUNK in (len(deliveries), len(starts))
+
+
+def _delivery(row: tuple[str, str, int, str, str, str, str, str]) -> HookDelivery:
+    hook, delivery_id, at, event, verdict, reason, deployment_id, state = row
+    return HookDelivery(
+        hook=hook, delivery_id=delivery_id, at=at, event=event, verdict=Verdict(verdict), reason=reason,
+        deployment_id=deployment_id, state=state,
+    )  # fmt: skip

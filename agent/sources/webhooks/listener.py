@@ -1,0 +1,263 @@
+"""The listener for webhooks: ``POST /v1/hooks/<name>``. Each platform sends its deployments to a hook of its own.
+
+A delivery is checked, read, stored and then answered: 202 ``{"deployment_id": "…", "state": "pending"}`` for a
+deployment, 200 ``{"ignored": "why"}`` for anything else that is signed. Platforms turn a webhook off after some errors,
+so a known webhook never gets 404, 410 or 500. Errors are ``{"error": "…"}``: 400 for a body of another shape, 401 for
+the signature, 413 for the size, 429 for too many deliveries at a time, 503 to try again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agent.config.credentials import TokenError
+from agent.model.part import Part
+from agent.outbox.hooks import Verdict
+from agent.outbox.values import OutboxError
+from agent.sources.webhooks.headers import event_of, id_of
+from agent.sources.webhooks.platforms import READERS
+from agent.sources.webhooks.signatures import is_signed
+from agent.sources.webhooks.values import Delivery, Ignored, Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from starlette.requests import Request
+
+    from agent.config.settings import WebhookSettings
+    from agent.model.times import Clock
+    from agent.outbox.hooks import HookDelivery
+    from agent.sources.webhooks.values import Meaning
+
+    Accept = Callable[[WebhookSettings, Delivery, Meaning | Invalid], Awaitable[HookDelivery]]
+
+log = structlog.get_logger("webhooks")
+
+# Bytes of one body. An Application of Argo CD with a long history has a megabyte.
+MOST_BYTES = 4 * 1024 * 1024
+# Limits of what is in work at a time: requests, and the bytes of their bodies.
+MOST_REQUESTS = 128
+MOST_WAITING_BYTES = 32 * 1024 * 1024
+# Time limit for the body of a request.
+PATIENCE_S = 10.0
+RETRY_AFTER_S = "5"
+# Refused requests are logged at most this often for each webhook.
+LOGGED_EVERY_S = 10.0
+
+
+class _Refused(Exception):  # noqa: N818 - an answer to the client, not an error of the agent
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+@dataclass
+class Answers:
+    """How often each webhook was answered with each status since the start of the process.
+
+    ``last``: when each webhook got its last signed delivery, UTC ms.
+    """
+
+    counts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    last: dict[str, int] = field(default_factory=dict)
+
+
+class Hooks:
+    """The application of ``[webhooks] listen``.
+
+    ``accept`` stores a delivery and its meaning. It raises :class:`agent.outbox.values.OutboxError` and must not block
+    the event loop.
+    """
+
+    def __init__(self, hooks: Sequence[WebhookSettings], accept: Accept, clock: Clock, answers: Answers) -> None:
+        self._hooks = {hook.name: hook for hook in hooks}
+        self._secrets = {hook.name: _secrets(hook) for hook in hooks}
+        self._accept = accept
+        self._clock = clock
+        self._answers = answers
+        self._requests = 0
+        self._bytes = 0
+        self._logged_at: dict[str, float] = {}
+        self.app = Starlette(
+            routes=[Route("/v1/hooks/{name}" + slash, self._deliver, methods=["POST"]) for slash in ("", "/")],
+            exception_handlers={404: _unknown, 405: _unknown},
+        )
+        self.app.router.redirect_slashes = False
+
+    async def _deliver(self, request: Request) -> Response:
+        hook = self._hooks.get(request.path_params["name"])
+        if hook is None:
+            return _error(404, "unknown webhook; see [[webhook]] in the configuration")
+        if self._requests >= MOST_REQUESTS:
+            answer = self._refusal(hook, _Refused(429, "too many deliveries at a time"))
+        else:
+            self._requests += 1
+            try:
+                answer = await self._answer(request, hook)
+            finally:
+                self._requests -= 1
+        self._answers.counts[hook.name, answer.status_code] += 1
+        return answer
+
+    async def _answer(self, request: Request, hook: WebhookSettings) -> Response:
+        try:
+            stored = await self._store(request, hook)
+        except _Refused as error:
+            return self._refusal(hook, error)
+        except OutboxError as error:
+            log.error("delivery cannot be stored", hook=hook.name, reason=str(error))
+            return _not_now(str(error))
+        except Exception as error:
+            log.exception("delivery cannot be stored", hook=hook.name)
+            return _not_now(f"internal error of the agent ({type(error).__name__}); see its log")
+        return _told(stored)
+
+    async def _store(self, request: Request, hook: WebhookSettings) -> HookDelivery:
+        secrets = self._secrets[hook.name]
+        if not secrets:
+            raise _Refused(503, "the secret of the webhook cannot be read")
+        size = _declared(request)
+        self._bytes += size
+        try:
+            body = await self._body(request)
+            now = self._clock.now_ms()
+            if not is_signed(hook.platform, secrets, request.headers, body, now):
+                raise _Refused(401, "the signature is missing or wrong")
+            self._answers.last[hook.name] = now
+            return await self._accepted(request, hook, body, now)
+        finally:
+            self._bytes -= size
+
+    async def _accepted(self, request: Request, hook: WebhookSettings, body: bytes, now: int) -> HookDelivery:
+        try:
+            part, problem = Part(decoded(body, is_form=_is_form(request)), ""), ""
+        except ValueError as error:
+            part, problem = Part(None, ""), str(error)
+        event = event_of(hook.platform, request.headers, part)
+        delivery = Delivery(event=event, id=id_of(hook.platform, request.headers, part), body=part, received_at=now)
+        return await self._accept(hook, delivery, Invalid(problem) if problem else meaning_of(delivery, hook))
+
+    async def _body(self, request: Request) -> bytes:
+        """The raw body, within the limits."""
+        if self._bytes > MOST_WAITING_BYTES:
+            raise _Refused(429, "too many deliveries at a time")
+        body = bytearray()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MOST_BYTES:
+                        raise _too_large()
+        except TimeoutError:
+            raise _Refused(408, f"the body did not arrive within {PATIENCE_S:g} s") from None
+        except ClientDisconnect:
+            raise _Refused(400, "the body is incomplete") from None  # the client is gone
+        return bytes(body)
+
+    def _refusal(self, hook: WebhookSettings, refused: _Refused) -> Response:
+        """Log some of the refused requests, because anybody can send them."""
+        now = self._clock.monotonic()
+        if now - self._logged_at.get(hook.name, -LOGGED_EVERY_S) >= LOGGED_EVERY_S:
+            self._logged_at[hook.name] = now
+            log.warning("delivery refused", hook=hook.name, status=refused.status, reason=str(refused))
+        headers = {"Retry-After": RETRY_AFTER_S} if refused.status in (429, 503) else {}
+        # The rest of the body is not read.
+        closing = {"Connection": "close"} if refused.status in (408, 413, 429) else {}
+        return _error(refused.status, str(refused), headers | closing)
+
+
+def meaning_of(delivery: Delivery, hook: WebhookSettings) -> Meaning | Invalid:
+    """What a delivery means."""
+    reader = READERS.get(hook.platform)
+    if reader is None:
+        return Ignored(f"platform {hook.platform} is not supported yet")
+    try:
+        return reader(delivery, hook)
+    except ValueError as error:
+        return Invalid(f"the body is not what {hook.platform} sends: {error}")
+
+
+def decoded(body: bytes, *, is_form: bool = False) -> object:
+    """The JSON of a body, or of the field ``payload`` of a form, which GitHub can send. Raises :class:`ValueError`."""
+    try:
+        return msgspec.json.decode(_payload(body) if is_form else body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"the body is not JSON: {error}") from None
+
+
+def _payload(body: bytes) -> bytes:
+    try:
+        payload = parse_qs(body.decode("ascii"), max_num_fields=10).get("payload")
+    except ValueError:
+        payload = None
+    if not payload:
+        raise ValueError("the form has no field payload; choose application/json as the content type of the webhook")
+    return payload[0].encode("utf-8", "replace")
+
+
+def _is_form(request: Request) -> bool:
+    content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return content == "application/x-www-form-urlencoded"
+
+
+def _secrets(hook: WebhookSettings) -> tuple[str, ...]:
+    found = []
+    for secret in hook.secrets:
+        try:
+            found.append(secret.reveal())
+        except TokenError as error:
+            log.error("the secret of a webhook cannot be read", hook=hook.name, reason=str(error))
+    return tuple(found)
+
+
+def _declared(request: Request) -> int:
+    """The declared size of the body; the largest one if it is not declared."""
+    length = request.headers.get("content-length", "")
+    size = int(length) if length.isascii() and length.isdigit() and len(length) < 12 else MOST_BYTES
+    if size > MOST_BYTES:
+        raise _too_large()
+    return size
+
+
+def _too_large() -> _Refused:
+    return _Refused(413, f"the body has more than {MOST_BYTES} bytes")
+
+
+def _told(stored: HookDelivery) -> Response:
+    """The answer. It depends only on what is stored, so that a repeated delivery gets the same one."""
+    if stored.verdict is Verdict.STORED:
+        return _json(202, {"deployment_id": stored.deployment_id, "state": stored.state})
+    if stored.verdict is Verdict.STARTED:
+        return _json(202, {"started": "the start is remembered until the deployment ends"})
+    if stored.verdict is Verdict.REFUSED:
+        return _error(400, stored.reason)
+    return _json(200, {"ignored": stored.reason})
+
+
+async def _unknown(request: Request, _: Exception) -> Response:
+    if request.url.path.startswith("/v1/hooks/") and request.method != "POST":
+        return _error(405, "only POST is allowed", {"Allow": "POST"})
+    return _error(404, "unknown path; webhooks are sent to /v1/hooks/<name>")
+
+
+def _not_now(reason: str) -> Response:
+    return _error(503, f"the delivery cannot be stored now: {reason}", {"Retry-After": RETRY_AFTER_S})
+
+
+def _error(status: int, words: str, headers: dict[str, str] | None = None) -> Response:
+    return _json(status, {"error": words}, headers)
+
+
+def _json(status: int, value: object, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value) + b"\n", status, headers, media_type="application/json")
