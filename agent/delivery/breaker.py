@@ -56,6 +56,17 @@ class CircuitBreaker:
         self.since = before.since
         self.reason = before.reason
 
+    def adopt(self, state: DeliveryState) -> None:
+        """Take over the state that another agent found out. The time of its next probe holds for this one, too."""
+        self._move(BreakerState(state.state), state.reason)
+        self.since = state.since
+        self.next_probe_at = state.next_probe_at
+        self._failed_in_a_row.clear()
+        if state.next_probe_at is not None:
+            self._probes = max(1, self._probes)
+            wait_ms = min(max(0, state.next_probe_at - self._clock.now_ms()), self._backoff.max_ms)
+            self._probe_at = self._clock.monotonic() + wait_ms / 1000
+
     def may_probe(self) -> bool:
         """Whether the next probe is due. Only meaningful while the breaker is tripped."""
         return self._clock.monotonic() >= self._probe_at

@@ -129,6 +129,13 @@ class Claims:
         """The breaker state that the previous process saved."""
         return await self._off_loop(self._outbox.delivery_state)
 
+    def is_news(self, state: DeliveryState) -> bool:
+        """Whether another agent saved this state. It then need not be saved again."""
+        if state == self._saved_state:
+            return False
+        self._saved_state = state
+        return True
+
     async def settle(self, state: DeliveryState) -> None:
         """Store all outcomes, and the breaker state if it changed. What cannot be stored is kept for the next call."""
         try:

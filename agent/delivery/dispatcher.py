@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
     from agent.outbox.interface import Deliveries
     from agent.outbox.offloop import Runner
+    from agent.outbox.shared import SharedDelivery
     from agent.outbox.values import Claimed
 
 log = structlog.get_logger("delivery")
@@ -32,6 +34,10 @@ log = structlog.get_logger("delivery")
 # A commit costs more than an answer, so outcomes are stored in batches, this many seconds apart. Deployments whose
 # outcome is not stored when the process crashes are sent again.
 SETTLE_EVERY_S = 0.05
+# With several agents: how old this agent's knowledge of the circuit breaker may be, and how long its probe keeps others
+# from sending one, beside the time limit of a request.
+STATE_HOLDS_S = 1.0
+PROBE_MS = 1_000
 
 
 class Sender(Protocol):
@@ -50,7 +56,11 @@ class Sender(Protocol):
 
 
 class Dispatcher:
-    """Delivers what is due. There must be only one for an outbox, because claims are not locked."""
+    """Delivers what is due.
+
+    There must be only one for an outbox whose claims are not locked. Several agents share the circuit breaker and the
+    rate limit (``shared``).
+    """
 
     def __init__(
         self,
@@ -61,8 +71,12 @@ class Dispatcher:
         off_loop: Runner,
         clock: Clock,
         rng: random.Random | None = None,
+        shared: SharedDelivery | None = None,
     ) -> None:
-        """All calls of the outbox go through ``off_loop``."""
+        """All calls of the outbox and of ``shared`` go through ``off_loop``."""
+        self._shared = shared
+        self._off_loop = off_loop
+        self._state_read_at = -inf
         self._sender = sender
         self._settings = settings
         self._clock = clock
@@ -105,6 +119,7 @@ class Dispatcher:
         """
         try:
             await self._resume()
+            await self._adopt()
             await self._settle()
             if self._stopping.is_set():
                 return
@@ -125,11 +140,28 @@ class Dispatcher:
                 self.breaker.resume(before)
             self._resumed = True
 
+    async def _adopt(self) -> None:
+        """Take over the state of the breaker that another agent saved since this one looked."""
+        if self._shared is None or self._clock.monotonic() < self._state_read_at + STATE_HOLDS_S:
+            return
+        self._state_read_at = self._clock.monotonic()
+        state = await self._off_loop(self._shared.delivery_state)
+        if state is not None and self._claims.is_news(state):
+            self.breaker.adopt(state)
+
+    async def _may_probe(self) -> bool:
+        """Whether this agent sends the one event that tests Hivel."""
+        if not self.breaker.may_probe():
+            return False
+        if self._shared is None:
+            return True
+        return await self._off_loop(self._shared.begin_probe, self._settings.timeout_ms + PROBE_MS)
+
     async def _probe(self) -> bool:
         """Send one deployment to see whether Hivel works again; True if it does."""
         if self._sender.reload_token():
             self.breaker.probe_now()
-        if not self.breaker.may_probe():
+        if not await self._may_probe():
             return False
         claimed = await self._claims.take_least_tried(self._rng)
         if claimed is None:
@@ -174,12 +206,17 @@ class Dispatcher:
 
     async def _next_in_its_turn(self) -> Claimed | None:
         """Wait for the rate limit, then take the next deployment. None if nothing is due or the breaker has tripped."""
-        if (wait_s := self._rate.reserve()) > 0:
+        if (wait_s := await self._reserve()) > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
         if self._may_go():
             await self._claims.fill()
         return self._claims.take() if self._may_go() else None
+
+    async def _reserve(self) -> float:
+        if self._shared is None or not self._settings.per_minute:
+            return self._rate.reserve()
+        return await self._off_loop(self._shared.reserve, self._settings.per_minute, self._settings.concurrency)
 
     def _may_go(self) -> bool:
         return not self._stopping.is_set() and self.breaker.state is BreakerState.OPEN and not self._claims.full
@@ -244,6 +281,7 @@ class Dispatcher:
         while True:
             await asyncio.sleep(SETTLE_EVERY_S)
             await self._settle()
+            await self._adopt()
             await self._claims.mind_the_clock()
 
     async def _settle(self) -> None:

@@ -1,0 +1,55 @@
+"""One rate limit and one probe for all agents, in the real PostgreSQL."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent.outbox.postgresql.connection import Connection
+from agent.outbox.postgresql.shared import Moved, Shared
+from agent.outbox.postgresql.transactions import Transactions
+from agent.outbox.values import StoredReport
+
+if TYPE_CHECKING:
+    from agent.outbox.postgresql.server import Server
+
+
+def test_of_several_agents_one_may_send_a_probe(server: Server) -> None:
+    def may(_: int) -> bool:
+        with Connection(server) as connection:
+            return Shared(connection).begin_probe(60_000)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(may, range(8))) == [False] * 7 + [True]
+    with Connection(server) as connection:
+        connection.execute("UPDATE probe SET until = now_ms() - 1")
+        assert Shared(connection).begin_probe(60_000)
+
+
+def test_all_agents_together_send_no_more_than_the_limit(server: Server) -> None:
+    """Six a minute with three in reserve: the fourth waits ten seconds, the fifth twenty."""
+    waits = []
+    for _ in range(2):
+        with Connection(server) as connection:
+            waits += [Shared(connection).reserve(6, 3) for _ in range(3)]
+    assert waits[:3] == [0.0, 0.0, 0.0]
+    assert all(expected - 5 < wait <= expected for wait, expected in zip(waits[3:], (10, 20, 30), strict=True)), waits
+    with Connection(server) as connection:
+        assert Shared(connection).reserve(0, 3) == 0.0
+
+
+def test_a_report_is_known_only_if_its_transaction_was_committed(server: Server) -> None:
+    one, other = StoredReport(1, 5, '{"a":1}'), StoredReport(1, 6, '{"a":1}')
+    with Connection(server) as connection:
+        moved, transactions = Moved(connection), Transactions(connection)
+        with transactions.nested:
+            moved.note(one)
+        with pytest.raises(KeyError), transactions.nested:
+            moved.note(other)
+            raise KeyError
+        assert moved.known([one, other]) == [one]
+        connection.execute("UPDATE moved_reports SET at = 0")
+        moved.forget()
+        assert moved.known([one]) == []
