@@ -59,7 +59,8 @@ LEAST_SIZE = 10_000_000
 LONGEST_CONTACT = 200
 LONGEST_NOTIFYING_MS = 300_000
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
-_HOST = re.compile(r"[A-Za-z0-9.:_-]+")
+# With or without a port. An IPv6 address may have brackets, and needs them before a port.
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|[0-9A-Fa-f:.]+|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 _PLACE_IN_TOML = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 # The beginning of tomllib's messages, and the usual cause.
@@ -378,7 +379,7 @@ def _web(check: Values, raw: tables.Web) -> WebSettings | None:
         check.note("web.prefix", f"{raw.prefix!r} is not a path; write it like /hivel")
     for i, host in enumerate(raw.hosts):
         if not _HOST.fullmatch(host):
-            check.note(f"web.hosts[{i}]", f"{host!r} is not a host name; write it without scheme, port and path")
+            check.note(f"web.hosts[{i}]", f"{host!r} is not a host name; write it without scheme and path")
     settings = WebSettings(
         address=address or Address("", 0),
         prefix=prefix,

@@ -133,6 +133,7 @@ class Listener:
         config = uvicorn.Config(
             self._answer, interface="asgi3", http=_Protocol, ws="none", lifespan="off", log_config=None,
             access_log=False, server_header=False, date_header=False,
+            proxy_headers=False,  # any process of this machine can send X-Forwarded-For
             backlog=BACKLOG, timeout_graceful_shutdown=2, timeout_keep_alive=PATIENCE_S,
         )  # fmt: skip
         self._server = _Server(config)

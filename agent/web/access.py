@@ -6,16 +6,21 @@ states. ``VIEW`` adds deployments and their details, ``ACT`` the values of param
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import hashlib
 import hmac
-from collections import OrderedDict, deque
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
-from itsdangerous import BadSignature, TimestampSigner
+from itsdangerous import BadSignature, Signer, TimestampSigner
+from starlette.concurrency import run_in_threadpool
 
 from agent.model.terminal import printable
+from agent.web.attempts import Attempts, Guesser
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -25,14 +30,12 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
 
 COOKIE = "hivel_agent_session"
+# Of a browser that somebody who may act has logged in with: see :mod:`agent.web.attempts`.
+BROWSER_COOKIE = "hivel_agent_browser"
 # The header with the secret of a trusted proxy.
 PROXY_SECRET = "X-Hivel-Agent-Proxy-Secret"  # noqa: S105 - the name of a header
 SESSION_S = 12 * 3600
-# Failed logins from one address in a minute, and from all addresses.
-MOST_FAILURES = 5
-MOST_FAILURES_OF_ALL = 100
-_MOST_ADDRESSES = 1000
-_MINUTE_S = 60.0
+BROWSER_S = 400 * 86_400
 # A password of a person has less entropy than a random key, so deriving the key of the cookies from it must be slow.
 _SCRYPT_COST = 2**14
 _HASHED = "scrypt:"
@@ -59,8 +62,27 @@ class Visitor:
 NOBODY = Visitor(Role.NOBODY, "")
 
 
-class TooManyAttemptsError(Exception):
-    """Too many failed logins; the message is for users."""
+@dataclass(frozen=True)
+class Login:
+    """The values of the cookies after a login. ``browser``: None if this password does not make a browser known."""
+
+    session: str
+    browser: str | None
+
+
+class _Password:
+    """A password, and what is signed with keys derived from it.
+
+    The keys depend on nothing but the password: a restart and a second agent accept the same sessions. They differ by
+    salt: neither cookie can be used as the other.
+    """
+
+    def __init__(self, role: Role, token: Token) -> None:
+        key = _scrypt(token.reveal(), b"hivel-agent session")
+        self.role = role
+        self.token = token
+        self.sessions = TimestampSigner(key, salt="session")
+        self.browsers = Signer(key, salt="browser")
 
 
 class Access:
@@ -70,11 +92,13 @@ class Access:
         self._tokens = [(Role.ACT, settings.token), (Role.VIEW, settings.view_token)]
         self._proxy = settings.proxy
         self._passwords = [
-            (role, token, _signer(token))
+            _Password(role, token)
             for role, token in ((Role.ACT, settings.password), (Role.VIEW, settings.view_password))
             if token is not None and token.problem is None
         ]
-        self._attempts = _Attempts(clock)
+        self._attempts = Attempts(clock)
+        # A hashed password takes 16 MB for each comparison, and guesses at the same time must not escape the count.
+        self._one_at_a_time = asyncio.Lock()
 
     @property
     def can_log_in(self) -> bool:
@@ -91,69 +115,63 @@ class Access:
             return user
         return self._of_session(request.cookies.get(COOKIE, ""))
 
+    def address(self, request: Request) -> str:
+        """The address of the client, for the log and the count of failed logins."""
+        return request.client.host if request.client else "unknown"
+
     def _user_of_proxy(self, request: Request) -> Visitor | None:
-        if self._proxy is None or not _is(self._proxy.secret, request.headers.get(PROXY_SECRET, "")):
+        if self._proxy is None or not _is(self._proxy.secret, _only(request, PROXY_SECRET)):
             return None
-        name = printable(request.headers.get(self._proxy.user_header, ""))[:_LONGEST_NAME]
+        name = printable(_only(request, self._proxy.user_header))[:_LONGEST_NAME]
         if not name:
             return None
         return Visitor(Role.ACT if name in self._proxy.operators else Role.VIEW, name)
 
     def _of_session(self, cookie: str) -> Visitor:
-        for role, _, signer in self._passwords:
+        for each in self._passwords:
             try:
-                name = signer.unsign(cookie, max_age=SESSION_S).decode()
+                name = each.sessions.unsign(cookie, max_age=SESSION_S).decode()
             except (BadSignature, UnicodeDecodeError):
                 continue
-            return Visitor(role, name)
+            return Visitor(each.role, unquote(name))
         return NOBODY
 
-    def log_in(self, address: str, name: str, password: str) -> str | None:
-        """The value of a session cookie; None: the password is wrong. This takes 50 ms of CPU for a hashed password.
+    # ---- logins
 
-        Raises :class:`TooManyAttemptsError`.
+    async def log_in(self, request: Request, name: str, password: str) -> Login | None:
+        """None: the password is wrong. This takes 50 ms of CPU for a hashed password.
+
+        Raises :class:`agent.web.attempts.TooManyAttemptsError`.
         """
-        self._attempts.refuse_too_many(address)
-        shown = printable(name.strip())[:_LONGEST_NAME]
-        for _, token, signer in self._passwords:
-            if _is_password(token, password):
-                return signer.sign(shown or "operator").decode()
-        self._attempts.note_failure(address)
+        browser = self._browser(request.cookies.get(BROWSER_COOKIE, ""))
+        guesser = Guesser(self.address(request)) if browser is None else Guesser(browser, known=True)
+        async with self._one_at_a_time:
+            self._attempts.refuse_too_many(guesser)
+            found = await run_in_threadpool(self._with, password)
+            if found is None:
+                self._attempts.note_failure(guesser)
+                return None
+        # Percent-encoded: a cookie has no place for the letters of all languages.
+        session = found.sessions.sign(quote(printable(name.strip())[:_LONGEST_NAME] or "operator"))
+        # Not for those who may view: with a new count for each login they could guess the other password.
+        known = found.browsers.sign(browser or secrets.token_urlsafe(9)) if found.role is Role.ACT else None
+        return Login(session.decode(), None if known is None else known.decode())
+
+    def _with(self, password: str) -> _Password | None:
+        return next((each for each in self._passwords if _is_password(each.token, password)), None)
+
+    def _browser(self, cookie: str) -> str | None:
+        """The browser of somebody who may act; None: it is not known."""
+        for each in self._passwords:
+            with suppress(BadSignature):
+                if each.role is Role.ACT:
+                    return each.browsers.unsign(cookie).decode("ascii", "replace")
         return None
-
-
-class _Attempts:
-    """Failed logins of the last minute."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._by_address: OrderedDict[str, deque[float]] = OrderedDict()
-        self._all: deque[float] = deque(maxlen=MOST_FAILURES_OF_ALL)
-
-    def refuse_too_many(self, address: str) -> None:
-        since = self._clock.monotonic() - _MINUTE_S
-        of_address = [at for at in self._by_address.get(address, ()) if at > since]
-        of_all = [at for at in self._all if at > since]
-        if len(of_address) >= MOST_FAILURES or len(of_all) >= MOST_FAILURES_OF_ALL:
-            raise TooManyAttemptsError("too many failed logins; try again in a minute")
-
-    def note_failure(self, address: str) -> None:
-        now = self._clock.monotonic()
-        self._all.append(now)
-        self._by_address.setdefault(address, deque(maxlen=MOST_FAILURES)).append(now)
-        self._by_address.move_to_end(address)
-        while len(self._by_address) > _MOST_ADDRESSES:
-            self._by_address.popitem(last=False)
 
 
 def hashed(password: str, salt: bytes) -> str:
     """The form of a password that can stand in its file instead of the password itself."""
     return f"{_HASHED}{salt.hex()}:{_scrypt(password, salt).hex()}"
-
-
-def _signer(token: Token) -> TimestampSigner:
-    """The key depends on nothing but the password: a restart and a second agent accept the same sessions."""
-    return TimestampSigner(_scrypt(token.reveal(), b"hivel-agent session"), salt="session")
 
 
 def _scrypt(password: str, salt: bytes) -> bytes:
@@ -176,3 +194,14 @@ def _is_password(token: Token, given: str) -> bool:
     except ValueError:
         return False
     return hmac.compare_digest(_scrypt(given, salt), wanted)
+
+
+def _only(request: Request, header: str) -> str:
+    """The value of a header; empty if it was sent several times: only one of the values is the proxy's own."""
+    values = request.headers.getlist(header)
+    if len(values) != 1:
+        return ""
+    try:
+        return values[0].encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return values[0]

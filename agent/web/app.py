@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from agent.web.access import COOKIE, SESSION_S, Access, Role, TooManyAttemptsError, Visitor
+from agent.web.access import BROWSER_COOKIE, BROWSER_S, COOKIE, SESSION_S, Access, Role
 from agent.web.assets import Assets
+from agent.web.attempts import TooManyAttemptsError
 from agent.web.backend import UnavailableError
 from agent.web.forms import read_form
 from agent.web.guard import Guard
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from agent.config.settings import WebSettings
     from agent.model.times import Clock
+    from agent.web.access import Visitor
     from agent.web.backend import Backend
     from agent.web.page import Action, Page
     from agent.web.rendering import Shown
@@ -63,7 +64,7 @@ class _Web:
         routes = [
             Route("/static/{name}", self._static),
             Route("/login", self._login_page, methods=["GET"]),
-            Route("/login", self._log_in, methods=["POST"]),
+            Route("/login", partial(self._safely, self._log_in), methods=["POST"]),
             Route("/logout", self._log_out, methods=["POST"]),
         ]
         routes += [Route(action.path, partial(self._act, action), methods=["POST"]) for action in ACTIONS]
@@ -92,36 +93,43 @@ class _Web:
         return await self._answer(request, action.role, action.act)
 
     async def _answer(self, request: Request, role: Role, answer: Callable[[Visit], Awaitable[Response]]) -> Response:
-        visitor = self._access.visitor(request)
-        try:
+        async def visited(request: Request) -> Response:
+            visitor, address = self._access.visitor(request), self._access.address(request)
             frame = self._frame(request, visitor)
-            visit = Visit(request, visitor, await self._present(), self._renderer, self._tasks, frame)
+            visit = Visit(request, visitor, address, await self._present(), self._renderer, self._tasks, frame)
             visit.require(role)
             return await answer(visit)
+
+        return await self._safely(visited, request)
+
+    async def _safely(self, answer: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+        """The answer, or a page that says why there is none."""
+        try:
+            return await answer(request)
         except RefusedError as error:
-            if error.status == 401 and request.method == "GET" and not _is_form(request) and not visitor.bearer:
+            if error.status == 401 and request.method == "GET" and not _is_form(request) and not _has_token(request):
                 return self._login(request, None, status=401)
-            return self._error(request, visitor, error.status, str(error))
+            return self._error(request, error.status, str(error))
         except UnavailableError as error:
-            return self._error(request, visitor, 503, str(error))
+            return self._error(request, 503, str(error))
         except Exception as error:
             log.exception("page failed", path=request.url.path)
-            words = f"an error in the agent, {type(error).__name__}; its log has more"
-            return self._error(request, visitor, 500, words)
+            return self._error(request, 500, f"an error in the agent, {type(error).__name__}; its log has more")
 
     def _frame(self, request: Request, visitor: Visitor) -> Frame:
         query = f"?{request.url.query}" if request.url.query else ""
         return Frame(request.url.path + query, self._clock.now_ms(), visitor, self._access.can_log_in)
 
-    def _error(self, request: Request, visitor: Visitor, status: int, message: str) -> Response:
-        if _is_form(request) or visitor.bearer:
+    def _error(self, request: Request, status: int, message: str) -> Response:
+        if _is_form(request) or _has_token(request):
             return PlainTextResponse(f"{message}\n", status)
-        return self._renderer.html(self._frame(request, visitor), "error.html", "Error", status, message=message)
+        frame = self._frame(request, self._access.visitor(request))
+        return self._renderer.html(frame, "error.html", "Error", status, message=message)
 
     async def _http_error(self, request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)
         message = "there is no such page" if status == 404 else "this page does not support this method"
-        return self._error(request, self._access.visitor(request), status, message)
+        return self._error(request, status, message)
 
     async def _static(self, request: Request) -> Response:
         return self._assets.response(request.path_params["name"]) or PlainTextResponse("there is no such file\n", 404)
@@ -139,36 +147,41 @@ class _Web:
     async def _log_in(self, request: Request) -> Response:
         form = await read_form(request)
         wanted = _local(form.get("next", "/"))
-        address = request.client.host if request.client else "unknown"
+        address = self._access.address(request)
         try:
-            cookie = await run_in_threadpool(
-                self._access.log_in, address, form.get("name", ""), form.get("password", "")
-            )
-        except TooManyAttemptsError as error:
-            log.warning("login refused", reason=str(error), client=address)
+            login = await self._access.log_in(request, form.get("name", ""), form.get("password", ""))
+        except TooManyAttemptsError as error:  # not logged: it may be sent without end
             return self._login(request, str(error), status=429)
-        if cookie is None:
+        if login is None:
             log.warning("login refused", reason="wrong password", client=address)
             return self._login(request, "wrong password", status=403)
         log.info("logged in", client=address)
         response = RedirectResponse(self._prefix + wanted, 303)
-        self._set_cookie(request, response, cookie, SESSION_S)
+        self._set_cookie(request, response, COOKIE, login.session, SESSION_S)
+        if login.browser is not None:
+            self._set_cookie(request, response, BROWSER_COOKIE, login.browser, BROWSER_S, below="/login")
         return response
 
     async def _log_out(self, request: Request) -> Response:
         response = RedirectResponse(self._renderer.url("/"), 303)
-        self._set_cookie(request, response, "", 0)
+        self._set_cookie(request, response, COOKIE, "", 0)
         return response
 
-    def _set_cookie(self, request: Request, response: Response, value: str, seconds: int) -> None:
-        # The browser's own word: behind a proxy that ends TLS, this request came by plain HTTP.
+    def _set_cookie(
+        self, request: Request, response: Response, name: str, value: str, seconds: int, *, below: str = ""
+    ) -> None:
+        # From the browser itself: behind a proxy that ends TLS, this request came by plain HTTP.
         secure = request.headers.get("Origin", "").startswith("https://")
-        path = self._prefix or "/"
-        response.set_cookie(COOKIE, value, seconds, path=path, secure=secure, httponly=True, samesite="lax")
+        path = self._prefix + below or "/"
+        response.set_cookie(name, value, seconds, path=path, secure=secure, httponly=True, samesite="lax")
 
     @staticmethod
     def _here(request: Request) -> str:
         return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def _has_token(request: Request) -> bool:
+    return request.headers.get("Authorization", "").lower().startswith("bearer ")
 
 
 def _is_form(request: Request) -> bool:

@@ -7,13 +7,14 @@ itself.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
 from agent.config.settings import Address
+from agent.model.terminal import printable
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,11 +29,13 @@ POLICY = (
 _HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not `no-referrer`: with it, browsers send `Origin: null` with forms, also to their own site.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _SAFE = ("GET", "HEAD")
+_NETLOC = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(:[0-9]{1,5})?")
 
 
 class Guard:
@@ -41,8 +44,9 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
         self._app = app
         self._prefix = settings.prefix
-        self._named = set(settings.hosts)
-        self._hosts = {"localhost", settings.address.host.lower(), *settings.hosts}
+        # A bare IPv6 address gets the brackets that browsers write.
+        self._named = {f"[{host}]" if host.count(":") > 1 and "[" not in host else host for host in settings.hosts}
+        self._hosts = {"localhost", settings.address.host.lower(), *map(_name, self._named)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -63,7 +67,14 @@ class Guard:
             return None
         if method != "POST":
             return 405, "only GET, HEAD and POST are supported"
-        return None if self._is_same_origin(host, headers) else (403, "a page of another site sent this request")
+        if self._is_same_origin(host, headers):
+            return None
+        origin = printable(headers.get("Origin", ""))[:200]
+        return 403, (
+            f"this request was not sent by a page of the agent{f', but by {origin}' if origin else ''}. If it was: a "
+            "reverse proxy must pass the header Origin on, and [web] hosts must have the name that the browser shows, "
+            "with its port if that is not 80 or 443"
+        )
 
     def _is_ours(self, name: str) -> bool:
         return name in self._hosts or Address(name, 0).is_loopback
@@ -71,18 +82,25 @@ class Guard:
     def _is_same_origin(self, host: str, headers: Headers) -> bool:
         if (site := headers.get("Sec-Fetch-Site")) is not None:
             return site == "same-origin"
-        if (origin := headers.get("Origin")) is not None:
-            netloc = origin.partition("://")[2]
-            # A proxy may send its own Host; then the browser's name has to be among the configured ones.
-            return netloc == host or _name(netloc) in self._named
-        return headers.get("Authorization", "").lower().startswith("bearer ") and "Cookie" not in headers
+        if (origin := headers.get("Origin")) is None:
+            return headers.get("Authorization", "").lower().startswith("bearer ") and "Cookie" not in headers
+        netloc = origin.partition("://")[2]
+        if netloc == host.lower():
+            return True
+        # A proxy may send its own Host, or leave its port out. But if Host has the same name with another port, it is
+        # the browser's own: another service of this host has sent the request.
+        return netloc in self._named and not (_name(netloc) == _name(host) and _port(host))
 
 
 def _name(netloc: str) -> str:
-    try:
-        return (urlsplit(f"//{netloc}").hostname or "").removesuffix(".")
-    except ValueError:  # half an IPv6 address
-        return ""
+    """The host of ``host:port`` in lower case; empty: it is not valid."""
+    found = _NETLOC.fullmatch(netloc.lower())
+    return "" if found is None else found[1] or found[2]
+
+
+def _port(netloc: str) -> str:
+    found = _NETLOC.fullmatch(netloc.lower())
+    return "" if found is None else found[3] or ""
 
 
 def _with_headers(send: Send) -> Send:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from starlette.convertors import IntegerConvertor, register_url_convertor
+
 from agent.web.access import Role
 
 if TYPE_CHECKING:
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
     from agent.web.tasks import Tasks
 
 
+class _Number(IntegerConvertor):
+    """``{number:number}`` in a path. Longer numbers are not converted: nothing can be stored under them."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_url_convertor("number", _Number())
+
+
 class RefusedError(Exception):
     """A request that cannot be answered; the message is for users."""
 
@@ -27,19 +38,18 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Visit:
-    """One request: who sent it, and what can be used to answer it. ``frame``: for a page that an action shows."""
+    """One request: who sent it, and what can be used to answer it. ``frame``: for a page that an action shows.
+
+    ``address``: where it came from, for the log.
+    """
 
     request: Request
     visitor: Visitor
+    address: str
     backend: Backend
     renderer: Renderer
     tasks: Tasks
     frame: Frame
-
-    @property
-    def address(self) -> str:
-        """Where the request came from, for the log."""
-        return self.request.client.host if self.request.client else "unknown"
 
     def require(self, role: Role) -> None:
         """Raises :class:`RefusedError` if the visitor does not have this role."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PATIENCE_MS = 120_000
 # Names that resolve to this machine although they are not the agent's.
 REBOUND = "rebound.test"
+# A name of this machine that an agent can be configured with.
+NAMED = "ci.test"
 _WATCH = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", event =>
@@ -62,7 +64,7 @@ def browser() -> Iterator[Browser]:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium-headless-shell")
     if chromium is None:
         pytest.skip("needs Chromium: apt-get install chromium-headless-shell")
-    arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"]
+    arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1, MAP {NAMED} 127.0.0.1"]
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments, timeout=PATIENCE_MS)
         yield browser

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tests.browser.world import World
 
 
-def _page_of_an_attacker(target: str) -> HTMLResponse:
+def page_of_an_attacker(target: str) -> HTMLResponse:
+    """With a form that its reader is made to send."""
     return HTMLResponse(f'<form method="post" action="{target}"><button>You have won</button></form>')
 
 
@@ -28,7 +29,7 @@ def test_a_post_from_another_origin_is_refused(played: World, logged_in: Tab, ho
     before = played.counts()
     number = played.deployments(State.FAILED)[0].number
     for path in ("/logout", *(action.path.replace("{number}", str(number)) for action in ACTIONS)):
-        with LocalServer(_page_of_an_attacker(played.site.url + path)) as attacker:
+        with LocalServer(page_of_an_attacker(played.site.url + path)) as attacker:
             logged_in.page.goto(attacker.url.replace("127.0.0.1", host))
             with logged_in.page.expect_navigation() as navigation:
                 logged_in.page.get_by_role("button").click()

@@ -90,17 +90,23 @@ def running(agent: Agent) -> Iterator[Site]:
         process.wait(120)
 
 
-@pytest.fixture(scope="module")
-def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """One daemon for all tests of a module that change nothing. It has no builds."""
+@contextmanager
+def site_of(folder: Path, web: str = SETTINGS) -> Iterator[Site]:
+    """One daemon for several tests that change nothing. It has no builds."""
     hivel = LocalHivel()
     with (
         LocalServer(LocalJenkins().app) as jenkins_server,
         LocalServer(hivel.app) as hivel_server,
-        running(configured(tmp_path_factory.mktemp("site"), jenkins_server, hivel_server)) as site,
+        running(configured(folder, jenkins_server, hivel_server, web)) as site,
     ):
         yield site
     hivel.close()
+
+
+@pytest.fixture(scope="module")
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site_of(tmp_path_factory.mktemp("site")) as site:
+        yield site
 
 
 @pytest.fixture

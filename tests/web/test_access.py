@@ -12,13 +12,22 @@ import pytest
 
 from agent.web.access import hashed
 from tests.integration.support import wait_until
-from tests.web.conftest import PASSWORD, SETTINGS, TOKEN, VIEW_PASSWORD, VIEW_TOKEN, configured, running
+from tests.web.conftest import PASSWORD, SETTINGS, TOKEN, VIEW_PASSWORD, VIEW_TOKEN, configured, running, site_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from agent.sandbox.server import LocalServer
     from tests.web.conftest import Site
+
+
+@pytest.fixture(scope="module")
+def named_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Under further names."""
+    settings = f'{SETTINGS}hosts = ["CI.test", "ported.test:8443", "fd00::1"]\n'
+    with site_of(tmp_path_factory.mktemp("named"), settings) as site:
+        yield site
 
 
 def test_without_a_login_the_first_page_shows_counts_and_no_rows(shared_site: Site) -> None:
@@ -109,7 +118,20 @@ def test_a_post_of_another_site_is_refused(shared_site: Site, headers: dict[str,
         assert ("set-cookie" in answer.headers) == (status == 303)
 
 
-@pytest.mark.parametrize("host", ["evil.test", "evil.test:9471", "127.0.0.1.evil.test", "[::1", ""])
+# No browser sends these.
+_ODD = (
+    "127.0.0.1/x",
+    "evil.test@127.0.0.1",
+    "127.0.0.1?x",
+    "127.0.0.1#x",
+    "localhost:x",
+    "127.1",
+    "localhost,x",
+    "::1",
+)
+
+
+@pytest.mark.parametrize("host", ["evil.test", "evil.test:9471", "127.0.0.1.evil.test", "[::1", "", *_ODD])
 def test_a_name_that_was_bound_to_this_address_is_refused(shared_site: Site, host: str) -> None:
     with shared_site.client(TOKEN) as client:
         assert client.get("/now.json", headers={"Host": host}).status_code == 421
@@ -122,8 +144,47 @@ def test_every_answer_has_the_security_headers(shared_site: Site, path: str) -> 
         assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
         assert "unsafe" not in headers["Content-Security-Policy"]
         assert headers["X-Content-Type-Options"] == "nosniff"
-        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Referrer-Policy"] == "same-origin"
         assert headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST", "localhost.", "127.0.0.1:1", "127.9.9.9", "[::1]:80"])
+def test_loopback_is_the_agents_own_name_in_any_form(shared_site: Site, host: str) -> None:
+    with shared_site.client() as client:
+        assert client.get("/", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("ci.test", "https://ci.test", 303),
+        ("ci.test:9471", "http://ci.test:9471", 303),
+        ("CI.test:9471", "http://ci.test:9471", 303),
+        ("[fd00::1]:9471", "http://[fd00::1]:9471", 303),
+        # Proxies that send a Host of their own, or leave the port out.
+        ("127.0.0.1:9471", "https://ci.test", 303),
+        ("127.0.0.1:9471", "https://[fd00::1]", 303),
+        ("127.0.0.1:9471", "https://ci.test:8443", 403),
+        ("127.0.0.1:9471", "https://ported.test:8443", 303),
+        ("ported.test", "https://ported.test:8443", 303),
+        # Another service of the same host, such as Jenkins.
+        ("ci.test:9471", "http://ci.test:8080", 403),
+        ("ci.test:9471", "http://ci.test", 403),
+        ("ci.test", "http://ci.test:8080", 403),
+        ("ported.test:9471", "http://ported.test:8443", 403),
+        ("ci.test", "https://x.ci.test", 403),
+        ("ci.test", "https://ci.test.evil.test", 403),
+        ("ci.test", "https://evil.test/ci.test", 403),
+        ("ci.test", "ci.test", 403),
+    ],
+)
+def test_a_form_is_accepted_from_the_agents_own_pages_only(
+    named_site: Site, host: str, origin: str, status: int
+) -> None:
+    """Without Sec-Fetch-Site, which browsers do not send over plain HTTP to other hosts."""
+    with named_site.client() as client:
+        headers = {"Host": host, "Origin": origin}
+        assert client.post("/login", data={"password": PASSWORD}, headers=headers).status_code == status
 
 
 def test_a_password_that_cannot_be_read_stops_neither_the_agent_nor_the_pages(
@@ -168,7 +229,7 @@ def test_a_busy_port_disables_the_pages_and_nothing_else(
 def test_the_header_of_a_proxy_counts_only_with_its_secret(
     tmp_path: Path, jenkins_server: LocalServer, hivel_server: LocalServer
 ) -> None:
-    proxy = 'proxy = { user_header = "X-User", secret_file = "proxy.secret", operators = ["Ada"] }\n'
+    proxy = 'proxy = { user_header = "X-User", secret_file = "proxy.secret", operators = ["Ada", "Zoë"] }\n'
     (tmp_path / "proxy.secret").write_text("shared-with-the-proxy\n")
     with (
         running(configured(tmp_path, jenkins_server, hivel_server, SETTINGS + proxy)) as site,
@@ -182,6 +243,15 @@ def test_the_header_of_a_proxy_counts_only_with_its_secret(
         assert "Ada (may act)" in client.get("/", headers=secret | {"X-User": "Ada"}).text
         assert "Bob (may view)" in client.get("/", headers=secret | {"X-User": "Bob"}).text
         assert client.get("/now.json", headers=secret).status_code == 401
+        # A proxy that adds the header to the one of its client, or the secret to a guess.
+        twice = [*secret.items(), ("X-User", "Ada"), ("X-User", "Bob")]
+        assert client.get("/now.json", headers=twice).status_code == 401
+        guessed = [*secret.items(), ("X-Hivel-Agent-Proxy-Secret", "guess"), ("X-User", "Ada")]
+        assert client.get("/now.json", headers=guessed).status_code == 401
+        assert client.get("/now.json", headers=secret | {"X_User": "Ada"}).status_code == 401
+        assert "Bob, Ada (may view)" in client.get("/", headers=secret | {"X-User": "Bob, Ada"}).text
+        named = client.get("/", headers=[*secret.items(), ("X-User", "Zoë".encode())])  # type: ignore[list-item]
+        assert "Zoë (may act)" in named.text
 
 
 @pytest.mark.parametrize("strips", [True, False])

@@ -56,7 +56,7 @@ class DeploymentView(msgspec.Struct, frozen=True):
 
 async def show(visit: Visit) -> Shown:
     """The row, what it was derived from, and what became of it."""
-    number, settings = int(visit.request.path_params["number"]), visit.backend.settings
+    number, settings = visit.request.path_params["number"], visit.backend.settings
     with_values = visit.visitor.role >= Role.ACT
     view = await visit.backend.read(lambda outbox: _view(outbox, settings, number, with_values=with_values))
     if view is None:
@@ -115,4 +115,4 @@ def _payload(row: Deployment, deployment_id: str, settings: Settings) -> str | N
     return wire(event.decode(), settings.delivery.canceled_spelling).decode()
 
 
-PAGE = Page("/deployments/{number:int}", show)
+PAGE = Page("/deployments/{number:number}", show)

@@ -64,7 +64,7 @@ async def show_all(visit: Visit) -> Shown:
 
 async def show(visit: Visit) -> Shown:
     """One task."""
-    number = int(visit.request.path_params["number"])
+    number = visit.request.path_params["number"]
     task = visit.tasks.get(number)
     if task is None:
         raise RefusedError(404, f"there is no task {number}, or it is older than the tasks that are kept")
@@ -122,5 +122,5 @@ def _view(task: Task) -> TaskView:
     )
 
 
-PAGES = (Page("/tasks", show_all), Page("/tasks/{number:int}", show))
+PAGES = (Page("/tasks", show_all), Page("/tasks/{number:number}", show))
 START = Action("/tasks", start)
