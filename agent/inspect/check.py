@@ -19,6 +19,7 @@ from agent.inspect.pages import pages
 from agent.inspect.plugins import missing_plugins
 from agent.inspect.probes import probe_hivel, probe_jenkins
 from agent.inspect.suspicious import suspicious, unusable_proxies
+from agent.inspect.webhooks import webhooks
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import DamagedError, OlderOutboxError, OutboxError
 
@@ -47,6 +48,7 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
     findings += _teams(settings)
     findings += notifications(settings)
     findings += pages(settings)
+    findings += webhooks(settings)
     findings += [Finding(Level.ERROR if each.endless else Level.WARNING, "rules", str(each)) for each in busy(settings)]
     findings.append(_outbox(settings, clock, thoroughly=not offline))
     findings += spool(settings.spool)
@@ -150,6 +152,8 @@ def _token_files(settings: Settings) -> list[Path]:
     tokens = [settings.hivel.token, *(c.token for c in settings.controllers if c.token), *reporting]
     if settings.notify is not None and settings.notify.url is not None:
         tokens.append(settings.notify.url)
+    for hook in () if settings.webhooks is None else settings.webhooks.hooks:
+        tokens += [*hook.secrets, *([] if hook.api_token is None else [hook.api_token])]
     by_systemd = os.environ.get("CREDENTIALS_DIRECTORY")
     there = {token.path for token in tokens if token.path is not None and token.problem is None}
     return sorted(path for path in there if str(path.parent) != by_systemd)

@@ -1,0 +1,201 @@
+"""Webhooks for people: what a body would become, the last deliveries, and what a webhook lacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.config.credentials import TokenError
+from agent.deployments import content as contents
+from agent.inspect.findings import Finding, Level
+from agent.model import times
+from agent.model.ids import limited_id, part_deployment_id, run_id
+from agent.model.part import Part
+from agent.model.report import ReportError, checked
+from agent.outbox.hooks import Verdict
+from agent.sources.reports.parse import parse
+from agent.sources.webhooks.listener import decoded, meaning_of
+from agent.sources.webhooks.values import Delivery, Ended, Ignored, Invalid, Started
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agent.config.settings import Settings, WebhookSettings
+    from agent.outbox.hooks import HookDelivery
+    from agent.outbox.interface import Outbox
+
+# Events of GitHub by a member that only their bodies have.
+_GITHUB = {
+    "deployment_status": "deployment_status",
+    "workflow_run": "workflow_run",
+    "zen": "ping",
+    "deployment": "deployment",
+}
+
+
+class HookPreview(msgspec.Struct, frozen=True, kw_only=True):
+    """What a delivery would become. ``fields``: of the report, as the event gets them."""
+
+    hook: str
+    platform: str
+    event: str
+    verdict: Verdict
+    reason: str = ""
+    deployment_id: str = ""
+    fields: dict[str, str] = {}
+
+
+class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery for people. Times are RFC 3339."""
+
+    at: str
+    hook: str
+    event: str
+    verdict: Verdict
+    reason: str
+    deployment_id: str
+    state: str
+    delivery_id: str
+
+
+def preview(settings: Settings, hook: WebhookSettings, body: bytes, event: str | None, now_ms: int) -> HookPreview:
+    """What a body would become. Nothing is stored, and no signature is required."""
+    try:
+        part = Part(decoded(body, is_form=body.startswith(b"payload=")), "")
+    except ValueError as error:
+        return _preview(hook, event or "", Verdict.REFUSED, reason=str(error))
+    name = (_event_of(hook, part) if event is None else event).lower()
+    match meaning_of(Delivery(event=name, id="", body=part, received_at=now_ms), hook):
+        case Ended(report=report):
+            return _ended(settings, hook, name, report, now_ms)
+        case Started(at=at):
+            reason = f"the start {times.rfc3339(at)} is remembered until the deployment ends"
+            return _preview(hook, name, Verdict.STARTED, reason=reason)
+        case Ignored(reason=reason):
+            return _preview(hook, name, Verdict.IGNORED, reason=reason)
+        case Invalid(reason=reason):
+            return _preview(hook, name, Verdict.REFUSED, reason=reason)
+
+
+def _ended(
+    settings: Settings, hook: WebhookSettings, event: str, report: Mapping[str, str], now_ms: int
+) -> HookPreview:
+    fields = dict(report)
+    try:
+        parsed = parse(checked(fields), settings.controllers)
+    except ReportError as error:
+        return _preview(hook, event, Verdict.REFUSED, reason=str(error), fields=fields)
+    said = parsed.said
+    ended_at = said.ended_at or now_ms
+    content, _ = contents.of_report(said, settings.options, (said.started_at or ended_at, ended_at))
+    if content.problem is not None:
+        return _preview(hook, event, Verdict.REFUSED, reason=f"invalid report: {content.problem}", fields=fields)
+    parts = [said.environment] if said.environment else []
+    name = limited_id(part_deployment_id(run_id(parsed.run), *parts))
+    return _preview(hook, event, Verdict.STORED, deployment_id=name, fields=fields)
+
+
+def _preview(
+    hook: WebhookSettings, event: str, verdict: Verdict, *, reason: str = "", deployment_id: str = "",
+    fields: Mapping[str, str] | None = None,
+) -> HookPreview:  # fmt: skip
+    return HookPreview(
+        hook=hook.name, platform=hook.platform, event=event, verdict=verdict, reason=reason,
+        deployment_id=deployment_id, fields=dict(fields or {}),
+    )  # fmt: skip
+
+
+def _event_of(hook: WebhookSettings, body: Part) -> str:
+    """The event that a body probably is of, without its headers."""
+    members = body.value if isinstance(body.value, dict) else {}
+    if hook.platform == "github":
+        return next((event for member, event in _GITHUB.items() if member in members), "")
+    return str(members.get("type") or members.get("eventType") or "")
+
+
+# ---- deliveries
+
+
+def deliveries(outbox: Outbox, limit: int, hook: str | None = None) -> list[DeliveryView]:
+    """The last deliveries, newest first."""
+    return [_view(each) for each in outbox.hook_deliveries(limit, hook)]
+
+
+def _view(each: HookDelivery) -> DeliveryView:
+    return DeliveryView(
+        at=times.rfc3339(each.at), hook=each.hook, event=each.event, verdict=each.verdict, reason=each.reason,
+        deployment_id=each.deployment_id, state=each.state, delivery_id=each.delivery_id,
+    )  # fmt: skip
+
+
+# ---- check
+
+
+def webhooks(settings: Settings) -> list[Finding]:
+    """What each webhook lacks; empty without webhooks."""
+    if settings.webhooks is None:
+        return []
+    address, hooks = settings.webhooks.address, settings.webhooks.hooks
+    found = []
+    if address is None:
+        words = "no platform can reach the webhooks: set [webhooks] listen, such as 127.0.0.1:9472 behind a proxy"
+        found.append(Finding(Level.WARNING, "webhooks", words))
+    if not hooks:
+        found.append(Finding(Level.WARNING, "webhooks", "[webhooks] listen is set, but there is no [[webhook]]"))
+    return found + [finding for hook in hooks for finding in _hook(hook, listens=address is not None)]
+
+
+def _hook(hook: WebhookSettings, *, listens: bool) -> list[Finding]:
+    subject = f"webhook {hook.name}"
+    problems = [*_secrets(hook, subject), *_rules(hook, subject), *_repair(hook, subject)]
+    if listens and not any(each.level is Level.ERROR for each in problems):
+        problems.insert(0, Finding(Level.OK, subject, f"{hook.platform} can send deliveries to /v1/hooks/{hook.name}"))
+    return problems
+
+
+def _secrets(hook: WebhookSettings, subject: str) -> list[Finding]:
+    problems = []
+    for secret in hook.secrets:
+        try:
+            secret.reveal()
+        except TokenError as error:
+            problems.append(str(error))
+    level = Level.ERROR if len(problems) == len(hook.secrets) else Level.WARNING
+    return [Finding(level, subject, f"its secret cannot be read: {problem}") for problem in problems]
+
+
+# What each platform sends only by rule.
+_BY_RULE = {
+    "circleci": "jobs and workflows of CircleCI have no environment",
+    "azure_devops": "runs and builds of Azure DevOps have no environment",
+}
+
+
+def _rules(hook: WebhookSettings, subject: str) -> list[Finding]:
+    if hook.platform == "circleci" and not hook.rules:
+        words = f"{_BY_RULE[hook.platform]}: without [[webhook.rule]], all deliveries are ignored"
+        return [Finding(Level.WARNING, subject, words)]
+    refused = [rule for rule in hook.rules if hook.refuses_environment(rule.environment)]
+    return [
+        Finding(Level.WARNING, subject, f"the rule for {rule.name.text} has the environment {rule.environment}, "
+                                        "which is not in environments: its deployments are ignored")
+        for rule in refused
+    ]  # fmt: skip
+
+
+def _repair(hook: WebhookSettings, subject: str) -> list[Finding]:
+    if hook.repair and hook.api_token is None:
+        words = "repair asks the API of the platform, which requires a token: set api_token_file"
+        return [Finding(Level.WARNING, subject, words)]
+    if hook.api_token is not None and not hook.repair:
+        words = "it has a token for the API, but repair names no project: missed deployments are not looked for"
+        return [Finding(Level.WARNING, subject, words)]
+    if hook.api_token is not None and hook.api_token.problem is not None:
+        return [Finding(Level.WARNING, subject, f"missed deployments cannot be asked for: {hook.api_token.problem}")]
+    return []
+
+
+def names(hooks: Sequence[WebhookSettings]) -> str:
+    """The names of webhooks, for a message."""
+    return ", ".join(hook.name for hook in hooks) or "none"
