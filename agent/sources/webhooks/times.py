@@ -24,7 +24,7 @@ def moment(body: Part, path: str) -> int | None:
         at = times.parse_moment(plain)
         times.rfc3339(at)  # events allow only the years 1 to 9999
     except (ValueError, OverflowError):
-        raise ValueError(f"{path}: {text!r:.60} is not a time") from None
+        raise ValueError(f"{body.at(path).where}: {text!r:.60} is not a time") from None
     return at
 
 
@@ -32,7 +32,7 @@ def required_moment(body: Part, path: str) -> int:
     """The same for a time that has to be there."""
     at = moment(body, path)
     if at is None:
-        raise ValueError(f"{path} is missing")
+        raise ValueError(f"{body.at(path).where} is missing")
     return at
 
 

@@ -69,10 +69,10 @@ if TYPE_CHECKING:
 
 def required(body: Part, path: str) -> str:
     """The text or whole number at a path. Raises :class:`ValueError` if it is missing, empty or something else."""
-    value = body.at(path).value
-    found = body.number(path) if isinstance(value, int) else body.text(path)
+    part = body.at(path)
+    found = body.number(path) if isinstance(part.value, int) else body.text(path)
     if not found.strip():
-        raise ValueError(f"{path} is missing")
+        raise ValueError(f"{part.where} is missing")
     return found
 
 

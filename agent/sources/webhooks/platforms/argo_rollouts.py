@@ -12,8 +12,8 @@ from urllib.parse import quote
 from agent.deployments.systems.argo import full_name
 from agent.deployments.systems.words import run_name
 from agent.model.times import rfc3339
-from agent.sources.webhooks.platforms.deployment import ended, required, time
-from agent.sources.webhooks.values import Ignored
+from agent.sources.webhooks.platforms.deployment import ended, time
+from agent.sources.webhooks.values import Ignored, required
 
 if TYPE_CHECKING:
     from agent.config.settings import WebhookSettings

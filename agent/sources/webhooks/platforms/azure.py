@@ -12,8 +12,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from agent.deployments.systems.words import run_name
 from agent.sources.webhooks.platforms import azure_source
-from agent.sources.webhooks.platforms.deployment import by_rule, ended, moment, number, required, time
-from agent.sources.webhooks.values import Ignored, Started
+from agent.sources.webhooks.platforms.deployment import by_rule, ended, moment, time
+from agent.sources.webhooks.values import Ignored, Started, required
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ def _stage(body: Part, hook: WebhookSettings) -> Meaning:
     stage, run, pipeline = (resource.at(name) for name in ("stage", "run", "pipeline"))
     name, job, state = required(stage, "name"), required(pipeline, "name"), required(stage, "state")
     project = _project(body, hook, stage.text("_links.web.href"), run.text("_links.web.href"), pipeline.text("url"))
-    run_id = number(run, "id")
+    run_id = required(run, "id")
     key = run_name("azure_devops", project.path, run_id, name if name != _UNNAMED else "")
     result, at = stage.text("result"), moment(body, "createdDate")
     report = {
@@ -87,7 +87,7 @@ def _run(body: Part, hook: WebhookSettings) -> Meaning:
     run, pipeline = resource.at("run"), resource.at("pipeline")
     name, state = pipeline.text("name") or required(run, "pipeline.name"), required(run, "state")
     project = _project(body, hook, run.text("_links.web.href"), run.text("url"), pipeline.text("url"))
-    run_id = number(run, "id")
+    run_id = required(run, "id")
     report = {
         "provider": "azure_devops",
         "job": name,
@@ -110,7 +110,7 @@ def _run(body: Part, hook: WebhookSettings) -> Meaning:
 def _build(body: Part, hook: WebhookSettings) -> Meaning:
     """``build.complete``: 1.0 has the result in ``status``, 2.0 in ``result``."""
     build = body.at("resource")
-    name, build_id = required(build, "definition.name"), number(build, "id")
+    name, build_id = required(build, "definition.name"), required(build, "id")
     project = _project(body, hook, build.text("_links.web.href"), build.text("url"), name=build.text("project.name"))
     report = {
         "provider": "azure_devops",
@@ -187,7 +187,7 @@ class _Release:
                 body, hook, page, release.text("url"),
                 name=resource.text("project.name") or release.text("project.name"),
             ),
-            id=number(release, "id"),
+            id=required(release, "id"),
             name=release.text("name"),
             pipeline=definition or resource.text("release.releaseDefinition.name"),
             stage=required(environment, "name"),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.deployments.systems.words import run_name
-from agent.sources.webhooks.platforms.deployment import by_rule, number, required, time
-from agent.sources.webhooks.values import Ignored
+from agent.sources.webhooks.platforms.deployment import by_rule, time
+from agent.sources.webhooks.values import Ignored, required
 
 if TYPE_CHECKING:
     from agent.config.settings import WebhookSettings
@@ -38,7 +38,7 @@ def read(delivery: Delivery, hook: WebhookSettings) -> Meaning:
 
 def _job(body: Part, hook: WebhookSettings) -> Meaning:
     project, job, workflow = _project(body), body.at("job"), body.at("workflow")
-    name, within, job_number = required(job, "name"), workflow.text("name"), number(job, "number")
+    name, within, job_number = required(job, "name"), workflow.text("name"), required(job, "number")
     report = {
         "provider": "circleci",
         "job": name,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.model import times
 from agent.model.git import branch_name, without_credentials
 from agent.model.required import why_no_event
 from agent.model.status import Provider, known_words
-from agent.sources.webhooks.values import Ended, Ignored
+from agent.sources.webhooks import times
+from agent.sources.webhooks.values import Ended, Ignored, filled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,7 @@ def ended(
         fields["status"] = "unknown"  # a word that the platform introduced later
     for name in ("repo_url", "logs_url"):
         fields[name] = without_credentials(fields.get(name, ""))
-    return Ended({name: value for name, value in fields.items() if value.strip()}, start)
+    return Ended(filled(fields), start)
 
 
 def _problem(fields: Mapping[str, str]) -> str | None:
@@ -65,36 +65,11 @@ def _can_be_completed(hook: WebhookSettings) -> bool:
     return hook.platform == "azure_devops" and hook.api_token is not None
 
 
-def required(part: Part, path: str) -> str:
-    """The text at a path. Raises :class:`ValueError` if it is missing."""
-    if text := part.text(path).strip():
-        return text
-    raise ValueError(f"{part.at(path).where} is missing")
-
-
-def number(part: Part, path: str) -> str:
-    """The whole number at a path, as text. Raises :class:`ValueError` if it is missing."""
-    if text := part.number(path):
-        return text
-    raise ValueError(f"{part.at(path).where} is missing")
-
-
 def moment(part: Part, path: str) -> int | None:
     """The time at a path (UTC ms); None if it is missing. Raises :class:`ValueError` for anything else."""
-    text = part.text(path).strip()
-    if not text or text.startswith(_NO_TIME):
-        return None
-    try:
-        at = times.parse_moment(text)
-        times.rfc3339(at)
-    except (ValueError, OverflowError):
-        raise ValueError(f"{part.at(path).where}: {text!r:.60} is not a time") from None
-    return at
+    return None if part.text(path).startswith(_NO_TIME) else times.moment(part, path)
 
 
-def time(part: Part, *paths: str) -> str:
-    """The first time at these paths that is not missing, as RFC 3339; "" if all are missing."""
-    for path in paths:
-        if (at := moment(part, path)) is not None:
-            return times.rfc3339(at)
-    return ""
+def time(part: Part, path: str) -> str:
+    """The time at a path as RFC 3339; "" if it is missing."""
+    return times.written(moment(part, path))
