@@ -45,10 +45,10 @@ class Draft:
     hivel_url: str = "https://app.hivel.ai"
     hivel_token: Token | None = None
     controller: Controller = field(default_factory=Controller)
-    polls: bool = True
     contact: str | None = None
     jobs: tuple[str, ...] = ()
     environment: str = DEFAULT_ENVIRONMENT
+    polls: bool = True
 
 
 def configuration(draft: Draft, *, token_files: bool) -> str:
