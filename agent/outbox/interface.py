@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         FailedGroups,
         Filter,
         Found,
+        GapLook,
         Hour,
         JobCursor,
         JobError,
@@ -230,6 +231,22 @@ class Backfills(Protocol):
         ...
 
 
+class Gaps(Protocol):
+    """How far the APIs of platforms were read for webhooks that did not arrive."""
+
+    def gap_looks(self) -> list[GapLook]:
+        """All of them, in the order of hook, project and stream."""
+        ...
+
+    def gap_look(self, hook: str, project: str, stream: str) -> GapLook | None:
+        """The one of this stream; None if it was never read."""
+        ...
+
+    def save_gap_look(self, look: GapLook) -> None:
+        """Insert or replace."""
+        ...
+
+
 class Looking(Protocol):
     """Queries for people: the command line, the metrics, the pages."""
 
@@ -392,7 +409,7 @@ class Housekeeping(Protocol):
         ...
 
 
-class Outbox(Deployments, Deliveries, Cursors, Backfills, Looking, Pages, Hooks, Housekeeping, Protocol):
+class Outbox(Deployments, Deliveries, Cursors, Backfills, Gaps, Looking, Pages, Hooks, Housekeeping, Protocol):
     """The whole interface."""
 
     @property

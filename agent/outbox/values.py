@@ -436,6 +436,25 @@ class Action(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class GapLook(msgspec.Struct, frozen=True):
+    """How far one stream of a platform's project was read for webhooks that did not arrive.
+
+    ``begun``: what ended earlier is never taken. ``at``: what the platform lists before was taken, except ``open``: the
+    ids of what had not ended. ``found``: the missed deployments that were found in all. ``looked_at``: the last look
+    without an error. ``error``: of the last look.
+    """
+
+    hook: str
+    project: str
+    stream: str
+    begun: int
+    at: int
+    open: tuple[str, ...] = ()
+    found: int = 0
+    looked_at: int | None = None
+    error: str | None = None
+
+
 class LastRepair(msgspec.Struct, frozen=True):
     """The outbox was found damaged ``at``; ``events`` were read from the file, which is now ``moved_to``."""
 

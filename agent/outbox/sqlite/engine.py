@@ -10,6 +10,7 @@ from agent.outbox.sqlite.backfills import Backfills
 from agent.outbox.sqlite.cursors import Cursors
 from agent.outbox.sqlite.deliveries import Deliveries
 from agent.outbox.sqlite.deployments import Deployments
+from agent.outbox.sqlite.gaps import Gaps
 from agent.outbox.sqlite.housekeeping import Housekeeping
 from agent.outbox.sqlite.pages import Pages
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from agent.outbox.interface import Outbox
 
 
-class SqliteOutbox(Deployments, Pages, Deliveries, Cursors, Backfills, Housekeeping):
+class SqliteOutbox(Deployments, Pages, Deliveries, Cursors, Backfills, Gaps, Housekeeping):
     """One connection to the outbox. Each thread that works at the same time needs its own."""
 
     def close(self) -> None:

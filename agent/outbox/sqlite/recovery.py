@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _GAP = 20_000
 _BATCH = 500
 # Tables that are copied unchanged. Cursors and interrupted backfills are not copied.
-_SAME = ("reports", "missed", "repairs", "controllers", "set_aside", "wanted_builds")
+_SAME = ("reports", "missed", "repairs", "controllers", "set_aside", "wanted_builds", "webhook_gaps")
 _SAYS_SOMETHING = "kind IN ('final', 'report', 'unreadable')"
 _OF_RUN = "SELECT 1 FROM deployments AS d WHERE d.project_id = f.project_id AND d.run = f.run"
 _ONE_OF_SEVERAL = "(d.scope = 'stage' OR d.said_environment IS NOT NULL)"
