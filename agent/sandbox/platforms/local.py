@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from agent.sandbox.hivel.answers import json_answer
 from agent.sandbox.jenkins.local import wall_clock_ms
-from agent.sandbox.platforms import github, gitlab
+from agent.sandbox.platforms import circleci, github, gitlab
 from agent.sandbox.platforms.model import Deployed
 from agent.sandbox.platforms.sending import send
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.config.settings import Platform
 
 # Each module has ``answer`` and ``webhooks``.
-_KINDS: dict[str, ModuleType] = {"github": github, "gitlab": gitlab}
+_KINDS: dict[str, ModuleType] = {"github": github, "gitlab": gitlab, "circleci": circleci}
 KINDS = tuple(_KINDS)
 _DURATION_MS = 60_000
 

@@ -85,3 +85,11 @@ def needed_number(part: Part, path: str) -> str:
     if not found:
         raise ValueError(f"{part.at(path).where} is missing")
     return found
+
+
+def needed_text(part: Part, path: str) -> str:
+    """The text at a path. Raises :class:`ValueError` if there is none."""
+    found = part.text(path)
+    if not found:
+        raise ValueError(f"{part.at(path).where} is missing")
+    return found
