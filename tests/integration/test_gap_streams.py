@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 HOUR = 3_600_000
 DAY = 24 * HOUR
 SINCE_MORNING = Cursor(begun=NOON - 10 * DAY, at=NOON - 6 * HOUR)
-LISTS = ("github", "gitlab")
+LISTS = ("github", "gitlab", "circleci")
+RULE = WebhookRule(Pattern.parse("acme/*"), Pattern.parse("deploy*"), "production")
 
 
 @pytest.fixture(params=LISTS)
 def any_world(request: pytest.FixtureRequest) -> Iterator[World]:
-    with world(request.param) as found:
+    with world(request.param, rules=(RULE,)) as found:
         yield found
 
 
@@ -50,13 +51,18 @@ def gitlab() -> Iterator[World]:
 
 def ended(steps: list[Step]) -> list[int]:
     """The numbers of the deployments that ended."""
-    return [_number(step.deliveries[-1].body.value) for step in steps if step.deliveries]
+    found = [_number(step.deliveries[-1].body.value) for step in steps if step.deliveries]
+    return list(dict.fromkeys(found))  # CircleCI: a job and its workflow
 
 
 def _number(body: Any) -> int:
-    found = body["deployment"]["id"] if "deployment" in body else body["deployment_id"]
-    assert isinstance(found, int)
-    return found
+    for place in (("deployment", "id"), ("deployment_id",), ("pipeline", "number")):
+        found = body
+        for name in place:
+            found = found.get(name, {})
+        if isinstance(found, int):
+            return found
+    pytest.fail(f"no number in {body}")
 
 
 def within(part: Any, whole: Any, where: str = "") -> None:
@@ -64,26 +70,30 @@ def within(part: Any, whole: Any, where: str = "") -> None:
     if isinstance(part, dict) and isinstance(whole, dict):
         for name in part.keys() & whole.keys():
             within(part[name], whole[name], f"{where}.{name}")
-    elif not where.endswith("_changed_at"):  # GitLab writes times in several formats
+    elif not where.endswith(("_changed_at", ".url")):  # GitLab has several formats of time; CircleCI two servers
         assert part == whole, where
 
 
 @pytest.mark.parametrize("outcome", ["success", "failed", "canceled"])
 def test_bodies_from_the_api_agree_with_those_of_webhooks(any_world: World, outcome: str) -> None:
     one = any_world.platform.deploy(outcome=outcome, branch="feature/x", job="deploy eu", attempt=2)
-    [step] = any_world.read(SINCE_MORNING)
+    deliveries = [delivery for step in any_world.read(SINCE_MORNING) for delivery in step.deliveries]
     sent = any_world.platform._module.webhooks(one)
-    assert [delivery.event for delivery in step.deliveries] == [_event(webhook.headers) for webhook in sent]
-    for delivery, webhook in zip(step.deliveries, sent, strict=True):
+    assert [delivery.event for delivery in deliveries] == [_event(webhook.headers) for webhook in sent]
+    for delivery, webhook in zip(deliveries, sent, strict=True):
         within(delivery.body.value, webhook.body)
         assert isinstance(delivery.body.value, dict)
-        needed = {"check_run", "workflow_run", "deployment", "deployment_status", "repository", "commit_url", "ref"}
+        needed = {"check_run", "workflow_run", "deployment", "deployment_status", "repository", "commit_url", "ref"} | {
+            "job"
+        }
         assert webhook.body.keys() & needed <= delivery.body.value.keys()
-    assert [delivery.received_at for delivery in step.deliveries] == [one.started_at, one.ended_at]
+    times = [one.ended_at] * 2 if any_world.platform.kind == "circleci" else [one.started_at, one.ended_at]
+    assert [delivery.received_at for delivery in deliveries] == times
 
 
 def _event(headers: Mapping[str, str]) -> str:
-    return headers.get("X-GitHub-Event", headers.get("X-Gitlab-Event", "")).lower()
+    names = ("X-GitHub-Event", "X-Gitlab-Event", "circleci-event-type")
+    return next(headers[name] for name in names if name in headers).lower()
 
 
 def test_an_outage_of_six_hours_is_read_completely_over_several_pages(any_world: World) -> None:
@@ -132,7 +142,7 @@ def test_pages_that_change_while_they_are_read_hide_nothing(any_world: World) ->
     listed = []
 
     def meanwhile(path: str, query: Mapping[str, str]) -> None:
-        if path.endswith("/deployments"):
+        if path.endswith(("/deployments", "/pipeline")):
             listed.append(query)
             if running and len(listed) > 1:
                 platform.change(running.pop(), ended_at=any_world.clock.now_ms())
@@ -299,7 +309,7 @@ def test_hostile_answers_end_the_look_with_a_message(any_world: World, body: byt
         any_world.read(SINCE_MORNING)
     any_world.platform.deploy()
     any_world.platform.hook = lambda path, _: (
-        Response(body, media_type="application/json") if path.endswith("/deployments") else None
+        Response(body, media_type="application/json") if path.endswith(("/deployments", "/pipeline")) else None
     )
     with pytest.raises((ApiError, ValueError), match=message):
         any_world.read(SINCE_MORNING)

@@ -9,7 +9,7 @@ from agent.model.times import rfc3339
 from agent.sandbox.platforms.model import Deployed, Webhook, uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _PAGE = 20
 _APP = "https://circleci.example.test"
@@ -29,7 +29,7 @@ def answer(path: str, query: Mapping[str, str], deployed: Sequence[Deployed]) ->
         return None
     kind, number, rest = found.groups()
     one = next((each for each in deployed if uuid(kind, each.number) == number), None)
-    pages = {
+    pages: dict[tuple[str, str | None], Callable[[Deployed], object]] = {
         ("pipeline", None): pipeline,
         ("pipeline", "/workflow"): lambda each: _items([workflow(each)]),
         ("workflow", None): workflow,
