@@ -291,7 +291,7 @@ HOSTILE = {
     "too many values": (b"[" + b"1," * 400_000 + b"1]", "JSON values"),
     "another type": (b'"text"', "not a list|not an object"),
     "null": (b"null", "returned null"),
-    "an object in place of a list": (b'{"id": {}}', "not a list|not an object"),
+    "an object in place of a list": (b'{"id": {}}', "not a list|not an object|items is missing"),
     "numbers in place of objects": (b"[1, 2]", "not an object|not a list"),
     "no times": (b'[{"id": 1}]', "missing|not an object"),
     "times that do not exist": (

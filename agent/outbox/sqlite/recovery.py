@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _GAP = 20_000
 _BATCH = 500
 # Tables that are copied unchanged. Cursors and interrupted backfills are not copied.
-_SAME = ("reports", "missed", "repairs", "controllers", "set_aside", "wanted_builds", "webhook_gaps")
+_SAME = ("reports", "missed", "repairs", "controllers", "set_aside", "wanted_builds")
 _SAYS_SOMETHING = "kind IN ('final', 'report', 'unreadable')"
 _OF_RUN = "SELECT 1 FROM deployments AS d WHERE d.project_id = f.project_id AND d.run = f.run"
 _ONE_OF_SEVERAL = "(d.scope = 'stage' OR d.said_environment IS NOT NULL)"
@@ -170,6 +170,8 @@ class _Recovery:
         if old.has("webhook_starts"):
             self._copy("webhook_deliveries", old.by_id("webhook_deliveries"))
             self._copy("webhook_starts", old.table("webhook_starts"))
+        if old.has("webhook_gaps"):
+            self._copy("webhook_gaps", old.table("webhook_gaps"))
         for row in old.table("former_names"):
             project, former = (self._projects.get(row[name]) for name in ("project_id", "former_id"))
             if project is not None and former is not None:

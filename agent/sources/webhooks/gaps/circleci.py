@@ -39,12 +39,13 @@ async def pipelines(api: Api, project: str, cursor: Cursor) -> AsyncIterator[Ste
     oldest_first = sorted(listed.items(), key=lambda item: (moment(item[1], "created_at") or 0, item[0]))
     for number, pipeline in oldest_first:
         still_open = tuple(each for each in cursor.open if each != number)
-        is_over = True
-        for workflow in await reading.items(f"/pipeline/{quoted(number)}/workflow"):
-            is_over = is_over and workflow.text("status") not in _OPEN
-            for delivery in await reading.webhooks(about, pipeline, workflow):
-                # The pipeline is read again if the look ends within it.
-                yield Step(cursor, (delivery,), delivery.received_at)
+        try:
+            webhooks, is_over = await reading.webhooks(about, pipeline)
+        except (ValueError, GoneError) as error:
+            webhooks, is_over = [], True
+            yield Step(cursor, problem=f"pipeline {number}: {error}")
+        for webhook in webhooks:  # the pipeline is read again if the look ends here
+            yield Step(cursor, (webhook,), webhook.received_at)
         at = max(cursor.at, needed_moment(pipeline, "created_at"))
         cursor = replace(cursor, at=at, open=still_open if is_over else (*still_open, number)[-MOST_OPEN:])
         yield Step(cursor)
@@ -95,8 +96,15 @@ class _Reading:
                 break
         return found
 
-    async def webhooks(self, about: Part, pipeline: Part, workflow: Part) -> list[Delivery]:
-        """The webhooks of a workflow's jobs that ended and, if it has ended, of itself."""
+    async def webhooks(self, about: Part, pipeline: Part) -> tuple[list[Delivery], bool]:
+        """The webhooks of a pipeline's jobs and workflows that ended, and whether all have ended."""
+        found, is_over = list[Delivery](), True
+        for workflow in await self.items(f"/pipeline/{quoted(needed_text(pipeline, 'id'))}/workflow"):
+            is_over = is_over and workflow.text("status") not in _OPEN
+            found += await self._of_workflow(about, pipeline, workflow)
+        return found, is_over
+
+    async def _of_workflow(self, about: Part, pipeline: Part, workflow: Part) -> list[Delivery]:
         jobs = await self.items(f"/workflow/{quoted(needed_text(workflow, 'id'))}/job")
         body = self._body(about, pipeline, workflow)
         found = []
@@ -139,7 +147,7 @@ class _Reading:
 
 
 def listed(reply: Part) -> list[Part]:
-    """The items of a page. Raises :class:`ValueError` if there is no list."""
+    """The items of a page. Raises :class:`ValueError` if it has no list of them."""
     if reply.member("items").is_missing:
         raise ValueError("items is missing")
     return reply.items("items")
