@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -118,7 +119,10 @@ def _view(part: Part, row: Deployment | None) -> DerivedView:
 def _known(content: Content) -> dict[str, Any]:
     """The fields of an event that cannot be created, under their names in the payload."""
     fields: dict[str, Any] = msgspec.to_builtins(content)
-    times = {"start_time": rfc3339(content.started_at), "end_time": rfc3339(content.ended_at)}
+    times: dict[str, Any] = {}
+    for name, at in (("start_time", content.started_at), ("end_time", content.ended_at)):
+        with suppress(OverflowError):  # a time that cannot be written can be the reason
+            times[name] = rfc3339(at)
     return times | {
         name: value for name, value in fields.items() if name in DeploymentEvent.__struct_fields__ and value
     }
