@@ -20,6 +20,7 @@ from agent.model.times import offset_ms
 from agent.sources.reports.allowed import refuse_foreign_ids, refuse_other_teams
 from agent.sources.reports.fields import refuse_far_times
 from agent.sources.reports.given import deployment_called, said_of
+from agent.sources.reports.kept import wrapped
 from agent.sources.reports.parse import Parsed, parse
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from agent.ingest.ingest import Ingest
     from agent.model.deployment import Deployment
     from agent.model.fact import Fact
+    from agent.outbox.interface import Deployments as OutboxDeployments
     from agent.outbox.values import RunState
 
 log = structlog.get_logger("reports")
@@ -92,6 +94,17 @@ class Reports:
             [taken] = self.accept([said])
         tell([taken])
         return taken
+
+    def keep(self, report: Mapping[str, object], local: OutboxDeployments, principal: str) -> Taken:
+        """Store a report on this machine while the outbox cannot be reached; it is on the disk when this returns.
+
+        Raises :class:`agent.model.report.ReportError` if it is not valid. What only the outbox knows is checked later.
+        """
+        parsed = self.parse(report)
+        local.add_report(wrapped(report, principal))
+        name = limited_id(run_id(parsed.run))
+        log.info("report kept on this machine", deployment_id=name, reason="the outbox cannot be reached now")
+        return Taken(name, State.HELD)
 
     def read(self, parsed: Parsed, *, source: str, at: int, principal: str = "", behind: Sequence[Said] = ()) -> Said:
         """The fact of a report. ``behind``: earlier reports of the same transaction that are not stored yet.

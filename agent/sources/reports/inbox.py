@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import structlog
@@ -10,10 +10,11 @@ import structlog
 from agent.model.fact import Fact, Kind, word_of
 from agent.model.ids import run_id
 from agent.model.keys import run_of_id
-from agent.model.report import ReportError, UnknownWordError, decode
+from agent.model.report import ReportError, UnknownWordError
 from agent.model.secrets import trace
 from agent.outbox.values import OutboxError, SetAside
 from agent.sources.reports.accept import Said, Taken, tell
+from agent.sources.reports.kept import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,18 @@ AT_ONCE = 100
 _SAYS_WHICH = ("deployment_id", "run", "controller", "job", "build_number", "stage")
 
 
+class Inbox(Protocol):
+    """Where reports wait: the outbox itself, or the disk of this machine while the outbox is elsewhere."""
+
+    def reports(self, limit: int) -> list[StoredReport]:
+        """The oldest reports that are not processed."""
+        ...
+
+    def remove_report(self, report: StoredReport) -> None:
+        """Remove a report with the current transaction of the outbox."""
+        ...
+
+
 def take_inbox(reports: Reports) -> list[Taken]:
     """Process all reports in the inbox. Each batch is committed.
 
@@ -40,58 +53,58 @@ def take_inbox(reports: Reports) -> list[Taken]:
     return taken
 
 
-def take_batch(reports: Reports) -> list[Taken] | None:
+def take_batch(reports: Reports, inbox: Inbox | None = None) -> list[Taken] | None:
     """Process the oldest reports in one transaction; None if the inbox is empty. Raises like :func:`take_inbox`.
 
-    An invalid report becomes a failed deployment with the reason. A report that causes an unexpected error is set aside
-    and does not block the others.
+    ``inbox`` None: that of the outbox. An invalid report becomes a failed deployment with the reason. A report that
+    causes an unexpected error is set aside and does not block the others.
     """
+    inbox = inbox or reports.outbox
     try:
-        return _take(reports, AT_ONCE)
+        return _take(reports, inbox, AT_ONCE)
     except OutboxError:
         raise
     except Exception as error:  # noqa: BLE001 - the report that caused it is found below
         log.warning("batch failed; processing reports one by one", reason=f"{type(error).__name__}: {error}")
     taken: list[Taken] = []
     for _ in range(AT_ONCE):
-        one = _take_one(reports)
+        one = _take_one(reports, inbox)
         if one is None:
             break
         taken += one
     return taken
 
 
-def _take(reports: Reports, limit: int) -> list[Taken] | None:
-    outbox = reports.outbox
-    with outbox.transaction():  # a poller takes reports too
-        stored = outbox.reports(limit)
+def _take(reports: Reports, inbox: Inbox, limit: int) -> list[Taken] | None:
+    with reports.outbox.transaction():  # a poller takes reports too
+        stored = inbox.reports(limit)
         if not stored:
             return None
         taken = reports.accept(_read(reports, stored))
         for report in stored:
-            outbox.remove_report(report)
+            inbox.remove_report(report)
     tell(taken)
     return taken
 
 
-def _take_one(reports: Reports) -> list[Taken] | None:
+def _take_one(reports: Reports, inbox: Inbox) -> list[Taken] | None:
     """Process the oldest report, or set it aside; None if the inbox is empty."""
-    oldest = next(iter(reports.outbox.reports(1)), None)
+    oldest = next(iter(inbox.reports(1)), None)
     if oldest is None:
         return None
     try:
-        return _take(reports, 1) or []
+        return _take(reports, inbox, 1) or []
     except OutboxError:
         raise
     except Exception as error:
         log.exception("report set aside: unexpected error", report=oldest.id)
         outbox = reports.outbox
         with outbox.transaction():
-            if oldest in outbox.reports(1):
+            if oldest in inbox.reports(1):
                 now = outbox.clock.now_ms()
                 subject = f"report {oldest.received_at}:{oldest.id}"
                 outbox.set_aside(SetAside(now, "report", subject, trace(error), body=oldest.body))
-                outbox.remove_report(oldest)
+                inbox.remove_report(oldest)
         return []
 
 
@@ -99,8 +112,9 @@ def _read(reports: Reports, stored: Sequence[StoredReport]) -> list[Said]:
     said: list[Said] = []
     for each in stored:
         try:
-            parsed = _parsed(reports, decode(each.body.encode("utf-8", "replace")))
-            said.append(reports.read(parsed, source="emit", at=each.received_at, behind=said))
+            kept = unwrapped(each.body)
+            parsed = _parsed(reports, kept.report)
+            said.append(reports.read(parsed, source=kept.source, at=each.received_at, principal=kept.team, behind=said))
         except ReportError as error:
             said.append(Said(_unreadable(each, str(error))))
     return said
