@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,11 +11,12 @@ import msgspec
 from agent.model import times
 from agent.model.report import ReportError
 from agent.outbox.hooks import HookDelivery, HookStart, Verdict
+from agent.outbox.values import OutboxError
 from agent.sources.reports.accept import tell
 from agent.sources.webhooks.values import Ended, Ignored, Invalid, Started
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from agent.config.settings import WebhookSettings
     from agent.outbox.offloop import OffLoop
@@ -25,29 +27,74 @@ if TYPE_CHECKING:
 _SETTLED = (Verdict.STORED, Verdict.STARTED)
 
 
+# Deliveries that are stored in one transaction. In between, other work gets the lock of the outbox.
+_TOGETHER = 32
+
+
 class HookStorage:
-    """Stores deliveries on a connection of its own, so that they do not wait for other work."""
+    """Stores deliveries on a connection of its own, those that wait together in one transaction."""
 
     def __init__(self, reports: Reports, off_loop: OffLoop) -> None:
         self._reports = reports
         self._off_loop = off_loop
+        self._waiting: list[tuple[Arrived, asyncio.Future[HookDelivery]]] = []
+        self._work: asyncio.Task[None] | None = None
 
     async def accept(self, hook: WebhookSettings, delivery: Delivery, meaning: Meaning | Invalid) -> HookDelivery:
         """Store a delivery; it is on the disk when this returns. Raises :class:`agent.outbox.values.OutboxError`."""
-        return await self._off_loop(partial(store, self._reports, hook, delivery, meaning))
+        stored: asyncio.Future[HookDelivery] = asyncio.get_running_loop().create_future()
+        self._waiting.append((Arrived(hook, delivery, meaning), stored))
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._store())
+        return await stored
+
+    async def _store(self) -> None:
+        while self._waiting:
+            together, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+            try:
+                found = await self._off_loop(store, self._reports, [arrived for arrived, _ in together])
+            except Exception as error:  # noqa: BLE001 - raised in the requests
+                found = [error for _ in together]
+            for (_, stored), result in zip(together, found, strict=True):
+                if stored.done():  # the request was cancelled
+                    continue
+                if isinstance(result, Exception):
+                    stored.set_exception(result)
+                else:
+                    stored.set_result(result)
 
 
-def store(reports: Reports, hook: WebhookSettings, delivery: Delivery, meaning: Meaning | Invalid) -> HookDelivery:
-    """Store a delivery and its meaning, unless it is repeated. Raises :class:`agent.outbox.values.OutboxError`."""
-    storing = _Storing(reports, hook, delivery)
+@dataclass(frozen=True)
+class Arrived:
+    """A delivery with its webhook and its meaning."""
+
+    hook: WebhookSettings
+    delivery: Delivery
+    meaning: Meaning | Invalid
+
+
+def store(reports: Reports, arrived: Sequence[Arrived]) -> list[HookDelivery | Exception]:
+    """Store deliveries and their meanings, without repeated ones; returns each as it is stored.
+
+    Raises :class:`agent.outbox.values.OutboxError`; then nothing is stored. After an unexpected exception only the
+    delivery that caused it is not stored: the exception is in its place.
+    """
+    found: list[HookDelivery | Exception] = []
+    taken: list[Taken] = []
     with reports.outbox.transaction():
-        known = reports.outbox.hook_delivery(hook.name, delivery.id)
-        if known is not None and known.verdict in _SETTLED:
-            return known
-        noted = storing.effect_of(meaning)
-        reports.outbox.note_hook_delivery(noted)
-    tell(storing.taken)
-    return noted
+        for each in arrived:
+            storing = _Storing(reports, each.hook, each.delivery)
+            try:
+                with reports.outbox.transaction():
+                    found.append(storing.stored(each.meaning))
+            except OutboxError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a bug must not affect the others
+                found.append(error)
+            else:
+                taken += storing.taken
+    tell(taken)
+    return found
 
 
 class _Storing:
@@ -60,7 +107,16 @@ class _Storing:
         self._delivery = delivery
         self.taken: list[Taken] = []
 
-    def effect_of(self, meaning: Meaning | Invalid) -> HookDelivery:
+    def stored(self, meaning: Meaning | Invalid) -> HookDelivery:
+        """Store a delivery, unless it is repeated."""
+        known = self._outbox.hook_delivery(self._hook.name, self._delivery.id)
+        if known is not None and known.verdict in _SETTLED:
+            return known
+        noted = self._effect_of(meaning)
+        self._outbox.note_hook_delivery(noted)
+        return noted
+
+    def _effect_of(self, meaning: Meaning | Invalid) -> HookDelivery:
         """Store what a delivery means; returns the delivery as it is stored."""
         match meaning:
             case Ended():

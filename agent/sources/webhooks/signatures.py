@@ -95,7 +95,6 @@ def _same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
 
 
-_Check = "Callable[[str, Sequence[str], Mapping[str, str], bytes, int], bool]"
 _CHECKS: dict[Platform, Callable[[str, Sequence[str], Mapping[str, str], bytes, int], bool]] = {
     "github": _github,
     "gitlab": _gitlab,
