@@ -133,11 +133,11 @@ def paths(case: Case) -> dict[str, str]:
 def event_of_case(case: Case) -> DeploymentEvent:
     """The event that Hivel gets.
 
-    If the start came in a delivery of its own, it is taken to have come a minute before the end.
+    If the start comes in a delivery of its own only, it is taken to have come a minute before the end.
     """
     assert isinstance(case.meaning, Ended)
     report = dict(case.meaning.report)
-    if case.meaning.start:
+    if case.meaning.start and "start_time" not in report:
         report["start_time"] = rfc3339(_ms(case, report) - 60_000)
     parsed = parse(report, ())
     ended = parsed.said.ended_at or case.received_at

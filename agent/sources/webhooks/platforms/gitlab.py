@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PROVIDER = "gitlab_ci"
 _FINAL = ("success", "failed", "canceled")
+# Longer times in the queue are not believed.
+_LONGEST_QUEUED_S = 30 * 86_400
 
 
 def read(delivery: Delivery, hook: WebhookSettings) -> Meaning:
@@ -151,7 +153,7 @@ def _pipeline(body: Part, project: str, hook: WebhookSettings) -> Meaning:
     page = _page(body)
     started_at = required_moment(body, "object_attributes.created_at")
     queued = pipeline.member("queued_duration").value
-    queued_ms = round(queued * 1000) if isinstance(queued, int | float) else 0
+    queued_ms = round(queued * 1000) if isinstance(queued, int | float) and 0 <= queued <= _LONGEST_QUEUED_S else 0
     return Ended(
         filled({
             "provider": PROVIDER,
