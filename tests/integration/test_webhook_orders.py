@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.daemon.hooks import Arrived, store
 from agent.deployments.systems.ci import fields, fields_of_resource
+from agent.model.part import Part
+from agent.outbox.hooks import HookDelivery, Verdict
 from agent.sources.reports import accept as accepting
 from agent.sources.webhooks.platforms import READERS
-from agent.sources.webhooks.values import Ended
+from agent.sources.webhooks.values import Delivery, Ended, Started
 from tests.integration.reporting import deployments, reports_of, settings_of
 from tests.unit.test_systems import AZURE_RELEASE, CIRCLECI
 from tests.unit.webhook_cases import CASES, delivery, hook
@@ -69,3 +72,32 @@ def test_a_report_and_a_webhook_of_one_run_are_one_deployment(
         taken = reports.take(said[source], source=source, at=outbox.clock.now_ms())
         assert taken.deployment_id == name
     assert list(deployments(outbox)) == [name]
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("stage-state-changed.running.json", "stage-state-changed.completed.json"),
+        ("release-deployment-started.json", "release-deployment-completed.json"),
+    ],
+)
+@pytest.mark.parametrize("order", sorted(set(permutations(["start", "end", "end"]))), ids=" ".join)
+def test_a_start_of_azure_devops_counts_before_and_after_the_end(
+    outbox: SqliteOutbox, monkeypatch: pytest.MonkeyPatch, start: str, end: str, order: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(accepting, "refuse_far_times", lambda *_: None)  # the bodies are of other years
+    reports = reports_of(settings_of(outbox.path), outbox)
+    settings = hook("azure_devops", {"rules": [{"name": "**", "environment": "production", **SOURCE}]})
+    bodies = {"start": start, "end": end}
+    meanings = {}
+    for name, file in bodies.items():
+        case = next(case for case in CASES if (case.platform, case.file) == ("azure_devops", file))
+        meanings[name] = READERS["azure_devops"](case.delivery, settings)
+    assert isinstance(meanings["start"], Started)
+    for number, name in enumerate(order):
+        sent = Delivery(event="", id=str(number), body=Part(None, ""), received_at=outbox.clock.now_ms())
+        [stored] = store(reports, [Arrived(settings, sent, meanings[name])])
+        assert isinstance(stored, HookDelivery)
+        assert stored.verdict in (Verdict.STORED, Verdict.STARTED)
+    (deployment,) = deployments(outbox).values()
+    assert deployment.content.started_at == meanings["start"].at
