@@ -34,6 +34,7 @@ from agent.config.settings import (
     NotifySettings,
     ProxySettings,
     Settings,
+    SocketFile,
     WebSettings,
 )
 from agent.config.tables import Team
@@ -373,7 +374,7 @@ def _notify(check: Values, raw: tables.Notify) -> NotifySettings:
 
 
 def _web(check: Values, raw: tables.Web) -> WebSettings | None:
-    address = check.address("web.listen", raw.listen)
+    address = check.address_or_socket("web.listen", raw.listen)
     prefix = (raw.prefix or "").rstrip("/")
     if not _PREFIX.fullmatch(prefix):
         check.note("web.prefix", f"{raw.prefix!r} is not a path; write it like /hivel")
@@ -388,20 +389,20 @@ def _web(check: Values, raw: tables.Web) -> WebSettings | None:
         view_password=check.web_secret("web.view_password_file", raw.view_password_file, "web-view-password"),
         token=check.web_secret("web.token_file", raw.token_file, "web-token"),
         view_token=check.web_secret("web.view_token_file", raw.view_token_file, "web-view-token"),
-        proxy=None if raw.proxy is None else _proxy(check, raw.proxy),
+        proxy=None if raw.proxy is None else _proxy(check, raw.proxy, over_socket=isinstance(address, SocketFile)),
     )
     return None if address is None else settings
 
 
-def _proxy(check: Values, raw: tables.Proxy) -> ProxySettings | None:
+def _proxy(check: Values, raw: tables.Proxy, *, over_socket: bool) -> ProxySettings | None:
     if not _HEADER.fullmatch(raw.user_header):
         check.note("web.proxy.user_header", f"{raw.user_header!r} is not the name of a header")
     secret = check.web_secret("web.proxy.secret_file", raw.secret_file, "web-proxy-secret")
-    if secret is None:
+    if secret is None and not over_socket:
         check.note(
             "web.proxy.secret_file",
-            "no secret: set a file here, or systemd's credential web-proxy-secret; without it, any client could send "
-            f"{raw.user_header}",
+            "no secret: set a file here, or systemd's credential web-proxy-secret, or let [web] listen at a Unix "
+            f"socket such as unix:/run/hivel-agent/web.sock; otherwise any client could send {raw.user_header}",
         )
         return None
     return ProxySettings(raw.user_header, secret, frozenset(raw.operators))

@@ -111,6 +111,10 @@ class DeliverySettings:
     canceled_spelling: CanceledSpelling = "canceled"
 
 
+# How the address of a Unix socket begins.
+UNIX = "unix:"
+
+
 @dataclass(frozen=True)
 class Address:
     """An address to listen on."""
@@ -130,6 +134,21 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class SocketFile:
+    """A Unix socket to listen on. The permissions of the file say who can connect."""
+
+    path: Path
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return True
+
+    def __str__(self) -> str:
+        return f"{UNIX}{self.path}"
 
 
 @dataclass(frozen=True)
@@ -187,11 +206,12 @@ class NotifySettings:
 class ProxySettings:
     """A reverse proxy that authenticates users: it sends their names in ``user_header``.
 
-    The header counts only in requests with the ``secret``. ``operators`` may act, all other users may view.
+    The header counts only in requests with the ``secret``; None: in all requests over a Unix socket. ``operators`` may
+    act, all other users may view.
     """
 
     user_header: str
-    secret: Token
+    secret: Token | None
     operators: frozenset[str] = frozenset()
 
 
@@ -203,7 +223,7 @@ class WebSettings:
     not configured is None: no user can log in with it.
     """
 
-    address: Address
+    address: Address | SocketFile
     prefix: str = ""
     hosts: tuple[str, ...] = ()
     password: Token | None = None

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from agent.config.credentials import Token, TokenError, find_controllers_token, find_token, know_url, variable_of
 from agent.config.reading import ReadError, check_readable
 from agent.config.rules import Pattern, Template
-from agent.config.settings import Address, TlsSettings
+from agent.config.settings import UNIX, Address, SocketFile, TlsSettings
 from agent.config.sizes import describe_size, parse_size
 from agent.model import times
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from agent.config.problems import Problems
 
@@ -30,6 +31,10 @@ class TlsFiles(Protocol):
     ca_file: str | None
     client_certificate: str | None
     client_key: str | None
+
+
+# The kernel does not take longer paths.
+_LONGEST_SOCKET = 107
 
 
 class Values:
@@ -108,6 +113,20 @@ class Values:
             self.note(key, f'{text!r} is not an address; write it like 127.0.0.1:9469, or "" for none')
             return None
         return Address(host, int(port))
+
+    def address_or_socket(self, key: str, text: str) -> Address | SocketFile | None:
+        """An address, or a Unix socket such as ``unix:/run/hivel-agent/web.sock``; None: no listener."""
+        if not text.startswith(UNIX):
+            return self.address(key, text)
+        path = Path(text.removeprefix(UNIX))
+        if not path.is_absolute() or "\0" in text or len(os.fsencode(path)) > _LONGEST_SOCKET:
+            self.note(
+                key,
+                f"{text!r} is not a Unix socket; write its full path, of at most {_LONGEST_SOCKET} bytes, like "
+                "unix:/run/hivel-agent/web.sock",
+            )
+            return None
+        return SocketFile(path)
 
     def file(self, key: str, text: str | None) -> Path | None:
         """A readable file, or None if none is set."""

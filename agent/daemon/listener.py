@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self, cast
 
@@ -12,10 +12,13 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from agent.config.settings import SocketFile
 from agent.model.secrets import redact
-from agent.model.sockets import bind
+from agent.model.sockets import bind, bind_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
@@ -120,16 +123,23 @@ class _Redacting:
 
 
 class Listener:
-    """An application on one address: ``async with Listener(app, host, port) as listener``.
+    """An application on one address: ``async with Listener(app, address) as listener``.
 
     ``app`` can be replaced at any time; later requests use the new one.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, address: Address | SocketFile) -> None:
         """Listens at once, so that no connection is refused. Raises :class:`OSError` if the address cannot be used."""
         self.app = app
-        self._socket = bind(host, port)
-        self.port = int(self._socket.getsockname()[1])
+        self._file: tuple[Path, int] | None = None  # of a Unix socket, with its inode
+        if isinstance(address, SocketFile):
+            self._socket = bind_file(address.path)
+            self._file = address.path, address.path.stat().st_ino
+            self.url = str(address)
+        else:
+            self._socket = bind(address.host, address.port)
+            self.port = int(self._socket.getsockname()[1])
+            self.url = f"http://{replace(address, port=self.port)}"
         config = uvicorn.Config(
             self._answer, interface="asgi3", http=_Protocol, ws="none", lifespan="off", log_config=None,
             access_log=False, server_header=False, date_header=False,
@@ -148,15 +158,20 @@ class Listener:
     async def __aexit__(self, *_: object) -> None:
         self._server.stopping.set()
         await self._serving
+        if self._file is not None:
+            path, inode = self._file
+            with suppress(FileNotFoundError):
+                if path.stat().st_ino == inode:  # else another process listens there now
+                    path.unlink()
 
 
 class Listeners:
     """The listeners of the daemon by purpose. A listener stays open while its address stays the same."""
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[Address, Listener]] = {}
+        self._open: dict[str, tuple[Address | SocketFile, Listener]] = {}
 
-    async def listen(self, what: str, address: Address | None, app: ASGIApp) -> None:
+    async def listen(self, what: str, address: Address | SocketFile | None, app: ASGIApp) -> None:
         """Serve ``app`` at this address; None: stop serving it.
 
         If the port is in use, the error is logged, and the next call tries again. Delivery must not depend on it.
@@ -168,13 +183,13 @@ class Listeners:
         if address is None:
             return
         try:
-            listener = Listener(app, address.host, address.port)
+            listener = Listener(app, address)
         except OSError as error:
             reason = f"{error.strerror}; set [{what}] listen to another address"
             log.error("cannot listen", what=what, address=str(address), reason=reason)
             return
         self._open[what] = address, await listener.__aenter__()
-        log.info("listening", what=what, url=f"http://{replace(address, port=listener.port)}")
+        log.info("listening", what=what, url=listener.url)
 
     async def close(self, what: str) -> None:
         """Stop listening. Current requests are answered, within two seconds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.config.paths import WEB_PASSWORD
+from agent.config.settings import SocketFile
 from agent.inspect.findings import Finding, Level
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ def pages(settings: Settings) -> list[Finding]:
             "behind a reverse proxy with TLS"
         )
         found.append(Finding(Level.WARNING, WEB, words))
-    if not any(secrets):
+    if isinstance(web.address, SocketFile) and not web.address.path.parent.is_dir():
+        words = f"the folder {web.address.path.parent} of [web] listen does not exist: create it with systemd-tmpfiles"
+        found.append(Finding(Level.WARNING, WEB, words))
+    if not any(secrets) and web.proxy is None:
         words = (
             f"no user can log in to the pages: write a password to {settings.file.parent / WEB_PASSWORD}, or set "
             "[web] password_file"

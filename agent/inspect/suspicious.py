@@ -6,6 +6,7 @@ import re
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from agent.config.settings import Address
 from agent.inspect.addresses import base_of_hivel, base_of_jenkins, named_by_address, placeholder_in
 from agent.inspect.findings import CONFIGURATION, HIVEL, Finding, Level, subject_of
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from agent.config.proxies import Proxies
     from agent.config.rules import Pattern
-    from agent.config.settings import Address, Settings
+    from agent.config.settings import Settings
 
 # Special characters of shell, Ant or Git globs and of regular expressions, which are literal in these patterns.
 _OTHER_DIALECTS = re.compile(r"\{[^{}]*,[^{}]*\}|\[[^\]]+\]|[!@+?*]\([^)]*\)|^\^|\$$|\\|\|")
@@ -107,7 +108,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         "intake": None if settings.intake is None else settings.intake.address,
         "web": None if settings.web is None else settings.web.address,
     }
-    given = [(name, address) for name, address in listeners.items() if address is not None]
+    given = [(name, address) for name, address in listeners.items() if isinstance(address, Address)]
     for (first, one), (second, other) in combinations(given, 2):
         if _same_port(one, other):
             words = (

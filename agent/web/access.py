@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 from itsdangerous import BadSignature, Signer, TimestampSigner
 from starlette.concurrency import run_in_threadpool
 
+from agent.config.settings import SocketFile
 from agent.model.terminal import printable
 from agent.web.attempts import Attempts, Guesser
 
@@ -40,6 +41,7 @@ BROWSER_S = 400 * 86_400
 _SCRYPT_COST = 2**14
 _HASHED = "scrypt:"
 _LONGEST_NAME = 100
+_LONGEST_ADDRESS = 50
 
 
 class Role(enum.IntEnum):
@@ -91,6 +93,7 @@ class Access:
     def __init__(self, settings: WebSettings, clock: Clock) -> None:
         self._tokens = [(Role.ACT, settings.token), (Role.VIEW, settings.view_token)]
         self._proxy = settings.proxy
+        self._over_socket = isinstance(settings.address, SocketFile)
         self._passwords = [
             _Password(role, token)
             for role, token in ((Role.ACT, settings.password), (Role.VIEW, settings.view_password))
@@ -117,10 +120,20 @@ class Access:
 
     def address(self, request: Request) -> str:
         """The address of the client, for the log and the count of failed logins."""
-        return request.client.host if request.client else "unknown"
+        own = request.client.host if request.client else "unix socket"
+        if not self._is_proxy(request):
+            return own
+        # Each proxy adds the address of its client at the end.
+        forwarded = ",".join(request.headers.getlist("X-Forwarded-For")).rpartition(",")[2]
+        return printable(forwarded.strip())[:_LONGEST_ADDRESS] or own
+
+    def _is_proxy(self, request: Request) -> bool:
+        """Whether the reverse proxy sent this request. A Unix socket is open only to its group, a port to everybody."""
+        secret = None if self._proxy is None else self._proxy.secret
+        return self._over_socket if secret is None else _is(secret, _only(request, PROXY_SECRET))
 
     def _user_of_proxy(self, request: Request) -> Visitor | None:
-        if self._proxy is None or not _is(self._proxy.secret, _only(request, PROXY_SECRET)):
+        if self._proxy is None or not self._is_proxy(request):
             return None
         name = printable(_only(request, self._proxy.user_header))[:_LONGEST_NAME]
         if not name:

@@ -46,7 +46,8 @@ class Guard:
         self._prefix = settings.prefix
         # A bare IPv6 address gets the brackets that browsers write.
         self._named = {f"[{host}]" if host.count(":") > 1 and "[" not in host else host for host in settings.hosts}
-        self._hosts = {"localhost", settings.address.host.lower(), *map(_name, self._named)}
+        own = settings.address.host.lower() if isinstance(settings.address, Address) else "localhost"
+        self._hosts = {"localhost", own, *map(_name, self._named)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)

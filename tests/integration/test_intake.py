@@ -356,7 +356,7 @@ class Server:
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        async with OffLoop() as off_loop, Listener(self._app(off_loop), "127.0.0.1", 0) as listening:
+        async with OffLoop() as off_loop, Listener(self._app(off_loop), Address("127.0.0.1", 0)) as listening:
             self.port = listening.port
             self._ready.set()
             await self._stop.wait()
