@@ -28,6 +28,8 @@ HOOKS = (
 class Hooked(Agent):
     """An agent that can be started and killed, and that GitHub and GitLab send webhooks to."""
 
+    process: subprocess.Popen[str]
+
     @classmethod
     def opened(cls, folder: Path, *, jenkins: LocalServer, hivel: LocalServer, extra: str = HOOKS) -> Hooked:
         agent = cls(Agent.configured(folder, jenkins=jenkins, hivel=hivel, extra=extra).folder)
