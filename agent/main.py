@@ -34,8 +34,11 @@ def main() -> NoReturn:
 
 def direct(url: str) -> HivelDirect:
     """Hivel as the receiver of ``emit --direct``, which takes all modules of the delivery."""
-    from agent.cli.direct import HivelDirect  # noqa: PLC0415
-
+    try:
+        from agent.cli.direct import HivelDirect  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        words = f"--direct requires the complete installation; {error.name} is missing"
+        raise RuntimeError(words) from None
     return HivelDirect(url)
 
 

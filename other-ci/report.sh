@@ -101,7 +101,7 @@ token=$(printf '%s' "$HIVEL_TOKEN" | tr -d '\r\n')
 url=${HIVEL_AGENT_SEND_URL%/}
 url=${url%/v1/events}
 case $url in
-    https://* | http://localhost | http://localhost[:/]* | http://127.0.0.1 | http://127.0.0.1[:/]*) answer= ;;
+    https://* | http://localhost | http://localhost[:/]* | http://127.0.0.1 | http://127.0.0.1[:/]* | 'http://[::1]'*) answer= ;;
     *) answer='HIVEL_AGENT_SEND_URL is not an https address' ;;
 esac
 case $token in '' | '$('*) answer='HIVEL_TOKEN is not set' ;; esac

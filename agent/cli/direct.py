@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agent.config.credentials import TokenError, find_token
 from agent.config.settings import DeliverySettings, HivelSettings
-from agent.delivery.answers import Verdict
+from agent.delivery.answers import Outcome, Verdict
 from agent.delivery.hivel import HivelClient
 from agent.delivery.retry import Backoff
 from agent.deployments.derive import Rules, derive
@@ -24,14 +25,13 @@ from agent.sources.reports.parse import parse
 from agent.sources.reports.sending import SendError, base_address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from agent.delivery.answers import Outcome
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 TOKEN = "HIVEL_API_TOKEN"  # noqa: S105 - the name of a variable
 TRIES = 5
 # The time limit of `emit` ends the attempts earlier.
 _BACKOFF = Backoff(2_000, 10_000)
+_PART_OF_TIMEOUT = 0.95
 # How an answer's advice names the settings, and what they are here.
 _HERE = (
     ("[hivel] token_file", TOKEN),
@@ -79,18 +79,27 @@ class HivelDirect:
         )
 
     async def _deliver(self, claimed: Claimed, timeout_s: float) -> Outcome:
-        """Attempt until the outcome is final, at most :data:`TRIES` times."""
+        """Attempt until the outcome is final, at most :data:`TRIES` times. Ends before `emit` gives up."""
+        outcome = Outcome(Verdict.RETRY, f"no answer within {timeout_s:g} s")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s * _PART_OF_TIMEOUT):
+                async for outcome in self._attempts(claimed, timeout_s):  # noqa: B007 - the last one counts
+                    pass
+        return outcome
+
+    async def _attempts(self, claimed: Claimed, timeout_s: float) -> AsyncIterator[Outcome]:
+        """The outcome of each attempt."""
         deadline = self._clock.monotonic() + timeout_s
         delivery = DeliverySettings(concurrency=1, timeout_ms=int(min(10.0, timeout_s) * 1000))
         async with HivelClient(self._settings, delivery, self._clock) as client:
             for attempt in range(1, TRIES + 1):
                 outcome = await client.send(claimed)
+                yield outcome
                 wait_s = max(_BACKOFF.delay_ms(attempt), outcome.retry_after_ms or 0) / 1000
                 too_late = self._clock.monotonic() + wait_s >= deadline
                 if outcome.verdict is not Verdict.RETRY or attempt == TRIES or too_late:
-                    break
+                    return
                 await self._sleep(wait_s)
-        return outcome
 
 
 def claimed_of(report: Mapping[str, object], now_ms: int) -> Claimed:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,9 +28,6 @@ from tests.integration.test_emit_send import GITHUB, RUN
 from tests.integration.test_emit_send import emit as run_emit
 
 if TYPE_CHECKING:
-    import subprocess
-    from pathlib import Path
-
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.server import LocalServer
 
@@ -218,3 +218,15 @@ def test_a_server_that_never_answers_is_given_up(hivel: LocalHivel, hivel_server
 def test_a_report_with_an_id_of_its_own_keeps_it(hivel: LocalHivel, hivel_server: LocalServer) -> None:
     emit("--direct", hivel_server.url, "--deployment-id", "nightly-7", **GITHUB)
     assert [each.event.deployment_id for each in hivel.deployments()] == ["nightly-7"]
+
+
+def test_a_package_without_its_dependencies_says_that_it_is_incomplete() -> None:
+    root = str(Path(__file__).parents[2])
+    code = f"import sys; sys.path.insert(0, {root!r}); from agent.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, "emit", "--direct"],
+        env={"HIVEL_API_TOKEN": KEY, **GITHUB}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "--direct requires the complete installation; msgspec is missing" in done.stderr) == (
+        0, True,
+    )  # fmt: skip

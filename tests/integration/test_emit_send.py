@@ -166,6 +166,15 @@ def test_a_dry_run_sends_nothing_and_says_what_the_runner_lacks(stored: SqliteOu
 # ---- what goes wrong
 
 
+@pytest.mark.parametrize("option", ["--send", "--direct"])
+def test_an_address_from_a_variable_that_is_not_set_is_not_taken_for_this_machine(option: str) -> None:
+    done = emit(option, "", HIVEL_API_TOKEN="key-of-hivel", **GITHUB)
+    assert done.stderr == (
+        f"hivel-agent emit: warning: not reported: {option}: '' is not an address; write it like "
+        "https://host.example.com\n"
+    )
+
+
 def _nobody() -> str:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -196,6 +205,7 @@ def test_a_value_that_only_the_agent_can_judge_is_refused_with_its_words(intake:
     [
         ("http://agent.example.test", "would send the token without encryption; use https"),
         ("ftp://agent.example.test", "is not an address; write it like https://host.example.com"),
+        ("", "is not an address"),
         ("https://", "is not an address"),
         ("https://[::1", "is not an address"),
         ("https://agent.example.test:x", "is not an address"),

@@ -260,7 +260,7 @@ def _dry_run(options: argparse.Namespace, direct: Callable[[str], Direct]) -> in
     try:
         report = _report(options)
         _complete(report, options)
-        if options.direct:
+        if options.direct is not None and options.send is None:
             more = {"event": direct(options.direct).event(report)}
         elif _is_sent(options):
             _receiver(options, direct)  # the address and the token
@@ -323,20 +323,21 @@ def _numbers(text: str) -> list[int]:
 
 
 def _is_sent(options: argparse.Namespace) -> bool:
-    return bool(options.send or options.direct or os.environ.get(SEND_URL, "").strip())
+    given = options.send is not None or options.direct is not None
+    return given or bool(os.environ.get(SEND_URL, "").strip())
 
 
 def _receiver(options: argparse.Namespace, direct: Callable[[str], Direct]) -> Receiver:
     """What gets the report: an option, else the variable, else this machine."""
-    if options.send and options.direct:
+    if options.send is not None and options.direct is not None:
         raise EmitError("--send and --direct exclude each other; choose one")
-    if options.direct:
+    if options.direct is not None:
         return direct(options.direct)
     if not _is_sent(options):
         return _Machine(options)
     from agent.sources.reports.sending import IntakeAt  # noqa: PLC0415 - the HTTP client takes time to load
 
-    return IntakeAt(options.send or os.environ[SEND_URL])
+    return IntakeAt(os.environ[SEND_URL] if options.send is None else options.send)
 
 
 class _Machine:
