@@ -93,7 +93,7 @@ def _before(application: Part) -> tuple[object, ...] | None:
     """What was deployed before this sync, which is in the history too if it succeeded; None if it is not known."""
     started = application.text("status.operationState.startedAt")
     history = application.items("status.history")
-    earlier = [entry for entry in history if entry.text("deployStartedAt") != started]
+    earlier = [entry for entry in history if entry.text("deployStartedAt") not in ("", started)]
     return _deployed(earlier[-1]) if earlier else None
 
 
