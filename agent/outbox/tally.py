@@ -1,14 +1,15 @@
 """Counts the deployments of one repository in one environment, week by week. No I/O, no clock.
 
-The definitions are in docs/dora.md. The deployments come in the order of their ends, so that one pass is enough and
-only the measured times are kept in memory. A week can also come as its sums, which were made of its deployments before:
-the counts are the same.
+The definitions are in docs/dora.md. The deployments of each week are added up first, in the order of their ends. Then
+the weeks are put together, because recoveries and rollbacks reach beyond a week.
 """
 
 from __future__ import annotations
 
 import sys
 from array import array
+from collections import Counter
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,12 +19,9 @@ from agent.model.status import Status
 from agent.model.weeks import DAY_MS, begin_of, week_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from agent.outbox.values import Deployed
-
-    # Numbers of eight bytes each.
-    Packed = bytes | bytearray | array[int]
 
 
 class Unrecovered(NamedTuple):
@@ -83,37 +81,84 @@ class DeployedWeek(NamedTuple):
     sums: Sums
 
 
+def by_week(deployed: Iterable[Deployed | DeployedWeek]) -> Iterator[DeployedWeek]:
+    """Add up the deployments that are not added up yet, so that all come as weeks."""
+    waiting: dict[tuple[str, str], list[Deployed]] = {}  # at each place, those of one week
+    for item in deployed:
+        if isinstance(item, DeployedWeek):
+            if waiting and (rows := waiting.pop(item[:2], None)):
+                yield _added_up(rows)
+            yield item
+            continue
+        place = item.environment or "", item.repo_url or ""
+        rows = waiting.setdefault(place, [])
+        if rows and item.ended_at >= begin_of(week_of(rows[0].ended_at) + 1):
+            yield _added_up(rows)
+            rows.clear()
+        rows.append(item)
+    for rows in waiting.values():
+        yield _added_up(rows)
+
+
+def _added_up(rows: Sequence[Deployed]) -> DeployedWeek:
+    first = rows[0]
+    return DeployedWeek(first.environment or "", first.repo_url or "", week_of(first.ended_at), sums_of(rows))
+
+
 def sums_of(rows: Sequence[Deployed]) -> Sums:
     """Add up deployments of one week and one place, at least one. They are in the order of their ends."""
-    series = Series()
-    for row in rows:
-        series.add(row)
-    [tally] = series.weeks.values()
+    statuses = Counter(row.status for row in rows)
     successful = [row for row in rows if row.status is Status.SUCCESS]
+    recovery, unrecovered = _recoveries(rows) if statuses[Status.FAILED] else ([], [])
     commits = [commit_key(row.commit_hash) for row in successful if row.commit_hash]
     marks = bytes(row.hotfix for row in successful if row.commit_hash)
-    keys = {key: place for place, key in enumerate(dict.fromkeys(commits))}
+    places = {key: place for place, key in enumerate(dict.fromkeys(commits))}
+    rollbacks = _Commits().add(commits)
+    hotfixes = sum(row.hotfix for row in successful if not row.commit_hash)
     return Sums(
         first_ended_at=rows[0].ended_at,
         last_ended_at=rows[-1].ended_at,
-        success=tally.success,
-        failed=tally.failed,
-        canceled=tally.canceled,
-        unknown=tally.unknown,
-        days=tally.days,
-        durations=packed(sorted(unpacked(tally.durations))),
-        lead=packed(sorted(unpacked(tally.lead))),
-        recovery=packed(tally.recovery),
+        success=len(successful),
+        failed=statuses[Status.FAILED],
+        canceled=statuses[Status.CANCELED],
+        unknown=len(rows) - len(successful) - statuses[Status.FAILED] - statuses[Status.CANCELED],
+        days=len({row.ended_at // DAY_MS for row in successful}),
+        durations=packed(sorted(row.ended_at - row.started_at for row in successful if row.ended_at >= row.started_at)),
+        lead=packed(
+            sorted(
+                row.ended_at - row.first_commit_at
+                for row in successful
+                if row.first_commit_at is not None and row.ended_at >= row.first_commit_at
+            )
+        ),
+        recovery=packed(recovery),
         first_success_at=successful[0].ended_at if successful else None,
-        unrecovered=tuple(series.open),
+        unrecovered=tuple(unrecovered),
         commits=len(commits),
-        rollbacks=tally.rollbacks,
-        keys=packed(keys),
-        order=b"" if len(keys) == len(commits) else packed(keys[key] for key in commits),
-        rework=tally.rework,
+        rollbacks=sum(rollbacks),
+        keys=packed(places),
+        order=b"" if len(places) == len(commits) else packed(places[key] for key in commits),
+        rework=hotfixes + _rework(rollbacks, marks),
         marks=marks if any(marks) else b"",
-        hotfixes=sum(row.hotfix for row in successful if not row.commit_hash),
+        hotfixes=hotfixes,
     )
+
+
+def _recoveries(rows: Iterable[Deployed]) -> tuple[list[int], list[Unrecovered]]:
+    """How long each failed deployment took to the next success, and those that none followed."""
+    recovery: list[int] = []
+    waiting: list[Unrecovered] = []
+    succeeded_at: int | None = None
+    for row in rows:
+        if row.status is Status.SUCCESS:
+            recovery += [row.ended_at - failed.ended_at for failed in waiting]
+            waiting.clear()
+            succeeded_at = row.ended_at
+        elif row.status is Status.FAILED and succeeded_at == row.ended_at:
+            recovery.append(0)
+        elif row.status is Status.FAILED:
+            waiting.append(Unrecovered(row.number, row.ended_at))
+    return recovery, waiting
 
 
 def packed(values: Iterable[int]) -> bytes:
@@ -121,9 +166,9 @@ def packed(values: Iterable[int]) -> bytes:
     return array("q", values).tobytes()
 
 
-def unpacked(values: Packed) -> memoryview[int]:
-    """The numbers themselves, without a copy."""
-    return memoryview(values).cast("B").cast("q")
+def unpacked(values: bytes) -> array[int]:
+    """The numbers themselves."""
+    return array("q", values)
 
 
 def commit_key(commit: str) -> int:
@@ -131,176 +176,126 @@ def commit_key(commit: str) -> int:
     return int.from_bytes(blake2b(commit.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big", signed=True)
 
 
-class Tally:
-    """The deployments that ended in one week. Times are in milliseconds."""
-
-    __slots__ = (
-        "canceled",
-        "commits",
-        "days",
-        "durations",
-        "failed",
-        "in_order",
-        "lead",
-        "recovery",
-        "rework",
-        "rollbacks",
-        "success",
-        "unknown",
-    )
+class _Commits:
+    """The commits that were deployed to one place, in the order of the deployments."""
 
     def __init__(self) -> None:
-        self.success = self.failed = self.canceled = self.unknown = 0
-        self.days = 0
-        """Days with a successful deployment."""
-        self.durations: Packed = array("q")
-        self.lead: Packed = array("q")
-        self.in_order = False
-        """Whether durations and lead times are sorted."""
-        self.recovery = array("q")
-        """For each failed deployment of this week that was followed by a success: how long that took."""
-        self.commits = 0
-        """Successful deployments whose commit is known."""
-        self.rollbacks = 0
-        self.rework = 0
-        """Rollbacks, and successful deployments of hotfixes; one that is both counts once."""
-
-    @classmethod
-    def of(cls, sums: Sums) -> Tally:
-        """The same from the sums, without the successes of later weeks."""
-        tally = cls()
-        tally.success, tally.failed = sums.success, sums.failed
-        tally.canceled, tally.unknown = sums.canceled, sums.unknown
-        tally.days = sums.days
-        tally.durations, tally.lead, tally.in_order = sums.durations, sums.lead, True
-        tally.recovery.frombytes(sums.recovery)
-        tally.commits, tally.rollbacks, tally.rework = sums.commits, sums.rollbacks, sums.rework
-        return tally
-
-    @classmethod
-    def total(cls, weeks: Iterable[Tally]) -> Tally:
-        """The deployments of all these weeks."""
-        total = cls()
-        durations, lead = bytearray(), bytearray()
-        for week in weeks:
-            total.success += week.success
-            total.failed += week.failed
-            total.canceled += week.canceled
-            total.unknown += week.unknown
-            total.days += week.days
-            durations += week.durations
-            lead += week.lead
-            total.recovery += week.recovery
-            total.commits += week.commits
-            total.rollbacks += week.rollbacks
-            total.rework += week.rework
-        total.durations, total.lead = durations, lead
-        return total
-
-
-class Series:
-    """The deployments of one repository in one environment."""
-
-    __slots__ = (
-        "_current",
-        "_day",
-        "_durations",
-        "_lead",
-        "_newest",
-        "_seen",
-        "_succeeded_at",
-        "_week",
-        "_week_ends_at",
-        "open",
-        "weeks",
-    )
-
-    def __init__(self) -> None:
-        self.weeks: dict[int, Tally] = {}
-        self.open: list[Unrecovered] = []
-        """The failed deployments without a later success, in the order of their ends."""
-        self._week = Tally()
-        self._durations = self._lead = array("q")  # of that week
-        self._week_ends_at: int | None = None
-        self._day: int | None = None  # of the last successful deployment
-        self._succeeded_at: int | None = None
         self._seen = set[int]()
         self._newest: int | None = None  # the commit that was deployed here for the first time most recently
         self._current: int | None = None  # the commit of the last successful deployment
 
-    def add(self, row: Deployed) -> None:
-        """Count the next deployment. It ended at the same time as the one before, or later."""
-        if self._week_ends_at is None or row.ended_at >= self._week_ends_at:
-            week = week_of(row.ended_at)
-            self._week = self.weeks[week] = Tally()
-            self._week.durations = self._durations = array("q")
-            self._week.lead = self._lead = array("q")
-            self._week_ends_at = begin_of(week + 1)
-        tally, status = self._week, row.status
-        if status is Status.SUCCESS:
-            self._succeed(tally, row)
-        elif status is Status.FAILED:
-            tally.failed += 1
-            if self._succeeded_at == row.ended_at:
-                tally.recovery.append(0)
-            else:
-                self.open.append(Unrecovered(row.number, row.ended_at))
-        elif status is Status.CANCELED:
-            tally.canceled += 1
-        else:
-            tally.unknown += 1
+    def add_new(self, keys: Sequence[int], last: int) -> bool:
+        """Add commits if none of them was deployed before. ``last``: the one that was deployed last."""
+        if not self._seen.isdisjoint(keys):
+            return False
+        self._seen.update(keys)
+        self._newest, self._current = keys[-1], last
+        return True
 
-    def add_week(self, week: int, sums: Sums) -> None:
-        """Count the deployments of the next week."""
-        tally = self.weeks[week] = Tally.of(sums)
-        self._week_ends_at = self._succeeded_at = None
-        if sums.first_success_at is not None:
-            self._recover(sums.first_success_at)
-        self.open += sums.unrecovered
-        if not sums.commits:
-            return
-        keys = unpacked(sums.keys).tolist()
-        order = unpacked(sums.order) if sums.order else range(len(keys))
-        if self._seen.isdisjoint(keys):
-            self._newest, self._current = keys[-1], keys[order[-1]]
-            self._seen.update(keys)
-            return
-        tally.commits = tally.rollbacks = 0
-        tally.rework = sums.hotfixes
-        marks = sums.marks or bytes(sums.commits)
-        for place, mark in zip(order, marks, strict=True):
-            self._deploy(tally, keys[place], hotfix=mark == 1)
+    def add(self, keys: Iterable[int]) -> list[bool]:
+        """Add the commits of deployments. For each: whether it is a rollback."""
+        return [self._is_rollback(key) for key in keys]
 
-    def _succeed(self, tally: Tally, row: Deployed) -> None:
-        ended_at = row.ended_at
-        tally.success += 1
-        day = ended_at // DAY_MS
-        if day != self._day:
-            self._day = day
-            tally.days += 1
-        if ended_at >= row.started_at:
-            self._durations.append(ended_at - row.started_at)
-        if row.first_commit_at is not None and ended_at >= row.first_commit_at:
-            self._lead.append(ended_at - row.first_commit_at)
-        if self.open:
-            self._recover(ended_at)
-        self._succeeded_at = ended_at
-        if row.commit_hash:
-            self._deploy(tally, commit_key(row.commit_hash), hotfix=row.hotfix)
-        else:
-            tally.rework += row.hotfix
-
-    def _recover(self, ended_at: int) -> None:
-        for failed in self.open:
-            self.weeks[week_of(failed.ended_at)].recovery.append(ended_at - failed.ended_at)
-        self.open.clear()
-
-    def _deploy(self, tally: Tally, key: int, *, hotfix: bool) -> None:
-        tally.commits += 1
+    def _is_rollback(self, key: int) -> bool:
         is_rollback = key in self._seen and key not in (self._newest, self._current)
         if key not in self._seen:
             self._seen.add(key)
             self._newest = key
-        tally.rollbacks += is_rollback
-        tally.rework += is_rollback or hotfix
         self._current = key
+        return is_rollback
+
+
+@dataclass(slots=True)
+class Tally:
+    """The deployments that ended in one week, or in several. Times are in milliseconds, see :func:`packed`.
+
+    ``days``: days with a successful deployment. ``durations`` and ``lead`` are sorted. ``recovery``: for each failed
+    deployment that was followed by a success, how long that took. ``commits``: successful deployments whose commit is
+    known. ``rework``: rollbacks, and successful deployments of hotfixes; one that is both counts once.
+    """
+
+    success: int = 0
+    failed: int = 0
+    canceled: int = 0
+    unknown: int = 0
+    days: int = 0
+    commits: int = 0
+    rollbacks: int = 0
+    rework: int = 0
+    durations: bytes = b""
+    lead: bytes = b""
+    recovery: bytes = b""
+
+    @classmethod
+    def of(cls, sums: Sums) -> Tally:
+        """One week, without what happened before and after it."""
+        return cls(
+            sums.success,
+            sums.failed,
+            sums.canceled,
+            sums.unknown,
+            sums.days,
+            sums.commits,
+            sums.rollbacks,
+            sums.rework,
+            sums.durations,
+            sums.lead,
+            sums.recovery,
+        )
+
+    @classmethod
+    def total(cls, weeks: Collection[Tally]) -> Tally:
+        """All these weeks."""
+        return cls(
+            sum(week.success for week in weeks),
+            sum(week.failed for week in weeks),
+            sum(week.canceled for week in weeks),
+            sum(week.unknown for week in weeks),
+            sum(week.days for week in weeks),
+            sum(week.commits for week in weeks),
+            sum(week.rollbacks for week in weeks),
+            sum(week.rework for week in weeks),
+            # The pieces are in order already, which makes sorting fast.
+            packed(sorted(unpacked(b"".join(week.durations for week in weeks)))),
+            packed(sorted(unpacked(b"".join(week.lead for week in weeks)))),
+            b"".join(week.recovery for week in weeks),
+        )
+
+
+class Series:
+    """The deployments of one repository in one environment: ``weeks`` by their numbers, in the order of time.
+
+    ``open``: the failed deployments without a later success, in the order of their ends.
+    """
+
+    def __init__(self, weeks: Iterable[tuple[int, Sums]]) -> None:
+        self.weeks: dict[int, Tally] = {}
+        self.open: list[Unrecovered] = []
+        self._commits = _Commits()
+        for number, sums in weeks:
+            tally = self.weeks[number] = Tally.of(sums)
+            if sums.first_success_at is not None:
+                self._recover(sums.first_success_at)
+            self.open += sums.unrecovered
+            if sums.commits:
+                self._deploy(tally, sums)
+
+    def _recover(self, ended_at: int) -> None:
+        for failed in self.open:
+            self.weeks[week_of(failed.ended_at)].recovery += packed([ended_at - failed.ended_at])
+        self.open.clear()
+
+    def _deploy(self, tally: Tally, sums: Sums) -> None:
+        """Look for rollbacks again if a commit of this week was deployed in an earlier one."""
+        keys = unpacked(sums.keys)
+        order = unpacked(sums.order) if sums.order else range(len(keys))
+        if self._commits.add_new(keys, keys[order[-1]]):
+            return
+        rollbacks = self._commits.add(keys[place] for place in order)
+        marks = sums.marks or bytes(sums.commits)
+        tally.rollbacks = sum(rollbacks)
+        tally.rework = sums.hotfixes + _rework(rollbacks, marks)
+
+
+def _rework(rollbacks: Iterable[bool], marks: bytes) -> int:
+    return sum(is_rollback or mark == 1 for is_rollback, mark in zip(rollbacks, marks, strict=True))

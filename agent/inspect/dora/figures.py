@@ -6,6 +6,7 @@ The command line prints them. Each figure has the query that selects its deploym
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -15,12 +16,12 @@ from agent.model.deployment import State
 from agent.model.status import Status
 from agent.model.times import rfc3339
 from agent.model.weeks import DAY_MS
-from agent.outbox.tally import DeployedWeek, Series, Tally, unpacked
+from agent.outbox.tally import Series, Tally, by_week, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from agent.outbox.tally import Packed, Unrecovered
+    from agent.outbox.tally import DeployedWeek, Sums, Unrecovered
     from agent.outbox.values import Deployed
 
 # What was deployed, whatever its delivery state. Only discarded deployments do not count.
@@ -163,79 +164,56 @@ class WeekCounts(NamedTuple):
 
 
 class Collected:
-    """Deployments that are counted, but not made into figures yet, which takes as long again.
+    """Deployments by environment, repository and week. They are made into figures only for what is shown.
 
     They ended within the span and come, at each place, in the order of their ends.
     """
 
     def __init__(self, deployed: Iterable[Deployed | DeployedWeek], span: Span) -> None:
-        self._series: dict[tuple[str, str], Series] = {}
+        self._weeks: defaultdict[tuple[str, str], list[tuple[int, Sums]]] = defaultdict(list)
         self._span = span
         self._first: int | None = None
         self._incomplete = 0
-        for item in deployed:
-            self._add(item)
-
-    def _add(self, item: Deployed | DeployedWeek) -> None:
-        ended_at, number = _end_and_number(item)
-        if self._first is None or ended_at < self._first:
-            self._first = ended_at
-        environment, repo = item.environment, item.repo_url
-        if not environment or not repo:
-            self._incomplete += number
-            return
-        place = environment, repo
-        series = self._series.get(place)
-        if series is None:
-            series = self._series[place] = Series()
-        if isinstance(item, DeployedWeek):
-            series.add_week(item.week, item.sums)
-        else:
-            series.add(item)
+        for environment, repo, week, sums in by_week(deployed):
+            if self._first is None or sums.first_ended_at < self._first:
+                self._first = sums.first_ended_at
+            if environment and repo:
+                self._weeks[environment, repo].append((week, sums))
+            else:
+                self._incomplete += sums.deployments
 
     def by_week(self) -> list[WeekCounts]:
         """All places together, each week of the span."""
-        none = Tally()
-        return [
-            WeekCounts(
-                name_of(number),
-                sum(series.weeks.get(number, none).success for series in self._series.values()),
-                sum(series.weeks.get(number, none).failed for series in self._series.values()),
-            )
-            for number in self._span.weeks
-        ]
+        success, failed = Counter[int](), Counter[int]()
+        for weeks in self._weeks.values():
+            for number, sums in weeks:
+                success[number] += sums.success
+                failed[number] += sums.failed
+        return [WeekCounts(name_of(number), success[number], failed[number]) for number in self._span.weeks]
 
     @property
     def places(self) -> list[tuple[str, str]]:
         """Environments and repositories, those with the most successful deployments first."""
-        number = {
-            place: sum(tally.success for tally in series.weeks.values()) for place, series in self._series.items()
-        }
+        number = {place: sum(sums.success for _, sums in weeks) for place, weeks in self._weeks.items()}
         return sorted(number, key=lambda place: (-number[place], place))
 
     def dora(self, places: Iterable[tuple[str, str]] | None = None, *, weeks: bool = True) -> Dora:
         """The figures of these places, or of all. Without ``weeks`` each group has its total alone."""
         whole = _part(self._span)
         parts = [(number, _part(self._span.in_week(number))) for number in self._span.weeks] if weeks else []
-        chosen = self._series if places is None else places
+        chosen = self._weeks if places is None else places
         return Dora(
             since=whole.since,
             until=whole.until,
             first_ended_at=None if self._first is None else rfc3339(self._first),
             incomplete=self._incomplete,
-            groups=tuple(_group(place, self._series[place], whole, parts) for place in sorted(chosen)),
+            groups=tuple(_group(place, Series(self._weeks[place]), whole, parts) for place in sorted(chosen)),
         )
 
 
 def dora(deployed: Iterable[Deployed | DeployedWeek], span: Span) -> Dora:
     """All figures of these deployments: see :class:`Collected`."""
     return Collected(deployed, span).dora()
-
-
-def _end_and_number(item: Deployed | DeployedWeek) -> tuple[int, int]:
-    if isinstance(item, DeployedWeek):
-        return item.sums.first_ended_at, item.sums.deployments
-    return item.ended_at, 1
 
 
 def percentile(ordered: Sequence[int], percent: int) -> int | None:
@@ -278,16 +256,15 @@ def _figures(tally: Tally, part: _Part, place: tuple[str, str]) -> Figures:
         failed=Share(tally.failed, both, _share(tally.failed, both), failed),
         canceled=Count(tally.canceled, canceled),
         unknown=Count(tally.unknown, unknown),
-        time_to_next_success=_times(tally.recovery, tally.failed, failed),
-        duration=_times(tally.durations, tally.success, success, in_order=tally.in_order),
-        lead_time=_times(tally.lead, tally.success, success, in_order=tally.in_order),
+        time_to_next_success=_times(sorted(unpacked(tally.recovery)), tally.failed, failed),
+        duration=_times(unpacked(tally.durations), tally.success, success),
+        lead_time=_times(unpacked(tally.lead), tally.success, success),
         rollbacks=Estimate(tally.rollbacks, tally.commits, success),
         rework=Estimate(tally.rework, tally.success, success),
     )
 
 
-def _times(values: Packed, of: int, query: Query, *, in_order: bool = False) -> Times:
-    ordered: Sequence[int] = unpacked(values) if in_order else sorted(unpacked(values))
+def _times(ordered: Sequence[int], of: int, query: Query) -> Times:
     share = _share(len(ordered), of)
     return Times(len(ordered), of, share, percentile(ordered, 50), percentile(ordered, 90), query)
 
