@@ -61,6 +61,10 @@ def show(value: Status) -> None:
     _show_set_aside(out, value.set_aside)
     _show_missed(out, value.missed)
     _show_silent(out, value.silent_jobs)
+    for hook in value.webhooks:
+        last = "no delivery is stored" if hook.last_at is None else f"last delivery {hook.last_at}: {hook.last_verdict}"
+        reason = f", {escape(hook.last_reason)}" if hook.last_reason else ""
+        out.print(f"webhook   {escape(hook.name)} ({hook.platform}): {last}{reason}")
     if value.outdated_events:
         out.print(f"differs   Hivel has an older revision of {value.outdated_events} event(s): {_WHICH}")
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agent.model.trouble import Unexpected
     from agent.outbox.hooks import HookDelivery
     from agent.sources.reports.accept import Taken
+    from agent.sources.webhooks.listener import Answers
     from agent.sources.webhooks.values import Delivery, Invalid, Meaning
 
 log = structlog.get_logger("service")
@@ -47,10 +48,13 @@ CANCEL_AFTER = 0.4
 class Life:
     """Polls, deliveries, reports and housekeeping with one configuration, and their state for monitoring."""
 
-    def __init__(self, settings: Settings, parts: Parts, clock: Clock, unexpected: Unexpected) -> None:
+    def __init__(
+        self, settings: Settings, parts: Parts, clock: Clock, unexpected: Unexpected, answers: Answers
+    ) -> None:
         self.settings = settings
         self.clock = clock
         self.unexpected = unexpected
+        self.answers = answers
         self.parts = parts
         self.work = Work(clock, unexpected)
         self._repeated: list[Repeated] = []

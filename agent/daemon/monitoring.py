@@ -129,6 +129,7 @@ class _Collector:
             errors.add_metric([where], count)
         yield errors
         yield _notifications(life)
+        yield from _webhooks(life)
         yield CounterMetricFamily(
             "hivel_agent_log_lines_lost", "Log lines that could not be written.", value=logs.state().lost
         )
@@ -252,6 +253,26 @@ def _notifications(life: Life) -> Metric:
     for result in RESULTS:
         notifications.add_metric([result], 0 if notifier is None else notifier.counts[result])
     return notifications
+
+
+def _webhooks(life: Life) -> Iterator[Metric]:
+    deliveries = CounterMetricFamily(
+        "hivel_agent_webhook_deliveries", "Requests to webhooks, by webhook and answer.", labels=["hook", "status"]
+    )
+    last = GaugeMetricFamily(
+        "hivel_agent_webhook_last_delivery_timestamp_seconds",
+        "When the last delivery with a valid signature arrived, since the start of the agent.",
+        labels=["hook"],
+    )
+    hooks = () if life.settings.webhooks is None else life.settings.webhooks.hooks
+    for hook in hooks:
+        counts = {status: count for (name, status), count in life.answers.counts.items() if name == hook.name}
+        for status in sorted({200, 202, 401} | counts.keys()):
+            deliveries.add_metric([hook.name, str(status)], counts.get(status, 0))
+        if hook.name in life.answers.last:
+            last.add_metric([hook.name], life.answers.last[hook.name] / 1000)
+    yield deliveries
+    yield last
 
 
 # ---- the paths

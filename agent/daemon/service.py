@@ -151,7 +151,7 @@ class _Service:
         """Run one life; returns the damage of the outbox if the life ended because of it."""
         try:
             async with assembled(self._settings, self._clock) as parts:
-                life = Life(self._settings, parts, self._clock, self._unexpected)
+                life = Life(self._settings, parts, self._clock, self._unexpected, self._answers)
                 with self._life.given(life):
                     self._begin(life)
                     await life.work.over.wait()

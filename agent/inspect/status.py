@@ -8,6 +8,7 @@ import msgspec
 
 from agent.inspect.asked import Asked, ask_daemon
 from agent.inspect.silent import SilentJob, silent_jobs
+from agent.inspect.webhooks import HookStatus, hook_statuses
 from agent.model.times import rfc3339
 from agent.outbox.sqlite.connection import RunLock
 from agent.outbox.values import Counts  # noqa: TC001 - a field of a struct
@@ -116,6 +117,7 @@ class Status(msgspec.Struct, frozen=True):
     outdated_events: int = 0
     size_bytes: int = 0
     max_size_bytes: int = 0
+    webhooks: list[HookStatus] = []
 
     @property
     def is_full(self) -> bool:
@@ -161,6 +163,7 @@ def status(settings: Settings, outbox: SqliteOutbox) -> Status:
         outdated_events=outbox.outdated(MOST_LOOKED_AT),
         size_bytes=outbox.size(),
         max_size_bytes=settings.max_size_bytes,
+        webhooks=hook_statuses(settings, outbox),
     )
 
 

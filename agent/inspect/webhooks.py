@@ -19,7 +19,7 @@ from agent.sources.webhooks.listener import decoded, meaning_of
 from agent.sources.webhooks.values import Delivery, Ended, Ignored, Invalid, Started
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from agent.config.settings import Settings, WebhookSettings
     from agent.outbox.hooks import HookDelivery
@@ -117,6 +117,34 @@ def _event_of(hook: WebhookSettings, body: Part) -> str:
 # ---- deliveries
 
 
+class HookStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A configured webhook and its last delivery with a valid signature; None: none is stored."""
+
+    name: str
+    platform: str
+    path: str
+    last_at: str | None = None
+    last_verdict: Verdict | None = None
+    last_reason: str = ""
+
+
+def hook_statuses(settings: Settings, outbox: Outbox) -> list[HookStatus]:
+    """Each configured webhook with its last delivery."""
+    return [_status(hook, outbox) for hook in (() if settings.webhooks is None else settings.webhooks.hooks)]
+
+
+def _status(hook: WebhookSettings, outbox: Outbox) -> HookStatus:
+    last = next(iter(outbox.hook_deliveries(1, hook.name)), None)
+    return HookStatus(
+        name=hook.name,
+        platform=hook.platform,
+        path=f"/v1/hooks/{hook.name}",
+        last_at=None if last is None else times.rfc3339(last.at),
+        last_verdict=None if last is None else last.verdict,
+        last_reason="" if last is None else last.reason,
+    )
+
+
 def deliveries(outbox: Outbox, limit: int, hook: str | None = None) -> list[DeliveryView]:
     """The last deliveries, newest first."""
     return [_view(each) for each in outbox.hook_deliveries(limit, hook)]
@@ -194,8 +222,3 @@ def _repair(hook: WebhookSettings, subject: str) -> list[Finding]:
     if hook.api_token is not None and hook.api_token.problem is not None:
         return [Finding(Level.WARNING, subject, f"missed deployments cannot be asked for: {hook.api_token.problem}")]
     return []
-
-
-def names(hooks: Sequence[WebhookSettings]) -> str:
-    """The names of webhooks, for a message."""
-    return ", ".join(hook.name for hook in hooks) or "none"

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.web.pages import about, build, confirm, controllers, deployment, deployments, dora, failed, now, rules, tasks
+from agent.web.pages import (
+    about,
+    build,
+    confirm,
+    controllers,
+    deployment,
+    deployments,
+    dora,
+    failed,
+    now,
+    rules,
+    tasks,
+    webhooks,
+)
 
 if TYPE_CHECKING:
     from agent.web.page import Action, Page
@@ -19,6 +32,7 @@ PAGES: tuple[Page, ...] = (
     controllers.PAGE,
     dora.PAGE,
     rules.PAGE,
+    webhooks.PAGE,
     about.PAGE,
 )
 ACTIONS: tuple[Action, ...] = (
