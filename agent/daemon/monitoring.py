@@ -261,7 +261,7 @@ def _webhooks(life: Life) -> Iterator[Metric]:
     )
     last = GaugeMetricFamily(
         "hivel_agent_webhook_last_delivery_timestamp_seconds",
-        "When the last delivery with a valid signature arrived, since the start of the agent.",
+        "When the last delivery with a valid signature arrived; 0: none since the start of the agent.",
         labels=["hook"],
     )
     hooks = () if life.settings.webhooks is None else life.settings.webhooks.hooks
@@ -269,8 +269,7 @@ def _webhooks(life: Life) -> Iterator[Metric]:
         counts = {status: count for (name, status), count in life.answers.counts.items() if name == hook.name}
         for status in sorted({200, 202, 401} | counts.keys()):
             deliveries.add_metric([hook.name, str(status)], counts.get(status, 0))
-        if hook.name in life.answers.last:
-            last.add_metric([hook.name], life.answers.last[hook.name] / 1000)
+        last.add_metric([hook.name], life.answers.last.get(hook.name, 0) / 1000)
     yield deliveries
     yield last
 

@@ -10,7 +10,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.model.times import Clock
+from agent.outbox.hooks import HookDelivery, Verdict
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sandbox.hivel import Fault
+from tests import webhooks
+from tests.integration.hooked import deployment_status
 from tests.integration.support import REPO, wait_until
 from tests.integration.test_monitoring import address, metrics, page
 from tests.unit import surface
@@ -56,6 +61,12 @@ def story(agent: Agent, jenkins: LocalJenkins, hivel: LocalHivel) -> Agent:
 
 
 def test_every_output_has_the_fields_that_are_promised(story: Agent, hivel: LocalHivel) -> None:
+    with story.config.open("a") as file:
+        file.write('[[webhook]]\nname = "github"\nplatform = "github"\nsecret_file = "hivel.token"\n')
+    body = story.folder / "body.json"
+    body.write_bytes(webhooks.encoded(deployment_status()))
+    with SqliteOutbox(story.outbox, Clock()) as outbox:
+        outbox.note_hook_delivery(HookDelivery(hook="github", delivery_id="", at=0, event="", verdict=Verdict.IGNORED))
     said = {
         "once --json": story.json("once"),
         "check --json": story.json("check", "--offline"),
@@ -69,6 +80,8 @@ def test_every_output_has_the_fields_that_are_promised(story: Agent, hivel: Loca
         "queue list --json": story.json("queue", "list"),
         "queue show --json": story.json("queue", "show", FIRST),
         "replay --json": story.json("replay", FIRST),
+        "webhook test --json": story.json("webhook", "test", "github", "--body", str(body)),
+        "webhook list --json": story.json("webhook", "list"),
         "queue discard --json": story.json("queue", "discard", f"main:{JOB}#2"),
     }
     assert {verb for verb in surface.JSON if verb.endswith("--json")} == set(said)
@@ -117,6 +130,7 @@ def test_what_the_daemon_serves_has_what_is_promised(agent: Agent, jenkins: Loca
         file.write(
             '[intake]\nlisten = "127.0.0.1:0"\ntoken_file = "intake.token"\n'
             f'[notify]\ncommand = ["/usr/bin/tee", "{told}"]\nafter = "1s"\n'
+            '[[webhook]]\nname = "github"\nplatform = "github"\nsecret_file = "intake.token"\n'
         )
     hivel.fault(Fault(kind="status", status=503, times=1))
     daemon = agent.start()

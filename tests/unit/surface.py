@@ -31,6 +31,7 @@ from agent.inspect.findings import Finding
 from agent.inspect.preview import Preview
 from agent.inspect.queue import DetailView, EventView
 from agent.inspect.status import DeliveryStatus, Status
+from agent.inspect.webhooks import DeliveryView, HookPreview
 from agent.model.build import Build
 from agent.model.fact import Report
 from agent.model.report import FIELDS
@@ -58,6 +59,8 @@ JSON: dict[str, Any] = {
     "queue show --json": DetailView,
     "queue discard --json": list[DiscardView],
     "replay --json": list[ReplayView],
+    "webhook test --json": HookPreview,
+    "webhook list --json": list[DeliveryView],
     "/readyz": Readiness,
     "/jenkins": list[Asked],
     "[notify]": Message,
