@@ -118,8 +118,9 @@ def run(ci: str, folder: Path, url: str, **variables: str) -> subprocess.Complet
     """Run the block of the file as the CI system does: with its shell and options."""
     script = folder / "script"
     block = block_of((FOLDER / FILES[ci]).read_text(encoding="utf-8"))
-    # The pauses between the tries are shorter here.
-    script.write_text(block.replace("--retry-delay 2", "--retry-delay 1"), encoding="utf-8")
+    # Fewer tries with shorter pauses.
+    assert "--retry 3 --retry-delay 2" in block
+    script.write_text(block.replace("--retry 3 --retry-delay 2", "--retry 1 --retry-delay 1"), encoding="utf-8")
     shells = {
         "github": ["bash", "--noprofile", "--norc", "-eo", "pipefail"],
         "gitlab": ["sh", "-e"],
