@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("service")
 
-# Most connections of a listener at a time. For a new connection, the oldest idle one is closed. If none is idle, the
-# new one gets 503.
+# Most connections of a listener at a time. For a new connection, the oldest idle one is closed, or one whose client
+# does not read its answer. If there is none, the new one gets 503.
 MOST_CONNECTIONS = 200
 # Connections that are accepted in one turn of the event loop, and that wait in the kernel.
 BACKLOG = 64
@@ -73,7 +73,7 @@ class _Protocol(H11Protocol):
     def _make_room(self) -> None:
         """Close the connection that is idle for the longest time, or this one if all others are being answered."""
         others = [each for each in self.connections if isinstance(each, _Protocol) and each.is_idle and each != self]
-        idle = min(others, key=lambda each: (each.cycle is not None, each._since), default=None)
+        idle = min(others, key=_Protocol._usefulness, default=None)
         if idle is not None:
             idle.transport.abort()
             self.connections.discard(idle)
@@ -82,11 +82,15 @@ class _Protocol(H11Protocol):
         self.transport.close()
         self.connections.discard(self)
 
+    def _usefulness(self) -> tuple[bool, bool, float]:
+        """Lower for those that are closed first: never used, unused for long, not read."""
+        return self.flow.write_paused, self.cycle is not None, self._since
+
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered."""
+        """Whether no request is being answered, or its client does not read the answer."""
         cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
-        return cycle is None or cycle.response_complete
+        return cycle is None or cycle.response_complete or self.flow.write_paused
 
     def data_received(self, data: bytes) -> None:
         timer = self.timeout_keep_alive_task
