@@ -76,11 +76,12 @@ class LifeBackend:
 
 
 async def _in_time(working: Awaitable[T]) -> T:
-    """A call that hangs is not cancelled, because cancelling would not end it."""
+    """A call that hangs goes on, because cancelling does not end it; one that has not begun never does."""
     work = asyncio.ensure_future(working)
     await asyncio.wait({work}, timeout=PATIENCE_S)
     if not work.done():
         work.add_done_callback(lambda late: late.cancelled() or late.exception())
+        work.cancel()
         raise UnavailableError(_SLOW)
     try:
         return work.result()

@@ -54,11 +54,11 @@ class Role(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Visitor:
-    """``name`` is for the log and the history of a deployment. ``bearer``: no browser sent the request by itself."""
+    """``name`` is for the log and the history of a deployment. ``has_session``: a logout would end it."""
 
     role: Role
     name: str
-    bearer: bool = False
+    has_session: bool = False
 
 
 NOBODY = Visitor(Role.NOBODY, "")
@@ -113,7 +113,7 @@ class Access:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             roles = [role for role, token in self._tokens if _is(token, given)]
-            return Visitor(roles[0], "API", bearer=True) if roles else NOBODY
+            return Visitor(roles[0], "API") if roles else NOBODY
         if (user := self._user_of_proxy(request)) is not None:
             return user
         return self._of_session(request.cookies.get(COOKIE, ""))
@@ -146,7 +146,7 @@ class Access:
                 name = each.sessions.unsign(cookie, max_age=SESSION_S).decode()
             except (BadSignature, UnicodeDecodeError):
                 continue
-            return Visitor(each.role, unquote(name))
+            return Visitor(each.role, unquote(name), has_session=True)
         return NOBODY
 
     # ---- logins

@@ -242,6 +242,7 @@ def test_the_header_of_a_proxy_counts_only_with_its_secret(
         )
         assert "Ada (may act)" in client.get("/", headers=secret | {"X-User": "Ada"}).text
         assert "Bob (may view)" in client.get("/", headers=secret | {"X-User": "Bob"}).text
+        assert "Log out" not in client.get("/", headers=secret | {"X-User": "Bob"}).text
         assert client.get("/now.json", headers=secret).status_code == 401
         # A proxy that adds the header to the one of its client, or the secret to a guess.
         twice = [*secret.items(), ("X-User", "Ada"), ("X-User", "Bob")]

@@ -8,9 +8,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.requests import Request
 
 from agent.config.file import ConfigError, rules_text, with_rules
 from agent.web import trial
+from agent.web.page import RefusedError
+from agent.web.pages import rules
 from tests.integration.support import wait_until
 from tests.web.conftest import TOKEN, VIEW_PASSWORD, VIEW_TOKEN
 
@@ -122,3 +125,16 @@ def test_the_rules_are_cut_out_of_a_file_as_they_are_written(tmp_path: Path) -> 
     assert [rule.job.text for rule in settings.rules] == ["b"]
     with pytest.raises(ConfigError, match=re.escape("rules:2: deployment[0].job: ")):
         with_rules(file, "[[deployment]]\njob = 1\n")
+
+
+def test_a_trial_ends_when_its_client_goes_away(shared_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else others would have to wait for a trial that nobody wants."""
+    monkeypatch.setattr(trial, "_PROGRAM", (sys.executable, "-c", "import signal; signal.pause()"))
+    running = trial.run(trial.Trial(str(shared_site.agent.config), RULE, 0))
+
+    async def receive() -> dict[str, str]:
+        await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(RefusedError, match="the client is gone"):
+        asyncio.run(rules._unless_gone(Request({"type": "http"}, receive), running))

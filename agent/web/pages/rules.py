@@ -6,7 +6,7 @@ A trial costs CPU time, so it is a POST, and only one runs at a time.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,12 +20,14 @@ from agent.web.rendering import Shown, Table, as_csv, as_json
 from agent.web.trial import Trial, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
+    from starlette.requests import Request
     from starlette.responses import Response
 
     from agent.config.settings import Settings
     from agent.web.page import Visit
+    from agent.web.trial import Result
 
 DAY_MS = 86_400_000
 DEFAULT_DAYS, MOST_DAYS = 7, 400
@@ -93,8 +95,28 @@ async def _tried(visit: Visit) -> Shown:
     backend = visit.backend
     async with _one_at_a_time:
         since = backend.clock.now_ms() - days * DAY_MS
-        result = await run(Trial(str(backend.settings.file), rules, since))
+        result = await _unless_gone(visit.request, run(Trial(str(backend.settings.file), rules, since)))
     return _shown(RulesPage(rules, days, result.comparison, result.problem))
+
+
+async def _unless_gone(request: Request, trial: Coroutine[Any, Any, Result]) -> Result:
+    """Ends the trial when nobody waits for it any more: others can begin theirs."""
+    running, gone = asyncio.ensure_future(trial), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+        raise RefusedError(400, "the client is gone")
+    finally:
+        gone.cancel()
+        if not running.done():
+            running.cancel()
+            await asyncio.wait({running})
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _days(text: str) -> int:
