@@ -47,7 +47,11 @@ def target_of_name(controllers: Sequence[JenkinsSettings], name: str) -> Target 
         return None
     for controller in controllers:
         job = head.removeprefix(f"{controller.name}:")
-        if job and run_id(jenkins_run(controller.name, job, int(number))) == name:
+        if (
+            job
+            and {".", ".."}.isdisjoint(job.split("/"))
+            and run_id(jenkins_run(controller.name, job, int(number))) == name
+        ):
             return Target(controller, (job,), int(number))
     return None
 

@@ -11,6 +11,7 @@ from tests.web.conftest import VIEW_TOKEN
 if TYPE_CHECKING:
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
+    from agent.sandbox.server import LocalServer
     from tests.web.conftest import Site
 
 JOB = "deploy/shop"
@@ -47,3 +48,22 @@ def test_an_outage_of_hivel_shows_the_reason_and_the_next_attempt_to_those_who_m
         page = nobody.get("/").text
         assert "Next attempt" in page
         assert "503" not in page
+
+
+def test_a_controller_that_cannot_be_polled_is_in_the_sentence(site: Site, jenkins_server: LocalServer) -> None:
+    """All counts may be too low then."""
+    jenkins_server.stop()
+    with site.client() as nobody:
+        words = "Controller main cannot be polled, so its builds may be missing."
+        wait_until(lambda: words in nobody.get("/").text, "the failure is known")
+    jenkins_server.start()
+    with site.client(VIEW_TOKEN) as client:
+        wait_until(lambda: "cannot be polled" not in client.get("/now.json").json()["sentence"], "it is over")
+
+
+def test_the_lists_lead_to_what_answers_the_next_question(site: Site) -> None:
+    with site.client(VIEW_TOKEN) as client:
+        assert 'Is a deployment missing? <a href="/build">' in client.get("/deployments").text
+        assert '<a href="/tasks">Tasks</a>' in client.get("/").text
+    with site.client() as nobody:
+        assert "/tasks" not in nobody.get("/").text

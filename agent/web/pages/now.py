@@ -15,7 +15,7 @@ from agent.web.page import Page
 from agent.web.rendering import Shown, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from markupsafe import Markup
 
@@ -94,12 +94,14 @@ def _now(outbox: Outbox, settings: Settings, problems: Sequence[str], now_ms: in
     hours = outbox.per_hour(first_hour)
     delivery = delivery_status(outbox.delivery_state())
     states = {state.name: state for state in outbox.controllers()}
+    controllers = [_controller(each.name, states.get(each.name)) for each in settings.controllers]
+    first = sentence(counts, recent, delivery.state, has_problem=bool(problems))
     return Now(
-        sentence=sentence(counts, recent, delivery.state, has_problem=bool(problems)),
+        sentence=" ".join((first, *_of_controllers(controllers))),
         counts=counts,
         oldest_pending=None if oldest is None else rfc3339(oldest),
         delivery=delivery,
-        controllers=[_controller(each.name, states.get(each.name)) for each in settings.controllers],
+        controllers=controllers,
         problems=list(problems),
         last_7_days=RecentCounts(recent.delivered, recent.pending, recent.held, recent.failed, recent.discarded),
         hours=_hours(hours, first_hour),
@@ -132,6 +134,15 @@ def _of_the_week(delivered: int, missing: int) -> str:
     if total == 1:
         return "The only deployment of the last 7 days is at Hivel"
     return f"All {total:,} deployments of the last 7 days are at Hivel"
+
+
+def _of_controllers(controllers: Sequence[ControllerNow]) -> Iterator[str]:
+    """What may be missing in all counts: the builds of controllers that cannot be polled."""
+    failing = [each.name for each in controllers if each.state not in ("ok", "never polled")]
+    if len(failing) == 1:
+        yield f"Controller {failing[0]} cannot be polled, so its builds may be missing."
+    elif failing:
+        yield f"{len(failing)} of {len(controllers)} controllers cannot be polled, so their builds may be missing."
 
 
 def _hours(found: Sequence[Hour], first: int) -> list[HourNow]:
