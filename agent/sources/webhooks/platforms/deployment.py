@@ -40,9 +40,9 @@ def ended(
         fields["repo_url"] = fields.get("repo_url") or rule.repo_url
         fields["branch"] = fields.get("branch") or rule.branch
     if hook.refuses_project(project):
-        return Ignored(f"the webhook {hook.name} has other projects than {project}")
+        return Ignored(f"project {project} is not in projects of the webhook")
     if hook.refuses_environment(environment := fields.get("environment", "")):
-        return Ignored(f"the webhook {hook.name} has other environments than {environment or '(none)'}")
+        return Ignored(f"environment {environment or '(none)'} is not in environments of the webhook")
     if (problem := _problem(fields)) and not _can_be_completed(hook):
         return Ignored(
             f"the event has {problem}; give what it lacks in a [[webhook.rule]] of {hook.name} for {project}"
