@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -70,15 +71,18 @@ async def run(trial: Trial) -> Result:
 
 
 def _why(code: int | None) -> str:
-    if code is not None and code < 0:
+    if code == -signal.SIGXCPU:
         return f"the trial took more than {MOST_CPU_S} s of CPU time; simplify the patterns, or choose fewer days"
-    return "the trial needed too much memory; choose fewer days"
+    return "the trial needed too much memory; choose fewer days"  # it failed by its limit, or the kernel killed it
 
 
 def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # MemoryMax= of the service counts this process too: it has to go, not the daemon.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def _tried(trial: Trial) -> Result:

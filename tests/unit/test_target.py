@@ -127,5 +127,14 @@ def test_a_build_is_named_by_controller_job_and_number() -> None:
     target = target_of_name(ALL, "ci:deploy/shop#12")
     assert target is not None
     assert (target.controller.name, target.jobs, target.build) == ("ci", ("deploy/shop",), 12)
-    for other in ("west:deploy/shop#12", "ci:deploy/shop", "ci:#12", "ci:deploy/shop#012", "12", ""):
+    for other in (
+        "west:deploy/shop#12",
+        "ci:deploy/shop",
+        "ci:#12",
+        "ci:deploy/shop#012",
+        "12",
+        "",
+        "ci:a/../b#1",
+        "ci:..#1",
+    ):
         assert target_of_name(ALL, other) is None

@@ -104,9 +104,12 @@ def test_a_trial_that_takes_too_much_is_ended_and_says_so(shared_site: Site, mon
     monkeypatch.setattr(trial, "PATIENCE_S", 0.001)
     assert "took more than 0.001 s" in str(asyncio.run(trial.run(it)).problem)
     monkeypatch.setattr(trial, "PATIENCE_S", 120.0)
-    busy = "import resource, time; resource.setrlimit(resource.RLIMIT_CPU, (1, 1))\nwhile True: pass"
+    busy = "import resource, time; resource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass"
     monkeypatch.setattr(trial, "_PROGRAM", (sys.executable, "-c", busy))
     assert "s of CPU time" in str(asyncio.run(trial.run(it)).problem)
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"  # as the kernel does when memory is short
+    monkeypatch.setattr(trial, "_PROGRAM", (sys.executable, "-c", killed))
+    assert "too much memory" in str(asyncio.run(trial.run(it)).problem)
     hungry = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28)); bytearray(1 << 30)"
     monkeypatch.setattr(trial, "_PROGRAM", (sys.executable, "-c", hungry))
     assert "too much memory" in str(asyncio.run(trial.run(it)).problem)
