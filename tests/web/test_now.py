@@ -61,6 +61,16 @@ def test_a_controller_that_cannot_be_polled_is_in_the_sentence(site: Site, jenki
         wait_until(lambda: "cannot be polled" not in client.get("/now.json").json()["sentence"], "it is over")
 
 
+def test_on_the_first_day_the_page_says_what_to_expect(site: Site, jenkins: LocalJenkins) -> None:
+    with site.client(VIEW_TOKEN) as client:
+        page = client.get("/").text
+        assert "There is no deployment yet." in page and 'href="/build"' in page
+        assert "oldest pending" not in page
+        jenkins.add_job(JOB)
+        jenkins.add_builds(JOB, 1, parameters={"ENVIRONMENT": "staging"}, repo=REPO)
+        wait_until(lambda: "There is no deployment yet." not in client.get("/").text, "the first one is there")
+
+
 def test_the_lists_lead_to_what_answers_the_next_question(site: Site) -> None:
     with site.client(VIEW_TOKEN) as client:
         assert 'Is a deployment missing? <a href="/build">' in client.get("/deployments").text
