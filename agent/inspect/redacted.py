@@ -30,6 +30,9 @@ _ASSIGNMENT = re.compile(r"(\s*)([\w.\"'-]+)(\s*=\s*)(.*)$")
 _MORE_OF_A_LIST = re.compile(r"[\s\[\],]*(?:(?:\"[^\"]*\"|'[^']*')[\s\[\],]*)*$")
 _USER = re.compile(r"(?<=://)[^/@\s\"']+@")
 _TEXT = re.compile(r"\"([^\"]*)\"|'([^']*)'")
+# Keys with the name of a file that has a secret, and such keys of inline tables.
+_OF_A_SECRET = re.compile(r"(?:\w+_)?(?:token|password|secret|url)_files?")
+_INNER_SECRET = re.compile(r"""\b(?:\w+_)?(?:token|password|secret|url)_file\s*=\s*("[^"]*"|'[^']*')""")
 # Keys of inline tables, as in ``shop = {token_file = "shop.token"}``.
 _INNER_KEY = re.compile(r"([\w-]+)\s*=")
 
@@ -56,6 +59,7 @@ def _lines(text: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
         elif assignment := _ASSIGNMENT.match(line):
             value = assignment[4]
             kept = _is_known(assignment[2], value, table) and '"""' not in line and "'''" not in line
+            kept &= not (_OF_A_SECRET.fullmatch(assignment[2]) and value == "[")  # the list can have secrets
             secrets = _pasted(assignment[2], value, table, folder) if kept else _texts(value)
             if kept and not secrets:
                 yield _USER.sub(f"{HIDDEN}@", line), [found[:-1] for found in _USER.findall(line)]
@@ -75,9 +79,13 @@ def _is_known(key: str, value: str, table: str) -> bool:
 
 def _pasted(key: str, value: str, table: str, folder: Path) -> list[str]:
     """Secrets that were written in place of a file name."""
-    if not (key in ("token_file", "url_file", "teams") or table == "intake.teams" or "token_file" in value):
-        return []
-    return [each for each in _texts(value) if "://" in each or not ({"/", "."} & set(each) or (folder / each).exists())]
+    if _OF_A_SECRET.fullmatch(key) or key == "teams" or table == "intake.teams":
+        texts = _texts(value)
+    else:
+        texts = [text[1:-1] for text in _INNER_SECRET.findall(value)]
+    return [
+        each for each in texts if each and ("://" in each or not ({"/", "."} & set(each) or (folder / each).exists()))
+    ]
 
 
 def _texts(value: str) -> list[str]:

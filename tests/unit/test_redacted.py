@@ -45,6 +45,13 @@ def test_what_the_configuration_knows_is_shown(line: str, tmp_path: Path) -> Non
         f'url = "https://h" # {SECRET}',
         f'url = "https://user:{SECRET}@h"',
         f'token_file = "{SECRET}"',
+        f'[web]\npassword_file = "{SECRET}"',
+        f'[web]\nview_password_file = "{SECRET}"',
+        f'[web]\nview_token_file = "{SECRET}"',
+        f'[web.proxy]\nsecret_file = "{SECRET}"',
+        f'proxy = {{ user_header = "X-User", secret_file = "{SECRET}", operators = ["ops"] }}',
+        f'[[webhook]]\nsecret_files = ["a.secret", "{SECRET}"]',
+        f'[[webhook]]\nsecret_files = [\n"{SECRET}",\n]',
         f'url_file = "https://chat.example.com/hooks/{SECRET}"',
         f'[intake.teams]\npayments = "{SECRET}"',
         f'teams = {{ payments = "{SECRET}" }}',
@@ -64,6 +71,18 @@ def test_what_may_be_a_secret_is_hidden(text: str, tmp_path: Path) -> None:
     assert shown.count("\n") == text.count("\n") + 1
     if "#" not in text:
         assert any(SECRET in value for value in hidden_values(text, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'password_file = "web.password"',
+        'proxy = { user_header = "X-User", secret_file = "proxy.secret", operators = ["release-team"] }',
+        'secret_files = ["a.secret", "/etc/b"]',
+    ],
+)
+def test_names_of_files_with_secrets_are_shown(line: str, tmp_path: Path) -> None:
+    assert without_values(line, tmp_path) == f"{line}\n"
 
 
 def test_a_list_over_several_lines_is_shown(tmp_path: Path) -> None:
