@@ -50,7 +50,8 @@ def test_clients_that_do_not_read_their_answers_keep_nobody_away(url: str) -> No
     with ExitStack() as stack:
         for _ in range(3):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=120))
-            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            # The second answer waits until the first one is read.
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
 
         def is_served() -> bool:
             try:
