@@ -337,6 +337,7 @@ class Settings:
     keep_deployments_ms: int = 400 * 86_400_000
     keep_ids_ms: int = 3650 * 86_400_000
     max_size_bytes: int = 0  # 0: no limit
+    lease_ms: int = 15_000
     monitoring: Address | None = None  # None: off
     silent_after_ms: int = 14 * 86_400_000  # 0: silent jobs are not reported
     silent_least: int = 5

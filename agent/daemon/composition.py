@@ -7,28 +7,33 @@ another part, and the event loop waits for none of them. The coroutines here run
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from agent.daemon.changes import Changes
+from agent.daemon.fleet import FleetParts
 from agent.daemon.hooks import HookStorage
 from agent.daemon.stored import read
 from agent.delivery.dispatcher import Dispatcher
 from agent.delivery.hivel import HivelClient
+from agent.fleet.leases import Leases
 from agent.ingest.ingest import Ingest
 from agent.inspect.derived import rules_of
 from agent.inspect.silent import silent_jobs
 from agent.notify import conditions
 from agent.notify.notifier import Notifier, memory_file
+from agent.outbox.engines import PostgresqlEngine, engine_of, moved_by, shared_by
 from agent.outbox.offloop import OffLoop
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.sqlite.rescue import rescue
-from agent.outbox.values import Keep, OutboxError
+from agent.outbox.values import Keep, OutboxError, OutboxFullError
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller
 from agent.sources.reports.accept import Reports
 from agent.sources.reports.inbox import take_batch
+from agent.sources.reports.kept import LocalInbox
 from agent.sources.reports.spool import Spool
 
 if TYPE_CHECKING:
@@ -36,15 +41,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.config.settings import JenkinsSettings, Settings
-    from agent.daemon.fleet import FleetParts
     from agent.daemon.stored import Stored
     from agent.inspect.silent import SilentJob
     from agent.model.deployment import Deployment
     from agent.model.times import Clock
+    from agent.outbox.engines import Engine
+    from agent.outbox.interface import Outbox
+    from agent.outbox.leases import Agent, Fence
     from agent.outbox.sqlite.rescue import Rescue
     from agent.outbox.values import Counts
     from agent.sources.jenkins.poller import PollReport
     from agent.sources.reports.accept import Taken
+
+
+# After the outbox could not be reached, reports are kept on this machine for this time without another attempt.
+AWAY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -70,10 +81,22 @@ class Controller:
         self.cancel()
 
 
+@dataclass(frozen=True)
+class KeptReports:
+    """The inbox on this machine of an outbox elsewhere. ``local`` belongs to the thread of ``off_loop``."""
+
+    local: SqliteOutbox
+    off_loop: OffLoop
+    inbox: LocalInbox
+
+
 class Reporting:
     """Reports of builds, and the deployments that are held until the poller confirms them."""
 
-    def __init__(self, settings: Settings, outbox: SqliteOutbox, off_loop: OffLoop) -> None:
+    def __init__(self, settings: Settings, outbox: Outbox, off_loop: OffLoop, kept: KeptReports | None = None) -> None:
+        """``kept``: the inbox is on this machine, and the outbox elsewhere."""
+        self.kept = kept
+        self._away_until = -inf
         log = settings.outbox.with_name(settings.outbox.name + "-wal")  # each commit changes this file
         self._changes = Changes(log, *([] if settings.spool is None else [settings.spool]))
         self.ingest = Ingest(outbox, rules_of(settings), settings.hold_for_ms)
@@ -87,8 +110,21 @@ class Reporting:
 
         Raises :class:`agent.model.report.ReportError` and :class:`agent.outbox.values.OutboxError`.
         """
+        if self.kept is None:
+            return await self._off_loop(self._take, report, team)
+        clock = self._reports.outbox.clock
+        if clock.monotonic() >= self._away_until:
+            try:
+                return await self._off_loop(self._take, report, team)
+            except OutboxFullError:
+                raise
+            except OutboxError:
+                self._away_until = clock.monotonic() + AWAY_S
+        return await self.kept.off_loop(self._reports.keep, report, self.kept.local, team)
+
+    def _take(self, report: dict[str, object], team: str) -> Taken:
         at = self._reports.outbox.clock.now_ms()
-        return await self._off_loop(partial(self._reports.take, report, source="intake", at=at, principal=team))
+        return self._reports.take(report, source="intake", at=at, principal=team)
 
     async def take(self) -> set[str]:
         """Process all reports in the inbox and the spool; returns the controllers of the reported builds.
@@ -106,7 +142,9 @@ class Reporting:
 
     def take_batch(self) -> list[Taken]:
         """Process one batch; an empty list: there are no more reports."""
-        taken = take_batch(self._reports)
+        taken = take_batch(self._reports, None if self.kept is None else self.kept.inbox)
+        if taken is not None and self.kept is not None:
+            self.kept.inbox.committed()
         if taken is None and self._spool is not None:
             return self._spool.take()
         return taken or []
@@ -120,7 +158,7 @@ class Reporting:
 class PageParts:
     """What the pages work with: a page never waits for an action, nor the work of the agent for either."""
 
-    reading: tuple[SqliteOutbox, OffLoop]
+    reading: tuple[Outbox, OffLoop]
     changing: tuple[Ingest, OffLoop]
 
 
@@ -131,10 +169,10 @@ class Parts:
     controllers: tuple[Controller, ...]
     dispatcher: Dispatcher
     reporting: Reporting
-    housekeeping: tuple[SqliteOutbox, OffLoop]
+    housekeeping: tuple[Outbox, OffLoop]
     keep: Keep
     settings: Settings
-    looking: tuple[SqliteOutbox, OffLoop]
+    looking: tuple[Outbox, OffLoop]
     pages: PageParts | None = None
     hooks: HookStorage | None = None
     notifier: Notifier | None = None
@@ -162,7 +200,11 @@ class Parts:
 
     async def rescue(self, path: Path) -> Rescue:
         """Write the outbox to a new file of its name. Raises :class:`agent.outbox.values.OutboxError`."""
+        if (kept := self.reporting.kept) is not None:
+            return await kept.off_loop(rescue, kept.local, path, kept.local.clock)
         outbox, off_loop = self.looking
+        if not isinstance(outbox, SqliteOutbox):
+            raise OutboxError("only an outbox in a file can be written to a new one")
         return await off_loop(rescue, outbox, path, outbox.clock)
 
     async def stored(self) -> Stored:
@@ -199,19 +241,23 @@ class Parts:
 
 
 @asynccontextmanager
-async def assembled(settings: Settings, clock: Clock) -> AsyncIterator[Parts]:
+async def assembled(settings: Settings, clock: Clock, me: Agent | None = None) -> AsyncIterator[Parts]:
     """Open all parts, and close them at the end of the block after their current work.
 
-    Raises :class:`agent.outbox.values.OutboxError`.
+    ``me``: this process as one of the agents that share the outbox; None: it has the outbox for itself. Raises
+    :class:`agent.outbox.values.OutboxError`.
     """
     async with AsyncExitStack() as stack:
-        opener = _Opener(settings, clock, stack)
-        controllers = [await opener.controller(controller) for controller in settings.controllers]
+        engine = engine_of(settings, clock)
+        opener = _Opener(settings, clock, engine, stack)
+        shared = isinstance(engine, PostgresqlEngine)
+        alone = not isinstance(engine, PostgresqlEngine) or me is None
+        controllers = [await opener.controller(each) for each in settings.controllers] if alone else []
         storing, off_loop = await opener.outbox("reports")
         yield Parts(
             controllers=tuple(controllers),
             dispatcher=await opener.dispatcher(),
-            reporting=Reporting(settings, storing, off_loop),
+            reporting=Reporting(settings, storing, off_loop, await opener.kept(storing) if shared else None),
             housekeeping=(storing, off_loop),
             keep=Keep(settings.keep_delivered_ms, settings.keep_deployments_ms, settings.keep_ids_ms),
             settings=settings,
@@ -221,7 +267,18 @@ async def assembled(settings: Settings, clock: Clock) -> AsyncIterator[Parts]:
             notifier=None
             if settings.notify is None
             else Notifier(settings.notify, memory_file(settings.outbox), clock),
+            fleet=None if me is None or not isinstance(engine, PostgresqlEngine) else await opener.fleet(engine, me),
         )
+
+
+def keep_report(settings: Settings, clock: Clock, report: dict[str, object], team: str) -> Taken:
+    """Keep a report on this machine before the outbox elsewhere was reached for the first time.
+
+    Raises like :meth:`Reporting.accept`.
+    """
+    with SqliteOutbox(settings.outbox, clock, max_size=settings.max_size_bytes) as local:
+        reports = Reports(settings, Ingest(local, rules_of(settings), settings.hold_for_ms))
+        return reports.keep(report, local, team)
 
 
 @dataclass(frozen=True)
@@ -230,16 +287,13 @@ class _Opener:
 
     settings: Settings
     clock: Clock
+    engine: Engine
     stack: AsyncExitStack
 
-    async def outbox(self, whose: str, *, read_only: bool = False) -> tuple[SqliteOutbox, OffLoop]:
+    async def outbox(self, whose: str, *, read_only: bool = False) -> tuple[Outbox, OffLoop]:
         """A connection and its thread."""
-        settings = self.settings
         off_loop = await self.stack.enter_async_context(OffLoop(whose))
-        opened = partial(
-            SqliteOutbox, settings.outbox, self.clock, max_size=settings.max_size_bytes, read_only=read_only
-        )
-        outbox = await off_loop(opened)
+        outbox = await off_loop(partial(self.engine.open, read_only=read_only))
         self.stack.push_async_callback(off_loop, outbox.close)
         return outbox, off_loop
 
@@ -255,15 +309,43 @@ class _Opener:
 
     async def controller(self, controller: JenkinsSettings) -> Controller:
         outbox, off_loop = await self.outbox(f"polls of {controller.name}")
-        settings = self.settings
         client = JenkinsClient(controller, self.clock)
         self.stack.callback(client.close)
-        reporting = Reporting(settings, outbox, off_loop)
+        if isinstance(self.engine, PostgresqlEngine):  # reports are on this machine's disk: another thread moves them
+            ingest = Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms)
+            return Controller(controller, client, Poller(controller, client, ingest), off_loop)
+        reporting = Reporting(self.settings, outbox, off_loop)
         poller = Poller(controller, client, reporting.ingest, take_reports=reporting.take_batch)
         return Controller(controller, client, poller, off_loop)
+
+    async def kept(self, storing: Outbox) -> KeptReports:
+        """The inbox on this machine, for its own thread and for that of ``storing``."""
+        off_loop = await self.stack.enter_async_context(OffLoop("kept reports"))
+        path, most = self.settings.outbox, self.settings.max_size_bytes
+        local, moving = [await off_loop(partial(SqliteOutbox, path, self.clock, max_size=most)) for _ in range(2)]
+        for each in (local, moving):
+            self.stack.push_async_callback(off_loop, each.close)
+        return KeptReports(local, off_loop, LocalInbox(moving, moved_by(storing)))
+
+    async def fleet(self, engine: PostgresqlEngine, me: Agent) -> FleetParts:
+        """The leases of this agent, in a thread of their own: a renewal waits for nothing else."""
+        off_loop = await self.stack.enter_async_context(OffLoop("leases"))
+        connections = engine.connections()
+        self.stack.push_async_callback(off_loop, connections.close)
+        names = [each.name for each in self.settings.controllers]
+        leases = Leases(connections.leases, me, names, self.clock, self.settings.lease_ms)
+
+        @asynccontextmanager
+        async def opened(fence: Fence) -> AsyncIterator[Controller]:
+            settings = next(each for each in self.settings.controllers if each.name == fence.controller)
+            async with AsyncExitStack() as stack:
+                yield await replace(self, engine=engine.under(fence), stack=stack).controller(settings)
+
+        return FleetParts(leases, connections.hints, off_loop, opened)
 
     async def dispatcher(self) -> Dispatcher:
         outbox, off_loop = await self.outbox("delivery")
         settings = self.settings
         hivel = await self.stack.enter_async_context(HivelClient(settings.hivel, settings.delivery, self.clock))
-        return Dispatcher(outbox, hivel, settings.delivery, off_loop=off_loop, clock=self.clock)
+        shared = shared_by(outbox) if isinstance(self.engine, PostgresqlEngine) else None
+        return Dispatcher(outbox, hivel, settings.delivery, off_loop=off_loop, clock=self.clock, shared=shared)

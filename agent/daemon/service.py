@@ -15,7 +15,7 @@ import structlog
 from agent import __version__
 from agent.config.file import ConfigError, load
 from agent.daemon import logs, signals
-from agent.daemon.composition import assembled
+from agent.daemon.composition import assembled, keep_report
 from agent.daemon.handover import Handover, NobodyThereError
 from agent.daemon.life import Life
 from agent.daemon.listener import Listeners
@@ -27,7 +27,8 @@ from agent.daemon.systemd import notify, notify_reloading, watchdog_s
 from agent.daemon.watchdog import Watchdog
 from agent.inspect.expressions import refuse_endless
 from agent.model.times import Drift
-from agent.model.trouble import Unexpected
+from agent.model.trouble import Trouble, Unexpected
+from agent.outbox.engines import is_shared, myself
 from agent.outbox.sqlite.connection import RunLock, wait_for_locks
 from agent.outbox.values import DamagedError, OutboxError
 from agent.sources.reports.intake import Intake
@@ -57,6 +58,8 @@ REPORT_WAITS_S = 10.0
 DELIVERY_WAITS_S = 5.0
 CLOCK_LOOK_S = 60.0
 FILE_LOOK_S = 2.0
+# Pause between attempts to reach an outbox that is elsewhere, before the first one succeeded.
+AWAY_LOOK_S = 2.0
 CLOCK_WAS_SET_MS = 1_000
 
 
@@ -90,6 +93,8 @@ class _Service:
         self._monitoring = application(partial(self._life.get, PATIENCE_S))
         self._tasks = Tasks(TaskFile(settings.outbox), self._backend, clock)
         self._drift = Drift(clock)
+        self._me = myself() if is_shared(settings) else None
+        self._away = Trouble("opening the outbox", clock)
         self._one_reload = asyncio.Lock()
         self._reloading: set[asyncio.Task[None]] = set()
 
@@ -150,7 +155,8 @@ class _Service:
     async def _live(self) -> str | None:
         """Run one life; returns the damage of the outbox if the life ended because of it."""
         try:
-            async with assembled(self._settings, self._clock) as parts:
+            async with assembled(self._settings, self._clock, self._me) as parts:
+                self._away.note("outbox", None)
                 life = Life(self._settings, parts, self._clock, self._unexpected, self._answers)
                 with self._life.given(life):
                     self._begin(life)
@@ -164,9 +170,21 @@ class _Service:
                 return what_is_broken(life.work.damage)
         except DamagedError as error:
             return what_is_broken(error)
+        except OutboxError as error:
+            if self._me is None:
+                raise
+            await self._wait_for_outbox(error)
+            return None
         if self._stopping.is_set():
             log.info("stopped", pending=pending)
         return None
+
+    async def _wait_for_outbox(self, error: OutboxError) -> None:
+        """The outbox is elsewhere and cannot be reached. Meanwhile the intake keeps reports on this machine."""
+        self._away.note("outbox", str(error))
+        notify("READY=1")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), AWAY_LOOK_S)
 
     async def _rescue(self, life: Life) -> Moved | None:
         """If the outbox file was deleted or replaced, write it to a new file, however long that takes."""
@@ -194,7 +212,10 @@ class _Service:
         self._watchdog.watch(*life.watched)
         life.begin(self._schedule)
         log.info(
-            "started", version=__version__, outbox=str(self._settings.outbox), controllers=len(life.parts.controllers)
+            "started",
+            version=__version__,
+            outbox=str(self._settings.outbox),
+            controllers=len(self._settings.controllers),
         )
         notify("READY=1")
         if self._stopping.is_set() or self._fresh is not None:  # a signal came first
@@ -228,6 +249,8 @@ class _Service:
     # ---- access of requests to the current life
 
     async def _accept(self, report: dict[str, object], team: str) -> Taken:
+        if self._away.reason is not None:
+            return await asyncio.to_thread(keep_report, self._settings, self._clock, report, team)
         try:
             life = await self._life.get(REPORT_WAITS_S)
         except NobodyThereError as error:

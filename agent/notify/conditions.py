@@ -10,12 +10,13 @@ import msgspec
 
 from agent.model.deployment import State
 from agent.model.secrets import redact
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import Filter, Page
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from agent.outbox.sqlite.engine import SqliteOutbox
+    from agent.outbox.interface import Outbox
     from agent.outbox.values import ControllerState, LastRepair, Missed
 
 # How many of the newest failed events are read, how many reasons are listed, and the maximum length of each.
@@ -74,14 +75,14 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.kind}/{self.controller or ''}"
 
 
-def read(outbox: SqliteOutbox, controllers: Collection[str]) -> list[Condition]:
+def read(outbox: Outbox, controllers: Collection[str]) -> list[Condition]:
     """The conditions that the outbox shows. Raises :class:`agent.outbox.values.OutboxError`."""
     return [
         *_paused(outbox),
         *_failed(outbox),
         *(_down(state) for state in outbox.controllers() if state.name in controllers and state.state != "ok"),
         *_missed(outbox.missed()),
-        *_replaced(outbox.last_repair()),
+        *_replaced(outbox.last_repair() if isinstance(outbox, SqliteOutbox) else None),
     ]
 
 
@@ -90,7 +91,7 @@ def unwritable(reason: str, now: int) -> Condition:
     return Condition(kind=Kind.OUTBOX_UNWRITABLE, problem=f"The outbox cannot be written: {_cut(reason)}", since=now)
 
 
-def _paused(outbox: SqliteOutbox) -> Iterator[Condition]:
+def _paused(outbox: Outbox) -> Iterator[Condition]:
     state = outbox.delivery_state()
     if state is not None and state.state != "open":
         waiting = outbox.counts().pending
@@ -99,13 +100,13 @@ def _paused(outbox: SqliteOutbox) -> Iterator[Condition]:
         yield Condition(kind=Kind.DELIVERY_PAUSED, problem=words + reason, since=state.since, count=waiting)
 
 
-def newest_reasons(outbox: SqliteOutbox) -> list[str]:
+def newest_reasons(outbox: Outbox) -> list[str]:
     """The reasons of the newest failed events, one for each event. Raises :class:`agent.outbox.values.OutboxError`."""
     newest = outbox.query(Filter(states=(State.FAILED,)), Page(_MOST_LOOKED_AT))
     return [each.reason or each.content.problem or "unknown" for each in newest]
 
 
-def _failed(outbox: SqliteOutbox) -> Iterator[Condition]:
+def _failed(outbox: Outbox) -> Iterator[Condition]:
     count = outbox.counts().failed
     if not count:
         return

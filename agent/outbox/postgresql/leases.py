@@ -102,6 +102,10 @@ class Leases:
         """See the protocol."""
         self._connection.all(_LEAVE, {"me": me.id, "remembered": _REMEMBERED_MS, "channel": CHANNEL})
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     # ---- for people
 
     def members(self) -> list[Member]:

@@ -1,0 +1,148 @@
+"""Which engine has the outbox of a configuration, and what only an outbox for several agents has."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+from uuid import uuid4
+
+from agent import __version__
+from agent.outbox.leases import Agent
+from agent.outbox.sqlite.engine import SqliteOutbox
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
+    from agent.model.times import Clock
+    from agent.outbox.interface import Outbox
+    from agent.outbox.leases import Fence
+    from agent.outbox.postgresql.connection import Connection
+    from agent.outbox.postgresql.hints import Hints
+    from agent.outbox.postgresql.leases import Leases
+    from agent.outbox.postgresql.server import Server
+    from agent.outbox.postgresql.shared import Moved, Shared
+
+
+class Engine(Protocol):
+    """Opens the outbox. Raises :class:`agent.outbox.values.OutboxError`."""
+
+    def open(self, *, read_only: bool = False) -> Outbox:
+        """A connection for one thread."""
+        ...
+
+
+@dataclass(frozen=True)
+class SqliteEngine:
+    """The outbox in a file of this machine."""
+
+    settings: Settings
+    clock: Clock
+
+    def open(self, *, read_only: bool = False) -> Outbox:
+        """See the protocol."""
+        settings = self.settings
+        return SqliteOutbox(settings.outbox, self.clock, max_size=settings.max_size_bytes, read_only=read_only)
+
+
+@dataclass(frozen=True)
+class Connections:
+    """What the leases of an agent need: a connection for them, and one that listens."""
+
+    leases: Leases
+    hints: Hints
+
+    def close(self) -> None:
+        """Close both."""
+        self.leases.close()
+        self.hints.close()
+
+
+@dataclass(frozen=True)
+class PostgresqlEngine:
+    """The outbox in PostgreSQL. ``fence``: what is written must be allowed by this lease. psycopg is loaded here."""
+
+    server: Server
+    settings: Settings
+    clock: Clock
+    fence: Fence | None = None
+
+    def open(self, *, read_only: bool = False) -> Outbox:
+        """See the protocol."""
+        from agent.outbox.postgresql.engine import (  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
+            PostgresqlOutbox,
+        )
+        from agent.outbox.postgresql.leases import LeaseFence  # noqa: PLC0415
+
+        opened = PostgresqlOutbox(self.server, self.clock, max_size=self.settings.max_size_bytes, read_only=read_only)
+        if self.fence is not None:
+            opened.fence(LeaseFence(self.fence))
+        outbox: Outbox = opened
+        return outbox
+
+    def under(self, fence: Fence) -> PostgresqlEngine:
+        """The same for the polls of one controller."""
+        return replace(self, fence=fence)
+
+    def connections(self) -> Connections:
+        """For the leases. They are opened when they are needed."""
+        from agent.outbox.postgresql.connection import Connection  # noqa: PLC0415
+        from agent.outbox.postgresql.hints import Hints  # noqa: PLC0415
+        from agent.outbox.postgresql.leases import Leases  # noqa: PLC0415
+
+        return Connections(Leases(Connection(self.server)), Hints(Connection(self.server)))
+
+
+def leases_of(settings: Settings) -> Leases | None:
+    """The leases of the agents that share the outbox, to be closed after use; None: it is not shared."""
+    server = server_of(settings)
+    if server is None:
+        return None
+    from agent.outbox.postgresql.connection import Connection  # noqa: PLC0415
+    from agent.outbox.postgresql.leases import Leases  # noqa: PLC0415
+
+    return Leases(Connection(server))
+
+
+def moved_by(outbox: Outbox) -> Moved:
+    """Which reports were moved up, in the transactions of this outbox of a :class:`PostgresqlEngine`."""
+    from agent.outbox.postgresql.shared import Moved  # noqa: PLC0415
+
+    return Moved(_connection(outbox))
+
+
+def shared_by(outbox: Outbox) -> Shared:
+    """What all dispatchers share, by the connection of this outbox of a :class:`PostgresqlEngine`."""
+    from agent.outbox.postgresql.shared import Shared  # noqa: PLC0415
+
+    return Shared(_connection(outbox))
+
+
+def _connection(outbox: Outbox) -> Connection:
+    """What is stored beside the outbox takes part in its transactions."""
+    from agent.outbox.postgresql.part import Part  # noqa: PLC0415
+
+    if not isinstance(outbox, Part):
+        raise TypeError(f"{type(outbox).__name__} has no connection to PostgreSQL")
+    return outbox.connection
+
+
+def is_shared(settings: Settings) -> bool:
+    """Whether several agents can work on the outbox of this configuration."""
+    return server_of(settings) is not None
+
+
+def server_of(settings: Settings) -> Server | None:  # noqa: ARG001 - until [outbox] url is a key
+    """The server of ``[outbox] url``; None: the outbox is a file."""
+    return None
+
+
+def myself() -> Agent:
+    """This process. Its id is new each time: a name can return while an earlier process still lives."""
+    return Agent(str(uuid4()), socket.gethostname(), __version__, os.getpid())
+
+
+def engine_of(settings: Settings, clock: Clock) -> Engine:
+    """The engine of ``[outbox]``."""
+    server = server_of(settings)
+    return SqliteEngine(settings, clock) if server is None else PostgresqlEngine(server, settings, clock)

@@ -1,0 +1,217 @@
+"""Several agents as processes on one PostgreSQL, with local controllers and a local Hivel."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from agent.sandbox.hivel import LocalHivel
+from agent.sandbox.jenkins import LocalJenkins
+from agent.sandbox.server import LocalServer
+from tests.integration.support import REPO, Agent, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from subprocess import Popen
+
+    from tests.postgresql.cluster import Cluster
+
+JOB = "deploy/shop"
+# The clock of the fleet in tests. Nothing waits for the usual 15 s.
+LEASE_S = 1.5
+CONFIG = """
+[hivel]
+url = "{hivel}"
+token_file = "hivel.token"
+
+{jenkins}
+[outbox]
+path = "outbox.db"
+url = "{url}"
+lease = "{lease}"
+
+[monitoring]
+listen = "127.0.0.1:0"
+
+[intake]
+listen = "127.0.0.1:0"
+token_file = "hivel.token"
+
+[web]
+listen = ""
+
+[delivery]
+interval = "100ms"
+backoff_initial = "100ms"
+backoff_max = "500ms"
+"""
+JENKINS = """
+[[jenkins]]
+name = "{name}"
+url = "{url}"
+username = "hivel-agent"
+token_file = "jenkins.token"
+poll_interval = "200ms"
+since = "2020-01-01"
+"""
+
+
+@dataclass
+class Running:
+    """An agent and its process."""
+
+    agent: Agent
+    process: Popen[str]
+
+    @property
+    def name(self) -> str:
+        return self.agent.folder.name
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=120)
+
+    def url(self, what: str) -> str:
+        for line in self.agent.log().splitlines():
+            if f"what={what} " in line and "url=" in line:
+                return line.partition("url=")[2].split()[0]
+        raise AssertionError(self.agent.log())
+
+    def ready(self) -> dict[str, Any]:
+        answer = httpx.get(f"{self.url('monitoring')}/readyz", timeout=120)
+        content: dict[str, Any] = answer.json()
+        return content
+
+
+@dataclass
+class Fleet:
+    """``url``: how the agents reach the database; a proxy can be in between."""
+
+    folder: Path
+    cluster: Cluster
+    database: str
+    url: str
+    controllers: int = 2
+    lease_s: float = LEASE_S
+    jenkins: dict[str, LocalJenkins] = field(default_factory=dict)
+    hivel: LocalHivel = field(default_factory=LocalHivel)
+    running: list[Running] = field(default_factory=list)
+
+    def __enter__(self) -> Fleet:
+        self._stack = ExitStack()
+        self._hivel_url = self._stack.enter_context(LocalServer(self.hivel.app)).url
+        self._stack.callback(self.hivel.close)
+        tables = []
+        for number in range(self.controllers):
+            name = f"jenkins-{number}"
+            jenkins = self.jenkins[name] = LocalJenkins()
+            jenkins.add_job(JOB)
+            url = self._stack.enter_context(LocalServer(jenkins.app)).url
+            tables.append(JENKINS.format(name=name, url=url))
+        self._tables = "".join(tables)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self.running:
+            each.thaw()
+            each.kill()
+        self._stack.close()
+
+    def start(self, name: str, *, wait: bool = True, **environment: str) -> Running:
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        agent = Agent(folder)
+        (folder / "agent.log").unlink(missing_ok=True)
+        agent.config.write_text(
+            CONFIG.format(
+                hivel=self._hivel_url, jenkins=self._tables, url=self.url, lease=f"{round(self.lease_s * 1000)}ms"
+            )
+        )
+        for token in ("hivel.token", "jenkins.token"):
+            (folder / token).write_text("sandbox-token\n")
+            (folder / token).chmod(0o600)
+        running = Running(agent, agent.start(**environment))
+        self.running.append(running)
+        if wait:
+            wait_until(
+                lambda: "event=started" in agent.log() or running.process.poll() is not None, f"{name} has started"
+            )
+            assert running.process.poll() is None, agent.log()
+        return running
+
+    # ---- what is where
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.cluster.execute(sql, self.database)
+
+    def holders(self) -> dict[str, int | None]:
+        """The process that polls each controller, None if nobody does."""
+        found = self.execute(
+            "SELECT controller, pid FROM leases LEFT JOIN agents ON id = holder AND expires_at > now_ms()"
+        )
+        return dict(found)
+
+    def polled_by(self, *agents: Running) -> bool:
+        """Whether these agents, each at least one controller, poll everything."""
+        holders = set(self.holders().values())
+        return len(self.holders()) == self.controllers and holders == {each.process.pid for each in agents}
+
+    def settle(self, *agents: Running) -> None:
+        wait_until(lambda: self.polled_by(*agents), f"{[each.name for each in agents]} poll everything")
+
+    def build(self, count: int = 1) -> int:
+        """Builds on every controller; returns how many."""
+        for jenkins in self.jenkins.values():
+            jenkins.add_builds(JOB, count, repo=REPO, every=1_000)
+        return count * len(self.jenkins)
+
+    def delivered(self) -> list[str]:
+        return [each.event.deployment_id for each in self.hivel.deployments()]
+
+    def expect_delivered(self, count: int) -> None:
+        """Exactly these many different deployments, each accepted once."""
+        wait_until(lambda: len(self.delivered()) >= count, f"{count} deployments are delivered")
+        found = self.delivered()
+        assert len(found) == len(set(found)) == count
+
+    def log_fences(self) -> None:
+        """From now on each transaction of a poll is logged, in the order in which they got their locks."""
+        self.execute(
+            "CREATE TABLE fences (n bigserial PRIMARY KEY, controller text, epoch bigint);"
+            "CREATE OR REPLACE FUNCTION holds_lease(name text, agent uuid, number bigint) RETURNS boolean"
+            " LANGUAGE plpgsql AS $$ BEGIN PERFORM 1 FROM leases WHERE controller = name AND holder = agent"
+            " AND epoch = number AND expires_at > now_ms() FOR KEY SHARE; IF NOT FOUND THEN RETURN false; END IF;"
+            " INSERT INTO fences (controller, epoch) VALUES (name, number); RETURN true; END $$"
+        )
+
+    def assert_epochs_grow(self) -> int:
+        """No transaction of an earlier holder came after one of a later holder; returns how many there were."""
+        rows = self.execute("SELECT controller, epoch FROM fences ORDER BY n")
+        newest: dict[str, int] = {}
+        for controller, epoch in rows:
+            assert epoch >= newest.get(controller, 0), (controller, epoch, newest)
+            newest[controller] = epoch
+        return len(rows)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""Several agents on one PostgreSQL, as processes: whatever happens to one, the others go on. Each event counts once."""
+
+from __future__ import annotations
+
+import signal
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.integration.support import wait_until
+from tests.postgresql.fleet import Fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.postgresql.cluster import Cluster
+
+
+if find_spec("agent.outbox.postgresql.engine") is None:
+    pytest.skip("needs the engine for PostgreSQL", allow_module_level=True)
+
+
+@pytest.fixture
+def fleet(cluster: Cluster, database: str, tmp_path: Path) -> Iterator[Fleet]:
+    with Fleet(tmp_path, cluster, database, cluster.url(database)) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def own_fleet(own_cluster: Cluster, tmp_path: Path) -> Iterator[Fleet]:
+    """On a server that the test may stop."""
+    database = own_cluster.new_outbox()
+    with Fleet(tmp_path, own_cluster, database, own_cluster.url(database)) as fleet:
+        yield fleet
+
+
+def test_two_agents_share_the_controllers_and_deliver_each_deployment_once(fleet: Fleet) -> None:
+    one, two = fleet.start("one"), fleet.start("two")
+    fleet.settle(one, two)
+    fleet.expect_delivered(fleet.build(5))
+
+
+def test_an_agent_that_is_killed_is_replaced(fleet: Fleet) -> None:
+    fleet.log_fences()
+    one, two = fleet.start("one"), fleet.start("two")
+    fleet.settle(one, two)
+    first = fleet.build(2)
+    fleet.expect_delivered(first)
+    one.kill()
+    second = fleet.build(2)
+    fleet.settle(two)
+    fleet.expect_delivered(first + second)
+    assert fleet.assert_epochs_grow()
+
+
+def test_an_agent_that_stops_is_replaced_before_its_leases_expire(fleet: Fleet) -> None:
+    fleet.lease_s = 60.0  # nothing here waits for the end of a lease
+    one = fleet.start("one")
+    fleet.settle(one)
+    two = fleet.start("two")
+    assert one.stop() == 0
+    fleet.settle(two)
+    fleet.expect_delivered(fleet.build(1))
+
+
+def test_a_frozen_agent_that_wakes_up_writes_nothing(fleet: Fleet) -> None:
+    fleet.log_fences()
+    one, two = fleet.start("one"), fleet.start("two")
+    fleet.settle(one, two)
+    one.freeze()
+    built = fleet.build(3)
+    fleet.settle(two)
+    fleet.expect_delivered(built)
+    one.thaw()
+    wait_until(lambda: fleet.polled_by(one, two), "it takes part again")
+    fleet.expect_delivered(built + fleet.build(1))
+    assert fleet.assert_epochs_grow()
+
+
+def test_a_database_that_crashes_stops_polls_and_everything_goes_on_by_itself(own_fleet: Fleet) -> None:
+    one, two = own_fleet.start("one"), own_fleet.start("two")
+    own_fleet.settle(one, two)
+    first = own_fleet.build(2)
+    own_fleet.expect_delivered(first)
+    own_fleet.cluster.stop(signal.SIGQUIT)
+    wait_until(lambda: not one.ready()["ready"], "it says that it is not ready")
+    [outbox] = [each for each in one.ready()["checks"] if each["name"] == "outbox"]
+    assert not outbox["ok"]
+    second = own_fleet.build(2)
+    own_fleet.cluster.start()
+    own_fleet.settle(one, two)
+    own_fleet.expect_delivered(first + second)
+    wait_until(lambda: one.ready()["ready"], "it is ready again")
+
+
+@pytest.mark.parametrize("begun", ["before", "after"], ids=["running agent", "agent started without the database"])
+def test_reports_are_kept_while_the_database_is_away(own_fleet: Fleet, begun: str) -> None:
+    if begun == "before":
+        one = own_fleet.start("one")
+        own_fleet.settle(one)
+        own_fleet.cluster.stop()
+    else:
+        own_fleet.cluster.stop()
+        one = own_fleet.start("one", wait=False)
+        wait_until(lambda: "opening the outbox" in one.agent.log(), "it has noticed")
+    report = {
+        "provider": "gitlab_ci", "run": "42", "environment": "production", "status": "success",
+        "repo_url": "https://gitlab.example.test/acme/shop", "branch": "main",
+    }  # fmt: skip
+    answer = httpx.post(
+        f"{one.url('intake')}/v1/events", json=report, headers={"Authorization": "Bearer sandbox-token"}, timeout=120
+    )
+    assert answer.status_code == 202, answer.text
+    fields = ("--system", "gitlab_ci", "--run", "43", "--environment", "production", "--status", "success")
+    said = one.agent.run("emit", *fields, "--repo-url", report["repo_url"], "--branch", "main")
+    assert "warning" not in said.stderr.lower(), said.stderr
+    own_fleet.cluster.start()
+    own_fleet.expect_delivered(2)
+
+
+def test_handover_gives_everything_to_the_others_until_a_restart(fleet: Fleet) -> None:
+    one = fleet.start("one")
+    fleet.settle(one)
+    alone = one.agent.run("handover")
+    assert alone.returncode == 1
+    assert "no other agent is there to take over" in alone.stderr
+    two = fleet.start("two")
+    fleet.settle(one, two)
+    done = one.agent.run("handover")
+    assert done.returncode == 0, done.stderr
+    fleet.settle(two)
+    fleet.expect_delivered(fleet.build(2))
+    status = two.agent.json("status")["fleet"]
+    assert sorted(each["state"] for each in status["agents"]) == ["active", "leaving"]
+    one.stop()
+    again = fleet.start("one")
+    fleet.settle(again, two)
