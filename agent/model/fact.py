@@ -36,7 +36,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``status`` is the word as reported, in the terms of ``provider``. ``stage``: the report is about this stage only.
     Times are UTC milliseconds by the reporter's clock. ``url`` is the page of the build. ``given``: the names of fields
     that a person wrote (a flag, an argument, a file). All others come from the environment of the build, where the
-    checkout of a shared library leaves its own repository and commit.
+    checkout of a shared library leaves its own repository and commit. ``named``: the reporter's own name of the run, if
+    the fact is about it under another name, see :mod:`agent.sources.reports.pairing`.
     """
 
     provider: str
@@ -55,6 +56,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: int | None = None
     ended_at: int | None = None
     given: tuple[str, ...] = ()
+    named: str | None = None
 
 
 Body = Build | Report | str | None

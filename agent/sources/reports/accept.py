@@ -21,6 +21,7 @@ from agent.sources.reports.allowed import refuse_foreign_ids, refuse_other_teams
 from agent.sources.reports.fields import refuse_far_times
 from agent.sources.reports.given import deployment_called, said_of
 from agent.sources.reports.kept import wrapped
+from agent.sources.reports.pairing import paired
 from agent.sources.reports.parse import Parsed, parse
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Reports:
             refuse_foreign_ids(parsed, self._settings)
             if not parsed.run.project.reuses_numbers:
                 self._refuse_what_is_incomplete(parsed.said, at)
+                parsed = paired(parsed, source, self.outbox, [each.fact for each in behind])
         fact = facts.report(parsed.run, parsed.said, source=source, at=at, principal=principal)
         known = [*self.outbox.facts(parsed.run), *(each.fact for each in behind if each.fact.run == parsed.run)]
         if (later := _behind(known, fact)) != at:
