@@ -36,6 +36,14 @@ _HIVEL = [
     (302, "text/html", "", "<html>"),
     (400, "application/json", "Mon, 23 Nov 2026 12:00:00 GMT", '{"message": "deployment_id already exists"}'),
 ]
+_HEADERS = [
+    "X-GitHub-Event: deployment_status\nX-GitHub-Delivery: 72d3162e\nX-Hub-Signature-256: sha256=757107ea",
+    "X-Gitlab-Event: Deployment Hook\nIdempotency-Key: 1\nX-Gitlab-Token: plain",
+    "webhook-id: 1\nwebhook-timestamp: 1795000000\nwebhook-signature: v1,g0hM9SsE= v1a,AAAA",
+    "circleci-event-type: job-completed\ncircleci-signature: v1=734cc62f,v2=aa",
+    "Authorization: Basic aGl2ZWw6c2VjcmV0",
+    "Authorization: Bearer token",
+]
 _CONFIGURATION = """
 [hivel]
 url = "https://hivel.example.test"
@@ -63,8 +71,10 @@ def seeds(target: str) -> tuple[bytes, ...]:
     match target:
         case "report" | "spooled":
             return tuple(json.dumps(each).encode() for each in (_REPORT, *_OTHERS))
-        case "texts":
-            return tuple(text.encode() for text in _TEXTS)
+        case "delivered":
+            return tuple(path.read_bytes() for path in sorted((DATA / "webhooks").glob("*/*.json")))
+        case "headers" | "texts":
+            return tuple(text.encode() for text in (_HEADERS if target == "headers" else _TEXTS))
         case "hivel":
             return tuple(
                 (status - 100).to_bytes(2, "big") + f"{kind}\n{retry}\n\n\n{body}".encode()

@@ -18,19 +18,27 @@ import msgspec
 from agent.config.file import ConfigError, load
 from agent.config.proxies import Proxies, ProxyError
 from agent.config.rules import Options, Pattern, Rule, RuleError, Template
-from agent.config.settings import JenkinsSettings
+from agent.config.settings import JenkinsSettings, WebhookRule, WebhookSettings
+from agent.daemon.hooks import Arrived, store
 from agent.delivery.answers import Answer as HivelAnswer
 from agent.delivery.answers import classify
 from agent.deployments import pulls, stages, urls
 from agent.deployments.derive import Rules
 from agent.inspect.derived import of_build
 from agent.model import git, names, times
+from agent.model.part import Part
 from agent.model.report import ReportError, decode
+from agent.outbox.hooks import Verdict
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sources.jenkins.answers import Answer, Builds, Computers, Items
 from agent.sources.jenkins.errors import JenkinsError
 from agent.sources.jenkins.raw import RawBuild, build_of
 from agent.sources.reports.spool import Spool
+from agent.sources.webhooks.headers import event_of, id_of
+from agent.sources.webhooks.listener import decoded, meaning_of
+from agent.sources.webhooks.platforms import READERS
+from agent.sources.webhooks.signatures import is_signed
+from agent.sources.webhooks.values import Delivery
 from tests.integration.reporting import reports_of, settings_of
 from tests.integration.support import FakeClock
 
@@ -193,6 +201,44 @@ def hivel(data: bytes) -> None:
     assert outcome.reason is None or outcome.reason.strip()
 
 
+# ---- webhooks
+
+_ANY = WebhookRule(Pattern.parse("**"), Pattern.parse("**"), "production", "https://git.example.test/a/b", "main")
+_HOOKS = [WebhookSettings(platform, platform, (), rules=rules) for platform in READERS for rules in ((), (_ANY,))]
+_EVENTS = {"github": ("deployment_status", "workflow_run", "ping"), "circleci": ("job-completed", "workflow-completed")}
+
+
+def delivered(data: bytes) -> None:
+    """A body of a webhook with a valid signature, from every platform: stored, ignored or refused, with a reason."""
+    world = _world()
+    try:
+        body = Part(decoded(data, is_form=data.startswith(b"payload=")), "")
+    except ValueError:
+        return
+    arrived = []
+    for hook in _HOOKS:
+        for event in _EVENTS.get(hook.platform, ("",)):
+            name = id_of(hook.platform, {}, body)
+            delivery = Delivery(event or event_of(hook.platform, {}, body), name, body, world.clock.now_ms())
+            arrived.append(Arrived(hook, delivery, meaning_of(delivery, hook)))
+    for stored in store(world.reports, arrived):
+        if isinstance(stored, Exception):
+            raise stored
+        assert stored.reason or stored.deployment_id or stored.verdict is Verdict.STARTED
+    assert world.outbox.things_set_aside(1) == [], world.outbox.things_set_aside(1)[0].error
+
+
+def headers(data: bytes) -> None:
+    """The headers of a request that anybody sent, one in each line: no signature is valid."""
+    lines = [line.partition(":") for line in data.decode("latin-1").split("\n")]
+    sent = {name.strip().lower(): value.strip() for name, _, value in lines}
+    for platform in READERS:
+        for secrets in (["s3cr3t of a test"], ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "other"], ["whsec_?", "a:b"]):
+            assert not is_signed(platform, secrets, sent, data, 1_795_000_000_000)
+        event_of(platform, sent, Part(None, ""))
+        assert id_of(platform, sent, Part(None, "")).isprintable()
+
+
 # ---- texts
 
 
@@ -229,5 +275,19 @@ def configuration(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (report, spooled, jobs, builds, build, executors, overview, wfapi, hivel, texts, configuration)
+    for target in (
+        report,
+        spooled,
+        delivered,
+        headers,
+        jobs,
+        builds,
+        build,
+        executors,
+        overview,
+        wfapi,
+        hivel,
+        texts,
+        configuration,
+    )
 }

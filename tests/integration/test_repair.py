@@ -184,6 +184,8 @@ def test_what_was_recovered_keeps_its_state_and_its_attempts(path: Path, clock: 
         "UPDATE deployments SET attempts = 2, reason = 'HTTP 503' WHERE id = 200",
         "INSERT INTO attempts VALUES (200, 1, 5, 7, 503, 'retry', 'busy'), (200, 2, 6, 8, NULL, 'retry', '')",
         "INSERT INTO actions VALUES (200, 1, 5, 'replay', 'ada', ''), (99999, 1, 5, 'replay', 'ada', '')",
+        "INSERT INTO webhook_deliveries VALUES (3, 'github', 'one', 5, 'ping', 'ignored', 'ping', '', '')",
+        "INSERT INTO webhook_starts VALUES ('github:a', 5, '', 6)",
     )
     before = deployments(path, clock)
     facts_before = contents(path)["facts"]
@@ -193,6 +195,8 @@ def test_what_was_recovered_keeps_its_state_and_its_attempts(path: Path, clock: 
     assert contents(path)["facts"] == facts_before
     assert contents(path)["attempts"] == [(200, 1, 5, 7, 503, "retry", "busy"), (200, 2, 6, 8, None, "retry", "")]
     assert contents(path)["actions"] == [(200, 1, 5, "replay", "ada", "")]
+    assert contents(path)["webhook_deliveries"] == [(3, "github", "one", 5, "ping", "ignored", "ping", "", "")]
+    assert contents(path)["webhook_starts"] == [("github:a", 5, "", 6)]
     assert hears_again(path, clock, final(1), final(200)) == before
 
 
