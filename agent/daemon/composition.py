@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from agent.daemon.changes import Changes
 from agent.daemon.fleet import FleetParts
+from agent.daemon.gaps import GapStore
 from agent.daemon.hooks import HookStorage
 from agent.daemon.stored import read
 from agent.delivery.dispatcher import Dispatcher
@@ -35,12 +36,15 @@ from agent.sources.reports.accept import Reports
 from agent.sources.reports.inbox import take_batch
 from agent.sources.reports.kept import LocalInbox
 from agent.sources.reports.spool import Spool
+from agent.sources.webhooks.gaps.repair import GapRepair
+from agent.sources.webhooks.gaps.streams import subjects
+from agent.sources.webhooks.platforms import READERS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from agent.config.settings import JenkinsSettings, Settings
+    from agent.config.settings import JenkinsSettings, Settings, WebhooksSettings
     from agent.daemon.stored import Stored
     from agent.inspect.silent import SilentJob
     from agent.model.deployment import Deployment
@@ -175,6 +179,7 @@ class Parts:
     looking: tuple[Outbox, OffLoop]
     pages: PageParts | None = None
     hooks: HookStorage | None = None
+    gaps: GapRepair | None = None
     notifier: Notifier | None = None
     fleet: FleetParts | None = None
 
@@ -264,6 +269,7 @@ async def assembled(settings: Settings, clock: Clock, me: Agent | None = None) -
             looking=await opener.outbox("monitoring"),
             pages=None if settings.web is None else await opener.pages(),
             hooks=None if settings.webhooks is None else await opener.hooks(),
+            gaps=None if settings.webhooks is None else await opener.gaps(settings.webhooks),
             notifier=None
             if settings.notify is None
             else Notifier(settings.notify, memory_file(settings.outbox), clock),
@@ -306,6 +312,13 @@ class _Opener:
         outbox, off_loop = await self.outbox("webhooks")
         ingest = Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms)
         return HookStorage(Reports(self.settings, ingest), off_loop)
+
+    async def gaps(self, webhooks: WebhooksSettings) -> GapRepair | None:
+        if not subjects(webhooks.hooks):
+            return None
+        outbox, off_loop = await self.outbox("gap repair")
+        ingest = Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms)
+        return GapRepair(webhooks.hooks, READERS, GapStore(Reports(self.settings, ingest), off_loop), self.clock)
 
     async def controller(self, controller: JenkinsSettings) -> Controller:
         outbox, off_loop = await self.outbox(f"polls of {controller.name}")

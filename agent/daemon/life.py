@@ -12,6 +12,7 @@ from agent.daemon.polling import Polls
 from agent.daemon.watchdog import STALLED_S, Watched, patience_of_delivery
 from agent.daemon.work import Work
 from agent.inspect.asked import asked
+from agent.outbox.hooks import Verdict
 from agent.outbox.values import OutboxError, OutboxFullError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ HOUSEKEEPING_S = 60.0
 # Silent jobs are a matter of days, and finding them takes some time in a large outbox.
 SILENT_S = 3600.0
 NOTIFY_S = 15.0
+GAPS_S = 15.0
 # The state that an earlier process stored is out of date until the first polls and deliveries are over.
 FIRST_NOTIFY_S = 60.0
 # Number of housekeeping steps in one run, with pauses so that other writers get the lock.
@@ -67,6 +69,7 @@ class Life:
         self._silence = Watched("silent jobs", SILENT_S + PATIENT_S)
         # The watchdog does not watch it: a slow command or server must not cause a restart of the agent.
         self._notifications = Watched("notifications", PATIENT_S)
+        self._gaps = Watched("gap repair", PATIENT_S)  # neither is this, for the same reason
         self.silent_jobs: list[SilentJob] = []
 
     @property
@@ -98,12 +101,21 @@ class Life:
         if self.parts.hooks is None:
             raise OutboxError("the configuration has no webhooks any more")
         try:
-            return await self.parts.hooks.accept(hook, delivery, meaning)
+            noted = await self.parts.hooks.accept(hook, delivery, meaning)
         except OutboxFullError:
+            self._may_have_missed(hook)
             raise  # monitoring shows this already
         except OutboxError as error:
+            self._may_have_missed(hook)
             self.work.cannot_store("webhooks", error)
             raise
+        if noted.verdict is Verdict.REFUSED:  # the API may know what the event lacks
+            self._may_have_missed(hook)
+        return noted
+
+    def _may_have_missed(self, hook: WebhookSettings) -> None:
+        if self.parts.gaps is not None:
+            self.parts.gaps.soon(hook.name)
 
     def wake(self, controller: str | None) -> list[str]:
         """Start a poll of this controller, or of all; returns the names of these controllers."""
@@ -141,6 +153,8 @@ class Life:
         if self.fleet is not None:
             self.fleet.changed = self._expect
             self._repeated.append(self.fleet.begin(schedule))
+        if self.parts.gaps is not None:
+            self._repeated.append(schedule.every(GAPS_S, self._repair_gaps, name=self._gaps.name, first_in_s=GAPS_S))
         if self.settings.notify is not None:
             first_s = min(FIRST_NOTIFY_S, self.settings.notify.after_ms / 1000)
             self._repeated.append(
@@ -148,7 +162,8 @@ class Life:
             )
 
     def _expect(self) -> None:
-        self.unexpected.expect([*(watched.name for watched in self.watched), self._notifications.name])
+        gaps = [] if self.parts.gaps is None else [self._gaps.name]
+        self.unexpected.expect([*(watched.name for watched in self.watched), self._notifications.name, *gaps])
 
     async def end(self, within_s: float, *, leave: bool = False) -> int:
         """Start no more work and wait for the current work; returns the number of runs that did not end in time.
@@ -161,6 +176,8 @@ class Life:
         self.parts.dispatcher.stop()
         if self.parts.notifier is not None:
             self.parts.notifier.stop()
+        if self.parts.gaps is not None:
+            self.parts.gaps.stop()
         for polls in self._polls:
             polls.stop()
         if self.fleet is not None:
@@ -208,3 +225,8 @@ class Life:
     async def _notify(self) -> None:
         with self.work.doing(self._notifications):
             await self.parts.notify(self.work.storing.reason)
+
+    async def _repair_gaps(self) -> None:
+        with self.work.doing(self._gaps):
+            if self.parts.gaps is not None:
+                await self.parts.gaps.run()

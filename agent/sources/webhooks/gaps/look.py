@@ -10,6 +10,7 @@ import structlog
 
 from agent.model.secrets import redact
 from agent.sources.webhooks.gaps.errors import ApiError, SpentError, WaitError
+from agent.sources.webhooks.values import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from agent.config.settings import WebhookSettings
     from agent.sources.webhooks.gaps.api import Api
     from agent.sources.webhooks.gaps.values import Cursor, Step, Stream
-    from agent.sources.webhooks.values import Meaning, Reader
+    from agent.sources.webhooks.values import Delivery, Meaning, Reader
 
 log = structlog.get_logger("webhooks")
 
@@ -60,8 +61,11 @@ class Subject:
 class Store(Protocol):
     """The outbox, as gap repair needs it. Every method raises :class:`agent.outbox.values.OutboxError`."""
 
-    async def take(self, hook: WebhookSettings, meanings: Sequence[Meaning]) -> Took:
-        """Store a deployment if it is missing. It is on the disk when this returns."""
+    async def take(self, hook: WebhookSettings, webhooks: Sequence[tuple[Delivery, Meaning]]) -> Took:
+        """Store a deployment if it is missing: the webhooks of its start and end, and what they mean.
+
+        It is on the disk when this returns.
+        """
         ...
 
     async def save(self, subject: Subject, cursor: Cursor, found: int) -> None:
@@ -116,16 +120,23 @@ async def _take(seen: Seen, step: Step, hook: WebhookSettings, reader: Reader, s
     problem = step.problem
     if step.deliveries and step.ended_at >= seen.cursor.begun:
         try:
-            meanings = [reader(delivery, hook) for delivery in step.deliveries]
+            webhooks = [(delivery, _completed(reader(delivery, hook), step)) for delivery in step.deliveries]
         except ValueError as error:
             problem = str(error)
         else:
-            took = await store.take(hook, meanings)
+            took = await store.take(hook, webhooks)
             seen.took.append(took)
             problem = took.reason if took.result is Result.REFUSED else ""
     if problem:
         seen.problems.append(redact(problem))
     seen.cursor = step.cursor
+
+
+def _completed(meaning: Meaning, step: Step) -> Meaning:
+    """With what the webhook lacks and the API knows."""
+    if not isinstance(meaning, Ended):
+        return meaning
+    return Ended({**step.lacking, **meaning.report}, meaning.start)
 
 
 def tell(subject: Subject, seen: Seen) -> None:

@@ -18,7 +18,7 @@ from agent.sources.webhooks.gaps.streams import stream_of, subjects
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from agent.config.settings import WebhookSettings
+    from agent.config.settings import Platform, WebhookSettings
     from agent.model.times import Clock
     from agent.sources.webhooks.gaps.values import Cursor
     from agent.sources.webhooks.values import Reader
@@ -61,7 +61,7 @@ class GapRepair:
     def __init__(
         self,
         hooks: Sequence[WebhookSettings],
-        readers: Mapping[str, Reader],
+        readers: Mapping[Platform, Reader],
         store: Positions,
         clock: Clock,
         rng: random.Random | None = None,

@@ -1,0 +1,133 @@
+"""Stores what gap repair finds, in the same way as webhooks, and how far it has read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from agent.daemon.hooks import Arrived, store
+from agent.model.report import ReportError
+from agent.outbox.hooks import Verdict
+from agent.outbox.values import GapLook
+from agent.sources.webhooks.gaps.look import Result, Took
+from agent.sources.webhooks.gaps.values import Cursor
+from agent.sources.webhooks.values import Ended, Ignored, Started
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from agent.config.settings import WebhookSettings
+    from agent.model.deployment import Deployment
+    from agent.outbox.offloop import OffLoop
+    from agent.sources.reports.accept import Reports
+    from agent.sources.webhooks.gaps.look import Subject
+    from agent.sources.webhooks.values import Delivery, Meaning
+
+T = TypeVar("T")
+
+# After a longer stop of the agent, what is older is not taken.
+LONGEST_GAP_MS = 30 * 86_400_000
+# The name of these events in the list of deliveries.
+EVENT = "found by gap repair"
+
+
+class GapStore:
+    """The outbox of gap repair, on a connection of its own. See :class:`agent.sources.webhooks.gaps.repair.Positions`.
+
+    ``dry_run``: nothing is stored.
+    """
+
+    def __init__(self, reports: Reports, off_loop: OffLoop, *, dry_run: bool = False) -> None:
+        self._reports = reports
+        self._outbox = reports.outbox
+        self._off_loop = off_loop
+        self._dry_run = dry_run
+
+    async def position(self, subject: Subject) -> Cursor:
+        """How far the subject was read. The first call stores the current time."""
+        return await self._off_loop(partial(self._position, subject))
+
+    async def take(self, hook: WebhookSettings, webhooks: Sequence[tuple[Delivery, Meaning]]) -> Took:
+        """Store a deployment if it is missing."""
+        return await self._off_loop(partial(self._take, hook, webhooks))
+
+    async def save(self, subject: Subject, cursor: Cursor, found: int) -> None:
+        """Store how far a look has read."""
+
+        def change(look: GapLook) -> GapLook:
+            return GapLook(
+                look.hook, look.project, look.stream, cursor.begun, cursor.at, cursor.open, look.found + found,
+                look.looked_at, look.error,
+            )  # fmt: skip
+
+        await self._off_loop(partial(self._change, subject, change))
+
+    async def looked(self, subject: Subject, error: str | None) -> None:
+        """Store that a look ended now."""
+
+        def change(look: GapLook) -> GapLook:
+            looked_at = self._outbox.clock.now_ms() if error is None else look.looked_at
+            return GapLook(
+                look.hook, look.project, look.stream, look.begun, look.at, look.open, look.found, looked_at, error
+            )
+
+        await self._off_loop(partial(self._change, subject, change))
+
+    # ---- in the thread of the outbox
+
+    def _position(self, subject: Subject) -> Cursor:
+        now = self._outbox.clock.now_ms()
+        look = self._outbox.gap_look(subject.hook.name, subject.project, subject.stream)
+        if look is None:
+            look = GapLook(subject.hook.name, subject.project, subject.stream, begun=now, at=now)
+            if not self._dry_run:
+                self._outbox.save_gap_look(look)
+        return Cursor(look.begun, max(look.at, now - LONGEST_GAP_MS), look.open)
+
+    def _change(self, subject: Subject, change: Callable[[GapLook], GapLook]) -> None:
+        if self._dry_run:
+            return
+        with self._outbox.transaction():
+            look = self._outbox.gap_look(subject.hook.name, subject.project, subject.stream)
+            now = self._outbox.clock.now_ms()
+            known = look or GapLook(subject.hook.name, subject.project, subject.stream, begun=now, at=now)
+            changed = change(known)
+            if changed != look:
+                self._outbox.save_gap_look(changed)
+
+    def _take(self, hook: WebhookSettings, webhooks: Sequence[tuple[Delivery, Meaning]]) -> Took:
+        meaning = webhooks[-1][1]
+        if not isinstance(meaning, Ended):
+            return Took(Result.IGNORED, reason=meaning.reason if isinstance(meaning, Ignored) else "it has not ended")
+        with self._outbox.transaction():
+            try:
+                known = self._known(meaning.report)
+            except ReportError as error:
+                return Took(Result.REFUSED, reason=str(error))
+            if known is not None:
+                return Took(Result.KNOWN, known.deployment_id or "")
+            if self._dry_run:
+                return Took(Result.FOUND, meaning.report.get("run", ""))
+            return self._stored(hook, webhooks)
+
+    def _stored(self, hook: WebhookSettings, webhooks: Sequence[tuple[Delivery, Meaning]]) -> Took:
+        now = self._outbox.clock.now_ms()
+        late = [
+            Arrived(hook, replace(delivery, id="", event=EVENT, received_at=now), each)
+            for delivery, each in webhooks
+            if isinstance(each, Started | Ended)
+        ]
+        noted = store(self._reports, late)[-1]
+        if isinstance(noted, Exception):
+            return Took(Result.REFUSED, reason=f"unexpected error: {type(noted).__name__}: {noted}")
+        if noted.verdict is not Verdict.STORED:
+            return Took(Result.REFUSED, reason=noted.reason)
+        return Took(Result.FOUND, noted.deployment_id)
+
+    def _known(self, report: Mapping[str, str]) -> Deployment | None:
+        """The deployment of this run and environment, if it is stored. Raises :class:`ReportError`."""
+        parsed = self._reports.parse(report)
+        stored = self._outbox.of_run(parsed.run)
+        environment = parsed.said.environment
+        return next((each for each in stored if each.content.environment == environment), None)
