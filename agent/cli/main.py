@@ -33,6 +33,7 @@ VERBS = {
     "dora": "Show the figures of DORA by environment, repository and ISO week.",
     "emit": "Report the deployment of the build that runs this command.",
     "explain": "Explain why one build did or did not become an event.",
+    "handover": "Give the work of an agent to the others, before an upgrade.",
     "init": "Write a configuration: ask for what it needs, check each answer, and show what would be sent.",
     "notify": "Test the notifications of [notify].",
     "once": "Poll each controller once, deliver what is due, and exit.",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from agent.config.settings import Settings
     from agent.inspect.asked import Asked
+    from agent.inspect.fleet import FleetStatus
     from agent.inspect.silent import SilentJob
     from agent.inspect.status import ControllerStatus, JobErrorStatus, MissedStatus, SetAsideStatus, Status
 
@@ -57,6 +58,8 @@ def show(value: Status) -> None:
         _show_controller(out, controller)
     if not value.controllers:
         out.print(NONE_POLLED)
+    if value.fleet is not None:
+        _show_fleet(out, value.fleet)
     _show_job_errors(out, value.job_errors)
     _show_set_aside(out, value.set_aside)
     _show_missed(out, value.missed)
@@ -67,6 +70,17 @@ def show(value: Status) -> None:
         out.print(f"webhook   {escape(hook.name)} ({hook.platform}): {last}{reason}")
     if value.outdated_events:
         out.print(f"differs   Hivel has an older revision of {value.outdated_events} event(s): {_WHICH}")
+
+
+def _show_fleet(out: Console, fleet: FleetStatus) -> None:
+    for agent in fleet.agents:
+        seen = "" if agent.state == "active" else f", seen {describe_duration(agent.seen_ms_ago)} ago"
+        names = [f"{lease.controller} (epoch {lease.epoch})" for lease in fleet.leases if lease.agent_id == agent.id]
+        shown = ", ".join(names[:_MOST_JOBS]) + (" and more: status --json" if len(names) > _MOST_JOBS else "")
+        polls = f", polls {len(names)}: {escape(shown)}" if names else ", polls nothing"
+        out.print(f"agent     {escape(agent.name)} {agent.version}: {styled(agent.state)}{seen}{polls}")
+    if free := [lease.controller for lease in fleet.leases if lease.agent is None]:
+        out.print(f"agent     nobody polls {escape(', '.join(free[:_MOST_JOBS]))} now")
 
 
 def _size(value: Status) -> str:

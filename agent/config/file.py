@@ -57,6 +57,8 @@ EXPECTED = ("status", "environment", "repo_url", "branch", "pr_number", "image",
 KEEP_DEPLOYMENTS = "400d"
 # A smaller outbox could not hold the events of one day.
 LEAST_SIZE = 10_000_000
+# Renewals are due every third of it. A longer one makes no sense for replacing an agent.
+LEAST_LEASE_MS, LONGEST_LEASE_MS = 500, 300_000
 LONGEST_CONTACT = 200
 LONGEST_NOTIFYING_MS = 300_000
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
@@ -137,6 +139,7 @@ def _settings(path: Path, raw: tables.File, check: Values) -> Settings:
         keep_delivered_ms=check.duration("outbox.keep_delivered", raw.outbox.keep_delivered),
         keep_deployments_ms=_keep_deployments(check, raw.outbox),
         keep_ids_ms=check.duration("outbox.keep_ids", raw.outbox.keep_ids),
+        lease_ms=_lease(check, raw.outbox.lease),
         max_size_bytes=check.size("outbox.max_size", raw.outbox.max_size, LEAST_SIZE) if raw.outbox.max_size else 0,
         monitoring=check.address("monitoring.listen", raw.monitoring.listen),
         silent_after_ms=_silent_after(check, raw.monitoring),
@@ -421,6 +424,13 @@ def _allowed(check: Values, key: str, team: Team) -> Allowed:
 
 def _silent_after(check: Values, raw: tables.Monitoring) -> int:
     return check.duration("monitoring.silent_after", raw.silent_after) if raw.silent_after else 0
+
+
+def _lease(check: Values, text: str) -> int:
+    lease_ms = check.duration("outbox.lease", text)
+    if lease_ms and not LEAST_LEASE_MS <= lease_ms <= LONGEST_LEASE_MS:
+        check.note("outbox.lease", f"{text!r} is not between 500ms and 5m")
+    return lease_ms
 
 
 def _keep_deployments(check: Values, raw: tables.Outbox) -> int:

@@ -87,6 +87,7 @@ class Outbox(msgspec.Struct):
     keep_deployments: str | None = None
     keep_ids: str = "3650d"
     max_size: str | None = None  # None and "": no limit
+    lease: str = "15s"
 
 
 class Delivery(msgspec.Struct):

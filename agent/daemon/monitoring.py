@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from starlette.requests import Request
 
+    from agent.daemon.fleet import FleetWork
     from agent.daemon.life import Life
     from agent.daemon.polling import PollRecord
     from agent.daemon.stored import Stored
@@ -119,6 +120,8 @@ class _Collector:
         yield from _events(life, stored)
         yield from _delivery(life)
         yield from _polls(life, stored)
+        if life.fleet is not None:
+            yield from _fleet(life.fleet)
         yield _silent(life)
         errors = CounterMetricFamily(
             "hivel_agent_unexpected_errors",
@@ -193,6 +196,25 @@ def _polls(life: Life, stored: Stored) -> Iterator[Metric]:
             up.add_metric([state.name], float(state.state == "ok"))
     yield up
     yield _missed(list(known), stored)
+
+
+def _fleet(fleet: FleetWork) -> Iterator[Metric]:
+    leases = fleet.leases
+    living = [each for each in leases.members if each.living]
+    yield GaugeMetricFamily("hivel_agent_fleet_agents", "Agents that share the outbox.", value=len(living))
+    epochs = GaugeMetricFamily(
+        "hivel_agent_lease_epoch",
+        "The controllers that this agent polls, with the epochs of their leases.",
+        labels=["controller"],
+    )
+    for name, epoch in sorted(leases.mine.items()):
+        epochs.add_metric([name], epoch)
+    yield epochs
+    yield GaugeMetricFamily(
+        "hivel_agent_lease_trust_seconds",
+        "How long this agent may still poll without reaching the outbox.",
+        value=leases.trust_left_s,
+    )
 
 
 def _asked(life: Life) -> Iterator[Metric]:

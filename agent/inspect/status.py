@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.inspect.asked import Asked, ask_daemon
+from agent.inspect.fleet import FleetStatus, fleet_status
 from agent.inspect.silent import SilentJob, silent_jobs
 from agent.inspect.webhooks import HookStatus, hook_statuses
 from agent.model.times import rfc3339
@@ -100,7 +101,8 @@ class Status(msgspec.Struct, frozen=True):
     """``status --json``. ``daemon_pid`` None: no daemon is running.
 
     ``outdated_events``: how many of the newest 100,000 events changed during delivery, so that Hivel has an older
-    revision. ``size_bytes``: the size of the outbox; ``max_size_bytes`` 0: no limit.
+    revision. ``size_bytes``: the size of the outbox; ``max_size_bytes`` 0: no limit. ``fleet``: the agents that share
+    the outbox; None if it is a file.
     """
 
     outbox: str
@@ -118,6 +120,7 @@ class Status(msgspec.Struct, frozen=True):
     size_bytes: int = 0
     max_size_bytes: int = 0
     webhooks: list[HookStatus] = []
+    fleet: FleetStatus | None = None
 
     @property
     def is_full(self) -> bool:
@@ -164,6 +167,7 @@ def status(settings: Settings, outbox: SqliteOutbox) -> Status:
         size_bytes=outbox.size(),
         max_size_bytes=settings.max_size_bytes,
         webhooks=hook_statuses(settings, outbox),
+        fleet=fleet_status(settings),
     )
 
 

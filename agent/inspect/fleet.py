@@ -1,0 +1,78 @@
+"""The agents that share an outbox: who lives, who polls what, and what is left to hand over."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.outbox.engines import leases_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.config.settings import Settings
+    from agent.outbox.leases import Lease, Member
+
+
+class AgentStatus(msgspec.Struct, frozen=True):
+    """One agent. ``state``: active, leaving (it gives its controllers to the others) or gone (not seen for a lease).
+
+    ``id`` is new for each process. ``controllers``: how many it polls.
+    """
+
+    id: str
+    name: str
+    version: str
+    pid: int
+    state: str
+    seen_ms_ago: int
+    controllers: int
+
+
+class LeaseStatus(msgspec.Struct, frozen=True):
+    """Who polls a controller. ``agent`` None: nobody now. ``epoch`` grows each time another agent takes over."""
+
+    controller: str
+    agent: str | None
+    agent_id: str | None
+    epoch: int
+    expires_in_ms: int
+
+
+class FleetStatus(msgspec.Struct, frozen=True):
+    """The agents that share the outbox, oldest first, and the lease of each controller."""
+
+    agents: list[AgentStatus]
+    leases: list[LeaseStatus]
+
+
+def fleet_status(settings: Settings) -> FleetStatus | None:
+    """The fleet of this configuration; None if its outbox is not shared.
+
+    Raises :class:`agent.outbox.values.OutboxError`.
+    """
+    leases = leases_of(settings)
+    if leases is None:
+        return None
+    with closing(leases):
+        return described(leases.members(), leases.leases())
+
+
+def described(members: Sequence[Member], leases: Sequence[Lease]) -> FleetStatus:
+    """Members and leases for people."""
+    names = {each.agent.id: each.agent.name for each in members}
+    return FleetStatus([_agent(each) for each in members], [_lease(each, names) for each in leases])
+
+
+def _agent(member: Member) -> AgentStatus:
+    state = "gone" if not member.living else "leaving" if member.leaving else "active"
+    agent = member.agent
+    return AgentStatus(agent.id, agent.name, agent.version, agent.pid, state, member.seen_ms_ago, member.holds)
+
+
+def _lease(lease: Lease, names: dict[str, str]) -> LeaseStatus:
+    holder = lease.holder if lease.expires_in_ms > 0 else None
+    name = None if holder is None else names.get(holder, "unknown")
+    return LeaseStatus(lease.controller, name, holder, lease.epoch, max(0, lease.expires_in_ms))
