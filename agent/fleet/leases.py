@@ -26,6 +26,8 @@ TTL_MS = 15_000
 _RENEWAL = 1 / 3
 _SURRENDER = 2 / 3
 _MARGIN = 2 / 15
+# Who has not renewed for this part of the TTL is given nothing, and what nobody took for this time is taken back.
+_LATELY = 1 / 2
 # After an expiry the agent asks this much later, plus as much at random: the agents do not all ask at once.
 _AFTER_EXPIRY_MS = 50
 # How long a free controller is left to the agent that is preferred for it: a part of the TTL.
@@ -114,7 +116,7 @@ class Leases:
         """Take free controllers; returns when to look again."""
         room = target(len(self.controllers), len(self._living())) - len(self.mine)
         now = self.clock.monotonic()
-        lately = now - self.ttl_ms / 1000  # what this agent gave away is for others
+        lately = now - self.ttl_ms * _LATELY / 1000  # what this agent gave away is for others
         free = [name for name in view.free if name in self.controllers and self._given_at.get(name, lately) <= lately]
         self._left_since = {name: self._left_since.get(name, now) for name in free}
         if room <= 0:
@@ -144,7 +146,8 @@ class Leases:
         now = self.clock.monotonic()
         if now < self._surrendered_at + self.ttl_ms * _SURRENDER / 1000:
             return
-        if given := surplus(self.me.id, self.mine, len(self.controllers), self._living()):
+        there = [each for each in self._living() if each.seen_ms_ago <= self.ttl_ms * _LATELY]
+        if given := surplus(self.me.id, self.mine, len(self.controllers), there):
             self._surrendered_at = now
             given = given[: at_once(len(self.controllers))]
             self._given_at |= dict.fromkeys(given, now)

@@ -143,6 +143,19 @@ def test_an_agent_that_leaves_is_replaced_at_the_next_turn_of_the_others(fleet):
     assert first.mine == {}
 
 
+@pytest.mark.parametrize("died_after_s", [0.0, 2.0, 4.0, 6.0, 9.0, 9.9])
+def test_nothing_is_given_to_an_agent_that_has_died_and_left_without_a_holder(fleet, died_after_s):
+    """The next surplus is due 10 s after the first. The one that got the first has died meanwhile."""
+    first, second = fleet.join(), fleet.join()
+    first.turn()
+    while not second.mine:
+        fleet.run(1, first, second)
+    fleet.run(died_after_s, first, second)
+    second.table.fails = "before"
+    fleet.run(17.5, first)
+    assert set(first.mine) == set(fleet.controllers)
+
+
 def test_what_an_agent_gives_to_others_it_does_not_take_back(fleet):
     first, second = fleet.join(), fleet.join()
     fleet.run(240, first, second)
