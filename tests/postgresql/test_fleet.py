@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from agent.config.file import ConfigError, load
+from agent.outbox.engines import server_of
 from tests.integration.support import wait_until
 from tests.postgresql.fleet import Fleet
 
@@ -19,18 +20,27 @@ if TYPE_CHECKING:
     from tests.postgresql.cluster import Cluster
 
 
-if find_spec("agent.outbox.postgresql.engine") is None:
-    pytest.skip("needs the engine for PostgreSQL", allow_module_level=True)
+@pytest.fixture(autouse=True)
+def _needs_the_engine(tmp_path: Path) -> None:
+    """Skipped until the configuration has [outbox] url and an engine behind it."""
+    config = tmp_path / "config.toml"
+    config.write_text('[hivel]\nurl = "https://hivel.example.test"\n[outbox]\nurl = "postgresql:///outbox"\n')
+    try:
+        supported = server_of(load(config)) is not None
+    except ConfigError:
+        supported = False
+    if not supported:
+        pytest.skip("needs [outbox] url and the engine for PostgreSQL")
 
 
 @pytest.fixture
-def fleet(cluster: Cluster, database: str, tmp_path: Path) -> Iterator[Fleet]:
+def fleet(_needs_the_engine: None, cluster: Cluster, database: str, tmp_path: Path) -> Iterator[Fleet]:
     with Fleet(tmp_path, cluster, database, cluster.url(database)) as fleet:
         yield fleet
 
 
 @pytest.fixture
-def own_fleet(own_cluster: Cluster, tmp_path: Path) -> Iterator[Fleet]:
+def own_fleet(_needs_the_engine: None, own_cluster: Cluster, tmp_path: Path) -> Iterator[Fleet]:
     """On a server that the test may stop."""
     database = own_cluster.new_outbox()
     with Fleet(tmp_path, own_cluster, database, own_cluster.url(database)) as fleet:
