@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config.credentials import Token
 from agent.deployments.systems.ci import fields, fields_of_resource
 from agent.model.report import checked
 from agent.model.status import Provider, parse_word
@@ -111,16 +110,6 @@ def test_the_organisation_of_an_older_address_is_the_one_that_emit_names() -> No
     emitted = fields("azure_devops", older | {"SYSTEM_PHASENAME": ""})["run"]
     assert isinstance(found, Ended)
     assert found.report["run"].partition("/")[0] == emitted.partition("/")[0] == "azure_devops:acme.visualstudio.com"
-
-
-def test_what_an_event_of_azure_devops_lacks_can_come_from_its_api() -> None:
-    """With a token, the report is made without repository and branch: the API has them."""
-    case = next(case for case in CASES if case.file == "run-state-changed.json")
-    bare = {"rules": [{"name": "**", "environment": "production"}]}
-    assert isinstance(READERS["azure_devops"](case.delivery, hook("azure_devops", bare)), Ignored)
-    found = READERS["azure_devops"](case.delivery, hook("azure_devops", {**bare, "api_token": Token("secret-of-api")}))
-    assert isinstance(found, Ended)
-    assert not {"repo_url", "branch"} & set(found.report)
 
 
 # ---- Argo CD: the order of what it sends

@@ -43,7 +43,7 @@ def ended(
         return Ignored(f"project {project} is not in projects of the webhook")
     if hook.refuses_environment(environment := fields.get("environment", "")):
         return Ignored(f"environment {environment or '(none)'} is not in environments of the webhook")
-    if (problem := _problem(fields)) and not _can_be_completed(hook):
+    if problem := _problem(fields):
         return Ignored(
             f"the event has {problem}; give what it lacks in a [[webhook.rule]] of {hook.name} for {project}"
         )
@@ -58,11 +58,6 @@ def _problem(fields: Mapping[str, str]) -> str | None:
     """Why the report cannot become an event; None if it can."""
     branch = branch_name(fields.get("branch"), commit=fields.get("commit_hash", ""))
     return why_no_event(fields.get("repo_url"), fields.get("environment"), branch)
-
-
-def _can_be_completed(hook: WebhookSettings) -> bool:
-    """Whether the platform's API can be asked for what the event lacks."""
-    return hook.platform == "azure_devops" and hook.api_token is not None
 
 
 def moment(part: Part, path: str) -> int | None:
