@@ -45,7 +45,7 @@ VERBS = {
     "sandbox": "Run a local Jenkins or a local Hivel to try a configuration.",
     "status": "Show the state of the outbox, the delivery and the controllers.",
     "support-bundle": "Collect what a bug report needs in one archive, without secrets.",
-    "webhook": "Test a webhook with a body, and list the last deliveries.",
+    "webhook": "Test a webhook with a body, list the last deliveries, and repair gaps.",
 }
 
 

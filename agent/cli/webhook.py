@@ -24,7 +24,7 @@ _STYLES = {Verdict.STORED: "green", Verdict.STARTED: "cyan", Verdict.IGNORED: "y
 
 @click.group("webhook")
 def command() -> None:
-    """Test a webhook with a body, and list the last deliveries.
+    """Test a webhook with a body, list the last deliveries, and repair gaps.
 
     \b
     Examples: hivel-agent webhook test github --body delivery.json
@@ -84,6 +84,51 @@ def listed(settings: Settings, *, name: str | None, limit: int, as_json: bool) -
         _show_delivery(out, each)
     if not found:
         out.print(f"no delivery of {'any webhook' if name is None else escape(name)} is stored")
+
+
+@command.command("repair")
+@click.argument("name")
+@click.option(
+    "--since", metavar="TIME", help="Deployments that ended since then: 6h, 3d, 2026-01-31. Default: last look."
+)
+@click.option("--dry-run", is_flag=True, help="List what is missing. Nothing is stored.")
+@with_settings
+def repair(settings: Settings, *, name: str, since: str | None, dry_run: bool) -> None:
+    """Ask a platform's API for deployments whose webhook did not arrive, and store those that are missing.
+
+    NAME is the name of a [[webhook]] with repair and api_token_file. The daemon does the same once an hour. It may run
+    meanwhile. The exit code is 1 if a project cannot be read.
+
+    \b
+    Examples: hivel-agent webhook repair github
+              hivel-agent webhook repair github --since 6h --dry-run
+    """
+    from agent.cli.outbox import existing_outbox, ingest_of  # noqa: PLC0415
+    from agent.cli.values import moment  # noqa: PLC0415
+    from agent.daemon import logs  # noqa: PLC0415
+    from agent.daemon.gaps import repaired  # noqa: PLC0415
+    from agent.sources.reports.accept import Reports  # noqa: PLC0415
+    from agent.sources.webhooks.gaps.look import Result  # noqa: PLC0415
+
+    logs.configure(quiet=True)
+    hook = _hook(settings, name)
+    if not hook.repair or hook.api_token is None:
+        raise click.BadParameter(f"{name} has no repair or no api_token_file; see docs/webhooks.md", param_hint="NAME")
+    begin = None if since is None else moment("--since", since, Clock().now_ms())
+    with existing_outbox(settings) as outbox:
+        looks = repaired(Reports(settings, ingest_of(settings, outbox)), hook, begin, dry_run=dry_run)
+    out = console()
+    for subject, seen in looks:
+        for took in seen.took:
+            if took.result is Result.FOUND:
+                out.print(f"{'missing' if dry_run else 'stored'}  {escape(took.deployment_id)}")
+        for problem in (*seen.problems, *filter(None, [seen.error])):
+            out.print(f"[red]{escape(str(subject))}: {escape(problem)}[/]")
+        if seen.unfinished:
+            out.print(f"{escape(str(subject))}: not complete; to continue, run the same command again")
+    known = sum(took.result is Result.KNOWN for _, seen in looks for took in seen.took)
+    out.print(f"{sum(seen.found for _, seen in looks)} missing, {known} already known")
+    sys.exit(1 if any(seen.error for _, seen in looks) else 0)
 
 
 def _hook(settings: Settings, name: str) -> WebhookSettings:

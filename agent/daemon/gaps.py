@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from agent.daemon.hooks import Arrived, store
 from agent.model.report import ReportError
 from agent.outbox.hooks import Verdict
 from agent.outbox.values import GapLook
-from agent.sources.webhooks.gaps.look import Result, Took
+from agent.sources.webhooks.gaps.api import Api
+from agent.sources.webhooks.gaps.look import Result, Took, look
+from agent.sources.webhooks.gaps.streams import stream_of, subjects
 from agent.sources.webhooks.gaps.values import Cursor
+from agent.sources.webhooks.platforms import READERS
 from agent.sources.webhooks.values import Ended, Ignored, Started
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from agent.config.settings import WebhookSettings
     from agent.model.deployment import Deployment
-    from agent.outbox.offloop import OffLoop
     from agent.sources.reports.accept import Reports
-    from agent.sources.webhooks.gaps.look import Subject
+    from agent.sources.webhooks.gaps.look import Seen, Subject
     from agent.sources.webhooks.values import Delivery, Meaning
 
-T = TypeVar("T")
+    Off = Callable[..., Awaitable[Any]]
 
 # After a longer stop of the agent, what is older is not taken.
 LONGEST_GAP_MS = 30 * 86_400_000
@@ -35,22 +38,25 @@ EVENT = "found by gap repair"
 class GapStore:
     """The outbox of gap repair, on a connection of its own. See :class:`agent.sources.webhooks.gaps.repair.Positions`.
 
-    ``dry_run``: nothing is stored.
+    ``off_loop`` runs a call that may wait. ``dry_run``: nothing is stored. ``keep_position``: only deployments are.
     """
 
-    def __init__(self, reports: Reports, off_loop: OffLoop, *, dry_run: bool = False) -> None:
+    def __init__(self, reports: Reports, off_loop: Off, *, dry_run: bool = False, keep_position: bool = False) -> None:
         self._reports = reports
         self._outbox = reports.outbox
         self._off_loop = off_loop
         self._dry_run = dry_run
+        self._keeps_position = dry_run or keep_position
 
     async def position(self, subject: Subject) -> Cursor:
         """How far the subject was read. The first call stores the current time."""
-        return await self._off_loop(partial(self._position, subject))
+        cursor: Cursor = await self._off_loop(partial(self._position, subject))
+        return cursor
 
     async def take(self, hook: WebhookSettings, webhooks: Sequence[tuple[Delivery, Meaning]]) -> Took:
         """Store a deployment if it is missing."""
-        return await self._off_loop(partial(self._take, hook, webhooks))
+        took: Took = await self._off_loop(partial(self._take, hook, webhooks))
+        return took
 
     async def save(self, subject: Subject, cursor: Cursor, found: int) -> None:
         """Store how far a look has read."""
@@ -86,7 +92,7 @@ class GapStore:
         return Cursor(look.begun, max(look.at, now - LONGEST_GAP_MS), look.open)
 
     def _change(self, subject: Subject, change: Callable[[GapLook], GapLook]) -> None:
-        if self._dry_run:
+        if self._keeps_position:
             return
         with self._outbox.transaction():
             look = self._outbox.gap_look(subject.hook.name, subject.project, subject.stream)
@@ -131,3 +137,29 @@ class GapStore:
         stored = self._outbox.of_run(parsed.run)
         environment = parsed.said.environment
         return next((each for each in stored if each.content.environment == environment), None)
+
+
+def repaired(
+    reports: Reports, hook: WebhookSettings, since: int | None, *, dry_run: bool
+) -> list[tuple[Subject, Seen]]:
+    """Look at all projects of a hook now. ``since``: take what ended since then (UTC ms); None: since the last look.
+
+    Raises :class:`agent.outbox.values.OutboxError`.
+    """
+
+    async def run() -> list[tuple[Subject, Seen]]:
+        store = GapStore(reports, _here, dry_run=dry_run, keep_position=since is not None)
+        found = []
+        async with Api(hook, reports.outbox.clock) as api:
+            for subject in subjects([hook]):
+                cursor = await store.position(subject) if since is None else Cursor(since, since)
+                stream, reader = stream_of(subject), READERS[hook.platform]
+                found.append((subject, await look(api, subject, stream, cursor, reader=reader, store=store)))
+        return found
+
+    return asyncio.run(run())
+
+
+async def _here(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs a call in this thread: nothing else waits for it."""
+    return call(*arguments)

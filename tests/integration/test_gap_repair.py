@@ -21,6 +21,7 @@ from agent.daemon.hooks import Arrived, store
 from agent.ingest.ingest import Ingest
 from agent.inspect.derived import rules_of
 from agent.model.part import Part
+from agent.model.times import Clock
 from agent.outbox.offloop import OffLoop
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sandbox.hivel.answers import json_answer
@@ -377,3 +378,33 @@ def test_an_outbox_that_cannot_be_written_keeps_the_position(any_repair: Repairi
     any_repair.restarted()
     any_repair.run()
     assert any_repair.events() == expected(any_repair, deployed)
+
+
+def test_a_person_can_ask_for_what_is_missing(tmp_path: Path) -> None:
+    """By ``webhook repair``, without a daemon: first what is missing, then it is stored, then nothing is missing."""
+    with world("github", Clock()) as found:
+        hook = (
+            f'[[webhook]]\nname = "github"\nplatform = "github"\nsecret_file = "s"\napi_url = "{found.server.url}"\n'
+            'api_token_file = "t"\nrepair = ["acme/shop"]\n'
+        )
+        agent = Agent.configured(tmp_path, jenkins="http://127.0.0.1:1", hivel="http://127.0.0.1:1", extra=hook)
+        for name in ("s", "t"):
+            (tmp_path / name).write_text("sandbox-token\n")
+            (tmp_path / name).chmod(0o600)
+        SqliteOutbox(agent.outbox, Clock()).close()
+        one = found.platform.deploy()
+        said = [agent.run("webhook", "repair", "github", *flags) for flags in FLAGS]
+        run = f"github_actions:acme/shop#{one.run}/deploy"
+        assert [each.returncode for each in said] == [0, 0, 0, 0], said
+        assert [each.stdout.splitlines() for each in said] == [
+            ["0 missing, 0 already known"],  # the first look only stores the time
+            [f"missing  {run}", "1 missing, 0 already known"],
+            [f"stored  {run}:production", "1 missing, 0 already known"],
+            ["0 missing, 1 already known"],
+        ]
+        found.platform.token = "another"
+        refused = agent.run("webhook", "repair", "github")
+        assert (refused.returncode, "the token is wrong" in refused.stdout.replace("\n", " ")) == (1, True)
+
+
+FLAGS = ((), ("--since", "6h", "--dry-run"), ("--since", "6h"), ("--since", "6h"))

@@ -321,7 +321,7 @@ def test_every_verb_that_the_readme_calls_exists() -> None:
     known = {name for name, _ in verbs(command_line.cli)}
     blocks = re.findall(r"(?ms)^```(?:sh|text)\n(.*?)^```$", DOCS)
     called = re.findall(
-        r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent ([a-z][a-z-]*(?: (?:list|show|discard|hivel|jenkins|test))?)",
+        r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent ([a-z][a-z-]*(?: (?:list|show|discard|hivel|jenkins|test|repair))?)",
         "\n".join(blocks),
     )
     assert len(called) > 10
