@@ -10,7 +10,7 @@ import pytest
 
 from agent.config.file import ConfigError, load
 from agent.outbox.engines import server_of
-from tests.integration.support import wait_until
+from tests.integration.support import Agent, wait_until
 from tests.postgresql.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _needs_the_engine(tmp_path: Path) -> None:
     """Skipped until the configuration has [outbox] url and an engine behind it."""
-    config = tmp_path / "config.toml"
-    config.write_text('[hivel]\nurl = "https://hivel.example.test"\n[outbox]\nurl = "postgresql:///outbox"\n')
+    agent = Agent.configured(tmp_path, jenkins="http://127.0.0.1:1", hivel="http://127.0.0.1:1")
+    text = agent.config.read_text()
+    agent.config.write_text(text.replace('path = "outbox.db"', 'path = "outbox.db"\nurl = "postgresql:///outbox"'))
     try:
-        supported = server_of(load(config)) is not None
-    except ConfigError:
+        supported = server_of(load(agent.config)) is not None
+    except ConfigError as error:
+        assert "outbox.url" in str(error)  # nothing else is wrong
         supported = False
     if not supported:
         pytest.skip("needs [outbox] url and the engine for PostgreSQL")
