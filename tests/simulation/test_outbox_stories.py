@@ -46,8 +46,8 @@ from agent.model.build import Build
 from agent.model.deployment import Content, Deployment, State, event_of
 from agent.model.event import encode
 from agent.model.ids import build_deployment_id, reused_number_id
+from agent.outbox.rows import id_hash
 from agent.outbox.sqlite.engine import SqliteOutbox
-from agent.outbox.sqlite.rows import id_hash
 from agent.outbox.values import Change, Filter, Keep, OutboxError, Page
 from tests.deployments import JOB, NOON, deployment
 from tests.integration.support import FakeClock

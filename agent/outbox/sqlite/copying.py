@@ -11,7 +11,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from agent.model.keys import JENKINS, Project
-from agent.outbox.sqlite import migrations, rows
+from agent.outbox import rows
+from agent.outbox.sqlite import inserting, migrations
 from agent.outbox.sqlite.older_ids import OldIds
 from agent.outbox.sqlite.swap import LOGS, beside, sync
 from agent.outbox.values import LAST_ATTEMPTS
@@ -35,7 +36,7 @@ _NAMES = (
     ("jobs", "full_name"), ("open_builds", "full_name"), ("missed", "full_name"), ("former_names", "full_name"),
     ("former_names", "former_name"),
 )  # fmt: skip
-_FACT = f"{rows.INSERT_FACT.replace('VALUES (', 'SELECT ').removesuffix(')')} WHERE NOT EXISTS"
+_FACT = f"{inserting.INSERT_FACT.replace('VALUES (', 'SELECT ').removesuffix(')')} WHERE NOT EXISTS"
 _INSERT_FACT = f"{_FACT} (SELECT 1 FROM facts WHERE project_id = ?1 AND run = ?2 AND word = ?7)"  # noqa: S608
 _INSERT_DEPLOYMENT = f"INTO deployments ({rows.COLUMNS}) VALUES ({', '.join('?' for _ in rows.COLUMNS.split(', '))})"
 _INSERT_ATTEMPT = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.model.deployment import State
-from agent.outbox.sqlite import rows
+from agent.outbox import rows
 from agent.outbox.sqlite.connection import damaged
 from agent.outbox.sqlite.part import Part
 from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed, DeliveryState

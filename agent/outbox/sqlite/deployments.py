@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from agent.model.deployment import State
 from agent.model.fact import Kind
 from agent.model.keys import Run
-from agent.outbox.sqlite import rows
+from agent.outbox import rows
+from agent.outbox.sqlite import inserting
 from agent.outbox.sqlite.loading import Loading
 from agent.outbox.values import OutboxFullError, StoredReport
 
@@ -76,7 +77,7 @@ class Deployments(Loading):
                     refused |= self._remove_and_rewrite(change)
             known, made = self._known_project_ids(), self._made_project_id
             self._connection.executemany(
-                rows.INSERT_FACT,
+                inserting.INSERT_FACT,
                 (
                     rows.fact_row(fact, known.get(fact.run.project) or made(fact.run.project))
                     for change in changes
@@ -90,13 +91,14 @@ class Deployments(Loading):
         """Returns the ids that were not free, each with the start of the build of the deployment that has or had it."""
         now, known, made = self.clock.now_ms(), self._known_project_ids(), self._made_project_id
         values = (
-            rows.insertion(each, known.get(each.run.project) or made(each.run.project), now) for each in deployments
+            inserting.insertion(each, known.get(each.run.project) or made(each.run.project), now)
+            for each in deployments
         )
-        sql, inserted = rows.INSERT_DEPLOYMENT, 0
+        sql, inserted = inserting.INSERT_DEPLOYMENT, 0
         if self._one("SELECT 1 FROM forgotten LIMIT 1"):
             hashes = [_hash(each.deployment_id) for each in deployments]
             values = ((*row, digest) for row, digest in zip(values, hashes, strict=True))
-            sql = rows.INSERT_UNLESS_FORGOTTEN
+            sql = inserting.INSERT_UNLESS_FORGOTTEN
         for count, alike in groupby(values, len):
             inserted += self._connection.executemany(sql[count], alike).rowcount
         if inserted == len(deployments):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.outbox.hooks import KEEP_MS, MOST_DELIVERIES, HookDelivery, HookStart, Verdict
+from agent.outbox.hooks import KEEP_MS, MOST_DELIVERIES, HookDelivery, HookStart, delivery_of, row_of_delivery
 from agent.outbox.sqlite.part import Part
 
 _COLUMNS = "hook, delivery_id, at, event, verdict, reason, deployment_id, state"
@@ -21,18 +21,15 @@ class Hooks(Part):
             f"SELECT {_COLUMNS} FROM webhook_deliveries WHERE hook = ? AND delivery_id = ? AND delivery_id <> ''",  # noqa: S608
             (hook, delivery_id),
         )
-        return None if found is None else _delivery(found)
+        return None if found is None else delivery_of(found)
 
     def note_hook_delivery(self, delivery: HookDelivery) -> None:
         """Store a delivery. It replaces an earlier one with the same id."""
         with self._writing():
             self._connection.execute(
                 f"INSERT OR REPLACE INTO webhook_deliveries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-                (
-                    delivery.hook, delivery.delivery_id, delivery.at, delivery.event, delivery.verdict.value,
-                    delivery.reason, delivery.deployment_id, delivery.state,
-                ),
-            )  # fmt: skip
+                row_of_delivery(delivery),
+            )
 
     def hook_deliveries(self, limit: int, hook: str | None = None) -> list[HookDelivery]:
         """The newest deliveries of a webhook, or of all, newest first."""
@@ -40,7 +37,7 @@ class Hooks(Part):
             f"SELECT {_COLUMNS} FROM webhook_deliveries WHERE ?1 IS NULL OR hook = ?1 ORDER BY id DESC LIMIT ?2",  # noqa: S608
             (hook, limit),
         )
-        return [_delivery(row) for row in rows]
+        return [delivery_of(row) for row in rows]
 
     def hook_start(self, key: str) -> HookStart | None:
         """What is known about the start with this key."""
@@ -70,11 +67,3 @@ class Hooks(Part):
                 self._connection.executemany("DELETE FROM webhook_deliveries WHERE id = ?", deliveries)
                 self._connection.executemany("DELETE FROM webhook_starts WHERE id = ?", starts)
         return _CHUNK in (len(deliveries), len(starts))
-
-
-def _delivery(row: tuple[str, str, int, str, str, str, str, str]) -> HookDelivery:
-    hook, delivery_id, at, event, verdict, reason, deployment_id, state = row
-    return HookDelivery(
-        hook=hook, delivery_id=delivery_id, at=at, event=event, verdict=Verdict(verdict), reason=reason,
-        deployment_id=deployment_id, state=state,
-    )  # fmt: skip

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agent.model.deployment import State
 from agent.model.endings import Ended, Ending
-from agent.model.fact import Kind
 from agent.model.keys import JENKINS
 from agent.model.times import Drift
+from agent.outbox.aging import FINAL, SETTLED, Age, Stored, Walk, age_of
+from agent.outbox.rows import id_hash
 from agent.outbox.sqlite.endings import Endings
 from agent.outbox.sqlite.hooks import Hooks
-from agent.outbox.sqlite.rows import id_hash
 from agent.outbox.sqlite.weeks import Weeks
 
 if TYPE_CHECKING:
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.model.times import Clock
-    from agent.outbox.sqlite.rows import Place
+    from agent.outbox.rows import Place
     from agent.outbox.values import Keep
 
 # Limits of one step, of a few milliseconds each: rows read, id hashes deleted, pages freed.
@@ -34,8 +31,6 @@ DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 # If the wall clock moved more than this against the monotonic clock, nothing is deleted.
 TRUSTED_DRIFT_MS = 3_600_000
-_FINAL = (Kind.FINAL.value, Kind.GONE.value)
-_SETTLED = (State.DELIVERED.value, State.DISCARDED.value)
 
 # ?1 is JSON: [[project, run], …].
 _FACTS = (
@@ -53,53 +48,6 @@ _BUILDS = (
     " CROSS JOIN {table} AS b ON b.controller = p.scope AND b.full_name = p.name"
     " AND b.number = CAST(json_extract(asked.value, '$[1]') AS INTEGER)"
 )
-
-
-class Age(Enum):
-    """What a walk does with a row."""
-
-    OLD = "it is deleted"
-    YOUNG = "it is too young to be deleted, and so are all later rows"
-    STUCK = "it is old, but something keeps it; the next walk checks it again"
-
-
-@dataclass
-class Walk:
-    """A walk through a table in key order, step by step.
-
-    It stops before the first row that is too young. After ``period`` (ms) it starts again from the beginning, because
-    rows that were kept may be deletable by then.
-    """
-
-    start: Any
-    position: Any = None
-    began_at: int = 0
-    rests: bool = True
-
-    def begin(self, now: int, period: int) -> Any:
-        """The key after which the next step starts."""
-        if self.position is None or (self.rests and not 0 <= now - self.began_at < period):
-            self.position, self.began_at, self.rests = self.start, now, False
-        return self.position
-
-    def go_on(self, passed: list[tuple[Any, Age]], limit: int) -> bool:
-        """Continue after the last row passed; True if there may be more rows that are old enough."""
-        done = [position for position, age in passed if age is not Age.YOUNG]
-        if done:
-            self.position = done[-1]
-        more = bool(done) and len(passed) == limit
-        self.rests = self.rests or not more
-        return more
-
-
-@dataclass
-class _Stored:
-    """What is stored for a run under one name of its project."""
-
-    is_final: bool = False
-    is_followed: bool = False
-    received: list[int] = field(default_factory=list)
-    deployments: list[tuple[str, int, int]] = field(default_factory=list)  # state, creation time, settlement time
 
 
 class Housekeeping(Endings, Weeks, Hooks):
@@ -161,18 +109,18 @@ class Housekeeping(Endings, Weeks, Hooks):
             "SELECT id, project_id, run, attempt FROM facts WHERE id > ? ORDER BY id LIMIT ?", (last, CHUNK)
         )
         runs = self._of_runs({row[1:] for row in found}) if found else {}
-        ages = {place: _age(under.values(), now, now - keep_ms) for place, under in runs.items()}
+        ages = {place: age_of(under.values(), now, now - keep_ms) for place, under in runs.items()}
         old = [place for place, age in ages.items() if age is Age.OLD]
         if old:
             with self._writing():
                 # Read again within the transaction: another process may have changed something.
                 runs = self._of_runs(old)
-                again = {place: _age(under.values(), now, now - keep_ms) for place, under in runs.items()}
+                again = {place: age_of(under.values(), now, now - keep_ms) for place, under in runs.items()}
                 self._delete_facts([runs[place] for place in old if again[place] is Age.OLD])
                 ages |= again
         return self._facts_walk.go_on([(row[0], ages[row[1:]]) for row in found], CHUNK)
 
-    def _of_runs(self, places: Collection[Place]) -> dict[Place, dict[Place, _Stored]]:
+    def _of_runs(self, places: Collection[Place]) -> dict[Place, dict[Place, Stored]]:
         """What is stored for each of these runs, under all names of its project."""
         names = self._all_names(places)
         stored = self._stored({each for under in names.values() for each in under})
@@ -189,13 +137,13 @@ class Housekeeping(Endings, Weeks, Hooks):
             for place in places
         }
 
-    def _stored(self, places: Collection[Place]) -> dict[Place, _Stored]:
-        stored = {place: _Stored() for place in places}
+    def _stored(self, places: Collection[Place]) -> dict[Place, Stored]:
+        stored = {place: Stored() for place in places}
         asked = msgspec.json.encode(list({place[:2] for place in places})).decode()
         for *place, kind, received_at in self._all(_FACTS, (asked,)):
             if (of_run := stored.get(_place(place))) is not None:
                 of_run.received.append(received_at)
-                of_run.is_final = of_run.is_final or kind in _FINAL
+                of_run.is_final = of_run.is_final or kind in FINAL
         for *place, state, created_at, settled_at in self._all(_DEPLOYMENTS, (asked,)):
             if (of_run := stored.get(_place(place))) is not None:
                 of_run.deployments.append((state, created_at, settled_at))
@@ -205,7 +153,7 @@ class Housekeeping(Endings, Weeks, Hooks):
             of_run.is_followed = place_[:2] in is_open or (place_[:2] in is_wanted and not of_run.is_final)
         return stored
 
-    def _delete_facts(self, runs: Iterable[Mapping[Place, _Stored]]) -> None:
+    def _delete_facts(self, runs: Iterable[Mapping[Place, Stored]]) -> None:
         together: list[Place] = []
         for under in runs:
             together += under
@@ -248,7 +196,7 @@ class Housekeeping(Endings, Weeks, Hooks):
         )
         if ahead := [row[0] for row in found if row[6] > now]:
             self._settled_now(ahead, now)
-        passed = [(row[0], _age([_Stored(deployments=[row[4:]])], now, now - keep_ms)) for row in found]
+        passed = [(row[0], age_of([Stored(deployments=[row[4:]])], now, now - keep_ms)) for row in found]
         old = {row[0]: _place(row[1:4]) for row, (_, age) in zip(found, passed, strict=True) if age is Age.OLD}
         if old:
             with self._writing():
@@ -262,7 +210,7 @@ class Housekeeping(Endings, Weeks, Hooks):
             row = self._one(
                 "SELECT deployment_id, coalesce(build_started_at, started_at) FROM deployments"
                 " WHERE id = ? AND settled_at < ? AND state IN (?, ?)",
-                (number, cutoff, *_SETTLED),
+                (number, cutoff, *SETTLED),
             )
             if row is None or any(stored.received for stored in runs[place].values()):
                 continue
@@ -306,16 +254,3 @@ class Housekeeping(Endings, Weeks, Hooks):
 def _place(values: Iterable[Any]) -> Place:
     project_id, run, attempt = values
     return project_id, run, attempt
-
-
-def _age(stored: Collection[_Stored], now: int, cutoff: int) -> Age:
-    deployments = [each for of_name in stored for each in of_name.deployments]
-    received = [time for of_name in stored for time in of_name.received]
-    made = [created_at for _, created_at, _ in deployments] or received
-    if made and cutoff <= min(made) and max(made) <= now:
-        return Age.YOUNG
-    if deployments:  # the controller's clock may be ahead: its facts count only after that time
-        received = [time for time in received if time <= now]
-    last = max([*(settled_at for _, _, settled_at in deployments), *received], default=0)
-    kept = any(state not in _SETTLED for state, _, _ in deployments) or any(each.is_followed for each in stored)
-    return Age.STUCK if kept or last >= cutoff else Age.OLD

@@ -8,7 +8,7 @@ import msgspec
 
 from agent.model.fact import seen
 from agent.model.keys import JENKINS, jenkins_run
-from agent.outbox.sqlite import rows
+from agent.outbox import rows
 from agent.outbox.sqlite.part import MOST_DIGITS, Part
 from agent.outbox.values import RunState
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.model.deployment import Deployment
     from agent.model.fact import Fact
     from agent.model.keys import Project, Run
-    from agent.outbox.sqlite.rows import Place
+    from agent.outbox.rows import Place
 
 _FACTS = f"SELECT {rows.FACT_COLUMNS} FROM facts WHERE project_id = ? AND run = ? ORDER BY id"  # noqa: S608
 _DEPLOYMENTS = f"SELECT {rows.COLUMNS} FROM deployments WHERE project_id = ? AND run = ? ORDER BY id"  # noqa: S608

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.model.causes import cause_of
 from agent.model.deployment import State
-from agent.outbox.sqlite import rows
+from agent.outbox import rows
+from agent.outbox.grouping import MOST_FAILED, grouped
 from agent.outbox.sqlite.conditions import (
     ENVIRONMENTS,
     MOST_PLACES,
@@ -25,13 +25,13 @@ from agent.outbox.sqlite.conditions import (
     values_of,
 )
 from agent.outbox.sqlite.looking import Looking
-from agent.outbox.values import Counted, FailedGroup, FailedGroups, Found, Hour, Names, Recent
+from agent.outbox.values import Counted, Found, Hour, Names, Recent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.model.deployment import Deployment
-    from agent.outbox.values import Filter, Page
+    from agent.outbox.values import FailedGroups, Filter, Page
 
 HOUR_MS = 3_600_000
 # Index entries that are counted of a set, rows that are read of a set, and rows that a walk passes: a few milliseconds
@@ -39,8 +39,7 @@ HOUR_MS = 3_600_000
 COUNTED = 20_000
 CHOSEN = 5_000
 WALKED = 60_000
-# The failed deployments that are grouped: the newest ones. And those of each state that are read for ``recent``.
-MOST_FAILED = 10_000
+# The deployments of each state that are read for ``recent``.
 MOST_RECENT = 10_000
 _HIGHEST = 2**63 - 1
 _PLACES = Condition(f"{ENVIRONMENTS.format(most=MOST_PLACES + 1)}, {REPOSITORIES.format(most=MOST_PLACES + 1)}")
@@ -152,14 +151,7 @@ class Pages(Looking):
             " WHERE state = 'failed' ORDER BY id DESC LIMIT ?) GROUP BY reason",
             (MOST_FAILED + 1,),
         )
-        groups: dict[str, FailedGroup] = {}
-        for reason, n, first, last, newest in by_reason:
-            group = FailedGroup(cause_of(reason), n, first, last, newest, reason)
-            same = groups.get(group.cause)
-            groups[group.cause] = group if same is None else _together(group, same)
-        largest = sorted(groups.values(), key=lambda each: (-each.n, each.cause))
-        failed = sum(each.n for each in largest)
-        return FailedGroups(largest[:limit], failed, more=len(largest) > limit or failed > MOST_FAILED)
+        return grouped(by_reason, limit)
 
     def names(self, at_most: int = 1_000) -> Names:
         """The environments and the repositories of all deployments, each in order: at most so many of each."""
@@ -306,9 +298,3 @@ def _within(window: _Window) -> list[Condition]:
         Condition(f"id IN ({window.among.sql})", window.among.values),
         Condition("+id >= ? AND +id <= ?", (window.lowest, window.highest)),
     ]
-
-
-def _together(one: FailedGroup, other: FailedGroup) -> FailedGroup:
-    newest = max(one, other, key=lambda each: each.newest)
-    times = min(one.first_at, other.first_at), max(one.last_at, other.last_at)
-    return FailedGroup(one.cause, one.n + other.n, *times, newest.newest, newest.reason)

@@ -9,8 +9,8 @@ import msgspec
 
 from agent.model.causes import cause_of
 from agent.model.keys import Project
+from agent.outbox.rows import deployment_of
 from agent.outbox.sqlite.connection import damaged, in_words, open_outbox
-from agent.outbox.sqlite.rows import deployment_of
 from agent.outbox.sqlite.transactions import Block, Transactions
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Part:
     # ---- rows
 
     def _deployments(self, rows: Iterable[Any]) -> list[Deployment]:
-        """Deployments from rows of :data:`agent.outbox.sqlite.rows.COLUMNS`."""
+        """Deployments from rows of :data:`agent.outbox.rows.COLUMNS`."""
         try:
             return [deployment_of(row, self._project(row[1])) for row in rows]
         except (KeyError, msgspec.MsgspecError) as error:

@@ -18,7 +18,7 @@ from agent.model.deployment import Content, Deployment, Name, Scope, State
 from agent.model.fact import Kind, Report
 from agent.model.keys import GIVEN_IDS, JENKINS, Project, run_of_id
 from agent.model.status import Status
-from agent.outbox.sqlite import rows
+from agent.outbox import rows
 from agent.outbox.sqlite.copying import NOT_COUNTED, Writer, clocks_ahead, former_names, known_ids
 from agent.outbox.sqlite.older import Converted, Older, OldRow, UnsoundError
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.model.weeks import begin_of, week_of
+from agent.outbox.rows import STATUSES
 from agent.outbox.sqlite.connection import damaged, in_words
 from agent.outbox.sqlite.part import Part
-from agent.outbox.sqlite.rows import STATUSES
 from agent.outbox.tally import DeployedWeek, Sums, sums_of
 from agent.outbox.values import Deployed
 

@@ -85,6 +85,7 @@ CREATE INDEX deployments_of_run ON deployments (project_id, run);
 CREATE INDEX deployments_pending ON deployments (id) INCLUDE (next_attempt_at) WHERE state = 'pending';
 CREATE INDEX deployments_by_state ON deployments (state, id) WHERE state <> 'delivered';
 CREATE INDEX deployments_by_place ON deployments (environment, repo_url, ended_at);
+CREATE INDEX deployments_by_end ON deployments (ended_at);
 
 CREATE TABLE attempts (
     deployment bigint NOT NULL REFERENCES deployments (id) ON DELETE CASCADE,
@@ -125,10 +126,9 @@ CREATE TABLE changes (
     hour bigint,                       -- so many were delivered and failed in this hour
     delivered bigint NOT NULL DEFAULT 0,
     failed bigint NOT NULL DEFAULT 0,
-    bytes bigint NOT NULL DEFAULT 0    -- how much larger the rows are together
+    bytes bigint NOT NULL DEFAULT 0    -- how much larger facts and deployments are together, about
 ) WITH (autovacuum_vacuum_scale_factor = 0.01);
 CREATE TABLE counts (state text COLLATE "C" PRIMARY KEY, n bigint NOT NULL);
-INSERT INTO counts (state, n) VALUES ('bytes', 0);
 CREATE TABLE hours (hour bigint PRIMARY KEY, delivered bigint NOT NULL, failed bigint NOT NULL);
 -- '' is no environment and no repository. body: see tally.py; NULL: the deployments themselves are read.
 CREATE TABLE weeks (
@@ -151,7 +151,9 @@ BEGIN
         SELECT coalesce(environment, ''), coalesce(repo_url, ''), week_of(ended_at), state, count(*), hour,
             count(*) FILTER (WHERE state = 'delivered'), count(*) FILTER (WHERE state = 'failed'), sum(bytes)
         FROM (SELECT *, CASE WHEN state IN ('delivered', 'failed') THEN settled_at / 3600000 END AS hour,
-            pg_column_size(a.*) AS bytes FROM added AS a) AS b
+            400 + octet_length(concat(a.deployment_id, a.run, a.environment, a.repo_url, a.branch,
+                a.commit_hash, a.names, a.image, a.logs_url, a.problem, a.reason)) AS bytes
+            FROM added AS a) AS b
         GROUP BY 1, 2, 3, state, hour;
     RETURN NULL;
 END $$;
@@ -162,7 +164,8 @@ CREATE FUNCTION note_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO changes (environment, repo_url, week, state, n, bytes)
         SELECT coalesce(environment, ''), coalesce(repo_url, ''), week_of(ended_at), state, -count(*),
-            -sum(pg_column_size(gone.*))
+            -sum(400 + octet_length(concat(gone.deployment_id, gone.run, gone.environment, gone.repo_url, gone.branch,
+                gone.commit_hash, gone.names, gone.image, gone.logs_url, gone.problem, gone.reason)))
         FROM gone GROUP BY 1, 2, 3, state;
     RETURN NULL;
 END $$;
@@ -182,6 +185,12 @@ BEGIN
             SELECT a.state, 1, CASE WHEN a.state IN ('delivered', 'failed') THEN a.settled_at / 3600000 END
                 FROM before AS b JOIN after AS a USING (id) WHERE a.state <> b.state
         ) AS moved GROUP BY state, hour;
+    INSERT INTO changes (bytes)
+        SELECT sum(more) FROM (SELECT octet_length(concat(a.deployment_id, a.run, a.environment, a.repo_url, a.branch,
+                a.commit_hash, a.names, a.image, a.logs_url, a.problem, a.reason))
+                - octet_length(concat(b.deployment_id, b.run, b.environment, b.repo_url, b.branch,
+                b.commit_hash, b.names, b.image, b.logs_url, b.problem, b.reason)) AS more
+            FROM before AS b JOIN after AS a USING (id)) AS each HAVING sum(more) <> 0;
     INSERT INTO changes (environment, repo_url, week)
         SELECT coalesce(place.environment, ''), coalesce(place.repo_url, ''), week_of(place.ended_at)
         FROM before AS b JOIN after AS a USING (id) CROSS JOIN LATERAL (
@@ -303,4 +312,41 @@ CREATE TABLE backfilled_jobs (
     controller text COLLATE "C" NOT NULL,
     full_name text COLLATE "C" NOT NULL,
     PRIMARY KEY (id, controller, full_name)
+);
+
+-- What platforms sent to the webhooks.
+CREATE TABLE webhook_deliveries (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    hook text COLLATE "C" NOT NULL,
+    delivery_id text COLLATE "C" NOT NULL,  -- the platform's; '': it has none
+    at bigint NOT NULL,
+    event text NOT NULL,
+    verdict text NOT NULL,
+    reason text NOT NULL,
+    deployment_id text NOT NULL,
+    state text NOT NULL                     -- of the deployment, at that time
+);
+CREATE UNIQUE INDEX webhook_deliveries_by_id ON webhook_deliveries (hook, delivery_id) WHERE delivery_id <> '';
+CREATE INDEX webhook_deliveries_by_hook ON webhook_deliveries (hook, id);
+CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (at);
+-- When deployments began. The end can be announced first: then `at` is NULL, and `report` is that of the end.
+CREATE TABLE webhook_starts (
+    id text COLLATE "C" PRIMARY KEY,
+    at bigint,
+    report text NOT NULL,
+    noted_at bigint NOT NULL
+);
+CREATE INDEX webhook_starts_by_age ON webhook_starts (noted_at);
+-- How far the APIs of platforms were read.
+CREATE TABLE webhook_gaps (
+    hook text COLLATE "C" NOT NULL,
+    project text COLLATE "C" NOT NULL,
+    stream text COLLATE "C" NOT NULL,
+    begun bigint NOT NULL,
+    at bigint NOT NULL,
+    open text NOT NULL,
+    found bigint NOT NULL,
+    looked_at bigint,                       -- the last look without an error
+    error text,
+    PRIMARY KEY (hook, project, stream)
 );

@@ -1,4 +1,4 @@
-"""Facts and deployments as rows of their tables, and back."""
+"""Facts and deployments as rows of tables, and back: the same columns in every engine. No SQL."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ Place = tuple[int, str, int]
 # ---- facts
 
 FACT_COLUMNS = "project_id, run, attempt, source, kind, received_at, word, started_at, principal, body"
-INSERT_FACT = f"INSERT INTO facts ({FACT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 
 
 def fact_row(fact: Fact, project_id: int) -> tuple[object, ...]:
-    """The values for ``INSERT_FACT``."""
+    """The values of ``FACT_COLUMNS``."""
     run = fact.run
     return (
         project_id,
@@ -108,12 +107,12 @@ def _keyed(build: Build, project: Project, number: str) -> Build:
 
 # ---- deployments
 
-_GIVEN = (
+GIVEN = (
     "project_id", "run", "anchor", "deployment_id", "created_at", "next_attempt_at", "status", "environment",
     "repo_url", "branch", "commit_hash", "first_commit_at", "started_at", "ended_at", "pr_number", "image", "logs_url",
 )  # fmt: skip
-# Column defaults for most new rows. They are in the SQL, because sqlite3 binds a NULL more slowly than a text.
-_USUALLY: dict[str, str | int | None] = {
+# The values that these columns have in most new rows.
+USUALLY: dict[str, str | int | None] = {
     "build_number": None,
     "pr_numbers": None,
     "problem": None,
@@ -133,29 +132,10 @@ _USUALLY: dict[str, str | int | None] = {
     "reason": None,
     "attempts": 0,
 }
-_AS_USUAL = tuple(_USUALLY.values())
-_INSERTED = (*_GIVEN, *_USUALLY)
-COLUMNS = ", ".join(("id", *_INSERTED))
+INSERTED = (*GIVEN, *USUALLY)
+COLUMNS = ", ".join(("id", *INSERTED))
 # The content of the event.
-CONTENT_COLUMNS = (*_GIVEN[6:], "build_number", "pr_numbers", "problem")
-
-
-def _insert(given: tuple[str, ...], *, unless_forgotten: bool = False) -> str:
-    """The INSERT statement; columns that are not given have their usual values."""
-    values = dict.fromkeys(given, "?") | {
-        name: f"'{value}'" if isinstance(value, str) else str(value)
-        for name, value in _USUALLY.items()
-        if name not in given and value is not None
-    }
-    source = f"SELECT {', '.join(values.values())} WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id_hash = ?)"  # noqa: S608
-    source = source if unless_forgotten else f"VALUES ({', '.join(values.values())})"
-    return f"INSERT INTO deployments ({', '.join(values)}) {source} ON CONFLICT (deployment_id) DO NOTHING"
-
-
-# By the number of values. Inserts nothing if another deployment has the id.
-INSERT_DEPLOYMENT = {len(given): _insert(given) for given in (_GIVEN, _INSERTED)}
-# The same, also if a deleted deployment had the id; slower. The last value is ``id_hash`` of the id.
-INSERT_UNLESS_FORGOTTEN = {len(given) + 1: _insert(given, unless_forgotten=True) for given in (_GIVEN, _INSERTED)}
+CONTENT_COLUMNS = (*GIVEN[6:], "build_number", "pr_numbers", "problem")
 
 
 def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
@@ -204,16 +184,9 @@ def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[o
     )
 
 
-def insertion(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:
-    """The values for ``INSERT_DEPLOYMENT``; see :func:`deployment_row`."""
-    values = deployment_row(deployment, project_id, now)
-    given = len(_GIVEN)
-    return values[:given] if values[given:] == _AS_USUAL else values
-
-
 def deployment_columns(deployment: Deployment, project_id: int, now: int) -> dict[str, object]:
     """The same as a dict by column name."""
-    return dict(zip(_INSERTED, deployment_row(deployment, project_id, now), strict=True))
+    return dict(zip(INSERTED, deployment_row(deployment, project_id, now), strict=True))
 
 
 def content_of(values: Sequence[Any], number: str) -> Content:

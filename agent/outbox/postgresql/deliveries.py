@@ -1,0 +1,203 @@
+"""Claims, settlements, and the state of delivery."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.model.deployment import State
+from agent.outbox import rows
+from agent.outbox.postgresql.part import Part
+from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed, DeliveryState
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from agent.outbox.postgresql.connection import Row
+    from agent.outbox.values import Settlement
+
+# How long a claim holds, by the clock of the database. Then another agent may claim the deployment: the one that had it
+# was killed or stands still.
+CLAIM_MS = 60_000
+# Deployments that another transaction changes are left out: it does not matter which agent sends them. The number of
+# the claim changes only when another agent takes over. A claim is renewed when half of its time is over.
+_CLAIM = (
+    "WITH due AS (SELECT id, claimed_by IS NOT DISTINCT FROM %(me)s::uuid AS mine, claimed_until FROM deployments"  # noqa: S608
+    " WHERE state = 'pending' AND next_attempt_at <= %(now)s AND id <> ALL(%(besides)s::bigint[])"
+    " AND (claimed_until <= now_ms() OR claimed_by = %(me)s::uuid) ORDER BY id LIMIT %(limit)s"
+    " FOR UPDATE SKIP LOCKED),"
+    " taken AS (UPDATE deployments AS d SET claimed_by = %(me)s::uuid, claimed_until = now_ms() + %(holds)s,"
+    " claim = d.claim + (NOT due.mine)::integer FROM due WHERE d.id = due.id"
+    " AND NOT (due.mine AND due.claimed_until > now_ms() + %(holds)s / 2) RETURNING d.id, d.claim)"
+    " SELECT d.id, d.deployment_id, d.revision, d.attempts, d.created_at, coalesce(taken.claim, d.claim), d.run,"
+    f" {', '.join(f'd.{name}' for name in rows.CONTENT_COLUMNS)}"
+    " FROM due JOIN deployments AS d USING (id) LEFT JOIN taken USING (id) ORDER BY d.id"
+)
+_RELEASE = "UPDATE deployments SET claimed_until = 0 WHERE id = ANY(%s) AND claimed_by = %s AND state = 'pending'"
+# A deployment that Hivel had before a replay keeps its sent_revision: Hivel ignores a second event with the same id.
+_DELIVERED = (
+    "UPDATE deployments AS d SET state = 'delivered', attempts = d.attempts + s.counts, reason = s.reason,"
+    " settled_at = s.at, sent_revision = coalesce(nullif(d.sent_revision, 0), s.sent_revision), claimed_until = 0"
+    " FROM unnest(%s::integer[], %s::text[], %s::bigint[], %s::integer[], %s::bigint[], %s::integer[], %s::integer[])"
+    " AS s (counts, reason, at, sent_revision, id, revision, claim)"
+    " WHERE d.id = s.id AND d.claim = s.claim AND d.state <> 'delivered' AND d.revision {} s.revision RETURNING d.id"
+)
+# A fact changed the deployment while it was being sent: restore what Hivel has. The build's times are kept.
+_SENT = (*rows.CONTENT_COLUMNS, "build_started_at", "build_ended_at")
+_SAY_WHAT_WAS_SENT = f"UPDATE deployments SET {', '.join(f'{name} = %({name})s' for name in _SENT)} WHERE id = %(id)s"  # noqa: S608
+_COUNTS = "state = 'pending' AND revision = %(revision)s"
+_CHANGED = (
+    ("state", "%(state)s"),
+    ("reason", "%(reason)s"),
+    ("settled_at", "%(settled_at)s::bigint"),
+    ("next_attempt_at", "coalesce(%(next)s::bigint, next_attempt_at)"),
+    ("claimed_until", "0"),
+)
+_NOT_DELIVERED = (
+    "UPDATE deployments SET attempts = attempts + %(counts)s,"  # noqa: S608
+    f" {', '.join(f'{name} = CASE WHEN {_COUNTS} THEN {value} ELSE {name} END' for name, value in _CHANGED)}"
+    " WHERE id = %(id)s AND claim = %(claim)s RETURNING attempts"
+)
+_ATTEMPT = (
+    "INSERT INTO attempts (deployment, n, at, duration_ms, http_status, verdict, answer)"
+    " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (deployment, n) DO UPDATE SET at = excluded.at,"
+    " duration_ms = excluded.duration_ms, http_status = excluded.http_status, verdict = excluded.verdict,"
+    " answer = excluded.answer"
+)
+
+
+class Deliveries(Part):
+    """See :class:`agent.outbox.interface.Deliveries`."""
+
+    _claims: set[int] = frozenset()  # type: ignore[assignment]
+
+    def claim(self, limit: int, *, besides: Collection[int] = ()) -> list[Claimed]:
+        """The deployments that are due, oldest first, without those in flight (``besides``: their numbers).
+
+        Other agents leave them alone for ``CLAIM_MS``. Claimed again by this object, they are the same claims.
+        """
+        if limit <= 0:
+            return []
+        values = {
+            "me": self.holder,
+            "now": self.clock.now_ms(),
+            "besides": list(besides),
+            "limit": limit,
+            "holds": CLAIM_MS,
+        }
+        with self._writing():
+            found = self._all(_CLAIM, values)
+        self._claims = self._claims.union(row[0] for row in found)
+        try:
+            return [_claimed(row) for row in found]
+        except (KeyError, msgspec.MsgspecError) as error:
+            raise self._damaged(f"a deployment is not valid: {error}") from error
+
+    def release_claims(self) -> None:
+        """Let other agents claim at once what this object has claimed and not settled."""
+        if self._claims:
+            with self._writing():
+                self._connection.execute(_RELEASE, (list(self._claims), self.holder))
+            self._claims = set()
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Record the outcomes of attempts, in one transaction.
+
+        Outcomes of claims that another agent has taken over change nothing. After a success the deployment is delivered
+        with the content that was sent, whatever its revision and state are now. Any other outcome counts only if the
+        deployment is still pending in the revision that was sent; otherwise only the attempt is recorded.
+
+        The first and the last failed attempts are kept. Attempts that do not count leave only their reason. A success
+        is stored in the deployment.
+        """
+        if not settlements:
+            return
+        delivered = [each for each in settlements if each.state is State.DELIVERED]
+        with self._writing():
+            for each in sorted(settlements, key=lambda one: one.claimed.number):  # so that no two agents deadlock
+                if each.state is not State.DELIVERED:
+                    self._failed(each)
+            if delivered:
+                self._delivered(delivered)
+        self._claims = self._claims.difference(each.claimed.number for each in settlements)
+
+    def _delivered(self, settlements: Sequence[Settlement]) -> None:
+        by_number = {each.claimed.number: each for each in reversed(settlements)}
+        values = [list(column) for column in zip(*map(_success, by_number.values()), strict=True)]
+        settled = self._connection.execute(_DELIVERED.format("="), values).fetchall()
+        if len(settled) == len(by_number):
+            return
+        for (number,) in self._connection.execute(_DELIVERED.format("<>"), values).fetchall():
+            self._say_what_was_sent(by_number[number].claimed)
+
+    def _say_what_was_sent(self, claimed: Claimed) -> None:
+        row = self._one(f"SELECT {rows.COLUMNS} FROM deployments WHERE id = %s", (claimed.number,))  # noqa: S608
+        [deployment] = self._deployments([row])
+        sent = msgspec.structs.replace(deployment, content=claimed.content)
+        values = rows.deployment_columns(sent, row[1], self.clock.now_ms())
+        self._connection.execute(_SAY_WHAT_WAS_SENT, {**values, "id": claimed.number})
+
+    def _failed(self, settlement: Settlement) -> None:
+        claimed = settlement.claimed
+        changed = self._connection.execute(
+            _NOT_DELIVERED,
+            {
+                "state": settlement.state.value,
+                "counts": int(settlement.counts_as_attempt),
+                "reason": settlement.reason,
+                "settled_at": settlement.at if settlement.state is State.FAILED else None,
+                "next": settlement.next_attempt_at,
+                "id": claimed.number,
+                "revision": claimed.revision,
+                "claim": claimed.claim,
+            },
+        ).fetchone()
+        if changed is None or not settlement.counts_as_attempt:
+            return
+        [n] = changed
+        said = (settlement.at, settlement.duration_ms, settlement.http_status, settlement.verdict)
+        self._connection.execute(_ATTEMPT, (claimed.number, n, *said, settlement.answer[:ANSWER_LIMIT]))
+        if n > LAST_ATTEMPTS + 1:
+            self._connection.execute(
+                "DELETE FROM attempts WHERE deployment = %s AND n > 1 AND n <= %s", (claimed.number, n - LAST_ATTEMPTS)
+            )
+
+    def make_due(self, *, later_than: int) -> int:
+        """Make pending deployments due whose next attempt is later than ``later_than``; returns how many."""
+        with self._writing():
+            return self._connection.execute(
+                "UPDATE deployments SET next_attempt_at = %s WHERE state = 'pending' AND next_attempt_at > %s",
+                (self.clock.now_ms(), later_than),
+            ).rowcount
+
+    def save_delivery_state(self, state: DeliveryState) -> None:
+        """Store the state of delivery for other processes."""
+        with self._writing():
+            self._connection.execute(
+                "INSERT INTO delivery (id, state, since, reason, next_probe_at) VALUES (1, %s, %s, %s, %s)"
+                " ON CONFLICT (id) DO UPDATE SET state = excluded.state, since = excluded.since,"
+                " reason = excluded.reason, next_probe_at = excluded.next_probe_at",
+                msgspec.structs.astuple(state),
+            )
+
+    def delivery_state(self) -> DeliveryState | None:
+        """The stored state of delivery; None if delivery never ran."""
+        found = self._one("SELECT state, since, reason, next_probe_at FROM delivery WHERE id = 1")
+        return None if found is None else DeliveryState(*found)
+
+
+def _claimed(row: Row) -> Claimed:
+    number, deployment_id, revision, attempts, created_at, claim, run, *content = row
+    return Claimed(number, deployment_id, revision, rows.content_of(content, run), attempts, created_at, claim)
+
+
+def _success(settlement: Settlement) -> tuple[object, ...]:
+    """The values for ``_DELIVERED``."""
+    claimed = settlement.claimed
+    # Hivel already had the id. After a crash it is unknown in which revision.
+    sent_revision = 0 if settlement.already_there and claimed.revision > 1 else claimed.revision
+    return (
+        int(settlement.counts_as_attempt), settlement.reason, settlement.at, sent_revision, claimed.number,
+        claimed.revision, claimed.claim,
+    )  # fmt: skip

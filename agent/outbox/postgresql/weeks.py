@@ -1,0 +1,171 @@
+"""The deployments of each week, environment and repository, added up: kept for the figures of DORA.
+
+A trigger notes, in the same transaction, that a week has changed (table ``changes``). Then its sums no longer count,
+and the week is read from its deployments. Housekeeping adds the week up again.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import msgspec
+import psycopg
+
+from agent.model.weeks import begin_of, week_of
+from agent.outbox.postgresql.errors import in_words
+from agent.outbox.postgresql.part import Part
+from agent.outbox.rows import STATUSES
+from agent.outbox.tally import DeployedWeek, Sums, sums_of
+from agent.outbox.values import Deployed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from agent.outbox.postgresql.connection import Row
+
+# Limits of one step of housekeeping: weeks that are added up, and deployments that are read.
+WEEKS = 50
+ROWS = 1_000
+# How often the current week is added up, in which most deployments are stored.
+CURRENT_MS = 600_000
+_COLUMNS = (
+    "id, status, environment, repo_url, commit_hash, first_commit_at, started_at, ended_at,"
+    " coalesce(is_hotfix(branch), false)"
+)
+_SPAN = f"SELECT {_COLUMNS} FROM deployments WHERE ended_at >= %s AND ended_at < %s AND state <> 'discarded'"  # noqa: S608
+_ENCODE = msgspec.msgpack.Encoder().encode
+_DECODE = msgspec.msgpack.Decoder(Sums).decode
+
+
+class Weeks(Part):
+    """See :class:`agent.outbox.interface.Looking`."""
+
+    # When the current week was added up.
+    _added_up_at: int | None = None
+
+    def deployed(
+        self, since: int, until: int, *, environment: str | None = None, repo_url: str | None = None
+    ) -> Iterator[Deployed]:
+        """Deployments that ended at or after ``since`` and before ``until``, without discarded ones, by end and number.
+
+        They are read through a connection of their own until the iterator is exhausted or closed.
+        """
+        given = {"environment = %s": environment, "repo_url = %s": repo_url}
+        conditions = {sql: value for sql, value in given.items() if value is not None}
+        sql = " AND ".join([_SPAN, *conditions])
+        with self._reading() as connection:
+            yield from _deployed(connection, f"{sql} ORDER BY ended_at, id", (since, until, *conditions.values()))
+
+    def deployed_by_week(
+        self, since: int, until: int, *, environment: str | None = None, repo_url: str | None = None
+    ) -> Iterator[Deployed | DeployedWeek]:
+        """The same deployments, added up by week where possible, by environment and repository."""
+        if since >= until:
+            return
+        if "" in (environment, repo_url):  # sums do not distinguish '' and NULL
+            yield from self.deployed(since, until, environment=environment, repo_url=repo_url)
+            return
+        given = {"environment = %s": environment, "repo_url = %s": repo_url}
+        conditions = {sql: value for sql, value in given.items() if value is not None}
+        within = " AND ".join(["week >= %s", "week <= %s", *conditions])
+        values = (week_of(since), week_of(until - 1), *conditions.values())
+        sql = (
+            "SELECT environment, repo_url, week, CASE WHEN s.week IS NULL THEN w.body END FROM"  # noqa: S608
+            f" (SELECT * FROM weeks WHERE {within}) AS w FULL JOIN"
+            f" (SELECT DISTINCT environment, repo_url, week FROM changes WHERE {within}) AS s"
+            " USING (environment, repo_url, week) ORDER BY environment, repo_url, week"
+        )
+        with self._reading() as connection, connection.cursor(name="weeks") as cursor:
+            found = cursor.execute(sql, values * 2)
+            try:
+                for place, weeks in groupby(found, key=lambda row: row[:2]):
+                    yield from _of_place(connection, place, (row[2:] for row in weeks), (since, until))
+            except msgspec.MsgspecError as error:
+                raise self._damaged(f"the sums of a week cannot be read: {error}") from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[psycopg.Connection[Row]]:
+        """All statements of the block read the same state, through another connection. This outbox can go on."""
+        if self._connection.in_transaction:
+            with self._connection.words():
+                yield self._connection.usual()
+            return
+        with self._connection.another() as other:
+            try:
+                connection = other.usual()
+                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                yield connection
+            except psycopg.Error as error:
+                raise in_words(error, other.name) from error
+            except KeyError as error:
+                raise self._damaged(f"a deployment has the unknown status {error}") from error
+
+    # ---- housekeeping
+
+    def _add_up_weeks(self, now: int) -> bool:
+        """Add up a few weeks that have none of their sums; True if there may be more. Within ``_alone``."""
+        waits = self._added_up_at is not None and 0 <= now - self._added_up_at < CURRENT_MS
+        found = self._all(
+            "SELECT environment, repo_url, week FROM weeks WHERE body IS NULL AND week < %s ORDER BY week LIMIT %s",
+            (week_of(now) + (not waits), WEEKS),
+        )
+        if not found:
+            self._added_up_at = self._added_up_at if waits else now
+            return False
+        read = 0
+        with self._writing():
+            for environment, repo_url, week in found:
+                place = (environment, repo_url)
+                rows = list(_rows(self._connection.usual(), place, begin_of(week), begin_of(week + 1)))
+                read += len(rows)
+                key = "environment = %s AND repo_url = %s AND week = %s"
+                if rows:
+                    rows.sort(key=lambda row: (row.ended_at, row.number))
+                    body = _ENCODE(sums_of(rows))
+                    self._connection.execute(f"UPDATE weeks SET body = %s WHERE {key}", (body, *place, week))  # noqa: S608
+                else:
+                    self._connection.execute(f"DELETE FROM weeks WHERE {key}", (*place, week))  # noqa: S608
+                if read >= ROWS:
+                    break
+        return True
+
+
+def _of_place(
+    connection: psycopg.Connection[Row],
+    place: tuple[str, str],
+    weeks: Iterable[tuple[int, bytes | None]],
+    span: tuple[int, int],
+) -> Iterator[Deployed | DeployedWeek]:
+    """Weeks without sums that follow each other are read together: there is nothing between them."""
+    begin: int | None = None
+    end = 0
+    for week, body in weeks:
+        sums = None if body is None else _DECODE(body)
+        if sums is None or not sums.of_span(*span):
+            begin, end = week if begin is None else begin, week + 1
+            continue
+        if begin is not None:
+            yield from _rows(connection, place, max(span[0], begin_of(begin)), min(span[1], begin_of(end)))
+            begin = None
+        yield DeployedWeek(*place, week, sums)
+    if begin is not None:
+        yield from _rows(connection, place, max(span[0], begin_of(begin)), min(span[1], begin_of(end)))
+
+
+def _rows(connection: psycopg.Connection[Row], place: tuple[str, str], since: int, until: int) -> Iterator[Deployed]:
+    """The deployments of a place. '' is also no environment and no repository."""
+    environment, repo_url = place
+    texts = [_SPAN, *(f"{column} = %s" if name else f"({column} = '' OR {column} IS NULL)"
+             for column, name in (("environment", environment), ("repo_url", repo_url)))]  # fmt: skip
+    values = (since, until, *(name for name in place if name))
+    yield from _deployed(connection, f"{' AND '.join(texts)} ORDER BY ended_at, id", values)
+
+
+def _deployed(connection: psycopg.Connection[Row], sql: str, values: tuple[object, ...]) -> Iterator[Deployed]:
+    statuses = STATUSES
+    with connection.cursor(name="deployed") as cursor:
+        cursor.itersize = 2_000
+        for number, status, place, repo, commit, first, began, ended, hotfix in cursor.execute(sql, values):
+            yield Deployed(number, statuses[status], place, repo, commit, first, began, ended, hotfix)
