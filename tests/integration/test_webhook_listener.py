@@ -14,7 +14,7 @@ import pytest
 
 from agent.config.credentials import Secret, Token, TokenError
 from agent.config.rules import Pattern
-from agent.config.settings import WebhookRule, WebhookSettings
+from agent.config.settings import Address, WebhookRule, WebhookSettings
 from agent.daemon.hooks import HookStorage
 from agent.daemon.listener import Listener
 from agent.outbox.hooks import Verdict
@@ -85,7 +85,7 @@ def run(
             storage = HookStorage(reports_of(settings_of(folder / "outbox.db"), outbox), off_loop)
             answers = Answers()
             application = Hooks(hooks or (GITHUB, GITLAB, LOST), accept or storage.accept, clock, answers)
-            async with Listener(application.app, "127.0.0.1", 0) as listener:
+            async with Listener(application.app, Address("127.0.0.1", 0)) as listener:
                 limits = httpx.Limits(max_connections=100)
                 address = f"http://127.0.0.1:{listener.port}"
                 async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits, trust_env=False) as client:
