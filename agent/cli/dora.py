@@ -13,7 +13,7 @@ from agent.cli.spreadsheet import write_csv
 from agent.inspect.dora.figures import dora
 from agent.inspect.dora.request import span_of
 from agent.inspect.dora.table import COLUMNS, rows
-from agent.model.times import describe_duration, rfc3339
+from agent.model.times import describe_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def command(
         span = _span(since, until, outbox.clock.now_ms())
         figures = dora(outbox.deployed_by_week(*span, environment=environment, repo_url=repo), span)
         if not figures.groups:
-            _refuse_unknown_names(outbox, span, environment, repo)
+            _refuse_unknown_names(outbox, environment, repo)
     if as_json:
         write_json(figures)
     elif as_csv:
@@ -85,17 +85,17 @@ def _span(since: str, until: str, now_ms: int) -> Span:
         raise click.UsageError(str(error)) from None
 
 
-def _refuse_unknown_names(outbox: Outbox, span: Span, environment: str | None, repo: str | None) -> None:
-    """Refuse an environment or repository that no deployment of the span has, and list the existing ones."""
-    for option, name, column in (("--environment", environment, "environment"), ("--repo", repo, "repo_url")):
-        if name is None:
-            continue
-        known = sorted({found for row in outbox.deployed(*span) if (found := getattr(row, column))})
-        if known and name not in known:
+def _refuse_unknown_names(outbox: Outbox, environment: str | None, repo: str | None) -> None:
+    """Refuse an environment or repository that no deployment has, and list the existing ones."""
+    names = outbox.names()
+    for option, name, known in (
+        ("--environment", environment, names.environments),
+        ("--repo", repo, names.repositories),
+    ):
+        if name is not None and known and name not in known:
             more = f", and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
             raise click.UsageError(
-                f"{option}: no deployment between {rfc3339(span.since)} and {rfc3339(span.until)} has {name!r}; "
-                f"there are {', '.join(known[:_LISTED])}{more}"
+                f"{option}: no deployment has {name!r}; there are {', '.join(known[:_LISTED])}{more}"
             )
 
 
@@ -127,7 +127,7 @@ def show(value: Dora) -> None:
     if value.incomplete:
         out.print(
             f"[yellow]{value.incomplete} deployment(s) without environment or repository are in no figure[/];"
-            " see: hivel-agent queue list --state failed"
+            " see: hivel-agent queue list --state failed --state held"
         )
 
 

@@ -130,6 +130,7 @@ def test_the_text_says_coverage_open_failures_and_what_the_figures_are_not(histo
     assert "lead time is known for 33% of the 3 successful deployment(s)" in shown
     assert "1 failed without a later success: 7 (2025-01-01T12:00:00Z)" in shown
     assert "1 deployment(s) without environment or repository are in no figure" in shown
+    assert "queue list --state failed --state held" in " ".join(shown.split())
     assert "A failed deployment is not a failed change. ROLLBACKS and REWORK are estimated." in shown
     assert "2025-W02 *" in shown and "2024-W52 *" not in shown
 
@@ -152,6 +153,11 @@ def test_names_of_others_do_not_steer_the_terminal(stored: Stored) -> None:
     shown = stored.agent.run("dora", *SPAN).stdout
     assert "\x1b" not in shown and "\u202e" not in shown
     assert "[red]" in shown
+
+
+def test_a_name_that_only_older_deployments_have_is_known(history: Stored) -> None:
+    ended = history.agent.run("dora", "--since", "1d", "--environment", "staging")
+    assert (ended.returncode, "no deployments" in ended.stdout) == (0, True)
 
 
 def test_without_deployments_the_verb_says_so(stored: Stored) -> None:
