@@ -55,10 +55,8 @@ class Hooks(Part):
     def _prune_hooks(self, now: int) -> bool:
         """Delete a few outdated rows; True if there may be more."""
         newest = self._one("SELECT max(id) FROM webhook_deliveries")[0] or 0
-        deliveries = self._all(
-            "SELECT id FROM webhook_deliveries WHERE id <= ?1 OR at < ?2 ORDER BY id LIMIT ?3",
-            (newest - MOST_DELIVERIES, now - KEEP_MS, _CHUNK),
-        )
+        oldest = self._all("SELECT id, at FROM webhook_deliveries WHERE id > 0 ORDER BY id LIMIT ?", (_CHUNK,))
+        deliveries = [(number,) for number, at in oldest if number <= newest - MOST_DELIVERIES or at < now - KEEP_MS]
         starts = self._all(
             "SELECT id FROM webhook_starts WHERE noted_at < ? ORDER BY noted_at LIMIT ?", (now - KEEP_MS, _CHUNK)
         )
