@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agent.cli.options import json_option, refuse_without_controller, refusing_endless_patterns, with_settings
-from agent.cli.outbox import ingest_of, open_outbox
+from agent.cli.outbox import has_outbox, ingest_of, open_outbox
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.values import builds_since, job_pattern
 from agent.daemon import logs
@@ -71,7 +71,7 @@ def command(
 @contextmanager
 def _outbox(settings: Settings, *, dry_run: bool) -> Iterator[Outbox]:
     """The outbox. A dry run does not create one: if it is missing, an empty one in a temporary folder is used."""
-    if not dry_run or settings.outbox.exists():
+    if not dry_run or has_outbox(settings):
         with open_outbox(settings) as outbox:
             yield outbox
         return

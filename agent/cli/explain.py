@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from agent.cli.options import json_option, refusing_endless_patterns, with_settings
-from agent.cli.outbox import open_outbox
+from agent.cli.outbox import has_outbox, open_outbox
 from agent.cli.output import console, escape, styled, write_json
 from agent.daemon import logs
 from agent.deployments.reported import SAID
@@ -48,7 +48,7 @@ def command(settings: Settings, *, build: str, as_json: bool) -> None:
               hivel-agent explain 'main:deploy/shop#12'
     """
     logs.configure(quiet=True)
-    with open_outbox(settings) if settings.outbox.exists() else nullcontext() as outbox:
+    with open_outbox(settings) if has_outbox(settings) else nullcontext() as outbox:
         try:
             result = explain(settings, outbox, JenkinsClient, build)
         except TargetError as error:

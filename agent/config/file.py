@@ -32,6 +32,7 @@ from agent.config.settings import (
     IntakeSettings,
     JenkinsSettings,
     NotifySettings,
+    PostgresqlSettings,
     ProxySettings,
     Settings,
     SocketFile,
@@ -41,6 +42,8 @@ from agent.config.tables import Team
 from agent.config.values import Values
 from agent.config.webhooks import webhooks
 from agent.model import times
+from agent.model.git import without_credentials
+from agent.model.secrets import know
 from agent.model.status import Status
 
 if TYPE_CHECKING:
@@ -139,6 +142,7 @@ def _settings(path: Path, raw: tables.File, check: Values) -> Settings:
         keep_delivered_ms=check.duration("outbox.keep_delivered", raw.outbox.keep_delivered),
         keep_deployments_ms=_keep_deployments(check, raw.outbox),
         keep_ids_ms=check.duration("outbox.keep_ids", raw.outbox.keep_ids),
+        postgresql=_postgresql(check, raw.outbox),
         lease_ms=_lease(check, raw.outbox.lease),
         max_size_bytes=check.size("outbox.max_size", raw.outbox.max_size, LEAST_SIZE) if raw.outbox.max_size else 0,
         monitoring=check.address("monitoring.listen", raw.monitoring.listen),
@@ -431,6 +435,30 @@ def _lease(check: Values, text: str) -> int:
     if lease_ms and not LEAST_LEASE_MS <= lease_ms <= LONGEST_LEASE_MS:
         check.note("outbox.lease", f"{text!r} is not between 500ms and 5m")
     return lease_ms
+
+
+def _postgresql(check: Values, raw: tables.Outbox) -> PostgresqlSettings | None:
+    """The database of ``[outbox] url``; None: the outbox is a file."""
+    if raw.url is None:
+        for name in ("password_file", "ca_file", "client_certificate", "client_key"):
+            if getattr(raw, name) is not None:
+                check.note(f"outbox.{name}", "is used only with url; set url or remove it")
+        return None
+    try:
+        address = urlsplit(raw.url)
+        password = address.password
+    except ValueError as error:
+        check.note("outbox.url", f"is not a URL: {error}")
+        return None
+    if address.scheme not in ("postgresql", "postgres") or not address.path.strip("/"):
+        check.note("outbox.url", f"{without_credentials(raw.url)!r} is not like postgresql://USER@HOST:5432/DATABASE")
+    if password is not None or "password=" in address.query.lower():
+        know(raw.url)
+        check.note("outbox.url", "the configuration does not contain the password: write it to a file and set "
+                   "password_file")  # fmt: skip
+        return None
+    found = check.secret("outbox.password_file", raw.password_file, "outbox-password")
+    return PostgresqlSettings(raw.url, found, check.tls("outbox", raw))
 
 
 def _keep_deployments(check: Values, raw: tables.Outbox) -> int:

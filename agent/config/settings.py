@@ -306,6 +306,15 @@ class WebhooksSettings:
 
 
 @dataclass(frozen=True)
+class PostgresqlSettings:
+    """The PostgreSQL database with the outbox. The URL contains no password."""
+
+    url: str
+    password: Token | None = None
+    tls: TlsSettings = TlsSettings()
+
+
+@dataclass(frozen=True)
 class Example:
     """A build, and the deployments that the rules should derive from it: for each one the fields that matter.
 
@@ -337,6 +346,7 @@ class Settings:
     keep_deployments_ms: int = 400 * 86_400_000
     keep_ids_ms: int = 3650 * 86_400_000
     max_size_bytes: int = 0  # 0: no limit
+    postgresql: PostgresqlSettings | None = None  # None: the outbox is the file
     lease_ms: int = 15_000
     monitoring: Address | None = None  # None: off
     silent_after_ms: int = 14 * 86_400_000  # 0: silent jobs are not reported

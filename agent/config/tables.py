@@ -87,6 +87,11 @@ class Outbox(msgspec.Struct):
     keep_deployments: str | None = None
     keep_ids: str = "3650d"
     max_size: str | None = None  # None and "": no limit
+    url: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
     lease: str = "15s"
 
 

@@ -236,6 +236,14 @@ class Values:
             return Token.missing(TokenError(f"cannot access {default}: {error.strerror}"))
         return found
 
+    def secret(self, key: str, file: str | None, credential: str) -> Token | None:
+        """An optional secret, from a file, an environment variable or a systemd credential."""
+        path = None if file is None else self.path(key, file)
+        if not self._tokens:
+            return None
+        nothing: Token | None = None
+        return self.parse(key, lambda: find_token(path, variable_for(credential), credential), nothing)
+
     def token_file(self, key: str, text: str) -> Token:
         """The token in a file."""
         path = self.path(key, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from agent.config.proxies import Proxies, ProxyError
@@ -20,6 +21,7 @@ from agent.inspect.plugins import missing_plugins
 from agent.inspect.probes import probe_hivel, probe_jenkins
 from agent.inspect.suspicious import suspicious, unusable_proxies
 from agent.inspect.webhooks import webhooks
+from agent.outbox.engines import engine_of, is_shared
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import DamagedError, OlderOutboxError, OutboxError
 
@@ -50,7 +52,9 @@ def check(settings: Settings, clock: Clock, *, offline: bool = False) -> list[Fi
     findings += pages(settings)
     findings += webhooks(settings)
     findings += [Finding(Level.ERROR if each.endless else Level.WARNING, "rules", str(each)) for each in busy(settings)]
-    findings.append(_outbox(settings, clock, thoroughly=not offline))
+    findings.append(
+        _shared_outbox(settings, clock) if is_shared(settings) else _outbox(settings, clock, thoroughly=not offline)
+    )
     findings += spool(settings.spool)
     routes = _routes(settings)
     findings += routes
@@ -198,6 +202,17 @@ def _outbox(settings: Settings, clock: Clock, *, thoroughly: bool) -> Finding:
 def _free_bytes(path: Path) -> int:
     disk = os.statvfs(path)
     return disk.f_bavail * disk.f_frsize
+
+
+def _shared_outbox(settings: Settings, clock: Clock) -> Finding:
+    try:
+        with closing(engine_of(settings, clock).open()) as outbox:
+            counts = outbox.counts()
+            outbox.try_writing()
+    except OutboxError as error:
+        return Finding(Level.ERROR, "outbox", str(error))
+    told = f"PostgreSQL can be written; {counts.pending} pending, {counts.failed} failed"
+    return Finding(Level.WARNING if counts.failed else Level.OK, "outbox", told)
 
 
 def _missing_outbox(path: Path) -> Finding:

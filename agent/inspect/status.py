@@ -11,14 +11,16 @@ from agent.inspect.fleet import FleetStatus, fleet_status
 from agent.inspect.silent import SilentJob, silent_jobs
 from agent.inspect.webhooks import HookStatus, hook_statuses
 from agent.model.times import rfc3339
+from agent.outbox.engines import name_of
 from agent.outbox.sqlite.connection import RunLock
+from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import Counts  # noqa: TC001 - a field of a struct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.config.settings import JenkinsSettings, Settings
-    from agent.outbox.sqlite.engine import SqliteOutbox
+    from agent.outbox.interface import Outbox
     from agent.outbox.values import ControllerState, DeliveryState, JobError, LastRepair, Missed, SetAside
 
 # The newest events that are searched for changes during delivery. It takes some hundredths of a second.
@@ -128,7 +130,7 @@ class Status(msgspec.Struct, frozen=True):
         return 0 < self.max_size_bytes <= self.size_bytes
 
 
-def status(settings: Settings, outbox: SqliteOutbox) -> Status:
+def status(settings: Settings, outbox: Outbox) -> Status:
     """The status from the outbox, and from the daemon what is not stored. Sends no request to Jenkins or Hivel."""
     oldest = outbox.oldest_pending()
     daemon_pid, address = RunLock(settings.outbox).holder(), settings.monitoring
@@ -137,7 +139,7 @@ def status(settings: Settings, outbox: SqliteOutbox) -> Status:
     known = {state.name: state for state in outbox.controllers()}
     open_builds, missed = outbox.open_build_counts(), outbox.missed()
     return Status(
-        outbox=str(settings.outbox),
+        outbox=name_of(settings),
         daemon_pid=daemon_pid,
         events=outbox.counts(),
         oldest_pending_ms=None if oldest is None else max(0, outbox.clock.now_ms() - oldest),
@@ -155,7 +157,7 @@ def status(settings: Settings, outbox: SqliteOutbox) -> Status:
             )
             for controller in settings.controllers
         ],
-        repaired=_repair_status(outbox.last_repair()),
+        repaired=_repair_status(outbox.last_repair() if isinstance(outbox, SqliteOutbox) else None),
         job_errors=[
             _job_error_status(controller.name, error)
             for controller in settings.controllers

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
 from agent import __version__
 from agent.outbox.leases import Agent
 from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
@@ -69,16 +71,13 @@ class PostgresqlEngine:
 
     def open(self, *, read_only: bool = False) -> Outbox:
         """See the protocol."""
-        from agent.outbox.postgresql.engine import (  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
-            PostgresqlOutbox,
-        )
+        from agent.outbox.postgresql.engine import PostgresqlOutbox  # noqa: PLC0415
         from agent.outbox.postgresql.leases import LeaseFence  # noqa: PLC0415
 
         opened = PostgresqlOutbox(self.server, self.clock, max_size=self.settings.max_size_bytes, read_only=read_only)
         if self.fence is not None:
             opened.fence(LeaseFence(self.fence))
-        outbox: Outbox = opened
-        return outbox
+        return opened
 
     def under(self, fence: Fence) -> PostgresqlEngine:
         """The same for the polls of one controller."""
@@ -132,9 +131,28 @@ def is_shared(settings: Settings) -> bool:
     return server_of(settings) is not None
 
 
-def server_of(settings: Settings) -> Server | None:  # noqa: ARG001 - until [outbox] url is a key
-    """The server of ``[outbox] url``; None: the outbox is a file."""
-    return None
+def server_of(settings: Settings) -> Server | None:
+    """The server of ``[outbox] url``; None: the outbox is a file.
+
+    Raises :class:`agent.outbox.values.OutboxError` if psycopg is not installed.
+    """
+    found = settings.postgresql
+    if found is None:
+        return None
+    if find_spec("psycopg") is None:
+        raise OutboxError(
+            "[outbox] url needs psycopg, which is not installed; run: pip install 'hivel-jenkins-agent[postgresql]'"
+        )
+    from agent.outbox.postgresql.server import Server  # noqa: PLC0415
+
+    tls = found.tls
+    return Server(found.url, found.password, tls.ca_file, tls.client_certificate, tls.client_key)
+
+
+def name_of(settings: Settings) -> str:
+    """Where the outbox is, for people: the file, or the hosts and the database."""
+    server = server_of(settings)
+    return str(settings.outbox) if server is None else server.name
 
 
 def myself() -> Agent:

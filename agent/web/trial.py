@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from agent.config.file import ConfigError, with_rules
 from agent.inspect.compare import Comparison, compare
 from agent.inspect.expressions import refuse_endless
 from agent.model.times import Clock
-from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.engines import engine_of
 from agent.outbox.values import OutboxError
 from agent.sources.jenkins.history import Span
 
@@ -90,7 +90,7 @@ def _tried(trial: Trial) -> Result:
     try:
         settings = with_rules(Path(trial.file), trial.rules)
         refuse_endless(settings)
-        with SqliteOutbox(settings.outbox, clock) as outbox:
+        with closing(engine_of(settings, clock).open()) as outbox:
             return Result(compare(settings, outbox, None, Span(trial.since, clock.now_ms()), 0))
     except (ConfigError, OutboxError) as error:
         return Result(problem=str(error))

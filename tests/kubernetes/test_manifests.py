@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.config.file import ConfigError, load
+from agent.config.file import load
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="run by make kubernetes-test")
 yaml = pytest.importorskip("yaml")
@@ -100,7 +100,6 @@ def test_probes_services_and_policies_use_ports_of_the_container():
     assert opened == set(ports)
 
 
-@pytest.mark.xfail(raises=ConfigError, strict=False, reason="until [outbox] url is a key of the configuration")
 def test_the_configuration_listens_where_the_pod_expects_it(tmp_path, monkeypatch):
     """The agent itself loads it, with the secrets as files as the pod has them."""
     [config_map] = of_kind("ConfigMap")

@@ -495,12 +495,43 @@ def with_table(text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('url = "https://db.example/outbox"', "outbox.url: 'https://db.example/outbox' is not like postgresql://"),
+        ('url = "postgresql://db.example"', "outbox.url: 'postgresql://db.example' is not like postgresql://"),
+        ('url = "postgresql://[::1/outbox"', "outbox.url: is not a URL: "),
+        (
+            'url = "postgresql://me:hunter22@db.example/outbox"',
+            "outbox.url: the configuration does not contain the pas",
+        ),
+        ('url = "postgresql://db.example/o?password=hunter22"', "outbox.url: the configuration does not contain the p"),
+        ('password_file = "x"', "outbox.password_file: is used only with url; set url or remove it"),
+        ('lease = "1h"', "outbox.lease: '1h' is not between 500ms and 5m"),
+    ],
+    ids=short,
+)
+def test_an_address_of_postgresql_is_checked_and_contains_no_password(settings: Load, text: str, message: str) -> None:
+    found = problem(settings, HIVEL + JENKINS + f"[outbox]\n{text}\n")
+    assert found.startswith(message)
+    assert "hunter22" not in found
+
+
+def test_the_outbox_can_be_in_postgresql_with_a_password_from_a_file(settings: Load, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hunter22\n")
+    url = "postgresql://me@one.example,two.example:5433/outbox"
+    found = settings(HIVEL + JENKINS + f'[outbox]\nurl = "{url}"\npassword_file = "{tmp_path / "password"}"\n')
+    assert found.postgresql is not None and found.postgresql.password is not None
+    assert (found.postgresql.url, found.postgresql.password.reveal()) == (url, "hunter22")
+    assert "hunter22" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         ("speed = 1\n" + HIVEL + JENKINS, "speed: unknown key; use one of [hivel], [http], [[jenkins]], "),
         (with_hivel('url = "https://x"\ntokenfile = "h"'), "hivel.tokenfile: unknown key; did you mean token_file?"),
         (with_jenkins('url = "https://x"\nuser = "bot"'), "jenkins[0].user: unknown key; did you mean username?"),
         (HIVEL + JENKINS + '[[jenkins]]\nUrl = "https://x"', "jenkins[1].Url: unknown key; did you mean url?"),
         (with_deployment('job = "x"\nenv = "prod"'), "deployment[0].env: unknown key; did you mean environment?"),
-        (HIVEL + JENKINS + "[outbox]\nfile = 1\n", "outbox.file: unknown key; use one of path, keep_delivered, "),
+        (HIVEL + JENKINS + "[outbox]\nstore = 1\n", "outbox.store: unknown key; use one of path, keep_delivered, "),
         (with_delivery("retries = 3"), "delivery.retries: unknown key; use one of concurrency, timeout, "),
         (
             with_delivery('poll_interval = "3s"'),

@@ -5,6 +5,7 @@ Looking a build up costs requests to Jenkins, so it is a POST.
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import structlog
 from agent.inspect.explain import Explanation, explain
 from agent.inspect.parameters import facts_without_values, words_without_values
 from agent.inspect.target import TargetError, target_of_name
-from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.engines import engine_of
 from agent.outbox.values import OutboxError
 from agent.sources.jenkins.backfill import BackfillReport, NotDueError, backfill_build, read_build
 from agent.sources.jenkins.errors import JenkinsError
@@ -119,7 +120,7 @@ def _without_values(explanation: Explanation) -> Explanation:
 def _explain(settings: Settings, clock: Clock, name: str, clients: Clients) -> Explanation:
     """With an outbox of its own: waiting for Jenkins must not stop other pages."""
     try:
-        with SqliteOutbox(settings.outbox, clock, max_size=settings.max_size_bytes) as outbox:
+        with closing(engine_of(settings, clock).open()) as outbox:
             return explain(settings, outbox, clients, name)
     except TargetError as error:
         raise RefusedError(400, str(error)) from None
