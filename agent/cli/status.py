@@ -68,6 +68,10 @@ def show(value: Status) -> None:
         last = "no delivery is stored" if hook.last_at is None else f"last delivery {hook.last_at}: {hook.last_verdict}"
         reason = f", {escape(hook.last_reason)}" if hook.last_reason else ""
         out.print(f"webhook   {escape(hook.name)} ({hook.platform}): {last}{reason}")
+    for gap in value.gaps:
+        looked = "never read" if gap.looked_at is None else f"read {gap.looked_at}, {gap.found} missed found in all"
+        error = f"; [red]{escape(gap.error)}[/]" if gap.error else ""
+        out.print(f"gaps      {escape(gap.webhook)} {escape(gap.project)} ({gap.stream}): {looked}{error}")
     if value.outdated_events:
         out.print(f"differs   Hivel has an older revision of {value.outdated_events} event(s): {_WHICH}")
 

@@ -99,6 +99,20 @@ class RepairStatus(msgspec.Struct, frozen=True):
     events: int
 
 
+class GapStatus(msgspec.Struct, frozen=True):
+    """The last look of gap repair at a project. ``looked_at``: the last one without an error (RFC 3339), if any.
+
+    ``found``: the missed deployments that were found in all. ``error``: of the last look.
+    """
+
+    webhook: str
+    project: str
+    stream: str
+    found: int
+    looked_at: str | None
+    error: str | None
+
+
 class Status(msgspec.Struct, frozen=True):
     """``status --json``. ``daemon_pid`` None: no daemon is running.
 
@@ -123,6 +137,8 @@ class Status(msgspec.Struct, frozen=True):
     max_size_bytes: int = 0
     webhooks: list[HookStatus] = []
     fleet: FleetStatus | None = None
+
+    gaps: list[GapStatus] = []
 
     @property
     def is_full(self) -> bool:
@@ -169,8 +185,27 @@ def status(settings: Settings, outbox: Outbox) -> Status:
         size_bytes=outbox.size(),
         max_size_bytes=settings.max_size_bytes,
         webhooks=hook_statuses(settings, outbox),
+        gaps=_gap_statuses(settings, outbox),
         fleet=fleet_status(settings),
     )
+
+
+def _gap_statuses(settings: Settings, outbox: SqliteOutbox) -> list[GapStatus]:
+    """Of the projects that the configuration names."""
+    hooks = () if settings.webhooks is None else settings.webhooks.hooks
+    asked = {(hook.name, project) for hook in hooks for project in hook.repair}
+    return [
+        GapStatus(
+            look.hook,
+            look.project,
+            look.stream,
+            look.found,
+            None if look.looked_at is None else rfc3339(look.looked_at),
+            look.error,
+        )
+        for look in (outbox.gap_looks() if asked else [])
+        if (look.hook, look.project) in asked
+    ]
 
 
 def delivery_status(state: DeliveryState | None) -> DeliveryStatus:

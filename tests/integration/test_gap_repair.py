@@ -405,6 +405,7 @@ def test_a_person_can_ask_for_what_is_missing(tmp_path: Path) -> None:
         found.platform.token = "another"
         refused = agent.run("webhook", "repair", "github")
         assert (refused.returncode, "the token is wrong" in refused.stdout.replace("\n", " ")) == (1, True)
+        assert "gaps      github acme/shop (deployments): never read" in agent.run("status").stdout
 
 
 FLAGS = ((), ("--since", "6h", "--dry-run"), ("--since", "6h"), ("--since", "6h"))
