@@ -190,7 +190,7 @@ def status(settings: Settings, outbox: Outbox) -> Status:
     )
 
 
-def _gap_statuses(settings: Settings, outbox: SqliteOutbox) -> list[GapStatus]:
+def _gap_statuses(settings: Settings, outbox: Outbox) -> list[GapStatus]:
     """Of the projects that the configuration names."""
     hooks = () if settings.webhooks is None else settings.webhooks.hooks
     asked = {(hook.name, project) for hook in hooks for project in hook.repair}
