@@ -8,6 +8,7 @@ monotonic clock, and a trigger that replaces any number of missed runs by one.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Self
 
@@ -66,13 +67,24 @@ class Repeated:
     def __init__(self, job: Job, zone: tzinfo) -> None:
         self._job = job
         self._zone = zone
+        self._ended = False
 
     def bring_forward(self, in_s: float = 0.0) -> None:
-        """Run in ``in_s`` seconds, then at the interval again."""
-        self._job.modify(next_run_time=datetime.now(self._zone) + timedelta(seconds=in_s))
+        """Run in ``in_s`` seconds, then at the interval again. The work may call this at its own end.
+
+        A step of the event loop later, because APScheduler skips a run that is due before it knows that the previous
+        one is over.
+        """
+        due = datetime.now(self._zone) + timedelta(seconds=in_s)
+        asyncio.get_running_loop().call_soon(self._run_at, due)
+
+    def _run_at(self, due: datetime) -> None:
+        if not self._ended:
+            self._job.modify(next_run_time=due)
 
     def end(self) -> None:
         """Start no more runs; a current run continues to its end."""
+        self._ended = True
         self._job.remove()
 
 

@@ -135,6 +135,19 @@ def test_work_is_brought_forward() -> None:
     assert played(story) == [0, 10, 25, 625]
 
 
+def test_work_that_asks_at_its_end_for_another_run_gets_it() -> None:
+    async def story(_clock: FakeClock, _wall: FrozenDateTimeFactory, schedule: Schedule, work: Work) -> None:
+        async def asking() -> None:
+            await work()
+            if len(work.at) < 3:
+                repeated.bring_forward()
+
+        repeated = schedule.every(600, asking, name="work")
+        await asyncio.sleep(610)
+
+    assert played(story) == [0, 0, 0, 600]
+
+
 def test_work_that_is_ended_is_begun_no_more_and_comes_to_its_end() -> None:
     ended = []
 
