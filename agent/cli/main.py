@@ -37,6 +37,7 @@ VERBS = {
     "init": "Write a configuration: ask for what it needs, check each answer, and show what would be sent.",
     "notify": "Test the notifications of [notify].",
     "once": "Poll each controller once, deliver what is due, and exit.",
+    "outbox": "Copy the outbox between a file and PostgreSQL.",
     "preview": "Show what the rules would send, without storing or sending anything.",
     "queue": "List, show and discard events in the outbox.",
     "replay": "Send failed or delivered events again.",
@@ -54,7 +55,8 @@ _FILES = ("--config", "--output")
 
 def load(verb: str) -> click.Command:
     """Load the command of one of :data:`VERBS`."""
-    command: click.Command = import_module(f"agent.cli.{verb.replace('-', '_')}").command
+    module = "outbox_copy" if verb == "outbox" else verb.replace("-", "_")
+    command: click.Command = import_module(f"agent.cli.{module}").command
     return command
 
 
