@@ -12,13 +12,13 @@ import click
 from agent.cli.options import with_settings
 from agent.cli.output import console, escape
 from agent.outbox import tables
-from agent.outbox.engines import server_of
+from agent.outbox.engines import require_psycopg, server_of
+from agent.outbox.postgresql.server import Server, is_postgresql
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from agent.config.settings import Settings
-    from agent.outbox.postgresql.server import Server
     from agent.outbox.tables import Source, Target
 
 _PLACE = "URL|PATH"
@@ -45,7 +45,7 @@ def copy(settings: Settings, *, target: str, source: str | None) -> None:
     """
     with ExitStack() as opened:
         whence: Source = opened.enter_context(_reading(settings, source))
-        where: Target = opened.enter_context(_writing(target))
+        where: Target = opened.enter_context(_writing(settings, target))
         copied = tables.copy(whence, where)
     console().print(
         f"copied {copied['deployments']} deployments, {copied['facts']} facts and"
@@ -54,7 +54,7 @@ def copy(settings: Settings, *, target: str, source: str | None) -> None:
 
 
 def _reading(settings: Settings, source: str | None) -> AbstractContextManager[Source]:
-    server = server_of(settings) if source is None else _server(source)
+    server = server_of(settings) if source is None else _server(settings, source)
     if server is None:
         from agent.outbox.sqlite.tables import reading  # noqa: PLC0415 - only the engines that are used are loaded
 
@@ -64,8 +64,8 @@ def _reading(settings: Settings, source: str | None) -> AbstractContextManager[S
     return reading_server(server)
 
 
-def _writing(target: str) -> AbstractContextManager[Target]:
-    server = _server(target)
+def _writing(settings: Settings, target: str) -> AbstractContextManager[Target]:
+    server = _server(settings, target)
     if server is None:
         from agent.outbox.sqlite.tables import writing  # noqa: PLC0415
 
@@ -75,12 +75,16 @@ def _writing(target: str) -> AbstractContextManager[Target]:
     return writing_server(server)
 
 
-def _server(place: str) -> Server | None:
-    """The server of a URL; None: it is a path. Passwords come from PGPASSFILE, which libpq reads."""
-    from agent.outbox.postgresql.server import Server, is_postgresql  # noqa: PLC0415
+def _server(settings: Settings, place: str) -> Server | None:
+    """The server of a URL; None: it is a path.
 
+    The database of the configuration is used with its password and TLS files, any other with those of libpq.
+    """
+    if settings.postgresql is not None and place == settings.postgresql.url:
+        return server_of(settings)
     if not is_postgresql(place):
         return None
     if urlsplit(place).password is not None or "password=" in urlsplit(place).query:
         raise click.UsageError("the URL must not contain a password: others can see it; use ~/.pgpass or PGPASSFILE")
+    require_psycopg()
     return Server(place)

@@ -139,14 +139,19 @@ def server_of(settings: Settings) -> Server | None:
     found = settings.postgresql
     if found is None:
         return None
-    if find_spec("psycopg") is None:
-        raise OutboxError(
-            "[outbox] url needs psycopg, which is not installed; run: pip install 'hivel-jenkins-agent[postgresql]'"
-        )
+    require_psycopg()
     from agent.outbox.postgresql.server import Server  # noqa: PLC0415
 
     tls = found.tls
     return Server(found.url, found.password, tls.ca_file, tls.client_certificate, tls.client_key)
+
+
+def require_psycopg() -> None:
+    """Raises :class:`agent.outbox.values.OutboxError` if it is not installed."""
+    if find_spec("psycopg") is None:
+        raise OutboxError(
+            "PostgreSQL needs psycopg, which is not installed; run: pip install 'hivel-jenkins-agent[postgresql]'"
+        )
 
 
 def name_of(settings: Settings) -> str:

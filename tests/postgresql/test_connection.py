@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,14 @@ def test_a_fence_keeps_a_transaction_from_beginning(server: Server) -> None:
 def test_a_database_that_is_not_there_is_an_error_with_advice(cluster: Cluster) -> None:
     with Connection(cluster.server("nowhere")) as connection, pytest.raises(OutboxError, match="create the database"):
         connection.one("SELECT 1")
+
+
+def test_a_name_that_no_index_can_hold_is_an_error_that_says_so(server: Server) -> None:
+    name = "".join(chr(random.Random(number).randrange(0x4E00, 0x9FA5)) for number in range(3_000))
+    with Connection(server) as connection:
+        migrate(connection)
+        with pytest.raises(OutboxError, match="a name is too long"), Transactions(connection).nested:
+            connection.execute("INSERT INTO projects (provider, scope, name) VALUES ('jenkins', 'main', %s)", (name,))
 
 
 def test_a_server_that_is_away_is_an_error_and_the_connection_comes_back_with_it(own_cluster: Cluster) -> None:

@@ -16,6 +16,7 @@ _ADVICE = {
     "53100": "the server's disk is full; free some space on it",
     "53300": "the server has no connection left; raise max_connections, or use PgBouncer",
     "53": "the server lacks memory or disk space",
+    "54": "a name is too long for an index of PostgreSQL; it cannot be stored",
     "57P": "the server starts or stops; the agent tries again",
     "55P03": "another transaction holds a lock for too long; see pg_stat_activity of the server",
     "57014": "the statement took too long; see pg_stat_activity of the server",
