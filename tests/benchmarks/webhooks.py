@@ -39,7 +39,9 @@ async def send(url: str) -> list[tuple[int, float]]:
     waiting = iter(signed)
 
     async def client() -> None:
-        async with httpx.AsyncClient(timeout=120, trust_env=False) as http:  # with a connection of its own
+        # With a connection of its own. Without verify=False each client loads the certificates of the system, which
+        # holds up all the others.
+        async with httpx.AsyncClient(timeout=120, trust_env=False, verify=False) as http:
             for body, headers in waiting:
                 began = time.perf_counter()
                 answer = await http.post(f"{url}/v1/hooks/github", content=body, headers=headers)
