@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 # A repeated delivery with one of these gets the same answer. Others are read again: a rule may have been added.
 _SETTLED = (Verdict.STORED, Verdict.STARTED)
 
+# Characters of a reason that are kept. Reasons contain names of a body, which can have megabytes.
+_LONGEST_REASON = 1_000
+# Longer keys are hashed: an index of PostgreSQL cannot hold them, and the whole transaction would fail.
+_LONGEST_KEY = 400
 
 # Deliveries that are stored in one transaction. In between, other work gets the lock of the outbox.
 _TOGETHER = 32
@@ -165,13 +170,20 @@ class _Storing:
         return taken
 
     def _key(self, key: str) -> str:
-        return f"{self._hook.platform}:{key}"
+        """Of this webhook only: another one, with the secret of another team, must not change its starts."""
+        name = f"{self._hook.name}:{key}"
+        return name if len(name) <= _LONGEST_KEY else hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
 
     def _noted(self, verdict: Verdict, *, reason: str = "", deployment_id: str = "", state: str = "") -> HookDelivery:
         return HookDelivery(
             hook=self._hook.name, delivery_id=self._delivery.id, at=self._delivery.received_at,
-            event=self._delivery.event, verdict=verdict, reason=reason, deployment_id=deployment_id, state=state,
+            event=self._delivery.event, verdict=verdict, reason=_shortened(reason), deployment_id=deployment_id,
+            state=state,
         )  # fmt: skip
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[: _LONGEST_REASON - 1]}…"
 
 
 def _with_start(report: Mapping[str, str], at: int) -> dict[str, str]:

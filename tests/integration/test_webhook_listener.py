@@ -281,7 +281,7 @@ def test_a_body_over_the_limit_gets_413_before_it_is_read_or_while(tmp_path: Pat
         assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")  # not a byte of the body was sent
         writer.close()
         with suppress(httpx.TransportError):  # the connection is closed while the client sends
-            await bench.client.post("/v1/hooks/github", content=chunks())
+            await bench.client.post("/v1/hooks/github", content=chunks(), headers={"X-Hub-Signature-256": "?"})
         assert bench.answers.counts["github", 413] == 2
         assert (await bench.github(deployment_status())).status_code == 202
 
@@ -349,6 +349,67 @@ def test_the_bytes_of_all_bodies_together_are_limited(tmp_path: Path, monkeypatc
         assert (await bench.github({}, "ping")).status_code == 200
 
     run(tmp_path, story)
+
+
+def test_announced_bodies_that_do_not_arrive_keep_nobody_out(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        head = (
+            b"POST /v1/hooks/github HTTP/1.1\r\nHost: a\r\nX-Hub-Signature-256: sha256=00\r\nExpect: 100-continue\r\n"
+        )
+        writers = []
+        for each in range(20):
+            size = b"Content-Length: %d" % MOST_BYTES if each % 2 else b"Transfer-Encoding: chunked"
+            reader, writer = await asyncio.open_connection("127.0.0.1", bench.client.base_url.port)
+            writer.write(head + size + b"\r\n\r\n")
+            assert b" 100 " in await reader.readline()  # the listener waits for the body
+            writers.append(writer)
+        assert (await bench.github(deployment_status())).status_code == 202
+        for writer in writers:
+            writer.close()
+
+    run(tmp_path, story)
+
+
+@pytest.mark.parametrize("hook", ["github", "gitlab", "argocd"])
+def test_without_a_signature_the_answer_does_not_wait_for_the_body(tmp_path: Path, hook: str) -> None:
+    argocd = WebhookSettings(name="argocd", platform="argocd", secrets=(Secret(webhooks.SECRET),))
+
+    async def story(bench: Bench) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.client.base_url.port)
+        head = b"POST /v1/hooks/%s HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer wrong\r\nContent-Length: 9\r\n\r\n"
+        writer.write(head % hook.encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+
+    run(tmp_path, story, GITHUB, GITLAB, argocd)
+
+
+def test_a_start_that_another_webhook_announces_changes_nothing(tmp_path: Path) -> None:
+    other = replace(GITHUB, name="other")
+    started = deployment_status(
+        deployment_status__state="in_progress", deployment_status__created_at=webhooks.at(NOON - 900_000)
+    )
+
+    async def story(bench: Bench) -> None:
+        headers = webhooks.github(started, "deployment_status", delivery="one")
+        assert (await bench.post("other", started, headers)).status_code == 202
+        assert (await bench.github(deployment_status(), delivery="two")).status_code == 202
+        [row] = bench.outbox.all_deployments()
+        assert row.content.started_at == NOON - 300_000
+
+    run(tmp_path, story, GITHUB, other)
+
+
+def test_of_a_long_name_in_a_body_only_a_part_is_stored(tmp_path: Path) -> None:
+    hook = replace(GITHUB, projects=(Pattern.parse("acme/*"),))
+
+    async def story(bench: Bench) -> None:
+        answer = await bench.github(deployment_status(repository__full_name="x" * 2_000_000))
+        assert (answer.status_code, len(answer.json()["ignored"])) == (200, 1_000)
+        [noted] = bench.outbox.hook_deliveries(10)
+        assert len(noted.reason) == 1_000
+
+    run(tmp_path, story, hook)
 
 
 def test_deliveries_at_the_same_time_are_all_stored_once(tmp_path: Path) -> None:

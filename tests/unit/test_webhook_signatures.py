@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hmac
 from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.model.part import Part
+from agent.sources.webhooks.headers import id_of
 from agent.sources.webhooks.signatures import TOLERANCE_S, is_signed
 
 if TYPE_CHECKING:
@@ -104,6 +107,16 @@ def test_with_a_signing_token_the_plain_token_is_not_enough() -> None:
 
 def test_a_signing_token_that_is_not_base64_accepts_nothing() -> None:
     assert not signed("gitlab", ["whsec_?"], STANDARD, STANDARD_BODY)
+
+
+def test_a_signing_token_without_a_key_accepts_nothing() -> None:
+    message = f"{STANDARD['webhook-id']}.{STANDARD['webhook-timestamp']}.".encode() + STANDARD_BODY
+    forged = base64.b64encode(hmac.digest(b"", message, "sha256")).decode()
+    assert not signed("gitlab", ["whsec_"], STANDARD | {"webhook-signature": f"v1,{forged}"}, STANDARD_BODY)
+
+
+def test_the_signed_id_of_a_delivery_of_gitlab_counts() -> None:
+    assert id_of("gitlab", {"webhook-id": "signed", "idempotency-key": "other"}, Part({}, "")) == "signed"
 
 
 # ---- CircleCI, Azure DevOps, Argo

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _EVENTS: dict[Platform, str] = {
     "github": "x-github-event", "gitlab": "x-gitlab-event", "circleci": "circleci-event-type",
 }  # fmt: skip
-# The first one that is there. They stay the same when a delivery is repeated.
-_IDS: dict[Platform, tuple[str, ...]] = {"github": ("x-github-delivery",), "gitlab": ("idempotency-key", "webhook-id")}
+# The first one that is there. They stay the same when a delivery is repeated. GitLab signs the first of its two.
+_IDS: dict[Platform, tuple[str, ...]] = {"github": ("x-github-delivery",), "gitlab": ("webhook-id", "idempotency-key")}
 _LONGEST = 100
 
 

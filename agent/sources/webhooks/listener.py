@@ -27,7 +27,7 @@ from agent.outbox.hooks import Verdict
 from agent.outbox.values import OutboxError
 from agent.sources.webhooks.headers import event_of, id_of
 from agent.sources.webhooks.platforms import READERS
-from agent.sources.webhooks.signatures import is_signed
+from agent.sources.webhooks.signatures import can_be_signed, is_signed
 from agent.sources.webhooks.values import Delivery, Ignored, Invalid
 
 if TYPE_CHECKING:
@@ -127,17 +127,20 @@ class Hooks:
         secrets = self._secrets[hook.name]
         if not secrets:
             raise _Refused(503, "the secret of the webhook cannot be read")
-        size = _declared(request)
-        self._bytes += size
+        _refuse_declared(request)
+        if not can_be_signed(hook.platform, secrets, request.headers, self._clock.now_ms()):
+            raise _unsigned()
+        body = bytearray()
         try:
-            body = await self._body(request)
+            await self._read(request, body)
+            raw = bytes(body)
             now = self._clock.now_ms()
-            if not is_signed(hook.platform, secrets, request.headers, body, now):
-                raise _Refused(401, "the signature is missing or wrong")
+            if not is_signed(hook.platform, secrets, request.headers, raw, now):
+                raise _unsigned()
             self._answers.last[hook.name] = now
-            return await self._accepted(request, hook, body, now)
+            return await self._accepted(request, hook, raw, now)
         finally:
-            self._bytes -= size
+            self._bytes -= len(body)
 
     async def _accepted(self, request: Request, hook: WebhookSettings, body: bytes, now: int) -> HookDelivery:
         try:
@@ -148,22 +151,21 @@ class Hooks:
         delivery = Delivery(event=event, id=id_of(hook.platform, request.headers, part), body=part, received_at=now)
         return await self._accept(hook, delivery, Invalid(problem) if problem else meaning_of(delivery, hook))
 
-    async def _body(self, request: Request) -> bytes:
-        """The raw body, within the limits."""
-        if self._bytes > MOST_WAITING_BYTES:
-            raise _Refused(429, "too many deliveries at a time")
-        body = bytearray()
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Read the raw body, within the limits. What arrived counts: anybody can announce a body and not send it."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 async for chunk in request.stream():
                     body += chunk
+                    self._bytes += len(chunk)
                     if len(body) > MOST_BYTES:
                         raise _too_large()
+                    if self._bytes > MOST_WAITING_BYTES:
+                        raise _Refused(429, "too many deliveries at a time")
         except TimeoutError:
             raise _Refused(408, f"the body did not arrive within {PATIENCE_S:g} s") from None
         except ClientDisconnect:
             raise _Refused(400, "the body is incomplete") from None  # the client is gone
-        return bytes(body)
 
     def _refusal(self, hook: WebhookSettings, refused: _Refused) -> Response:
         """Log some of the refused requests, because anybody can send them."""
@@ -221,13 +223,15 @@ def _secrets(hook: WebhookSettings) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _declared(request: Request) -> int:
-    """The declared size of the body; the largest one if it is not declared."""
+def _refuse_declared(request: Request) -> None:
+    """Refuse a body whose declared size is over the limit, before it is read."""
     length = request.headers.get("content-length", "")
-    size = int(length) if length.isascii() and length.isdigit() and len(length) < 12 else MOST_BYTES
-    if size > MOST_BYTES:
+    if length.isascii() and length.isdigit() and int(length[:12]) > MOST_BYTES:
         raise _too_large()
-    return size
+
+
+def _unsigned() -> _Refused:
+    return _Refused(401, "the signature is missing or wrong")
 
 
 def _too_large() -> _Refused:

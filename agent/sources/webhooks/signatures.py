@@ -30,6 +30,14 @@ def is_signed(platform: Platform, secrets: Sequence[str], headers: Mapping[str, 
     return valid
 
 
+def can_be_signed(platform: Platform, secrets: Sequence[str], headers: Mapping[str, str], now_ms: int) -> bool:
+    """Whether the signature can be valid, before the body is known. Others need not be read, nor take memory."""
+    if platform == "gitlab" and any(each.startswith(SIGNING) for each in secrets):
+        return bool(headers.get("webhook-signature"))
+    signature = _OVER_BODIES.get(platform)
+    return is_signed(platform, secrets, headers, b"", now_ms) if signature is None else bool(headers.get(signature))
+
+
 def _github(secret: str, _: Sequence[str], headers: Mapping[str, str], body: bytes, __: int) -> bool:
     """``X-Hub-Signature-256: sha256=…``, an HMAC of the body. The older header with SHA-1 does not count."""
     return _same(headers.get("x-hub-signature-256", ""), f"sha256={_hmac(secret.encode(), body).hex()}")
@@ -57,7 +65,7 @@ def _standard(secret: str, headers: Mapping[str, str], body: bytes, now_ms: int)
     valid = False
     for given in headers.get("webhook-signature", "").split()[:20]:  # several while the token is replaced
         valid |= _same(given, expected)
-    return valid and bool(name) and is_recent
+    return valid and bool(name) and bool(key) and is_recent
 
 
 def _circleci(secret: str, _: Sequence[str], headers: Mapping[str, str], body: bytes, __: int) -> bool:
@@ -94,6 +102,9 @@ def _hmac(key: bytes, message: bytes) -> bytes:
 def _same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
 
+
+# The headers of signatures over the body. Other platforms send a password or a token.
+_OVER_BODIES: dict[Platform, str] = {"github": "x-hub-signature-256", "circleci": "circleci-signature"}
 
 _CHECKS: dict[Platform, Callable[[str, Sequence[str], Mapping[str, str], bytes, int], bool]] = {
     "github": _github,
