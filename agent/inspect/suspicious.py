@@ -107,6 +107,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         "monitoring": settings.monitoring,
         "intake": None if settings.intake is None else settings.intake.address,
         "web": None if settings.web is None else settings.web.address,
+        "webhooks": None if settings.webhooks is None else settings.webhooks.address,
     }
     given = [(name, address) for name, address in listeners.items() if isinstance(address, Address)]
     for (first, one), (second, other) in combinations(given, 2):

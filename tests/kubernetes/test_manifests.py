@@ -114,6 +114,8 @@ def test_the_configuration_listens_where_the_pod_expects_it(tmp_path, monkeypatc
     assert settings.monitoring is not None
     assert settings.intake is not None
     assert (settings.monitoring.port, settings.intake.address.port) == (ports["monitoring"], ports["intake"])
+    assert settings.postgresql is not None and settings.postgresql.password is not None
+    assert settings.postgresql.password.reveal() == "replace-me"
     assert settings.web is None
     assert settings.spool is None
     mounts = {each["mountPath"] for each in CONTAINER["volumeMounts"] if not each.get("readOnly")}
@@ -154,5 +156,5 @@ def test_user_folders_and_variables_are_those_of_the_image():
 
 def test_the_example_of_a_secret_has_a_value_for_each_credential_that_the_documentation_names():
     [secret] = of_kind("Secret")
-    assert set(secret["stringData"]) == {"hivel-token", "jenkins-token", "intake-token", "postgresql-password"}
+    assert set(secret["stringData"]) == {"hivel-token", "jenkins-token", "intake-token", "outbox-password"}
     assert set(secret["stringData"].values()) == {"replace-me"}
