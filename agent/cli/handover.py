@@ -32,7 +32,7 @@ _LOOK_S = 0.1
 @click.option("--force", is_flag=True, help="Also if no other agent is there: then nothing is polled and delivered.")
 @with_settings
 def command(settings: Settings, *, name: str | None, back: bool, force: bool) -> None:
-    """Give the work of an agent to the others, for example before an upgrade.
+    """Give the work of an agent to the others, before an upgrade.
 
     The agent stops polling and delivering, and the others take its controllers. It still accepts reports and shows
     pages. After a restart, or with --back, it takes part again. The exit code is 1 if it still has controllers after a

@@ -46,7 +46,8 @@ TEN: dict[str, tuple[str | bytes, str]] = {
         f"  {FOLDER}/config.toml:7: jenkins[0].user: unknown key; did you mean username?\n"
         f"  {FOLDER}/config.toml:10: deployments: unknown table; did you mean [[deployment]]?\n"
         f"  {FOLDER}/config.toml:14: outbox.keep: unknown key; use one of path, keep_delivered, keep_deployments, "
-        "keep_ids, max_size, lease",
+        "keep_ids, max_size, url, password_file, ca_file, "
+        "client_certificate, client_key, lease",
     ),
     "wrong types": (
         HIVEL + JENKINS.rstrip() + '\npoll_interval = 15\nconcurrency = "8"\nroots = "services"\n',
