@@ -14,9 +14,6 @@ from agent.model.ids import limited_id, part_deployment_id, run_id
 from agent.model.part import Part
 from agent.model.report import ReportError, checked
 from agent.outbox.hooks import Verdict
-from agent.sources.reports.parse import parse
-from agent.sources.webhooks.listener import decoded, meaning_of
-from agent.sources.webhooks.values import Delivery, Ended, Ignored, Invalid, Started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +58,10 @@ class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
 
 def preview(settings: Settings, hook: WebhookSettings, body: bytes, event: str | None, now_ms: int) -> HookPreview:
     """What a body would become. Nothing is stored, and no signature is required."""
+    # Other verbs read only what is stored, and load neither of these.
+    from agent.sources.webhooks.listener import decoded, meaning_of  # noqa: PLC0415
+    from agent.sources.webhooks.values import Delivery, Ended, Ignored, Invalid, Started  # noqa: PLC0415
+
     try:
         part = Part(decoded(body, is_form=body.startswith(b"payload=")), "")
     except ValueError as error:
@@ -81,6 +82,8 @@ def preview(settings: Settings, hook: WebhookSettings, body: bytes, event: str |
 def _ended(
     settings: Settings, hook: WebhookSettings, event: str, report: Mapping[str, str], now_ms: int
 ) -> HookPreview:
+    from agent.sources.reports.parse import parse  # noqa: PLC0415 - as above
+
     fields = dict(report)
     try:
         parsed = parse(checked(fields), settings.controllers)

@@ -391,17 +391,6 @@ def test_a_replay_does_not_change_which_revision_hivel_has(outbox: Outbox, alrea
     assert (after.revision, after.sent_revision, after.content.environment) == (2, 1, "production")
 
 
-def test_a_replayed_deployment_that_is_rewritten_does_not_claim_that_hivel_has_the_new_content(outbox: Outbox) -> None:
-    """Hivel ignores the second event, and what it has is no longer stored."""
-    [first] = inserted(outbox, deployment(1))
-    outbox.settle([success(claim_of(outbox, first.number))])
-    assert outbox.replay([stored(outbox, first.number)]) == [True]
-    rewritten(outbox, stored(outbox, first.number), content=content("staging"), revision=2)
-    outbox.settle([success(claim_of(outbox, first.number), already_there=True)])
-    after = stored(outbox, first.number)
-    assert (after.revision, after.sent_revision, after.content.environment) == (2, 0, "staging")
-
-
 def test_of_which_nobody_knew_the_revision_is_known_once_hivel_takes_it(outbox: Outbox) -> None:
     [first] = inserted(outbox, deployment(1))
     rewritten(outbox, first, content=content("staging"), revision=2)

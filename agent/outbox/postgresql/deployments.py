@@ -54,10 +54,8 @@ _REWRITTEN = (
 )  # fmt: skip
 # The id does not change, or no other deployment has or had the new one. Another transaction that is about to take it
 # holds the lock of its run, or makes this statement fail: then the caller tries again.
-# If Hivel has the deployment (it was replayed), what it has is no longer stored: then the revision is unknown.
 _REWRITE = (
-    f"UPDATE deployments SET {', '.join(f'{name} = %({name})s' for name in _REWRITTEN)},"  # noqa: S608
-    " sent_revision = CASE WHEN sent_revision > 0 AND revision < %(revision)s THEN 0 ELSE sent_revision END"
+    f"UPDATE deployments SET {', '.join(f'{name} = %({name})s' for name in _REWRITTEN)}"  # noqa: S608
     " WHERE id = %(id)s AND revision IN (%(revision)s, %(revision)s - 1)"
     " AND (deployment_id IS NOT DISTINCT FROM %(deployment_id)s OR NOT ("
     "EXISTS (SELECT 1 FROM forgotten WHERE id_hash = %(id_hash)s)"
