@@ -55,9 +55,9 @@ def ask_daemon(address: Address) -> list[Asked]:
     connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", PAGE)
-        answer = connection.getresponse()
-        body = answer.read(_LONGEST_ANSWER)
-        return msgspec.json.decode(body, type=list[Asked]) if answer.status == 200 else []
+        with connection.getresponse() as answer:
+            body = answer.read(_LONGEST_ANSWER)
+            return msgspec.json.decode(body, type=list[Asked]) if answer.status == 200 else []
     except (OSError, http.client.HTTPException, msgspec.MsgspecError, UnicodeDecodeError):
         return []
     finally:

@@ -108,8 +108,8 @@ class IntakeAt:
             headers["Authorization"] = f"Bearer {self._token.reveal()}"
         try:
             connection.request("POST", self._parts.path, body, headers)
-            response = connection.getresponse()
-            return self._accepted(response, response.read(_MOST_BYTES).decode("utf-8", "replace"))
+            with connection.getresponse() as response:
+                return self._accepted(response, response.read(_MOST_BYTES).decode("utf-8", "replace"))
         except ssl.SSLCertVerificationError as error:
             advice = (
                 "if your own certificate authority issued it, set SSL_CERT_FILE to the certificate of that authority"
