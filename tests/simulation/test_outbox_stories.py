@@ -420,7 +420,9 @@ class World(RuleBasedStateMachine):
         return rows[pick % len(rows)] if rows else None
 
     def _rewrite(self, outbox: SqliteOutbox, row: Deployment) -> None:
-        """Something was learned since; also what was missing."""
+        """Something was learned since; also what was missing. The plan does not rewrite what Hivel has."""
+        if row.sent_revision is not None:
+            return
         name, revision = name_of(row), row.revision + 1
         content = msgspec.structs.replace(
             row.content, environment=f"environment {revision}", ended_at=row.content.ended_at + 7, branch="main",

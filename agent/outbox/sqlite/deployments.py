@@ -26,9 +26,7 @@ _REWRITTEN = (
     "names", "anchor", "deployment_id", "state", "revision", *rows.CONTENT_COLUMNS, "held_since", "next_attempt_at",
     "settled_at", "reason",
 )  # fmt: skip
-# If Hivel has the deployment (it was replayed), what it has is no longer stored: then the revision is unknown.
-_SENT = "sent_revision = CASE WHEN sent_revision > 0 AND revision < :revision THEN 0 ELSE sent_revision END"
-_SET = ", ".join([*(f"{name} = :{name}" for name in _REWRITTEN), _SENT])
+_SET = ", ".join(f"{name} = :{name}" for name in _REWRITTEN)
 _REWRITE = (
     f"UPDATE OR IGNORE deployments SET {_SET} WHERE id = :id AND revision IN (:revision, :revision - 1)"  # noqa: S608
     f" AND {_ID_IS_FREE} AND state IN "
