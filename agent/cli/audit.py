@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.opening import existing_outbox
 from agent.cli.options import json_option, refuse_without_controller, refusing_endless_patterns, with_settings
-from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.spreadsheet import write_csv as write_rows
 from agent.cli.values import builds_since, job_pattern

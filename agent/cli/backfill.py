@@ -12,8 +12,8 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from agent.cli.opening import has_outbox, ingest_of, open_outbox
 from agent.cli.options import json_option, refuse_without_controller, refusing_endless_patterns, with_settings
-from agent.cli.outbox import has_outbox, ingest_of, open_outbox
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.values import builds_since, job_pattern
 from agent.daemon import logs

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from agent.cli.opening import has_outbox, open_outbox
 from agent.cli.options import json_option, refusing_endless_patterns, with_settings
-from agent.cli.outbox import has_outbox, open_outbox
 from agent.cli.output import console, escape, styled, write_json
 from agent.daemon import logs
 from agent.deployments.reported import SAID

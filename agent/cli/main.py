@@ -55,8 +55,7 @@ _FILES = ("--config", "--output")
 
 def load(verb: str) -> click.Command:
     """Load the command of one of :data:`VERBS`."""
-    module = "outbox_copy" if verb == "outbox" else verb.replace("-", "_")
-    command: click.Command = import_module(f"agent.cli.{module}").command
+    command: click.Command = import_module(f"agent.cli.{verb.replace('-', '_')}").command
     return command
 
 

@@ -9,8 +9,8 @@ import click
 import msgspec
 
 from agent.cli.comparison import show as show_comparison
+from agent.cli.opening import existing_outbox
 from agent.cli.options import json_option, refuse_without_controller, refusing_endless_patterns, with_settings
-from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, escape, table, write_json
 from agent.cli.values import builds_since, job_pattern
 from agent.daemon import logs

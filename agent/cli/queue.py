@@ -11,8 +11,8 @@ import msgspec
 
 from agent.cli.filters import Filters, filter_options
 from agent.cli.login_name import login_name
+from agent.cli.opening import existing_outbox, queue_of
 from agent.cli.options import json_option, refusing_endless_patterns, with_settings
-from agent.cli.outbox import existing_outbox, queue_of
 from agent.cli.output import console, escape, styled, table, write_json
 from agent.cli.selection import Action, Wanted, choose, selection_options
 from agent.cli.spreadsheet import write_csv

@@ -9,8 +9,8 @@ import click
 import msgspec
 
 from agent.cli.login_name import login_name
+from agent.cli.opening import existing_outbox, ingest_of, queue_of
 from agent.cli.options import json_option, with_settings
-from agent.cli.outbox import existing_outbox, ingest_of, queue_of
 from agent.cli.output import console, escape, write_json
 from agent.cli.selection import Action, Wanted, choose, selection_options
 from agent.ingest.replay import replay

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.opening import existing_outbox
 from agent.cli.options import json_option, with_settings
-from agent.cli.outbox import existing_outbox
 from agent.cli.output import console, delivery_line, escape, styled, write_json
 from agent.config.sizes import describe_size
 from agent.inspect.status import status

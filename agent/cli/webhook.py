@@ -71,7 +71,7 @@ def listed(settings: Settings, *, name: str | None, limit: int, as_json: bool) -
     Examples: hivel-agent webhook list
               hivel-agent webhook list github --limit 10 --json
     """
-    from agent.cli.outbox import existing_outbox  # noqa: PLC0415
+    from agent.cli.opening import existing_outbox  # noqa: PLC0415
     from agent.inspect.webhooks import deliveries  # noqa: PLC0415
 
     with existing_outbox(settings) as outbox:
@@ -103,7 +103,7 @@ def repair(settings: Settings, *, name: str, since: str | None, dry_run: bool) -
     Examples: hivel-agent webhook repair github
               hivel-agent webhook repair github --since 6h --dry-run
     """
-    from agent.cli.outbox import existing_outbox, ingest_of  # noqa: PLC0415
+    from agent.cli.opening import existing_outbox, ingest_of  # noqa: PLC0415
     from agent.cli.values import moment  # noqa: PLC0415
     from agent.daemon import logs  # noqa: PLC0415
     from agent.daemon.gaps import repaired  # noqa: PLC0415
