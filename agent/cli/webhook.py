@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agent.config.settings import Settings, WebhookSettings
-    from agent.inspect.webhooks import DeliveryView, HookPreview
+    from agent.inspect.hook_preview import HookPreview
+    from agent.inspect.webhooks import DeliveryView
 
 _STYLES = {Verdict.STORED: "green", Verdict.STARTED: "cyan", Verdict.IGNORED: "yellow", Verdict.REFUSED: "red"}
 
@@ -50,7 +51,7 @@ def test(settings: Settings, *, name: str, file: Path, event: str | None, as_jso
     Examples: hivel-agent webhook test github --body delivery.json
               hivel-agent webhook test github --body ping.json --event ping --json
     """
-    from agent.inspect.webhooks import preview  # noqa: PLC0415 - it loads the listener
+    from agent.inspect.hook_preview import preview  # noqa: PLC0415 - it loads the listener
 
     found = preview(settings, _hook(settings, name), _read(file), event, Clock().now_ms())
     write_json(found) if as_json else _show(console(), found)

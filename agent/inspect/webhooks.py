@@ -1,4 +1,4 @@
-"""Webhooks for people: what a body would become, the last deliveries, and what a webhook lacks."""
+"""Webhooks for people: the last deliveries, and what a webhook lacks."""
 
 from __future__ import annotations
 
@@ -7,40 +7,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.config.credentials import TokenError
-from agent.deployments import content as contents
 from agent.inspect.findings import Finding, Level
 from agent.model import times
-from agent.model.ids import limited_id, part_deployment_id, run_id
-from agent.model.part import Part
-from agent.model.report import ReportError, checked
-from agent.outbox.hooks import Verdict
+from agent.outbox.hooks import Verdict  # noqa: TC001 - a field of a struct
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from agent.config.settings import Settings, WebhookSettings
     from agent.outbox.hooks import HookDelivery
     from agent.outbox.interface import Outbox
-
-# Events of GitHub by a member that only their bodies have.
-_GITHUB = {
-    "deployment_status": "deployment_status",
-    "workflow_run": "workflow_run",
-    "zen": "ping",
-    "deployment": "deployment",
-}
-
-
-class HookPreview(msgspec.Struct, frozen=True, kw_only=True):
-    """What a delivery would become. ``fields``: of the report, as the event gets them."""
-
-    hook: str
-    platform: str
-    event: str
-    verdict: Verdict
-    reason: str = ""
-    deployment_id: str = ""
-    fields: dict[str, str] = {}
 
 
 class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,67 +28,6 @@ class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     deployment_id: str
     state: str
     delivery_id: str
-
-
-def preview(settings: Settings, hook: WebhookSettings, body: bytes, event: str | None, now_ms: int) -> HookPreview:
-    """What a body would become. Nothing is stored, and no signature is required."""
-    # Other verbs read only what is stored, and load neither of these.
-    from agent.sources.webhooks.listener import decoded, meaning_of  # noqa: PLC0415
-    from agent.sources.webhooks.values import Delivery, Ended, Ignored, Invalid, Started  # noqa: PLC0415
-
-    try:
-        part = Part(decoded(body, is_form=body.startswith(b"payload=")), "")
-    except ValueError as error:
-        return _preview(hook, event or "", Verdict.REFUSED, reason=str(error))
-    name = (_event_of(hook, part) if event is None else event).lower()
-    match meaning_of(Delivery(event=name, id="", body=part, received_at=now_ms), hook):
-        case Ended(report=report):
-            return _ended(settings, hook, name, report, now_ms)
-        case Started(at=at):
-            reason = f"the start {times.rfc3339(at)} is remembered until the deployment ends"
-            return _preview(hook, name, Verdict.STARTED, reason=reason)
-        case Ignored(reason=reason):
-            return _preview(hook, name, Verdict.IGNORED, reason=reason)
-        case Invalid(reason=reason):
-            return _preview(hook, name, Verdict.REFUSED, reason=reason)
-
-
-def _ended(
-    settings: Settings, hook: WebhookSettings, event: str, report: Mapping[str, str], now_ms: int
-) -> HookPreview:
-    from agent.sources.reports.parse import parse  # noqa: PLC0415 - as above
-
-    fields = dict(report)
-    try:
-        parsed = parse(checked(fields), settings.controllers)
-    except ReportError as error:
-        return _preview(hook, event, Verdict.REFUSED, reason=str(error), fields=fields)
-    said = parsed.said
-    ended_at = said.ended_at or now_ms
-    content, _ = contents.of_report(said, settings.options, (said.started_at or ended_at, ended_at))
-    if content.problem is not None:
-        return _preview(hook, event, Verdict.REFUSED, reason=f"invalid report: {content.problem}", fields=fields)
-    parts = [said.environment] if said.environment else []
-    name = limited_id(part_deployment_id(run_id(parsed.run), *parts))
-    return _preview(hook, event, Verdict.STORED, deployment_id=name, fields=fields)
-
-
-def _preview(
-    hook: WebhookSettings, event: str, verdict: Verdict, *, reason: str = "", deployment_id: str = "",
-    fields: Mapping[str, str] | None = None,
-) -> HookPreview:  # fmt: skip
-    return HookPreview(
-        hook=hook.name, platform=hook.platform, event=event, verdict=verdict, reason=reason,
-        deployment_id=deployment_id, fields=dict(fields or {}),
-    )  # fmt: skip
-
-
-def _event_of(hook: WebhookSettings, body: Part) -> str:
-    """The event that a body probably is of, without its headers."""
-    members = body.value if isinstance(body.value, dict) else {}
-    if hook.platform == "github":
-        return next((event for member, event in _GITHUB.items() if member in members), "")
-    return str(members.get("type") or members.get("eventType") or "")
 
 
 # ---- deliveries
@@ -196,16 +109,9 @@ def _secrets(hook: WebhookSettings, subject: str) -> list[Finding]:
     return [Finding(level, subject, f"its secret cannot be read: {problem}") for problem in problems]
 
 
-# What each platform sends only by rule.
-_BY_RULE = {
-    "circleci": "jobs and workflows of CircleCI have no environment",
-    "azure_devops": "runs and builds of Azure DevOps have no environment",
-}
-
-
 def _rules(hook: WebhookSettings, subject: str) -> list[Finding]:
     if hook.platform == "circleci" and not hook.rules:
-        words = f"{_BY_RULE[hook.platform]}: without [[webhook.rule]], all deliveries are ignored"
+        words = "its jobs and workflows have no environment: without [[webhook.rule]], all deliveries are ignored"
         return [Finding(Level.WARNING, subject, words)]
     refused = [rule for rule in hook.rules if hook.refuses_environment(rule.environment)]
     return [

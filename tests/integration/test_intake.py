@@ -26,7 +26,7 @@ from agent.model.report import FIELDS, MOST_BYTES
 from agent.outbox.offloop import OffLoop
 from agent.outbox.sqlite import connection as outbox_connection
 from agent.outbox.sqlite.engine import SqliteOutbox
-from agent.sources.reports import intake as intake_module
+from agent.sources import posted
 from agent.sources.reports.intake import Intake
 from tests.integration.doors import INTAKE_TOKEN, TEAM_TOKEN, Doors
 from tests.integration.reporting import ids, poison, reports_of, settings_of
@@ -500,7 +500,7 @@ def test_other_paths_are_404_and_other_methods_405(server: Server) -> None:
 
 
 def test_a_body_that_does_not_come_is_408(serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(posted, "PATIENCE_S", 0.1)
     with serve().connect() as client:
         client.sendall(
             b"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 9\r\n\r\n{"

@@ -28,10 +28,11 @@ from agent.inspect.compare import Comparison
 from agent.inspect.dora.figures import Dora
 from agent.inspect.explain import Explanation
 from agent.inspect.findings import Finding
+from agent.inspect.hook_preview import HookPreview
 from agent.inspect.preview import Preview
 from agent.inspect.queue import DetailView, EventView
 from agent.inspect.status import DeliveryStatus, Status
-from agent.inspect.webhooks import DeliveryView, HookPreview
+from agent.inspect.webhooks import DeliveryView
 from agent.model.build import Build
 from agent.model.fact import Report
 from agent.model.report import FIELDS

@@ -10,42 +10,30 @@ to loopback addresses.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.routing import Route
 
 from agent.config.settings import Address
 from agent.model.report import MOST_BYTES, ReportError, decode
 from agent.outbox.values import OutboxError
+from agent.sources.posted import Refused, error_answer, json_answer, not_now, read_body
 from agent.sources.reports.allowed import NotAllowedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from agent.config.settings import IntakeSettings
     from agent.sources.reports.accept import Taken
 
 log = structlog.get_logger("intake")
-
-# Time limit for the body of a request. A report is small and arrives at once.
-PATIENCE_S = 10.0
-RETRY_AFTER_S = "5"
-
-
-class _Refused(Exception):  # noqa: N818 - an answer to the client, not an error of the agent
-    def __init__(self, status: int, error: str) -> None:
-        super().__init__(error)
-        self.status = status
 
 
 class Intake:
@@ -80,34 +68,34 @@ class Intake:
         try:
             team = self._team(request)
             self._refuse_other_content(request)
-            taken = await self._accept(decode(await _body(request)), team)
-        except _Refused as error:
+            taken = await self._accept(decode(await read_body(request, MOST_BYTES)), team)
+        except Refused as error:
             return _refusal(error)
         except NotAllowedError as error:
             log.warning("report not allowed", reason=str(error), client=_client(request))
-            return _error(403, str(error))
+            return error_answer(403, str(error))
         except ReportError as error:
             log.warning("invalid report", reason=str(error), client=_client(request))
-            return _error(400, str(error))
+            return error_answer(400, str(error))
         except OutboxError as error:
             log.error("report cannot be stored", reason=str(error))
-            return _not_now(str(error))
+            return not_now("report", str(error))
         except Exception as error:
             log.exception("report cannot be stored", client=_client(request))
-            return _not_now(f"internal error of the agent ({type(error).__name__}); see its log")
+            return not_now("report", f"internal error of the agent ({type(error).__name__}); see its log")
         if taken.controller is not None:
             self._wake(taken.controller)
         if team:
             log.info("report accepted", deployment_id=taken.deployment_id, team=team)
-        return _json(202, {"deployment_id": taken.deployment_id, "state": taken.state.value})
+        return json_answer(202, {"deployment_id": taken.deployment_id, "state": taken.state.value})
 
     async def _wake_up(self, request: Request) -> Response:
         try:
             self._team(request)
-            await _body(request)  # notification plugins send a body
-        except _Refused as error:
+            await read_body(request, MOST_BYTES)  # notification plugins send a body
+        except Refused as error:
             return _refusal(error)
-        return _json(202, {"woken": self._wake(request.query_params.get("controller"))})
+        return json_answer(202, {"woken": self._wake(request.query_params.get("controller"))})
 
     def _team(self, request: Request) -> str:
         """The team whose token the request has. The time of the comparison does not depend on the token."""
@@ -128,9 +116,9 @@ class Intake:
             raise self._refused(request, 415, "Content-Type: application/json is required by an intake without tokens")
 
     @staticmethod
-    def _refused(request: Request, status: int, words: str, reason: str = "") -> _Refused:
+    def _refused(request: Request, status: int, words: str, reason: str = "") -> Refused:
         log.warning("request refused", reason=reason or words, client=_client(request))
-        return _Refused(status, words)
+        return Refused(status, words)
 
 
 def _of_a_web_page(request: Request) -> str | None:
@@ -156,21 +144,6 @@ def _is_json(request: Request) -> bool:
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MOST_BYTES:
-                    raise _Refused(413, f"the body has more than {MOST_BYTES} bytes")
-    except TimeoutError:
-        raise _Refused(408, f"the body did not arrive within {PATIENCE_S:g} s") from None
-    except ClientDisconnect:
-        raise _Refused(400, "the body is incomplete") from None  # the client is gone
-    return bytes(body)
-
-
 def _client(request: Request) -> str:
     return request.client.host if request.client else "unknown"
 
@@ -178,22 +151,10 @@ def _client(request: Request) -> str:
 async def _http_error(request: Request, _: Exception) -> Response:
     known = request.url.path.removesuffix("/") in ("/v1/events", "/v1/wake")
     if known:
-        return _error(405, "only POST is allowed", {"Allow": "POST"})
-    return _error(404, "unknown path; the paths are /v1/events and /v1/wake")
+        return error_answer(405, "only POST is allowed", {"Allow": "POST"})
+    return error_answer(404, "unknown path; the paths are /v1/events and /v1/wake")
 
 
-def _refusal(refused: _Refused) -> Response:
+def _refusal(refused: Refused) -> Response:
     # Close the connection of a client that did not send the whole body in time.
-    return _error(refused.status, str(refused), {"Connection": "close"} if refused.status == 408 else None)
-
-
-def _not_now(reason: str) -> Response:
-    return _error(503, f"the report cannot be stored now: {reason}", {"Retry-After": RETRY_AFTER_S})
-
-
-def _error(status: int, words: str, headers: dict[str, str] | None = None) -> Response:
-    return _json(status, {"error": words}, headers)
-
-
-def _json(status: int, value: object, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value) + b"\n", status, headers, media_type="application/json")
+    return error_answer(refused.status, str(refused), {"Connection": "close"} if refused.status == 408 else None)

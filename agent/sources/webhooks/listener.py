@@ -8,7 +8,6 @@ the signature, 413 for the size, 429 for too many deliveries at a time, 503 to t
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,14 +16,13 @@ from urllib.parse import parse_qs
 import msgspec
 import structlog
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.routing import Route
 
 from agent.config.credentials import TokenError
 from agent.model.part import Part
 from agent.outbox.hooks import Verdict
 from agent.outbox.values import OutboxError
+from agent.sources.posted import RETRY_AFTER_S, Refused, error_answer, json_answer, not_now, read_body, too_large
 from agent.sources.webhooks.headers import event_of, id_of
 from agent.sources.webhooks.platforms import READERS
 from agent.sources.webhooks.signatures import can_be_signed, is_signed
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from agent.config.settings import WebhookSettings
     from agent.model.times import Clock
@@ -49,17 +48,8 @@ MOST_BYTES = 4 * 1024 * 1024
 # Limits of what is in work at a time: requests, and the bytes of their bodies.
 MOST_REQUESTS = 128
 MOST_WAITING_BYTES = 32 * 1024 * 1024
-# Time limit for the body of a request.
-PATIENCE_S = 10.0
-RETRY_AFTER_S = "5"
 # Refused requests are logged at most this often for each webhook.
 LOGGED_EVERY_S = 10.0
-
-
-class _Refused(Exception):  # noqa: N818 - an answer to the client, not an error of the agent
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status = status
 
 
 @dataclass
@@ -98,9 +88,9 @@ class Hooks:
     async def _deliver(self, request: Request) -> Response:
         hook = self._hooks.get(request.path_params["name"])
         if hook is None:
-            return _error(404, "unknown webhook; see [[webhook]] in the configuration")
+            return error_answer(404, "unknown webhook; see [[webhook]] in the configuration")
         if self._requests >= MOST_REQUESTS:
-            answer = self._refusal(hook, _Refused(429, "too many deliveries at a time"))
+            answer = self._refusal(hook, Refused(429, "too many deliveries at a time"))
         else:
             self._requests += 1
             try:
@@ -113,34 +103,42 @@ class Hooks:
     async def _answer(self, request: Request, hook: WebhookSettings) -> Response:
         try:
             stored = await self._store(request, hook)
-        except _Refused as error:
+        except Refused as error:
             return self._refusal(hook, error)
         except OutboxError as error:
             log.error("delivery cannot be stored", hook=hook.name, reason=str(error))
-            return _not_now(str(error))
+            return not_now("delivery", str(error))
         except Exception as error:
             log.exception("delivery cannot be stored", hook=hook.name)
-            return _not_now(f"internal error of the agent ({type(error).__name__}); see its log")
+            return not_now("delivery", f"internal error of the agent ({type(error).__name__}); see its log")
         return _told(stored)
 
     async def _store(self, request: Request, hook: WebhookSettings) -> HookDelivery:
         secrets = self._secrets[hook.name]
         if not secrets:
-            raise _Refused(503, "the secret of the webhook cannot be read")
+            raise Refused(503, "the secret of the webhook cannot be read")
         _refuse_declared(request)
         if not can_be_signed(hook.platform, secrets, request.headers, self._clock.now_ms()):
             raise _unsigned()
-        body = bytearray()
+        size = 0
+
+        def arrived(more: int) -> None:
+            """What arrived counts: anybody can announce a body and not send it."""
+            nonlocal size
+            size += more
+            self._bytes += more
+            if self._bytes > MOST_WAITING_BYTES:
+                raise Refused(429, "too many deliveries at a time")
+
         try:
-            await self._read(request, body)
-            raw = bytes(body)
+            body = await read_body(request, MOST_BYTES, arrived)
             now = self._clock.now_ms()
-            if not is_signed(hook.platform, secrets, request.headers, raw, now):
+            if not is_signed(hook.platform, secrets, request.headers, body, now):
                 raise _unsigned()
             self._answers.last[hook.name] = now
-            return await self._accepted(request, hook, raw, now)
+            return await self._accepted(request, hook, body, now)
         finally:
-            self._bytes -= len(body)
+            self._bytes -= size
 
     async def _accepted(self, request: Request, hook: WebhookSettings, body: bytes, now: int) -> HookDelivery:
         try:
@@ -151,23 +149,7 @@ class Hooks:
         delivery = Delivery(event=event, id=id_of(hook.platform, request.headers, part), body=part, received_at=now)
         return await self._accept(hook, delivery, Invalid(problem) if problem else meaning_of(delivery, hook))
 
-    async def _read(self, request: Request, body: bytearray) -> None:
-        """Read the raw body, within the limits. What arrived counts: anybody can announce a body and not send it."""
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                async for chunk in request.stream():
-                    body += chunk
-                    self._bytes += len(chunk)
-                    if len(body) > MOST_BYTES:
-                        raise _too_large()
-                    if self._bytes > MOST_WAITING_BYTES:
-                        raise _Refused(429, "too many deliveries at a time")
-        except TimeoutError:
-            raise _Refused(408, f"the body did not arrive within {PATIENCE_S:g} s") from None
-        except ClientDisconnect:
-            raise _Refused(400, "the body is incomplete") from None  # the client is gone
-
-    def _refusal(self, hook: WebhookSettings, refused: _Refused) -> Response:
+    def _refusal(self, hook: WebhookSettings, refused: Refused) -> Response:
         """Log some of the refused requests, because anybody can send them."""
         now = self._clock.monotonic()
         if now - self._logged_at.get(hook.name, -LOGGED_EVERY_S) >= LOGGED_EVERY_S:
@@ -176,7 +158,7 @@ class Hooks:
         headers = {"Retry-After": RETRY_AFTER_S} if refused.status in (429, 503) else {}
         # The rest of the body is not read.
         closing = {"Connection": "close"} if refused.status in (408, 413, 429) else {}
-        return _error(refused.status, str(refused), headers | closing)
+        return error_answer(refused.status, str(refused), headers | closing)
 
 
 def meaning_of(delivery: Delivery, hook: WebhookSettings) -> Meaning | Invalid:
@@ -227,41 +209,25 @@ def _refuse_declared(request: Request) -> None:
     """Refuse a body whose declared size is over the limit, before it is read."""
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length[:12]) > MOST_BYTES:
-        raise _too_large()
+        raise too_large(MOST_BYTES)
 
 
-def _unsigned() -> _Refused:
-    return _Refused(401, "the signature is missing or wrong")
-
-
-def _too_large() -> _Refused:
-    return _Refused(413, f"the body has more than {MOST_BYTES} bytes")
+def _unsigned() -> Refused:
+    return Refused(401, "the signature is missing or wrong")
 
 
 def _told(stored: HookDelivery) -> Response:
     """The answer. It depends only on what is stored, so that a repeated delivery gets the same one."""
     if stored.verdict is Verdict.STORED:
-        return _json(202, {"deployment_id": stored.deployment_id, "state": stored.state})
+        return json_answer(202, {"deployment_id": stored.deployment_id, "state": stored.state})
     if stored.verdict is Verdict.STARTED:
-        return _json(202, {"started": "the start is remembered until the deployment ends"})
+        return json_answer(202, {"started": "the start is remembered until the deployment ends"})
     if stored.verdict is Verdict.REFUSED:
-        return _error(400, stored.reason)
-    return _json(200, {"ignored": stored.reason})
+        return error_answer(400, stored.reason)
+    return json_answer(200, {"ignored": stored.reason})
 
 
 async def _unknown(request: Request, _: Exception) -> Response:
     if request.url.path.startswith("/v1/hooks/") and request.method != "POST":
-        return _error(405, "only POST is allowed", {"Allow": "POST"})
-    return _error(404, "unknown path; webhooks are sent to /v1/hooks/<name>")
-
-
-def _not_now(reason: str) -> Response:
-    return _error(503, f"the delivery cannot be stored now: {reason}", {"Retry-After": RETRY_AFTER_S})
-
-
-def _error(status: int, words: str, headers: dict[str, str] | None = None) -> Response:
-    return _json(status, {"error": words}, headers)
-
-
-def _json(status: int, value: object, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value) + b"\n", status, headers, media_type="application/json")
+        return error_answer(405, "only POST is allowed", {"Allow": "POST"})
+    return error_answer(404, "unknown path; webhooks are sent to /v1/hooks/<name>")
