@@ -98,7 +98,7 @@ def test_a_name_that_no_index_can_hold_is_an_error_that_says_so(server: Server) 
     with Connection(server) as connection:
         migrate(connection)
         with pytest.raises(OutboxError, match="a name is too long"), Transactions(connection).nested:
-            connection.execute("INSERT INTO projects (provider, scope, name) VALUES ('jenkins', 'main', %s)", (name,))
+            connection.execute("INSERT INTO controllers (name, state, since) VALUES (%s, '', 1)", (name,))
 
 
 def test_a_server_that_is_away_is_an_error_and_the_connection_comes_back_with_it(own_cluster: Cluster) -> None:

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.model.times import Clock
 from agent.outbox.postgresql.connection import Connection
+from agent.outbox.postgresql.engine import PostgresqlOutbox
 from agent.outbox.postgresql.shared import Moved, Shared
 from agent.outbox.postgresql.transactions import Transactions
-from agent.outbox.values import StoredReport
+from agent.outbox.values import Keep, StoredReport
 
 if TYPE_CHECKING:
     from agent.outbox.postgresql.server import Server
+
+DAY = 86_400_000
 
 
 def test_of_several_agents_one_may_send_a_probe(server: Server) -> None:
@@ -50,6 +54,15 @@ def test_a_report_is_known_only_if_its_transaction_was_committed(server: Server)
             moved.note(other)
             raise KeyError
         assert moved.known([one, other]) == [one]
-        connection.execute("UPDATE moved_reports SET at = 0")
-        moved.forget()
-        assert moved.known([one]) == []
+
+
+def test_housekeeping_forgets_reports_that_no_agent_tries_again(server: Server) -> None:
+    old, young = StoredReport(1, 5, "old"), StoredReport(2, 5, "young")
+    with PostgresqlOutbox(server, Clock()) as outbox:
+        moved = Moved(outbox.connection)
+        moved.note(old)
+        outbox.connection.execute("UPDATE moved_reports SET at = now_ms() - 31 * 86400000::bigint")
+        moved.note(young)
+        while outbox.prune(Keep(DAY, DAY, DAY)):
+            pass
+        assert moved.known([old, young]) == [young]

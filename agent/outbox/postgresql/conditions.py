@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.model.causes import cause_of
+from agent.outbox.postgresql.names import KEY_BEGIN, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _LAST = "\U0010ffff"
 _OF_PROJECTS = "project_id IN (SELECT p.id FROM projects AS p WHERE {})"
 _BEGINS = "{0} >= %s AND {0} < %s"
+_NAME_BEGINS = _OF_PROJECTS.format(f"{_BEGINS.format('name_key(p.name)')} AND starts_with(p.name, %s)")
 
 
 class Condition(NamedTuple):
@@ -27,8 +29,8 @@ class Condition(NamedTuple):
 def of_place(which: Filter) -> list[Condition]:
     """The conditions on environment, repository and time, which an index has together."""
     given = [
-        (which.environment, "environment = %s"),
-        (which.repo_url, "repo_url = %s"),
+        (which.environment, named("environment")),
+        (which.repo_url, named("repo_url")),
         (which.since, "ended_at >= %s"),
         (which.until, "ended_at < %s"),
     ]
@@ -40,12 +42,12 @@ def of_project(which: Filter) -> list[Condition]:
     found = []
     if which.project is not None:
         project = which.project
-        sql = _OF_PROJECTS.format("p.provider = %s AND p.scope = %s AND p.name = %s")
+        sql = _OF_PROJECTS.format(" AND ".join(named(f"p.{part}") for part in ("provider", "scope", "name")))
         found.append(Condition(sql, (project.provider, project.scope, project.name)))
-    given = [(which.scope, "p.scope = %s"), (which.job, "p.name = %s")]
+    given = [(which.scope, "p.scope = %s"), (which.job, named("p.name"))]
     found += [Condition(_OF_PROJECTS.format(sql), (value,)) for value, sql in given if value is not None]
     if which.job_prefix:
-        found.append(Condition(_OF_PROJECTS.format(_BEGINS.format("p.name")), _prefix(which.job_prefix)))
+        found.append(Condition(_NAME_BEGINS, _prefix_of_name(which.job_prefix)))
     return found
 
 
@@ -53,8 +55,9 @@ def of_text(which: Filter) -> list[Condition]:
     """The condition on ids and names."""
     if not which.text:
         return []
-    name = _OF_PROJECTS.format(_BEGINS.format("p.name"))
-    return [Condition(f"({_BEGINS.format('deployment_id')} OR {name})", _prefix(which.text) * 2)]
+    text = which.text
+    sql = f"({_BEGINS.format('deployment_id')} OR {_NAME_BEGINS})"
+    return [Condition(sql, (*_prefix(text), *_prefix_of_name(text)))]
 
 
 def of_state(which: Filter) -> list[Condition]:
@@ -102,3 +105,8 @@ def joined(parts: list[Condition]) -> Condition:
 
 def _prefix(text: str) -> tuple[str, str]:
     return text, text + _LAST
+
+
+def _prefix_of_name(text: str) -> tuple[str, str, str]:
+    """The key of a long name begins as the name, for as many characters."""
+    return (*_prefix(text[:KEY_BEGIN]), text)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.model.keys import JENKINS, Project
 from agent.outbox.postgresql.endings import Endings
+from agent.outbox.postgresql.names import JOB_KEY, OF_JOB, OF_JOBS, named
 from agent.outbox.values import ControllerState, JobCursor, JobError, Missed, OpenBuild, WantedBuild
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ def _listed(kind: Any) -> str:
     return ", ".join(field.name for field in fields(kind))
 
 
-def _upsert(table: str, keys: str, kind: Any) -> str:
-    """Insert or replace a row of this kind. A key that is no field of it comes first."""
+def _upsert(table: str, keys: str, kind: Any, *more: str) -> str:
+    """Insert or replace a row of this kind. ``more``: columns of the key that are no field of it; they come first."""
     names = [field.name for field in fields(kind)]
-    columns = [*(key for key in keys.split(", ") if key not in names), *names]
-    changed = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys.split(", "))
+    columns = [*more, *names]
+    changed = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
     return (
         f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('%s' for _ in columns)})"  # noqa: S608
         f" ON CONFLICT ({keys}) DO UPDATE SET {changed}"
@@ -32,9 +33,9 @@ def _upsert(table: str, keys: str, kind: Any) -> str:
 
 
 _JOB, _OPEN, _STATE, _MISSED, _ERROR = map(_listed, (JobCursor, OpenBuild, ControllerState, Missed, JobError))
-_SAVE_JOB = _upsert("jobs", "controller, full_name", JobCursor)
+_SAVE_JOB = _upsert("jobs", JOB_KEY, JobCursor, "controller")
 _SAVE_STATE = _upsert("controllers", "name", ControllerState)
-_SAVE_ERROR = _upsert("job_errors", "controller, full_name", JobError)
+_SAVE_ERROR = _upsert("job_errors", JOB_KEY, JobError, "controller")
 
 
 class Cursors(Endings):
@@ -53,7 +54,7 @@ class Cursors(Endings):
     def job(self, controller: str, full_name: str) -> JobCursor | None:
         """The cursor of one job; None if the poller never saw the job."""
         found = self._one(
-            f"SELECT {_JOB} FROM jobs WHERE controller = %s AND full_name = %s",  # noqa: S608
+            f"SELECT {_JOB} FROM jobs WHERE {OF_JOB}",  # noqa: S608
             (controller, full_name),
         )
         return None if found is None else _cursor(found)
@@ -83,9 +84,9 @@ class Cursors(Endings):
         now = self.clock.now_ms()
         with self._writing():
             self._many(
-                "INSERT INTO wanted_builds (controller, full_name, number, since)"
+                "INSERT INTO wanted_builds (controller, full_name, number, since)"  # noqa: S608
                 " SELECT %(controller)s, %(job)s, %(number)s, %(now)s WHERE NOT EXISTS (SELECT 1 FROM open_builds"
-                " WHERE controller = %(controller)s AND full_name = %(job)s AND number = %(number)s)"
+                f" WHERE controller = %(controller)s AND {named('full_name', '%(job)s')} AND number = %(number)s)"
                 " ON CONFLICT DO NOTHING",
                 [
                     {"controller": controller, "job": full_name, "number": number, "now": now}
@@ -110,7 +111,7 @@ class Cursors(Endings):
             self._save_open_builds(controller, progress.open_builds)
             self._add_missed(controller, progress.missed)
             self._many(
-                "DELETE FROM wanted_builds WHERE controller = %s AND full_name = %s AND number = %s",
+                f"DELETE FROM wanted_builds WHERE {OF_JOB} AND number = %s",  # noqa: S608
                 [(controller, wanted.full_name, wanted.number) for wanted in progress.no_longer_wanted],
             )
             self._save_errors(controller, progress.errors)
@@ -134,12 +135,12 @@ class Cursors(Endings):
         former = renamed.former
         key = (controller, former.full_name)
         gone = self._connection.execute(
-            "DELETE FROM jobs WHERE controller = %s AND full_name = %s AND newest_started_at IS NOT DISTINCT FROM %s",
+            f"DELETE FROM jobs WHERE {OF_JOB} AND newest_started_at IS NOT DISTINCT FROM %s",  # noqa: S608
             (*key, former.newest_started_at),
         ).rowcount
         if gone:
-            self._connection.execute("DELETE FROM open_builds WHERE controller = %s AND full_name = %s", key)
-            self._connection.execute("DELETE FROM job_errors WHERE controller = %s AND full_name = %s", key)
+            self._connection.execute(f"DELETE FROM open_builds WHERE {OF_JOB}", key)  # noqa: S608
+            self._connection.execute(f"DELETE FROM job_errors WHERE {OF_JOB}", key)  # noqa: S608
         names = [Project(JENKINS, controller, name) for name in (renamed.full_name, former.full_name)]
         ids = self._made_project_ids(names)
         self._connection.execute(
@@ -152,9 +153,7 @@ class Cursors(Endings):
 
     def _save_open_builds(self, controller: str, builds: Mapping[str, Sequence[OpenBuild]]) -> None:
         if builds:
-            self._connection.execute(
-                "DELETE FROM open_builds WHERE controller = %s AND full_name = ANY(%s)", (controller, list(builds))
-            )
+            self._connection.execute(f"DELETE FROM open_builds WHERE {OF_JOBS}", (controller, list(builds)))  # noqa: S608
         self._many(
             f"INSERT INTO open_builds (controller, full_name, {_OPEN}) VALUES (%s, %s, %s, %s, %s, %s, %s)",  # noqa: S608
             [(controller, full_name, *_row(build)) for full_name, of_job in builds.items() for build in of_job],
@@ -163,7 +162,7 @@ class Cursors(Endings):
     def _add_missed(self, controller: str, missed: Mapping[str, tuple[int, int]]) -> None:
         now = self.clock.now_ms()
         self._many(
-            f"INSERT INTO missed ({_MISSED}) VALUES (%s, %s, %s, %s, %s) ON CONFLICT (controller, full_name)"  # noqa: S608
+            f"INSERT INTO missed ({_MISSED}) VALUES (%s, %s, %s, %s, %s) ON CONFLICT ({JOB_KEY})"  # noqa: S608
             " DO UPDATE SET builds = missed.builds + excluded.builds, newest_number = excluded.newest_number,"
             " noted_at = excluded.noted_at",
             [(controller, full_name, builds, newest, now) for full_name, (builds, newest) in missed.items()],
@@ -171,9 +170,7 @@ class Cursors(Endings):
 
     def _save_errors(self, controller: str, errors: Mapping[str, JobError | None]) -> None:
         if errors:
-            self._connection.execute(
-                "DELETE FROM job_errors WHERE controller = %s AND full_name = ANY(%s)", (controller, list(errors))
-            )
+            self._connection.execute(f"DELETE FROM job_errors WHERE {OF_JOBS}", (controller, list(errors)))  # noqa: S608
         self._many(_SAVE_ERROR, [(controller, *astuple(error)) for error in errors.values() if error is not None])
 
     # ---- names, and what was reported
@@ -186,7 +183,7 @@ class Cursors(Endings):
         """Whether a deployment exists for the build of this run, under the current or a former name of its project."""
         ids = self._project_ids(self._names([run.project])[run.project])
         found = self._one(
-            "SELECT 1 FROM deployments WHERE project_id = ANY(%s) AND run = %s AND attempt = %s"
+            f"SELECT 1 FROM deployments WHERE project_id = ANY(%s) AND {named('run')} AND attempt = %s"  # noqa: S608
             " AND coalesce(build_started_at, started_at) = %s LIMIT 1",
             (list(ids.values()), run.number, run.attempt, started_at),
         )

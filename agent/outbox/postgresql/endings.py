@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.model.endings import Ended, Ending, put
+from agent.outbox.postgresql.names import OF_JOB, OF_JOBS
 from agent.outbox.postgresql.part import Part
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ class Endings(Part):
         return self._endings(controller, full_name)
 
     def _endings(self, controller: str, full_name: str, first: int = 1, last: int = _ANY_NUMBER) -> list[Ended]:
+        job = (controller, full_name)
         found = self._all(
-            f"SELECT {_ENDED} FROM endings WHERE controller = %(controller)s AND full_name = %(job)s"  # noqa: S608
-            " AND first <= %(last)s AND first >= (SELECT coalesce(max(first), 0) FROM endings"
-            " WHERE controller = %(controller)s AND full_name = %(job)s AND first <= %(first)s) ORDER BY first",
-            {"controller": controller, "job": full_name, "first": first, "last": last},
+            f"SELECT {_ENDED} FROM endings WHERE {OF_JOB} AND first <= %s"  # noqa: S608
+            f" AND first >= (SELECT coalesce(max(first), 0) FROM endings WHERE {OF_JOB} AND first <= %s)"
+            " ORDER BY first",
+            (*job, last, *job, first),
         )
         return [Ended(begin, end, Ending(ending), at) for begin, end, ending, at in found if end >= first]
 
@@ -37,7 +39,7 @@ class Endings(Part):
         known = self._endings(controller, full_name, first - 1, last + 1)
         if known:
             self._connection.execute(
-                "DELETE FROM endings WHERE controller = %s AND full_name = %s AND first = ANY(%s)",
+                f"DELETE FROM endings WHERE {OF_JOB} AND first = ANY(%s)",  # noqa: S608
                 (controller, full_name, [each.first for each in known]),
             )
         self._insert_endings(controller, full_name, put(known, ended))
@@ -51,6 +53,4 @@ class Endings(Part):
     def _delete_endings(self, controller: str, full_names: Iterable[str]) -> None:
         names = list(full_names)
         if names:
-            self._connection.execute(
-                "DELETE FROM endings WHERE controller = %s AND full_name = ANY(%s)", (controller, names)
-            )
+            self._connection.execute(f"DELETE FROM endings WHERE {OF_JOBS}", (controller, names))  # noqa: S608

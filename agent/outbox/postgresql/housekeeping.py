@@ -13,6 +13,7 @@ from agent.outbox.postgresql.endings import Endings
 from agent.outbox.postgresql.hooks import Hooks
 from agent.outbox.postgresql.loading import lock_of
 from agent.outbox.postgresql.part import MOST_DIGITS
+from agent.outbox.postgresql.shared import Moved
 from agent.outbox.postgresql.weeks import Weeks
 from agent.outbox.rows import id_hash
 
@@ -34,16 +35,18 @@ HOUR_MS = 3_600_000
 TRUSTED_DRIFT_MS = 3_600_000
 # Only one agent at a time does this work.
 _ALONE = 0x48_49_56_45_4D
-_ASKED = "unnest(%s::bigint[], %s::text[]) AS asked (project_id, run)"
-_FACTS = f"SELECT project_id, run, attempt, kind, received_at FROM facts JOIN {_ASKED} USING (project_id, run)"  # noqa: S608
+_ASKED = "unnest(%s::bigint[], %s::text[]) AS asked (its_project, its_run)"
+_SAME = "project_id = its_project AND name_key(run) = name_key(its_run)"
+_FACTS = f"SELECT project_id, run, attempt, kind, received_at FROM facts JOIN {_ASKED} ON {_SAME}"  # noqa: S608
 _DEPLOYMENTS = (
     "SELECT project_id, run, attempt, state, created_at, coalesce(settled_at, created_at)"  # noqa: S608
-    f" FROM deployments JOIN {_ASKED} USING (project_id, run)"
+    f" FROM deployments JOIN {_ASKED} ON {_SAME}"
 )
 _BUILDS = (
     "SELECT p.id, asked.run FROM unnest(%s::bigint[], %s::text[], %s::bigint[]) AS asked (project_id, run, number)"
     " JOIN projects AS p ON p.id = asked.project_id AND p.provider = 'jenkins'"
-    " JOIN {table} AS b ON b.controller = p.scope AND b.full_name = p.name AND b.number = asked.number"
+    " JOIN {table} AS b ON b.controller = p.scope AND name_key(b.full_name) = name_key(p.name)"
+    " AND b.number = asked.number"
 )
 _ADD_UP = """
 WITH gone AS (
@@ -61,7 +64,7 @@ WITH gone AS (
 ), of_weeks AS (
     INSERT INTO weeks (environment, repo_url, week)
         SELECT DISTINCT environment, repo_url, week FROM gone WHERE week IS NOT NULL
-        ON CONFLICT (environment, repo_url, week) DO UPDATE SET body = NULL
+        ON CONFLICT (name_key(environment), name_key(repo_url), week) DO UPDATE SET body = NULL
 ) SELECT count(*) FROM gone
 """
 
@@ -95,6 +98,7 @@ class Housekeeping(Endings, Weeks, Hooks):
             self._prune_deployments(now, keep.deployments_ms),
             self._prune_ids(now, keep.ids_ms),
             self._prune_hooks(now),
+            Moved(self._connection).forget(),
         )
         self._prune_old("set_aside", "at", now - keep.bodies_ms)
         self._prune_old("hours", "hour", (now - keep.deployments_ms) // HOUR_MS)
@@ -205,7 +209,7 @@ class Housekeeping(Endings, Weeks, Hooks):
             return
         values = [list(column) for column in zip(*together, strict=True)]
         asked = "unnest(%s::bigint[], %s::text[], %s::integer[]) AS asked (project_id, run, attempt)"
-        same = "t.project_id = asked.project_id AND t.run = asked.run AND t.attempt = asked.attempt"
+        same = "t.project_id = asked.project_id AND name_key(t.run) = name_key(asked.run) AND t.attempt = asked.attempt"
         self._connection.execute(
             f"DELETE FROM attempts USING deployments AS t, {asked} WHERE attempts.deployment = t.id AND {same}",  # noqa: S608
             values,

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from agent.model.keys import Project, Run
     from agent.outbox.rows import Place
 
-_ASKED = "unnest(%s::bigint[], %s::text[]) AS asked (project_id, run)"
-_FACTS = f"SELECT {rows.FACT_COLUMNS} FROM facts JOIN {_ASKED} USING (project_id, run) ORDER BY id"  # noqa: S608
-_DEPLOYMENTS = f"SELECT {rows.COLUMNS} FROM deployments JOIN {_ASKED} USING (project_id, run) ORDER BY id"  # noqa: S608
+_ASKED = "unnest(%s::bigint[], %s::text[]) AS asked (its_project, its_run)"
+_SAME = "project_id = its_project AND name_key(run) = name_key(its_run)"
+_FACTS = f"SELECT {rows.FACT_COLUMNS} FROM facts JOIN {_ASKED} ON {_SAME} ORDER BY id"  # noqa: S608
+_DEPLOYMENTS = f"SELECT {rows.COLUMNS} FROM deployments JOIN {_ASKED} ON {_SAME} ORDER BY id"  # noqa: S608
 _OPEN = (
     "SELECT controller, full_name, number, started_at, first_seen_at FROM open_builds"
-    " JOIN unnest(%s::text[], %s::text[], %s::bigint[]) AS asked (controller, full_name, number)"
-    " USING (controller, full_name, number) WHERE started_at IS NOT NULL"
+    " JOIN unnest(%s::text[], %s::text[], %s::bigint[]) AS asked (its_controller, its_name, its_number)"
+    " ON controller = its_controller AND name_key(full_name) = name_key(its_name) AND number = its_number"
+    " WHERE started_at IS NOT NULL"
 )
 # So many locks protect the runs of a controller. PostgreSQL has room for a few thousand in all.
 _LOCKS = 64

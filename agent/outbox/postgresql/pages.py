@@ -21,6 +21,7 @@ from agent.outbox.postgresql.conditions import (
     of_text,
 )
 from agent.outbox.postgresql.looking import Looking
+from agent.outbox.postgresql.names import KEY_BEGIN
 from agent.outbox.values import NOT_COUNTED, Counted, Found, Hour, Names, Page, Recent
 
 if TYPE_CHECKING:
@@ -34,18 +35,36 @@ WALKED = 60_000
 MOST_RECENT = 10_000
 _MOST_PLACES = 20_000
 _OTHERS = tuple(state for state in State if state is not State.DELIVERED)
-# Each name is found in the index after the one before.
+# Each key of a name is found in the index after the one before.
+_E, _R = "name_key(environment)", "name_key(repo_url)"
 _ENVIRONMENTS = (
-    "e (e) AS ((SELECT min(environment) FROM deployments) UNION ALL"
-    " SELECT (SELECT min(environment) FROM deployments WHERE environment > e.e) FROM e WHERE e.e IS NOT NULL)"
+    f"e (e) AS ((SELECT min({_E}) FROM deployments) UNION ALL"  # noqa: S608
+    f" SELECT (SELECT min({_E}) FROM deployments WHERE {_E} > e.e) FROM e WHERE e.e IS NOT NULL)"
 )
 _REPOSITORIES = (
-    "p (e, r) AS (SELECT e.e, (SELECT min(repo_url) FROM deployments WHERE environment = e.e) FROM e"
-    " WHERE e.e IS NOT NULL UNION ALL SELECT p.e, (SELECT min(repo_url) FROM deployments"
-    " WHERE environment = p.e AND repo_url > p.r) FROM p WHERE p.r IS NOT NULL),"
-    " n (r) AS ((SELECT min(repo_url) FROM deployments WHERE environment IS NULL) UNION ALL"
-    " SELECT (SELECT min(repo_url) FROM deployments WHERE environment IS NULL AND repo_url > n.r) FROM n"
+    f"p (e, r) AS (SELECT e.e, (SELECT min({_R}) FROM deployments WHERE {_E} = e.e) FROM e"  # noqa: S608
+    f" WHERE e.e IS NOT NULL UNION ALL SELECT p.e, (SELECT min({_R}) FROM deployments"
+    f" WHERE {_E} = p.e AND {_R} > p.r) FROM p WHERE p.r IS NOT NULL),"
+    f" n (r) AS ((SELECT min({_R}) FROM deployments WHERE {_E} IS NULL) UNION ALL"
+    f" SELECT (SELECT min({_R}) FROM deployments WHERE {_E} IS NULL AND {_R} > n.r) FROM n"
     " WHERE n.r IS NOT NULL)"
+)
+
+
+def _name_of(key: str, column: str, condition: str) -> str:
+    """The name with this key, which is another text only if it is long."""
+    found = f"SELECT {column} FROM deployments WHERE {condition} LIMIT 1"  # noqa: S608
+    return f"CASE WHEN length({key}) <= {KEY_BEGIN} THEN {key} ELSE ({found}) END"
+
+
+_NAMES = (
+    f"WITH RECURSIVE {_ENVIRONMENTS}, {_REPOSITORIES}"  # noqa: S608
+    f" (SELECT 'e', {_name_of('e', 'environment', f'{_E} = e')} FROM (SELECT e FROM e LIMIT {_MOST_PLACES}) AS e"
+    " WHERE e > '' ORDER BY e LIMIT %(most)s)"
+    " UNION ALL (SELECT DISTINCT 'r', r FROM"
+    f" ((SELECT {_name_of('r', 'repo_url', f'{_E} = e AND {_R} = r')} AS r FROM p LIMIT {_MOST_PLACES}) UNION ALL"
+    f" (SELECT {_name_of('r', 'repo_url', f'{_E} IS NULL AND {_R} = r')} FROM n LIMIT {_MOST_PLACES})) AS r"
+    " WHERE r > '' ORDER BY r LIMIT %(most)s)"
 )
 
 
@@ -131,7 +150,7 @@ class Pages(Looking):
             if which.environment is None and which.repo_url is not None:
                 sql = f"WITH RECURSIVE {_ENVIRONMENTS} SELECT e FROM e WHERE e IS NOT NULL LIMIT %s"  # noqa: S608
                 names = [name for (name,) in self._all(sql, (_MOST_PLACES,))]
-                place.append(Condition("(environment = ANY(%s) OR environment IS NULL)", (names,)))
+                place.append(Condition(f"({_E} = ANY(%s) OR {_E} IS NULL)", (names,)))
             found.append(joined(place))
         return [each for each in found if each.values]
 
@@ -168,14 +187,7 @@ class Pages(Looking):
     def names(self, at_most: int = 1_000) -> Names:
         """The environments and the repositories of all deployments, each in order: at most so many of each."""
         # A repository is found once for each environment that it has.
-        found = self._all(
-            f"WITH RECURSIVE {_ENVIRONMENTS}, {_REPOSITORIES}"  # noqa: S608
-            f" (SELECT 'e', e FROM (SELECT e FROM e LIMIT {_MOST_PLACES}) AS e WHERE e > '' ORDER BY e LIMIT %(most)s)"
-            " UNION ALL (SELECT DISTINCT 'r', r FROM"
-            f" ((SELECT r FROM p LIMIT {_MOST_PLACES}) UNION ALL (SELECT r FROM n LIMIT {_MOST_PLACES})) AS r"
-            " WHERE r > '' ORDER BY r LIMIT %(most)s)",
-            {"most": at_most},
-        )
+        found = self._all(_NAMES, {"most": at_most})
         environments, repositories = (sorted(name for kind, name in found if kind == which) for which in "er")
         return Names(environments, repositories)
 

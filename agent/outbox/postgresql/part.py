@@ -29,7 +29,8 @@ _PROJECTS = 20_000
 _BY_NAME = (
     "SELECT p.provider, p.scope, p.name, p.id FROM projects AS p"
     " JOIN unnest(%s::text[], %s::text[], %s::text[]) AS asked (provider, scope, name)"
-    " USING (provider, scope, name)"
+    " ON name_key(p.provider) = name_key(asked.provider) AND name_key(p.scope) = name_key(asked.scope)"
+    " AND name_key(p.name) = name_key(asked.name)"
 )
 _INSERT = (
     "INSERT INTO projects (provider, scope, name) SELECT * FROM unnest(%s::text[], %s::text[], %s::text[])"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # How long it is known that a report was moved up. Its agent tries again within seconds after it reaches the database.
 _REMEMBERED_MS = 30 * 86_400_000
+# So many are forgotten in one statement.
+_AT_ONCE = 1_000
 
 _PROBE = "UPDATE probe SET until = now_ms() + %s WHERE until <= now_ms() RETURNING 1"
 # The usual leaky bucket: each request is due one interval after the previous one, and ``burst`` may be early.
@@ -22,6 +24,11 @@ _RESERVE = """
 UPDATE rate SET free_at = greatest(free_at, now_ms()) + %(interval)s
     RETURNING greatest(0, free_at - now_ms() - %(interval)s * %(burst)s)
 """
+# now_ms() is called once: with a volatile condition the index would not be used.
+_FORGET = (
+    "DELETE FROM moved_reports WHERE origin IN (SELECT origin FROM moved_reports WHERE at < (SELECT now_ms() - %s)"
+    " ORDER BY at LIMIT %s)"
+)
 
 
 class Shared:
@@ -69,10 +76,10 @@ class Moved:
                 (_origin(report),),
             )
 
-    def forget(self) -> None:
-        """Delete what no agent will try again."""
+    def forget(self) -> bool:
+        """Delete a few that no agent will try again; True if there may be more."""
         with self._connection.words():
-            self._connection.execute("DELETE FROM moved_reports WHERE at < now_ms() - %s", (_REMEMBERED_MS,))
+            return self._connection.execute(_FORGET, (_REMEMBERED_MS, _AT_ONCE)).rowcount == _AT_ONCE
 
 
 def _origin(report: StoredReport) -> bytes:

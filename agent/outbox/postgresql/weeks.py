@@ -15,6 +15,7 @@ import psycopg
 
 from agent.model.weeks import begin_of, week_of
 from agent.outbox.postgresql.errors import in_words
+from agent.outbox.postgresql.names import named
 from agent.outbox.postgresql.part import Part
 from agent.outbox.rows import STATUSES
 from agent.outbox.tally import DeployedWeek, Sums, sums_of
@@ -52,7 +53,7 @@ class Weeks(Part):
 
         They are read through a connection of their own until the iterator is exhausted or closed.
         """
-        given = {"environment = %s": environment, "repo_url = %s": repo_url}
+        given = {named("environment"): environment, named("repo_url"): repo_url}
         conditions = {sql: value for sql, value in given.items() if value is not None}
         sql = " AND ".join([_SPAN, *conditions])
         with self._reading() as connection:
@@ -67,7 +68,7 @@ class Weeks(Part):
         if "" in (environment, repo_url):  # sums do not distinguish '' and NULL
             yield from self.deployed(since, until, environment=environment, repo_url=repo_url)
             return
-        given = {"environment = %s": environment, "repo_url = %s": repo_url}
+        given = {named("environment"): environment, named("repo_url"): repo_url}
         conditions = {sql: value for sql, value in given.items() if value is not None}
         within = " AND ".join(["week >= %s", "week <= %s", *conditions])
         values = (week_of(since), week_of(until - 1), *conditions.values())
@@ -120,7 +121,7 @@ class Weeks(Part):
                 place = (environment, repo_url)
                 rows = list(_rows(self._connection.usual(), place, begin_of(week), begin_of(week + 1)))
                 read += len(rows)
-                key = "environment = %s AND repo_url = %s AND week = %s"
+                key = f"{named('environment')} AND {named('repo_url')} AND week = %s"
                 if rows:
                     rows.sort(key=lambda row: (row.ended_at, row.number))
                     body = _ENCODE(sums_of(rows))
@@ -157,7 +158,7 @@ def _of_place(
 def _rows(connection: psycopg.Connection[Row], place: tuple[str, str], since: int, until: int) -> Iterator[Deployed]:
     """The deployments of a place. '' is also no environment and no repository."""
     environment, repo_url = place
-    texts = [_SPAN, *(f"{column} = %s" if name else f"({column} = '' OR {column} IS NULL)"
+    texts = [_SPAN, *(named(column) if name else f"(name_key({column}) = '' OR name_key({column}) IS NULL)"
              for column, name in (("environment", environment), ("repo_url", repo_url)))]  # fmt: skip
     values = (since, until, *(name for name in place if name))
     yield from _deployed(connection, f"{' AND '.join(texts)} ORDER BY ended_at, id", values)
