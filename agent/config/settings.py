@@ -278,6 +278,10 @@ class WebhookSettings:
         """Whether deployments of this project are not wanted."""
         return self.projects is not None and not any(each.match(project) is not None for each in self.projects)
 
+    def is_only_project(self, project: str) -> bool:
+        """Whether ``projects`` is this one name."""
+        return [each.text for each in self.projects or ()] == [project]
+
     def refuses_environment(self, environment: str) -> bool:
         """Whether deployments to this environment are not wanted."""
         return self.environments is not None and not any(

@@ -36,6 +36,7 @@ from agent.sources.reports.accept import Reports
 from agent.sources.reports.inbox import take_batch
 from agent.sources.reports.kept import LocalInbox
 from agent.sources.reports.spool import Spool
+from agent.sources.webhooks.gaps.completion import Completion
 from agent.sources.webhooks.gaps.repair import GapRepair
 from agent.sources.webhooks.gaps.streams import subjects
 from agent.sources.webhooks.platforms import READERS
@@ -268,7 +269,7 @@ async def assembled(settings: Settings, clock: Clock, me: Agent | None = None) -
             settings=settings,
             looking=await opener.outbox("monitoring"),
             pages=None if settings.web is None else await opener.pages(),
-            hooks=None if settings.webhooks is None else await opener.hooks(),
+            hooks=None if settings.webhooks is None else await opener.hooks(settings.webhooks),
             gaps=None if settings.webhooks is None else await opener.gaps(settings.webhooks),
             notifier=None
             if settings.notify is None
@@ -308,10 +309,11 @@ class _Opener:
         ingest = Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms)
         return PageParts(reading=await self.outbox("pages", read_only=True), changing=(ingest, off_loop))
 
-    async def hooks(self) -> HookStorage:
+    async def hooks(self, webhooks: WebhooksSettings) -> HookStorage:
         outbox, off_loop = await self.outbox("webhooks")
         ingest = Ingest(outbox, rules_of(self.settings), self.settings.hold_for_ms)
-        return HookStorage(Reports(self.settings, ingest), off_loop)
+        completion = await self.stack.enter_async_context(Completion(webhooks.hooks, self.clock))
+        return HookStorage(Reports(self.settings, ingest), off_loop, completion)
 
     async def gaps(self, webhooks: WebhooksSettings) -> GapRepair | None:
         if not subjects(webhooks.hooks):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent.config.settings import WebhookSettings
     from agent.outbox.offloop import OffLoop
     from agent.sources.reports.accept import Reports, Taken
+    from agent.sources.webhooks.gaps.completion import Completion
     from agent.sources.webhooks.values import Delivery, Meaning
 
 # A repeated delivery with one of these gets the same answer. Others are read again: a rule may have been added.
@@ -39,14 +40,17 @@ _TOGETHER = 32
 class HookStorage:
     """Stores deliveries on a connection of its own, those that wait together in one transaction."""
 
-    def __init__(self, reports: Reports, off_loop: OffLoop) -> None:
+    def __init__(self, reports: Reports, off_loop: OffLoop, completion: Completion | None = None) -> None:
         self._reports = reports
         self._off_loop = off_loop
+        self._completion = completion
         self._waiting: list[tuple[Arrived, asyncio.Future[HookDelivery]]] = []
         self._work: asyncio.Task[None] | None = None
 
     async def accept(self, hook: WebhookSettings, delivery: Delivery, meaning: Meaning | Invalid) -> HookDelivery:
         """Store a delivery; it is on the disk when this returns. Raises :class:`agent.outbox.values.OutboxError`."""
+        if self._completion is not None:
+            meaning = await self._completion.completed(hook, delivery, meaning)
         stored: asyncio.Future[HookDelivery] = asyncio.get_running_loop().create_future()
         self._waiting.append((Arrived(hook, delivery, meaning), stored))
         if self._work is None or self._work.done():

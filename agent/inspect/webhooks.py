@@ -130,4 +130,13 @@ def _repair(hook: WebhookSettings, subject: str) -> list[Finding]:
         return [Finding(Level.WARNING, subject, words)]
     if hook.api_token is not None and hook.api_token.problem is not None:
         return [Finding(Level.WARNING, subject, f"missed deployments cannot be asked for: {hook.api_token.problem}")]
+    if hook.platform.startswith("argo") and hook.repair:
+        return [Finding(Level.WARNING, subject, "repair: Argo has no list of past deployments, and is not asked")]
+    others = [each for each in hook.repair if hook.platform == "azure_devops" and not hook.is_only_project(each)]
+    if others:
+        words = (
+            f"missed deployments of {others[0]} cannot be asked for, because its webhooks have other ids: set projects = "
+            f'["{others[0]}"] in a [[webhook]] of its own'
+        )
+        return [Finding(Level.WARNING, subject, words)]
     return []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from agent.config.credentials import Token
+from agent.config.rules import Pattern
 from agent.config.settings import WebhookSettings
 from agent.sandbox.platforms import LocalPlatform
 from agent.sandbox.server import LocalServer
@@ -34,9 +35,10 @@ class World:
     steps: list[Step] = field(default_factory=list)
 
     def subject(self, stream: str = "", **hook: Any) -> Subject:
-        """The first stream, or the one of this name."""
+        """The stream of CI jobs, or the one of this name."""
         found = subjects([replace(self.hook, **hook)])
-        return next(each for each in found if stream in ("", each.stream))
+        wanted = (stream,) if stream else ("deployments", "pipelines", "runs")
+        return next(each for each in found if each.stream in wanted)
 
     def read(self, cursor: Cursor, stream: str = "", **hook: Any) -> list[Step]:
         """All steps of one look. They are in ``steps`` too if the look ends with an error."""
@@ -67,4 +69,6 @@ def world(kind: Platform, clock: FakeClock | None = None, **hook: Any) -> Iterat
             api_token=Token("sandbox-token"),
             repair=("acme/shop",),
         )
+        if kind == "azure_devops":
+            settings = replace(settings, projects=(Pattern.parse("acme/shop"),))
         yield World(platform, server, replace(settings, **hook), clock)

@@ -48,6 +48,10 @@ def test_a_complete_webhook_is_ok(tmp_path: Path) -> None:
         (LISTEN + GITHUB + 'api_token_file = "secret"\n', "warning", "repair names no project"),
         (LISTEN + GITHUB + 'repair = ["acme/shop"]\napi_token_file = "gone"\n', "warning",
          "missed deployments cannot be asked for: cannot read "),
+        (LISTEN + GITHUB.replace('"github"', '"azure_devops"') + 'repair = ["acme/shop"]\napi_token_file = "secret"\n',
+         "warning", 'set projects = ["acme/shop"] in a [[webhook]] of its own'),
+        (LISTEN + GITHUB.replace('"github"', '"argocd"') + 'repair = ["argocd/shop"]\napi_token_file = "secret"\n',
+         "warning", "Argo has no list of past deployments"),
     ],
 )  # fmt: skip
 def test_what_a_webhook_lacks_is_said_with_what_to_do(tmp_path: Path, text: str, level: str, words: str) -> None:

@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl
 
 from agent.sandbox.hivel.answers import json_answer
 from agent.sandbox.jenkins.local import wall_clock_ms
-from agent.sandbox.platforms import circleci, github, gitlab
-from agent.sandbox.platforms.model import Deployed
+from agent.sandbox.platforms import azure, circleci, github, gitlab
+from agent.sandbox.platforms.model import Deployed, Page
 from agent.sandbox.platforms.sending import send
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.config.settings import Platform
 
 # Each module has ``answer`` and ``webhooks``.
-_KINDS: dict[str, ModuleType] = {"github": github, "gitlab": gitlab, "circleci": circleci}
+_KINDS: dict[str, ModuleType] = {"github": github, "gitlab": gitlab, "circleci": circleci, "azure_devops": azure}
 KINDS = tuple(_KINDS)
 _DURATION_MS = 60_000
 
@@ -133,7 +133,9 @@ class LocalPlatform:
             return json_answer({"message": f"invalid parameter: {error}"}, 400)
         if content is None:
             return json_answer({"message": "Not Found"}, 404)
-        response = json_answer(content)
+        page = content if isinstance(content, Page) else Page(content, {})
+        response = json_answer(page.content)
+        response.headers.update(page.headers)
         if self._left is not None:
             response.headers["x-ratelimit-remaining"] = str(self._left)
             response.headers["x-ratelimit-reset"] = str(self._reset_at // 1000)

@@ -63,6 +63,14 @@ class Webhook:
     body: object
 
 
+@dataclass(frozen=True)
+class Page:
+    """The JSON of an answer, with headers."""
+
+    content: object
+    headers: Mapping[str, str]
+
+
 def seconds(ms: int) -> str:
     """A time as GitHub and others write it: ``2026-11-23T12:00:00Z``."""
     return rfc3339(ms)[:19] + "Z"

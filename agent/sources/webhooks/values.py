@@ -48,9 +48,13 @@ class Started:
 
 @dataclass(frozen=True)
 class Ignored:
-    """The delivery is valid, and no deployment ended. ``reason``: for the platform's log and for people."""
+    """The delivery is valid, and no deployment ended. ``reason``: for the platform's log and for people.
+
+    ``lacks``: a deployment ended, and neither the body nor a rule has what an event needs.
+    """
 
     reason: str
+    lacks: bool = False
 
 
 @dataclass(frozen=True)

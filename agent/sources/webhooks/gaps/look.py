@@ -10,7 +10,6 @@ import structlog
 
 from agent.model.secrets import redact
 from agent.sources.webhooks.gaps.errors import ApiError, SpentError, WaitError
-from agent.sources.webhooks.values import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +119,7 @@ async def _take(seen: Seen, step: Step, hook: WebhookSettings, reader: Reader, s
     problem = step.problem
     if step.deliveries and step.ended_at >= seen.cursor.begun:
         try:
-            webhooks = [(delivery, _completed(reader(delivery, hook), step)) for delivery in step.deliveries]
+            webhooks = [(delivery, reader(delivery, hook)) for delivery in step.deliveries]
         except ValueError as error:
             problem = str(error)
         else:
@@ -130,13 +129,6 @@ async def _take(seen: Seen, step: Step, hook: WebhookSettings, reader: Reader, s
     if problem:
         seen.problems.append(redact(problem))
     seen.cursor = step.cursor
-
-
-def _completed(meaning: Meaning, step: Step) -> Meaning:
-    """With what the webhook lacks and the API knows."""
-    if not isinstance(meaning, Ended):
-        return meaning
-    return Ended({**step.lacking, **meaning.report}, meaning.start)
 
 
 def tell(subject: Subject, seen: Seen) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.sources.webhooks.gaps import circleci, github, gitlab
+from agent.sources.webhooks.gaps import azure, circleci, github, gitlab
 from agent.sources.webhooks.gaps.look import Subject
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ _STREAMS: dict[str, tuple[dict[str, Stream], dict[str, Stream]]] = {
     "github": ({"deployments": github.deployments}, {"workflow runs": github.workflow_runs}),
     "gitlab": ({"deployments": gitlab.deployments}, {}),
     "circleci": ({}, {"pipelines": circleci.pipelines}),
+    "azure_devops": ({"releases": azure.releases}, {"runs": azure.runs}),
 }
 PLATFORMS = frozenset(_STREAMS)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.model.times import parse_moment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
 
     from agent.model.part import Part
     from agent.sources.webhooks.gaps.api import Api
@@ -46,14 +46,12 @@ class Step:
 
     ``deliveries``: the webhooks that the platform would have sent about it, oldest first; empty if it has not ended.
     ``ended_at``: when it ended. ``cursor``: the position once this step is stored. ``problem``: why it cannot be read.
-    ``lacking``: fields of the report that the webhooks lack.
     """
 
     cursor: Cursor
     deliveries: tuple[Delivery, ...] = ()
     ended_at: int = 0
     problem: str = ""
-    lacking: Mapping[str, str] = field(default_factory=dict)
 
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent.model.part import Part
     from agent.sources.webhooks.values import Delivery, Meaning
 
+_STAGE, _RUN = "ms.vss-pipelines.stage-state-changed-event", "ms.vss-pipelines.run-state-changed-event"
 _DETAILS = "set 'Resource details to send' of the service hook to All"
 # A stage without a name in the YAML file.
 _UNNAMED = "__default"
@@ -53,6 +54,19 @@ def read(delivery: Delivery, hook: WebhookSettings) -> Meaning:
 # ---- stages and runs of YAML pipelines
 
 
+def run_of(body: Part, hook: WebhookSettings) -> tuple[str, str] | None:
+    """The project and the id of the run that a stage or a run is about; None for other events.
+
+    Raises :class:`ValueError` for a body of another shape.
+    """
+    if body.text("eventType") not in (_STAGE, _RUN):
+        return None
+    resource = body.at("resource")
+    pages = [resource.text(f"{part}._links.web.href") for part in ("stage", "run")]
+    addresses = [resource.text(f"{part}.url") for part in ("run", "pipeline")]
+    return _project(body, hook, *pages, *addresses).path, required(resource.at("run"), "id")
+
+
 def _stage(body: Part, hook: WebhookSettings) -> Meaning:
     resource = body.at("resource")
     stage, run, pipeline = (resource.at(name) for name in ("stage", "run", "pipeline"))
@@ -70,7 +84,7 @@ def _stage(body: Part, hook: WebhookSettings) -> Meaning:
         "logs_url": stage.text("_links.web.href") or _results(project, run_id),
         "start_time": time(stage, "startTime"),
         "end_time": time(stage, "finishTime") or time(body, "createdDate"),
-        **azure_source.of_repositories(resource),
+        **azure_source.of_run(resource),
     }
     names = (name, f"{job}/{name}")
     if state == "running" and at is not None and hook.rule_of(project.path, *names) is not None:
@@ -97,7 +111,7 @@ def _run(body: Part, hook: WebhookSettings) -> Meaning:
         "logs_url": run.text("_links.web.href") or _results(project, run_id),
         "start_time": time(run, "createdDate"),
         "end_time": time(run, "finishedDate") or time(body, "createdDate"),
-        **azure_source.of_repositories(resource),
+        **azure_source.of_run(resource),
     }
     if state != "completed":
         return Ignored(f"the run is not over: resource.run.state is {state}")
@@ -244,8 +258,8 @@ def _results(project: _Project, build_id: str) -> str:
 
 
 _READERS: dict[str, Callable[[Part, WebhookSettings], Meaning]] = {
-    "ms.vss-pipelines.stage-state-changed-event": _stage,
-    "ms.vss-pipelines.run-state-changed-event": _run,
+    _STAGE: _stage,
+    _RUN: _run,
     "build.complete": _build,
     "ms.vss-release.deployment-started-event": _release_started,
     "ms.vss-release.deployment-completed-event": _release_ended,

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.sources.webhooks.values import filled
+
 if TYPE_CHECKING:
     from agent.model.part import Part
 
 _GITHUB_API = "https://api.github.com/repos/"
 
 
-def of_repositories(resource: Part) -> dict[str, str]:
-    """Of a stage or run: the repository, if the pipeline has one only. Older bodies have none."""
+def of_run(resource: Part) -> dict[str, str]:
+    """Of a stage or run: the repository, if the pipeline has one only. Older bodies have none.
+
+    ``build``: what the API says about the run. Azure DevOps does not send it.
+    """
     urls = {repository.text("url") for repository in resource.items("repositories")}
-    return {"repo_url": _page(urls.pop()) if len(urls) == 1 else ""}
+    repository = {"repo_url": _page(urls.pop()) if len(urls) == 1 else ""}
+    return repository | filled(of_build(resource.at("build")))
 
 
 def of_build(build: Part) -> dict[str, str]:
@@ -24,7 +30,7 @@ def of_build(build: Part) -> dict[str, str]:
         ref, _, commit = rest.rpartition(":") if system in ("LG", "GH") else ("", "", "")
     trigger = build.at("triggerInfo")
     return {
-        "repo_url": _page(build.text("repository.url")),
+        "repo_url": _page(build.text("repository.url")) or _on_github(build.at("repository")),
         "branch": _branch(trigger.member("pr.sourceBranch").scalar() or ref),
         "commit_hash": commit,
         "pr_number": trigger.member("pr.number").scalar() or _pull_request(ref),
@@ -47,6 +53,12 @@ def of_release(resource: Part) -> dict[str, str]:
 def _page(url: str) -> str:
     """The address of a repository; for GitHub, bodies have that of the API."""
     return f"https://github.com/{url.removeprefix(_GITHUB_API)}" if url.startswith(_GITHUB_API) else url
+
+
+def _on_github(repository: Part) -> str:
+    """The API has only the name of a repository on GitHub."""
+    name = repository.text("id")
+    return f"https://github.com/{name}" if repository.text("type") == "GitHub" and name.count("/") == 1 else ""
 
 
 def _branch(ref: str) -> str:

@@ -44,9 +44,8 @@ def ended(
     if hook.refuses_environment(environment := fields.get("environment", "")):
         return Ignored(f"environment {environment or '(none)'} is not in environments of the webhook")
     if problem := _problem(fields):
-        return Ignored(
-            f"the event has {problem}; give what it lacks in a [[webhook.rule]] of {hook.name} for {project}"
-        )
+        advice = f"give what it lacks in a [[webhook.rule]] of {hook.name} for {project}"
+        return Ignored(f"the event has {problem}; {advice}", lacks=True)
     if fields["status"].lower() not in known_words(Provider(fields["provider"])):
         fields["status"] = "unknown"  # a word that the platform introduced later
     for name in ("repo_url", "logs_url"):
