@@ -135,7 +135,7 @@ def _repair(hook: WebhookSettings, subject: str) -> list[Finding]:
     others = [each for each in hook.repair if hook.platform == "azure_devops" and not hook.is_only_project(each)]
     if others:
         words = (
-            f"missed deployments of {others[0]} cannot be asked for, because its webhooks have other ids: set projects = "
+            f"missed deployments of {others[0]} cannot be asked for, because webhooks have other ids: set projects = "
             f'["{others[0]}"] in a [[webhook]] of its own'
         )
         return [Finding(Level.WARNING, subject, words)]

@@ -107,7 +107,7 @@ def _case(platform: Platform, table: dict[str, Any], each: dict[str, Any], repor
 
 def _meaning(each: dict[str, Any], reports: dict[str, dict[str, str]]) -> Meaning | None:
     if "ignored" in each:
-        return Ignored(each["ignored"])
+        return Ignored(each["ignored"], lacks=each.get("lacks", False))
     if "started" in each:
         return Started(each["started"]["key"], parse_moment(each["started"]["at"]))
     if "error" in each:
