@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from agent.sandbox.hivel import LocalHivel
-from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
 from tests.integration.support import REPO, Agent, wait_until
+from tests.postgresql.controllers import TOKEN, Controllers
 
 if TYPE_CHECKING:
     from pathlib import Path
     from subprocess import Popen
 
+    from agent.sandbox.jenkins import LocalJenkins
     from tests.postgresql.cluster import Cluster
 
 JOB = "deploy/shop"
@@ -54,19 +55,20 @@ JENKINS = """
 [[jenkins]]
 name = "{name}"
 url = "{url}"
-username = "hivel-agent"
+username = "{user}"
 token_file = "jenkins.token"
-poll_interval = "200ms"
+poll_interval = "{poll_interval}"
 since = "2020-01-01"
 """
 
 
 @dataclass
 class Running:
-    """An agent and its process."""
+    """An agent and its process. ``user``: as whom this process polls."""
 
     agent: Agent
     process: Popen[str]
+    user: str
 
     @property
     def name(self) -> str:
@@ -100,7 +102,7 @@ class Running:
 
 @dataclass
 class Fleet:
-    """``url``: how the agents reach the database; a proxy can be in between."""
+    """``url``: how the agents reach the database; a proxy can be in between. ``extra``: TOML at the configuration's end."""
 
     folder: Path
     cluster: Cluster
@@ -108,23 +110,25 @@ class Fleet:
     url: str
     controllers: int = 2
     lease_s: float = LEASE_S
-    jenkins: dict[str, LocalJenkins] = field(default_factory=dict)
+    poll_interval: str = "200ms"
+    extra: str = ""
     hivel: LocalHivel = field(default_factory=LocalHivel)
     running: list[Running] = field(default_factory=list)
+    starts: int = 0
 
     def __enter__(self) -> Fleet:
         self._stack = ExitStack()
-        self._hivel_url = self._stack.enter_context(LocalServer(self.hivel.app)).url
+        self.hivel_server = self._stack.enter_context(LocalServer(self.hivel.app))
         self._stack.callback(self.hivel.close)
-        tables = []
-        for number in range(self.controllers):
-            name = f"jenkins-{number}"
-            jenkins = self.jenkins[name] = LocalJenkins()
+        self.front = Controllers(f"jenkins-{number}" for number in range(self.controllers))
+        self._front_url = self._stack.enter_context(LocalServer(self.front)).url
+        for jenkins in self.jenkins.values():
             jenkins.add_job(JOB)
-            url = self._stack.enter_context(LocalServer(jenkins.app)).url
-            tables.append(JENKINS.format(name=name, url=url))
-        self._tables = "".join(tables)
         return self
+
+    @property
+    def jenkins(self) -> dict[str, LocalJenkins]:
+        return self.front.jenkins
 
     def __exit__(self, *_: object) -> None:
         for each in self.running:
@@ -137,15 +141,13 @@ class Fleet:
         folder.mkdir(exist_ok=True)
         agent = Agent(folder)
         (folder / "agent.log").unlink(missing_ok=True)
-        agent.config.write_text(
-            CONFIG.format(
-                hivel=self._hivel_url, jenkins=self._tables, url=self.url, lease=f"{round(self.lease_s * 1000)}ms"
-            )
-        )
+        self.starts += 1
+        user = f"{name}-{self.starts}"
+        agent.config.write_text(self._configuration(user))
         for token in ("hivel.token", "jenkins.token"):
-            (folder / token).write_text("sandbox-token\n")
+            (folder / token).write_text(f"{TOKEN}\n")
             (folder / token).chmod(0o600)
-        running = Running(agent, agent.start(**environment))
+        running = Running(agent, agent.start(**environment), user)
         self.running.append(running)
         if wait:
             wait_until(
@@ -153,6 +155,16 @@ class Fleet:
             )
             assert running.process.poll() is None, agent.log()
         return running
+
+    def _configuration(self, user: str) -> str:
+        tables = [
+            JENKINS.format(name=name, url=f"{self._front_url}/{name}", user=user, poll_interval=self.poll_interval)
+            for name in self.jenkins
+        ]
+        common = CONFIG.format(
+            hivel=self.hivel_server.url, jenkins="".join(tables), url=self.url, lease=f"{round(self.lease_s * 1000)}ms"
+        )
+        return common + self.extra
 
     # ---- what is where
 
