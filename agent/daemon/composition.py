@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 
 # After the outbox could not be reached, reports are kept on this machine for this time without another attempt.
 AWAY_S = 5.0
+# So many connections serve the polls of all controllers of an agent: a poll waits for Jenkins most of the time.
+POLL_CONNECTIONS = 8
 
 
 @dataclass(frozen=True)
@@ -349,12 +351,14 @@ class _Opener:
         self.stack.push_async_callback(off_loop, connections.close)
         names = [each.name for each in self.settings.controllers]
         leases = Leases(connections.leases, me, names, self.clock, self.settings.lease_ms)
+        polls = engine.pooled(POLL_CONNECTIONS)
+        self.stack.push_async_callback(off_loop, polls.close)
 
         @asynccontextmanager
         async def opened(fence: Fence) -> AsyncIterator[Controller]:
             settings = next(each for each in self.settings.controllers if each.name == fence.controller)
             async with AsyncExitStack() as stack:
-                yield await replace(self, engine=engine.under(fence), stack=stack).controller(settings)
+                yield await replace(self, engine=polls.under(fence), stack=stack).controller(settings)
 
         return FleetParts(leases, connections.hints, off_loop, opened)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent.outbox.postgresql.connection import Connection
     from agent.outbox.postgresql.hints import Hints
     from agent.outbox.postgresql.leases import Leases
+    from agent.outbox.postgresql.pool import Pool
     from agent.outbox.postgresql.server import Server
     from agent.outbox.postgresql.shared import Moved, Shared
 
@@ -62,26 +63,42 @@ class Connections:
 
 @dataclass(frozen=True)
 class PostgresqlEngine:
-    """The outbox in PostgreSQL. ``fence``: what is written must be allowed by this lease. psycopg is loaded here."""
+    """The outbox in PostgreSQL. psycopg is loaded here.
+
+    ``fence``: what is written must be allowed by this lease. ``pool``: connections that several openers share.
+    """
 
     server: Server
     settings: Settings
     clock: Clock
     fence: Fence | None = None
+    pool: Pool | None = None
 
     def open(self, *, read_only: bool = False) -> Outbox:
         """See the protocol."""
         from agent.outbox.postgresql.engine import PostgresqlOutbox  # noqa: PLC0415
         from agent.outbox.postgresql.leases import LeaseFence  # noqa: PLC0415
 
-        opened = PostgresqlOutbox(self.server, self.clock, max_size=self.settings.max_size_bytes, read_only=read_only)
+        most = self.settings.max_size_bytes
+        opened = PostgresqlOutbox(self.server, self.clock, max_size=most, read_only=read_only, pool=self.pool)
         if self.fence is not None:
             opened.fence(LeaseFence(self.fence))
         return opened
 
+    def pooled(self, most: int) -> PostgresqlEngine:
+        """The same with at most so many connections for all that is opened."""
+        from agent.outbox.postgresql.pool import Pool  # noqa: PLC0415
+
+        return replace(self, pool=Pool(self.server, most))
+
     def under(self, fence: Fence) -> PostgresqlEngine:
         """The same for the polls of one controller."""
         return replace(self, fence=fence)
+
+    def close(self) -> None:
+        """Close the connections of the pool that are not in use."""
+        if self.pool is not None:
+            self.pool.clear()
 
     def connections(self) -> Connections:
         """For the leases. They are opened when they are needed."""

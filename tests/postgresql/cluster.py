@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from agent.outbox.postgresql.server import Server
 
@@ -65,7 +65,7 @@ def _postgres() -> pwd.struct_passwd | None:
 class Cluster:
     """A running server on 127.0.0.1 and on a Unix socket. A user with a password, for whom the socket needs none."""
 
-    def __init__(self, *, fsync: bool = False) -> None:
+    def __init__(self, *, fsync: bool = False, settings: Mapping[str, object] | None = None) -> None:
         self.bin = _FOLDERS[0]
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self.data = self.folder / "data"
@@ -83,7 +83,7 @@ class Cluster:
             "initdb", "--pgdata", str(self.data), "--username", USER, "--pwfile", str(password), "--no-sync",
             "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C",
         )  # fmt: skip
-        settings = {
+        all_settings: dict[str, object] = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "unix_socket_directories": self.folder,
@@ -91,8 +91,9 @@ class Cluster:
             "shared_buffers": "32MB",
             "autovacuum_naptime": "5s",
             "max_connections": 60,
+            **(settings or {}),
         }
-        lines = [f"{name} = '{value}'" for name, value in settings.items()]
+        lines = [f"{name} = '{value}'" for name, value in all_settings.items()]
         with (self.data / "postgresql.conf").open("a") as file:
             file.write("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
@@ -213,9 +214,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_cluster(*, fsync: bool = False) -> Iterator[Cluster]:
+def running_cluster(*, fsync: bool = False, **settings: object) -> Iterator[Cluster]:
     """A cluster for a block."""
-    cluster = Cluster(fsync=fsync)
+    cluster = Cluster(fsync=fsync, settings=settings)
     try:
         yield cluster
     finally:

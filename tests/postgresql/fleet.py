@@ -6,6 +6,7 @@ import os
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -102,7 +103,10 @@ class Running:
 
 @dataclass
 class Fleet:
-    """``url``: how the agents reach the database; a proxy can be in between. ``extra``: TOML at the configuration's end."""
+    """``url``: how the agents reach the database; a proxy can be in between.
+
+    ``extra``: TOML at the configuration's end; ``secrets``: files that it names.
+    """
 
     folder: Path
     cluster: Cluster
@@ -112,12 +116,13 @@ class Fleet:
     lease_s: float = LEASE_S
     poll_interval: str = "200ms"
     extra: str = ""
+    secrets: dict[str, str] = field(default_factory=dict)
     hivel: LocalHivel = field(default_factory=LocalHivel)
     running: list[Running] = field(default_factory=list)
-    starts: int = 0
 
     def __enter__(self) -> Fleet:
         self._stack = ExitStack()
+        self._starts = count(1)
         self.hivel_server = self._stack.enter_context(LocalServer(self.hivel.app))
         self._stack.callback(self.hivel.close)
         self.front = Controllers(f"jenkins-{number}" for number in range(self.controllers))
@@ -140,13 +145,13 @@ class Fleet:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         agent = Agent(folder)
-        (folder / "agent.log").unlink(missing_ok=True)
-        self.starts += 1
-        user = f"{name}-{self.starts}"
+        user = f"{name}-{next(self._starts)}"
+        if (log := folder / "agent.log").exists():
+            log.rename(folder / f"before-{user}.log")
         agent.config.write_text(self._configuration(user))
-        for token in ("hivel.token", "jenkins.token"):
-            (folder / token).write_text(f"{TOKEN}\n")
-            (folder / token).chmod(0o600)
+        for file in ("hivel.token", "jenkins.token", *self.secrets):
+            (folder / file).write_text(f"{self.secrets.get(file, TOKEN)}\n")
+            (folder / file).chmod(0o600)
         running = Running(agent, agent.start(**environment), user)
         self.running.append(running)
         if wait:
@@ -186,20 +191,20 @@ class Fleet:
     def settle(self, *agents: Running) -> None:
         wait_until(lambda: self.polled_by(*agents), f"{[each.name for each in agents]} poll everything")
 
-    def build(self, count: int = 1) -> int:
+    def build(self, times: int = 1) -> int:
         """Builds on every controller; returns how many."""
         for jenkins in self.jenkins.values():
-            jenkins.add_builds(JOB, count, repo=REPO, every=1_000)
-        return count * len(self.jenkins)
+            jenkins.add_builds(JOB, times, repo=REPO, every=1_000)
+        return times * len(self.jenkins)
 
     def delivered(self) -> list[str]:
         return [each.event.deployment_id for each in self.hivel.deployments()]
 
-    def expect_delivered(self, count: int) -> None:
+    def expect_delivered(self, times: int) -> None:
         """Exactly these many different deployments, each accepted once."""
-        wait_until(lambda: len(self.delivered()) >= count, f"{count} deployments are delivered")
+        wait_until(lambda: len(self.delivered()) >= times, f"{times} deployments are delivered")
         found = self.delivered()
-        assert len(found) == len(set(found)) == count
+        assert len(found) == len(set(found)) == times
 
     def log_fences(self) -> None:
         """From now on each transaction of a poll is logged, in the order in which they got their locks."""

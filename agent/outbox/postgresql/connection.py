@@ -19,6 +19,7 @@ from agent.outbox.values import OutboxError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from agent.outbox.postgresql.pool import Pool
     from agent.outbox.postgresql.server import Server
 
 Row = tuple[Any, ...]
@@ -29,10 +30,13 @@ class Connection:
 
     Statements outside of a transaction only read. So, if the connection turns out to be broken, such a statement and
     BEGIN are tried once more with a new connection.
+
+    ``pool``: the connection is taken from it for each statement and each transaction, and then given back.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, pool: Pool | None = None) -> None:
         self.server = server
+        self._pool = pool
         self._open: psycopg.Connection[Row] | None = None
 
     @property
@@ -54,6 +58,12 @@ class Connection:
 
     def execute(self, sql: str, values: Any = None) -> psycopg.Cursor[Row]:
         """One statement. Raises :class:`psycopg.Error`, and :class:`OutboxError` if no connection can be opened."""
+        try:
+            return self._execute(sql, values)
+        finally:
+            self._give_back()
+
+    def _execute(self, sql: str, values: Any) -> psycopg.Cursor[Row]:
         usual = self._usual()
         if usual.info.transaction_status in _WITHIN:
             return usual.execute(sql, values)
@@ -62,13 +72,18 @@ class Connection:
         except psycopg.OperationalError:
             if not usual.closed:
                 raise
+        if self._pool is not None:  # the others broke at the same time
+            self._pool.clear()
         return self._usual().execute(sql, values)
 
     def execute_many(self, sql: str, values: Sequence[Any]) -> int:
         """The statement for each of these values, in few round trips; returns how many rows were changed."""
-        with self._usual().cursor() as cursor:
-            cursor.executemany(sql, values)
-            return cursor.rowcount
+        try:
+            with self._usual().cursor() as cursor:
+                cursor.executemany(sql, values)
+                return cursor.rowcount
+        finally:
+            self._give_back()
 
     def all(self, sql: str, values: Any = None) -> list[Row]:
         """All rows. Raises :class:`OutboxError`."""
@@ -101,6 +116,7 @@ class Connection:
         if self._open is not None:
             with suppress(psycopg.Error):
                 self._open.close()
+            self._give_back()
             self._open = None
 
     def __enter__(self) -> Self:
@@ -111,9 +127,17 @@ class Connection:
 
     def _usual(self) -> psycopg.Connection[Row]:
         if self._open is None or self._open.closed:
+            self._give_back()
             self._open = None
-            self._open = connect(self.server)
+            self._open = connect(self.server) if self._pool is None else self._pool.take()
         return self._open
+
+    def _give_back(self) -> None:
+        """To the pool, when it is broken or no transaction is open."""
+        now = self._open
+        if self._pool is not None and now is not None and (now.closed or now.info.transaction_status not in _WITHIN):
+            self._open = None
+            self._pool.give(now)
 
 
 _WITHIN = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from agent.model.times import Clock
+    from agent.outbox.postgresql.pool import Pool
     from agent.outbox.postgresql.server import Server
     from agent.outbox.rows import Place
     from agent.outbox.values import Keep
@@ -72,8 +73,10 @@ WITH gone AS (
 class Housekeeping(Endings, Weeks, Hooks):
     """See :class:`agent.outbox.interface.Housekeeping`."""
 
-    def __init__(self, server: Server, clock: Clock, *, max_size: int = 0, read_only: bool = False) -> None:
-        super().__init__(server, clock, max_size=max_size, read_only=read_only)
+    def __init__(
+        self, server: Server, clock: Clock, *, max_size: int = 0, read_only: bool = False, pool: Pool | None = None
+    ) -> None:
+        super().__init__(server, clock, max_size=max_size, read_only=read_only, pool=pool)
         self._drift = Drift(clock)
         self._facts_walk = Walk(start=0)
         self._deployments_walk = Walk(start=0)

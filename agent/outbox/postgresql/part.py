@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agent.model.deployment import Deployment
     from agent.model.times import Clock
     from agent.outbox.postgresql.connection import Row
+    from agent.outbox.postgresql.pool import Pool
     from agent.outbox.postgresql.server import Server
 
 # Numbers with more digits are not build or deployment numbers: they do not fit into a bigint.
@@ -41,17 +42,20 @@ _INSERT = (
 class Part:
     """One part of the engine; :class:`agent.outbox.postgresql.engine.PostgresqlOutbox` combines them."""
 
-    def __init__(self, server: Server, clock: Clock, *, max_size: int = 0, read_only: bool = False) -> None:
+    def __init__(
+        self, server: Server, clock: Clock, *, max_size: int = 0, read_only: bool = False, pool: Pool | None = None
+    ) -> None:
         """Connect, and create or migrate the tables. Raises :class:`OutboxError`.
 
-        ``max_size`` in bytes; 0: no limit. ``read_only``: this object never writes.
+        ``max_size`` in bytes; 0: no limit. ``read_only``: this object never writes. ``pool``: None: it has a connection
+        for itself.
         """
         self.server = server
         self.clock = clock
         self.max_size = max_size
         self.holder = uuid4()
         """Whose claims these are: see :meth:`agent.outbox.postgresql.deliveries.Deliveries.claim`."""
-        self._connection = Connection(server)
+        self._connection = Connection(server, pool)
         self._transactions = Transactions(self._connection, read_only=read_only)
         self._ids: dict[Project, int] = {}
         self._projects: dict[int, Project] = {}

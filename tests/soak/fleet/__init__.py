@@ -1,0 +1,1 @@
+"""The long run of several agents on one PostgreSQL."""
