@@ -155,6 +155,10 @@ SOAK_MINUTES ?= 20
 soak: $(VENV)/.ready ## a long run with random faults and kills (SOAK_MINUTES=20)
 	@SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m tests.soak
 
+.PHONY: soak-fleet
+soak-fleet: $(VENV)/.ready ## a long run of three agents on one PostgreSQL, with kills, freezes and restarts of the database (SOAK_MINUTES=20)
+	@SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m tests.soak.fleet
+
 .PHONY: fuzz
 FUZZ_MINUTES ?= 60
 fuzz: $(VENV)/.ready ## coverage-guided fuzzing for an hour (FUZZ_MINUTES=60 FUZZ_TARGETS=…)

@@ -77,12 +77,12 @@ class PostgresqlEngine:
     def open(self, *, read_only: bool = False) -> Outbox:
         """See the protocol."""
         from agent.outbox.postgresql.engine import PostgresqlOutbox  # noqa: PLC0415
-        from agent.outbox.postgresql.leases import LeaseFence  # noqa: PLC0415
+        from agent.outbox.postgresql.leases import LeaseFence, longest_stillness_ms  # noqa: PLC0415
 
         most = self.settings.max_size_bytes
         opened = PostgresqlOutbox(self.server, self.clock, max_size=most, read_only=read_only, pool=self.pool)
         if self.fence is not None:
-            opened.fence(LeaseFence(self.fence))
+            opened.fence(LeaseFence(self.fence, longest_stillness_ms(self.settings.lease_ms)))
         return opened
 
     def pooled(self, most: int) -> PostgresqlEngine:

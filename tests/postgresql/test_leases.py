@@ -14,9 +14,10 @@ from agent.fleet.leases import Leases as Fleet
 from agent.model.times import Clock
 from agent.outbox.leases import Agent, Fence
 from agent.outbox.postgresql.connection import Connection
-from agent.outbox.postgresql.leases import LeaseFence, Leases
+from agent.outbox.postgresql.leases import LeaseFence, Leases, longest_stillness_ms
 from agent.outbox.postgresql.transactions import Transactions
-from agent.outbox.values import LeaseLostError
+from agent.outbox.values import LeaseLostError, OutboxError
+from tests.integration.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,6 +102,23 @@ def test_a_transaction_under_a_lease_holds_back_who_takes_it_but_not_its_renewal
         later(TTL + 1)
         assert table.take(second, ["a"], TTL) == {}
     assert table.take(second, ["a"], TTL) == {"a": 2}
+
+
+def test_who_stands_still_within_a_transaction_does_not_hold_the_lease_for_long(table, connect, later):
+    """A process that is frozen, or a machine that is cut off: nobody ends the transaction but the server."""
+    first, second = agent(), agent()
+    table.declare(["a"])
+    table.take(first, ["a"], TTL)
+    transactions = Transactions(connect())
+    transactions.fence = LeaseFence(Fence("a", first.id, 1), still_ms=200)
+    with pytest.raises(OutboxError), transactions.nested:
+        later(TTL + 1)
+        wait_until(lambda: table.take(second, ["a"], TTL) == {"a": 2}, "the other agent has the lease", 20)
+
+
+@pytest.mark.parametrize(("lease_ms", "still_ms"), [(15_000, 10_000), (300_000, 30_000), (500, 3_000)])
+def test_a_transaction_may_stand_still_for_less_time_than_its_lease_has_left(lease_ms, still_ms):
+    assert longest_stillness_ms(lease_ms) == still_ms
 
 
 @pytest.mark.parametrize("lost", ["expired", "taken", "released", "taken again by the same agent"])

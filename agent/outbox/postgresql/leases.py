@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CHANNEL = "hivel_leases"
 # How long agents that were not seen stay in the list.
 _REMEMBERED_MS = 86_400_000
+# Bounds of the time in which nothing happens within a transaction.
+_LEAST_STILL_MS, _MOST_STILL_MS = 3_000, 30_000
 
 _DECLARE = "INSERT INTO leases (controller) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
 # One statement, one round trip. Its last part sees the tables as they were before, without this agent's renewal.
@@ -66,6 +68,7 @@ SELECT id::text, name, version, pid, now_ms() - seen_at, seen_at > now_ms() - tt
     WHERE seen_at > now_ms() - %s ORDER BY started_at, id
 """
 _LEASES = "SELECT controller, holder::text, epoch, expires_at - now_ms() FROM leases ORDER BY controller"
+_HOLDS = "SELECT set_config('idle_in_transaction_session_timeout', %s, true), holds_lease(%s, %s, %s)"
 _LEAVING = """
 WITH asked AS (UPDATE agents SET leaving = %s WHERE id = ANY(%s::uuid[]) RETURNING 1)
 SELECT pg_notify(%s, '') FROM (SELECT count(*) FROM asked) AS those
@@ -126,19 +129,28 @@ class Leases:
         self._connection.all(_LEAVING, (leaving, list(agents), CHANNEL))
 
 
+def longest_stillness_ms(lease_ms: int) -> int:
+    """How long an agent may do nothing within a transaction: then the lease has not expired yet, if it was renewed."""
+    return min(max(lease_ms * 2 // 3, _LEAST_STILL_MS), _MOST_STILL_MS)
+
+
 @dataclass(frozen=True)
 class LeaseFence:
-    """The begin of each transaction of a poll: the lease is still held, and stays so until the transaction ends."""
+    """The begin of each transaction of a poll: the lease is still held, and stays so until the transaction ends.
+
+    ``still_ms``: the server ends a transaction in which nothing happens for so long. Otherwise an agent that is frozen
+    or cut off would keep its controller for as long as the network needs to notice.
+    """
 
     fence: Fence
+    still_ms: int = _MOST_STILL_MS
 
     def check(self, connection: Connection) -> None:
         """Raises :class:`LeaseLostError`."""
-        held = connection.one(
-            "SELECT holds_lease(%s, %s, %s)", (self.fence.controller, self.fence.holder, self.fence.epoch)
-        )
-        if held != (True,):
+        fence = self.fence
+        held = connection.one(_HOLDS, (str(self.still_ms), fence.controller, fence.holder, fence.epoch))
+        if held is None or not held[1]:
             raise LeaseLostError(
-                f"the lease of controller {self.fence.controller} was lost: another agent polls it now, or this agent"
+                f"the lease of controller {fence.controller} was lost: another agent polls it now, or this agent"
                 " stood still for too long"
             )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 JOBS = ("deploy/shop", "deploy/api")
 HOOK = "github"
+MOST_WAITING = 20
 EXTRA = f"""
 [webhooks]
 listen = "127.0.0.1:0"
@@ -117,11 +118,14 @@ class Sender(Actor):
         self._expected = expected
         self._numbers = count(1)
         self._waiting: dict[int, Any] = {}
+        self._over = False
 
     def act(self, counts: Counter[str]) -> None:
-        if len(self._waiting) < 20:
+        if len(self._waiting) < MOST_WAITING and not self._over:
             number = next(self._numbers)
             self._waiting[number] = self.make(number)
+        if not self._waiting:
+            return
         number, content = next(iter(self._waiting.items()))
         seat = self.rng.choice(self._seats)
         try:
@@ -136,17 +140,24 @@ class Sender(Actor):
             del self._waiting[number]
         else:
             counts[f"{self.what}: accepted"] += 1
-            self._expected.add(answer.json()["deployment_id"], "success", time.time_ns() // 1_000_000)
+            self._expected.add(self.name_of(number), "success", time.time_ns() // 1_000_000)
             del self._waiting[number]
 
     @property
     def what(self) -> str:
         return type(self).__name__.lower()
 
+    def calm(self) -> None:
+        self._over = True
+
     @property
     def waiting(self) -> int:
         """How many nobody has accepted."""
         return len(self._waiting)
+
+    def name_of(self, number: int) -> str:
+        """The deployment_id."""
+        raise NotImplementedError
 
     def make(self, number: int) -> Any:
         raise NotImplementedError
@@ -157,6 +168,9 @@ class Sender(Actor):
 
 class Reports(Sender):
     """Reports of another CI system to the intake."""
+
+    def name_of(self, number: int) -> str:
+        return f"soak-{number}:production"
 
     def make(self, number: int) -> Any:
         return {
@@ -172,6 +186,9 @@ class Reports(Sender):
 
 class Webhooks(Sender):
     """Webhooks of GitHub. Each is sent with its own id until it is accepted."""
+
+    def name_of(self, number: int) -> str:
+        return f"github_actions:acme/shop#{number}/deploy:production"
 
     def make(self, number: int) -> Any:
         return deployment_status(workflow_run__id=number)
