@@ -26,4 +26,4 @@ class Stored:
 
 def read(outbox: Outbox) -> Stored:
     """Read it. Raises :class:`agent.outbox.values.OutboxError`."""
-    return Stored(outbox.counts(), outbox.oldest_pending(), outbox.controllers(), outbox.missed(), outbox.size())
+    return Stored(*outbox.backlog(), outbox.controllers(), outbox.missed(), outbox.size())

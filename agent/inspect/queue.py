@@ -169,19 +169,19 @@ class Queue:
                     return row
         return found
 
-    def views(self, rows: Sequence[Deployment]) -> list[EventView]:
-        """The deployments as printed."""
-        ids = self.ids(rows)
+    def views(self, rows: Sequence[Deployment], state: RunState | None = None) -> list[EventView]:
+        """The deployments as printed. ``state``: of their run, if it was loaded already."""
+        ids = self.ids(rows, state)
         return [self._view(row, ids[row.number]) for row in rows]
 
-    def ids(self, rows: Iterable[Deployment]) -> dict[int, str]:
-        """The ids by number; for held deployments, the ids that they would get now."""
+    def ids(self, rows: Iterable[Deployment], state: RunState | None = None) -> dict[int, str]:
+        """The ids by number; for held deployments, the ids that they would get now. ``state``: as above."""
         rows = list(rows)
         ids = {row.number: row.deployment_id for row in rows if row.deployment_id is not None}
         held = [row for row in rows if row.deployment_id is None]
-        states = self._outbox.load({row.run for row in held}) if held else {}
+        states = self._outbox.load({row.run for row in held}) if held and state is None else {}
         for row in held:
-            shown = self._shown_ids(states[row.run])
+            shown = self._shown_ids(state or states[row.run])
             ids[row.number] = shown.get(row.number) or limited_id(run_id(row.run))  # released since it was read
         return ids
 
@@ -191,7 +191,7 @@ class Queue:
         derived = self._derived(state)
         said = list(state.facts) if derived is None else _of_build(state.facts, row, derived)
         return DetailView(
-            event=self.views([row])[0],
+            event=self.views([row], state)[0],
             attempts=[_attempt_view(each) for each in self._outbox.attempts(row)],
             source=_source(said),
             facts=[fact_view(each) for each in said],

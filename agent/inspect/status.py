@@ -148,7 +148,7 @@ class Status(msgspec.Struct, frozen=True):
 
 def status(settings: Settings, outbox: Outbox) -> Status:
     """The status from the outbox, and from the daemon what is not stored. Sends no request to Jenkins or Hivel."""
-    oldest = outbox.oldest_pending()
+    counts, oldest = outbox.backlog()
     daemon_pid, address = RunLock(settings.outbox).holder(), settings.monitoring
     told = [] if daemon_pid is None or address is None else ask_daemon(address)
     asked = {each.controller: each for each in told}
@@ -157,7 +157,7 @@ def status(settings: Settings, outbox: Outbox) -> Status:
     return Status(
         outbox=name_of(settings),
         daemon_pid=daemon_pid,
-        events=outbox.counts(),
+        events=counts,
         oldest_pending_ms=None if oldest is None else max(0, outbox.clock.now_ms() - oldest),
         delivery=delivery_status(outbox.delivery_state()),
         missed=[

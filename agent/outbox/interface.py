@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agent.outbox.values import (
         Action,
         Attempt,
+        Backlog,
         Change,
         Claimed,
         ControllerState,
@@ -318,8 +319,8 @@ class Looking(Protocol):
         """Deployments by state. The time does not depend on how many are pending or delivered."""
         ...
 
-    def oldest_pending(self) -> int | None:
-        """When the oldest pending deployment was enqueued."""
+    def backlog(self) -> Backlog:
+        """The counts, and when the oldest pending deployment was enqueued: one statement."""
         ...
 
     def controllers(self) -> list[ControllerState]:

@@ -420,6 +420,13 @@ class Counts(msgspec.Struct, frozen=True):
     discarded: int = 0
 
 
+class Backlog(NamedTuple):
+    """How many deployments are in each state, and when the oldest pending one was enqueued; None: none is pending."""
+
+    counts: Counts
+    oldest_pending: int | None
+
+
 class Attempt(msgspec.Struct, frozen=True):
     """One failed attempt, or the successful one. ``n`` counts from 1."""
 

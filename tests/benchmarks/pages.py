@@ -10,34 +10,20 @@ import statistics
 import tempfile
 import time
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import httpx
-
-from agent.config.credentials import Token
 from agent.config.file import load
-from agent.config.settings import Address, WebSettings
 from agent.model.times import Clock
 from agent.outbox.sqlite.engine import SqliteOutbox
-from agent.web.app import application
-from agent.web.task_file import TaskFile
-from agent.web.tasks import Tasks
 from tests.benchmarks.dora import CONFIGURATION, add_up, fill
 from tests.benchmarks.output import machine, say, table, target
+from tests.web.bare import Bare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import httpx
 
-    from agent.config.settings import Settings
-    from agent.ingest.ingest import Ingest
-    from agent.inspect.asked import Asked
-    from agent.inspect.silent import SilentJob
-    from agent.outbox.interface import Outbox
-
-T = TypeVar("T")
-TOKEN = "token-of-the-benchmark"
 SIZES = (1_000, 1_000_000)
 ROUNDS = 15
 # A slow page is not asked again.
@@ -65,34 +51,6 @@ PAGES = (
 )
 
 
-@dataclass
-class Bare:
-    """What the pages need, with nothing else going on. ``statements``: of the current request."""
-
-    settings: Settings
-    outbox: SqliteOutbox
-    clock: Clock = field(default_factory=Clock)
-    statements: list[str] = field(default_factory=list)
-
-    async def read(self, look: Callable[[Outbox], T]) -> T:
-        return look(self.outbox)
-
-    async def change(self, act: Callable[[Ingest], T]) -> T:
-        raise NotImplementedError
-
-    def asked(self) -> Sequence[Asked]:
-        return ()
-
-    def silent_jobs(self) -> Sequence[SilentJob]:
-        return ()
-
-    def problems(self) -> Sequence[str]:
-        return ()
-
-    def wake(self, controller: str) -> None:
-        raise NotImplementedError
-
-
 @dataclass(frozen=True)
 class Cost:
     """Of one page: the median CPU time, statements without those that begin and end transactions, bytes of HTML."""
@@ -104,41 +62,31 @@ class Cost:
 
 async def measure(folder: Path, rows: int) -> dict[str, Cost]:
     """The cost of each page."""
-    settings = load(folder / "config.toml", tokens=False)
-    web = WebSettings(Address("127.0.0.1", 0), token=Token(TOKEN))
-    clock = Clock()
     found = {}
-    with closing(SqliteOutbox(folder / "outbox.db", clock)) as outbox:
+    with closing(SqliteOutbox(folder / "outbox.db", Clock())) as outbox:
         add_up(outbox)
-        backend = Bare(replace(settings, web=web), outbox)
-        outbox._connection.set_trace_callback(backend.statements.append)
-
-        async def present() -> Bare:
-            return backend
-
-        app = application(web, present, clock, Tasks(TaskFile(settings.outbox), present, clock))
-        transport = httpx.ASGITransport(app=app)
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
+        statements: list[str] = []
+        outbox._connection.set_trace_callback(statements.append)
+        async with Bare(load(folder / "config.toml", tokens=False), outbox).client() as client:
             for page in PAGES:
-                found[page] = await _cost(client, backend, page.format(middle=rows // 2))
+                found[page] = await _cost(client, statements, page.format(middle=rows // 2))
     return found
 
 
-async def _cost(client: httpx.AsyncClient, backend: Bare, page: str) -> Cost:
+async def _cost(client: httpx.AsyncClient, statements: list[str], page: str) -> Cost:
     answer = await client.get(page)  # the first request compiles the template
     if answer.status_code != 200:
         say(f"{page}: {answer.status_code}")
         return Cost(float("nan"), 0, 0)
     times = []
     for _ in range(ROUNDS):
-        backend.statements.clear()
+        statements.clear()
         started = time.thread_time()
         answer = await client.get(page)
         times.append(time.thread_time() - started)
         if sum(times) > PATIENCE_S:
             break
-    queries = [each for each in backend.statements if not each.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
+    queries = [each for each in statements if not each.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
     return Cost(statistics.median(times) * 1000, len(queries), len(answer.content))
 
 

@@ -278,13 +278,13 @@ def _change(outbox: Outbox, step: str, how: Any, numbers: count[int]) -> None:
 
 
 def test_the_oldest_pending_one_tells_how_long_hivel_is_behind(outbox: Outbox, clock: FakeClock) -> None:
-    assert outbox.oldest_pending() is None
+    assert outbox.backlog().oldest_pending is None
     in_state(outbox, State.FAILED, 1)
     clock.advance(ms=5)
     first, _ = inserted(outbox, deployment(2), deployment(3, created_at=NOON + 90))
-    assert outbox.oldest_pending() == NOON + 5
+    assert outbox.backlog().oldest_pending == NOON + 5
     outbox.settle([success(claim_of(outbox, first.number))])
-    assert outbox.oldest_pending() == NOON + 90
+    assert outbox.backlog().oldest_pending == NOON + 90
 
 
 def test_what_was_attempted_is_told_of_each_deployment_alone(outbox: Outbox) -> None:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from agent.model.keys import Project
 from agent.outbox import rows
-from agent.outbox.postgresql.conditions import bounds, by_reason, conditions, joined
+from agent.outbox.loaded import MOST_DIGITS
+from agent.outbox.postgresql.conditions import Condition, bounds, by_reason, conditions, joined
 from agent.outbox.postgresql.loading import Loading
-from agent.outbox.postgresql.part import MOST_DIGITS
-from agent.outbox.values import Action, Attempt, Counts, LastDeployments, Page, SetAside
+from agent.outbox.values import Action, Attempt, Backlog, Counts, LastDeployments, Page, SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from agent.model.deployment import Deployment
     from agent.model.fact import Fact
     from agent.model.keys import Run
-    from agent.outbox.postgresql.conditions import Condition
     from agent.outbox.values import Filter
 
 _COUNTS = (
     "SELECT state, sum(n)::bigint FROM (SELECT state, n FROM counts WHERE state <> 'bytes'"
     " UNION ALL SELECT state, n FROM changes WHERE state IS NOT NULL) AS together GROUP BY state"
 )
+_OLDEST = "SELECT created_at FROM deployments WHERE state = 'pending' ORDER BY id LIMIT 1"
 _PIECE = 500
 _TOO_LARGE = 2**63
 # Rows that are read at once where their reasons are checked here.
@@ -133,7 +133,22 @@ class Looking(Loading):
     def with_numbers(self, numbers: Collection[int]) -> dict[int, Deployment]:
         """The deployments with these numbers that exist, by number."""
         asked = [number for number in numbers if 0 < number < _TOO_LARGE]
-        return {each.number: each for each in self._numbered(asked, backwards=True)}
+        found = self._page(Condition("id = ANY(%s)", (asked,)), len(asked), backwards=True)
+        return {each.number: each for each in found}
+
+    def _page(self, wanted: Condition, limit: int, *, backwards: bool) -> list[Deployment]:
+        """In one statement: a page may have as many projects as deployments."""
+        order = "ASC" if backwards else "DESC"
+        found = self._all(
+            "SELECT page.*, projects.provider, projects.scope, projects.name FROM"  # noqa: S608
+            f" (SELECT {rows.COLUMNS} FROM deployments WHERE {wanted.sql} ORDER BY id {order} LIMIT %s) AS page"
+            f" LEFT JOIN projects ON projects.id = page.project_id ORDER BY page.id {order}",
+            (*wanted.values, limit),
+        )
+        for row in found:
+            if row[-1] is not None:
+                self._remember(row[1], Project(*row[-3:]))
+        return self._deployments([row[:-3] for row in found])
 
     def _where(self, condition: str, value: object) -> list[Deployment]:
         sql = f"SELECT {rows.COLUMNS} FROM deployments WHERE {condition}"  # noqa: S608
@@ -164,13 +179,14 @@ class Looking(Loading):
 
     def counts(self) -> Counts:
         """Deployments by state. The time does not depend on how many there are."""
-        found: dict[str, int] = dict(self._all(_COUNTS))
-        return Counts(**{name: found.get(name, 0) for name in Counts.__struct_fields__})
+        return self.backlog().counts
 
-    def oldest_pending(self) -> int | None:
-        """When the oldest pending deployment was enqueued."""
-        found = self._one("SELECT created_at FROM deployments WHERE state = 'pending' ORDER BY id LIMIT 1")
-        return None if found is None else int(found[0])
+    def backlog(self) -> Backlog:
+        """The counts, and when the oldest pending deployment was enqueued."""
+        sql = f"{_COUNTS} UNION ALL (SELECT '', created_at FROM ({_OLDEST}) AS oldest)"  # noqa: S608
+        found: dict[str, int] = dict(self._all(sql))
+        counts = Counts(**{name: found.get(name, 0) for name in Counts.__struct_fields__})
+        return Backlog(counts, found.get(""))
 
     def things_set_aside(self, limit: int) -> list[SetAside]:
         """The newest entries first."""

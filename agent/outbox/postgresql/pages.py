@@ -6,7 +6,7 @@ of their numbers, and ends the page after so many rows: the page then has the nu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.model.deployment import State
 from agent.outbox.grouping import MOST_FAILED, grouped
@@ -25,6 +25,8 @@ from agent.outbox.postgresql.names import KEY_BEGIN
 from agent.outbox.values import NOT_COUNTED, Counted, Found, Hour, Names, Page, Recent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.outbox.values import FailedGroups, Filter
 
 HOUR_MS = 3_600_000
@@ -66,6 +68,12 @@ _NAMES = (
     f" (SELECT {_name_of('r', 'repo_url', f'{_E} IS NULL AND {_R} = r')} FROM n LIMIT {_MOST_PLACES})) AS r"
     " WHERE r > '' ORDER BY r LIMIT %(most)s)"
 )
+_ALL = Page()
+# A repository in any environment: the index begins with the environment.
+_OF_REPOSITORY = (
+    f"WITH RECURSIVE {_ENVIRONMENTS} (SELECT id FROM (SELECT e FROM e LIMIT {_MOST_PLACES}) AS e"  # noqa: S608
+    f" JOIN deployments ON {_E} = e.e AND {{0}}) UNION ALL (SELECT id FROM deployments WHERE {_E} IS NULL AND {{0}})"
+)
 
 
 class _Window(NamedTuple):
@@ -90,87 +98,87 @@ class Pages(Looking):
     """See :class:`agent.outbox.interface.Pages`."""
 
     def search(self, which: Filter, page: Page, *, count_to: int = 0) -> Found:
-        """The same as ``query``, but it may stop before the page is full and returns where to continue."""
-        backwards = page.before is None and page.after is not None
-        window = self._window(which, page, backwards=backwards)
-        found = self._matching(which, window.within, page.limit + 1, backwards=backwards)
+        """The same as ``query``, but it may stop before the page is full and returns where to continue.
+
+        At most three statements: where to look, the reasons there or the count, and the page.
+        """
+        backwards = _is_backwards(page)
+        is_first = (page.before, page.after) == (None, None)
+        here, everywhere = self._windows(which, [page] if is_first or not count_to else [page, _ALL])
+        given, reasons = conditions(which), self._reasons(which, here, everywhere)
+        matching = [] if reasons is None else [_one_of(list(reasons[0]))]
+        found = self._page(joined([*here.within, *given, *matching]), page.limit + 1, backwards=backwards)
         full = len(found) > page.limit
         shown = tuple(found[: page.limit])
         # Where to go on: after the last one that is shown, or where the window ended.
         beyond = shown[-1].number if full else None
-        if not full and not window.whole:
-            beyond = window.highest if backwards else window.lowest
+        if not full and not here.whole:
+            beyond = here.highest if backwards else here.lowest
         back = shown[0].number if shown else None
         older, newer = beyond, None if page.before is None else back or page.before - 1
         if backwards:
             shown, older, newer = shown[::-1], back or (page.after or 0) + 1, beyond
-        count = self._count(which, count_to) if count_to else NOT_COUNTED
-        return Found(shown, older, newer, complete=full or window.whole, count=count)
+        if not count_to:
+            count = NOT_COUNTED
+        elif reasons is not None:
+            n = sum(reasons[1].values())
+            count = Counted(min(n, count_to), n > count_to or not everywhere.whole)
+        else:
+            count = self._count(which, everywhere, count_to)
+        return Found(shown, older, newer, complete=full or here.whole, count=count)
 
-    def _count(self, which: Filter, at_most: int) -> Counted:
+    def _count(self, which: Filter, window: _Window, at_most: int) -> Counted:
         """How many deployments match. It counts to ``at_most``, and stops earlier if it reads too many others."""
-        given, matches = conditions(which), by_reason(which)
-        if matches is None and len(given) == bool(which.states):
+        given = conditions(which)
+        if len(given) == bool(which.states):
             counts = self.counts()
             n = sum(getattr(counts, state.value) for state in dict.fromkeys(which.states) or State)
             return Counted(min(n, at_most), n > at_most)
-        window = self._window(which, Page(), backwards=False)
         wanted = joined([*window.within, *given])
-        if matches is None:
-            sql = f"SELECT count(*) FROM (SELECT FROM deployments WHERE {wanted.sql} LIMIT %s) AS found"  # noqa: S608
-            n = int(self._one(sql, (*wanted.values, at_most + 1))[0])
-        else:
-            sql = f"SELECT reason, count(*) FROM deployments WHERE {wanted.sql} GROUP BY reason"  # noqa: S608
-            n = sum(count for reason, count in self._all(sql, wanted.values) if matches(reason))
+        sql = f"SELECT count(*) FROM (SELECT FROM deployments WHERE {wanted.sql} LIMIT %s) AS found"  # noqa: S608
+        n = int(self._one(sql, (*wanted.values, at_most + 1))[0])
         return Counted(min(n, at_most), n > at_most or not window.whole)
+
+    def _reasons(self, which: Filter, *windows: _Window) -> list[dict[str | None, int]] | None:
+        """The reasons that match, with their numbers of deployments, in each window; None if every reason matches."""
+        matches = by_reason(which)
+        if matches is None:
+            return None
+        places = [each for n, each in enumerate(windows) if each not in windows[:n]]
+        parts = [joined([*window.within, *conditions(which)]) for window in places]
+        sql = " UNION ALL ".join(
+            f"SELECT {n}, reason, count(*) FROM deployments WHERE {each.sql} GROUP BY reason"  # noqa: S608
+            for n, each in enumerate(parts)
+        )
+        found: list[dict[str | None, int]] = [{} for _ in places]
+        for n, reason, count in self._all(sql, tuple(value for each in parts for value in each.values)):
+            if matches(reason):
+                found[n][reason] = count
+        return [found[places.index(window)] for window in windows]
 
     # ---- where to look
 
-    def _window(self, which: Filter, page: Page, *, backwards: bool) -> _Window:
-        oldest, newest = self._one("SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM deployments")
-        lowest = max((page.after or 0) + 1, oldest)
-        highest = newest if page.before is None else min(page.before - 1, newest)
-        for some in self._sets(which):
-            found = self._all(f"SELECT id FROM deployments WHERE {some.sql} LIMIT {CHOSEN + 1}", some.values)  # noqa: S608
-            if len(found) <= CHOSEN:
-                return _Window(lowest, highest, [number for (number,) in found], whole=True)
-        if which.states and State.DELIVERED not in which.states:
-            return self._of_states(which, page, (lowest, highest), backwards=backwards)
-        whole = highest - lowest < WALKED
-        if not whole and backwards:
-            highest = lowest + WALKED - 1
-        elif not whole:
-            lowest = highest - WALKED + 1
-        return _Window(lowest, highest, None, whole)
-
-    def _sets(self, which: Filter) -> list[Condition]:
-        """The sets of deployments that an index has for parts of the filter."""
-        found = [joined(of_text(which)), joined(of_project(which))]
-        if place := of_place(which):
-            if which.environment is None and which.repo_url is not None:
-                sql = f"WITH RECURSIVE {_ENVIRONMENTS} SELECT e FROM e WHERE e IS NOT NULL LIMIT %s"  # noqa: S608
-                names = [name for (name,) in self._all(sql, (_MOST_PLACES,))]
-                place.append(Condition(f"({_E} = ANY(%s) OR {_E} IS NULL)", (names,)))
-            found.append(joined(place))
-        return [each for each in found if each.values]
-
-    def _of_states(self, which: Filter, page: Page, between: tuple[int, int], *, backwards: bool) -> _Window:
-        """The next deployments in these states, of each state at most ``CHOSEN``: most are in none of them."""
-        lowest, highest = between
-        within, among = joined(bounds(page)), list[int]()
-        for state in dict.fromkeys(which.states):
-            found = self._all(
-                f"SELECT id FROM deployments WHERE state = %s AND {within.sql}"  # noqa: S608
-                f" ORDER BY id {'ASC' if backwards else 'DESC'} LIMIT {CHOSEN}",
-                (state.value, *within.values),
+    def _windows(self, which: Filter, pages: Sequence[Page]) -> tuple[_Window, _Window]:
+        """Where to look for the first and for the last of these pages, found with one statement."""
+        sets, states = _sets(which), _rare_states(which)
+        parts = [Condition("SELECT '', ARRAY[coalesce(min(id), 0), coalesce(max(id), 0)] FROM deployments")]
+        parts += [
+            Condition(
+                f"SELECT 'set {n}', CASE WHEN count(*) <= {CHOSEN} THEN coalesce(array_agg(id), '{{}}') END"  # noqa: S608
+                f" FROM ({each.sql} LIMIT {CHOSEN + 1}) AS set_{n}",
+                each.values,
             )
-            numbers = [number for (number,) in found]
-            among += numbers
-            if len(numbers) == CHOSEN and backwards:
-                highest = min(highest, numbers[-1])
-            elif len(numbers) == CHOSEN:
-                lowest = max(lowest, numbers[-1])
-        return _Window(lowest, highest, among, whole=(lowest, highest) == between)
+            for n, each in enumerate(sets)
+        ]
+        parts += [_next_of(state, n, page) for n, page in enumerate(pages) for state in states]
+        sql = " UNION ALL ".join(each.sql for each in parts)
+        found: dict[str, Any] = dict(self._all(sql, tuple(value for each in parts for value in each.values)))
+        numbers = [found[f"set {n}"] for n in range(len(sets))]
+        small = next((each for each in numbers if each is not None), None)
+        windows = [
+            _window(page, found[""], small, [found[f"{state} {n}"] for state in states]) for n, page in enumerate(pages)
+        ]
+        return windows[0], windows[-1]
 
     # ---- everything else
 
@@ -219,3 +227,62 @@ class Pages(Looking):
         total = counted.pop("all")
         more = any(read > MOST_RECENT for _, _, read in found)
         return Recent(delivered=total - sum(counted.values()), **counted, more=more)
+
+
+def _is_backwards(page: Page) -> bool:
+    return page.before is None and page.after is not None
+
+
+def _one_of(reasons: list[str | None]) -> Condition:
+    some = [each for each in reasons if each is not None]
+    return Condition("(reason = ANY(%s::text[]) OR (%s AND reason IS NULL))", (some, None in reasons))
+
+
+def _rare_states(which: Filter) -> list[State]:
+    """The states of the filter if most deployments are in none of them."""
+    states = list(dict.fromkeys(which.states))
+    return [] if State.DELIVERED in states else states
+
+
+def _sets(which: Filter) -> list[Condition]:
+    """The sets of deployments that an index has for parts of the filter."""
+    found = [of_text(which), of_project(which), of_place(which)]
+    selects = []
+    for given in found:
+        each = joined(given)
+        if given is found[2] and which.repo_url is not None and which.environment is None:
+            selects.append(Condition(_OF_REPOSITORY.format(each.sql), each.values * 2))
+        elif given:
+            selects.append(Condition(f"SELECT id FROM deployments WHERE {each.sql}", each.values))  # noqa: S608
+    return selects
+
+
+def _next_of(state: State, n: int, page: Page) -> Condition:
+    """The next deployments in this state on the page with this number: at most ``CHOSEN``, the nearest first."""
+    within, order = joined(bounds(page)), "ASC" if _is_backwards(page) else "DESC"
+    return Condition(
+        f"SELECT '{state} {n}', coalesce(array_agg(id ORDER BY id {order}), '{{}}') FROM (SELECT id FROM deployments"  # noqa: S608
+        f" WHERE state = '{state}' AND {within.sql} ORDER BY id {order} LIMIT {CHOSEN}) AS {state}_{n}",
+        within.values,
+    )
+
+
+def _window(page: Page, ends: list[int], small: list[int] | None, of_states: list[list[int]]) -> _Window:
+    """``ends``: the lowest and the highest number of all. ``small``: a set; ``of_states``: the next of each state."""
+    lowest = max((page.after or 0) + 1, ends[0])
+    highest = ends[1] if page.before is None else min(page.before - 1, ends[1])
+    if small is not None:
+        return _Window(lowest, highest, small, whole=True)
+    backwards = _is_backwards(page)
+    if of_states:
+        # Most deployments are in none of them. Where one list was cut, all end.
+        cut = [numbers[-1] for numbers in of_states if len(numbers) == CHOSEN]
+        among = [number for numbers in of_states for number in numbers]
+        between = (lowest, min([highest, *cut])) if backwards else (max([lowest, *cut]), highest)
+        return _Window(*between, among, whole=between == (lowest, highest))
+    whole = highest - lowest < WALKED
+    if not whole and backwards:
+        highest = lowest + WALKED - 1
+    elif not whole:
+        lowest = highest - WALKED + 1
+    return _Window(lowest, highest, None, whole)

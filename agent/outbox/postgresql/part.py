@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ from agent.outbox.rows import deployment_of
 from agent.outbox.values import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from agent.model.deployment import Deployment
     from agent.model.times import Clock
@@ -172,8 +173,14 @@ class Part:
         """Deployments from rows of :data:`agent.outbox.rows.COLUMNS`."""
         self._know_projects(row[1] for row in rows)
         projects = self._projects
-        try:
+        with self._readable():
             return [deployment_of(row, projects[row[1]]) for row in rows]
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Raises :class:`DamagedError` if a deployment that is read in the block is not valid."""
+        try:
+            yield
         except (KeyError, msgspec.MsgspecError) as error:
             raise self._damaged(f"a deployment is not valid: {error}") from error
 

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.model.fact import seen
-from agent.model.keys import JENKINS, jenkins_run
-from agent.outbox import rows
-from agent.outbox.sqlite.part import MOST_DIGITS, Part
+from agent.outbox.loaded import Asked, asked_for, states_of, stored
+from agent.outbox.sqlite.part import Part
 from agent.outbox.values import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable
 
-    from agent.model.deployment import Deployment
-    from agent.model.fact import Fact
-    from agent.model.keys import Project, Run
-    from agent.outbox.rows import Place
+    from agent.model.keys import Run
 
-_FACTS = f"SELECT {rows.FACT_COLUMNS} FROM facts WHERE project_id = ? AND run = ? ORDER BY id"  # noqa: S608
-_DEPLOYMENTS = f"SELECT {rows.COLUMNS} FROM deployments WHERE project_id = ? AND run = ? ORDER BY id"  # noqa: S608
-_OPEN = (
-    "SELECT full_name, number, started_at, first_seen_at FROM open_builds"
-    " WHERE controller = ? AND full_name = ? AND number = ? AND started_at IS NOT NULL"
+# ?1 is JSON: a list of values for each run. CROSS JOIN fixes the join order, so that a few runs never cause a scan.
+_VALUES = ", ".join(f"json_extract(asked.value, '$[{n}]') AS {name}" for n, name in enumerate(Asked._fields))
+_LOAD = (
+    f"WITH given AS (SELECT asked.key AS n, {_VALUES} FROM json_each(?1) AS asked),"  # noqa: S608
+    " own AS (SELECT n, projects.id AS project_id, provider, scope, name, run, build"
+    " FROM given LEFT JOIN projects USING (provider, scope, name)),"
+    " named AS (SELECT * FROM own UNION ALL"
+    " SELECT n, p.id, p.provider, p.scope, p.name, run, build FROM own CROSS JOIN former_names AS f"
+    f" ON f.project_id = own.project_id CROSS JOIN projects AS p ON p.id = f.former_id) {stored('{} = {}'.format)}"
 )
-# The same for many runs. ?1 is JSON: {run: project, …}, or for open builds {job: number, …}; a key may be repeated.
-# CROSS JOIN fixes the join order, so that a few runs never cause a scan of the whole table.
-_MANY_FACTS = (
-    f"SELECT {rows.FACT_COLUMNS} FROM json_each(?1) AS asked CROSS JOIN facts"  # noqa: S608
-    " ON project_id = asked.value AND run = asked.key ORDER BY facts.id"
-)
-_MANY_DEPLOYMENTS = (
-    f"SELECT deployments.{rows.COLUMNS} FROM json_each(?1) AS asked CROSS JOIN deployments"  # noqa: S608
-    " ON project_id = asked.value AND run = asked.key ORDER BY deployments.id"
-)
-_MANY_OPEN = (
-    "SELECT full_name, number, started_at, first_seen_at FROM json_each(?1) AS asked CROSS JOIN open_builds"
-    " ON controller = ?2 AND full_name = asked.key AND number = asked.value WHERE started_at IS NOT NULL"
-)
-# One query for whether anything is stored at all: for most runs nothing is yet.
+# Whether anything is stored at all. ?1 is JSON: {run: project, …}; a key may be repeated.
 _ANYTHING = (
     "EXISTS (SELECT 1 FROM facts WHERE project_id = {project} AND run = {run})"
     " OR EXISTS (SELECT 1 FROM deployments WHERE project_id = {project} AND run = {run})"
@@ -66,66 +51,27 @@ class Loading(Part):
         Facts are in the order in which they were stored, followed by the SEEN facts of open builds.
         """
         states = {run: RunState(run) for run in runs}
-        some = self._with_anything(runs)
+        # Who is about to store something mostly asks for new runs. To find nothing takes a third of the time.
+        some = self._with_anything(runs) if self._connection.in_transaction else runs
         return states | self._load(some) if some else states
 
     def _with_anything(self, runs: Collection[Run]) -> list[Run]:
         """The runs for which something may be stored."""
         ids = {run: self._project_id(run.project) for run in runs}
         known = [(project_id, run.number) for run, project_id in ids.items() if project_id is not None]
-        found = set(self._of_places(_ANYTHING_OF_ONE, _ANYTHING_OF_MANY, known))
+        if len(known) == 1:
+            found = set(self._all(_ANYTHING_OF_ONE, known[0]))
+        else:
+            found = set(self._all(_ANYTHING_OF_MANY, (_json(known),))) if known else set()
         return [run for run, project_id in ids.items() if project_id is None or (project_id, run.number) in found]
 
     def _load(self, runs: Collection[Run]) -> dict[Run, RunState]:
-        facts: dict[Run, list[Fact]] = {run: [] for run in runs}
-        deployments: dict[Run, list[Deployment]] = {run: [] for run in runs}
-        names = self._names({run.project for run in runs})
-        places = self._places(facts, names)
-        asked = list({place[:2]: None for place in places})
-        for row in self._of_places(_FACTS, _MANY_FACTS, asked):
-            for run in places.get(row[:3], ()):
-                facts[run].append(rows.fact_of(row, self._project(row[0])))
-        found = self._of_places(_DEPLOYMENTS, _MANY_DEPLOYMENTS, asked)
-        for row, deployment in zip(found, self._deployments(found), strict=True):
-            for run in places.get((row[1], row[2], deployment.run.attempt), ()):
-                deployments[run].append(deployment)
-        self._add_open_builds(facts, names)
-        return {run: RunState(run, tuple(facts[run]), tuple(deployments[run])) for run in facts}
-
-    def _of_places(self, one: str, many: str, places: Sequence[tuple[int, str]]) -> list[Any]:
-        if len(places) == 1:
-            return self._all(one, places[0])
-        return self._all(many, (_json((run, project_id) for project_id, run in places),)) if places else []
-
-    def _places(self, runs: Iterable[Run], names: Mapping[Project, Sequence[Project]]) -> dict[Place, list[Run]]:
-        """Where these runs may be stored, and which runs belong to each place."""
-        places: dict[Place, list[Run]] = {}
-        for run in runs:
-            for project in names[run.project]:
-                project_id = self._project_id(project)
-                if project_id is not None:
-                    places.setdefault((project_id, run.number, run.attempt), []).append(run)
-        return places
-
-    def _add_open_builds(self, facts: dict[Run, list[Fact]], names: Mapping[Project, Sequence[Project]]) -> None:
-        asked: dict[str, dict[tuple[str, int], list[Run]]] = {}
-        for run in facts:
-            if run.project.provider == JENKINS and run.number.isdecimal() and len(run.number) <= MOST_DIGITS:
-                number = int(run.number)
-                for project in names[run.project]:
-                    asked.setdefault(project.scope, {}).setdefault((project.name, number), []).append(run)
-        for controller, builds in asked.items():
-            if len(builds) == 1:
-                found = self._all(_OPEN, (controller, *next(iter(builds))))
-            else:
-                found = self._all(_MANY_OPEN, (_json(builds), controller))
-            for job, number, started_at, first_seen_at in found:
-                fact = seen(jenkins_run(controller, job, number), started_at=started_at, at=first_seen_at)
-                for run in builds[job, number]:
-                    if all(known.word != fact.word for known in facts[run]):
-                        facts[run].append(fact)
+        asked = asked_for(runs)
+        found = self._all(_LOAD, (_ENCODE(list(asked)).decode(),))
+        with self._readable():
+            return states_of(asked.values(), found)
 
 
-def _json(pairs: Iterable[tuple[str, int]]) -> str:
-    """A JSON object that may repeat keys."""
-    return "{" + ",".join([f"{_ENCODE(key).decode()}:{value}" for key, value in pairs]) + "}"
+def _json(places: Iterable[tuple[int, str]]) -> str:
+    """A JSON object of projects by run, which may repeat keys."""
+    return "{" + ",".join([f"{_ENCODE(run).decode()}:{project_id}" for project_id, run in places]) + "}"

@@ -11,7 +11,7 @@ from agent.outbox import rows
 from agent.outbox.sqlite.conditions import Condition, bounds, conditions
 from agent.outbox.sqlite.loading import Loading
 from agent.outbox.sqlite.part import MOST_DIGITS
-from agent.outbox.values import Action, Attempt, Counts, LastDeployments, LastRepair, SetAside
+from agent.outbox.values import Action, Attempt, Backlog, Counts, LastDeployments, LastRepair, SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -32,6 +32,7 @@ COUNTS = (
     " (SELECT count(*) AS failed FROM deployments WHERE state = 'failed'),"
     " (SELECT count(*) AS discarded FROM deployments WHERE state = 'discarded')"
 )
+_OLDEST = "SELECT created_at FROM deployments WHERE state = 'pending' ORDER BY id LIMIT 1"
 _PIECE = 500
 _TOO_LARGE = 2**63
 # The maximum number of build ends returned for one project.
@@ -166,12 +167,12 @@ class Looking(Loading):
 
     def counts(self) -> Counts:
         """Deployments by state. The time does not depend on how many are pending or delivered."""
-        return Counts(*self._one(COUNTS))
+        return self.backlog().counts
 
-    def oldest_pending(self) -> int | None:
-        """When the oldest pending deployment was enqueued."""
-        found = self._one("SELECT created_at FROM deployments WHERE state = 'pending' ORDER BY id LIMIT 1")
-        return None if found is None else int(found[0])
+    def backlog(self) -> Backlog:
+        """The counts, and when the oldest pending deployment was enqueued."""
+        oldest, *counts = self._one(f"SELECT ({_OLDEST}), * FROM ({COUNTS})")  # noqa: S608
+        return Backlog(Counts(*counts), oldest)
 
     def things_set_aside(self, limit: int) -> list[SetAside]:
         """The newest entries first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +15,7 @@ from agent.outbox.sqlite.connection import damaged, in_words, open_outbox
 from agent.outbox.sqlite.transactions import Block, Transactions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from agent.model.deployment import Deployment
@@ -145,8 +146,14 @@ class Part:
 
     def _deployments(self, rows: Iterable[Any]) -> list[Deployment]:
         """Deployments from rows of :data:`agent.outbox.rows.COLUMNS`."""
-        try:
+        with self._readable():
             return [deployment_of(row, self._project(row[1])) for row in rows]
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Raises :class:`agent.outbox.values.DamagedError` if a deployment that is read in the block is not valid."""
+        try:
+            yield
         except (KeyError, msgspec.MsgspecError) as error:
             raise damaged(self.path, f"a deployment is not valid: {error}") from error
 

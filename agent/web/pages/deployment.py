@@ -102,7 +102,7 @@ def _siblings(queue: Queue, row: Deployment, state: RunState) -> list[SiblingVie
         for each in state.deployments
         if each.number != row.number and each.build_started_at == row.build_started_at
     ]
-    ids = queue.ids(others)
+    ids = queue.ids(others, state)
     return [SiblingView(each.number, ids[each.number], each.state, each.content.environment) for each in others]
 
 

@@ -88,8 +88,7 @@ async def show(visit: Visit) -> Shown:
 
 
 def _now(outbox: Outbox, settings: Settings, problems: Sequence[str], now_ms: int) -> Now:
-    counts, recent = outbox.counts(), outbox.recent(now_ms - WEEK_MS)
-    oldest = outbox.oldest_pending() if counts.pending else None
+    (counts, oldest), recent = outbox.backlog(), outbox.recent(now_ms - WEEK_MS)
     first_hour = (now_ms // HOUR_MS - HOURS + 1) * HOUR_MS
     hours = outbox.per_hour(first_hour)
     delivery = delivery_status(outbox.delivery_state())
