@@ -85,7 +85,11 @@ class _Web:
     async def _form(self, page: Page, ending: str, request: Request) -> Response:
         async def form(visit: Visit) -> Response:
             shown: Shown = await page.show(visit)
-            return _FORMS[ending](shown)
+            answer = _FORMS[ending](shown)
+            if shown.following is not None:
+                following = self._renderer.url(page.form_path + ending, **shown.following)
+                answer.headers["Link"] = f'<{following}>; rel="next"'
+            return answer
 
         return await self._answer(request, max(page.role, Role.VIEW), form)
 

@@ -29,7 +29,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
 
     ``since`` and ``until`` select by the end of the deployment and are written as on the command line. ``job`` is a
     full name, or a folder followed by ``/**``. ``text``: the deployment_id or the job begins with it. ``cause``: of a
-    failed deployment, see :func:`agent.model.causes.cause_of`.
+    failed deployment, see :func:`agent.model.causes.cause_of`. ``reason``: ``none`` selects those without a
+    reason, which have no cause.
     """
 
     state: tuple[str, ...] = ()
@@ -42,6 +43,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     until: str | None = None
     text: str | None = None
     cause: str | None = None
+    reason: str | None = None
 
     @property
     def query(self) -> dict[str, object]:
@@ -63,6 +65,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
             since, until = parse_span(self.since, self.until, now_ms)
         except ValueError as error:
             raise RefusedError(400, str(error)) from None
+        if self.reason not in (None, "none") or (self.reason and self.cause):
+            raise RefusedError(400, "reason: only none is possible, without a cause; use cause for a certain cause")
         job, folder = _job(self.job)
         return Filter(
             states=tuple(_word("state", each, State) for each in self.state),
@@ -75,7 +79,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
             job=job,
             job_prefix=folder,
             text=self.text,
-            cause=self.cause,
+            cause="" if self.reason else self.cause,
         )
 
 

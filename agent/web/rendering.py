@@ -41,7 +41,7 @@ class Table:
 class Shown:
     """What a page shows: ``view`` is its JSON form and, as ``view``, the input of the template.
 
-    ``more``: further input of the template, such as links.
+    ``more``: further input of the template, such as links. ``following``: the fields of the address of the next page.
     """
 
     template: str
@@ -49,6 +49,7 @@ class Shown:
     view: msgspec.Struct
     table: Table
     more: Mapping[str, Any] = field(default_factory=dict)
+    following: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)

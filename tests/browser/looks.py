@@ -31,6 +31,18 @@ _WIDER = """
     .slice(0, 5).map(e => e.outerHTML.slice(0, 200));
 }
 """
+# A laptop shows every table whole: its boxes need not be scrolled. Charts may be wider.
+LAPTOP = 1180
+_SCROLLED = """
+() => [...document.querySelectorAll(".scroll:has(> table)")].filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => `${e.ariaLabel}: ${e.scrollWidth} px in ${e.clientWidth} px`)
+"""
+
+
+def scrolled(page: Page) -> list[str]:
+    """The tables that are wider than their boxes, and what makes the page wider than its window, on a laptop."""
+    page.set_viewport_size({"width": LAPTOP, "height": 800})
+    return page.evaluate(_SCROLLED) + page.evaluate(_WIDER)
 
 
 def looks(page: Page, axe: str, place: Place, colours: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.conftest import log_in, tab_of
-from tests.browser.looks import COLOURS, looks
+from tests.browser.looks import COLOURS, looks, scrolled
 from tests.browser.places import Place, places
 from tests.browser.world import SCRIPT
 
@@ -29,6 +29,14 @@ def test_every_page_looks_right_in_every_colour_and_width(
         place.go(logged_in.page, played.site.url)
         wrong += looks(logged_in.page, axe, place, colours)
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_table_is_wider_than_the_window_of_a_laptop(logged_in: Tab, played: World) -> None:
+    wrong = {}
+    for place in places(played):
+        place.go(logged_in.page, played.site.url)
+        wrong[str(place)] = scrolled(logged_in.page)
+    assert {place: wide for place, wide in wrong.items() if wide} == {}
 
 
 def test_nobody_sees_pages_that_look_right_too(tab: Tab, played: World, axe: str) -> None:

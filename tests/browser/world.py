@@ -32,6 +32,7 @@ DAY = 24 * HOUR
 SCRIPT = "<img src=x onerror=window.attacked=1>"
 HOSTILE_JOB = f'deploy/"{SCRIPT}'
 BIDI = "release\u202ednuof"
+LONG_REPO = "https://git.example.com/" + "a-group-with-a-long-name/" * 5 + "a-repository-with-a-long-name"
 LONG = "a-branch-with-a-name-that-has-no-place-to-break-" * 5
 REASON = f"HTTP 422: branch {SCRIPT} is not allowed here"
 # A Jenkins that nobody answers for, and one with a name as long as names get.
@@ -141,6 +142,8 @@ def _fill(filled: Filled, failed: int) -> None:
         )
     _built(filled, HOSTILE_JOB, 1, environment=SCRIPT, branch=BIDI)
     _built(filled, "deploy/" + LONG[:200], 1, branch=LONG)
+    _built(filled, "deploy/far", 1, repo=LONG_REPO)
+    _built(filled, "deploy/far", 2, repo=LONG_REPO, result="FAILURE")
     filled.settle()
     for number in range(1, 4):
         _built(filled, "deploy/refused", number)
@@ -170,6 +173,7 @@ def _built(
     ended_at: int = NOW - MINUTE,
     branch: str = "main",
     environment: str = "production",
+    repo: str = REPO,
     result: str = "SUCCESS",
 ) -> None:
     filled.built(
@@ -177,7 +181,7 @@ def _built(
         number,
         started_at=ended_at - 4 * MINUTE,
         ended_at=ended_at,
-        checkouts=(Checkout((REPO,), (f"refs/remotes/origin/{branch}",), f"{number:040x}"),) if checkout else (),
+        checkouts=(Checkout((repo,), (f"refs/remotes/origin/{branch}",), f"{number:040x}"),) if checkout else (),
         parameters={"ENVIRONMENT": environment},
         url="javascript:window.attacked=1" if job == HOSTILE_JOB else f"https://jenkins.example.com/job/x/{number}/",
         result=result,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import signal
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -140,6 +141,22 @@ def test_a_group_of_failed_deployments_is_discarded(failed: Site, operator: http
     _, key = confirmed(operator, "discard", all="1", state="failed", cause=group["cause"])
     assert ended(operator, started(operator, key, reason="an exercise"))["done"] == 3
     assert operator.get("/failed.json").json() == {"groups": [], "failed": 0, "more": False}
+
+
+def test_a_group_without_a_reason_is_discarded_and_nothing_else(failed: Site, operator: httpx.Client) -> None:
+    """An older version stored none."""
+    with sqlite3.connect(failed.agent.outbox) as connection:
+        connection.execute("UPDATE deployments SET reason = NULL WHERE id = (SELECT min(id) FROM deployments)")
+    connection.close()
+    page = operator.get("/failed").text
+    assert "no reason</a>" in page
+    assert re.findall(r"Discard \d+", page) == ["Discard 2", "Discard 1"]
+    chosen = {"state": "failed", "reason": "none"}
+    assert [each["reason"] for each in operator.get("/deployments.json", params=chosen).json()["deployments"]] == [None]
+    _, key = confirmed(operator, "discard", all="1", **chosen)
+    assert ended(operator, started(operator, key, reason="an exercise"))["done"] == 1
+    [group] = operator.get("/failed.json").json()["groups"]
+    assert (group["count"], group["cause"] != "") == (2, True)
 
 
 def test_a_deployment_that_cannot_be_corrected_is_refused_with_the_reason(operator: httpx.Client) -> None:

@@ -113,6 +113,7 @@ def test_each_filter_of_the_address_selects(played: Site, query: str, count: int
         ("before=abc", "before: 'abc' is not the number of a deployment"),
         ("before=99999999999999999999", "is not the number of a deployment"),
         ("limit=1001", "limit: at most 1,000 deployments fit on a page"),
+        ("reason=HTTP+400", "reason: only none is possible"),
         ("text=" + "x" * 2001, "text: the value has more than 2000 characters"),
     ],
 )
@@ -133,6 +134,23 @@ def test_the_csv_form_has_the_same_rows_and_no_formulas(played: Site) -> None:
     ]
     assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))]
     assert "\u202e" not in text
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_a_link_leads_from_each_part_of_a_list_to_the_next_one(played: Site, form: str) -> None:
+    """As RFC 8288 says, with the same filters, until there is no more."""
+    numbers: list[int] = []
+    address: str | None = f"/deployments.{form}?limit=25&environment=production&repo={REPO}"
+    with played.client(VIEW_TOKEN) as client:
+        while address is not None:
+            answer = client.get(address)
+            if form == "csv":
+                numbers += [int(row["id"]) for row in csv.DictReader(io.StringIO(answer.text))]
+            else:
+                numbers += [each["id"] for each in answer.json()["deployments"]]
+            address = answer.links["next"]["url"] if "next" in answer.links else None
+            assert address is None or address.startswith(f"/deployments.{form}?before={numbers[-1]}&limit=25&")
+    assert len(numbers) == len(set(numbers)) == BUILDS
 
 
 def test_names_from_jenkins_are_text_on_every_page(played: Site) -> None:

@@ -62,7 +62,9 @@ async def show(visit: Visit) -> Shown:
     settings = visit.backend.settings
     found = await visit.backend.read(lambda outbox: _found(outbox, settings, filters, which, page))
     table = Table(COLUMNS, map(cells, found.view.deployments))
-    return Shown("deployments.html", "Deployments", found.view, table, _menus(found, settings, page))
+    older = found.view.older
+    following = None if older is None else {"before": older, "limit": fields.get("limit"), **filters.query}
+    return Shown("deployments.html", "Deployments", found.view, table, _menus(found, settings, page), following)
 
 
 def _found(outbox: Outbox, settings: Settings, filters: Filters, which: Filter, page: Range) -> _Found:

@@ -56,7 +56,9 @@ async def show(visit: Visit) -> Shown:
     groups = [_group(each) for each in found.groups]
     view = FailedView(groups, found.failed, found.more)
     table = Table(_COLUMNS, [[getattr(each, name) for name in _COLUMNS] for each in groups])
-    filters = [Filters(state=("failed",), cause=each.cause or None) for each in groups]
+    filters = [
+        Filters(state=("failed",), cause=each.cause or None, reason=None if each.cause else "none") for each in groups
+    ]
     return Shown("failed.html", "Failed", view, table, {"filters": filters, "most": MOST_PER_PAGE})
 
 
