@@ -1,4 +1,4 @@
-"""GitLab: projects and deployments. Webhooks have other shapes and formats of time than the API."""
+"""GitLab: projects, deployments, and pipelines with one job. Webhooks have other shapes and times than the API."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _SERVER = "https://gitlab.example.test"
+_NUMBERED = re.compile(r"/pipelines/(\d+)(/jobs)?")
 _PATH = re.compile(r"/api/v4/projects/([^/]+)(/.*)?")
 
 
@@ -24,8 +25,14 @@ def answer(path: str, query: Mapping[str, str], deployed: Sequence[Deployed]) ->
         return None
     if not found[2]:
         return project(mine[0].project)
-    if found[2] != "/deployments":
+    if numbered := _NUMBERED.fullmatch(found[2]):
+        one = next((each for each in mine if each.by_job and each.run == int(numbered[1])), None)
+        return None if one is None else [job(one)] if numbered[2] else pipeline(one)
+    made = {"/deployments": deployment, "/pipelines": pipeline}.get(found[2])
+    if made is None:
         return None
+    if made is pipeline:
+        mine = [each for each in mine if each.by_job]
     after = parse_moment(query.get("updated_after", "1970-01-01"))
     order = "updated_at" if query.get("order_by") == "updated_at" else "id"
     chosen = sorted(
@@ -34,7 +41,7 @@ def answer(path: str, query: Mapping[str, str], deployed: Sequence[Deployed]) ->
         reverse=query.get("sort") == "desc",
     )
     size, page = min(int(query.get("per_page", "20")), 100), int(query.get("page", "1"))
-    return [deployment(each) for each in chosen[(page - 1) * size : page * size]]
+    return [made(each) for each in chosen[(page - 1) * size : page * size]]
 
 
 def webhooks(each: Deployed) -> list[Webhook]:
@@ -78,17 +85,40 @@ def project(name: str) -> dict[str, Any]:
     }
 
 
-def deployment(each: Deployed) -> dict[str, Any]:
-    job = {
+def pipeline(each: Deployed) -> dict[str, Any]:
+    """All that a single pipeline has. The real list has no ``finished_at`` and no ``queued_duration``."""
+    return {
+        "id": each.run,
+        "iid": each.number,
+        "name": "Deploy",
+        "ref": each.branch,
+        "tag": False,
+        "sha": each.commit,
+        "status": "running" if each.ended_at is None else each.outcome,
+        "created_at": rfc3339(each.created_at),
+        "updated_at": rfc3339(each.changed_at),
+        "started_at": rfc3339(each.started_at),
+        "finished_at": None if each.ended_at is None else rfc3339(each.ended_at),
+        "queued_duration": (each.started_at - each.created_at) // 1000,
+        "web_url": f"{_SERVER}/{each.project}/-/pipelines/{each.run}",
+    }
+
+
+def job(each: Deployed) -> dict[str, Any]:
+    return {
         "id": each.job_number,
         "name": each.job,
         "ref": each.branch,
-        "status": each.outcome,
+        "commit": {"id": each.commit},
+        "status": "running" if each.ended_at is None else each.outcome,
         "web_url": f"{_SERVER}/{each.project}/-/jobs/{each.job_number}",
         "created_at": rfc3339(each.created_at),
         "started_at": rfc3339(each.started_at),
         "finished_at": None if each.ended_at is None else rfc3339(each.ended_at),
     }
+
+
+def deployment(each: Deployed) -> dict[str, Any]:
     return {
         "id": each.number,
         "iid": each.number,
@@ -98,5 +128,5 @@ def deployment(each: Deployed) -> dict[str, Any]:
         "created_at": rfc3339(each.created_at),
         "updated_at": rfc3339(each.changed_at),
         "environment": {"id": 1, "name": each.environment, "tier": each.environment},
-        "deployable": job if each.by_job else None,
+        "deployable": job(each) if each.by_job else None,
     }

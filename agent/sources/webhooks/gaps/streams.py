@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # The second group is read only if a rule is about the project: the platform itself does not call these deployments.
 _STREAMS: dict[str, tuple[dict[str, Stream], dict[str, Stream]]] = {
     "github": ({"deployments": github.deployments}, {"workflow runs": github.workflow_runs}),
-    "gitlab": ({"deployments": gitlab.deployments}, {}),
+    "gitlab": ({"deployments": gitlab.deployments}, {"pipelines": gitlab.pipelines}),
     "circleci": ({}, {"pipelines": circleci.pipelines}),
     "azure_devops": ({"releases": azure.releases}, {"runs": azure.runs}),
 }
