@@ -1,4 +1,4 @@
-"""``sandbox``: a local Hivel and a local Jenkins."""
+"""``sandbox``: a local Hivel, a local Jenkins, and the APIs of platforms."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from agent.cli.values import duration
 from agent.sandbox.hivel import Fault, LocalHivel
 from agent.sandbox.jenkins import LocalJenkins, ReplicatedJenkins
 from agent.sandbox.jenkins.local import wall_clock_ms
+from agent.sandbox.platforms import LocalPlatform
+from agent.sandbox.platforms.local import KINDS
+from agent.sandbox.platforms.playing import Playing
 from agent.sandbox.server import serve
 
 if TYPE_CHECKING:
@@ -21,10 +24,12 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from agent.config.settings import Platform
+
 
 @click.group("sandbox")
 def command() -> None:
-    """Run a local Jenkins or a local Hivel to try a configuration.
+    """Run a local Jenkins, a local Hivel or the API of a platform to try a configuration.
 
     \b
     Example: hivel-agent sandbox hivel --port 8090
@@ -151,6 +156,47 @@ def jenkins(
         _repeat(every, play)
     what = "local Jenkins" if replicas == 1 else f"local Jenkins of {replicas} replicas"
     _serve(local.app, host, port, f"{what}, user {local.username}, token {token}")
+
+
+@command.command("platform")
+@click.argument("kind", type=click.Choice(KINDS))
+@listen_options(8092)
+@click.option("--project", default="acme/shop", show_default=True, callback=_not_empty, help="Name of its project.")
+@click.option(
+    "--deployments", default=5, show_default=True, type=click.IntRange(0, 10_000),
+    help="Number of deployments that ended during the last hour. Their webhooks were lost.",
+)  # fmt: skip
+@click.option(
+    "--every", default=0.0, type=_SECONDS, help="Interval in seconds: start a deployment and finish the previous one."
+)
+@click.option("--send", metavar="URL", help="Address of the agent's webhook: send the webhooks of what finishes.")
+@click.option(
+    "--secret", default="sandbox-secret", show_default=True, callback=_not_empty, help="Secret of the webhooks."
+)
+@click.option(
+    "--lose", default=0, type=click.IntRange(0), help="Lose the webhooks of every Nth deployment. [default: none]"
+)
+def platform(
+    *, kind: Platform, host: str, port: int, token: str, project: str, deployments: int, every: float,
+    send: str | None, secret: str, lose: int,
+) -> None:  # fmt: skip
+    """Run the API of a platform with the deployments of one project, to try gap repair.
+
+    KIND is the platform of a [[webhook]]. --send also sends webhooks.
+
+    \b
+    Example: hivel-agent sandbox platform github --port 8092
+    Then:    set api_url = "http://127.0.0.1:8092" and repair = ["acme/shop"] in [[webhook]]
+    Losing:  hivel-agent sandbox platform github --every 5 --lose 2 --send http://127.0.0.1:9472/v1/hooks/github
+    """
+    if (send or lose) and not every:
+        raise click.UsageError("--send and --lose require --every: webhooks are sent when a deployment finishes")
+    local = LocalPlatform(kind, token=token, secret=secret)
+    playing = Playing(local, project, url=send, lose=lose, tell=click.echo)
+    playing.begin(deployments, wall_clock_ms())
+    if every > 0:
+        _repeat(every, lambda: playing.play(wall_clock_ms()))
+    _serve(local.app, host, port, f"API of {kind}, token {token}")
 
 
 def _repeat(seconds: float, action: Callable[[], None]) -> None:

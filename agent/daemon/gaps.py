@@ -47,6 +47,7 @@ class GapStore:
         self._off_loop = off_loop
         self._dry_run = dry_run
         self._keeps_position = dry_run or keep_position
+        self._listed: set[tuple[str, str]] = set()  # of a dry run: two streams can have the same deployment
 
     async def position(self, subject: Subject) -> Cursor:
         """How far the subject was read. The first call stores the current time."""
@@ -114,8 +115,14 @@ class GapStore:
             if known is not None:
                 return Took(Result.KNOWN, known.deployment_id or "")
             if self._dry_run:
-                return Took(Result.FOUND, meaning.report.get("run", ""))
+                return self._would_take(meaning.report)
             return self._stored(hook, webhooks)
+
+    def _would_take(self, report: Mapping[str, str]) -> Took:
+        name = report.get("run", ""), report.get("environment", "")
+        result = Result.KNOWN if name in self._listed else Result.FOUND
+        self._listed.add(name)
+        return Took(result, name[0])
 
     def _stored(self, hook: WebhookSettings, webhooks: Sequence[tuple[Delivery, Meaning]]) -> Took:
         now = self._outbox.clock.now_ms()

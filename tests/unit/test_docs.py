@@ -161,7 +161,8 @@ def test_every_configuration_in_the_readme_loads(tmp_path: Path) -> None:
         assert settings.controllers or settings.intake
 
 
-def test_every_rule_in_the_readme_loads(tmp_path: Path) -> None:
+def test_every_rule_in_the_readme_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIVEL_AGENT_WEBHOOK_SECRET_CI", "sandbox-secret")  # as docs/sandbox.md sets it
     parts = [block for block in toml_blocks() if "[hivel]" not in block]
     assert parts
     for block in parts:
@@ -321,7 +322,8 @@ def test_every_verb_that_the_readme_calls_exists() -> None:
     known = {name for name, _ in verbs(command_line.cli)}
     blocks = re.findall(r"(?ms)^```(?:sh|text)\n(.*?)^```$", DOCS)
     called = re.findall(
-        r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent ([a-z][a-z-]*(?: (?:list|show|discard|hivel|jenkins|test|repair))?)",
+        r"(?m)^(?:\$ |sudo |.*bin/)?hivel-agent "
+        r"([a-z][a-z-]*(?: (?:list|show|discard|hivel|jenkins|platform|test|repair))?)",
         "\n".join(blocks),
     )
     assert len(called) > 10
