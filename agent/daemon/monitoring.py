@@ -133,6 +133,7 @@ class _Collector:
         yield errors
         yield _notifications(life)
         yield from _webhooks(life)
+        yield from _gap_repair(life, stored)
         yield CounterMetricFamily(
             "hivel_agent_log_lines_lost", "Log lines that could not be written.", value=logs.state().lost
         )
@@ -293,6 +294,35 @@ def _webhooks(life: Life) -> Iterator[Metric]:
             deliveries.add_metric([hook.name, str(status)], counts.get(status, 0))
         last.add_metric([hook.name], life.answers.last.get(hook.name, 0) / 1000)
     yield deliveries
+    yield last
+
+
+def _gap_repair(life: Life, stored: Stored) -> Iterator[Metric]:
+    looks = CounterMetricFamily(
+        "hivel_agent_gap_repair_looks", "Looks at a project for missed deployments, by result.",
+        labels=["hook", "result"],
+    )  # fmt: skip
+    found = CounterMetricFamily(
+        "hivel_agent_gap_repair_found", "Missed deployments that were found; survives restarts.", labels=["hook"]
+    )
+    last = GaugeMetricFamily(
+        "hivel_agent_gap_repair_last_success_timestamp_seconds",
+        "When the project that was not read for the longest time was read; 0: never.",
+        labels=["hook"],
+    )
+    gaps = life.parts.gaps
+    for (hook, result), count in sorted({} if gaps is None else gaps.counts.items()):
+        looks.add_metric([hook, result], count)
+    known = {(each.hook, each.project, each.stream): each for each in stored.gaps}
+    read: dict[str, list[int]] = {}
+    for subject in () if gaps is None else gaps.subjects:
+        look = known.get((subject.hook.name, subject.project, subject.stream))
+        read.setdefault(subject.hook.name, []).append(0 if look is None else look.looked_at or 0)
+    for hook, times in read.items():
+        found.add_metric([hook], sum(each.found for each in stored.gaps if each.hook == hook))
+        last.add_metric([hook], min(times) / 1000)
+    yield looks
+    yield found
     yield last
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agent.outbox.interface import Outbox
-    from agent.outbox.values import ControllerState, Counts, Missed
+    from agent.outbox.values import ControllerState, Counts, GapLook, Missed
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Stored:
     controllers: list[ControllerState]
     missed: list[Missed]
     size: int
+    gaps: list[GapLook]
 
 
 def read(outbox: Outbox) -> Stored:
     """Read it. Raises :class:`agent.outbox.values.OutboxError`."""
-    return Stored(*outbox.backlog(), outbox.controllers(), outbox.missed(), outbox.size())
+    return Stored(*outbox.backlog(), outbox.controllers(), outbox.missed(), outbox.size(), outbox.gap_looks())

@@ -131,6 +131,7 @@ def test_what_the_daemon_serves_has_what_is_promised(agent: Agent, jenkins: Loca
             '[intake]\nlisten = "127.0.0.1:0"\ntoken_file = "intake.token"\n'
             f'[notify]\ncommand = ["/usr/bin/tee", "{told}"]\nafter = "1s"\n'
             '[[webhook]]\nname = "github"\nplatform = "github"\nsecret_file = "intake.token"\n'
+            'api_token_file = "intake.token"\napi_url = "http://127.0.0.1:1"\nrepair = ["acme/shop"]\n'
         )
     hivel.fault(Fault(kind="status", status=503, times=1))
     daemon = agent.start()

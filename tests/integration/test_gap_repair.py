@@ -7,6 +7,7 @@ import random
 import sqlite3
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,8 +18,10 @@ from starlette.responses import Response
 from agent.config.file import load
 from agent.config.rules import Pattern
 from agent.config.settings import WebhookRule
+from agent.daemon import stored
 from agent.daemon.gaps import EVENT, GapStore
 from agent.daemon.hooks import Arrived, store
+from agent.daemon.monitoring import _gap_repair
 from agent.ingest.ingest import Ingest
 from agent.inspect.derived import rules_of
 from agent.model.part import Part
@@ -335,6 +338,25 @@ def test_one_deployment_that_cannot_be_read_does_not_stop_the_others(github: Rep
     github.run()
     assert github.events() == expected(github, [each for each in deployed if each is not broken])
     assert github.errors == []
+
+
+def test_metrics_show_the_last_looks_their_failures_and_what_they_found(github: Repairing) -> None:
+    def values() -> dict[str, float]:
+        life: Any = SimpleNamespace(parts=SimpleNamespace(gaps=github.repair))
+        samples = [each for metric in _gap_repair(life, stored.read(github.outbox)) for each in metric.samples]
+        return {each.name.removeprefix("hivel_agent_gap_repair_") + each.labels.get("result", ""): each.value
+                for each in samples}  # fmt: skip
+
+    outage(github, 3)
+    github.run()
+    there = {"looks_totalok": 2, "looks_totalerror": 0, "found_total": 3}
+    assert values() == there | {"last_success_timestamp_seconds": github.clock.now_ms() / 1000}
+    before = values()["last_success_timestamp_seconds"]
+    github.world.platform.hook = lambda *_: json_answer({}, 502)
+    github.run()
+    assert values() == there | {"looks_totalerror": 1, "last_success_timestamp_seconds": before}
+    github.restarted(replace(github.world.hook, repair=("acme/shop", "acme/new")))
+    assert values()["last_success_timestamp_seconds"] == 0
 
 
 def test_a_wrong_token_is_shown_and_a_new_one_is_read_from_its_file(tmp_path: Path) -> None:
