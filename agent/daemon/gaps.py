@@ -134,6 +134,8 @@ class GapStore:
         noted = store(self._reports, late)[-1]
         if isinstance(noted, Exception):
             return Took(Result.REFUSED, reason=f"unexpected error: {type(noted).__name__}: {noted}")
+        if noted.verdict is Verdict.IGNORED:
+            return Took(Result.IGNORED, reason=noted.reason)
         if noted.verdict is not Verdict.STORED:
             return Took(Result.REFUSED, reason=noted.reason)
         return Took(Result.FOUND, noted.deployment_id)

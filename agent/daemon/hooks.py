@@ -14,6 +14,7 @@ from agent.model.report import ReportError
 from agent.outbox.hooks import HookDelivery, HookStart, Verdict
 from agent.outbox.values import OutboxError
 from agent.sources.reports.accept import tell
+from agent.sources.reports.pairing import reported_by_jobs
 from agent.sources.webhooks.values import Ended, Ignored, Invalid, Started
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from agent.config.settings import WebhookSettings
     from agent.outbox.offloop import OffLoop
     from agent.sources.reports.accept import Reports, Taken
+    from agent.sources.reports.parse import Parsed
     from agent.sources.webhooks.gaps.completion import Completion
     from agent.sources.webhooks.values import Delivery, Meaning
 
@@ -143,7 +145,11 @@ class _Storing:
         start = None if known is None else known.at
         report = dict(ended.report) if start is None else _with_start(ended.report, start)
         try:
-            taken = self._take(report)
+            parsed = self._reports.parse(report)
+            if reported_by_jobs(parsed, self._outbox):
+                where = parsed.said.environment
+                return self._noted(Verdict.IGNORED, reason=f"jobs of this workflow run reported deployments to {where}")
+            taken = self._take(parsed)
         except ReportError as error:
             return self._noted(Verdict.REFUSED, reason=str(error))
         if ended.start and start is None:
@@ -159,14 +165,14 @@ class _Storing:
         if known is None or not known.report:
             return self._noted(Verdict.STARTED)
         try:
-            taken = self._take(_with_start(msgspec.json.decode(known.report, type=dict[str, str]), at))
+            report = _with_start(msgspec.json.decode(known.report, type=dict[str, str]), at)
+            taken = self._take(self._reports.parse(report))
         except (ReportError, msgspec.MsgspecError):  # the deployment exists, with its end as its start
             return self._noted(Verdict.STARTED)
         return self._noted(Verdict.STARTED, deployment_id=taken.deployment_id, state=taken.state.value)
 
-    def _take(self, report: Mapping[str, object]) -> Taken:
+    def _take(self, parsed: Parsed) -> Taken:
         """Accept a report. Raises :class:`agent.model.report.ReportError`; nothing of it is then stored."""
-        parsed = self._reports.parse(report)
         with self._outbox.transaction():
             said = self._reports.read(parsed, source=f"webhook:{self._hook.name}", at=self._delivery.received_at)
             [taken] = self._reports.accept([said])

@@ -3,6 +3,8 @@
 GitHub's webhooks have the display name of a job, and ``emit`` has its key. Azure DevOps' events of a stage do not have
 the job, which ``emit`` has. Two such runs are one only if exactly one is known of each side: several jobs of a run can
 deploy to one environment.
+
+A rule can make a deployment of a workflow whose jobs have deployments of their own. The jobs' count.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from agent.outbox.values import Filter, Page
 from agent.sources.reports.parse import Parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from agent.model.fact import Fact
     from agent.model.keys import Run
@@ -33,6 +35,7 @@ WEBHOOK = "webhook:"
 _MOST = 200
 _GITHUB = re.compile(r"(github_actions:[^#]+#\d+)(?:/.+?)?(?:\.(\d+))?", re.S)
 _AZURE = re.compile(r"(azure_devops:[^#]+#\d+)/(.+)", re.S)
+_WORKFLOW = re.compile(r"github_actions:[^#]+#\d+(\.\d+)?")
 _KEY = re.compile(r"github_actions:[^#]+#\d+/[A-Za-z_][A-Za-z0-9_-]*(\.\d+)?")
 _ATTEMPT = re.compile(r"\.\d+(\.\d+)?$")
 
@@ -73,6 +76,8 @@ def paired(parsed: Parsed, source: str, outbox: Outbox, behind: Sequence[Fact]) 
             return _as(run, parsed)
     if parsed.run in known:
         return parsed
+    if mine and (workflow := _workflow(parsed.run, known)) is not None:
+        return _as(workflow, parsed)
     sides = {run: {fact.source.startswith(WEBHOOK) for fact in reports} for run, reports in known.items()}
     others = [
         run
@@ -87,6 +92,32 @@ def paired(parsed: Parsed, source: str, outbox: Outbox, behind: Sequence[Fact]) 
             run=parsed.run.number, others=[run.number for run in others],
         )  # fmt: skip
     return parsed
+
+
+def reported_by_jobs(parsed: Parsed, outbox: Outbox) -> bool:
+    """Whether webhooks of jobs of this whole workflow run have reported a deployment to its environment."""
+    name = _name(parsed.run.number) if _WORKFLOW.fullmatch(parsed.run.number) else None
+    return name is not None and any(
+        fact.source.startswith(WEBHOOK) and _environment(fact) == parsed.said.environment
+        for run in _runs(name, outbox, ())
+        if run != parsed.run
+        for fact in _reports(run, outbox, ())
+    )
+
+
+def _workflow(job: Run, known: Mapping[Run, Sequence[Fact]]) -> Run | None:
+    """The workflow run of this job that a webhook reported before the job, and that no other job was taken for."""
+    if _WORKFLOW.fullmatch(job.number):
+        return None
+    return next(
+        (
+            run
+            for run, reports in known.items()
+            if _WORKFLOW.fullmatch(run.number)
+            and all(fact.source.startswith(WEBHOOK) and _named(fact) is None for fact in reports)
+        ),
+        None,
+    )
 
 
 def _name(text: str) -> _Name | None:
