@@ -285,7 +285,7 @@ def keep_report(settings: Settings, clock: Clock, report: dict[str, object], tea
 
     Raises like :meth:`Reporting.accept`.
     """
-    with SqliteOutbox(settings.outbox, clock, max_size=settings.max_size_bytes) as local:
+    with SqliteOutbox(settings.outbox, clock, max_size=settings.max_size_bytes, as_inbox=True) as local:
         reports = Reports(settings, Ingest(local, rules_of(settings), settings.hold_for_ms))
         return reports.keep(report, local, team)
 
@@ -339,7 +339,9 @@ class _Opener:
         """The inbox on this machine, for its own thread and for that of ``storing``."""
         off_loop = await self.stack.enter_async_context(OffLoop("kept reports"))
         path, most = self.settings.outbox, self.settings.max_size_bytes
-        local, moving = [await off_loop(partial(SqliteOutbox, path, self.clock, max_size=most)) for _ in range(2)]
+        local, moving = [
+            await off_loop(partial(SqliteOutbox, path, self.clock, max_size=most, as_inbox=True)) for _ in range(2)
+        ]
         for each in (local, moving):
             self.stack.push_async_callback(off_loop, each.close)
         return KeptReports(local, off_loop, LocalInbox(moving, moved_by(storing)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.daemon.systemd import extend_timeout
+from agent.outbox.engines import is_shared
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.sqlite.repair import repair, unfinished
 from agent.outbox.sqlite.upgrade import upgrade
@@ -40,7 +41,7 @@ def make_ready(settings: Settings, clock: Clock, problem: str | None) -> None:
     if problem is None:
         try:
             _upgrade(settings, clock)
-            SqliteOutbox(path, clock).close()
+            SqliteOutbox(path, clock, as_inbox=is_shared(settings)).close()
         except DamagedError as error:
             problem = what_is_broken(error)
     if problem is not None:

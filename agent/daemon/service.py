@@ -30,7 +30,7 @@ from agent.model.times import Drift
 from agent.model.trouble import Trouble, Unexpected
 from agent.outbox.engines import is_shared, myself
 from agent.outbox.sqlite.connection import RunLock, wait_for_locks
-from agent.outbox.values import DamagedError, OutboxError
+from agent.outbox.values import DamagedError, MovedError, OutboxError
 from agent.sources.reports.intake import Intake
 from agent.sources.webhooks.listener import Answers, Hooks
 from agent.web.app import application as web_application
@@ -171,7 +171,7 @@ class _Service:
         except DamagedError as error:
             return what_is_broken(error)
         except OutboxError as error:
-            if self._me is None:
+            if self._me is None or isinstance(error, MovedError):
                 raise
             await self._wait_for_outbox(error)
             return None

@@ -34,6 +34,10 @@ class OlderOutboxError(OutboxError):
     """An older version wrote the outbox. The agent that holds the run lock upgrades it."""
 
 
+class MovedError(OutboxError):
+    """The outbox was copied to another one, or is an incomplete copy. No agent may work on it."""
+
+
 class LeaseLostError(OutboxError):
     """Another agent has the lease of this controller, or it has expired. The transaction was rolled back."""
 

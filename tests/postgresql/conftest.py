@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.conftest import clock, hivel, hivel_server, jenkins, jenkins_server
 from tests.postgresql.cluster import Cluster, missing, running_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.outbox.postgresql.server import Server
+
+__all__ = ["clock", "hivel", "hivel_server", "jenkins", "jenkins_server"]
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ from uuid import uuid4
 import msgspec
 
 from agent.model.keys import Project
+from agent.outbox.marks import refuse_marked
 from agent.outbox.postgresql.connection import Connection
+from agent.outbox.postgresql.marks import mark_of
 from agent.outbox.postgresql.migrations import migrate
 from agent.outbox.postgresql.transactions import Block, Fence, Transactions
 from agent.outbox.rows import deployment_of
@@ -63,6 +65,7 @@ class Part:
         self._rollbacks = 0
         try:
             migrate(self._connection)
+            refuse_marked(self._connection.name, mark_of(self._connection))
         except BaseException:
             self._connection.close()
             raise

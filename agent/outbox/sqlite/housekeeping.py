@@ -53,8 +53,10 @@ _BUILDS = (
 class Housekeeping(Endings, Weeks, Hooks):
     """See :class:`agent.outbox.interface.Housekeeping`."""
 
-    def __init__(self, path: Path, clock: Clock, *, max_size: int = 0, read_only: bool = False) -> None:
-        super().__init__(path, clock, max_size=max_size, read_only=read_only)
+    def __init__(
+        self, path: Path, clock: Clock, *, max_size: int = 0, read_only: bool = False, as_inbox: bool = False
+    ) -> None:
+        super().__init__(path, clock, max_size=max_size, read_only=read_only, as_inbox=as_inbox)
         self._drift = Drift(clock)
         self._facts_walk = Walk(start=0)
         self._deployments_walk = Walk(start=0)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 # The number of the last SQL file. An outbox with a higher number was written by a newer agent.
-VERSION = 11
+VERSION = 12
 # A new outbox runs this SQL file and all later ones.
 FIRST = 6
 

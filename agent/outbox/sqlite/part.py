@@ -10,8 +10,10 @@ import msgspec
 
 from agent.model.causes import cause_of
 from agent.model.keys import Project
+from agent.outbox.marks import refuse_marked
 from agent.outbox.rows import deployment_of
 from agent.outbox.sqlite.connection import damaged, in_words, open_outbox
+from agent.outbox.sqlite.marks import mark_of
 from agent.outbox.sqlite.transactions import Block, Transactions
 
 if TYPE_CHECKING:
@@ -34,15 +36,19 @@ _PROJECTS = 20_000
 class Part:
     """One part of the engine; :class:`agent.outbox.sqlite.engine.SqliteOutbox` combines them."""
 
-    def __init__(self, path: Path, clock: Clock, *, max_size: int = 0, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, *, max_size: int = 0, read_only: bool = False, as_inbox: bool = False
+    ) -> None:
         """Open or create the file. ``max_size`` in bytes; 0: no limit. Raises :class:`OutboxError`.
 
         ``read_only``: this object never writes, so that nobody ever waits for it. Readers do not block writers.
+        ``as_inbox``: only reports are kept in it, because the outbox is elsewhere. It may have been moved there.
         """
         self.path = path
         self.clock = clock
         self.max_size = max_size
         self._connection = open_outbox(path)
+        self._refuse_moved(as_inbox=as_inbox)
         if read_only:
             self._connection.execute("PRAGMA query_only = ON")
         self._transactions = Transactions(self._connection, path)
@@ -51,6 +57,15 @@ class Part:
         self._rollbacks = 0
         self._connection.create_function("contains", 2, _contains, deterministic=True)
         self._connection.create_function("cause_of", 1, cause_of, deterministic=True)
+
+    def _refuse_moved(self, *, as_inbox: bool) -> None:
+        try:
+            refuse_marked(str(self.path), mark_of(self._connection), as_inbox=as_inbox)
+        except BaseException as error:
+            self._connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise in_words(error, self.path) from error
+            raise
 
     def transaction(self) -> Block:
         """A block that is all or nothing, and durable when the outermost block ends. It excludes all other writers."""

@@ -172,6 +172,8 @@ class _Recovery:
             self._copy("webhook_starts", old.table("webhook_starts"))
         if old.has("webhook_gaps"):
             self._copy("webhook_gaps", old.table("webhook_gaps"))
+        if old.has("copies"):  # a copy that was not complete cannot continue with other rows
+            self._copy("copies", (row for row in old.table("copies") if row["complete"] == 1))
         for row in old.table("former_names"):
             project, former = (self._projects.get(row[name]) for name in ("project_id", "former_id"))
             if project is not None and former is not None:
