@@ -81,7 +81,7 @@ class Token:
 
 
 class Secret(Token):
-    """A secret that a person chose for a webhook. It can contain blanks."""
+    """A secret that a person chose, such as that of a webhook. It can contain blanks."""
 
     blanks = True
 

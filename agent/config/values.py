@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from agent.config.credentials import Token, TokenError, find_controllers_token, find_token, know_url, variable_of
+from agent.config.credentials import (
+    Secret,
+    Token,
+    TokenError,
+    find_controllers_token,
+    find_token,
+    know_url,
+    variable_of,
+)
 from agent.config.reading import ReadError, check_readable
 from agent.config.rules import Pattern, Template
 from agent.config.settings import UNIX, Address, SocketFile, TlsSettings
@@ -242,7 +250,7 @@ class Values:
         if not self._tokens:
             return None
         nothing: Token | None = None
-        return self.parse(key, lambda: find_token(path, variable_for(credential), credential), nothing)
+        return self.parse(key, lambda: find_token(path, variable_for(credential), credential, Secret), nothing)
 
     def token_file(self, key: str, text: str) -> Token:
         """The token in a file."""

@@ -1,7 +1,8 @@
 """Tries rules on the stored builds, in a process of its own: a bad pattern can cost any amount of time and memory.
 
 ``python -m agent.web.trial`` reads a :class:`Trial` as JSON from standard input, and prints a :class:`Result` as JSON.
-Nothing is written, no token is read, and neither Jenkins nor Hivel is asked.
+Nothing is written, no token is read, and neither Jenkins nor Hivel is asked. The password of an outbox in PostgreSQL
+comes from the daemon, over standard input: others cannot see it there.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import resource
 import signal
 import sys
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.config.credentials import Token, TokenError
 from agent.config.file import ConfigError, with_rules
 from agent.inspect.compare import Comparison, compare
 from agent.inspect.expressions import refuse_endless
@@ -23,6 +27,9 @@ from agent.model.times import Clock
 from agent.outbox.engines import engine_of
 from agent.outbox.values import OutboxError
 from agent.sources.jenkins.history import Span
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
 
 MOST_CPU_S = 20
 MOST_BYTES = 1024 * 1024 * 1024
@@ -33,11 +40,15 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """``file``: the configuration. ``rules``: TOML. ``since``: builds that ended at or after it (UTC milliseconds)."""
+    """``file``: the configuration. ``rules``: TOML. ``since``: builds that ended at or after it (UTC milliseconds).
+
+    ``password``: that of ``[outbox] url``; None: it has none.
+    """
 
     file: str
     rules: str
     since: int
+    password: str | None = None
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -45,6 +56,15 @@ class Result(msgspec.Struct, frozen=True):
 
     comparison: Comparison | None = None
     problem: str | None = None
+
+
+def trial_of(settings: Settings, rules: str, since: int) -> Trial:
+    """A trial of ``rules`` instead of those of the configuration."""
+    password = None
+    if settings.postgresql is not None and settings.postgresql.password is not None:
+        with suppress(TokenError):  # then the server says that it is missing
+            password = settings.postgresql.password.reveal()
+    return Trial(str(settings.file), rules, since, password)
 
 
 async def run(trial: Trial) -> Result:
@@ -89,6 +109,8 @@ def _tried(trial: Trial) -> Result:
     clock = Clock()
     try:
         settings = with_rules(Path(trial.file), trial.rules)
+        if settings.postgresql is not None and trial.password is not None:
+            settings = replace(settings, postgresql=replace(settings.postgresql, password=Token(trial.password)))
         refuse_endless(settings)
         with closing(engine_of(settings, clock).open()) as outbox:
             return Result(compare(settings, outbox, None, Span(trial.since, clock.now_ms()), 0))

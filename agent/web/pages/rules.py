@@ -17,7 +17,7 @@ from agent.web.access import Role
 from agent.web.forms import read_form
 from agent.web.page import Action, Page, RefusedError
 from agent.web.rendering import Shown, Table, as_csv, as_json
-from agent.web.trial import Trial, run
+from agent.web.trial import run, trial_of
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -95,7 +95,7 @@ async def _tried(visit: Visit) -> Shown:
     backend = visit.backend
     async with _one_at_a_time:
         since = backend.clock.now_ms() - days * DAY_MS
-        result = await _unless_gone(visit.request, run(Trial(str(backend.settings.file), rules, since)))
+        result = await _unless_gone(visit.request, run(trial_of(backend.settings, rules, since)))
     return _shown(RulesPage(rules, days, result.comparison, result.problem))
 
 

@@ -1,4 +1,4 @@
--- Agents work with these tables from version 4 on.
+-- Agents work with these tables from version 5 on.
 -- That this outbox was copied to another one, or is a copy: see agent/outbox/marks.py. Older agents would not see it.
 CREATE TABLE copies (
     id integer PRIMARY KEY CHECK (id = 1),
