@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from agent.config import shape
+from agent.config import outbox, shape
 from agent.config.credentials import variable_of
-from agent.config.paths import DEFAULT_CONFIG, WEB_PASSWORD
+from agent.config.paths import DEFAULT_CONFIG
 from agent.config.positions import Positions, tables_of
 from agent.config.problems import ConfigError, Problem, Problems
 from agent.config.reading import ReadError, read_text
@@ -32,18 +32,13 @@ from agent.config.settings import (
     IntakeSettings,
     JenkinsSettings,
     NotifySettings,
-    PostgresqlSettings,
-    ProxySettings,
     Settings,
-    SocketFile,
-    WebSettings,
 )
 from agent.config.tables import Team
 from agent.config.values import Values
+from agent.config.web import web
 from agent.config.webhooks import webhooks
 from agent.model import times
-from agent.model.git import without_credentials
-from agent.model.secrets import know
 from agent.model.status import Status
 
 if TYPE_CHECKING:
@@ -57,17 +52,8 @@ JENKINS_RESULTS = ("SUCCESS", "UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED")
 
 # What an example can expect of a deployment: fields of the event, and why there can be no event.
 EXPECTED = ("status", "environment", "repo_url", "branch", "pr_number", "image", "reason")
-KEEP_DEPLOYMENTS = "400d"
-# A smaller outbox could not hold the events of one day.
-LEAST_SIZE = 10_000_000
-# Renewals are due every third of it. A longer one makes no sense for replacing an agent.
-LEAST_LEASE_MS, LONGEST_LEASE_MS = 500, 300_000
 LONGEST_CONTACT = 200
 LONGEST_NOTIFYING_MS = 300_000
-_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
-# With or without a port. An IPv6 address may have brackets, and needs them before a port.
-_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|[0-9A-Fa-f:.]+|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
-_HEADER = re.compile(r"[A-Za-z0-9-]+")
 _PLACE_IN_TOML = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 # The beginning of tomllib's messages, and the usual cause.
 _TOML_ADVICE = {
@@ -140,11 +126,11 @@ def _settings(path: Path, raw: tables.File, check: Values) -> Settings:
         outbox=check.path("outbox.path", raw.outbox.path),
         delivery=_delivery(check, raw.delivery),
         keep_delivered_ms=check.duration("outbox.keep_delivered", raw.outbox.keep_delivered),
-        keep_deployments_ms=_keep_deployments(check, raw.outbox),
+        keep_deployments_ms=outbox.keep_deployments(check, raw.outbox),
         keep_ids_ms=check.duration("outbox.keep_ids", raw.outbox.keep_ids),
-        postgresql=_postgresql(check, raw.outbox),
-        lease_ms=_lease(check, raw.outbox.lease),
-        max_size_bytes=check.size("outbox.max_size", raw.outbox.max_size, LEAST_SIZE) if raw.outbox.max_size else 0,
+        postgresql=outbox.postgresql(check, raw.outbox),
+        lease_ms=outbox.lease(check, raw.outbox.lease),
+        max_size_bytes=outbox.max_size(check, raw.outbox.max_size),
         monitoring=check.address("monitoring.listen", raw.monitoring.listen),
         silent_after_ms=_silent_after(check, raw.monitoring),
         silent_least=check.number("monitoring.silent_least", raw.monitoring.silent_least, 2, 50),
@@ -152,7 +138,7 @@ def _settings(path: Path, raw: tables.File, check: Values) -> Settings:
         spool=check.path("hook.spool", raw.hook.spool) if raw.hook.spool else None,
         intake=None if raw.intake is None else _intake(check, raw.intake),
         notify=None if raw.notify is None else _notify(check, raw.notify),
-        web=_web(check, raw.web),
+        web=web(check, raw.web),
         webhooks=webhooks(check, raw.webhooks, raw.webhook),
         examples=tuple(_example(check, i, table) for i, table in enumerate(raw.example)),
     )
@@ -380,41 +366,6 @@ def _notify(check: Values, raw: tables.Notify) -> NotifySettings:
     return replace(settings, url=url)
 
 
-def _web(check: Values, raw: tables.Web) -> WebSettings | None:
-    address = check.address_or_socket("web.listen", raw.listen)
-    prefix = (raw.prefix or "").rstrip("/")
-    if not _PREFIX.fullmatch(prefix):
-        check.note("web.prefix", f"{raw.prefix!r} is not a path; write it like /hivel")
-    for i, host in enumerate(raw.hosts):
-        if not _HOST.fullmatch(host):
-            check.note(f"web.hosts[{i}]", f"{host!r} is not a host name; write it without scheme and path")
-    settings = WebSettings(
-        address=address or Address("", 0),
-        prefix=prefix,
-        hosts=tuple(host.lower() for host in raw.hosts),
-        password=check.web_secret("web.password_file", raw.password_file, "web-password", WEB_PASSWORD),
-        view_password=check.web_secret("web.view_password_file", raw.view_password_file, "web-view-password"),
-        token=check.web_secret("web.token_file", raw.token_file, "web-token"),
-        view_token=check.web_secret("web.view_token_file", raw.view_token_file, "web-view-token"),
-        proxy=None if raw.proxy is None else _proxy(check, raw.proxy, over_socket=isinstance(address, SocketFile)),
-    )
-    return None if address is None else settings
-
-
-def _proxy(check: Values, raw: tables.Proxy, *, over_socket: bool) -> ProxySettings | None:
-    if not _HEADER.fullmatch(raw.user_header):
-        check.note("web.proxy.user_header", f"{raw.user_header!r} is not the name of a header")
-    secret = check.web_secret("web.proxy.secret_file", raw.secret_file, "web-proxy-secret")
-    if secret is None and not over_socket:
-        check.note(
-            "web.proxy.secret_file",
-            "no secret: set a file here, or systemd's credential web-proxy-secret, or let [web] listen at a Unix "
-            f"socket such as unix:/run/hivel-agent/web.sock; otherwise any client could send {raw.user_header}",
-        )
-        return None
-    return ProxySettings(raw.user_header, secret, frozenset(raw.operators))
-
-
 def _key_of_token(raw: tables.Intake, team: str) -> str:
     return f"intake.teams.{team}" + ("" if isinstance(raw.teams[team], str) else ".token_file")
 
@@ -428,48 +379,6 @@ def _allowed(check: Values, key: str, team: Team) -> Allowed:
 
 def _silent_after(check: Values, raw: tables.Monitoring) -> int:
     return check.duration("monitoring.silent_after", raw.silent_after) if raw.silent_after else 0
-
-
-def _lease(check: Values, text: str) -> int:
-    lease_ms = check.duration("outbox.lease", text)
-    if lease_ms and not LEAST_LEASE_MS <= lease_ms <= LONGEST_LEASE_MS:
-        check.note("outbox.lease", f"{text!r} is not between 500ms and 5m")
-    return lease_ms
-
-
-def _postgresql(check: Values, raw: tables.Outbox) -> PostgresqlSettings | None:
-    """The database of ``[outbox] url``; None: the outbox is a file."""
-    if raw.url is None:
-        for name in ("password_file", "ca_file", "client_certificate", "client_key"):
-            if getattr(raw, name) is not None:
-                check.note(f"outbox.{name}", "is used only with url; set url or remove it")
-        return None
-    try:
-        address = urlsplit(raw.url)
-        password = address.password
-    except ValueError as error:
-        check.note("outbox.url", f"is not a URL: {error}")
-        return None
-    if address.scheme not in ("postgresql", "postgres") or not address.path.strip("/"):
-        check.note("outbox.url", f"{without_credentials(raw.url)!r} is not like postgresql://USER@HOST:5432/DATABASE")
-    if password is not None or "password=" in address.query.lower():
-        know(raw.url)
-        check.note("outbox.url", "the configuration does not contain the password: write it to a file and set "
-                   "password_file")  # fmt: skip
-        return None
-    found = check.secret("outbox.password_file", raw.password_file, "outbox-password")
-    return PostgresqlSettings(raw.url, found, check.tls("outbox", raw))
-
-
-def _keep_deployments(check: Values, raw: tables.Outbox) -> int:
-    """How long deployments are kept. The default is at least keep_delivered."""
-    delivered = check.duration("outbox.keep_delivered", raw.keep_delivered)
-    if raw.keep_deployments is None:
-        return max(times.parse_duration(KEEP_DEPLOYMENTS), delivered)
-    deployments = check.duration("outbox.keep_deployments", raw.keep_deployments)
-    if deployments < delivered:
-        check.note("outbox.keep_deployments", "is shorter than keep_delivered")
-    return deployments
 
 
 def _delivery(check: Values, raw: tables.Delivery) -> DeliverySettings:
