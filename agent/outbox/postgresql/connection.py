@@ -7,6 +7,7 @@ transaction. Statements are prepared only if no pooler is in between.
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
@@ -17,7 +18,7 @@ from agent.outbox.postgresql.errors import in_words
 from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from agent.outbox.postgresql.pool import Pool
     from agent.outbox.postgresql.server import Server
@@ -57,9 +58,12 @@ class Connection:
         return now is not None and now.info.transaction_status is psycopg.pq.TransactionStatus.INERROR
 
     def execute(self, sql: str, values: Any = None) -> psycopg.Cursor[Row]:
-        """One statement. Raises :class:`psycopg.Error`, and :class:`OutboxError` if no connection can be opened."""
+        """One statement. Raises :class:`psycopg.Error`, and :class:`OutboxError` if no connection can be opened.
+
+        A place of a value is a question mark, as in :mod:`agent.outbox.sql`, or what psycopg uses.
+        """
         try:
-            return self._execute(sql, values)
+            return self._execute(_marked(sql), values)
         finally:
             self._give_back()
 
@@ -76,12 +80,13 @@ class Connection:
             self._pool.clear()
         return self._usual().execute(sql, values)
 
-    def execute_many(self, sql: str, values: Sequence[Any]) -> int:
-        """The statement for each of these values, in few round trips; returns how many rows were changed."""
+    def executemany(self, sql: str, values: Iterable[Any]) -> psycopg.Cursor[Row]:
+        """The statement for each of these values, in few round trips."""
         try:
-            with self._usual().cursor() as cursor:
-                cursor.executemany(sql, values)
-                return cursor.rowcount
+            listed, cursor = list(values), self._usual().cursor()
+            if listed:
+                cursor.executemany(_marked(sql), listed)
+            return cursor
         finally:
             self._give_back()
 
@@ -141,6 +146,12 @@ class Connection:
 
 
 _WITHIN = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
+
+
+@lru_cache(maxsize=1_000)
+def _marked(sql: str) -> str:
+    """The statement with the marks of psycopg. No statement has a question mark for anything else."""
+    return sql.replace("?", "%s")
 
 
 def connect(server: Server) -> psycopg.Connection[Row]:

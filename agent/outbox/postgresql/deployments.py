@@ -215,8 +215,8 @@ class Deployments(Loading):
             f"SELECT project_id, run, attempt FROM deployments WHERE state = 'held'{waits} ORDER BY id",  # noqa: S608
             values,
         )
-        self._know_projects(place[0] for place in found)
-        return [Run(self._projects[place[0]], *place[1:]) for place in dict.fromkeys(found)]
+        projects = self._projects_of(place[0] for place in found)
+        return [Run(projects[place[0]], *place[1:]) for place in dict.fromkeys(found)]
 
     def replay(self, deployments: Sequence[Deployment]) -> list[bool]:
         """Make settled deployments pending with fresh attempts and unchanged content.
@@ -250,7 +250,7 @@ class Deployments(Loading):
         """Store what a person did with the deployments with these numbers. It is deleted with the deployment."""
         values = (action.at, action.what, action.who, action.reason)
         with self._writing():
-            self._many(
+            self._connection.executemany(
                 "INSERT INTO actions (deployment, n, at, what, who, reason)"
                 " SELECT d.id, (SELECT coalesce(max(n), 0) + 1 FROM actions WHERE deployment = d.id), %s, %s, %s, %s"
                 " FROM deployments AS d WHERE d.id = %s FOR UPDATE",

@@ -9,13 +9,13 @@ from agent.model.endings import Ended, Ending
 from agent.model.keys import JENKINS, Run
 from agent.model.times import Drift
 from agent.outbox.aging import FINAL, SETTLED, Age, Stored, Walk, age_of
-from agent.outbox.postgresql.endings import Endings
-from agent.outbox.postgresql.hooks import Hooks
+from agent.outbox.loaded import MOST_DIGITS
 from agent.outbox.postgresql.loading import lock_of
-from agent.outbox.postgresql.part import MOST_DIGITS
 from agent.outbox.postgresql.shared import Moved
 from agent.outbox.postgresql.weeks import Weeks
 from agent.outbox.rows import id_hash
+from agent.outbox.sql.endings import Endings
+from agent.outbox.sql.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -270,7 +270,7 @@ class Housekeeping(Endings, Weeks, Hooks):
             " RETURNING deployment_id, coalesce(build_started_at, started_at)",
             (without, cutoff, list(SETTLED)),
         ).fetchall()
-        self._many(
+        self._connection.executemany(
             "INSERT INTO forgotten (id_hash, started_at, day) VALUES (%s, %s, %s) ON CONFLICT (id_hash)"
             " DO UPDATE SET started_at = excluded.started_at, day = excluded.day",
             [(id_hash(name or ""), started_at, now // DAY_MS) for name, started_at in gone],

@@ -145,9 +145,7 @@ class Looking(Loading):
             f" LEFT JOIN projects ON projects.id = page.project_id ORDER BY page.id {order}",
             (*wanted.values, limit),
         )
-        for row in found:
-            if row[-1] is not None:
-                self._remember(row[1], Project(*row[-3:]))
+        self._remember({row[1]: Project(*row[-3:]) for row in found if row[-1] is not None})
         return self._deployments([row[:-3] for row in found])
 
     def _where(self, condition: str, value: object) -> list[Deployment]:

@@ -1,37 +1,28 @@
-"""What all parts of the engine share: the connection, the clock, and the numbers of projects."""
+"""What all parts of the engine share: the connection and the clock."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import msgspec
-
-from agent.model.keys import Project
 from agent.outbox.marks import refuse_marked
 from agent.outbox.postgresql.connection import Connection
 from agent.outbox.postgresql.marks import mark_of
 from agent.outbox.postgresql.migrations import migrate
-from agent.outbox.postgresql.transactions import Block, Fence, Transactions
-from agent.outbox.rows import deployment_of
+from agent.outbox.postgresql.transactions import Fence, Transactions
+from agent.outbox.sql.projects import Projects
 from agent.outbox.values import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Sequence
 
-    from agent.model.deployment import Deployment
+    from agent.model.keys import Project
     from agent.model.times import Clock
-    from agent.outbox.postgresql.connection import Row
     from agent.outbox.postgresql.pool import Pool
     from agent.outbox.postgresql.server import Server
 
-# Numbers with more digits are not build or deployment numbers: they do not fit into a bigint.
-MOST_DIGITS = 18
-# The number of projects kept in the cache: a few megabytes.
-_PROJECTS = 20_000
 _BY_NAME = (
-    "SELECT p.provider, p.scope, p.name, p.id FROM projects AS p"
+    "SELECT p.id, p.provider, p.scope, p.name FROM projects AS p"
     " JOIN unnest(%s::text[], %s::text[], %s::text[]) AS asked (provider, scope, name)"
     " ON name_key(p.provider) = name_key(asked.provider) AND name_key(p.scope) = name_key(asked.scope)"
     " AND name_key(p.name) = name_key(asked.name)"
@@ -42,8 +33,12 @@ _INSERT = (
 )
 
 
-class Part:
+class Part(Projects):
     """One part of the engine; :class:`agent.outbox.postgresql.engine.PostgresqlOutbox` combines them."""
+
+    _connection: Connection
+    _transactions: Transactions
+    _AMONG = "= ANY(?)"
 
     def __init__(
         self, server: Server, clock: Clock, *, max_size: int = 0, read_only: bool = False, pool: Pool | None = None
@@ -62,7 +57,6 @@ class Part:
         self._transactions = Transactions(self._connection, read_only=read_only)
         self._ids: dict[Project, int] = {}
         self._projects: dict[int, Project] = {}
-        self._rollbacks = 0
         try:
             migrate(self._connection)
             refuse_marked(self._connection.name, mark_of(self._connection))
@@ -79,120 +73,28 @@ class Part:
         """From now on begin each write transaction with this check."""
         self._transactions.fence = fence
 
-    def transaction(self) -> Block:
-        """A block that is all or nothing, and durable when the outermost block ends."""
-        return self._transactions.nested
-
-    def _writing(self) -> Block:
-        """A transaction, or a part of the current one."""
-        return self._transactions.joined
-
-    def _all(self, sql: str, values: Any = None) -> list[Row]:
-        return self._connection.all(sql, values)
-
-    def _one(self, sql: str, values: Any = None) -> Any:
-        """The first row, or None."""
-        return self._connection.one(sql, values)
-
-    def _many(self, sql: str, values: Collection[Any]) -> None:
-        """The statement for each of these values."""
-        if values:
-            self._connection.execute_many(sql, list(values))
-
     # ---- projects
 
-    def _project_id(self, project: Project) -> int | None:
-        """None if nothing is stored for this project."""
-        return self._project_ids([project]).get(project)
+    def _find_projects(self, projects: Sequence[Project]) -> list[Any]:
+        return self._all(_BY_NAME, _columns(projects))
 
-    def _project_ids(self, projects: Iterable[Project]) -> dict[Project, int]:
-        """The numbers of those for which something is stored."""
-        self._forget_after_rollback()
-        asked = list(dict.fromkeys(projects))
-        if missing := [each for each in asked if each not in self._ids]:
-            for *names, number in self._all(_BY_NAME, _columns(missing)):
-                self._remember(number, Project(*names))
-        return {each: self._ids[each] for each in asked if each in self._ids}
-
-    def _made_project_ids(self, projects: Iterable[Project]) -> dict[Project, int]:
-        """Insert projects if necessary. Call it within a transaction.
-
-        They stay if the transaction is rolled back only if another one has inserted them, so the cache is cleared then.
-        """
-        asked = list(dict.fromkeys(projects))
-        found = self._project_ids(asked)
-        if missing := [each for each in asked if each not in found]:
-            self._connection.execute(_INSERT, _columns(missing))
-            found |= self._project_ids(missing)
-        return found
-
-    def _project(self, project_id: int) -> Project:
-        self._know_projects([project_id])
-        return self._projects[project_id]
-
-    def _know_projects(self, numbers: Iterable[int]) -> None:
-        """Read the projects that are not in the cache in one statement."""
-        self._forget_after_rollback()
-        missing = {each for each in numbers if each not in self._projects}
-        if missing:
-            found = self._all("SELECT id, provider, scope, name FROM projects WHERE id = ANY(%s)", (list(missing),))
-            for number, *names in found:
-                self._remember(number, Project(*names))
-            if not missing <= self._projects.keys():
-                raise self._damaged("a project is missing")
-
-    def _names(self, projects: Iterable[Project]) -> dict[Project, list[Project]]:
-        """All names under which these projects may be stored, each one's own first."""
-        names = {project: [project] for project in projects}
-        known = self._project_ids(names)
-        if known:
-            found = self._all(
-                "SELECT project_id, former_id FROM former_names WHERE project_id = ANY(%s) ORDER BY 1, 2",
-                (list(known.values()),),
-            )
-            self._know_projects(each for pair in found for each in pair)
-            for project_id, former_id in found:
-                names[self._projects[project_id]].append(self._projects[former_id])
-        return names
-
-    def _remember(self, project_id: int, project: Project) -> int:
-        if len(self._ids) >= _PROJECTS:
-            self._ids.clear()
-            self._projects.clear()
-        self._ids[project] = project_id
-        self._projects[project_id] = project
-        return project_id
-
-    def _forget_after_rollback(self) -> None:
-        """Clear the cache: a project that the transaction inserted is gone."""
-        if self._rollbacks != self._transactions.rollbacks:
-            self._rollbacks = self._transactions.rollbacks
-            self._ids.clear()
-            self._projects.clear()
+    def _insert_projects(self, projects: Sequence[Project]) -> None:
+        self._connection.execute(_INSERT, _columns(projects))
 
     # ---- rows
 
-    def _deployments(self, rows: Collection[Row]) -> list[Deployment]:
-        """Deployments from rows of :data:`agent.outbox.rows.COLUMNS`."""
-        self._know_projects(row[1] for row in rows)
-        projects = self._projects
-        with self._readable():
-            return [deployment_of(row, projects[row[1]]) for row in rows]
+    def _listed(self, values: Iterable[int] | Iterable[str]) -> list[Any]:
+        return list(values)
 
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """Raises :class:`DamagedError` if a deployment that is read in the block is not valid."""
-        try:
-            yield
-        except (KeyError, msgspec.MsgspecError) as error:
-            raise self._damaged(f"a deployment is not valid: {error}") from error
+    @staticmethod
+    def _key(name: str) -> str:
+        return f"name_key({name})"
 
-    def _damaged(self, why: str) -> DamagedError:
+    def _damaged(self, why: object) -> DamagedError:
         return DamagedError(
             f"the outbox {self._connection.name} is damaged ({why}); restore the database from its backup"
         )
 
 
-def _columns(projects: Iterable[Project]) -> tuple[list[str], list[str], list[str]]:
-    listed = list(projects)
-    return [each.provider for each in listed], [each.scope for each in listed], [each.name for each in listed]
+def _columns(projects: Sequence[Project]) -> tuple[list[str], list[str], list[str]]:
+    return [each.provider for each in projects], [each.scope for each in projects], [each.name for each in projects]

@@ -6,11 +6,11 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Self
 
-from agent.outbox.sqlite.backfills import Backfills
-from agent.outbox.sqlite.cursors import Cursors
+from agent.outbox.sql.backfills import Backfills
+from agent.outbox.sql.cursors import Cursors
+from agent.outbox.sql.gaps import Gaps
 from agent.outbox.sqlite.deliveries import Deliveries
 from agent.outbox.sqlite.deployments import Deployments
-from agent.outbox.sqlite.gaps import Gaps
 from agent.outbox.sqlite.housekeeping import Housekeeping
 from agent.outbox.sqlite.pages import Pages
 

@@ -11,8 +11,8 @@ from agent.model.keys import JENKINS
 from agent.model.times import Drift
 from agent.outbox.aging import FINAL, SETTLED, Age, Stored, Walk, age_of
 from agent.outbox.rows import id_hash
-from agent.outbox.sqlite.endings import Endings
-from agent.outbox.sqlite.hooks import Hooks
+from agent.outbox.sql.endings import Endings
+from agent.outbox.sql.hooks import Hooks
 from agent.outbox.sqlite.weeks import Weeks
 
 if TYPE_CHECKING:

@@ -57,13 +57,13 @@ class Loading(Part):
 
     def _with_anything(self, runs: Collection[Run]) -> list[Run]:
         """The runs for which something may be stored."""
-        ids = {run: self._project_id(run.project) for run in runs}
-        known = [(project_id, run.number) for run, project_id in ids.items() if project_id is not None]
+        ids = self._project_ids(run.project for run in runs)
+        known = [(ids[run.project], run.number) for run in runs if run.project in ids]
         if len(known) == 1:
             found = set(self._all(_ANYTHING_OF_ONE, known[0]))
         else:
             found = set(self._all(_ANYTHING_OF_MANY, (_json(known),))) if known else set()
-        return [run for run, project_id in ids.items() if project_id is None or (project_id, run.number) in found]
+        return [run for run in runs if run.project not in ids or (ids[run.project], run.number) in found]
 
     def _load(self, runs: Collection[Run]) -> dict[Run, RunState]:
         asked = asked_for(runs)

@@ -8,9 +8,9 @@ from msgspec import json
 
 from agent.model.keys import Project
 from agent.outbox import rows
+from agent.outbox.loaded import MOST_DIGITS
 from agent.outbox.sqlite.conditions import Condition, bounds, conditions
 from agent.outbox.sqlite.loading import Loading
-from agent.outbox.sqlite.part import MOST_DIGITS
 from agent.outbox.values import Action, Attempt, Backlog, Counts, LastDeployments, LastRepair, SetAside
 
 if TYPE_CHECKING:
@@ -133,10 +133,8 @@ class Looking(Loading):
             f" FROM ({sql}) AS page LEFT JOIN projects ON projects.id = page.project_id ORDER BY page.id {order}",
             values,
         )
-        for row in found:
-            if row[-1] is not None:
-                self._remember(row[1], Project(*row[-3:]))
-        return self._deployments(row[:-3] for row in found)
+        self._remember({row[1]: Project(*row[-3:]) for row in found if row[-1] is not None})
+        return self._deployments([row[:-3] for row in found])
 
     def _where(self, condition: str, value: object) -> list[Deployment]:
         sql = f"SELECT {rows.COLUMNS} FROM deployments WHERE {condition}"  # noqa: S608

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.model.endings import Ended, Ending, put
-from agent.outbox.sqlite.part import Part
+from agent.outbox.sql.projects import Projects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ _ENDED = ", ".join(Ended.__struct_fields__)
 _ANY_NUMBER = 2**62
 
 
-class Endings(Part):
+class Endings(Projects):
     """See :class:`agent.outbox.interface.Cursors`."""
 
     def endings(self, controller: str, full_name: str) -> list[Ended]:
@@ -23,10 +23,9 @@ class Endings(Part):
 
     def _endings(self, controller: str, full_name: str, first: int = 1, last: int = _ANY_NUMBER) -> list[Ended]:
         found = self._all(
-            f"SELECT {_ENDED} FROM endings WHERE controller = ?1 AND full_name = ?2 AND first <= ?4 AND first >="  # noqa: S608
-            " (SELECT coalesce(max(first), 0) FROM endings WHERE controller = ?1 AND full_name = ?2 AND first <= ?3)"
-            " ORDER BY first",
-            (controller, full_name, first, last),
+            f"SELECT {_ENDED} FROM endings WHERE {self._of_job} AND first <= ? AND first >="  # noqa: S608
+            f" (SELECT coalesce(max(first), 0) FROM endings WHERE {self._of_job} AND first <= ?) ORDER BY first",
+            (controller, full_name, last, controller, full_name, first),
         )
         return [Ended(begin, end, Ending(ending), at) for begin, end, ending, at in found if end >= first]
 
@@ -36,7 +35,7 @@ class Endings(Part):
         first, last = min(each.first for each in ended), max(each.last for each in ended)
         known = self._endings(controller, full_name, first - 1, last + 1)
         self._connection.executemany(
-            "DELETE FROM endings WHERE controller = ? AND full_name = ? AND first = ?",
+            f"DELETE FROM endings WHERE {self._of_job} AND first = ?",  # noqa: S608
             [(controller, full_name, each.first) for each in known],
         )
         self._insert_endings(controller, full_name, put(known, ended))
@@ -49,6 +48,6 @@ class Endings(Part):
 
     def _delete_endings(self, controller: str, full_names: Iterable[str]) -> None:
         self._connection.executemany(
-            "DELETE FROM endings WHERE controller = ? AND full_name = ?",
+            f"DELETE FROM endings WHERE {self._of_job}",  # noqa: S608
             [(controller, full_name) for full_name in full_names],
         )

@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
-from agent.outbox.postgresql.part import Part
+from agent.outbox.sql.base import Part, upsert
 from agent.outbox.values import GapLook
 
 _COLUMNS = "hook, project, stream, begun, at, open, found, looked_at, error"
+_SAVE = upsert("webhook_gaps", "hook, project, stream", _COLUMNS.split(", "))
 
 
 class Gaps(Part):
@@ -23,7 +24,7 @@ class Gaps(Part):
     def gap_look(self, hook: str, project: str, stream: str) -> GapLook | None:
         """The one of this stream; None if it was never read."""
         row = self._one(
-            f"SELECT {_COLUMNS} FROM webhook_gaps WHERE hook = %s AND project = %s AND stream = %s",  # noqa: S608
+            f"SELECT {_COLUMNS} FROM webhook_gaps WHERE hook = ? AND project = ? AND stream = ?",  # noqa: S608
             (hook, project, stream),
         )
         return None if row is None else self._look(row)
@@ -33,9 +34,7 @@ class Gaps(Part):
         values = msgspec.structs.astuple(look)
         with self._writing():
             self._connection.execute(
-                f"INSERT INTO webhook_gaps ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"  # noqa: S608
-                " ON CONFLICT (hook, project, stream) DO UPDATE SET begun = excluded.begun, at = excluded.at,"
-                " open = excluded.open, found = excluded.found, looked_at = excluded.looked_at, error = excluded.error",
+                _SAVE,
                 [msgspec.json.encode(value).decode() if isinstance(value, tuple) else value for value in values],
             )
 

@@ -6,7 +6,8 @@ from dataclasses import astuple, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from agent.model.keys import JENKINS, Project
-from agent.outbox.sqlite.endings import Endings
+from agent.outbox.sql.base import upsert
+from agent.outbox.sql.endings import Endings
 from agent.outbox.values import ControllerState, JobCursor, JobError, Missed, OpenBuild, WantedBuild
 
 if TYPE_CHECKING:
@@ -15,12 +16,16 @@ if TYPE_CHECKING:
     from agent.model.keys import Run
     from agent.outbox.values import Progress, Renamed
 
-_JOB = ", ".join(field.name for field in fields(JobCursor))
-_JOB_VALUES = ", ".join("?" for _ in fields(JobCursor))
-_OPEN = ", ".join(field.name for field in fields(OpenBuild))
-_STATE = ", ".join(field.name for field in fields(ControllerState))
-_MISSED = ", ".join(field.name for field in fields(Missed))
-_ERROR = ", ".join(field.name for field in fields(JobError))
+
+def _columns(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+_JOB, _OPEN, _STATE, _MISSED, _ERROR = (
+    ", ".join(_columns(kind)) for kind in (JobCursor, OpenBuild, ControllerState, Missed, JobError)
+)
+_OF_JOBS = ("controller", *_columns(JobCursor))
+_SAVE_STATE = upsert("controllers", "name", _columns(ControllerState))
 
 
 class Cursors(Endings):
@@ -36,7 +41,7 @@ class Cursors(Endings):
     def job(self, controller: str, full_name: str) -> JobCursor | None:
         """The cursor of one job; None if the poller never saw the job."""
         found = self._one(
-            f"SELECT {_JOB} FROM jobs WHERE controller = ? AND full_name = ?",  # noqa: S608
+            f"SELECT {_JOB} FROM jobs WHERE {self._of_job}",  # noqa: S608
             (controller, full_name),
         )
         return None if found is None else _cursor(found)
@@ -65,10 +70,10 @@ class Cursors(Endings):
         now = self.clock.now_ms()
         with self._writing():
             self._connection.executemany(
-                "INSERT OR IGNORE INTO wanted_builds (controller, full_name, number, since) SELECT ?1, ?2, ?3, ?4"
-                " WHERE NOT EXISTS"
-                " (SELECT 1 FROM open_builds WHERE controller = ?1 AND full_name = ?2 AND number = ?3)",
-                [(controller, full_name, number, now) for full_name, number in builds],
+                "INSERT INTO wanted_builds (controller, full_name, number, since) SELECT ?, ?, ?, ? WHERE NOT EXISTS"  # noqa: S608
+                f" (SELECT 1 FROM open_builds WHERE {self._of_job} AND number = ?)"
+                " ON CONFLICT DO NOTHING",
+                [(controller, full_name, number, now, controller, full_name, number) for full_name, number in builds],
             )
 
     def job_errors(self, controller: str | None = None) -> dict[str, JobError]:
@@ -85,13 +90,13 @@ class Cursors(Endings):
         with self._writing():
             self._save_names(controller, progress.renamed, progress.begun)
             self._connection.executemany(
-                f"INSERT OR REPLACE INTO jobs (controller, {_JOB}) VALUES (?, {_JOB_VALUES})",  # noqa: S608
-                [(controller, *astuple(cursor)) for cursor in progress.cursors],
+                upsert("jobs", self._job_key, _OF_JOBS),
+                [(controller, *_row(cursor)) for cursor in progress.cursors],
             )
             self._save_open_builds(controller, progress.open_builds)
             self._add_missed(controller, progress.missed)
             self._connection.executemany(
-                "DELETE FROM wanted_builds WHERE controller = ? AND full_name = ? AND number = ?",
+                f"DELETE FROM wanted_builds WHERE {self._of_job} AND number = ?",  # noqa: S608
                 [(controller, wanted.full_name, wanted.number) for wanted in progress.no_longer_wanted],
             )
             self._save_errors(controller, progress.errors)
@@ -115,44 +120,44 @@ class Cursors(Endings):
         former = renamed.former
         key = (controller, former.full_name)
         gone = self._connection.execute(
-            "DELETE FROM jobs WHERE controller = ? AND full_name = ? AND newest_started_at IS ?",
-            (*key, former.newest_started_at),
+            f"DELETE FROM jobs WHERE {self._of_job} AND coalesce(newest_started_at, -1) = ?",  # noqa: S608
+            (*key, -1 if former.newest_started_at is None else former.newest_started_at),
+        ).rowcount
+        if gone:
+            self._connection.execute(f"DELETE FROM open_builds WHERE {self._of_job}", key)  # noqa: S608
+            self._connection.execute(f"DELETE FROM job_errors WHERE {self._of_job}", key)  # noqa: S608
+        names = [Project(JENKINS, controller, name) for name in (renamed.full_name, former.full_name)]
+        ids = self._made_project_ids(names)
+        new_id, former_id = (ids[name] for name in names)
+        former_ids = self._all("SELECT former_id FROM former_names WHERE project_id = ?", (former_id,))
+        self._connection.executemany(
+            "INSERT INTO former_names (project_id, former_id) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            [(new_id, each) for (each,) in ((former_id,), *former_ids) if each != new_id],
         )
-        if gone.rowcount:
-            self._connection.execute("DELETE FROM open_builds WHERE controller = ? AND full_name = ?", key)
-            self._connection.execute("DELETE FROM job_errors WHERE controller = ? AND full_name = ?", key)
-        new_id, former_id = (
-            self._made_project_id(Project(JENKINS, controller, name)) for name in (renamed.full_name, former.full_name)
-        )
-        self._connection.execute(
-            "INSERT OR IGNORE INTO former_names (project_id, former_id) SELECT ?1, id FROM"
-            " (SELECT ?2 AS id UNION SELECT former_id FROM former_names WHERE project_id = ?2) WHERE id != ?1",
-            (new_id, former_id),
-        )
-        return gone.rowcount > 0
+        return gone > 0
 
     def _save_open_builds(self, controller: str, builds: Mapping[str, Sequence[OpenBuild]]) -> None:
         self._connection.executemany(
-            "DELETE FROM open_builds WHERE controller = ? AND full_name = ?",
+            f"DELETE FROM open_builds WHERE {self._of_job}",  # noqa: S608
             [(controller, full_name) for full_name in builds],
         )
         self._connection.executemany(
             f"INSERT INTO open_builds (controller, full_name, {_OPEN}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-            [(controller, full_name, *astuple(build)) for full_name, of_job in builds.items() for build in of_job],
+            [(controller, full_name, *_row(build)) for full_name, of_job in builds.items() for build in of_job],
         )
 
     def _add_missed(self, controller: str, missed: Mapping[str, tuple[int, int]]) -> None:
         now = self.clock.now_ms()
         self._connection.executemany(
-            f"INSERT INTO missed ({_MISSED}) VALUES (?, ?, ?, ?, ?) ON CONFLICT (controller, full_name) DO UPDATE"  # noqa: S608
-            " SET builds = builds + excluded.builds, newest_number = excluded.newest_number,"
+            f"INSERT INTO missed ({_MISSED}) VALUES (?, ?, ?, ?, ?) ON CONFLICT ({self._job_key}) DO UPDATE"  # noqa: S608
+            " SET builds = missed.builds + excluded.builds, newest_number = excluded.newest_number,"
             " noted_at = excluded.noted_at",
             [(controller, full_name, builds, newest, now) for full_name, (builds, newest) in missed.items()],
         )
 
     def _save_errors(self, controller: str, errors: Mapping[str, JobError | None]) -> None:
         self._connection.executemany(
-            "DELETE FROM job_errors WHERE controller = ? AND full_name = ?",
+            f"DELETE FROM job_errors WHERE {self._of_job}",  # noqa: S608
             [(controller, full_name) for full_name in errors],
         )
         self._connection.executemany(
@@ -168,15 +173,15 @@ class Cursors(Endings):
 
     def was_reported(self, run: Run, started_at: int) -> bool:
         """Whether a deployment exists for the build of this run, under the current or a former name of its project."""
-        ids = (self._project_id(project) for project in self._names([run.project])[run.project])
+        ids = self._project_ids(self._names([run.project])[run.project])
         return any(
             self._one(
-                "SELECT 1 FROM deployments WHERE project_id = ? AND run = ? AND attempt = ?"
+                f"SELECT 1 FROM deployments WHERE project_id = ? AND {self._key('run')} = {self._key('?')}"  # noqa: S608
+                " AND attempt = ?"
                 " AND coalesce(build_started_at, started_at) = ? LIMIT 1",
                 (project_id, run.number, run.attempt, started_at),
             )
-            for project_id in ids
-            if project_id is not None
+            for project_id in ids.values()
         )
 
     # ---- controllers
@@ -189,10 +194,7 @@ class Cursors(Endings):
     def save_controller(self, state: ControllerState) -> None:
         """Insert or replace."""
         with self._writing():
-            self._connection.execute(
-                f"INSERT OR REPLACE INTO controllers ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-                astuple(state),
-            )
+            self._connection.execute(_SAVE_STATE, astuple(state))
 
     def controllers(self) -> list[ControllerState]:
         """All controllers that were ever polled, by name."""
@@ -209,6 +211,11 @@ class Cursors(Endings):
         return [Missed(*row) for row in found]
 
 
+def _row(value: JobCursor | OpenBuild) -> tuple[Any, ...]:
+    """The values with numbers instead of booleans, which SQLite does not have."""
+    return tuple(int(each) if isinstance(each, bool) else each for each in astuple(value))
+
+
 def _cursor(row: Sequence[Any]) -> JobCursor:
     cursor = JobCursor(*row)
-    return replace(cursor, absent=True) if cursor.absent else cursor  # SQLite has no booleans
+    return replace(cursor, absent=True) if cursor.absent else cursor
