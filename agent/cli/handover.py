@@ -11,6 +11,7 @@ import click
 
 from agent.cli.options import with_settings
 from agent.cli.output import console, escape
+from agent.inspect.fleet import described, is_last
 from agent.outbox.engines import leases_of
 from agent.outbox.sqlite.connection import RunLock
 
@@ -47,9 +48,12 @@ def command(settings: Settings, *, name: str | None, back: bool, force: bool) ->
             "handover needs several agents on one PostgreSQL; this outbox is a file: see [outbox] url"
         )
     with closing(leases):
-        chosen = _chosen(leases.members(), name, RunLock(settings.outbox).holder())
-        if not back and not force:
-            _refuse_the_last(leases.members(), chosen)
+        members = leases.members()
+        chosen = _chosen(members, name, RunLock(settings.outbox).holder())
+        if not back and not force and is_last(described(members, []), chosen.agent.id):
+            raise click.ClickException(
+                "no other agent is there to take over; start one first, or use --force to stop polling and delivering"
+            )
         leases.ask_to_leave([chosen.agent.id], leaving=not back)
         if back:
             console().print(f"{escape(chosen.agent.name)} takes part again")
@@ -78,14 +82,6 @@ def _chosen(members: list[Member], name: str | None, pid: int | None) -> Member:
         ids = ", ".join(each.agent.id for each in found)
         raise click.ClickException(f"several agents have this name; choose one with --agent ID: {ids}")
     return found[0]
-
-
-def _refuse_the_last(members: list[Member], chosen: Member) -> None:
-    others = [each for each in members if each.living and not each.leaving and each.agent.id != chosen.agent.id]
-    if not others:
-        raise click.ClickException(
-            "no other agent is there to take over; start one first, or use --force to stop polling and delivering"
-        )
 
 
 def _wait(leases: Leases, agent: str) -> int:

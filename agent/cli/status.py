@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from agent.config.settings import Settings
     from agent.inspect.asked import Asked
+    from agent.inspect.controllers import ControllerStatus, JobErrorStatus, MissedStatus
     from agent.inspect.fleet import FleetStatus
     from agent.inspect.silent import SilentJob
-    from agent.inspect.status import ControllerStatus, JobErrorStatus, MissedStatus, SetAsideStatus, Status
+    from agent.inspect.status import SetAsideStatus, Status
 
 NONE_POLLED = "jenkins   no controller is configured"
 _WHICH = "see sent_revision in queue list --json, and queue show"
@@ -121,8 +122,7 @@ def _asked(asked: Asked) -> str:
     if asked.interval_ms > asked.setting_ms:
         often = f"[yellow]slow[/], {often} instead of {describe_duration(asked.setting_ms)}"
     kinds = ", ".join(f"{each.requests} {each.kind}" for each in asked.last_hour)
-    requests = sum(each.requests for each in asked.last_hour)
-    average = round(sum(each.average_ms * each.requests for each in asked.last_hour) / requests)
+    average = round(sum(each.average_ms * each.requests for each in asked.last_hour) / asked.requests)
     slowest = max(each.slowest_ms for each in asked.last_hour)
     size = describe_size(sum(each.bytes for each in asked.last_hour))
     return (

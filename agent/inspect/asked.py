@@ -37,6 +37,11 @@ class Asked(msgspec.Struct, frozen=True):
     setting_ms: int
     last_hour: list[KindAsked]
 
+    @property
+    def requests(self) -> int:
+        """All kinds together."""
+        return sum(each.requests for each in self.last_hour)
+
 
 def asked(controller: str, *, interval_s: float, setting_s: float, last_hour: Mapping[Kind, Tally]) -> Asked:
     """The entry of one controller on the page."""

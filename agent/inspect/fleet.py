@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.outbox.engines import leases_of
+from agent.outbox.engines import leases_by, leases_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.config.settings import Settings
+    from agent.outbox.interface import Outbox
     from agent.outbox.leases import Lease, Member
+
+ACTIVE, LEAVING, GONE = "active", "leaving", "gone"
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
@@ -60,6 +63,20 @@ def fleet_status(settings: Settings) -> FleetStatus | None:
         return described(leases.members(), leases.leases())
 
 
+def fleet_by(outbox: Outbox) -> FleetStatus | None:
+    """The fleet that shares this outbox, by its connection; None if it is a file.
+
+    Raises :class:`agent.outbox.values.OutboxError`.
+    """
+    leases = leases_by(outbox)
+    return None if leases is None else described(leases.members(), leases.leases())
+
+
+def is_last(fleet: FleetStatus, agent: str) -> bool:
+    """Whether no other agent would take over from the one with this id."""
+    return not any(each.state == ACTIVE and each.id != agent for each in fleet.agents)
+
+
 def described(members: Sequence[Member], leases: Sequence[Lease]) -> FleetStatus:
     """Members and leases for people."""
     names = {each.agent.id: each.agent.name for each in members}
@@ -67,7 +84,7 @@ def described(members: Sequence[Member], leases: Sequence[Lease]) -> FleetStatus
 
 
 def _agent(member: Member) -> AgentStatus:
-    state = "gone" if not member.living else "leaving" if member.leaving else "active"
+    state = GONE if not member.living else LEAVING if member.leaving else ACTIVE
     agent = member.agent
     return AgentStatus(agent.id, agent.name, agent.version, agent.pid, state, member.seen_ms_ago, member.holds)
 

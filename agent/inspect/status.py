@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.inspect.asked import Asked, ask_daemon
+from agent.inspect.asked import ask_daemon
+from agent.inspect.controllers import (
+    ControllerStatus,
+    JobErrorStatus,
+    MissedStatus,
+    controller_statuses,
+    job_error_status,
+    missed_status,
+)
 from agent.inspect.fleet import FleetStatus, fleet_status
 from agent.inspect.silent import SilentJob, silent_jobs
 from agent.inspect.webhooks import HookStatus, hook_statuses
@@ -17,35 +25,15 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import Counts  # noqa: TC001 - a field of a struct
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from agent.config.settings import JenkinsSettings, Settings
+    from agent.config.settings import Settings
     from agent.outbox.interface import Outbox
-    from agent.outbox.values import ControllerState, DeliveryState, JobError, LastRepair, Missed, SetAside
+    from agent.outbox.values import DeliveryState, LastRepair, SetAside
 
 # The newest events that are searched for changes during delivery. It takes some hundredths of a second.
 MOST_LOOKED_AT = 100_000
 # The maximum number of set-aside items, and the maximum length of each error.
 MOST_SET_ASIDE = 20
 _LONGEST_ERROR = 300
-
-
-class ControllerStatus(msgspec.Struct, frozen=True):
-    """One controller. Times are RFC 3339; ``state`` is ok, error, unreachable, unauthorized or never polled.
-
-    ``asked``: the daemon's requests in the last hour; None if no daemon answers.
-    """
-
-    name: str
-    url: str
-    state: str
-    since: str | None
-    polled_at: str | None
-    jobs: int | None
-    open_builds: int
-    missed_builds: int
-    last_error: str | None
-    asked: Asked | None = None
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):
@@ -55,26 +43,6 @@ class DeliveryStatus(msgspec.Struct, frozen=True):
     since: str | None = None
     reason: str | None = None
     next_probe_at: str | None = None
-
-
-class MissedStatus(msgspec.Struct, frozen=True):
-    """Builds of a job that were discarded or deleted before the agent read them; ``noted_at`` is RFC 3339."""
-
-    controller: str
-    job: str
-    builds: int
-    newest_number: int
-    noted_at: str
-
-
-class JobErrorStatus(msgspec.Struct, frozen=True):
-    """A job that cannot be read, although its controller can; times are RFC 3339."""
-
-    controller: str
-    job: str
-    error: str
-    since: str
-    next_try_at: str
 
 
 class SetAsideStatus(msgspec.Struct, frozen=True):
@@ -151,31 +119,20 @@ def status(settings: Settings, outbox: Outbox) -> Status:
     counts, oldest = outbox.backlog()
     daemon_pid, address = RunLock(settings.outbox).holder(), settings.monitoring
     told = [] if daemon_pid is None or address is None else ask_daemon(address)
-    asked = {each.controller: each for each in told}
-    known = {state.name: state for state in outbox.controllers()}
-    open_builds, missed = outbox.open_build_counts(), outbox.missed()
+    missed = outbox.missed()
     return Status(
         outbox=name_of(settings),
         daemon_pid=daemon_pid,
         events=counts,
         oldest_pending_ms=None if oldest is None else max(0, outbox.clock.now_ms() - oldest),
         delivery=delivery_status(outbox.delivery_state()),
-        missed=[
-            MissedStatus(m.controller, m.full_name, m.builds, m.newest_number, rfc3339(m.noted_at)) for m in missed
-        ],
-        controllers=[
-            _controller_status(
-                controller,
-                known.get(controller.name),
-                open_builds.get(controller.name, 0),
-                missed,
-                asked.get(controller.name),
-            )
-            for controller in settings.controllers
-        ],
+        missed=[missed_status(each) for each in missed],
+        controllers=controller_statuses(
+            settings.controllers, outbox.controllers(), outbox.open_build_counts(), missed, told
+        ),
         repaired=_repair_status(outbox.last_repair() if isinstance(outbox, SqliteOutbox) else None),
         job_errors=[
-            _job_error_status(controller.name, error)
+            job_error_status(controller.name, error)
             for controller in settings.controllers
             for error in outbox.job_errors(controller.name).values()
         ],
@@ -215,35 +172,10 @@ def delivery_status(state: DeliveryState | None) -> DeliveryStatus:
     return DeliveryStatus(state.state, rfc3339(state.since), state.reason, _moment(state.next_probe_at))
 
 
-def _controller_status(
-    settings: JenkinsSettings,
-    state: ControllerState | None,
-    open_builds: int,
-    missed: Sequence[Missed],
-    asked: Asked | None,
-) -> ControllerStatus:
-    return ControllerStatus(
-        name=settings.name,
-        url=settings.url,
-        state=state.state if state else "never polled",
-        since=rfc3339(state.since) if state else None,
-        polled_at=_moment(state.polled_at) if state else None,
-        jobs=state.jobs if state else None,
-        open_builds=open_builds,
-        missed_builds=sum(job.builds for job in missed if job.controller == settings.name),
-        last_error=state.last_error if state else None,
-        asked=asked,
-    )
-
-
 def _repair_status(repair: LastRepair | None) -> RepairStatus | None:
     if repair is None:
         return None
     return RepairStatus(rfc3339(repair.at), repair.moved_to, repair.problem, repair.events)
-
-
-def _job_error_status(controller: str, error: JobError) -> JobErrorStatus:
-    return JobErrorStatus(controller, error.full_name, error.error, rfc3339(error.since), rfc3339(error.next_try_at))
 
 
 def _set_aside_status(item: SetAside) -> SetAsideStatus:

@@ -120,6 +120,15 @@ def leases_of(settings: Settings) -> Leases | None:
     return Leases(Connection(server))
 
 
+def leases_by(outbox: Outbox) -> Leases | None:
+    """The same by the connection of this outbox, with which they end; None: it is not shared."""
+    if isinstance(outbox, SqliteOutbox):
+        return None
+    from agent.outbox.postgresql.leases import Leases  # noqa: PLC0415
+
+    return Leases(_connection(outbox))
+
+
 def moved_by(outbox: Outbox) -> Moved:
     """Which reports were moved up, in the transactions of this outbox of a :class:`PostgresqlEngine`."""
     from agent.outbox.postgresql.shared import Moved  # noqa: PLC0415

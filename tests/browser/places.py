@@ -47,7 +47,9 @@ def places(world: World) -> list[Place]:
     newest = {state: world.deployments(state)[0] for state in State}
     found = [Place("/login"), Place("/nothing", status=404)]
     for page in PAGES:
-        if "{" not in page.path:
+        if page.path == "/agents":
+            found.append(Place(page.path, status=404))  # the outbox is a file
+        elif "{" not in page.path:
             found.append(Place(page.path))
         elif page.path.startswith("/deployments/"):
             prefix = page.path.partition("{")[0]

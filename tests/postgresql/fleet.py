@@ -44,9 +44,7 @@ listen = "127.0.0.1:0"
 listen = "127.0.0.1:0"
 token_file = "hivel.token"
 
-[web]
-listen = ""
-
+{web}
 [delivery]
 interval = "100ms"
 backoff_initial = "100ms"
@@ -105,7 +103,7 @@ class Running:
 class Fleet:
     """``url``: how the agents reach the database; a proxy can be in between.
 
-    ``extra``: TOML at the configuration's end; ``secrets``: files that it names.
+    ``extra``: TOML at the configuration's end; ``web``: the pages; ``secrets``: files that these name.
     """
 
     folder: Path
@@ -116,6 +114,7 @@ class Fleet:
     lease_s: float = LEASE_S
     poll_interval: str = "200ms"
     extra: str = ""
+    web: str = '[web]\nlisten = ""\n'
     secrets: dict[str, str] = field(default_factory=dict)
     hivel: LocalHivel = field(default_factory=LocalHivel)
     running: list[Running] = field(default_factory=list)
@@ -167,7 +166,11 @@ class Fleet:
             for name in self.jenkins
         ]
         common = CONFIG.format(
-            hivel=self.hivel_server.url, jenkins="".join(tables), url=self.url, lease=f"{round(self.lease_s * 1000)}ms"
+            hivel=self.hivel_server.url,
+            jenkins="".join(tables),
+            url=self.url,
+            web=self.web,
+            lease=f"{round(self.lease_s * 1000)}ms",
         )
         return common + self.extra
 

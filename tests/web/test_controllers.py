@@ -34,9 +34,9 @@ def test_a_controller_shows_its_last_poll_its_followed_builds_and_its_requests(
         wait_until(lambda: client.get("/controllers.json").json()["jobs"]["followed"], "the build is followed")
         view = client.get("/controllers.json", params={"controller": "main"}).json()
         [main] = view["controllers"]
-        assert (main["name"], main["state"], main["followed_builds"]) == ("main", "ok", 1)
+        assert (main["name"], main["state"], main["open_builds"]) == ("main", "ok", 1)
         assert main["polled_at"] is not None
-        assert {"jobs", "builds"} <= {each["kind"] for each in main["requests"]}
+        assert {"jobs", "builds"} <= {each["kind"] for each in main["asked"]["last_hour"]}
         [followed] = view["jobs"]["followed"]
         assert (followed["job"], followed["number"]) == (HOSTILE, number)
         page = client.get("/controllers").text
@@ -126,6 +126,15 @@ def test_an_unknown_controller_is_not_found(shared_site: Site) -> None:
     with shared_site.client(VIEW_TOKEN) as client:
         answer = client.get("/controllers.json", params={"controller": "other"})
         assert (answer.status_code, answer.text) == (404, "controller 'other' is not in the configuration\n")
+
+
+def test_without_a_fleet_nothing_of_it_is_shown(shared_site: Site) -> None:
+    with shared_site.client(TOKEN) as client:
+        for path in ("/agents", "/agents.json", "/agents.csv"):
+            answer = client.get(path)
+            assert answer.status_code == 404 and "its outbox is a file" in answer.text
+        assert "/agents" not in client.get("/controllers").text
+        assert client.post("/agents/handover", data={"agent": "any"}).status_code == 404
 
 
 def test_about_shows_the_version_the_configuration_without_secrets_and_the_licenses(shared_site: Site) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent.web.pages import (
     about,
+    agents,
     build,
     confirm,
     controllers,
@@ -30,6 +31,7 @@ PAGES: tuple[Page, ...] = (
     *tasks.PAGES,
     build.PAGE,
     controllers.PAGE,
+    agents.PAGE,
     dora.PAGE,
     rules.PAGE,
     webhooks.PAGE,
@@ -40,5 +42,6 @@ ACTIONS: tuple[Action, ...] = (
     tasks.START,
     *build.ACTIONS,
     controllers.POLL,
+    agents.HAND_OVER,
     *rules.ACTIONS,
 )

@@ -11,10 +11,17 @@ import msgspec
 import structlog
 from starlette.responses import RedirectResponse
 
-from agent.inspect.asked import KindAsked  # noqa: TC001 - a field of a struct
+from agent.inspect.controllers import (
+    ControllerStatus,
+    JobErrorStatus,
+    MissedStatus,
+    controller_statuses,
+    job_error_status,
+    missed_status,
+)
 from agent.inspect.silent import SilentJob  # noqa: TC001 - a field of a struct
-from agent.inspect.status import JobErrorStatus, MissedStatus
 from agent.model.times import rfc3339
+from agent.outbox.engines import is_shared
 from agent.web.access import Role
 from agent.web.forms import read_form
 from agent.web.page import Action, Page, RefusedError
@@ -28,13 +35,15 @@ if TYPE_CHECKING:
     from agent.config.settings import JenkinsSettings, Settings
     from agent.inspect.asked import Asked
     from agent.outbox.interface import Outbox
-    from agent.outbox.values import ControllerState, Missed
+    from agent.outbox.values import Missed
     from agent.web.page import Visit
 
 log = structlog.get_logger("web")
 
 # Entries of one list; the page itself shows the first few of them.
 MOST_LISTED = 1_000
+_COLUMNS = ("controller", "state", "since", "polled_at", "jobs", "open_builds", "missed_builds", "last_error",
+            "interval_ms", "requests_last_hour")  # fmt: skip
 
 
 class FollowedBuild(msgspec.Struct, frozen=True):
@@ -75,36 +84,10 @@ class Jobs(msgspec.Struct, frozen=True):
     silent: list[SilentJob]
 
 
-class ControllerView(msgspec.Struct, frozen=True):
-    """One controller. Times are RFC 3339; ``state`` is ok, error, unreachable, unauthorized or never polled.
-
-    ``interval_ms`` is the current poll interval and ``setting_ms`` the configured one: it is longer while Jenkins is
-    slow. ``requests``: of the last hour, by kind.
-    """
-
-    name: str
-    url: str | None
-    state: str
-    since: str | None
-    polled_at: str | None
-    jobs: int | None
-    followed_builds: int
-    missed_builds: int
-    last_error: str | None
-    interval_ms: int | None
-    setting_ms: int | None
-    requests: list[KindAsked]
-
-    @property
-    def requests_last_hour(self) -> int:
-        """All kinds together."""
-        return sum(each.requests for each in self.requests)
-
-
 class Controllers(msgspec.Struct, frozen=True):
     """``/controllers.json``. ``selected``: the controller that ``jobs`` belongs to; None if none was selected."""
 
-    controllers: list[ControllerView]
+    controllers: list[ControllerStatus]
     selected: str | None
     jobs: Jobs | None
 
@@ -117,16 +100,14 @@ async def show(visit: Visit) -> Shown:
     selected = _selected(settings, visit.request.query_params.get("controller")) if may_view else None
     view = await backend.read(lambda outbox: _controllers(outbox, settings, asked, silent, selected))
     if not may_view:
-        hidden = [msgspec.structs.replace(each, url=None, last_error=None) for each in view.controllers]
+        hidden = [msgspec.structs.replace(each, last_error=None) for each in view.controllers]
         view = msgspec.structs.replace(view, controllers=hidden)
-    columns = ("controller", "state", "since", "polled_at", "jobs", "followed_builds", "missed_builds", "last_error",
-               "interval_ms", "requests_last_hour")  # fmt: skip
     rows = [
-        (c.name, c.state, c.since, c.polled_at, c.jobs, c.followed_builds, c.missed_builds, c.last_error,
-         c.interval_ms, c.requests_last_hour)
+        (c.name, c.state, c.since, c.polled_at, c.jobs, c.open_builds, c.missed_builds, c.last_error,
+         c.asked and c.asked.interval_ms, c.asked and c.asked.requests)
         for c in view.controllers
     ]  # fmt: skip
-    return Shown("controllers.html", "Controllers", view, Table(columns, rows))
+    return Shown("controllers.html", "Controllers", view, Table(_COLUMNS, rows), {"shared": is_shared(settings)})
 
 
 async def poll(visit: Visit) -> Response:
@@ -158,44 +139,17 @@ def _controllers(
     silent: Sequence[SilentJob],
     selected: JenkinsSettings | None,
 ) -> Controllers:
-    by_name = {each.controller: each for each in asked}
-    states = {state.name: state for state in outbox.controllers()}
-    missed = outbox.missed()
-    if selected is None:
-        followed, jobs = outbox.open_build_counts(), None
+    states, missed = outbox.controllers(), outbox.missed()
+    jobs = None if selected is None else _jobs(outbox, selected.name, missed, silent)
+    if selected is None or jobs is None:
+        opened = outbox.open_build_counts()
     else:
-        jobs = _jobs(outbox, selected.name, missed, silent)
-        followed = {**outbox.open_build_counts(), selected.name: jobs.counts.followed}
+        others = outbox.open_build_counts() if len(settings.controllers) > 1 else {}
+        opened = {**others, selected.name: jobs.counts.followed}
     return Controllers(
-        controllers=[
-            _controller(each, states.get(each.name), followed.get(each.name, 0), missed, by_name.get(each.name))
-            for each in settings.controllers
-        ],
+        controllers=controller_statuses(settings.controllers, states, opened, missed, asked),
         selected=None if selected is None else selected.name,
         jobs=jobs,
-    )
-
-
-def _controller(
-    settings: JenkinsSettings,
-    state: ControllerState | None,
-    followed: int,
-    missed: Sequence[Missed],
-    asked: Asked | None,
-) -> ControllerView:
-    return ControllerView(
-        name=settings.name,
-        url=settings.url,
-        state=state.state if state else "never polled",
-        since=rfc3339(state.since) if state else None,
-        polled_at=_moment(state.polled_at) if state else None,
-        jobs=state.jobs if state else None,
-        followed_builds=followed,
-        missed_builds=sum(job.builds for job in missed if job.controller == settings.name),
-        last_error=state.last_error if state else None,
-        interval_ms=asked.interval_ms if asked else None,
-        setting_ms=asked.setting_ms if asked else None,
-        requests=asked.last_hour if asked else [],
     )
 
 
@@ -205,15 +159,8 @@ def _jobs(outbox: Outbox, name: str, missed: Sequence[Missed], silent: Sequence[
         for job, builds in outbox.open_builds(name).items()
         for each in builds
     ]
-    mine = [
-        MissedStatus(name, each.full_name, each.builds, each.newest_number, rfc3339(each.noted_at))
-        for each in missed
-        if each.controller == name
-    ]
-    unreadable = [
-        JobErrorStatus(name, each.full_name, each.error, rfc3339(each.since), rfc3339(each.next_try_at))
-        for each in outbox.job_errors(name).values()
-    ]
+    mine = [missed_status(each) for each in missed if each.controller == name]
+    unreadable = [job_error_status(name, each) for each in outbox.job_errors(name).values()]
     without_rule = [
         JobWithoutRule(job, cursor.no_rule_since)
         for job, cursor in outbox.jobs(name).items()
