@@ -257,6 +257,7 @@ async def assembled(settings: Settings, clock: Clock, me: Agent | None = None) -
     """
     async with AsyncExitStack() as stack:
         engine = engine_of(settings, clock)
+        clock = engine.clock
         opener = _Opener(settings, clock, engine, stack)
         shared = isinstance(engine, PostgresqlEngine)
         alone = not isinstance(engine, PostgresqlEngine) or me is None

@@ -28,6 +28,7 @@ from agent.daemon.watchdog import Watchdog
 from agent.inspect.expressions import refuse_endless
 from agent.model.times import Drift
 from agent.model.trouble import Trouble, Unexpected
+from agent.outbox.clock import DatabaseClock
 from agent.outbox.engines import is_shared, myself
 from agent.outbox.sqlite.connection import RunLock, wait_for_locks
 from agent.outbox.values import DamagedError, MovedError, OutboxError
@@ -61,6 +62,7 @@ FILE_LOOK_S = 2.0
 # Pause between attempts to reach an outbox that is elsewhere, before the first one succeeded.
 AWAY_LOOK_S = 2.0
 CLOCK_WAS_SET_MS = 1_000
+CLOCKS_DIFFER_MS = 10_000
 
 
 def run(settings: Settings, clock: Clock) -> None:
@@ -81,7 +83,8 @@ class _Service:
     def __init__(self, settings: Settings, clock: Clock, lock: RunLock) -> None:
         self._settings = settings
         self._lock = lock
-        self._clock = clock
+        self._own_clock = clock
+        self._clock = clock = DatabaseClock(clock) if is_shared(settings) else clock
         self._fresh: Settings | None = None  # for the next life
         self._stopping = asyncio.Event()
         self._life: Handover[Life] = Handover()
@@ -92,7 +95,8 @@ class _Service:
         self._answers = Answers()
         self._monitoring = application(partial(self._life.get, PATIENCE_S))
         self._tasks = Tasks(TaskFile(settings.outbox), self._backend, clock)
-        self._drift = Drift(clock)
+        self._drift = Drift(self._own_clock)
+        self._clocks_differ = False
         self._me = myself() if is_shared(settings) else None
         self._away = Trouble("opening the outbox", clock)
         self._one_reload = asyncio.Lock()
@@ -335,13 +339,19 @@ class _Service:
             life.work.over.set()
 
     async def _look_at_clock(self) -> None:
-        """Log that the system clock was changed.
+        """Log that the system clock was changed, or is not that of the database.
 
         The agent does not depend on it, but readers of times in the log and in events do.
         """
         if abs(set_by := self._drift.ms()) > CLOCK_WAS_SET_MS:
             log.warning("the system clock was changed", by_seconds=set_by // 1000)
-            self._drift = Drift(self._clock)
+            self._drift = Drift(self._own_clock)
+        if isinstance(self._clock, DatabaseClock):
+            ahead_ms, differed = self._clock.own_ahead_ms(), self._clocks_differ
+            self._clocks_differ = abs(ahead_ms) > CLOCKS_DIFFER_MS
+            if self._clocks_differ and not differed:
+                log.warning("the clock of this machine differs from the database's, which the agent uses",
+                            ahead_by_seconds=ahead_ms // 1000)  # fmt: skip
 
 
 def _loaded(file: Path) -> Settings:

@@ -37,6 +37,10 @@ class Clock:
         """Seconds that never go backwards, for measuring waits."""
         return time.monotonic()
 
+    def of_files_ms(self) -> int:
+        """The clock that files of this machine have their times from, UTC milliseconds."""
+        return self.now_ms()
+
 
 def offset_ms(ahead_ms: int | None) -> int:
     """What to add to this machine's time to get the time of a controller whose clock is ahead by this much."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
 from agent import __version__
+from agent.outbox.clock import DatabaseClock
 from agent.outbox.leases import Agent
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import OutboxError
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """Opens the outbox. Raises :class:`agent.outbox.values.OutboxError`."""
+    """Opens the outbox. Raises :class:`agent.outbox.values.OutboxError`. ``clock``: that of all who use it."""
+
+    @property
+    def clock(self) -> Clock:
+        """The agent's clock, or that of the database."""
+        ...
 
     def open(self, *, read_only: bool = False) -> Outbox:
         """A connection for one thread."""
@@ -70,7 +76,7 @@ class PostgresqlEngine:
 
     server: Server
     settings: Settings
-    clock: Clock
+    clock: DatabaseClock
     fence: Fence | None = None
     pool: Pool | None = None
 
@@ -106,7 +112,7 @@ class PostgresqlEngine:
         from agent.outbox.postgresql.hints import Hints  # noqa: PLC0415
         from agent.outbox.postgresql.leases import Leases  # noqa: PLC0415
 
-        return Connections(Leases(Connection(self.server)), Hints(Connection(self.server)))
+        return Connections(Leases(Connection(self.server), self.clock), Hints(Connection(self.server)))
 
 
 def leases_of(settings: Settings) -> Leases | None:
@@ -194,4 +200,6 @@ def myself() -> Agent:
 def engine_of(settings: Settings, clock: Clock) -> Engine:
     """The engine of ``[outbox]``."""
     server = server_of(settings)
-    return SqliteEngine(settings, clock) if server is None else PostgresqlEngine(server, settings, clock)
+    if server is None:
+        return SqliteEngine(settings, clock)
+    return PostgresqlEngine(server, settings, clock if isinstance(clock, DatabaseClock) else DatabaseClock(clock))

@@ -11,6 +11,7 @@ from agent.outbox.values import LeaseLostError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from agent.outbox.clock import DatabaseClock
     from agent.outbox.leases import Fence
     from agent.outbox.postgresql.connection import Connection
 
@@ -36,7 +37,8 @@ SELECT
     (SELECT leaving FROM seen),
     (SELECT jsonb_object_agg(controller, epoch) FROM mine),
     (SELECT jsonb_agg(controller) FROM leases WHERE holder IS DISTINCT FROM %(me)s AND expires_at <= now_ms()),
-    (SELECT min(expires_at) - now_ms() FROM leases WHERE holder <> %(me)s AND expires_at > now_ms())
+    (SELECT min(expires_at) - now_ms() FROM leases WHERE holder <> %(me)s AND expires_at > now_ms()),
+    now_ms()
 """
 _TAKE = """
 WITH free AS (
@@ -78,8 +80,10 @@ SELECT pg_notify(%s, '') FROM (SELECT count(*) FROM asked) AS those
 class Leases:
     """See :class:`agent.outbox.leases.LeaseTable`. It uses its connection for nothing else."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, clock: DatabaseClock | None = None) -> None:
+        """``clock``: is told the time with each renewal."""
         self._connection = connection
+        self._clock = clock
 
     def declare(self, controllers: Collection[str]) -> None:
         """See the protocol."""
@@ -90,7 +94,9 @@ class Leases:
         """See the protocol."""
         values = {"me": me.id, "name": me.name, "version": me.version, "pid": me.pid, "ttl": ttl_ms}
         found = self._connection.one(_RENEW, values)
-        leaving, mine, free, next_expiry_ms = found or (False, None, None, None)
+        leaving, mine, free, next_expiry_ms, now_ms = found or (False, None, None, None, None)
+        if self._clock is not None and now_ms is not None:
+            self._clock.tell(now_ms)
         return View(mine or {}, free or [], self.members(), next_expiry_ms, leaving)
 
     def take(self, me: Agent, controllers: Collection[str], ttl_ms: int) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from agent.outbox.clock import DatabaseClock
 from agent.outbox.marks import refuse_marked
 from agent.outbox.postgresql.connection import Connection
 from agent.outbox.postgresql.marks import mark_of
@@ -60,6 +61,8 @@ class Part(Projects):
         try:
             migrate(self._connection)
             refuse_marked(self._connection.name, mark_of(self._connection))
+            if isinstance(clock, DatabaseClock):
+                clock.tell(self._one("SELECT now_ms()")[0])
         except BaseException:
             self._connection.close()
             raise

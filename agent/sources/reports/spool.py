@@ -85,7 +85,7 @@ class Spool:
         found, wrong = self._parsed(files)
         taken = self._stored(found, wrong) if found else []
         for file, reason in wrong.items():
-            if abs(self._clock.now_ms() - file.changed_at) >= UNFINISHED_MS:
+            if abs(self._clock.of_files_ms() - file.changed_at) >= UNFINISHED_MS:
                 log.error("invalid report", file=str(self._folder / file.name), reason=reason)
                 self._reject(file, reason)
         return taken
@@ -132,7 +132,7 @@ class Spool:
         return []
 
     def _received_at(self, file: _File) -> int:
-        return min(file.written_at, self._clock.now_ms())
+        return min(file.written_at, self._clock.of_files_ms())
 
     def _files(self) -> list[_File]:
         found = []
