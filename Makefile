@@ -76,7 +76,7 @@ test-quick: $(VENV)/.ready ## run a selection of the tests in less than two minu
 # A cluster of its own in a temporary folder. The tests are skipped where PostgreSQL is not installed.
 .PHONY: test-postgresql
 test-postgresql: $(VENV)/.ready ## the tests with PostgreSQL: apt-get install postgresql pgbouncer
-	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/postgresql
+	@CUT_EVERY_STATEMENT=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/postgresql
 
 BENCH_VENV := .venv-bench
 

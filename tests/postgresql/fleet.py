@@ -100,6 +100,18 @@ class Running:
 
 
 @dataclass
+class WrongClock(Agent):
+    """An agent on a machine whose clock is wrong."""
+
+    ahead_ms: int = 0
+
+    def command(self, *arguments: str) -> list[str]:
+        command = super().command(*arguments)
+        at = command.index("agent")
+        return [*command[:at], "tests.postgresql.wrong_clock", str(self.ahead_ms), *command[at + 1 :]]
+
+
+@dataclass
 class Fleet:
     """``url``: how the agents reach the database; a proxy can be in between.
 
@@ -140,14 +152,17 @@ class Fleet:
             each.kill()
         self._stack.close()
 
-    def start(self, name: str, *, wait: bool = True, **environment: str) -> Running:
+    def start(
+        self, name: str, *, wait: bool = True, url: str | None = None, ahead_ms: int = 0, **environment: str
+    ) -> Running:
+        """``url``: how this agent reaches the database. ``ahead_ms``: of its clock, against the right time."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        agent = Agent(folder)
+        agent = WrongClock(folder, ahead_ms) if ahead_ms else Agent(folder)
         user = f"{name}-{next(self._starts)}"
         if (log := folder / "agent.log").exists():
             log.rename(folder / f"before-{user}.log")
-        agent.config.write_text(self._configuration(user))
+        agent.config.write_text(self._configuration(user, url or self.url))
         for file in ("hivel.token", "jenkins.token", *self.secrets):
             (folder / file).write_text(f"{self.secrets.get(file, TOKEN)}\n")
             (folder / file).chmod(0o600)
@@ -160,7 +175,7 @@ class Fleet:
             assert running.process.poll() is None, agent.log()
         return running
 
-    def _configuration(self, user: str) -> str:
+    def _configuration(self, user: str, database: str) -> str:
         tables = [
             JENKINS.format(name=name, url=f"{self._front_url}/{name}", user=user, poll_interval=self.poll_interval)
             for name in self.jenkins
@@ -168,7 +183,7 @@ class Fleet:
         common = CONFIG.format(
             hivel=self.hivel_server.url,
             jenkins="".join(tables),
-            url=self.url,
+            url=database,
             web=self.web,
             lease=f"{round(self.lease_s * 1000)}ms",
         )

@@ -57,7 +57,10 @@ _CHANGED = (
 _NOT_DELIVERED = (
     "UPDATE deployments SET attempts = attempts + %(counts)s,"  # noqa: S608
     f" {', '.join(f'{name} = CASE WHEN {_COUNTS} THEN {value} ELSE {name} END' for name, value in _CHANGED)}"
-    " WHERE id = %(id)s AND claim = %(claim)s RETURNING attempts"
+    " WHERE id = %(id)s AND claim = %(claim)s"
+    # The answer to a commit can be lost: then the same outcome comes again.
+    " AND NOT EXISTS (SELECT 1 FROM attempts AS a WHERE a.deployment = deployments.id AND a.n = deployments.attempts"
+    " AND a.at = %(at)s AND a.duration_ms = %(duration_ms)s AND a.verdict = %(verdict)s) RETURNING attempts"
 )
 _ATTEMPT = (
     "INSERT INTO attempts (deployment, n, at, duration_ms, http_status, verdict, answer)"
@@ -151,6 +154,9 @@ class Deliveries(Part):
                 "id": claimed.number,
                 "revision": claimed.revision,
                 "claim": claimed.claim,
+                "at": settlement.at,
+                "duration_ms": settlement.duration_ms,
+                "verdict": settlement.verdict,
             },
         ).fetchone()
         if changed is None or not settlement.counts_as_attempt:
