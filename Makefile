@@ -78,6 +78,10 @@ test-quick: $(VENV)/.ready ## run a selection of the tests in less than two minu
 test-postgresql: $(VENV)/.ready ## the tests with PostgreSQL: apt-get install postgresql pgbouncer
 	@CUT_EVERY_STATEMENT=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/postgresql
 
+.PHONY: test-pgbouncer
+test-pgbouncer: $(VENV)/.ready ## the conformance suite of the outbox through PgBouncer: apt-get install postgresql pgbouncer
+	@THROUGH_PGBOUNCER=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/conformance tests/postgresql/test_pgbouncer.py
+
 BENCH_VENV := .venv-bench
 
 # To run one benchmark: `make bench BENCH=enqueue`. Polling takes most of the time; `make bench BENCH="polling --quick"`

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -52,29 +53,47 @@ class Sqlite:
 class Postgresql:
     """A database that is made empty."""
 
-    def __init__(self, cluster: Cluster, database: str) -> None:
+    def __init__(self, cluster: Cluster, database: str, url: str | None = None) -> None:
+        """``url``: how it is reached; None: directly."""
         self.clock = FakeClock()
+        self._url = url or cluster.url(database)
         self._cluster = cluster
         self._database = database
         cluster.empty(database)
 
     def open(self, *, max_size: int = 0) -> Outbox:
         from agent.outbox.postgresql.engine import PostgresqlOutbox
+        from agent.outbox.postgresql.server import Server
 
-        return PostgresqlOutbox(self._cluster.server(self._database), self.clock, max_size=max_size)
+        return PostgresqlOutbox(Server(self._url), self.clock, max_size=max_size)
 
     def let_claims_run_out(self) -> None:
         self._cluster.execute("UPDATE deployments SET claimed_until = 0", self._database)
 
 
-@pytest.fixture(scope="session", params=["postgresql", "sqlite"])
-def new_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Engine]:
+# `make test-pgbouncer` runs the suite through PgBouncer, instead of with both engines.
+ENGINES = ["pgbouncer"] if "THROUGH_PGBOUNCER" in os.environ else ["postgresql", "sqlite"]
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def new_engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Engine]]:
     """Makes an empty outbox each time: for tests by hypothesis, of which each example needs one."""
     if request.param == "sqlite":
-        return lambda: Sqlite(tmp_path_factory.mktemp("outbox"))
+        yield lambda: Sqlite(tmp_path_factory.mktemp("outbox"))
+        return
     cluster: Cluster = request.getfixturevalue("cluster")
     database = cluster.new_outbox()
-    return lambda: Postgresql(cluster, database)
+    with ExitStack() as stack:
+        url = None
+        if request.param == "pgbouncer":
+            from tests.postgresql.bouncer import bouncing, missing_bouncer
+
+            if (why := missing_bouncer()) is not None:
+                pytest.skip(why)
+            url = f"{stack.enter_context(bouncing(cluster))}/{database}"
+        yield lambda: Postgresql(cluster, database, url)
 
 
 @pytest.fixture

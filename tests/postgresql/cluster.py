@@ -106,7 +106,7 @@ class Cluster:
         log = (self.folder / "log").open("ab")
         with closing(log):
             self._process = subprocess.Popen(
-                [*self._prefix("QUIT"), str(self.bin / "postgres"), "-D", str(self.data)],
+                [*self.prefix("QUIT"), str(self.bin / "postgres"), "-D", str(self.data)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -118,12 +118,15 @@ class Cluster:
         """Until it accepts connections."""
         ends = time.monotonic() + LIMIT_S
         while True:
-            asked = self._run("pg_isready", "-q", "-h", str(self.folder), "-p", str(self.port), check=False)
-            if asked.returncode == 0:
+            if self.is_ready(str(self.folder), self.port):
                 return
             assert self._process is not None and self._process.poll() is None, self.log()
             assert time.monotonic() < ends, self.log()
             time.sleep(0.02)
+
+    def is_ready(self, host: str, port: int) -> bool:
+        """Whether a server, or a pooler, accepts connections there."""
+        return self._run("pg_isready", "-q", "-h", host, "-p", str(port), check=False).returncode == 0
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
         """SIGQUIT: at once, as after a crash. SIGINT: connections are ended, and everything is written."""
@@ -195,12 +198,13 @@ class Cluster:
 
     # ---- processes
 
-    def _prefix(self, dies_by: str | None = None) -> list[str]:
+    def prefix(self, dies_by: str | None = None) -> list[str]:
+        """What runs a command as the user of the server. It dies by this signal when this process ends."""
         options = [*self._as_user, *([f"--pdeathsig={dies_by}"] if dies_by else [])]
         return ["setpriv", *options, "--"] if options else []
 
     def _run(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [*self._prefix(), str(self.bin / name), *arguments]
+        command = [*self.prefix(), str(self.bin / name), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, timeout=LIMIT_S, check=False)
         assert not check or done.returncode == 0, done.stderr
         return done
