@@ -122,7 +122,7 @@ release: $(VENV)/.ready $(RELEASE_VENV)/.ready ## build wheel, source archive, D
 	@rm -rf dist
 	@$(MAKE) --no-print-directory deb man
 	@$(BIN)/python -m build --sdist --no-isolation --outdir dist . >/dev/null
-	@PYTHONWARNINGS=ignore::UserWarning $(RELEASE_VENV)/bin/cyclonedx-py requirements requirements.txt \
+	@PYTHONWARNINGS=ignore::UserWarning $(RELEASE_VENV)/bin/cyclonedx-py requirements requirements-postgresql.txt \
 	  --pyproject pyproject.toml --mc-type application --output-reproducible --of JSON -o dist/sbom.cdx.json
 	@$(BIN)/python -c 'import json, pathlib, agent; file = pathlib.Path("dist/sbom.cdx.json"); \
 	  sbom = json.loads(file.read_text()); sbom["metadata"]["component"]["version"] = agent.__version__; \

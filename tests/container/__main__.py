@@ -65,10 +65,17 @@ def _share(share: Path) -> str:
     pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "download", "-qq"]
     # The lock file is complete, so that no dependency has to be looked for, and pip may download for another Python.
     of = ("--python-version", PYTHON[SUITE], "--no-deps", "--require-hashes")
-    _run(*pip, *of, "-r", "requirements.txt", "-d", str(wheels))
+    _run(*pip, *of, "-r", "requirements-postgresql.txt", "-d", str(wheels))
     _run(*pip, "wheel", "-d", str(wheels))  # pip fetches it to build the dependencies that are no wheels
     _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(share / "dist"), ".")
-    for name in ("requirements.txt", "README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"):
+    for name in (
+        "requirements.txt",
+        "requirements-postgresql.txt",
+        "README.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "LICENSE",
+    ):
         shutil.copy(ROOT / name, share)
     for name in ("systemd", "packaging", "docs"):
         shutil.copytree(ROOT / name, share / name)

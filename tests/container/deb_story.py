@@ -81,7 +81,8 @@ class DebStory:
             raise StoryError(f"without a configuration: {unconfigured.returncode}, {unconfigured.stdout}")
         if not self._machine.shell("zcat /usr/share/man/man1/hivel-agent.1.gz").startswith(".TH HIVEL"):
             raise StoryError("there is no man page")
-        return f"{self._machine.read('hivel-agent', '--version')}; not enabled, not started"
+        psycopg = self._machine.read("/opt/hivel-agent/bin/python", "-c", "import psycopg; print(psycopg.__version__)")
+        return f"{self._machine.read('hivel-agent', '--version')}, psycopg {psycopg}; not enabled, not started"
 
     def upgrade_untouched(self) -> str:
         self._dpkg_install(OLDER)
