@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from configparser import RawConfigParser
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import click
 import msgspec
@@ -175,11 +176,19 @@ FILES |= {"password_file", "view_password_file", "view_token_file", "secret_file
 OF_FILES = FILES | {"teams", "proxy", "user_header", "operators", "rule"}
 
 
-def test_the_complete_example_sets_every_key_but_those_of_files() -> None:
+def test_the_complete_example_has_every_key_of_every_table() -> None:
     complete = max((block for block in toml_blocks() if "[hivel]" in block), key=len)
-    written = set(re.findall(r"(?m)(?:^|[{,] )(\w+) = ", complete))
-    known = {field.name for struct in TABLES.values() for field in msgspec.structs.fields(struct)}
-    assert written - {"prod", "UNSTABLE", "ENVIRONMENT"} - OF_FILES == known - OF_FILES
+    everything = tomllib.loads(re.sub(r"(?m)^# (?=\w+ = |\[)", "", complete))
+    assert everything.keys() == {field.name for field in msgspec.structs.fields(tables.File)}
+    for heading, struct in TABLES.items():
+        found: Any = [everything]
+        for name in heading.strip("# `[]").split("."):
+            found = [each[name] for each in found if name in each]
+            found = [table for each in found for table in (each if isinstance(each, list) else [each])]
+        written = {key for table in found for key in table}
+        assert written == {field.name for field in msgspec.structs.fields(struct)}, heading
+    [team] = everything["intake"]["teams"].values()
+    assert team.keys() == {field.name for field in msgspec.structs.fields(tables.Team)}
 
 
 def test_the_example_configuration_loads() -> None:
