@@ -20,6 +20,7 @@ from agent.model.times import Clock
 from agent.outbox import rows
 from agent.outbox.postgresql.deployments import _array
 from agent.outbox.postgresql.engine import PostgresqlOutbox
+from agent.outbox.postgresql.loading import lock_of
 from agent.outbox.values import Change, Settlement
 from tests.benchmarks.enqueue import JOBS, NOW, Item, Source, make_item, ratio
 from tests.benchmarks.output import machine, say, table, target
@@ -92,9 +93,13 @@ class Loading(Product):
 
 
 class Raw:
-    """The same rows into the same tables, made beforehand and without any check."""
+    """The same rows into the same tables, made beforehand, with what keeps them correct beside other agents.
 
-    name = "raw psycopg, the same rows"
+    That is the lock of the run, and the check that no deleted deployment had the id. A statement for each.
+    """
+
+    name = "raw psycopg, the same rows and checks"
+    checks = True
 
     def __init__(self, cluster: Cluster, database: str, stack: ExitStack) -> None:
         self._connection = stack.enter_context(psycopg.connect(cluster.url(database), autocommit=True))
@@ -112,6 +117,11 @@ class Raw:
             f"INSERT INTO {table} ({', '.join(names)}) SELECT * FROM unnest({', '.join(map(_array, names))})"
             for table, names in columns.items()
         ]
+        if self.checks:
+            for statements in (self._values, self._unnest):
+                statements[1] += " ON CONFLICT (deployment_id) DO NOTHING RETURNING id"
+        self._locks: list[int] = []
+        self._hashes: list[bytes] = []
         self._rows: list[tuple[tuple[object, ...], tuple[object, ...]]] = []
 
     def prepare(self, items: Sequence[Item]) -> None:
@@ -120,22 +130,43 @@ class Raw:
             for item in items
             for place in [self._projects[item.fact.run.project]]
         ]
+        self._locks = [lock_of(item.fact.run) for item in items]
+        self._hashes = [rows.id_hash(item.deployment.deployment_id or "") for item in items]
 
     def one_at_a_time(self) -> None:
-        for both in self._rows:
+        for (fact, deployment), key, digest in zip(self._rows, self._locks, self._hashes, strict=True):
             self._run("BEGIN")
-            for sql, row in zip(self._values, both, strict=True):
-                self._run(sql, row)
+            if self.checks:
+                self._run("SELECT pg_advisory_xact_lock(%s, %s)", (1, key))
+            self._run(self._values[0], fact)
+            self._run(self._values[1], deployment)
+            if self.checks:
+                assert not self._all("SELECT 1 FROM forgotten WHERE id_hash = %s", (digest,))
             self._run("COMMIT")
 
     def batch(self) -> None:
         self._run("BEGIN")
+        if self.checks:
+            locks = "SELECT pg_advisory_xact_lock(%s, key) FROM unnest(%s::integer[]) AS key"
+            self._run(locks, (1, sorted(set(self._locks))))
         for sql, column in zip(self._unnest, zip(*self._rows, strict=True), strict=True):
             self._run(sql, [list(values) for values in zip(*column, strict=True)])
+        if self.checks:
+            assert not self._all("SELECT 1 FROM forgotten WHERE id_hash = ANY(%s)", (self._hashes,))
         self._run("COMMIT")
+
+    def _all(self, sql: str, values: Any) -> list[Any]:
+        return self._connection.execute(sql, values).fetchall()
 
     def _run(self, sql: str, values: Any = None) -> None:
         self._connection.execute(sql, values)
+
+
+class Bare(Raw):
+    """The rows alone: two agents that store the same run would disturb each other."""
+
+    name = "raw psycopg, the rows alone"
+    checks = False
 
 
 def _insert(table: str, names: Sequence[str], before: str, mark: str, after: str) -> str:
@@ -143,7 +174,7 @@ def _insert(table: str, names: Sequence[str], before: str, mark: str, after: str
 
 
 Kind = type[Product] | type[Raw]
-KINDS: tuple[Kind, ...] = (Raw, Product, Loading)
+KINDS: tuple[Kind, ...] = (Bare, Raw, Product, Loading)
 
 
 def enqueue(cluster: Cluster, connections: int, rounds: int, work: Callable[[Worker], None], count: int) -> Times:
@@ -220,10 +251,15 @@ def show(heading: str, times: Times) -> None:
     """A table of one comparison."""
     say(f"\n{heading}:")
     lines = [
-        [name, f"{median(found) * 1e6:.0f}", f"{1 / median(found):,.0f}", f"{ratio(times, name, Raw.name):.2f}"]
+        [
+            name,
+            f"{median(found) * 1e6:.0f}",
+            f"{1 / median(found):,.0f}",
+            *(f"{ratio(times, name, of.name):.2f}" for of in (Raw, Bare)),
+        ]
         for name, found in times.items()
     ]
-    table(("", "µs an event", "events/s", "of raw"), lines)
+    table(("", "µs an event", "events/s", "of raw", "of the rows alone"), lines)
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ class Connection:
         self.server = server
         self._pool = pool
         self._open: psycopg.Connection[Row] | None = None
+        self._begin: str | None = None
 
     @property
     def name(self) -> str:
@@ -48,6 +49,8 @@ class Connection:
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction has begun and not ended, and the connection is alive."""
+        if self._begin is not None:
+            return True
         now = self._open
         return now is not None and not now.closed and now.info.transaction_status in _WITHIN
 
@@ -57,15 +60,36 @@ class Connection:
         now = self._open
         return now is not None and now.info.transaction_status is psycopg.pq.TransactionStatus.INERROR
 
+    def begin(self, sql: str) -> None:
+        """Begin a transaction: BEGIN is sent before the first statement. Without one, nothing is sent."""
+        self._begin = sql
+
+    def end(self, sql: str) -> None:
+        """COMMIT or ROLLBACK. Raises the same as :meth:`execute`."""
+        if self._begin is None:
+            self.execute(sql)
+        self._begin = None
+
     def execute(self, sql: str, values: Any = None) -> psycopg.Cursor[Row]:
         """One statement. Raises :class:`psycopg.Error`, and :class:`OutboxError` if no connection can be opened.
 
         A place of a value is a question mark, as in :mod:`agent.outbox.sql`, or what psycopg uses.
         """
+        self._send_begin()
         try:
             return self._execute(_marked(sql), values)
         finally:
             self._give_back()
+
+    def execute_at_first(self, sql: str) -> None:
+        """One statement without values. As the first one of a transaction, it is sent in one message with BEGIN."""
+        begin, self._begin = self._begin, None
+        self.execute(sql if begin is None else f"{begin}; {sql}")
+
+    def _send_begin(self) -> None:
+        begin, self._begin = self._begin, None
+        if begin is not None:
+            self.execute(begin)
 
     def _execute(self, sql: str, values: Any) -> psycopg.Cursor[Row]:
         usual = self._usual()
@@ -82,6 +106,7 @@ class Connection:
 
     def executemany(self, sql: str, values: Iterable[Any]) -> psycopg.Cursor[Row]:
         """The statement for each of these values, in few round trips."""
+        self._send_begin()
         try:
             listed, cursor = list(values), self._usual().cursor()
             if listed:
@@ -113,11 +138,13 @@ class Connection:
         return Connection(self.server)
 
     def usual(self) -> psycopg.Connection[Row]:
-        """The open connection, in autocommit mode. Raises :class:`OutboxError`."""
+        """The open connection, in autocommit mode. Raises the same as :meth:`execute`."""
+        self._send_begin()
         return self._usual()
 
     def close(self) -> None:
         """Close it. The next statement opens a new one."""
+        self._begin = None
         if self._open is not None:
             with suppress(psycopg.Error):
                 self._open.close()

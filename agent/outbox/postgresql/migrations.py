@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.outbox.postgresql.connection import Connection
 
 # The number of the last SQL file.
-VERSION = 5
+VERSION = 6
 _LOCK = 0x48_49_56_45_4C
 # The first line of each file: the oldest version of the tables whose agents can work with the new ones. During an
 # upgrade agents of both versions run.

@@ -23,9 +23,9 @@ _BEGIN = (
     "BEGIN; SET LOCAL lock_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = '30s';"
     " SET LOCAL synchronous_commit = on"
 )
-_LOCK = "SELECT pg_advisory_xact_lock(%s, each) FROM (SELECT unnest(%s::integer[]) AS each ORDER BY 1) AS all_of_them"
 # The first number of the advisory locks of runs.
 _RUNS = 0x48_49_56
+_LOCK = f"pg_advisory_xact_lock({_RUNS}, {{}})"
 
 
 class Fence(Protocol):
@@ -51,10 +51,10 @@ class Transactions(blocks.Transactions):
 
     def lock(self, keys: Collection[int]) -> None:
         """Exclude other writers with one of these keys (32 bits) until the transaction ends."""
-        wanted = set(keys) - self._locked
+        wanted = sorted(set(keys) - self._locked)
         if wanted and self.connection.in_transaction:
-            self.connection.execute(_LOCK, (_RUNS, sorted(wanted)))
-            self._locked |= wanted
+            self.connection.execute_at_first(f"SELECT {', '.join(map(_LOCK.format, wanted))}")
+            self._locked.update(wanted)
 
     def in_words(self, error: psycopg.Error) -> OutboxError:
         """The error for people."""
@@ -64,7 +64,7 @@ class Transactions(blocks.Transactions):
         self._locked.clear()
         if self._read_only:
             raise OutboxError(f"the outbox {self.connection.name} was opened for reading only")
-        self.connection.execute(_BEGIN)
+        self.connection.begin(_BEGIN)
         if self.fence is not None:
             try:
                 self.fence.check(self.connection)
@@ -75,10 +75,13 @@ class Transactions(blocks.Transactions):
     def _is_sound(self) -> bool:
         return self.connection.in_transaction and not self.connection.failed
 
+    def _commit(self) -> None:
+        self.connection.end("COMMIT")
+
     def _roll_back(self) -> None:
         """Without a new connection: what was begun ends with the old one."""
         if self.connection.in_transaction:
             try:
-                self.connection.execute("ROLLBACK")
+                self.connection.end("ROLLBACK")
             except psycopg.Error:
                 self.connection.close()

@@ -43,6 +43,10 @@ class Transactions(ABC):
         """Whether the transaction can be committed."""
         return self.connection.in_transaction
 
+    def _commit(self) -> None:
+        """Make the transaction durable."""
+        self.connection.execute("COMMIT")
+
     def _roll_back(self) -> None:
         """End the transaction, if there still is one."""
         if self.connection.in_transaction:
@@ -98,7 +102,7 @@ class Transactions(ABC):
         committed = False
         try:
             if not lost:
-                self.connection.execute("COMMIT")
+                self._commit()
                 committed = True
         finally:
             if not committed:
