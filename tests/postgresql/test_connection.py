@@ -62,6 +62,20 @@ def test_a_connection_that_the_server_ended_is_opened_again(cluster: Cluster, se
         assert connection.in_transaction
 
 
+def test_a_transaction_without_statements_needs_no_server(own_cluster: Cluster) -> None:
+    with Connection(own_cluster.server(own_cluster.new_outbox())) as connection:
+        connection.one("SELECT 1")
+        own_cluster.stop()
+        transactions = Transactions(connection)
+        with transactions.nested:
+            assert connection.in_transaction
+        with pytest.raises(ZeroDivisionError), transactions.nested:
+            _ = 1 / 0
+        with pytest.raises(OutboxError, match="is the server running"), transactions.nested:
+            connection.execute("SELECT 1")
+        assert not connection.in_transaction
+
+
 def test_a_connection_that_breaks_within_a_transaction_stores_nothing(cluster: Cluster, server: Server) -> None:
     with Connection(server) as connection:
         transactions = Transactions(connection)

@@ -148,7 +148,7 @@ class Deployments(Loading):
         """Returns the ids that were free."""
         if len(facts) == len(deployments) == 1:
             name = deployments[0][_ID]
-            values = (*facts[0], *deployments[0], None if name is None else rows.id_hash(name))
+            values = (*facts[0], *deployments[0], None if name is None else rows.id_hash(str(name)))
             found = self._connection.execute(_INSERT_ONE_OF_EACH, values).fetchall()
         else:
             if facts:
