@@ -65,7 +65,10 @@ def _postgres() -> pwd.struct_passwd | None:
 class Cluster:
     """A running server on 127.0.0.1 and on a Unix socket. A user with a password, for whom the socket needs none."""
 
-    def __init__(self, *, fsync: bool = False, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, *, fsync: bool = False, settings: Mapping[str, object] | None = None, primary: Cluster | None = None
+    ) -> None:
+        """``primary``: this one is a standby, which follows that one."""
         self.bin = _FOLDERS[0]
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self.data = self.folder / "data"
@@ -77,12 +80,10 @@ class Cluster:
             self._as_user = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
             os.chown(self.folder, user.pw_uid, user.pw_gid)
         self.folder.chmod(0o755)
-        password = self.folder / "password"
-        password.write_text(PASSWORD)
-        self._run(
-            "initdb", "--pgdata", str(self.data), "--username", USER, "--pwfile", str(password), "--no-sync",
-            "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C",
-        )  # fmt: skip
+        if primary is None:
+            self._initialise()
+        else:
+            self._copy(primary)
         all_settings: dict[str, object] = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -98,6 +99,20 @@ class Cluster:
             file.write("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
+
+    def _initialise(self) -> None:
+        password = self.folder / "password"
+        password.write_text(PASSWORD)
+        self._run(
+            "initdb", "--pgdata", str(self.data), "--username", USER, "--pwfile", str(password), "--no-sync",
+            "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C",
+        )  # fmt: skip
+
+    def _copy(self, primary: Cluster) -> None:
+        self._run(
+            "pg_basebackup", "--pgdata", str(self.data), "--host", str(primary.folder), "--port", str(primary.port),
+            "--username", USER, "--write-recovery-conf", "--checkpoint=fast", "--no-sync",
+        )  # fmt: skip
 
     # ---- the server
 
@@ -139,6 +154,16 @@ class Cluster:
         """Stop and start it."""
         self.stop(how)
         self.start()
+
+    def promote(self) -> None:
+        """Let a standby accept writes."""
+        self._run("pg_ctl", "promote", "--pgdata", str(self.data), "--wait")
+
+    def has_all_of(self, primary: Cluster) -> bool:
+        """Whether a standby has everything that the primary has now."""
+        [[written]] = primary.execute("SELECT pg_current_wal_lsn()")
+        [[has_it]] = self.execute(f"SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn")
+        return bool(has_it)
 
     def close(self) -> None:
         """Stop it and delete all of it."""

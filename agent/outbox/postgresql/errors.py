@@ -12,7 +12,8 @@ _ADVICE = {
     "28": "check the user of [outbox] url, its password, and pg_hba.conf of the server",
     "3D": "create the database, or correct [outbox] url",
     "42501": "give the user of [outbox] url the database: ALTER DATABASE … OWNER TO …",
-    "25006": "the server is a read-only standby, or the database is read-only; [outbox] url must name the primary",
+    "25006": "the server is a read-only standby, or the database is read-only; [outbox] url must name the primary."
+    " The agent tries again",
     "53100": "the server's disk is full; free some space on it",
     "53300": "the server has no connection left; raise max_connections, or use PgBouncer",
     "53": "the server lacks memory or disk space",
@@ -44,6 +45,8 @@ def _why_unreachable(said: str) -> str:
         return _ADVICE["28"]
     if "database" in lower and "does not exist" in lower:
         return _ADVICE["3D"]
+    if "read-only" in lower or "hot standby" in lower:  # of several hosts, all that answer are standbys
+        return _ADVICE["25006"]
     if "certificate" in lower or "ssl" in lower:
         return "check [outbox] ca_file, client_certificate and client_key, and the certificate of the server"
     return "is the server running, and is [outbox] url correct? The agent tries again"
