@@ -76,8 +76,8 @@ def test_an_agent_with_a_standby_alone_says_so_and_goes_on_when_it_is_promoted(
 
 
 def test_of_several_hosts_that_are_all_standbys_the_error_says_so(own_cluster: Cluster, standby: Cluster) -> None:
-    with Connection(Server(of_both("postgres", standby, standby))) as connection:
-        with pytest.raises(OutboxError, match="the server is a read-only standby"):
-            connection.one("SELECT 1")
+    alone = Connection(Server(of_both("postgres", standby, standby)))
+    with pytest.raises(OutboxError, match="the server is a read-only standby"):
+        alone.one("SELECT 1")
     with Connection(Server(of_both("postgres", standby, own_cluster))) as connection:
         assert connection.one("SELECT pg_is_in_recovery()") == (False,)
