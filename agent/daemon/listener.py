@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("service")
 
 # Most connections of a listener at a time. For a new connection, the oldest idle one is closed, or one whose client
-# does not read its answer. If there is none, the new one gets 503.
+# does not read its answer, or the oldest one whose request has not arrived yet. If there is none, the new one gets 503.
 MOST_CONNECTIONS = 200
 # Connections that are accepted in one turn of the event loop, and that wait in the kernel.
 BACKLOG = 64
@@ -66,13 +66,18 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._since = self.loop.time()
+        self._answered: object = None
         self._hang_up_at(self._since + self.timeout_keep_alive)
         if len(self.connections) > MOST_CONNECTIONS:
             self._make_room()
 
     def _make_room(self) -> None:
         """Close the connection that is idle for the longest time, or this one if all others are being answered."""
-        others = [each for each in self.connections if isinstance(each, _Protocol) and each.is_idle and each != self]
+        others = [
+            each
+            for each in self.connections
+            if isinstance(each, _Protocol) and (each.is_idle or each.is_arriving) and each != self
+        ]
         idle = min(others, key=_Protocol._usefulness, default=None)
         if idle is not None:
             idle.transport.abort()
@@ -82,9 +87,9 @@ class _Protocol(H11Protocol):
         self.transport.close()
         self.connections.discard(self)
 
-    def _usefulness(self) -> tuple[bool, bool, float]:
-        """Lower for those that are closed first: never used, unused for long, not read."""
-        return self.flow.write_paused, self.cycle is not None, self._since
+    def _usefulness(self) -> tuple[bool, bool, bool, float]:
+        """Lower for those that are closed first: never used, unused for long, not read, and then what still arrives."""
+        return self.is_arriving, self.flow.write_paused, self.cycle is not None, self._since
 
     @property
     def is_idle(self) -> bool:
@@ -92,9 +97,17 @@ class _Protocol(H11Protocol):
         cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
         return cycle is None or cycle.response_complete or self.flow.write_paused
 
+    @property
+    def is_arriving(self) -> bool:
+        """Whether the body of the request has not arrived completely."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is not None and cycle.more_body and not cycle.response_complete
+
     def data_received(self, data: bytes) -> None:
         timer = self.timeout_keep_alive_task
         super().data_received(data)
+        if self.cycle is not self._answered:
+            self._answered, self._since = self.cycle, self.loop.time()
         nothing_to_do = self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
         if timer is not None and self.timeout_keep_alive_task is None and nothing_to_do:
             self._hang_up_at(timer.when())

@@ -16,7 +16,7 @@ from agent.model.part import Part
 from agent.model.report import ReportError, checked
 from agent.outbox.hooks import Verdict
 from agent.sources.reports.parse import parse
-from agent.sources.webhooks.listener import decoded, meaning_of
+from agent.sources.webhooks.listener import decoded, meaning_of, payload_of
 from agent.sources.webhooks.values import Delivery, Ended, Ignored, Invalid, Started
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class HookPreview(msgspec.Struct, frozen=True, kw_only=True):
 def preview(settings: Settings, hook: WebhookSettings, body: bytes, event: str | None, now_ms: int) -> HookPreview:
     """What a body would become. Nothing is stored, and no signature is required."""
     try:
-        part = Part(decoded(body, is_form=body.startswith(b"payload=")), "")
+        part = Part(decoded(payload_of(body) if body.startswith(b"payload=") else body), "")
     except ValueError as error:
         return _preview(hook, event or "", Verdict.REFUSED, reason=str(error))
     name = (_event_of(hook, part) if event is None else event).lower()

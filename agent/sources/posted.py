@@ -30,14 +30,19 @@ class Refused(Exception):  # noqa: N818 - an answer to the client, not an error 
         self.status = status
 
 
-async def read_body(request: Request, most_bytes: int, arrived: Callable[[int], None] | None = None) -> bytes:
+async def read_body(
+    request: Request,
+    most_bytes: int,
+    arrived: Callable[[int], None] | None = None,
+    deadline: asyncio.Timeout | None = None,
+) -> bytes:
     """The body of a request. Raises :class:`Refused`: 413, 408, or 400 if the client is gone.
 
-    ``arrived`` is called with the size of each piece, and can refuse it.
+    ``arrived`` is called with the size of each piece, and can refuse it. ``deadline``: in place of ``PATIENCE_S``.
     """
     body = bytearray()
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with deadline or asyncio.timeout(PATIENCE_S):
             async for chunk in request.stream():
                 body += chunk
                 if arrived is not None:
@@ -45,7 +50,7 @@ async def read_body(request: Request, most_bytes: int, arrived: Callable[[int], 
                 if len(body) > most_bytes:
                     raise too_large(most_bytes)
     except TimeoutError:
-        raise Refused(408, f"the body did not arrive within {PATIENCE_S:g} s") from None
+        raise Refused(408, "the body did not arrive in time") from None
     except ClientDisconnect:
         raise Refused(400, "the body is incomplete") from None
     return bytes(body)

@@ -35,7 +35,7 @@ from agent.sources.jenkins.errors import JenkinsError
 from agent.sources.jenkins.raw import RawBuild, build_of
 from agent.sources.reports.spool import Spool
 from agent.sources.webhooks.headers import event_of, id_of
-from agent.sources.webhooks.listener import decoded, meaning_of
+from agent.sources.webhooks.listener import decoded, meaning_of, payload_of
 from agent.sources.webhooks.platforms import READERS
 from agent.sources.webhooks.signatures import is_signed
 from agent.sources.webhooks.values import Delivery
@@ -212,7 +212,7 @@ def delivered(data: bytes) -> None:
     """A body of a webhook with a valid signature, from every platform: stored, ignored or refused, with a reason."""
     world = _world()
     try:
-        body = Part(decoded(data, is_form=data.startswith(b"payload=")), "")
+        body = Part(decoded(payload_of(data) if data.startswith(b"payload=") else data), "")
     except ValueError:
         return
     arrived = []

@@ -507,7 +507,7 @@ def test_a_body_that_does_not_come_is_408(serve: Callable[[], Server], monkeypat
         )
         answer = client.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"the body did not arrive within 0.1 s" in answer
+    assert b"the body did not arrive in time" in answer
 
 
 def test_when_all_connections_are_being_answered_one_more_gets_503(

@@ -16,13 +16,14 @@ from agent.config.credentials import Secret, Token, TokenError
 from agent.config.rules import Pattern
 from agent.config.settings import Address, WebhookRule, WebhookSettings
 from agent.daemon.hooks import HookStorage
-from agent.daemon.listener import Listener
+from agent.daemon.listener import MOST_CONNECTIONS, Listener
 from agent.outbox.hooks import Verdict
 from agent.outbox.offloop import OffLoop
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import OutboxError
 from agent.sources.webhooks import listener as module
-from agent.sources.webhooks.listener import MOST_BYTES, Answers, Hooks
+from agent.sources.webhooks import room
+from agent.sources.webhooks.listener import Answers, Hooks
 from tests import webhooks
 from tests.integration.reporting import reports_of, settings_of
 from tests.integration.support import NOON, FakeClock
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 GITHUB = WebhookSettings(name="github", platform="github", secrets=(Secret("old secret"), Secret(webhooks.SECRET)))
 GITLAB = WebhookSettings(name="gitlab", platform="gitlab", secrets=(Secret(webhooks.SIGNING_TOKEN),))
 LOST = WebhookSettings(name="lost", platform="github", secrets=(Token.missing(TokenError("no file")),))
+GITHUB_BYTES = 1024 * 1024  # more of one body are not read
 NAME = "github_actions:acme/shop#289782451/deploy:production"
 
 
@@ -272,12 +274,12 @@ def test_a_signed_body_of_another_shape_gets_400_with_the_field_and_is_listed(
 
 def test_a_body_over_the_limit_gets_413_before_it_is_read_or_while(tmp_path: Path) -> None:
     async def chunks() -> Any:
-        for _ in range(MOST_BYTES // 65_536 + 1):
+        for _ in range(GITHUB_BYTES // 65_536 + 1):
             yield b" " * 65_536
 
     async def story(bench: Bench) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", bench.client.base_url.port)
-        writer.write(b"POST /v1/hooks/github HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (MOST_BYTES + 1))
+        writer.write(b"POST /v1/hooks/github HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (GITHUB_BYTES + 1))
         assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")  # not a byte of the body was sent
         writer.close()
         with suppress(httpx.TransportError):  # the connection is closed while the client sends
@@ -341,7 +343,7 @@ def test_more_deliveries_than_the_limit_get_429_and_the_others_are_stored(
 
 
 def test_the_bytes_of_all_bodies_together_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING_BYTES", 100)
+    monkeypatch.setattr(room, "MOST_BYTES", 100)
 
     async def story(bench: Bench) -> None:
         answer = await bench.github(deployment_status())
@@ -358,7 +360,7 @@ def test_announced_bodies_that_do_not_arrive_keep_nobody_out(tmp_path: Path) -> 
         )
         writers = []
         for each in range(20):
-            size = b"Content-Length: %d" % MOST_BYTES if each % 2 else b"Transfer-Encoding: chunked"
+            size = b"Content-Length: %d" % GITHUB_BYTES if each % 2 else b"Transfer-Encoding: chunked"
             reader, writer = await asyncio.open_connection("127.0.0.1", bench.client.base_url.port)
             writer.write(head + size + b"\r\n\r\n")
             assert b" 100 " in await reader.readline()  # the listener waits for the body
@@ -366,6 +368,63 @@ def test_announced_bodies_that_do_not_arrive_keep_nobody_out(tmp_path: Path) -> 
         assert (await bench.github(deployment_status())).status_code == 202
         for writer in writers:
             writer.close()
+
+    run(tmp_path, story)
+
+
+def test_bodies_that_arrive_slowly_keep_nobody_out(tmp_path: Path) -> None:
+    """More clients than the listener has connections, each with a forged signature and without the end of its body."""
+
+    async def story(bench: Bench) -> None:
+        head = (
+            b"POST /v1/hooks/github HTTP/1.1\r\nHost: a\r\nX-Hub-Signature-256: sha256=00\r\nContent-Length: 9\r\n\r\n"
+        )
+        writers = []
+        for _ in range(MOST_CONNECTIONS + 20):
+            _, writer = await asyncio.open_connection("127.0.0.1", bench.client.base_url.port)
+            writer.write(head + b"{")
+            await writer.drain()
+            writers.append(writer)
+        for number in range(3):
+            assert (await bench.github(deployment_status(), delivery=str(number))).status_code == 202
+        for writer in writers:
+            writer.close()
+
+    run(tmp_path, story)
+
+
+def test_when_there_is_no_room_the_oldest_body_that_has_not_arrived_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = webhooks.encoded(deployment_status())
+    monkeypatch.setattr(room, "MOST_BYTES", 100_000 + 100 * len(body))
+
+    async def story(bench: Bench) -> None:
+        head = (
+            b"POST /v1/hooks/github HTTP/1.1\r\nHost: a\r\nX-Hub-Signature-256: sha256=00\r\nContent-Length: %d\r\n\r\n"
+        )
+        slow = []
+        for _ in range(12):
+            reader, writer = await asyncio.open_connection("127.0.0.1", bench.client.base_url.port)
+            writer.write(head % (50 * len(body)) + b" " * (20 * len(body)))
+            await writer.drain()
+            slow.append((reader, writer))
+        for number in range(3):
+            assert (await bench.github(deployment_status(), delivery=str(number))).status_code == 202
+        assert (await slow[0][0].readline()).startswith(b"HTTP/1.1 408 ")
+        for _, writer in slow:
+            writer.close()
+
+    run(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" + b"[]," * 60_000 + b"0]", b'{"a":' * 300 + b"[" + b"0," * 120_000 + b"0]", b"," * 200_000]
+)
+def test_a_body_with_too_many_values_is_refused_before_it_is_decoded(tmp_path: Path, content: bytes) -> None:
+    async def story(bench: Bench) -> None:
+        answer = await bench.github(content)
+        assert (answer.status_code, answer.json()) == (400, {"error": "the body has more than 100,000 JSON values"})
 
     run(tmp_path, story)
 
@@ -404,7 +463,7 @@ def test_of_a_long_name_in_a_body_only_a_part_is_stored(tmp_path: Path) -> None:
     hook = replace(GITHUB, projects=(Pattern.parse("acme/*"),))
 
     async def story(bench: Bench) -> None:
-        answer = await bench.github(deployment_status(repository__full_name="x" * 2_000_000))
+        answer = await bench.github(deployment_status(repository__full_name="x" * 900_000))
         assert (answer.status_code, len(answer.json()["ignored"])) == (200, 1_000)
         [noted] = bench.outbox.hook_deliveries(10)
         assert len(noted.reason) == 1_000

@@ -45,8 +45,9 @@ class World:
         return noted
 
     def job(self, name: str = "deploy", environment: str = "production", attempt: int = 1) -> HookDelivery:
+        number = crc32(f"{name} {environment}".encode())
         return self.arrives("deployment_status", deployment_status(
-            check_run__name=name, deployment__environment=environment, deployment__id=crc32(f"{name} {environment}".encode()),
+            check_run__name=name, deployment__environment=environment, deployment__id=number,
             workflow_run__run_attempt=attempt,
         ))  # fmt: skip
 

@@ -22,9 +22,10 @@ from agent.config.credentials import TokenError
 from agent.model.part import Part
 from agent.outbox.hooks import Verdict
 from agent.outbox.values import OutboxError
-from agent.sources.posted import RETRY_AFTER_S, Refused, error_answer, json_answer, not_now, read_body, too_large
+from agent.sources.posted import RETRY_AFTER_S, Refused, error_answer, json_answer, not_now, too_large
 from agent.sources.webhooks.headers import event_of, id_of
 from agent.sources.webhooks.platforms import READERS
+from agent.sources.webhooks.room import Place, Room
 from agent.sources.webhooks.signatures import can_be_signed, is_signed
 from agent.sources.webhooks.values import Delivery, Ignored, Invalid
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from agent.config.settings import WebhookSettings
+    from agent.config.settings import Platform, WebhookSettings
     from agent.model.times import Clock
     from agent.outbox.hooks import HookDelivery
     from agent.sources.webhooks.values import Meaning
@@ -43,11 +44,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("webhooks")
 
-# Bytes of one body. An Application of Argo CD with a long history has a megabyte.
+# Bytes of one body. An Application of Argo CD with a long history has a megabyte. What GitHub and CircleCI send of
+# deployments and runs has 30 KB, and they sign the body: it has to be read before one knows who sent it.
 MOST_BYTES = 4 * 1024 * 1024
-# Limits of what is in work at a time: requests, and the bytes of their bodies.
+_LESS_BYTES: dict[Platform, int] = {"github": 1024 * 1024, "circleci": 1024 * 1024}
+# Signed deliveries in work at a time.
 MOST_REQUESTS = 128
-MOST_WAITING_BYTES = 32 * 1024 * 1024
 # Refused requests are logged at most this often for each webhook.
 LOGGED_EVERY_S = 10.0
 
@@ -76,8 +78,8 @@ class Hooks:
         self._accept = accept
         self._clock = clock
         self._answers = answers
-        self._requests = 0
-        self._bytes = 0
+        self._room = Room()
+        self._signed = 0
         self._logged_at: dict[str, float] = {}
         self.app = Starlette(
             routes=[Route("/v1/hooks/{name}" + slash, self._deliver, methods=["POST"]) for slash in ("", "/")],
@@ -89,14 +91,7 @@ class Hooks:
         hook = self._hooks.get(request.path_params["name"])
         if hook is None:
             return error_answer(404, "unknown webhook; see [[webhook]] in the configuration")
-        if self._requests >= MOST_REQUESTS:
-            answer = self._refusal(hook, Refused(429, "too many deliveries at a time"))
-        else:
-            self._requests += 1
-            try:
-                answer = await self._answer(request, hook)
-            finally:
-                self._requests -= 1
+        answer = await self._answer(request, hook)
         self._answers.counts[hook.name, answer.status_code] += 1
         return answer
 
@@ -117,32 +112,31 @@ class Hooks:
         secrets = self._secrets[hook.name]
         if not secrets:
             raise Refused(503, "the secret of the webhook cannot be read")
-        _refuse_declared(request)
+        most_bytes = _LESS_BYTES.get(hook.platform, MOST_BYTES)
+        _refuse_declared(request, most_bytes)
         if not can_be_signed(hook.platform, secrets, request.headers, self._clock.now_ms()):
             raise _unsigned()
-        size = 0
-
-        def arrived(more: int) -> None:
-            """What arrived counts: anybody can announce a body and not send it."""
-            nonlocal size
-            size += more
-            self._bytes += more
-            if self._bytes > MOST_WAITING_BYTES:
-                raise Refused(429, "too many deliveries at a time")
-
-        try:
-            body = await read_body(request, MOST_BYTES, arrived)
+        with self._room.place() as place:
+            body = await place.read(request, most_bytes)
             now = self._clock.now_ms()
             if not is_signed(hook.platform, secrets, request.headers, body, now):
                 raise _unsigned()
             self._answers.last[hook.name] = now
-            return await self._accepted(request, hook, body, now)
-        finally:
-            self._bytes -= size
+            if self._signed >= MOST_REQUESTS:
+                raise Refused(429, "too many deliveries at a time")
+            self._signed += 1
+            try:
+                return await self._accepted(request, hook, body, now, place)
+            finally:
+                self._signed -= 1
 
-    async def _accepted(self, request: Request, hook: WebhookSettings, body: bytes, now: int) -> HookDelivery:
+    async def _accepted(
+        self, request: Request, hook: WebhookSettings, body: bytes, now: int, place: Place
+    ) -> HookDelivery:
         try:
-            part, problem = Part(decoded(body, is_form=_is_form(request)), ""), ""
+            json = payload_of(body) if _is_form(request) else body
+            place.take_values(json)
+            part, problem = Part(decoded(json), ""), ""
         except ValueError as error:
             part, problem = Part(None, ""), str(error)
         event = event_of(hook.platform, request.headers, part)
@@ -172,15 +166,16 @@ def meaning_of(delivery: Delivery, hook: WebhookSettings) -> Meaning | Invalid:
         return Invalid(f"the body is not what {hook.platform} sends: {error}")
 
 
-def decoded(body: bytes, *, is_form: bool = False) -> object:
-    """The JSON of a body, or of the field ``payload`` of a form, which GitHub can send. Raises :class:`ValueError`."""
+def decoded(body: bytes) -> object:
+    """The JSON of a body. Raises :class:`ValueError`."""
     try:
-        return msgspec.json.decode(_payload(body) if is_form else body)
+        return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"the body is not JSON: {error}") from None
 
 
-def _payload(body: bytes) -> bytes:
+def payload_of(body: bytes) -> bytes:
+    """The JSON in a form, which GitHub can send. Raises :class:`ValueError`."""
     try:
         payload = parse_qs(body.decode("ascii"), max_num_fields=10).get("payload")
     except ValueError:
@@ -205,11 +200,11 @@ def _secrets(hook: WebhookSettings) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _refuse_declared(request: Request) -> None:
+def _refuse_declared(request: Request, most_bytes: int) -> None:
     """Refuse a body whose declared size is over the limit, before it is read."""
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length[:12]) > MOST_BYTES:
-        raise too_large(MOST_BYTES)
+    if length.isascii() and length.isdigit() and int(length[:12]) > most_bytes:
+        raise too_large(most_bytes)
 
 
 def _unsigned() -> Refused:
