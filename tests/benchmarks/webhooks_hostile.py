@@ -23,6 +23,8 @@ from tests.integration.hooked import Hooked, deployment_status
 SLOW = 200
 HONEST = 20
 SIZE = 4 * 1024 * 1024
+# What the listener reads of GitHub.
+READ = 1024 * 1024
 # Many values in few bytes.
 NESTED = b"[" + b"[]," * (SIZE // 3 - 1) + b"0]"
 
@@ -47,9 +49,7 @@ async def honest(url: str) -> list[float]:
     async with httpx.AsyncClient(timeout=120, trust_env=False, verify=False) as http:
         for number in range(1, HONEST + 1):
             body = webhooks.encoded(deployment_status(workflow_run__id=number))
-            headers = webhooks.github(body, "deployment_status", delivery=f"delivery-{number}") | {
-                "Connection": "close"
-            }
+            headers = webhooks.github(body, "deployment_status", delivery=str(number)) | {"Connection": "close"}
             began = time.perf_counter()
             while time.perf_counter() - began < 60:
                 with suppress(httpx.TransportError):
@@ -73,9 +73,10 @@ async def beside(url: str, clients: int, size: int, sent: int) -> list[float]:
 
 async def at_once(url: str, bodies: int) -> list[int]:
     """Signed bodies with many values: the statuses."""
-    headers = webhooks.github(NESTED, "deployment_status")
+    now = time.time_ns() // 1_000_000
+    headers = webhooks.gitlab(NESTED, "Deployment Hook", delivery="one", now_ms=now)
     async with httpx.AsyncClient(timeout=120, trust_env=False, verify=False) as http:
-        posts = (http.post(f"{url}/v1/hooks/github", content=NESTED, headers=headers) for _ in range(bodies))
+        posts = (http.post(f"{url}/v1/hooks/gitlab", content=NESTED, headers=headers) for _ in range(bodies))
         return [each.status_code for each in await asyncio.gather(*posts)]
 
 
@@ -95,7 +96,7 @@ def main() -> None:
         for name, clients, size, sent in (
             ("no other clients", 0, 0, 0),
             (f"{SLOW} slow clients that send no body", SLOW, 1_000, 0),
-            ("20 slow clients that send 4 MiB but a byte", 20, SIZE, SIZE - 1),
+            ("80 slow clients that send 1 MiB but a byte", 80, READ, READ - 1),
         ):
             (Path(folder) / name).mkdir()
             daemon = Hooked.opened(Path(folder) / name, jenkins=jenkins, hivel=hivel)
