@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("service")
 
-# Most connections of a listener at a time. For a new connection, the oldest idle one is closed, or one whose client
-# does not read its answer, or the oldest one whose request has not arrived yet. If there is none, the new one gets 503.
+# Most connections of a listener at a time. For a new one, the oldest is closed whose request has not arrived, or that
+# is idle, or whose client does not read its answer. If there is none, the new one gets 503.
 MOST_CONNECTIONS = 200
 # Connections that are accepted in one turn of the event loop, and that wait in the kernel.
 BACKLOG = 64
@@ -72,7 +72,7 @@ class _Protocol(H11Protocol):
             self._make_room()
 
     def _make_room(self) -> None:
-        """Close the connection that is idle for the longest time, or this one if all others are being answered."""
+        """Close the least useful connection, or this one if all others are being answered."""
         others = [
             each
             for each in self.connections
@@ -87,9 +87,10 @@ class _Protocol(H11Protocol):
         self.transport.close()
         self.connections.discard(self)
 
-    def _usefulness(self) -> tuple[bool, bool, bool, float]:
-        """Lower for those that are closed first: never used, unused for long, not read, and then what still arrives."""
-        return self.is_arriving, self.flow.write_paused, self.cycle is not None, self._since
+    def _usefulness(self) -> tuple[bool, bool, float]:
+        """Lower for those that are closed first: without a complete request for long, unused for long, not read."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return self.flow.write_paused, cycle is not None and not self.is_arriving, self._since
 
     @property
     def is_idle(self) -> bool:

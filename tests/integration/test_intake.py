@@ -22,7 +22,7 @@ from agent.config.file import ConfigError, load
 from agent.config.settings import Address, IntakeSettings
 from agent.daemon import listener
 from agent.daemon.listener import Listener
-from agent.model.report import FIELDS, MOST_BYTES
+from agent.model.report import FIELDS, MOST_BYTES, ReportError
 from agent.outbox.offloop import OffLoop
 from agent.outbox.sqlite import connection as outbox_connection
 from agent.outbox.sqlite.engine import SqliteOutbox
@@ -510,25 +510,51 @@ def test_a_body_that_does_not_come_is_408(serve: Callable[[], Server], monkeypat
     assert b"the body did not arrive in time" in answer
 
 
-def test_when_all_connections_are_being_answered_one_more_gets_503(
-    serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
+EVENTS = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+
+
+def test_when_all_connections_are_being_answered_one_more_gets_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "MOST_CONNECTIONS", 3)
-    server = serve()
-    head = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nExpect: 100-continue\r\n"
-    with ExitStack() as stack:
-        sending = [stack.enter_context(server.connect()) for _ in range(3)]
-        for client in sending:
-            client.sendall(head + b"Content-Length: 3\r\n\r\n")
-            assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+    waiting: list[asyncio.Event] = []
+
+    async def accept(_: dict[str, object], __: str) -> Taken:
+        waiting.append(asyncio.Event())
+        await waiting[-1].wait()
+        raise ReportError("it waited")
+
+    settings = IntakeSettings(Address("127.0.0.1", 0), (("", Token("secret")),))
+    with Server(lambda _: Intake(settings, accept, lambda _: []).app) as server, ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(3)]
+        for client in clients:
+            client.sendall(EVENTS + b"Content-Length: 2\r\n\r\n{}")
+        wait_until(lambda: len(waiting) == 3, "all requests have arrived")
         for _ in range(3):
             with server.connect() as client:
                 answer = client.makefile("rb").read()
             assert answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 5" in answer
+        for each in waiting:
+            server._loop.call_soon_threadsafe(each.set)
+        for client in clients:
+            assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_for_a_new_connection_the_oldest_whose_request_has_not_arrived_is_closed(
+    serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "MOST_CONNECTIONS", 3)
+    server = serve()
+    with ExitStack() as stack:
+        sending = [stack.enter_context(server.connect()) for _ in range(3)]
         for client in sending:
+            client.sendall(EVENTS + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+        assert server.post(json=REPORT).status_code == 202
+        with pytest.raises(OSError):
+            if sending[0].recv(100) == b"":
+                raise ConnectionResetError
+        for client in sending[1:]:
             client.sendall(b"{}\n")
             assert client.recv(100).startswith(b"HTTP/1.1 400 ")
-        assert server.post(json=REPORT).status_code == 202
 
 
 @pytest.mark.parametrize("begun", [b"", b"POST /v1/ev", b"POST /v1/events HTTP/1.1\r\nHost: x\r\n"])
