@@ -11,6 +11,7 @@ from agent.daemon.hooks import Arrived, store
 from agent.model.report import ReportError
 from agent.outbox.hooks import Verdict
 from agent.outbox.values import GapLook
+from agent.sources.reports.pairing import WEBHOOK, paired, reported_by_jobs
 from agent.sources.webhooks.gaps.api import Api
 from agent.sources.webhooks.gaps.look import Result, Took, look
 from agent.sources.webhooks.gaps.streams import stream_of, subjects
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from agent.config.settings import WebhookSettings
     from agent.model.deployment import Deployment
     from agent.sources.reports.accept import Reports
+    from agent.sources.reports.parse import Parsed
     from agent.sources.webhooks.gaps.look import Seen, Subject
     from agent.sources.webhooks.values import Delivery, Meaning
 
@@ -109,10 +111,12 @@ class GapStore:
             return Took(Result.IGNORED, reason=meaning.reason if isinstance(meaning, Ignored) else "it has not ended")
         with self._outbox.transaction():
             try:
-                known = self._known(meaning.report)
+                parsed = self._reports.parse(meaning.report)
             except ReportError as error:
                 return Took(Result.REFUSED, reason=str(error))
-            if known is not None:
+            if reported_by_jobs(parsed, self._outbox):
+                return Took(Result.IGNORED, reason="jobs of this workflow run reported deployments")
+            if (known := self._known(parsed, hook)) is not None:
                 return Took(Result.KNOWN, known.deployment_id or "")
             if self._dry_run:
                 return self._would_take(meaning.report)
@@ -134,16 +138,13 @@ class GapStore:
         noted = store(self._reports, late)[-1]
         if isinstance(noted, Exception):
             return Took(Result.REFUSED, reason=f"unexpected error: {type(noted).__name__}: {noted}")
-        if noted.verdict is Verdict.IGNORED:
-            return Took(Result.IGNORED, reason=noted.reason)
         if noted.verdict is not Verdict.STORED:
             return Took(Result.REFUSED, reason=noted.reason)
         return Took(Result.FOUND, noted.deployment_id)
 
-    def _known(self, report: Mapping[str, str]) -> Deployment | None:
-        """The deployment of this run and environment, if it is stored. Raises :class:`ReportError`."""
-        parsed = self._reports.parse(report)
-        stored = self._outbox.of_run(parsed.run)
+    def _known(self, parsed: Parsed, hook: WebhookSettings) -> Deployment | None:
+        """The deployment of this run and environment, if it is stored, also under the name that ``emit`` gives it."""
+        stored = self._outbox.of_run(paired(parsed, f"{WEBHOOK}{hook.name}", self._outbox, ()).run)
         environment = parsed.said.environment
         return next((each for each in stored if each.content.environment == environment), None)
 

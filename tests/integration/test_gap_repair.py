@@ -229,6 +229,16 @@ def by_emit(kind: str, each: Deployed) -> dict[str, object]:
     }  # fmt: skip
 
 
+def test_a_job_that_emit_reported_under_another_name_is_not_found_again(github: Repairing) -> None:
+    """``emit`` knows the key of the job, and the API its display name."""
+    one = github.world.platform.deploy(ended_at=github.clock.now_ms() + 60_000, job="Deploy to production")
+    github.clock.advance(ms=HOUR)
+    github.reports.take(by_emit("github", replace(one, job="deploy")), source="emit", at=github.clock.now_ms())
+    for _ in range(2):
+        github.run()
+    assert (len(github.events()), github.found) == (1, 0)
+
+
 def test_the_start_of_a_found_deployment_is_that_of_the_job(any_repair: Repairing) -> None:
     [one] = outage(any_repair, 1)
     any_repair.run()
