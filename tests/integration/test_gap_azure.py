@@ -14,6 +14,7 @@ import pytest
 from agent.config.rules import Pattern
 from agent.config.settings import WebhookRule
 from agent.model.part import Part
+from agent.model.times import Clock
 from agent.sandbox.hivel.answers import json_answer
 from agent.sandbox.platforms.azure import build, stage, webhooks
 from agent.sources.webhooks.gaps import azure as gaps
@@ -23,16 +24,21 @@ from agent.sources.webhooks.gaps.errors import ApiError
 from agent.sources.webhooks.gaps.values import Cursor
 from agent.sources.webhooks.platforms.azure import read
 from agent.sources.webhooks.values import Delivery, Ended, Ignored
+from tests import webhooks as deliveries
+from tests.integration.hooked import Hooked
 from tests.integration.platforms import world
-from tests.integration.support import NOON
+from tests.integration.support import NOON, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from starlette.responses import Response
 
     from agent.config.settings import WebhookSettings
+    from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.platforms import Deployed
+    from agent.sandbox.server import LocalServer
     from agent.sources.webhooks.gaps.values import Step
     from agent.sources.webhooks.values import Meaning
     from tests.integration.platforms import World
@@ -189,6 +195,33 @@ def test_the_webhook_of_a_stage_is_completed_from_its_build(azure: World) -> Non
     assert first.start == f"azure_devops:acme/shop#{one.run}/deploy"
     assert again == first
     assert len(azure.platform.requests) == 1
+
+
+def test_the_daemon_completes_what_arrives(
+    azure: World, jenkins_server: LocalServer, hivel_server: LocalServer, hivel: LocalHivel, tmp_path: Path
+) -> None:
+    azure.platform.secret = deliveries.SECRET
+    hook = (
+        '[webhooks]\nlisten = "127.0.0.1:0"\n'
+        '[[webhook]]\nname = "azure"\nplatform = "azure_devops"\nsecret_file = "github.secret"\n'
+        f'api_token_file = "api.token"\napi_url = "{azure.server.url}"\nprojects = ["acme/shop"]\n'
+        '[[webhook.rule]]\nname = "deploy"\nenvironment = "production"\n'
+    )
+    agent = Hooked.opened(tmp_path, jenkins=jenkins_server, hivel=hivel_server, extra=hook)
+    (tmp_path / "api.token").write_text(f"{azure.platform.token}\n")
+    (tmp_path / "api.token").chmod(0o600)
+    process = agent.begin()
+    try:
+        now = Clock().now_ms()
+        one = azure.platform.deploy(ended_at=now, started_at=now - 60_000, branch="release/1")
+        answers = azure.platform.send(f"{agent.url}/v1/hooks/azure", one)
+        assert [each.status_code for each in answers] == [202, 202]
+        wait_until(lambda: len(hivel.deployments()) == 1, "the event has arrived")
+    finally:
+        process.kill()
+        process.wait()
+    event = hivel.deployments()[0].event
+    assert (event.branch, event.commit_hash, event.environment) == ("release/1", one.commit, "production")
 
 
 def test_what_the_api_says_is_used_before_what_the_rule_says(azure: World) -> None:
