@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.model.trouble import Trouble
-from agent.outbox.values import DamagedError, OutboxError
+from agent.outbox.values import DamagedError, NewerOutboxError, OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +64,8 @@ class Work:
         """The outbox cannot be written, for example because the disk is full."""
         if not isinstance(error, DamagedError):
             self.storing.note(who, str(error))
+            if isinstance(error, NewerOutboxError):  # nothing of this life may touch the outbox any more
+                self.over.set()
         elif self.damage is None:  # the file must be repaired first
             self.damage = error
             self.over.set()

@@ -34,6 +34,10 @@ class OlderOutboxError(OutboxError):
     """An older version wrote the outbox. The agent that holds the run lock upgrades it."""
 
 
+class NewerOutboxError(OutboxError):
+    """A newer version has changed the outbox so that this one cannot work on it. Only an upgrade of the agent helps."""
+
+
 class MovedError(OutboxError):
     """The outbox was copied to another one, or is an incomplete copy. No agent may work on it."""
 

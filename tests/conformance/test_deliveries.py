@@ -340,6 +340,7 @@ def test_whatever_order_claims_changes_and_settlements_come_in(
             elif move == "settle" and in_flight:
                 which, outcome = how
                 claimed = in_flight.pop(which % len(in_flight))
+                clock.advance(ms=1)  # no two attempts of a deployment begin at the same time
                 settled = settlement(claimed, at=clock.now_ms(), **outcome)
                 outbox.settle([settled])
                 model.settle(settled)

@@ -100,15 +100,15 @@ class Running:
 
 
 @dataclass
-class WrongClock(Agent):
-    """An agent on a machine whose clock is wrong."""
+class Changed(Agent):
+    """An agent that another module starts, in place of ``agent``, with arguments of its own."""
 
-    ahead_ms: int = 0
+    module: tuple[str, ...] = ()
 
     def command(self, *arguments: str) -> list[str]:
         command = super().command(*arguments)
         at = command.index("agent")
-        return [*command[:at], "tests.postgresql.wrong_clock", str(self.ahead_ms), *command[at + 1 :]]
+        return [*command[:at], *self.module, *command[at + 1 :]]
 
 
 @dataclass
@@ -153,12 +153,12 @@ class Fleet:
         self._stack.close()
 
     def start(
-        self, name: str, *, wait: bool = True, url: str | None = None, ahead_ms: int = 0, **environment: str
+        self, name: str, *, wait: bool = True, url: str | None = None, module: tuple[str, ...] = (), **environment: str
     ) -> Running:
-        """``url``: how this agent reaches the database. ``ahead_ms``: of its clock, against the right time."""
+        """``url``: how this agent reaches the database. ``module``: what starts it, see :class:`Changed`."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        agent = WrongClock(folder, ahead_ms) if ahead_ms else Agent(folder)
+        agent = Changed(folder, module) if module else Agent(folder)
         user = f"{name}-{next(self._starts)}"
         if (log := folder / "agent.log").exists():
             log.rename(folder / f"before-{user}.log")

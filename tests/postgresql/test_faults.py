@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.postgresql.cluster import Cluster
 
-HOUR = 3_600_000
+HOUR = "3600000"
 
 
 @pytest.fixture
@@ -41,12 +41,13 @@ def outbox_problem(ready: dict[str, object]) -> str:
 
 def test_agents_with_clocks_that_are_two_hours_apart_share_everything(fleet: Fleet) -> None:
     fleet.log_fences()
-    ahead, behind = fleet.start("ahead", ahead_ms=HOUR), fleet.start("behind", ahead_ms=-HOUR)
+    wrong = "tests.postgresql.wrong_clock"
+    ahead, behind = (fleet.start(name, module=(wrong, ms)) for name, ms in (("ahead", HOUR), ("behind", f"-{HOUR}")))
     fleet.settle(ahead, behind)
     first = fleet.build(2)
     fleet.expect_delivered(first)
     [[span]] = fleet.execute("SELECT max(abs(created_at - now_ms())) FROM deployments")
-    assert span < HOUR / 2  # by the clock of the database
+    assert span < int(HOUR) / 2  # by the clock of the database
     ahead.kill()
     fleet.settle(behind)
     fleet.expect_delivered(first + fleet.build(1))

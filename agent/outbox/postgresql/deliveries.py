@@ -107,9 +107,10 @@ class Deliveries(Part):
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Record the outcomes of attempts, in one transaction.
 
-        Outcomes of claims that another agent has taken over change nothing. After a success the deployment is delivered
-        with the content that was sent, whatever its revision and state are now. Any other outcome counts only if the
-        deployment is still pending in the revision that was sent; otherwise only the attempt is recorded.
+        Outcomes of claims that another agent has taken over change nothing, nor does the same outcome again. After a
+        success the deployment is delivered with the content that was sent, whatever its revision and state are now. Any
+        other outcome counts only if the deployment is still pending in the revision that was sent; otherwise only the
+        attempt is recorded.
 
         The first and the last failed attempts are kept. Attempts that do not count leave only their reason. A success
         is stored in the deployment.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.outbox.leases import Agent, Lease, Member, View
+from agent.outbox.postgresql.migrations import refuse_newer
 from agent.outbox.values import LeaseLostError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ SELECT
     (SELECT jsonb_object_agg(controller, epoch) FROM mine),
     (SELECT jsonb_agg(controller) FROM leases WHERE holder IS DISTINCT FROM %(me)s AND expires_at <= now_ms()),
     (SELECT min(expires_at) - now_ms() FROM leases WHERE holder <> %(me)s AND expires_at > now_ms()),
-    now_ms()
+    now_ms(), (SELECT max(version) FROM schema_version), (SELECT max(agents_since) FROM schema_version)
 """
 _TAKE = """
 WITH free AS (
@@ -94,8 +95,9 @@ class Leases:
         """See the protocol."""
         values = {"me": me.id, "name": me.name, "version": me.version, "pid": me.pid, "ttl": ttl_ms}
         found = self._connection.one(_RENEW, values)
-        leaving, mine, free, next_expiry_ms, now_ms = found or (False, None, None, None, None)
-        if self._clock is not None and now_ms is not None:
+        leaving, mine, free, next_expiry_ms, now_ms, version, since = found or (False, None, None, None, 0, 0, 0)
+        refuse_newer(self._connection.name, version, since)
+        if self._clock is not None:
             self._clock.tell(now_ms)
         return View(mine or {}, free or [], self.members(), next_expiry_ms, leaving)
 

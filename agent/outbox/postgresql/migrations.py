@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from agent.outbox.postgresql.errors import in_words
-from agent.outbox.values import OlderOutboxError, OutboxError
+from agent.outbox.values import NewerOutboxError, OlderOutboxError
 
 if TYPE_CHECKING:
     from agent.outbox.postgresql.connection import Connection
@@ -35,13 +35,18 @@ def migrate(connection: Connection) -> None:
             version, since = _version(connection)
     except psycopg.Error as error:
         raise in_words(error, connection.name) from error
-    if since > VERSION:
-        raise OutboxError(
-            f"the outbox {connection.name} was written by a newer hivel-agent (format version {version}; this version"
-            f" works with up to {VERSION}); install the newer hivel-agent"
-        )
+    refuse_newer(connection.name, version, since)
     if version < VERSION:
         raise OlderOutboxError(f"the outbox {connection.name} could not be upgraded to format version {VERSION}")
+
+
+def refuse_newer(name: str, version: int, since: int) -> None:
+    """Raises :class:`NewerOutboxError` if the tables say that agents must know a newer version (``since``)."""
+    if since > VERSION:
+        raise NewerOutboxError(
+            f"the outbox {name} was written by a newer hivel-agent (format version {version}; this version"
+            f" works with up to {VERSION}); install the newer hivel-agent"
+        )
 
 
 def _version(connection: Connection) -> tuple[int, int]:
