@@ -29,7 +29,7 @@ from agent.inspect.expressions import refuse_endless
 from agent.model.times import Drift
 from agent.model.trouble import Trouble, Unexpected
 from agent.outbox.clock import DatabaseClock
-from agent.outbox.engines import is_shared, myself
+from agent.outbox.engines import is_shared, myself, name_of
 from agent.outbox.sqlite.connection import RunLock, wait_for_locks
 from agent.outbox.values import DamagedError, MovedError, OutboxError
 from agent.sources.reports.intake import Intake
@@ -218,7 +218,7 @@ class _Service:
         log.info(
             "started",
             version=__version__,
-            outbox=str(self._settings.outbox),
+            outbox=name_of(self._settings),
             controllers=len(self._settings.controllers),
         )
         notify("READY=1")

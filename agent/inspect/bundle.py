@@ -10,7 +10,7 @@ import stat
 import subprocess
 import tomllib
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from agent.inspect.status import status
 from agent.model.secrets import know, redact
 from agent.model.times import Clock, rfc3339
 from agent.notify.conditions import newest_reasons
+from agent.outbox.engines import engine_of, is_shared
 from agent.outbox.sqlite.connection import SQLITE_VERSION, refuse_what_is_no_outbox
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import OutboxError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from agent.config.settings import Settings
+    from agent.outbox.interface import Outbox
 
 LOG_LINES = 500
 _JOURNAL = ("journalctl", "--unit=hivel-agent", f"--lines={LOG_LINES}", "--no-pager", "--output=short-iso")
@@ -52,7 +54,7 @@ def files(config: Path) -> dict[str, str]:
         "versions.json": _versions,
         "config.toml": lambda: _config(config, raw),
         "status.json": lambda: _status(_settings(config)),
-        "failures.json": lambda: _failures(_outbox_path(config, raw)),
+        "failures.json": lambda: _failures(config, raw),
         "files.txt": lambda: _listing(config, _outbox_path(config, raw)),
         "log.txt": _log,
     }
@@ -144,7 +146,7 @@ def _config(config: Path, raw: str) -> str:
 
 
 def _status(settings: Settings) -> str:
-    with _open(settings.outbox) as outbox:
+    with closing(_open_outbox(settings)) as outbox:
         value: dict[str, Any] = msgspec.to_builtins(status(settings, outbox))
     for item in value["set_aside"]:  # a traceback and the message of an exception can contain values of a report
         del item["trace"]
@@ -152,8 +154,8 @@ def _status(settings: Settings) -> str:
     return _json(value)
 
 
-def _failures(path: Path) -> str:
-    with _open(path) as outbox:
+def _failures(config: Path, raw: str) -> str:
+    with closing(_found_outbox(config, raw)) as outbox:
         counts = outbox.counts()
         reasons = newest_reasons(outbox)
     listed = [{"reason": reason, "count": count} for reason, count in Counter(reasons).most_common()]
@@ -219,7 +221,18 @@ def _outbox_path(config: Path, raw: str) -> Path:
     return Path(DEFAULT_OUTBOX)
 
 
-def _open(path: Path) -> SqliteOutbox:
+def _found_outbox(config: Path, raw: str) -> Outbox:
+    """The outbox, also if the settings cannot be read. Raises :class:`OutboxError`."""
+    with suppress(ConfigError):
+        return _open_outbox(_settings(config))
+    return _open_file(_outbox_path(config, raw))
+
+
+def _open_outbox(settings: Settings) -> Outbox:
+    return engine_of(settings, Clock()).open() if is_shared(settings) else _open_file(settings.outbox)
+
+
+def _open_file(path: Path) -> SqliteOutbox:
     """Raises :class:`OutboxError`."""
     if not path.exists():
         raise OutboxError(f"there is no outbox {path}")

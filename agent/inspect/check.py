@@ -21,7 +21,7 @@ from agent.inspect.plugins import missing_plugins
 from agent.inspect.probes import probe_hivel, probe_jenkins
 from agent.inspect.suspicious import suspicious, unusable_proxies
 from agent.inspect.webhooks import webhooks
-from agent.outbox.engines import engine_of, is_shared
+from agent.outbox.engines import engine_of, is_shared, name_of
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import DamagedError, OlderOutboxError, OutboxError
 
@@ -211,7 +211,7 @@ def _shared_outbox(settings: Settings, clock: Clock) -> Finding:
             outbox.try_writing()
     except OutboxError as error:
         return Finding(Level.ERROR, "outbox", str(error))
-    told = f"PostgreSQL can be written; {counts.pending} pending, {counts.failed} failed"
+    told = f"{name_of(settings)} can be written; {counts.pending} pending, {counts.failed} failed"
     return Finding(Level.WARNING if counts.failed else Level.OK, "outbox", told)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from agent.outbox.postgresql.server import Server
 
 Row = tuple[Any, ...]
+# As libpq writes version 15.
+OLDEST = 150_000
 
 
 class Connection:
@@ -190,13 +192,23 @@ def connect(server: Server) -> psycopg.Connection[Row]:
     except TokenError as error:
         raise OutboxError(f"cannot open the outbox {server.name}: {error}") from error
     try:
+        _refuse_old(opened, server.name)
         opened.adapters.register_dumper(str, _Text)
         if _is_pooled(opened):
             opened.prepare_threshold = None
     except psycopg.Error as error:
         opened.close()
         raise in_words(error, server.name) from error
+    except OutboxError:
+        opened.close()
+        raise
     return opened
+
+
+def _refuse_old(connection: psycopg.Connection[Row], name: str) -> None:
+    if connection.info.server_version < OLDEST:
+        found = connection.info.parameter_status("server_version")
+        raise OutboxError(f"the outbox {name} needs PostgreSQL {OLDEST // 10_000} or newer; the server is {found}")
 
 
 def _is_pooled(connection: psycopg.Connection[Row]) -> bool:

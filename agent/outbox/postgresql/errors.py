@@ -47,6 +47,10 @@ def _why_unreachable(said: str) -> str:
         return _ADVICE["3D"]
     if "read-only" in lower or "hot standby" in lower:  # of several hosts, all that answer are standbys
         return _ADVICE["25006"]
+    if "permission denied for database" in lower:
+        return "give the user of [outbox] url the right to connect: GRANT CONNECT ON DATABASE … TO …"
+    if "does not support ssl" in lower:
+        return "turn on ssl in postgresql.conf of the server: only connections within a machine need no TLS"
     if "certificate" in lower or "ssl" in lower:
         return "check [outbox] ca_file, client_certificate and client_key, and the certificate of the server"
     return "is the server running, and is [outbox] url correct? The agent tries again"
