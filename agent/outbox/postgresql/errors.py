@@ -39,20 +39,31 @@ def in_words(error: psycopg.Error, name: str) -> OutboxError:
     return OutboxError(f"the outbox {name} cannot be used: {said}")
 
 
+# By words of a message without SQLSTATE; the first that fits.
+_BY_WORDS = (
+    (("password", "authentication", "pg_hba"), _ADVICE["28"]),
+    (('" does not exist',), _ADVICE["3D"]),
+    (("read-only", "hot standby"), _ADVICE["25006"]),  # of several hosts, all that answer are standbys
+    (
+        ("permission denied for database",),
+        "give the user of [outbox] url the right to connect: GRANT CONNECT ON DATABASE … TO …",
+    ),
+    (
+        ("does not support ssl",),
+        "turn on ssl in postgresql.conf of the server: only connections within a machine need no TLS",
+    ),
+    (
+        ("certificate", "ssl"),
+        "check [outbox] ca_file, client_certificate and client_key, and the certificate of the server",
+    ),
+)
+
+
 def _why_unreachable(said: str) -> str:
     lower = said.lower()
-    if "password" in lower or "authentication" in lower or "pg_hba" in lower:
-        return _ADVICE["28"]
-    if "database" in lower and "does not exist" in lower:
-        return _ADVICE["3D"]
-    if "read-only" in lower or "hot standby" in lower:  # of several hosts, all that answer are standbys
-        return _ADVICE["25006"]
-    if "permission denied for database" in lower:
-        return "give the user of [outbox] url the right to connect: GRANT CONNECT ON DATABASE … TO …"
-    if "does not support ssl" in lower:
-        return "turn on ssl in postgresql.conf of the server: only connections within a machine need no TLS"
-    if "certificate" in lower or "ssl" in lower:
-        return "check [outbox] ca_file, client_certificate and client_key, and the certificate of the server"
+    for words, advice in _BY_WORDS:
+        if any(each in lower for each in words):
+            return advice
     return "is the server running, and is [outbox] url correct? The agent tries again"
 
 
