@@ -52,7 +52,7 @@ def controller(jenkins_server: LocalServer) -> JenkinsSettings:
         token=Token("sandbox-token"),
         poll_interval_ms=15_000,
         since="now",
-        timeout_ms=5_000,
+        timeout_ms=60_000,  # no test depends on how fast the machine is
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -357,3 +358,5 @@ def test_a_proxy_that_refuses_is_named_without_its_password() -> None:
         with pytest.raises(SendError, match="407 Proxy Authentication Required") as caught:
             send("https://agent.example.test", HTTPS_PROXY=url)
     assert "hidden-password" not in str(caught.value)
+    del caught
+    gc.collect()  # would warn of an open socket

@@ -11,6 +11,7 @@ import os
 import ssl
 import time
 from dataclasses import dataclass
+from traceback import clear_frames
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -119,6 +120,8 @@ class IntakeAt:
         except TimeoutError:
             raise _AgainError(f"no answer within {timeout_s:.3g} s") from None
         except (OSError, http.client.HTTPException) as error:
+            # Before Python 3.11.4 a proxy's refusal stays open in a frame of the error, with its socket.
+            clear_frames(error.__traceback__)
             raise _AgainError(f"no connection: {_words(error)}") from None
         finally:
             connection.close()
