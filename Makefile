@@ -76,7 +76,7 @@ test-quick: $(VENV)/.ready ## run a selection of the tests in less than two minu
 # A cluster of its own in a temporary folder. The tests are skipped where PostgreSQL is not installed.
 .PHONY: test-postgresql
 test-postgresql: $(VENV)/.ready ## the tests with PostgreSQL: apt-get install postgresql pgbouncer
-	@CUT_EVERY_STATEMENT=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/postgresql
+	@LONG_TESTS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/postgresql
 
 .PHONY: test-pgbouncer
 test-pgbouncer: $(VENV)/.ready ## the conformance suite of the outbox through PgBouncer: apt-get install postgresql pgbouncer

@@ -1,5 +1,6 @@
 """The same examples in every run, others with ``HYPOTHESIS_PROFILE=explore``; without deadlines: how fast a machine is
-says nothing about the code. Tests marked ``root`` are skipped where this is not root.
+says nothing about the code. Tests marked ``root`` are skipped where this is not root, and those
+marked ``long`` unless LONG_TESTS is set.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def cluster() -> Iterator[Cluster]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.geteuid() == 0:
-        return
     for item in items:
-        if item.get_closest_marker("root"):
+        if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
+        if item.get_closest_marker("long") and "LONG_TESTS" not in os.environ:
+            item.add_marker(pytest.mark.skip(reason="takes long: make test-postgresql"))

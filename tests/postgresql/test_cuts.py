@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 ME, OTHER = (Agent(str(UUID(int=number)), f"agent-{number}", "1") for number in (1, 2))
 TTL_MS = 3_600_000
 # `make test-postgresql` cuts at every statement, `make test` only at the first, the last, and each COMMIT.
-ALL = "CUT_EVERY_STATEMENT" in os.environ
+ALL = "LONG_TESTS" in os.environ
 REPORT = (
     '{"provider": "gitlab_ci", "run": "%d", "environment": "production", "status": "success", "branch": "main",'
     ' "repo_url": "https://gitlab.example.test/acme/shop"}'

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.disks import mounted
 from tests.integration.support import wait_until
 from tests.postgresql.cluster import USER
 from tests.postgresql.fleet import Fleet
@@ -39,6 +41,7 @@ def outbox_problem(ready: dict[str, object]) -> str:
     return "" if outbox["ok"] else str(outbox)
 
 
+@pytest.mark.long
 def test_agents_with_clocks_that_are_two_hours_apart_share_everything(fleet: Fleet) -> None:
     fleet.log_fences()
     wrong = "tests.postgresql.wrong_clock"
@@ -54,6 +57,7 @@ def test_agents_with_clocks_that_are_two_hours_apart_share_everything(fleet: Fle
     assert fleet.assert_epochs_grow()
 
 
+@pytest.mark.long
 def test_a_server_that_crashes_while_three_agents_are_busy(own_cluster: Cluster, tmp_path: Path) -> None:
     database = own_cluster.new_outbox()
     with Fleet(tmp_path, own_cluster, database, own_cluster.url(database), controllers=3) as fleet:
@@ -72,6 +76,7 @@ def test_a_server_that_crashes_while_three_agents_are_busy(own_cluster: Cluster,
         assert stored == built
 
 
+@pytest.mark.long
 def test_an_agent_whose_connection_breaks_again_and_again(fleet: Fleet, proxy: Proxy, database: str) -> None:
     """Of its statements, each eleventh is cut: by turns before the server has it, and before the answer."""
     one = fleet.start("one", url=proxy.url(USER, database))
@@ -92,6 +97,7 @@ def test_an_agent_whose_connection_breaks_again_and_again(fleet: Fleet, proxy: P
     wait_until(lambda: one.ready()["ready"], "it is ready again")
 
 
+@pytest.mark.long
 def test_a_full_disk_of_the_database(fleet: Fleet, proxy: Proxy, database: str) -> None:
     """The error is made by the proxy: every statement that writes is answered as by a server with a full disk."""
     one = fleet.start("one", url=proxy.url(USER, database))
@@ -107,3 +113,27 @@ def test_a_full_disk_of_the_database(fleet: Fleet, proxy: Proxy, database: str) 
     fleet.expect_delivered(first + second)
     wait_until(lambda: one.ready()["ready"], "it is ready again")
     assert one.process.poll() is None
+
+
+@pytest.mark.root
+def test_a_disk_of_the_database_that_is_really_full(cluster: Cluster, database: str, tmp_path: Path) -> None:
+    """The database is in a tablespace on a small file system."""
+    folder = cluster.folder / "small"
+    folder.mkdir()
+    with mounted(folder, "-t", "tmpfs", "-o", "size=32m", "tmpfs") as disk:
+        owner = cluster.folder.stat()
+        os.chown(folder, owner.st_uid, owner.st_gid)
+        cluster.execute(f"CREATE TABLESPACE small LOCATION '{folder}'")
+        cluster.execute(f"ALTER DATABASE {database} SET TABLESPACE small")
+        with Fleet(tmp_path, cluster, database, cluster.url(database), controllers=1) as fleet:
+            one = fleet.start("one")
+            fleet.settle(one)
+            disk.fill()
+            built = fleet.build(60)
+            wait_until(lambda: "disk is full" in outbox_problem(one.ready()), "it says so")
+            assert one.process.poll() is None
+            disk.make_room()
+            fleet.expect_delivered(built)
+            wait_until(lambda: one.ready()["ready"], "it is ready again")
+        cluster.drop(database)
+        cluster.execute("DROP TABLESPACE small")

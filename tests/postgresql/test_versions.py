@@ -30,6 +30,7 @@ def fleet(cluster: Cluster, database: str, tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
 
 
+@pytest.mark.long
 def test_an_older_agent_works_on_with_tables_that_a_newer_one_has_extended(fleet: Fleet) -> None:
     one = fleet.start("one")
     fleet.settle(one)
