@@ -71,6 +71,13 @@ class CircuitBreaker:
         """Whether the next probe is due. Only meaningful while the breaker is tripped."""
         return self._clock.monotonic() >= self._probe_at
 
+    @property
+    def next_probe_in_ms(self) -> int:
+        """When the next probe is due; 0: now, or the breaker is not tripped."""
+        if self.state is BreakerState.OPEN:
+            return 0
+        return max(0, round((self._probe_at - self._clock.monotonic()) * 1000))
+
     def probe_now(self) -> None:
         """Make the next probe due now, because the cause may be removed (for example, the token has changed)."""
         self._probe_at = self._clock.monotonic()

@@ -34,8 +34,8 @@ log = structlog.get_logger("delivery")
 # A commit costs more than an answer, so outcomes are stored in batches, this many seconds apart. Deployments whose
 # outcome is not stored when the process crashes are sent again.
 SETTLE_EVERY_S = 0.05
-# With several agents: how old this agent's knowledge of the circuit breaker may be, and how long its probe keeps others
-# from sending one, beside the time limit of a request.
+# With several agents: how old this agent's knowledge of the circuit breaker may be, and how long the probe of an agent
+# that dies keeps others from sending one, beside the time limit of a request.
 STATE_HOLDS_S = 1.0
 PROBE_MS = 1_000
 
@@ -149,20 +149,22 @@ class Dispatcher:
         if state is not None and self._claims.is_news(state):
             self.breaker.adopt(state)
 
-    async def _may_probe(self) -> bool:
-        """Whether this agent sends the one event that tests Hivel."""
+    async def _probe(self) -> bool:
+        """Send one deployment to see whether Hivel works again, unless another agent does it; True if Hivel works."""
+        if self._sender.reload_token():
+            self.breaker.probe_now()
         if not self.breaker.may_probe():
             return False
         if self._shared is None:
-            return True
-        return await self._off_loop(self._shared.begin_probe, self._settings.timeout_ms + PROBE_MS)
-
-    async def _probe(self) -> bool:
-        """Send one deployment to see whether Hivel works again; True if it does."""
-        if self._sender.reload_token():
-            self.breaker.probe_now()
-        if not await self._may_probe():
+            return await self._send_probe()
+        probe = await self._off_loop(self._shared.begin_probe, self._settings.timeout_ms + PROBE_MS)
+        if probe is None:
             return False
+        works = await self._send_probe()
+        await self._off_loop(self._shared.end_probe, probe, self.breaker.next_probe_in_ms)
+        return works
+
+    async def _send_probe(self) -> bool:
         claimed = await self._claims.take_least_tried(self._rng)
         if claimed is None:
             return False

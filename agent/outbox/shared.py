@@ -15,8 +15,15 @@ class SharedDelivery(Protocol):
         """The state that an agent saved last; None if delivery never ran."""
         ...
 
-    def begin_probe(self, hold_ms: int) -> bool:
-        """Whether this agent may send the event that tests Hivel. Others must wait for ``hold_ms``."""
+    def begin_probe(self, hold_ms: int) -> int | None:
+        """This agent may send the event that tests Hivel. Others wait for ``hold_ms``, or until :meth:`end_probe`.
+
+        None: another agent does it, or it is not time yet.
+        """
+        ...
+
+    def end_probe(self, probe: int, next_in_ms: int) -> None:
+        """The probe of :meth:`begin_probe` is over. Nobody sends another one before ``next_in_ms`` have passed."""
         ...
 
     def reserve(self, per_minute: int, burst: int) -> float:

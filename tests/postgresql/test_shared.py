@@ -23,13 +23,27 @@ DAY = 86_400_000
 def test_of_several_agents_one_may_send_a_probe(server: Server) -> None:
     def may(_: int) -> bool:
         with Connection(server) as connection:
-            return Shared(connection).begin_probe(60_000)
+            return Shared(connection).begin_probe(60_000) is not None
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(may, range(8))) == [False] * 7 + [True]
     with Connection(server) as connection:
         connection.execute("UPDATE probe SET until = now_ms() - 1")
-        assert Shared(connection).begin_probe(60_000)
+        assert may(0)
+
+
+def test_the_end_of_a_probe_says_when_the_next_one_may_be_sent(server: Server) -> None:
+    with Connection(server) as connection:
+        shared = Shared(connection)
+        first = shared.begin_probe(60_000)
+        assert first is not None
+        shared.end_probe(first, 0)
+        second = shared.begin_probe(60_000)
+        assert second is not None
+        shared.end_probe(second, 60_000)
+        assert shared.begin_probe(60_000) is None
+        shared.end_probe(second, 0)  # it is not the current one any more
+        assert shared.begin_probe(60_000) is None
 
 
 def test_all_agents_together_send_no_more_than_the_limit(server: Server) -> None:

@@ -31,11 +31,15 @@ class Shared:
     def delivery_state(self) -> DeliveryState | None:
         return self.outbox.delivery_state()
 
-    def begin_probe(self, hold_ms: int) -> bool:
+    def begin_probe(self, hold_ms: int) -> int | None:
         if self.clock.now_ms() < self.probe_until:
-            return False
+            return None
         self.probe_until = self.clock.now_ms() + hold_ms
-        return True
+        return self.probe_until
+
+    def end_probe(self, probe: int, next_in_ms: int) -> None:
+        if self.probe_until == probe:
+            self.probe_until = self.clock.now_ms() + next_in_ms
 
     def reserve(self, per_minute: int, burst: int) -> float:
         self.reserved += 1
@@ -102,6 +106,28 @@ def test_one_agent_at_a_time_tests_whether_hivel_works_again(fleet: Fleet) -> No
     assert [fleet.run(0), fleet.run(1)] == [0, 0]
     fleet.shared.probe_until = 0
     assert [fleet.run(0), fleet.run(1)] == [1, 0]
+
+
+def test_a_probe_keeps_others_from_the_next_one_for_its_backoff_and_not_for_its_time_limit() -> None:
+    fleet = Fleet(replace(SETTINGS, timeout_ms=3_600_000, backoff_initial_ms=1_000, backoff_max_ms=1_000))
+    tripped(fleet)
+    fleet.run(1)
+    fleet.clock.advance(s=2)
+    assert [fleet.run(0), fleet.run(1)] == [1, 0]
+    fleet.clock.advance(s=2)
+    assert [fleet.run(1), fleet.run(0)] == [1, 0]
+    fleet.clock.advance(s=2)
+    fleet.answer(STORED)
+    assert fleet.run(0) == 3
+    assert fleet.shared.probe_until <= fleet.clock.now_ms()
+
+
+def test_an_agent_that_has_nothing_to_send_leaves_the_probe_to_others(fleet: Fleet) -> None:
+    tripped(fleet)
+    fleet.outboxes[1].rows.clear()
+    fleet.run(1)
+    fleet.clock.advance(s=900)
+    assert [fleet.run(1), fleet.run(0)] == [0, 1]
 
 
 def test_the_end_of_an_outage_is_the_end_for_all(fleet: Fleet) -> None:

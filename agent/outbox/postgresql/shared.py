@@ -18,7 +18,8 @@ _REMEMBERED_MS = 30 * 86_400_000
 # So many are forgotten in one statement.
 _AT_ONCE = 1_000
 
-_PROBE = "UPDATE probe SET until = now_ms() + %s WHERE until <= now_ms() RETURNING 1"
+_PROBE = "UPDATE probe SET until = now_ms() + %s WHERE until <= now_ms() RETURNING until"
+_END_PROBE = "UPDATE probe SET until = now_ms() + %s WHERE until = %s RETURNING 1"
 # The usual leaky bucket: each request is due one interval after the previous one, and ``burst`` may be early.
 _RESERVE = """
 UPDATE rate SET free_at = greatest(free_at, now_ms()) + %(interval)s
@@ -42,9 +43,14 @@ class Shared:
         found = self._connection.one("SELECT state, since, reason, next_probe_at FROM delivery")
         return None if found is None else DeliveryState(*found)
 
-    def begin_probe(self, hold_ms: int) -> bool:
+    def begin_probe(self, hold_ms: int) -> int | None:
         """See the protocol."""
-        return self._connection.one(_PROBE, (hold_ms,)) is not None
+        found = self._connection.one(_PROBE, (hold_ms,))
+        return None if found is None else int(found[0])
+
+    def end_probe(self, probe: int, next_in_ms: int) -> None:
+        """See the protocol."""
+        self._connection.one(_END_PROBE, (next_in_ms, probe))
 
     def reserve(self, per_minute: int, burst: int) -> float:
         """See the protocol."""
