@@ -6,6 +6,7 @@ another part, and the event loop waits for none of them. The coroutines here run
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,6 +44,7 @@ from agent.sources.webhooks.platforms import READERS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from agent.config.settings import JenkinsSettings, Settings, WebhooksSettings
@@ -63,6 +65,9 @@ if TYPE_CHECKING:
 AWAY_S = 5.0
 # So many connections serve the polls of all controllers of an agent: a poll waits for Jenkins most of the time.
 POLL_CONNECTIONS = 8
+# And so many threads. With one for each of hundreds of controllers, the thread that renews the leases would have to
+# wait for too long.
+POLL_THREADS = 64
 
 
 @dataclass(frozen=True)
@@ -293,16 +298,17 @@ def keep_report(settings: Settings, clock: Clock, report: dict[str, object], tea
 
 @dataclass(frozen=True)
 class _Opener:
-    """Opens parts and registers their closing."""
+    """Opens parts and registers their closing. ``threads``: in which they work; None: each has its own."""
 
     settings: Settings
     clock: Clock
     engine: Engine
     stack: AsyncExitStack
+    threads: Executor | None = None
 
     async def outbox(self, whose: str, *, read_only: bool = False) -> tuple[Outbox, OffLoop]:
         """A connection and its thread."""
-        off_loop = await self.stack.enter_async_context(OffLoop(whose))
+        off_loop = await self.stack.enter_async_context(OffLoop(whose, self.threads))
         outbox = await off_loop(partial(self.engine.open, read_only=read_only))
         self.stack.push_async_callback(off_loop, outbox.close)
         return outbox, off_loop
@@ -356,12 +362,15 @@ class _Opener:
         leases = Leases(connections.leases, me, names, self.clock, self.settings.lease_ms)
         polls = engine.pooled(POLL_CONNECTIONS)
         self.stack.push_async_callback(off_loop, polls.close)
+        threads = ThreadPoolExecutor(POLL_THREADS, "polls")
+        self.stack.callback(threads.shutdown, wait=False)
 
         @asynccontextmanager
         async def opened(fence: Fence) -> AsyncIterator[Controller]:
             settings = next(each for each in self.settings.controllers if each.name == fence.controller)
             async with AsyncExitStack() as stack:
-                yield await replace(self, engine=polls.under(fence), stack=stack).controller(settings)
+                opener = replace(self, engine=polls.under(fence), stack=stack, threads=threads)
+                yield await opener.controller(settings)
 
         return FleetParts(leases, connections.hints, off_loop, opened)
 

@@ -30,6 +30,9 @@ log = structlog.get_logger("fleet")
 # How long a stop waits for current polls before it gives the leases away. A poll that needs longer stores nothing more;
 # the next agent reads the same builds.
 POLLS_END_S = 1.0
+# When many controllers come at once, so much time is between their first polls, and so between all later ones. Without
+# it, the first polls of hundreds of controllers would hold up the renewal of their leases until these expire.
+BETWEEN_S = 0.01
 
 
 class Hints(Protocol):
@@ -69,6 +72,8 @@ class Shift:
 
     def end(self) -> None:
         """Stop polling. The task ends when the current poll has ended."""
+        if self.over.is_set():
+            return
         self.over.set()
         if self.polls is not None:
             self.polls.end()
@@ -89,6 +94,7 @@ class FleetWork:
         self._listening: int | None = None
         self._hinted = False
         self._running = False
+        self._next_begin = clock.monotonic()
         self.watched = Watched("leases", 10 * STALLED_S)
         self.changed: Callable[[], None] = lambda: None
 
@@ -194,6 +200,8 @@ class FleetWork:
         shift.task.add_done_callback(lambda _: self._ended(name, shift))
 
     async def _poll(self, shift: Shift) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(shift.over.wait(), self._wait_s())
         try:
             async with self._parts.opened(shift.fence) as controller:
                 if self._schedule is None or shift.over.is_set():
@@ -205,6 +213,13 @@ class FleetWork:
                 await shift.over.wait()
         except OutboxError as error:  # the next turn tries again
             self._work.cannot_store(self.watched.name, error)
+
+    def _wait_s(self) -> float:
+        """How long until the next controller is polled for the first time."""
+        now = self._clock.monotonic()
+        begin = max(now, self._next_begin)
+        self._next_begin = begin + BETWEEN_S
+        return begin - now
 
     def _ended(self, name: str, shift: Shift) -> None:
         """The lease may have come back meanwhile: then a new shift begins with the next turn."""

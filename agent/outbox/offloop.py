@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -29,12 +30,20 @@ class OffLoop:
     ``await`` returns or raises, the function has finished or never started.
     """
 
-    def __init__(self, name: str = "outbox") -> None:
-        """``name`` is the name of the thread."""
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+    def __init__(self, name: str = "outbox", threads: Executor | None = None) -> None:
+        """``name`` is the name of the thread. ``threads``: it has none of its own, and each call takes one of these."""
+        self._own = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name) if threads is None else None
+        self._executor = threads or self._own
+        self._turn = nullcontext() if threads is None else asyncio.Lock()
 
     async def __call__(self, function: Callable[[*Ts], T], /, *args: *Ts) -> T:
         """Call the function in the thread; returns its result or raises its exception."""
+        async with self._turn:
+            return await self._call(function, *args)
+
+    async def _call(self, function: Callable[[*Ts], T], /, *args: *Ts) -> T:
+        if self._executor is None:
+            raise RuntimeError("closed")
         call = self._executor.submit(function, *args)
         waiting = asyncio.wrap_future(call)
         try:
@@ -50,7 +59,10 @@ class OffLoop:
 
     async def close(self) -> None:
         """Wait for the running call. No calls are possible afterwards."""
-        await asyncio.to_thread(self._executor.shutdown)
+        async with self._turn:
+            self._executor = None
+        if self._own is not None:
+            await asyncio.to_thread(self._own.shutdown)
 
     async def __aenter__(self) -> Self:
         return self

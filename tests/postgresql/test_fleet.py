@@ -150,3 +150,15 @@ def test_handover_gives_everything_to_the_others_until_a_restart(fleet: Fleet) -
     one.stop()
     again = fleet.start("one")
     fleet.settle(again, two)
+
+
+def test_idle_polls_write_nothing(fleet: Fleet) -> None:
+    fleet.lease_s = 60.0  # its renewals write
+    one = fleet.start("one")
+    fleet.settle(one)
+    fleet.expect_delivered(fleet.build(1))
+    [(before,)] = fleet.execute("SELECT pg_current_xact_id()::text::bigint")
+    asked = sum(len(each.requests) for each in fleet.jenkins.values())
+    wait_until(lambda: sum(len(each.requests) for each in fleet.jenkins.values()) >= asked + 60, "it polls")
+    [(after,)] = fleet.execute("SELECT pg_current_xact_id()::text::bigint")
+    assert after - before < 20

@@ -59,6 +59,8 @@ class Stand:
         self.open: dict[str, str] = {}
         self.most_open = 0
         self.lost: set[str] = set()
+        self.may_close = asyncio.Event()
+        self.may_close.set()
         stand = self
 
         class Table(MemoryTable):
@@ -96,6 +98,7 @@ class Stand:
         try:
             yield SimpleNamespace(settings=settings, poller=poller, poll=poll, end=lambda: None)
         finally:
+            await self.may_close.wait()
             del self.open[fence.controller]
 
     async def polled(self, seconds: float) -> dict[str, set[str]]:
@@ -140,6 +143,24 @@ def test_an_agent_that_stops_hands_over_before_it_ends() -> None:
         assert set(stand.open.values()) == {"two"}
         await asyncio.sleep(5.1)
         assert await stand.polled(5) == all_by("two")
+
+    played(story)
+
+
+def test_an_agent_whose_polls_are_ending_can_stop() -> None:
+    """A poll that waits for Jenkins while the lease is lost ends later than the agent."""
+
+    async def story(stand: Stand) -> None:
+        one = stand.agent("one")
+        await asyncio.sleep(10.1)
+        one.table.fails = "before"
+        stand.may_close.clear()
+        await asyncio.sleep(15)
+        assert one.fleet.polls == []
+        assert set(stand.open) == set(NAMES)
+        one.work.over.set()
+        await one.fleet.end(1.0, leave=True)
+        stand.may_close.set()
 
     played(story)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -24,6 +25,40 @@ def test_calls_are_done_in_one_other_thread_in_their_order() -> None:
         assert len(set(threads)) == 1
         assert threading.get_ident() not in threads
         assert done == list(range(50))
+
+    in_a_loop(test)
+
+
+def test_calls_in_shared_threads_are_done_one_after_another_too() -> None:
+    async def test() -> None:
+        running = threading.Lock()
+
+        def alone(number: int) -> int:
+            assert running.acquire(blocking=False)
+            done.append(number)
+            running.release()
+            return threading.get_ident()
+
+        done: list[int] = []
+        with ThreadPoolExecutor(4) as threads:
+            async with OffLoop("polls", threads) as off_loop:
+                await asyncio.gather(*(off_loop(alone, number) for number in range(200)))
+            assert done == list(range(200))
+            with pytest.raises(RuntimeError):
+                await off_loop(alone, 0)
+
+    in_a_loop(test)
+
+
+def test_whoever_shares_threads_does_not_wait_for_the_others() -> None:
+    async def test() -> None:
+        stop = threading.Event()
+        with ThreadPoolExecutor(2) as threads:
+            async with OffLoop("slow", threads) as slow, OffLoop("quick", threads) as quick:
+                waiting = asyncio.create_task(slow(stop.wait))
+                assert await quick(int, "7") == 7
+                stop.set()
+                assert await waiting
 
     in_a_loop(test)
 

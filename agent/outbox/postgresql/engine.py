@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from agent.outbox.postgresql.cursors import Cursors
 from agent.outbox.postgresql.deliveries import Deliveries
 from agent.outbox.postgresql.deployments import Deployments
 from agent.outbox.postgresql.housekeeping import Housekeeping
 from agent.outbox.postgresql.pages import Pages
 from agent.outbox.sql.backfills import Backfills
-from agent.outbox.sql.cursors import Cursors
 from agent.outbox.sql.gaps import Gaps
 from agent.outbox.values import OutboxError
 
