@@ -315,8 +315,8 @@ class Huey:
 class Source:
     """Items that were not there before."""
 
-    def __init__(self) -> None:
-        self._next = 0
+    def __init__(self, first: int = 0) -> None:
+        self._next = first
 
     def take(self, count: int) -> list[Item]:
         first, self._next = self._next, self._next + count

@@ -60,3 +60,24 @@ def test_clients_that_do_not_read_their_answers_keep_nobody_away(url: str) -> No
                 return False
 
         wait_until(is_served, "a client that reads gets its answer")
+
+
+def test_a_request_that_is_not_answered_when_the_listener_closes_may_be_repeated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def story() -> httpx.Response:
+        asked = asyncio.Event()
+
+        async def app(*_: object) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        async with httpx.AsyncClient(trust_env=False, timeout=120) as client:
+            async with Listener(app, Address("127.0.0.1", 0)) as listening:
+                answer = asyncio.create_task(client.get(listening.url))
+                await asked.wait()
+            return await answer
+
+    answer = asyncio.run(story())
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert not [record for record in caplog.records if record.exc_info]
