@@ -143,4 +143,5 @@ def test_a_list_and_a_page_of_one_deployment_make_at_most_five_statements(
             statements[page] = [each for each in those if not re.match("BEGIN|COMMIT", each)]
 
     asyncio.run(ask())
+    assert all(statements.values()), "every page reads the outbox"
     assert {page: those for page, those in statements.items() if len(those) > MOST} == {}

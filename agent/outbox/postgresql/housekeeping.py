@@ -9,13 +9,13 @@ from agent.model.endings import Ended, Ending
 from agent.model.keys import JENKINS, Run
 from agent.model.times import Drift
 from agent.outbox.aging import FINAL, SETTLED, Age, Stored, Walk, age_of
-from agent.outbox.loaded import MOST_DIGITS
 from agent.outbox.postgresql.loading import lock_of
 from agent.outbox.postgresql.shared import Moved
 from agent.outbox.postgresql.weeks import Weeks
 from agent.outbox.rows import id_hash
 from agent.outbox.sql.endings import Endings
 from agent.outbox.sql.hooks import Hooks
+from agent.outbox.sql.loading import MOST_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from agent.outbox.loaded import asked_for, states_of, stored
 from agent.outbox.postgresql.names import named
 from agent.outbox.postgresql.part import Part
+from agent.outbox.sql.loading import asked_for, states_of, stored
 
 if TYPE_CHECKING:
     from collections.abc import Collection

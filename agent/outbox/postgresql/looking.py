@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from agent.model.keys import Project
 from agent.outbox import rows
-from agent.outbox.loaded import MOST_DIGITS
 from agent.outbox.postgresql.conditions import Condition, bounds, by_reason, conditions, joined
 from agent.outbox.postgresql.loading import Loading
+from agent.outbox.sql.loading import MOST_DIGITS
 from agent.outbox.values import Action, Attempt, Backlog, Counts, LastDeployments, Page, SetAside
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.outbox.loaded import Asked, asked_for, states_of, stored
+from agent.outbox.sql.loading import Asked, asked_for, states_of, stored
 from agent.outbox.sqlite.part import Part
 from agent.outbox.values import RunState
 

@@ -8,7 +8,7 @@ from msgspec import json
 
 from agent.model.keys import Project
 from agent.outbox import rows
-from agent.outbox.loaded import MOST_DIGITS
+from agent.outbox.sql.loading import MOST_DIGITS
 from agent.outbox.sqlite.conditions import Condition, bounds, conditions
 from agent.outbox.sqlite.loading import Loading
 from agent.outbox.values import Action, Attempt, Backlog, Counts, LastDeployments, LastRepair, SetAside

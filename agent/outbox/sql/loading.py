@@ -1,4 +1,4 @@
-"""What is stored about runs, read with one statement: its rows, and what they say. The same in every engine."""
+"""What is stored about runs, read with one statement: its rows, and what they say."""
 
 from __future__ import annotations
 
