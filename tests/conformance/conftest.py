@@ -1,78 +1,27 @@
-"""The engines that the suite runs with. A new one is added here, and nowhere else."""
+"""An empty outbox for each test, in each engine."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.outbox.sqlite.engine import SqliteOutbox
-from tests.integration.support import FakeClock
+from tests import engines
+from tests.engines import Postgresql, Sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from agent.outbox.interface import Outbox
+    from tests.engines import Engine
+    from tests.integration.support import FakeClock
     from tests.postgresql.cluster import Cluster
 
 
-class Engine(Protocol):
-    """Where one outbox is; whatever is opened of it has the same data."""
-
-    clock: FakeClock
-
-    def open(self, *, max_size: int = 0) -> Outbox:
-        """One more way to it."""
-
-    def let_claims_run_out(self) -> None:
-        """So much time passes that another agent may claim what an agent had claimed that was killed."""
-
-
-class Sqlite:
-    """A file: a copy of an empty one, for that is faster than to make one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.clock = FakeClock()
-        self._path = folder / "outbox.db"
-        empty = folder.parent / "empty.db"
-        if not empty.exists():
-            SqliteOutbox(empty, self.clock).close()
-        shutil.copy(empty, self._path)
-
-    def open(self, *, max_size: int = 0) -> Outbox:
-        return SqliteOutbox(self._path, self.clock, max_size=max_size)
-
-    def let_claims_run_out(self) -> None:
-        """One agent at a time has the file, so nothing has to run out."""
-
-
-class Postgresql:
-    """A database that is made empty."""
-
-    def __init__(self, cluster: Cluster, database: str, url: str | None = None) -> None:
-        """``url``: how it is reached; None: directly."""
-        self.clock = FakeClock()
-        self._url = url or cluster.url(database)
-        self._cluster = cluster
-        self._database = database
-        cluster.empty(database)
-
-    def open(self, *, max_size: int = 0) -> Outbox:
-        from agent.outbox.postgresql.engine import PostgresqlOutbox
-        from agent.outbox.postgresql.server import Server
-
-        return PostgresqlOutbox(Server(self._url), self.clock, max_size=max_size)
-
-    def let_claims_run_out(self) -> None:
-        self._cluster.execute("UPDATE deployments SET claimed_until = 0", self._database)
-
-
 # `make test-pgbouncer` runs the suite through PgBouncer, instead of with both engines.
-ENGINES = ["pgbouncer"] if "THROUGH_PGBOUNCER" in os.environ else ["postgresql", "sqlite"]
+ENGINES = ["pgbouncer"] if "THROUGH_PGBOUNCER" in os.environ else engines.ENGINES
 
 
 @pytest.fixture(scope="session", params=ENGINES)

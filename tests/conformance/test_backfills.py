@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agent.outbox.interface import Outbox
-    from tests.conformance.conftest import Engine
+    from tests.engines import Engine
 
 
 def test_a_backfill_remembers_its_span_and_its_jobs(engine: Engine, outbox: Outbox) -> None:

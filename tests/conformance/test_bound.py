@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.outbox.interface import Outbox
-    from tests.conformance.conftest import Engine
+    from tests.engines import Engine
     from tests.integration.support import FakeClock
 
 

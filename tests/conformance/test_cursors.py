@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.outbox.interface import Outbox
-    from tests.conformance.conftest import Engine
+    from tests.engines import Engine
     from tests.integration.support import FakeClock
 
 A, B = JobCursor("a", 5, NOON, 4, NOON - 9), JobCursor("team/ä b", 1, NOON)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from agent.model.deployment import Content, Deployment
     from agent.outbox.interface import Outbox
     from agent.outbox.values import Claimed, Settlement
-    from tests.conformance.conftest import Engine
+    from tests.engines import Engine
     from tests.integration.support import FakeClock
 
 

@@ -11,7 +11,7 @@ from agent.outbox.values import GapLook
 
 if TYPE_CHECKING:
     from agent.outbox.interface import Outbox
-    from tests.conformance.conftest import Engine
+    from tests.engines import Engine
 
 LOOK = GapLook("github", "acme/shop", "deployments", 1_000, 2_000, ("7", "9"), 3, 4_000, "HTTP 503")
 

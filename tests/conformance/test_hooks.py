@@ -12,7 +12,7 @@ from agent.outbox.values import Keep
 
 if TYPE_CHECKING:
     from agent.outbox.interface import Outbox
-    from tests.conformance.conftest import Engine
+    from tests.engines import Engine
 
 KEEP = Keep(KEEP_MS, 400 * 86_400_000, 3650 * 86_400_000)
 

@@ -13,7 +13,7 @@ from tests.integration.support import NOON
 
 if TYPE_CHECKING:
     from agent.outbox.interface import Outbox
-    from tests.conformance.conftest import Engine
+    from tests.engines import Engine
     from tests.integration.support import FakeClock
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from agent.model.deployment import Deployment
     from agent.model.keys import Run
     from agent.outbox.interface import Outbox
-    from tests.conformance.conftest import Engine
+    from tests.engines import Engine
     from tests.integration.support import FakeClock
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.outbox.interface import Outbox
-    from tests.conformance.conftest import Engine
+    from tests.engines import Engine
 
 MOST = 5
 CONFIGURATION = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,15 @@ import pytest
 import structlog
 
 from agent.sandbox.jenkins import LocalJenkins
+from tests.engines import ENGINES
 from tests.integration.support import FakeClock
+from tests.simulation.engines import Engines, Sqlite, new_postgresql
 from tests.simulation.support import Agent, Story, memory_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.simulation.engines import Engine
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +29,22 @@ def _quiet() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.configure(**before)
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engines(request: pytest.FixtureRequest) -> Iterator[Engines]:
+    """Makes the outbox of a story."""
+    if request.param == "sqlite":
+        yield Engines("sqlite", Sqlite)
+        return
+    with new_postgresql(request.getfixturevalue("cluster")) as make:
+        yield Engines("postgresql", make)
+
+
+@pytest.fixture
+def engine(engines: Engines, folder: Path, clock: FakeClock) -> Iterator[Engine]:
+    with closing(engines(folder, clock)) as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -43,9 +64,9 @@ def jenkins(clock: FakeClock) -> LocalJenkins:
 
 
 @pytest.fixture
-def new_story(folder: Path, clock: FakeClock, jenkins: LocalJenkins) -> Iterator[Story]:
+def new_story(engine: Engine, clock: FakeClock, jenkins: LocalJenkins) -> Iterator[Story]:
     """A Jenkins without jobs that the agent did not see yet."""
-    agent = Agent(folder, clock, {"main": jenkins})
+    agent = Agent(engine, {"main": jenkins})
     yield Story(clock, jenkins, agent)
     agent.kill()
 
@@ -64,9 +85,5 @@ def story(new_story: Story) -> Story:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     from tests.simulation import played
 
-    if played.stories:
-        terminalreporter.write_line(f"random stories: {played.stories}, with {played.polls} polls")
-    if played.outbox_stories:
-        terminalreporter.write_line(
-            f"random stories of the outbox: {played.outbox_stories}, with {played.kills} kills and {played.posts} POSTs"
-        )
+    for kind, of_it in played.by_kind.items():
+        terminalreporter.write_line(f"random stories of {kind}: {of_it}")

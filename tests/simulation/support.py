@@ -6,9 +6,9 @@ import asyncio
 import io
 import os
 import random
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -30,31 +30,32 @@ from agent.model import fact as facts
 from agent.model.deployment import event_of
 from agent.model.fact import Report
 from agent.model.keys import JENKINS, jenkins_run
-from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import OutboxError
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.connection import exchange_under_way
 from agent.sources.jenkins.poller import Poller, PollReport
 from tests.integration.reporting import settings_of
-from tests.integration.support import FakeClock, rule
+from tests.integration.support import rule
+from tests.simulation import played
+from tests.simulation.engines import AgentKilledError, Fuse, Trouble
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from starlette.types import ASGIApp, Message
 
     from agent.config.rules import Rule
     from agent.inspect.audit import Audit
     from agent.model.deployment import Deployment
+    from agent.outbox.interface import Outbox
     from agent.sandbox.jenkins import LocalJenkins
+    from tests.integration.support import FakeClock
+    from tests.simulation.engines import Engine, Process
 
 REPO = "https://github.example.test/acme/shop.git"
 HOLD_FOR_MS = 3_600_000
 MEMORY = Path("/dev/shm")  # a file system in memory, where there is one
-
-
-class AgentKilledError(BaseException):
-    """The agent's process ends here, whatever it was doing. Nothing in the agent may catch it."""
 
 
 # ---- Jenkins without a network
@@ -120,64 +121,6 @@ def _headers(request: requests.PreparedRequest) -> dict[str, str]:
 # ---- an agent that can be killed
 
 
-class Fuse:
-    """Kills the agent at the n-th time that it is asked, counted from 1, and at every time after that."""
-
-    def __init__(self) -> None:
-        self._left: int | None = None
-        self.count = 0
-
-    def set(self, after: int | None) -> None:
-        self._left = after
-        self.count = 0
-
-    @property
-    def blown(self) -> bool:
-        return self._left is not None and self.count >= self._left
-
-    def __call__(self) -> None:
-        self.count += 1
-        if self.blown:
-            raise AgentKilledError
-
-
-class FragileConnection:
-    """A connection to SQLite that may be the last thing a process did: before or after any statement."""
-
-    def __init__(self, connection: sqlite3.Connection, before: Fuse, after: Fuse) -> None:
-        self._connection = connection
-        self._before = before
-        self._after = after
-
-    def execute(self, *args: Any) -> sqlite3.Cursor:
-        return self._run(self._connection.execute, *args)
-
-    def executemany(self, *args: Any) -> sqlite3.Cursor:
-        return self._run(self._connection.executemany, *args)
-
-    def _run(self, run: Callable[..., sqlite3.Cursor], *args: Any) -> sqlite3.Cursor:
-        if self._after.blown:
-            raise AgentKilledError  # a dead process rolls nothing back
-        self._before()
-        done = run(*args)
-        self._after()
-        return done
-
-    @property
-    def in_transaction(self) -> bool:
-        return self._connection.in_transaction and not (self._before.blown or self._after.blown)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-
-def make_fragile(outbox: SqliteOutbox, before: Fuse, after: Fuse) -> None:
-    """Let everything that the outbox does pass through a connection that may be the last thing a process did."""
-    outbox._connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
-    fragile: Any = FragileConnection(outbox._connection, before, after)
-    outbox._connection = outbox._transactions.connection = fragile
-
-
 def make_predictable(poller: Poller) -> None:
     """Let it wait for as long whenever the same story is played."""
     unread = poller._unread
@@ -201,22 +144,19 @@ class Agent:
 
     def __init__(
         self,
-        folder: Path,
-        clock: FakeClock,
+        engine: Engine,
         jenkins: Mapping[str, LocalJenkins],
         rules: tuple[Rule, ...] = (rule(),),
         *,
         since: str = "now",
     ) -> None:
-        self.path = folder / "outbox.db"
-        self._clock = clock
+        self._engine = engine
         self._jenkins = dict(jenkins)
         self._rules = rules
         self._since = since
-        self._before_statement, self._after_statement, self._at_request = Fuse(), Fuse(), Fuse()
+        self._trouble, self._at_request = Trouble(), Fuse()
         self.at_request: Callable[[], None] = lambda: None
-        self.path.write_bytes(empty_outbox())
-        self._outbox: SqliteOutbox | None = None
+        self._process: Process | None = None
 
     # ---- its life
 
@@ -227,13 +167,13 @@ class Agent:
 
     def poll(self, controller: str = "main") -> PollReport:
         """Look once, as whoever runs already or as one that starts now."""
-        if self._outbox is None:
+        if self._process is None:
             self._start()
         return self._pollers[controller].poll()
 
     def take(self, job: str, number: int, **said: Any) -> None:
         """A build of the controller ``main`` reports something."""
-        if self._outbox is None:
+        if self._process is None:
             self._start()
         report = Report(provider=JENKINS, build_number=str(number), **said)
         fact = facts.report(jenkins_run("main", job, number), report, source="intake", at=self._jenkins["main"].now_ms)
@@ -241,37 +181,52 @@ class Agent:
 
     def release(self) -> None:
         """Let go what waited too long for a poll."""
-        if self._outbox is None:
+        if self._process is None:
             self._start()
         self._ingest.release()
 
     def poll_and_die(self, *, request: int | None = None, statement: int | None = None, after: bool = False) -> bool:
         """Look once and be killed at the n-th request or before or after the n-th statement; False: it survived."""
-        fuse = self._at_request if request else self._after_statement if after else self._before_statement
-        if self._outbox is None:
+        fuse = self._at_request if request else self._trouble.after if after else self._trouble.before
+        if self._process is None:
             self._start()
         fuse.set(request or statement)
         try:
             self.poll()
         except AgentKilledError:
+            played.now.kills += 1
             self.kill()
             return True
         finally:
             fuse.set(None)
         return False
 
+    def poll_and_be_cut_off(self, *, statement: int, after: bool) -> bool:
+        """Look once and lose the connection before or after the n-th statement; False: it was not lost."""
+        if self._process is None:
+            self._start()
+        self._trouble.cut.set(statement, after=after)
+        try:
+            self.poll()
+        except OutboxError:
+            assert self._trouble.cut.happened
+        finally:
+            happened = self._trouble.cut.happened
+            self._trouble.cut.set(None, after=False)
+        return happened
+
     def kill(self) -> None:
         """End the process: what was not committed is gone."""
-        if self._outbox is not None:
+        if self._process is not None:
             for client in self._clients:
                 client.close()
-            self._outbox.close()
-            self._outbox = None
+            self._process.kill()
+            self._process = None
 
     def _start(self) -> None:
-        self._outbox = SqliteOutbox(self.path, self._clock)
-        make_fragile(self._outbox, self._before_statement, self._after_statement)
-        self._ingest = Ingest(self._outbox, Rules(self._rules, controllers=frozenset(self._jenkins)), HOLD_FOR_MS)
+        self._process = self._engine.process(self._trouble)
+        rules = Rules(self._rules, controllers=frozenset(self._jenkins))
+        self._ingest = Ingest(self._process.outbox, rules, HOLD_FOR_MS)
         self._clients = []
         self._pollers = {}
         for name, jenkins in self._jenkins.items():
@@ -288,7 +243,7 @@ class Agent:
 
     def unread(self) -> set[str]:
         """The jobs that could not be read, and that whoever runs leaves in peace for a while."""
-        return set() if self._outbox is None else self._pollers["main"]._unread.jobs()
+        return set() if self._process is None else self._pollers["main"]._unread.jobs()
 
     # ---- what came of it
 
@@ -300,7 +255,7 @@ class Agent:
     def audit(self, since: int = 0) -> Audit:
         """What became of every build number, as another process tells it."""
         controllers = tuple(_settings(name, jenkins, self._since) for name, jenkins in self._jenkins.items())
-        settings = settings_of(self.path, *controllers, rules=self._rules)
+        settings = settings_of(Path("outbox.db"), *controllers, rules=self._rules)
         with self.outbox() as outbox:
             return audit(settings, outbox, self._client_beside, since=since)
 
@@ -309,9 +264,9 @@ class Agent:
         client._transport.session.mount(settings.url, InProcess(self._jenkins[settings.name].app))
         return client
 
-    def outbox(self) -> SqliteOutbox:
+    def outbox(self) -> AbstractContextManager[Outbox]:
         """What there is, as another process sees it."""
-        return SqliteOutbox(self.path, self._clock)
+        return closing(self._engine.open())
 
     def ids(self) -> list[str]:
         """The deployment_ids of all events, oldest first."""
@@ -368,15 +323,6 @@ def _settings(name: str, jenkins: LocalJenkins, since: str) -> JenkinsSettings:
     )  # fmt: skip
 
 
-@cache
-def empty_outbox() -> bytes:
-    """A new outbox to be copied: making its tables takes longer than a story."""
-    with memory_folder() as folder:
-        path = Path(folder) / "outbox.db"
-        SqliteOutbox(path, FakeClock()).close()
-        return path.read_bytes()
-
-
 def memory_folder() -> TemporaryDirectory[str]:
     """A new folder, in memory where that can be had."""
     return TemporaryDirectory(prefix="hivel-stories-", dir=MEMORY if MEMORY.is_dir() else None)
@@ -399,10 +345,10 @@ def _ms(moment: str) -> int:
     return round(datetime.fromisoformat(moment).timestamp() * 1000)
 
 
-def play_random_stories(world: type[RuleBasedStateMachine], *, stories: int, steps: int) -> None:
+def play_random_stories(world: Callable[[], RuleBasedStateMachine], *, stories: int, steps: int) -> None:
     """The same stories in every run; others with ``HIVEL_STORIES=2000``."""
     run_state_machine_as_test(
-        world,
+        world,  # type: ignore[arg-type] # any callable will do
         settings=settings(
             max_examples=stories,
             stateful_step_count=steps,

@@ -79,7 +79,8 @@ def test_a_build_whose_record_reloads_as_zeros_is_unreadable_and_not_forgotten(
     story.jenkins.update_build(SHOP, number, **lost)
     assert story.poll_for(minutes=5) == []
     assert told(story.agent)[1:] == [(number, number, Outcome.UNREADABLE)]
-    assert [(missed.full_name, missed.builds) for missed in story.agent.outbox().missed()] == [(SHOP, 1)]
+    with story.agent.outbox() as outbox:
+        assert [(missed.full_name, missed.builds) for missed in outbox.missed()] == [(SHOP, 1)]
 
 
 def test_a_build_without_the_stage_that_the_rule_names_is_no_deployment_and_the_reason_says_so(story: Story) -> None:

@@ -15,11 +15,11 @@ from tests.simulation.support import Agent, Story
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from agent.outbox.values import ControllerState, JobError
     from agent.sandbox.jenkins import LocalJenkins
     from tests.integration.support import FakeClock
+    from tests.simulation.engines import Engine
 
 SHOP = "deploy/shop"
 DAYS = 7
@@ -189,11 +189,11 @@ def test_an_exception_while_jobs_are_stored_sets_the_one_aside_that_it_is_about(
 
 
 @pytest.fixture
-def staged(folder: Path, clock: FakeClock, jenkins: LocalJenkins) -> Iterator[Story]:
+def staged(engine: Engine, clock: FakeClock, jenkins: LocalJenkins) -> Iterator[Story]:
     """A Jenkins with a job of whose builds the stages deploy, and nobody answers for those of the first build."""
     stages = replace(rule(), stage=Pattern.parse("Deploy"), environment=Template.parse("production"))
     jenkins.add_job(SHOP)
-    story = Story(clock, jenkins, Agent(folder, clock, {"main": jenkins}, (stages,)))
+    story = Story(clock, jenkins, Agent(engine, {"main": jenkins}, (stages,)))
     story.poll()
     pages = "/1/wfapi/describe", "/1/pipeline-overview/tree"
     jenkins.break_with(lambda path, _: HTMLResponse("", 504) if path.endswith(pages) else None)

@@ -25,12 +25,10 @@ starts. From then on another build with the same number may get it, and Hivel sa
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import sqlite3
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,20 +46,21 @@ from agent.model.deployment import Content, Deployment, State, event_of
 from agent.model.event import encode
 from agent.model.ids import build_deployment_id, reused_number_id
 from agent.outbox.rows import id_hash
-from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import Change, Filter, Keep, OutboxError, Page
 from tests.deployments import JOB, NOON, deployment
 from tests.integration.support import FakeClock
 from tests.simulation import played
-from tests.simulation.support import AgentKilledError, FragileConnection, Fuse, memory_folder, play_random_stories
+from tests.simulation.engines import AgentKilledError, Fuse, Trouble
+from tests.simulation.support import memory_folder, play_random_stories
 from tests.unit.deliveries import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.outbox.interface import Outbox
     from agent.outbox.values import Claimed
+    from tests.simulation.engines import Engine, Engines
 
-STORIES = int(os.environ.get("HIVEL_STORIES", "200"))
 STEPS = 40
 HOUR = 3_600_000
 DAY_MS = 86_400_000
@@ -104,6 +103,7 @@ class Hivel:
     mood: str = "up"
     poison: dict[str, str] = field(default_factory=dict)
     has: dict[str, bytes] = field(default_factory=dict)
+    tries: Counter[str] = field(default_factory=Counter)  # posts, and what cannot be made into an event
     posts: list[str] = field(default_factory=list)
     forgotten: set[str] = field(default_factory=set)  # ids that the outbox does not know any more
     before_post: Callable[[Claimed], None] = lambda _: None
@@ -111,11 +111,12 @@ class Hivel:
     async def send(self, claimed: Claimed) -> Outcome:
         """Take the event in or not, and say so or not."""
         name = claimed.deployment_id
+        self.tries[name] += 1
         body = body_of(name, claimed.content)
         self.fuse()
         self.before_post(claimed)
         self.posts.append(name)
-        played.posts += 1
+        played.now.posts += 1
         answer = self._take(name, body)
         self.fuse()
         await asyncio.sleep(0)
@@ -140,70 +141,35 @@ def body_of(name: str, content: Content) -> bytes:
     return encode(event_of(name, content))
 
 
-class UnreliableConnection(FragileConnection):
-    """On a disk that is full nothing can be written; SQLite finds out early or late, and may give up everything."""
-
-    full: str | None = None
-
-    def _run(self, run: Callable[..., sqlite3.Cursor], *args: Any) -> sqlite3.Cursor:
-        verb = args[0].split(maxsplit=1)[0]
-        if self.full and verb in (("COMMIT",) if self.full == "at the end" else ("INSERT", "UPDATE", "DELETE")):
-            self._before()
-            if self.full == "and rolled back" and self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL
-            raise error
-        return super()._run(run, *args)
-
-
-def unreliable(outbox: SqliteOutbox, fuse: Fuse, full: str | None) -> UnreliableConnection:
-    """Let everything that the outbox does pass through a connection that can fail."""
-    outbox._connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
-    connection: Any = UnreliableConnection(outbox._connection, fuse, fuse)
-    connection.full = full
-    outbox._connection = outbox._transactions.connection = connection
-    assert isinstance(connection, UnreliableConnection)
-    return connection
-
-
-@cache
-def empty_outbox() -> bytes:
-    """A new outbox to be copied: making its tables takes longer than a story."""
-    with memory_folder() as folder:
-        path = Path(folder) / "outbox.db"
-        SqliteOutbox(path, FakeClock()).close()
-        return path.read_bytes()
-
-
 class Daemon:
     """One process: its connection, its dispatcher, and what it delivered in its life."""
 
-    def __init__(self, path: Path, clock: FakeClock, hivel: Hivel, fuse: Fuse, full: str | None) -> None:
-        self.outbox = SqliteOutbox(path, clock)
-        self.real = self.outbox._connection
-        self.unreliable = unreliable(self.outbox, fuse, full)
-        self.dispatcher = Dispatcher(self.outbox, hivel, SETTINGS, off_loop=at_once, clock=clock, rng=random.Random(1))
+    def __init__(self, engine: Engine, hivel: Hivel, trouble: Trouble) -> None:
+        self.process = engine.process(trouble)
+        self.outbox = self.process.outbox
+        self.dispatcher = Dispatcher(
+            self.outbox, hivel, SETTINGS, off_loop=at_once, clock=engine.clock, rng=random.Random(1)
+        )
         self.delivered: set[str] = set()
 
 
 class World(RuleBasedStateMachine):
     """The outbox, its processes, Hivel, the clock, and what was promised to whom."""
 
-    def __init__(self) -> None:
+    deliveries_in_an_hour = 120
+
+    def __init__(self, engines: Engines) -> None:
         super().__init__()
-        played.outbox_stories += 1
+        played.begin(f"the outbox on {engines.name}")
         self.folder = memory_folder()
-        self.path = Path(self.folder.name) / "outbox.db"
-        self.path.write_bytes(empty_outbox())
         self.clock = FakeClock()
+        self.engine = engines(Path(self.folder.name), self.clock)
         self.fuse = Fuse()
+        self.trouble = Trouble(self.fuse, self.fuse)
         self.loop = asyncio.Runner()
         self.hivel = Hivel(self.fuse, self.clock, before_post=self._before_post)
-        self.full: str | None = None
         self.daemon: Daemon | None = None
-        self.observer = sqlite3.connect(self.path, isolation_level=None)
-        self.looking = SqliteOutbox(self.path, self.clock)
+        self.looking = self.engine.open()
         self.meanwhile: Callable[[], None] = lambda: None
         self.changed_in_flight: set[str] = set()
         self.tried: set[tuple[str, int]] = set()
@@ -213,20 +179,19 @@ class World(RuleBasedStateMachine):
         self.clock_was_set = 0  # how often, since the last run of the delivery
         self.may_wait_until = 0.0
         self.revisions: dict[tuple[str, int], Content] = {}  # by id and revision
+        self.attempts = dict[str, int]()  # as counted
+        self.attempts_before = Counter[str]()  # the replay, or the deletion: at least so many
 
     # ---- processes
 
     def _running(self) -> Daemon:
         if self.daemon is None:
-            self.daemon = Daemon(self.path, self.clock, self.hivel, self.fuse, self.full)
+            self.daemon = Daemon(self.engine, self.hivel, self.trouble)
         return self.daemon
 
     def _kill(self) -> None:
         if self.daemon is not None:
-            # As the next process would; cursors in the frames of the exception may keep the connection from closing.
-            if self.daemon.real.in_transaction:
-                self.daemon.real.execute("ROLLBACK")
-            self.daemon.real.close()
+            self.daemon.process.kill()
             self.daemon = None
 
     def _living(self, do: Callable[[Daemon], None], *, until: int | None = None) -> bool:
@@ -236,7 +201,7 @@ class World(RuleBasedStateMachine):
         try:
             do(daemon)
         except OutboxError:
-            assert self.full, "the outbox is in order, and still it cannot be written"
+            assert self._has_trouble(), "the outbox is in order, and still it cannot be written"
             return False
         except AgentKilledError:
             return self._died()
@@ -247,18 +212,22 @@ class World(RuleBasedStateMachine):
             self.fuse.set(None)
         return True
 
+    def _has_trouble(self) -> bool:
+        return self.trouble.full is not None or self.trouble.cut.happened
+
     def _died(self) -> bool:
-        played.kills += 1
+        played.now.kills += 1
         self._kill()
         return False
 
-    def _another_process(self, do: Callable[[SqliteOutbox], None]) -> None:
-        with SqliteOutbox(self.path, self.clock) as outbox:
-            unreliable(outbox, Fuse(), self.full)
-            try:
-                do(outbox)
-            except OutboxError:
-                assert self.full
+    def _another_process(self, do: Callable[[Outbox], None]) -> None:
+        process = self.engine.process(Trouble(full=self.trouble.full))
+        try:
+            do(process.outbox)
+        except OutboxError:
+            assert self.trouble.full
+        finally:
+            process.kill()
 
     @rule()
     def killed_between_two_steps(self) -> None:
@@ -266,7 +235,7 @@ class World(RuleBasedStateMachine):
 
     # ---- enqueue
 
-    def _enqueue(self, outbox: SqliteOutbox, wanted: list[Deployment]) -> None:
+    def _enqueue(self, outbox: Outbox, wanted: list[Deployment]) -> None:
         """As ingest does, for each build that there is no deployment of."""
         keys = [key_of(each) for each in wanted]
         self.tried.update(keys)
@@ -285,7 +254,7 @@ class World(RuleBasedStateMachine):
         self.owed.update(keys)
         self.forgotten.difference_update(keys)
 
-    def _store(self, outbox: SqliteOutbox, new: list[tuple[facts.Fact | None, Deployment]]) -> dict[str, int]:
+    def _store(self, outbox: Outbox, new: list[tuple[facts.Fact | None, Deployment]]) -> dict[str, int]:
         """What is refused has an owner, and its start is told; everything else is there."""
         owners = {name_of(each): self._owners(name_of(each)) for _, each in new}
         for _, each in new:
@@ -352,7 +321,7 @@ class World(RuleBasedStateMachine):
         if self.daemon is not None:
             answered = self.hivel.mood not in LOST and self.hivel.mood not in STORED_UNSEEN
             self.daemon.delivered |= {name for name in posts if answered and name not in self.hivel.poison}
-        if through and not self.full:
+        if through and not self._has_trouble():
             self._check_nobody_waits_too_long()
 
     def _check_nobody_waits_too_long(self) -> None:
@@ -392,8 +361,8 @@ class World(RuleBasedStateMachine):
     @rule(mood=st.sampled_from(["503", "refused", "401", "web page", "429 for a week", "time-out"]))
     def an_hour_without_hivel(self, mood: str) -> None:
         before, self.hivel.mood = (self.hivel.mood, len(self.hivel.posts)), mood
-        for _ in range(120):
-            self.clock.advance(s=30)
+        for _ in range(self.deliveries_in_an_hour):
+            self.clock.advance(ms=HOUR // self.deliveries_in_an_hour)
             self._deliver()
         mood_before, posts_before = before
         posts = self.hivel.posts[posts_before:]
@@ -418,11 +387,11 @@ class World(RuleBasedStateMachine):
 
     # ---- what facts and people change
 
-    def _picked(self, outbox: SqliteOutbox, pick: int, *states: State) -> Deployment | None:
+    def _picked(self, outbox: Outbox, pick: int, *states: State) -> Deployment | None:
         rows = outbox.query(Filter(states), Page(100))
         return rows[pick % len(rows)] if rows else None
 
-    def _rewrite(self, outbox: SqliteOutbox, row: Deployment) -> None:
+    def _rewrite(self, outbox: Outbox, row: Deployment) -> None:
         """Something was learned since; also what was missing. The plan does not rewrite what Hivel has."""
         if row.sent_revision is not None:
             return
@@ -441,7 +410,7 @@ class World(RuleBasedStateMachine):
 
     @rule(pick=picks)
     def another_process_rewrites(self, pick: int) -> None:
-        def rewrite(outbox: SqliteOutbox) -> None:
+        def rewrite(outbox: Outbox) -> None:
             with outbox.transaction():
                 if (row := self._picked(outbox, pick, State.PENDING, State.FAILED)) is not None:
                     self._rewrite(outbox, row)
@@ -459,35 +428,38 @@ class World(RuleBasedStateMachine):
 
     @rule(pick=picks)
     def another_process_replays(self, pick: int) -> None:
-        def replay(outbox: SqliteOutbox) -> None:
+        def replay(outbox: Outbox) -> None:
             row = self._picked(outbox, pick, State.DELIVERED, State.FAILED, State.DISCARDED)
             if row is not None:
                 self._replay(outbox, row)
 
         self._another_process(replay)
 
-    def _replay(self, outbox: SqliteOutbox, row: Deployment) -> None:
+    def _replay(self, outbox: Outbox, row: Deployment) -> None:
         """A failed one that makes no event is derived anew, by a mended rule."""
         if row.state is State.FAILED and row.content.problem is not None:
             self._rewrite(outbox, row)
             return
         self.revisions[name_of(row), row.revision] = row.content
         self.changed_in_flight.add(name_of(row))
-        assert outbox.replay([row]) == [True]
-        assert outbox.replay([row]) == [False]
         if self.daemon is not None:
             self.daemon.delivered.discard(name_of(row))
+        assert outbox.replay([row]) == [True]
+        assert outbox.replay([row]) == [False]
 
     @rule(pick=picks)
     def another_process_discards(self, pick: int) -> None:
-        def discard(outbox: SqliteOutbox) -> None:
+        def discard(outbox: Outbox) -> None:
             row = self._picked(outbox, pick, State.PENDING, State.FAILED)
             if row is not None:
-                self.changed_in_flight.add(name_of(row))
-                assert outbox.discard([row], "by hand") == [True]
-                assert outbox.discard([row], "by hand") == [False]
+                self._discard(outbox, row)
 
         self._another_process(discard)
+
+    def _discard(self, outbox: Outbox, row: Deployment) -> None:
+        self.changed_in_flight.add(name_of(row))
+        assert outbox.discard([row], "by hand") == [True]
+        assert outbox.discard([row], "by hand") == [False]
 
     # ---- time, and cleaning up
 
@@ -554,14 +526,12 @@ class World(RuleBasedStateMachine):
         self._disk(None)
 
     def _disk(self, full: str | None) -> None:
-        self.full = full
-        if self.daemon is not None:
-            self.daemon.unreliable.full = full
+        self.trouble.full = full
 
     # ---- what holds at any time
 
     def _rows(self, statement: str, *values: object) -> list[Any]:
-        return self.observer.execute(statement, values).fetchall()
+        return self.engine.rows(statement, *values)
 
     @staticmethod
     def _names(key: tuple[str, int]) -> tuple[str, str]:
@@ -603,6 +573,17 @@ class World(RuleBasedStateMachine):
                 assert row.content == self.revisions[name, row.sent_revision]
 
     @invariant()
+    def no_attempt_is_counted_twice(self) -> None:
+        tries, now = self.hivel.tries, dict(self._rows("SELECT deployment_id, attempts FROM deployments"))
+        for name, before in self.attempts.items():
+            if now.get(name, 0) < before:
+                self.attempts_before[name] += before
+        self.attempts = now
+        for name, attempts in now.items():
+            counted = attempts + self.attempts_before[name]
+            assert counted <= tries[name], f"{name} was sent {tries[name]} times, and {counted} attempts are counted"
+
+    @invariant()
     def the_counts_are_those_of_the_rows(self) -> None:
         counted = dict(self._rows("SELECT state, count(*) FROM deployments GROUP BY state"))
         counts = self.looking.counts()
@@ -617,8 +598,8 @@ class World(RuleBasedStateMachine):
         finally:
             self._kill()
             self.loop.close()
-            self.observer.close()
             self.looking.close()
+            self.engine.close()
             self.folder.cleanup()
 
     def _let_things_settle(self) -> None:
@@ -639,7 +620,7 @@ class World(RuleBasedStateMachine):
         for check in (
             self.what_was_enqueued_is_there_once, self.hivel_has_each_build_once,
             self.what_is_delivered_is_what_hivel_has_and_what_failed_has_a_reason,
-            self.the_counts_are_those_of_the_rows,
+            self.no_attempt_is_counted_twice, self.the_counts_are_those_of_the_rows,
         ):  # fmt: skip
             check()
         for key in self.owed:
@@ -673,5 +654,74 @@ def fields(body: bytes) -> dict[str, Any]:
     return event
 
 
-def test_random_stories_of_the_outbox() -> None:
-    play_random_stories(World, stories=STORIES, steps=STEPS)
+class WorldWithANetwork(World):
+    """The outbox is on a server. The connection to it is lost now and then, and two agents work on it."""
+
+    deliveries_in_an_hour = 20  # each takes much longer here
+    other: Daemon | None = None
+
+    @rule()
+    def it_is_the_other_agents_turn(self) -> None:
+        self.daemon, self.other = self.other, self.daemon
+
+    def _cut_off(self, do: Callable[[Daemon], None], statement: int, *, after: bool) -> bool:
+        self.trouble.cut.set(statement, after=after)
+        try:
+            return self._living(do)
+        finally:
+            self.trouble.cut.set(None, after=False)
+
+    @rule(wanted=World.wanted, statement=points, after=st.booleans())
+    def cut_off_while_it_enqueues(self, wanted: list[tuple[int, int, bool]], statement: int, after: bool) -> None:
+        def enqueue(daemon: Daemon) -> None:
+            self._enqueue(daemon.outbox, self._deployments(wanted))
+
+        if not self._cut_off(enqueue, statement, after=after):
+            self._living(enqueue)
+
+    @rule(statement=points, after=st.booleans())
+    def cut_off_while_it_delivers(self, statement: int, after: bool) -> None:
+        self.trouble.cut.set(statement, after=after)
+        try:
+            self._deliver()
+        finally:
+            self.trouble.cut.set(None, after=False)
+
+    @rule(pick=picks, statement=points, after=st.booleans(), what=st.sampled_from(["replays", "rewrites", "discards"]))
+    def cut_off_while_it(self, pick: int, statement: int, after: bool, what: str) -> None:
+        def do(daemon: Daemon) -> None:
+            states = {"replays": (State.DELIVERED, State.FAILED, State.DISCARDED)}.get(
+                what, (State.PENDING, State.FAILED)
+            )
+            with daemon.outbox.transaction():
+                if (row := self._picked(daemon.outbox, pick, *states)) is None:
+                    return
+                if what == "rewrites":
+                    self._rewrite(daemon.outbox, row)
+                elif what == "replays":
+                    self._replay(daemon.outbox, row)
+                else:
+                    self._discard(daemon.outbox, row)
+
+        self._cut_off(do, statement, after=after)
+
+    @rule(statement=points, after=st.booleans())
+    def cut_off_while_it_cleans_up(self, statement: int, after: bool) -> None:
+        self.clock.advance(ms=31 * DAY_MS)
+        self.trouble.cut.set(statement, after=after)
+        try:
+            self._clean_up()
+        finally:
+            self.trouble.cut.set(None, after=False)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            if self.other is not None:
+                self.other.process.kill()
+
+
+def test_random_stories_of_the_outbox(engines: Engines) -> None:
+    world = World if engines.name == "sqlite" else WorldWithANetwork
+    play_random_stories(partial(world, engines), stories=engines.stories(sqlite=200, postgresql=15), steps=STEPS)

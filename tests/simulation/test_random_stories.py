@@ -35,9 +35,9 @@ At the edges of it:
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,8 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
-STORIES = int(os.environ.get("HIVEL_STORIES", "250"))
+    from tests.simulation.engines import Engines
+
 STEPS = 35
 HOUR = 3_600_000
 TOLERANCE = 3_000  # of the comparison of Jenkins' times: the agent's own, and a Date header's whole second
@@ -154,12 +155,13 @@ class Meeting:
 class World(RuleBasedStateMachine):
     """Jenkins, the agent, and the truth about both."""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Engines) -> None:
         super().__init__()
-        played.stories += 1
+        played.begin(f"Jenkins on {engines.name}")
         self.folder = memory_folder()
         self.time = FakeClock()
         self.agents_clock = FakeClock()
+        self.engine = engines(Path(self.folder.name), self.agents_clock)
         self.jenkins = LocalJenkins(now_ms=self.time.now_ms)
         self.jobs: list[Job] = []
         self.hidden: set[str] = set()
@@ -181,7 +183,7 @@ class World(RuleBasedStateMachine):
         self.since_ms = since_hours * HOUR
         self.jenkins.skew_ms = skew
         self.agent = Agent(
-            Path(self.folder.name), self.agents_clock, {"main": self.jenkins}, (deployments_in(RULE),),
+            self.engine, {"main": self.jenkins}, (deployments_in(RULE),),
             since=f"{since_hours}h" if since_hours else "now",
         )  # fmt: skip
         self.jenkins.break_with(self._fail)
@@ -322,7 +324,7 @@ class World(RuleBasedStateMachine):
 
     def _polling(self, poll: Callable[[], bool]) -> None:
         """``poll`` tells whether it went through undisturbed."""
-        played.polls += 1
+        played.now.polls += 1
         before, meeting, up = self._matching_finals(), self._meeting(), self.up
         if up and not self.started:
             report_from = self.jenkins.now_ms - self.since_ms
@@ -708,6 +710,7 @@ class World(RuleBasedStateMachine):
             self._check()
         finally:
             self.agent.kill()
+            self.engine.close()
             self.folder.cleanup()
 
     def _let_things_settle(self) -> None:
@@ -769,5 +772,14 @@ class World(RuleBasedStateMachine):
                     assert outcomes[build.number] in (Outcome.RUNNING, Outcome.WAITING), (build, told)
 
 
-def test_random_stories() -> None:
-    play_random_stories(World, stories=STORIES, steps=STEPS)
+class WorldWithANetwork(World):
+    """The outbox is on a server, and the connection to it is lost now and then."""
+
+    @rule(statement=st.integers(1, 30), after=st.booleans())
+    def cut_off_at_a_statement(self, statement: int, after: bool) -> None:
+        self._polling(lambda: not self.agent.poll_and_be_cut_off(statement=statement, after=after))
+
+
+def test_random_stories(engines: Engines) -> None:
+    world = World if engines.name == "sqlite" else WorldWithANetwork
+    play_random_stories(partial(world, engines), stories=engines.stories(sqlite=250, postgresql=15), steps=STEPS)

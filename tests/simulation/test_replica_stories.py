@@ -15,9 +15,9 @@ began at the first poll is not owed, and the history of a job that was deleted m
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +32,8 @@ from tests.simulation.support import REPO, Agent, memory_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-STORIES = int(os.environ.get("HIVEL_STORIES", "200"))
+    from tests.simulation.engines import Engine, Engines
+
 STEPS = 45
 LAGS_S = (0, 6, 30, 120)
 MOST_MS = max(LAGS_S) * 1000
@@ -80,7 +81,7 @@ class Watched:
 
 
 @pytest.fixture
-def watched(folder: Path, clock: FakeClock) -> Iterator[Watched]:
+def watched(engine: Engine, clock: FakeClock) -> Iterator[Watched]:
     """Replica 0 is up to date, replica 1 lags by two minutes, in every answer."""
 
     def make(now_ms: Callable[[], int]) -> LocalJenkins:
@@ -92,7 +93,7 @@ def watched(folder: Path, clock: FakeClock) -> Iterator[Watched]:
     jenkins = ReplicatedJenkins(
         make, (0, MOST_MS), now_ms=clock.now_ms, aggregated=False, route=lambda _: watched.replica
     )
-    watched = Watched(clock, jenkins, Agent(folder, clock, {"main": jenkins}, (rule("deploy/**"),)))
+    watched = Watched(clock, jenkins, Agent(engine, {"main": jenkins}, (rule("deploy/**"),)))
     clock.advance(s=600)
     assert watched.see(0) == []
     yield watched
@@ -255,8 +256,8 @@ class World:
     """Jenkins with its replicas, the agent, and the truth about both."""
 
     rng: random.Random
-    folder: Path
-    clock: FakeClock = field(default_factory=FakeClock)
+    engine: Engine
+    clock: FakeClock
     jobs: set[str] = field(default_factory=set)
     builds: list[Build] = field(default_factory=list)
     deleted: dict[str, set[int]] = field(default_factory=dict)  # the next numbers of those that had the name before
@@ -272,7 +273,7 @@ class World:
             lambda now_ms: LocalJenkins(now_ms=now_ms), self.lags, now_ms=self.clock.now_ms, aggregated=self.aggregated,
             route=Routing(self.rng, changes_replica),
         )  # fmt: skip
-        self.agent = Agent(self.folder, self.clock, {"main": self.jenkins}, (rule("deploy/**"),))
+        self.agent = Agent(self.engine, {"main": self.jenkins}, (rule("deploy/**"),))
         self.up = set(range(count))
 
     def play(self) -> None:
@@ -479,11 +480,12 @@ class Routing:
 
 
 @pytest.mark.parametrize("part", range(10))
-def test_random_stories_of_replicas(part: int) -> None:
-    for seed in range(part, STORIES, 10):
-        with memory_folder() as name:
-            world = World(random.Random(seed), Path(name))
-            played.stories += 1
+def test_random_stories_of_replicas(engines: Engines, part: int) -> None:
+    for seed in range(part, engines.stories(sqlite=200, postgresql=10), 10):
+        clock = FakeClock()
+        with memory_folder() as name, closing(engines(Path(name), clock)) as engine:
+            world = World(random.Random(seed), engine, clock)
+            played.begin(f"replicas on {engines.name}")
             try:
                 world.play()
             except AssertionError as error:

@@ -19,8 +19,8 @@ At the edges of it:
 
 from __future__ import annotations
 
-import os
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from agent.config.credentials import Token
 from agent.config.settings import JenkinsSettings
 from agent.model import event as events
 from agent.model.deployment import Scope, State, event_of
-from agent.outbox.sqlite.engine import SqliteOutbox
+from agent.outbox.values import OutboxError
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.poller import Poller
@@ -46,23 +46,17 @@ from tests.integration.reporting import deliver, ingest_of, settings_of
 from tests.integration.support import FakeClock
 from tests.integration.support import rule as deployments_in
 from tests.simulation import played
-from tests.simulation.support import (
-    REPO,
-    AgentKilledError,
-    Fuse,
-    InProcess,
-    empty_outbox,
-    make_fragile,
-    memory_folder,
-    play_random_stories,
-)
+from tests.simulation.engines import AgentKilledError, Trouble
+from tests.simulation.support import REPO, InProcess, memory_folder, play_random_stories
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.model.deployment import Deployment
+    from agent.outbox.interface import Outbox
+    from tests.simulation import engines as processes
+    from tests.simulation.engines import Engine, Engines
 
-STORIES = int(os.environ.get("HIVEL_STORIES", "150"))
 STEPS = 40
 HOUR = 3_600_000
 JOBS = ("deploy/a", "lab/a")
@@ -117,27 +111,25 @@ class Build:
 class Process:
     """The agent without its loops: what it does is called, and may be its last."""
 
-    def __init__(self, folder: Path, clock: FakeClock, jenkins: LocalJenkins) -> None:
-        self._path = folder / "outbox.db"
-        self._path.write_bytes(empty_outbox())
-        self._clock = clock
+    def __init__(self, engine: Engine, jenkins: LocalJenkins) -> None:
+        self._engine = engine
+        self._clock = engine.clock
         self._jenkins = jenkins
         controller = JenkinsSettings(
             name="main", url="http://main.jenkins.test/", username=jenkins.username, token=Token(jenkins.token),
             poll_interval_ms=15_000, since="now", timeout_ms=5_000, concurrency=1,
         )  # fmt: skip
-        self._settings = settings_of(self._path, controller, rules=(deployments_in("deploy/**"),))
-        self._before, self._after, self._at_request = Fuse(), Fuse(), Fuse()
+        self._settings = settings_of(Path("outbox.db"), controller, rules=(deployments_in("deploy/**"),))
+        self._trouble = Trouble()
         self.at_request: Callable[[], None] = lambda: None
         self.hivel: dict[str, dict[str, Any]] = {}
         self.asked_for_all = True
-        self._outbox: SqliteOutbox | None = None
+        self._process: processes.Process | None = None
 
-    def _start(self) -> SqliteOutbox:
-        if self._outbox is None:
-            self._outbox = SqliteOutbox(self._path, self._clock)
-            make_fragile(self._outbox, self._before, self._after)
-            self._ingest = ingest_of(self._settings, self._outbox)
+    def _start(self) -> Outbox:
+        if self._process is None:
+            self._process = self._engine.process(self._trouble)
+            self._ingest = ingest_of(self._settings, self._process.outbox)
             self.reports = Reports(self._settings, self._ingest)
             [controller] = self._settings.controllers
             self._client = JenkinsClient(controller)
@@ -145,36 +137,45 @@ class Process:
             self._client._transport.session.mount(controller.url, mounted)
             take = partial(take_inbox, self.reports)
             self._poller = Poller(controller, self._client, self._ingest, take_reports=take)
-        return self._outbox
-
-    def _opened(self) -> SqliteOutbox:
-        outbox = SqliteOutbox(self._path, self._clock)
-        outbox._connection.execute("PRAGMA synchronous = OFF")  # processes die here, no computers
-        return outbox
+        return self._process.outbox
 
     def _before_request(self) -> None:
-        self._at_request()
         self.at_request()
 
     def kill(self) -> None:
         """End the process: what was not committed is gone."""
-        if self._outbox is not None:
+        if self._process is not None:
             self._client.close()
-            self._outbox.close()
-            self._outbox = None
+            self._process.kill()
+            self._process = None
 
     def do(self, what: Callable[[], object], statement: int | None, *, after: bool) -> bool:
         """Do something, and die before or after the n-th statement; False: it died."""
         self._start()
-        fuse = self._after if after else self._before
+        fuse = self._trouble.after if after else self._trouble.before
         fuse.set(statement)
         try:
             what()
         except AgentKilledError:
+            played.now.kills += 1
             self.kill()
             return False
         finally:
             fuse.set(None)
+        return True
+
+    def be_cut_off(self, what: Callable[[], object], statement: int, *, after: bool) -> bool:
+        """Do something, and lose the connection before or after the n-th statement; False: it could not be done."""
+        self._start()
+        cut = self._trouble.cut
+        cut.set(statement, after=after)
+        try:
+            what()
+        except OutboxError:
+            assert cut.happened
+            return False
+        finally:
+            cut.set(None, after=False)
         return True
 
     def poll(self) -> bool:
@@ -207,23 +208,24 @@ class Process:
 
     def emit(self, report: dict[str, Any]) -> None:
         """Another process stores a report."""
-        with self._opened() as outbox:
+        with closing(self._engine.open()) as outbox:
             outbox.add_report(msgspec.json.encode(report).decode())
 
     def rows(self) -> list[Deployment]:
         """As another process sees them."""
-        with self._opened() as outbox:
+        with closing(self._engine.open()) as outbox:
             return rows(outbox)
 
 
 class World(RuleBasedStateMachine):
     """Jenkins, the agent, Hivel, and the truth about all three."""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Engines) -> None:
         super().__init__()
-        played.stories += 1
+        played.begin(f"reports on {engines.name}")
         self.folder = memory_folder()
         self.clock = FakeClock()
+        self.engine = engines(Path(self.folder.name), self.clock)
         self.jenkins = LocalJenkins(now_ms=self.clock.now_ms)
         self.up = True
         self.builds: list[Build] = []
@@ -233,7 +235,7 @@ class World(RuleBasedStateMachine):
     def once(self) -> None:
         for job in JOBS:
             self.jenkins.add_job(job)
-        self.process = Process(Path(self.folder.name), self.clock, self.jenkins)
+        self.process = Process(self.engine, self.jenkins)
         self._poll(None, after=False)
         for job, several in ((JOBS[0], True), (JOBS[1], False)):
             self.a_build_starts(job, several, checkout=True)
@@ -383,7 +385,7 @@ class World(RuleBasedStateMachine):
     # ---- the agent
 
     def _poll(self, statement: int | None, *, after: bool) -> None:
-        played.polls += 1
+        played.now.polls += 1
         undisturbed = [False]
 
         def poll() -> None:
@@ -479,6 +481,7 @@ class World(RuleBasedStateMachine):
             self._check()
         finally:
             self.process.kill()
+            self.engine.close()
             self.folder.cleanup()
 
     def _settle(self) -> None:
@@ -529,5 +532,37 @@ class World(RuleBasedStateMachine):
         return self.process.hivel
 
 
-def test_random_stories_of_reports() -> None:
-    play_random_stories(World, stories=STORIES, steps=STEPS)
+class WorldWithANetwork(World):
+    """The outbox is on a server, and the connection to it is lost now and then."""
+
+    @rule(
+        what=st.sampled_from(["poll", "take_stored", "release", "deliver"]), statement=st.integers(1, 25),
+        after=st.booleans(),
+    )  # fmt: skip
+    def cut_off(self, what: str, statement: int, after: bool) -> None:
+        self.process.be_cut_off(getattr(self.process, what), statement, after=after)
+
+    @rule(pick=picks, environment=st.sampled_from(ENVIRONMENTS), statement=st.integers(1, 25), after=st.booleans())
+    def a_build_reports_and_the_intake_is_cut_off(
+        self, pick: int, environment: str, statement: int, after: bool
+    ) -> None:
+        self._door_is_cut_off = (statement, after)
+        try:
+            self.a_build_reports(pick, environment, "SUCCESS", True, True, "intake", None, after=False)
+        finally:
+            self._door_is_cut_off = None
+
+    _door_is_cut_off: tuple[int, bool] | None = None
+
+    def _through(self, door: str, report: dict[str, Any], statement: int | None, *, after: bool) -> None:
+        if self._door_is_cut_off is None:
+            super()._through(door, report, statement, after=after)
+            return
+        at, afterwards = self._door_is_cut_off
+        if not self.process.be_cut_off(lambda: self.process.report(report), at, after=afterwards):
+            self.process.emit(report)
+
+
+def test_random_stories_of_reports(engines: Engines) -> None:
+    world = World if engines.name == "sqlite" else WorldWithANetwork
+    play_random_stories(partial(world, engines), stories=engines.stories(sqlite=150, postgresql=10), steps=STEPS)

@@ -13,9 +13,8 @@ from agent.sources.jenkins.renames import ASK_ABOUT_NAMES
 from tests.simulation.support import REPO, Agent
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.integration.support import FakeClock
+    from tests.simulation.engines import Engine
     from tests.simulation.support import Story
 
 SHOP = "deploy/shop"
@@ -573,9 +572,9 @@ def test_the_agents_clock_is_set(story: Story, step: int) -> None:
     assert story.poll() == ["main:deploy/shop#4"]
 
 
-def test_two_controllers_have_a_job_of_the_same_name(folder: Path, clock: FakeClock) -> None:
+def test_two_controllers_have_a_job_of_the_same_name(engine: Engine, clock: FakeClock) -> None:
     controllers = {name: LocalJenkins(now_ms=clock.now_ms) for name in ("east", "west")}
-    agent = Agent(folder, clock, controllers)
+    agent = Agent(engine, controllers)
     for name, jenkins in controllers.items():
         jenkins.add_job(SHOP)
         agent.poll(name)
@@ -597,7 +596,7 @@ def test_two_controllers_have_a_job_of_the_same_name(folder: Path, clock: FakeCl
     ("since", "expected"), [("now", 0), ("30d", 30), ("3650d", 900)], ids=["now", "a month", "everything"]
 )
 def test_the_first_start_meets_years_of_history(
-    folder: Path, clock: FakeClock, jenkins: LocalJenkins, since: str, expected: int
+    engine: Engine, clock: FakeClock, jenkins: LocalJenkins, since: str, expected: int
 ) -> None:
     for name in ("deploy/a", "deploy/b", "deploy/c"):
         jenkins.add_job(name)
@@ -606,7 +605,7 @@ def test_the_first_start_meets_years_of_history(
     for number in range(1, 201):
         jenkins.delete_build("deploy/b", number)
     clock.advance(s=60)
-    agent = Agent(folder, clock, {"main": jenkins}, since=since)
+    agent = Agent(engine, {"main": jenkins}, since=since)
     report = agent.poll()
     agent.kill()
     assert len(report.enqueued) == expected
@@ -614,10 +613,10 @@ def test_the_first_start_meets_years_of_history(
         assert report.requests <= 2
 
 
-def test_jobs_that_were_never_built_cost_nothing(folder: Path, clock: FakeClock, jenkins: LocalJenkins) -> None:
+def test_jobs_that_were_never_built_cost_nothing(engine: Engine, clock: FakeClock, jenkins: LocalJenkins) -> None:
     for index in range(3_000):
         jenkins.add_job(f"deploy/app-{index}")
-    agent = Agent(folder, clock, {"main": jenkins}, since="30d")
+    agent = Agent(engine, {"main": jenkins}, since="30d")
     assert agent.poll().requests == 1
     with agent.outbox() as outbox:
         assert len(outbox.jobs("main")) == 3_000

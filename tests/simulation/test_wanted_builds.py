@@ -16,11 +16,11 @@ from tests.simulation.support import HOLD_FOR_MS, REPO, Agent, Story
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from agent.model.deployment import Deployment
     from agent.sandbox.jenkins import LocalJenkins
     from tests.integration.support import FakeClock
+    from tests.simulation.engines import Engine
 
 LAB = "lab/shop"  # no rule matches it
 INTERVAL_S = 15  # of the polls, by the configuration
@@ -28,11 +28,11 @@ DAY_S = 86_400
 
 
 @pytest.fixture
-def reporting(folder: Path, clock: FakeClock, jenkins: LocalJenkins) -> Iterator[Story]:
+def reporting(engine: Engine, clock: FakeClock, jenkins: LocalJenkins) -> Iterator[Story]:
     """A Jenkins with a job that a rule matches and one that none matches, which had their first poll."""
     for name in ("deploy/shop", LAB):
         jenkins.add_job(name)
-    story = Story(clock, jenkins, Agent(folder, clock, {"main": jenkins}, (rule("deploy/**"),)))
+    story = Story(clock, jenkins, Agent(engine, {"main": jenkins}, (rule("deploy/**"),)))
     story.poll()
     story.later()
     yield story
@@ -249,13 +249,13 @@ def test_a_wanted_build_is_not_lost_by_a_process_that_dies(reporting: Story, end
 
 
 def test_a_build_of_before_the_first_start_that_somebody_reports_late_is_read(
-    folder: Path, clock: FakeClock, jenkins: LocalJenkins
+    engine: Engine, clock: FakeClock, jenkins: LocalJenkins
 ) -> None:
     """What still has the number is what the report is about."""
     jenkins.add_job("deploy/old")
     [number] = jenkins.add_builds("deploy/old", 1, result="FAILURE", repo=REPO)
     clock.advance(s=60)
-    story = Story(clock, jenkins, Agent(folder, clock, {"main": jenkins}))
+    story = Story(clock, jenkins, Agent(engine, {"main": jenkins}))
     story.poll()
     story.later(minutes=60)
     report(story, "deploy/old", number)

@@ -1,0 +1,79 @@
+"""The engines of the outbox that tests run with. A new one is added here, and nowhere else."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agent.outbox.sqlite.engine import SqliteOutbox
+from tests.integration.support import FakeClock
+
+if TYPE_CHECKING:
+    from agent.outbox.interface import Outbox
+    from tests.postgresql.cluster import Cluster
+
+ENGINES = ["postgresql", "sqlite"]
+
+
+class Engine(Protocol):
+    """Where one outbox is; whatever is opened of it has the same data."""
+
+    clock: FakeClock
+
+    def open(self, *, max_size: int = 0) -> Outbox:
+        """One more way to it."""
+
+    def let_claims_run_out(self) -> None:
+        """So much time passes that another agent may claim what an agent had claimed that was killed."""
+
+
+class Sqlite:
+    """A file: a copy of an empty one, for that is faster than to make one."""
+
+    def __init__(self, folder: Path, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
+        self.path = folder / "outbox.db"
+        shutil.copy(_empty(), self.path)
+
+    def open(self, *, max_size: int = 0) -> SqliteOutbox:
+        return SqliteOutbox(self.path, self.clock, max_size=max_size)
+
+    def let_claims_run_out(self) -> None:
+        """One agent at a time has the file, so nothing has to run out."""
+
+
+@cache
+def _empty() -> Path:
+    folder = _FOLDERS.setdefault("empty", TemporaryDirectory(prefix="hivel-empty-"))
+    path = Path(folder.name) / "outbox.db"
+    SqliteOutbox(path, FakeClock()).close()
+    return path
+
+
+_FOLDERS: dict[str, TemporaryDirectory[str]] = {}  # deleted when the process ends
+
+
+class Postgresql:
+    """A database that is made empty."""
+
+    def __init__(
+        self, cluster: Cluster, database: str, url: str | None = None, *, clock: FakeClock | None = None
+    ) -> None:
+        """``url``: how it is reached; None: directly."""
+        self.clock = clock or FakeClock()
+        self.cluster = cluster
+        self.database = database
+        self._url = url or cluster.url(database)
+        cluster.empty(database)
+
+    def open(self, *, max_size: int = 0) -> Any:
+        from agent.outbox.postgresql.engine import PostgresqlOutbox
+        from agent.outbox.postgresql.server import Server
+
+        return PostgresqlOutbox(Server(self._url), self.clock, max_size=max_size)
+
+    def let_claims_run_out(self) -> None:
+        self.cluster.execute("UPDATE deployments SET claimed_until = 0", self.database)
