@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+import psycopg
 
 from agent.model.deployment import State
 from agent.outbox import rows
 from agent.outbox.postgresql.part import Part
-from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed, DeliveryState
+from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed, DeliveryState, OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -34,6 +36,7 @@ _CLAIM = (
     f" {', '.join(f'd.{name}' for name in rows.CONTENT_COLUMNS)}"
     " FROM due JOIN deployments AS d USING (id) LEFT JOIN taken USING (id) ORDER BY d.id"
 )
+_STATUS = "SELECT pg_xact_status(%s::xid8)"
 _RELEASE = "UPDATE deployments SET claimed_until = 0 WHERE id = ANY(%s) AND claimed_by = %s AND state = 'pending'"
 # A deployment that Hivel had before a replay keeps its sent_revision: Hivel ignores a second event with the same id.
 _DELIVERED = (
@@ -70,10 +73,19 @@ _ATTEMPT = (
 )
 
 
+@dataclass(frozen=True)
+class _Doubt:
+    """A transaction with the outcomes of these claims. Only the server knows whether it is stored: no answer came."""
+
+    transaction: str
+    claims: tuple[Claimed, ...]
+
+
 class Deliveries(Part):
     """See :class:`agent.outbox.interface.Deliveries`."""
 
     _claims: set[int] = frozenset()  # type: ignore[assignment]
+    _doubt: _Doubt | None = None
 
     def claim(self, limit: int, *, besides: Collection[int] = ()) -> list[Claimed]:
         """The deployments that are due, oldest first, without those in flight (``besides``: their numbers).
@@ -114,17 +126,49 @@ class Deliveries(Part):
 
         The first and the last failed attempts are kept. Attempts that do not count leave only their reason. A success
         is stored in the deployment.
+
+        After an error settle the same outcomes again. If the connection was lost before COMMIT was answered, those that
+        are stored already are left out.
         """
+        settlements = self._not_stored(settlements)
         if not settlements:
             return
         delivered = [each for each in settlements if each.state is State.DELIVERED]
         with self._writing():
+            [transaction] = self._one("SELECT pg_current_xact_id()::text")
+            self._doubt = _Doubt(transaction, tuple(each.claimed for each in settlements))
             for each in sorted(settlements, key=lambda one: one.claimed.number):  # so that no two agents deadlock
                 if each.state is not State.DELIVERED:
                     self._failed(each)
             if delivered:
                 self._delivered(delivered)
+        self._doubt = None
         self._claims = self._claims.difference(each.claimed.number for each in settlements)
+
+    def _not_stored(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+        """Those that the transaction in doubt has not stored."""
+        doubt = self._doubt
+        if doubt is None:
+            return settlements
+        status = self._status(doubt.transaction)
+        if status == "in progress":
+            raise OutboxError(
+                f"the connection to {self._connection.name} was lost while outcomes were stored, it is not known yet"
+                " whether they are; the agent tries again"
+            )
+        self._doubt = None
+        if status != "committed":
+            return settlements
+        stored = {id(claim) for claim in doubt.claims}
+        return [each for each in settlements if id(each.claimed) not in stored]
+
+    def _status(self, transaction: str) -> str | None:
+        with self._connection.words():
+            try:
+                found = self._connection.execute(_STATUS, (transaction,)).fetchone()
+            except psycopg.errors.InvalidParameterValue:  # a standby took over that did not have it
+                return None
+        return None if found is None else found[0]
 
     def _delivered(self, settlements: Sequence[Settlement]) -> None:
         by_number = {each.claimed.number: each for each in reversed(settlements)}
