@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +81,19 @@ def story(new_story: Story) -> Story:
     assert new_story.poll() == []
     new_story.later()
     return new_story
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Stories that are told in detail are slow on PostgreSQL: they run there only with ``HIVEL_STORIES``."""
+    if "HIVEL_STORIES" in os.environ:
+        return
+    left_out = [item for item in items if _is_told(item) and "[postgresql" in item.name]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_told(item: pytest.Item) -> bool:
+    return item.path.parent == Path(__file__).parent and "engine" in getattr(item, "fixturenames", ())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

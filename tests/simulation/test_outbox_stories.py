@@ -724,4 +724,4 @@ class WorldWithANetwork(World):
 
 def test_random_stories_of_the_outbox(engines: Engines) -> None:
     world = World if engines.name == "sqlite" else WorldWithANetwork
-    play_random_stories(partial(world, engines), stories=engines.stories(sqlite=200, postgresql=15), steps=STEPS)
+    play_random_stories(partial(world, engines), stories=engines.stories(sqlite=200, postgresql=6), steps=STEPS)

@@ -782,4 +782,4 @@ class WorldWithANetwork(World):
 
 def test_random_stories(engines: Engines) -> None:
     world = World if engines.name == "sqlite" else WorldWithANetwork
-    play_random_stories(partial(world, engines), stories=engines.stories(sqlite=250, postgresql=15), steps=STEPS)
+    play_random_stories(partial(world, engines), stories=engines.stories(sqlite=250, postgresql=8), steps=STEPS)

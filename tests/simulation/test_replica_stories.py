@@ -481,7 +481,7 @@ class Routing:
 
 @pytest.mark.parametrize("part", range(10))
 def test_random_stories_of_replicas(engines: Engines, part: int) -> None:
-    for seed in range(part, engines.stories(sqlite=200, postgresql=10), 10):
+    for seed in range(part, engines.stories(sqlite=200, postgresql=5), 10):
         clock = FakeClock()
         with memory_folder() as name, closing(engines(Path(name), clock)) as engine:
             world = World(random.Random(seed), engine, clock)

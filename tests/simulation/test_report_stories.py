@@ -565,4 +565,4 @@ class WorldWithANetwork(World):
 
 def test_random_stories_of_reports(engines: Engines) -> None:
     world = World if engines.name == "sqlite" else WorldWithANetwork
-    play_random_stories(partial(world, engines), stories=engines.stories(sqlite=150, postgresql=10), steps=STEPS)
+    play_random_stories(partial(world, engines), stories=engines.stories(sqlite=150, postgresql=5), steps=STEPS)
