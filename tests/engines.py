@@ -26,6 +26,9 @@ class Engine(Protocol):
     def open(self, *, max_size: int = 0) -> Outbox:
         """One more way to it."""
 
+    def make_empty(self) -> None:
+        """Begin anew. Nothing that was opened may be used any more."""
+
     def let_claims_run_out(self) -> None:
         """So much time passes that another agent may claim what an agent had claimed that was killed."""
 
@@ -36,10 +39,15 @@ class Sqlite:
     def __init__(self, folder: Path, clock: FakeClock | None = None) -> None:
         self.clock = clock or FakeClock()
         self.path = folder / "outbox.db"
-        shutil.copy(_empty(), self.path)
+        self.make_empty()
 
     def open(self, *, max_size: int = 0) -> SqliteOutbox:
         return SqliteOutbox(self.path, self.clock, max_size=max_size)
+
+    def make_empty(self) -> None:
+        for file in self.path.parent.glob("outbox.db*"):
+            file.unlink()
+        shutil.copy(_empty(), self.path)
 
     def let_claims_run_out(self) -> None:
         """One agent at a time has the file, so nothing has to run out."""
@@ -66,14 +74,17 @@ class Postgresql:
         self.clock = clock or FakeClock()
         self.cluster = cluster
         self.database = database
-        self._url = url or cluster.url(database)
-        cluster.empty(database)
+        self.url = url or cluster.url(database)
+        self.make_empty()
 
     def open(self, *, max_size: int = 0) -> Any:
         from agent.outbox.postgresql.engine import PostgresqlOutbox
         from agent.outbox.postgresql.server import Server
 
-        return PostgresqlOutbox(Server(self._url), self.clock, max_size=max_size)
+        return PostgresqlOutbox(Server(self.url), self.clock, max_size=max_size)
+
+    def make_empty(self) -> None:
+        self.cluster.empty(self.database)
 
     def let_claims_run_out(self) -> None:
         self.cluster.execute("UPDATE deployments SET claimed_until = 0", self.database)

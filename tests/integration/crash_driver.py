@@ -8,10 +8,13 @@ is a real SIGKILL: nothing is rolled back, nothing is closed, nobody is told.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import sys
+from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +29,8 @@ from agent.ingest.ingest import Ingest
 from agent.inspect.derived import rules_of
 from agent.model.deployment import State
 from agent.model.times import Clock
+from agent.outbox.engines import engine_of
 from agent.outbox.sqlite.connection import PatientConnection
-from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import Filter, Keep
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ class Connection(PatientConnection):
 
 
 def install_seam() -> None:
-    """Let all commits and POSTs of this process pass through the seam."""
+    """Let all commits, statements that commit by themselves, and POSTs of this process pass through the seam."""
     connect, post = sqlite3.connect, HivelClient.post
 
     def connect_with_seam(*args: Any, **options: Any) -> sqlite3.Connection:
@@ -80,19 +83,42 @@ def install_seam() -> None:
         seam()
         return answer
 
+    if find_spec("psycopg") is not None:
+        install_seam_in_psycopg()
     sqlite3.connect = connect_with_seam  # type: ignore[assignment]
     HivelClient.post = post_with_seam  # type: ignore[method-assign]
+
+
+def install_seam_in_psycopg() -> None:
+    """The same for PostgreSQL."""
+    import psycopg
+    from psycopg.pq import TransactionStatus
+
+    class Seamed(psycopg.Connection[Any]):
+        def execute(self, sql: Any, *values: Any, **options: Any) -> Any:
+            alone = self.info.transaction_status is TransactionStatus.IDLE and not sql.startswith("BEGIN")
+            if sql != "COMMIT" and not (alone and _WRITES.search(sql)):
+                return super().execute(sql, *values, **options)
+            seam()
+            done = super().execute(sql, *values, **options)
+            seam()
+            return done
+
+    psycopg.connect = Seamed.connect  # type: ignore[assignment]
+
+
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 
 
 def work(settings: Settings) -> None:
     """What is done between an empty folder and deleted events: poll, deliver, replay, deliver, clean up."""
     clock = Clock()
     poll_and_deliver(settings)
-    with SqliteOutbox(settings.outbox, clock) as outbox:
+    with closing(engine_of(settings, clock).open()) as outbox:
         ingest = Ingest(outbox, rules_of(settings), settings.hold_for_ms)
         replaying.replay(ingest, replaying.choose(outbox, Filter(states=(State.FAILED,))), "crash test")
     poll_and_deliver(settings)
-    with SqliteOutbox(settings.outbox, clock) as outbox:
+    with closing(engine_of(settings, clock).open()) as outbox:
         while outbox.prune(Keep(bodies_ms=0, deployments_ms=0, ids_ms=settings.keep_ids_ms)):
             pass
 

@@ -32,9 +32,12 @@ _EMPTY = """DO $$
 DECLARE name text;
 BEGIN
     SET LOCAL session_replication_role = replica;
-    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_version' LOOP
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public'
+        AND tablename NOT IN ('schema_version', 'rate', 'probe') LOOP
         EXECUTE 'DELETE FROM ' || quote_ident(name);
     END LOOP;
+    UPDATE rate SET free_at = 0;
+    UPDATE probe SET until = 0;
     FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = 'public' LOOP
         PERFORM setval(quote_ident(name), 1, false);
     END LOOP;
