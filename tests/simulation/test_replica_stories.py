@@ -329,7 +329,7 @@ class World:
         self._poll()
 
     def _poll(self) -> None:
-        played.polls += 1
+        played.now.polls += 1
         self._note_what_is_met()
         self.agent.poll()
         self._note_what_is_met()
