@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # No text of a filter contains a later character, so all texts with a prefix are below the prefix and this.
 _LAST = "\U0010ffff"
-_OF_PROJECTS = "project_id IN (SELECT p.id FROM projects AS p WHERE {})"
+# As an array: beside OR, PostgreSQL would check a subquery for each deployment instead of using the index.
+_OF_PROJECTS = "project_id = ANY(ARRAY(SELECT p.id FROM projects AS p WHERE {}))"
 _BEGINS = "{0} >= %s AND {0} < %s"
 _NAME_BEGINS = _OF_PROJECTS.format(f"{_BEGINS.format('name_key(p.name)')} AND starts_with(p.name, %s)")
 
