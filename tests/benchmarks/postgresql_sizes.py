@@ -41,7 +41,8 @@ SMALL = 10_000
 PENDING = 100  # one of so many, the newest
 FAILED_EVERY = 3_333
 ROUNDS = 3
-TURNS = 50
+WARMING_UP = 30  # turns
+TURNS = 100
 WORKING_S = 60
 BREATH_S = 0.01  # as the daemon
 CLAIM = 100
@@ -178,7 +179,7 @@ def pages(outbox: PostgresqlOutbox) -> dict[str, float]:
         "counts by state": outbox.counts,
         "silent jobs": lambda: outbox.quiet_since(now - 7 * DAY, least=5),
     }
-    return {name: median(_seconds(function) for _ in range(ROUNDS)) for name, function in asked.items()}
+    return {name: median([_seconds(function) for _ in range(ROUNDS)]) for name, function in asked.items()}
 
 
 def retention(cluster: Cluster, database: str, seconds: float) -> tuple[Times, int]:
@@ -233,9 +234,9 @@ def measure(cluster: Cluster, large: str, small: str, rows: int) -> None:
         for worker in workers:
             stack.callback(worker.close)
         alone: list[Times] = [{}, {}]
-        for _ in range(TURNS):
+        for turn in range(-WARMING_UP, TURNS):
             for worker, times in zip(workers, alone, strict=True):
-                worker.turn(times)
+                worker.turn(times if turn >= 0 else {})
         show_times(f"An agent in {SMALL:,} deployments", alone[0])
         show_times(f"An agent in {rows:,} deployments", alone[1])
         with PostgresqlOutbox(cluster.server(large), Clock()) as outbox:

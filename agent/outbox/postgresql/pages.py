@@ -72,8 +72,9 @@ _ALL = Page()
 # A repository in any environment: the index begins with the environment. LIMIT makes PostgreSQL look into the index for
 # each environment. Otherwise it reads the whole index once.
 _OF_REPOSITORY = (
-    f"WITH RECURSIVE {_ENVIRONMENTS} (SELECT id FROM (SELECT e FROM e LIMIT {_MOST_PLACES}) AS e CROSS JOIN LATERAL"  # noqa: S608
-    f" (SELECT id FROM deployments WHERE {_E} = e.e AND {{0}} LIMIT {CHOSEN + 1}) AS of_it) UNION ALL (SELECT id FROM deployments WHERE {_E} IS NULL AND {{0}})"
+    f"WITH RECURSIVE {_ENVIRONMENTS} (SELECT id FROM (SELECT e FROM e LIMIT {_MOST_PLACES}) AS e"  # noqa: S608
+    f" CROSS JOIN LATERAL (SELECT id FROM deployments WHERE {_E} = e.e AND {{0}} LIMIT {CHOSEN + 1}) AS of_it)"
+    f" UNION ALL (SELECT id FROM deployments WHERE {_E} IS NULL AND {{0}})"
 )
 
 
