@@ -91,16 +91,19 @@ class Ingest:
     def release(self) -> list[Deployment]:
         """Release held deployments that waited long enough for the poller's final fact; returns them."""
         released: list[Deployment] = []
-        while True:
+        while runs := self._held_long():
             with self.outbox.transaction():
-                due = self.outbox.clock.now_ms() - self._hold_for_ms + 1  # held for at least ``hold_for``
-                runs = self.outbox.held(due)[:RELEASED_TOGETHER]
                 accepted = Accepted()
                 self._plan(self.outbox.load(runs), {}, accepted)
             _tell(accepted)
             released += accepted.deployments
             if not accepted.deployments:
-                return released
+                break
+        return released
+
+    def _held_long(self) -> list[Run]:
+        """Runs with deployments that were held for at least ``hold_for``. Most of the time there are none."""
+        return self.outbox.held(self.outbox.clock.now_ms() - self._hold_for_ms + 1)[:RELEASED_TOGETHER]
 
     # ---- one transaction
 
