@@ -101,8 +101,8 @@ class Deliveries(Part):
             "limit": limit,
             "holds": CLAIM_MS,
         }
-        # One statement, so it needs no BEGIN and COMMIT: most claims find nothing. Tried again with a new connection, it
-        # finds the same claims.
+        # One statement, so it needs no BEGIN and COMMIT: most claims find nothing. Tried again with a new connection,
+        # it finds the same claims.
         found = self._all(_CLAIM, values)
         self._claims = self._claims.union(row[0] for row in found)
         try:
