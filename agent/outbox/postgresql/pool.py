@@ -32,9 +32,12 @@ class Pool:
             raise
 
     def give(self, connection: psycopg.Connection[Any]) -> None:
-        """Give it back; a closed one is forgotten."""
-        if not connection.closed:
+        """Give it back. One that is closed, or in which a statement was not read to its end, is forgotten."""
+        if connection.info.transaction_status is psycopg.pq.TransactionStatus.IDLE:
             self._free.append(connection)
+        else:
+            with suppress(psycopg.Error):
+                connection.close()
         self._places.release()
 
     def clear(self) -> None:
