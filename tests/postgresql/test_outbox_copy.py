@@ -193,7 +193,6 @@ def test_a_copy_that_is_killed_before_any_statement_continues(
     if to_file:
         copy(first, second)
         source, target = second, third
-        source.unmark()
     place = 0
     while killed(place, source, target):
         copy(source, target)
