@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agent.sources.jenkins.errors import BadAnswerError, PageError, TooLargeError
-from agent.sources.jenkins.raw import BuildNumber, RawBuild
+from agent.sources.jenkins.raw import BuildNumber, RawBuild, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,3 +172,6 @@ class WhoAmI(msgspec.Struct):
 
 
 Page = dict[str, Any]
+
+
+prepare(globals())

@@ -18,7 +18,7 @@ from agent.model.build import PARAMETERS_TEXT, TOO_LONG, Build, ChangeSet, Check
 from agent.model.git import without_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 # The requested fields of a build, in the syntax of `tree=`. Jenkins omits fields that a build does not have. Freestyle
 # builds have one change set, pipelines a list. Git lists the oldest commits first, so a smaller range would lose the
@@ -516,3 +516,16 @@ def _text(value: object) -> str | None:
             return _URL_CREDENTIALS.sub(r"\1", str(value))[:LONGEST_TEXT]
         case _:
             return None
+
+
+def prepare(names: Mapping[str, object]) -> None:
+    """Prepare the types of a module for decoding.
+
+    msgspec does it when a type is used for the first time. If two threads do so at once, the process can crash.
+    """
+    for each in list(names.values()):
+        if isinstance(each, type) and issubclass(each, msgspec.Struct) and each is not msgspec.Struct:
+            msgspec.json.Decoder(each)
+
+
+prepare(globals())
