@@ -83,8 +83,8 @@ def test_what_is_replayed_is_due_as_it_is_with_fresh_attempts(outbox: Outbox, cl
 
 def test_attempts_from_before_a_replay_are_gone(outbox: Outbox) -> None:
     [other, first] = inserted(outbox, deployment(2), deployment(1))
-    for _ in range(3):
-        outbox.settle([retry(claimed) for claimed in outbox.claim(9)])
+    for n in range(3):
+        outbox.settle([retry(claimed, at=NOON + n) for claimed in outbox.claim(9)])
     outbox.settle([success(claim_of(outbox, first.number))])
     assert outbox.replay([stored(outbox, first.number)]) == [True]
     assert outbox.attempts(first) == []
