@@ -136,6 +136,12 @@ INSERTED = (*GIVEN, *USUALLY)
 COLUMNS = ", ".join(("id", *INSERTED))
 # The content of the event.
 CONTENT_COLUMNS = (*GIVEN[6:], "build_number", "pr_numbers", "problem")
+# What a change of facts rewrites. Delivery writes the rest.
+REWRITTEN = (
+    "project_id", "run", "attempt", "build_started_at", "build_ended_at", "known", "scope", "stage", "said_environment",
+    "names", "anchor", "deployment_id", "state", "revision", *CONTENT_COLUMNS, "held_since", "next_attempt_at",
+    "settled_at", "reason",
+)  # fmt: skip
 
 
 def deployment_row(deployment: Deployment, project_id: int, now: int) -> tuple[object, ...]:

@@ -106,14 +106,14 @@ class Connection:
             self._pool.clear()
         return self._usual().execute(sql, values)
 
-    def executemany(self, sql: str, values: Iterable[Any]) -> psycopg.Cursor[Row]:
-        """The statement for each of these values, in few round trips."""
+    def executemany(self, sql: str, values: Iterable[Any]) -> None:
+        """The statement for each of these values, in few round trips. Raises the same as :meth:`execute`."""
+        listed = list(values)
+        if not listed:
+            return
         self._send_begin()
         try:
-            listed, cursor = list(values), self._usual().cursor()
-            if listed:
-                cursor.executemany(_marked(sql), listed)
-            return cursor
+            self._usual().cursor().executemany(_marked(sql), listed)
         finally:
             self._give_back()
 

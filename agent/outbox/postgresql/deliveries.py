@@ -1,4 +1,4 @@
-"""Claims, settlements, and the state of delivery."""
+"""Claims and settlements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import psycopg
 from agent.model.deployment import State
 from agent.outbox import rows
 from agent.outbox.postgresql.part import Part
-from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed, DeliveryState, OutboxError
+from agent.outbox.sql import deliveries
+from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed, OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -46,9 +47,6 @@ _DELIVERED = (
     " AS s (counts, reason, at, sent_revision, id, revision, claim)"
     " WHERE d.id = s.id AND d.claim = s.claim AND d.state <> 'delivered' AND d.revision {} s.revision RETURNING d.id"
 )
-# A fact changed the deployment while it was being sent: restore what Hivel has. The build's times are kept.
-_SENT = (*rows.CONTENT_COLUMNS, "build_started_at", "build_ended_at")
-_SAY_WHAT_WAS_SENT = f"UPDATE deployments SET {', '.join(f'{name} = %({name})s' for name in _SENT)} WHERE id = %(id)s"  # noqa: S608
 _COUNTS = "state = 'pending' AND revision = %(revision)s"
 _CHANGED = (
     ("state", "%(state)s"),
@@ -81,7 +79,7 @@ class _Doubt:
     claims: tuple[Claimed, ...]
 
 
-class Deliveries(Part):
+class Deliveries(Part, deliveries.Deliveries):
     """See :class:`agent.outbox.interface.Deliveries`."""
 
     _claims: set[int] = frozenset()  # type: ignore[assignment]
@@ -180,13 +178,6 @@ class Deliveries(Part):
         for (number,) in self._connection.execute(_DELIVERED.format("<>"), values).fetchall():
             self._say_what_was_sent(by_number[number].claimed)
 
-    def _say_what_was_sent(self, claimed: Claimed) -> None:
-        row = self._one(f"SELECT {rows.COLUMNS} FROM deployments WHERE id = %s", (claimed.number,))  # noqa: S608
-        [deployment] = self._deployments([row])
-        sent = msgspec.structs.replace(deployment, content=claimed.content)
-        values = rows.deployment_columns(sent, row[1], self.clock.now_ms())
-        self._connection.execute(_SAY_WHAT_WAS_SENT, {**values, "id": claimed.number})
-
     def _failed(self, settlement: Settlement) -> None:
         claimed = settlement.claimed
         changed = self._connection.execute(
@@ -222,21 +213,6 @@ class Deliveries(Part):
                 "UPDATE deployments SET next_attempt_at = %s WHERE state = 'pending' AND next_attempt_at > %s",
                 (self.clock.now_ms(), later_than),
             ).rowcount
-
-    def save_delivery_state(self, state: DeliveryState) -> None:
-        """Store the state of delivery for other processes."""
-        with self._writing():
-            self._connection.execute(
-                "INSERT INTO delivery (id, state, since, reason, next_probe_at) VALUES (1, %s, %s, %s, %s)"
-                " ON CONFLICT (id) DO UPDATE SET state = excluded.state, since = excluded.since,"
-                " reason = excluded.reason, next_probe_at = excluded.next_probe_at",
-                msgspec.structs.astuple(state),
-            )
-
-    def delivery_state(self) -> DeliveryState | None:
-        """The stored state of delivery; None if delivery never ran."""
-        found = self._one("SELECT state, since, reason, next_probe_at FROM delivery WHERE id = 1")
-        return None if found is None else DeliveryState(*found)
 
 
 def _claimed(row: Row) -> Claimed:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from agent.outbox.postgresql.names import named
-from agent.outbox.postgresql.part import Part
+from agent.outbox.postgresql.part import Part, columns_of
 from agent.outbox.sql.loading import asked_for, states_of, stored
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Loading(Part):
         with self._connection.words():
             self._transactions.lock({lock_of(run) for run in runs})
         asked = asked_for(runs)
-        found = self._all(_LOAD, tuple(list(column) for column in zip(*asked, strict=True)))
+        found = self._all(_LOAD, columns_of(asked))
         with self._readable():
             return states_of(asked.values(), found)
 

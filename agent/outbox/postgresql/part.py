@@ -40,6 +40,7 @@ class Part(Projects):
     _connection: Connection
     _transactions: Transactions
     _AMONG = "= ANY(?)"
+    _FOR_UPDATE = " FOR UPDATE"
 
     def __init__(
         self, server: Server, clock: Clock, *, max_size: int = 0, read_only: bool = False, pool: Pool | None = None
@@ -79,10 +80,10 @@ class Part(Projects):
     # ---- projects
 
     def _find_projects(self, projects: Sequence[Project]) -> list[Any]:
-        return self._all(_BY_NAME, _columns(projects))
+        return self._all(_BY_NAME, _named(projects))
 
     def _insert_projects(self, projects: Sequence[Project]) -> None:
-        self._connection.execute(_INSERT, _columns(projects))
+        self._connection.execute(_INSERT, _named(projects))
 
     # ---- rows
 
@@ -99,5 +100,10 @@ class Part(Projects):
         )
 
 
-def _columns(projects: Sequence[Project]) -> tuple[list[str], list[str], list[str]]:
-    return [each.provider for each in projects], [each.scope for each in projects], [each.name for each in projects]
+def columns_of(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
+    """The values of these rows, of which there is one at least, as arrays for ``unnest``."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _named(projects: Sequence[Project]) -> list[list[object]]:
+    return columns_of((each.provider, each.scope, each.name) for each in projects)

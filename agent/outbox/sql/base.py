@@ -41,7 +41,7 @@ class Connection(Protocol):
         """One statement."""
         ...
 
-    def executemany(self, sql: str, values: Iterable[Sequence[Any]], /) -> Result:
+    def executemany(self, sql: str, values: Iterable[Sequence[Any]], /) -> object:
         """The statement for each of these values."""
         ...
 
@@ -54,6 +54,8 @@ class Part(ABC):
     _transactions: Transactions
     _AMONG: str
     """The condition that a column has one of the values of a list: see :meth:`_listed`."""
+    _FOR_UPDATE: str
+    """The end of a SELECT whose rows nobody else may change until the transaction ends."""
 
     def transaction(self) -> Block:
         """A block that is all or nothing, and durable when the outermost block ends."""

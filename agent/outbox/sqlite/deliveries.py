@@ -1,4 +1,4 @@
-"""Claims, settlements, and the state of delivery."""
+"""Claims and settlements."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import msgspec
 
 from agent.model.deployment import State
 from agent.outbox import rows
-from agent.outbox.sqlite.connection import damaged
+from agent.outbox.sql import deliveries
 from agent.outbox.sqlite.part import Part
-from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed, DeliveryState
+from agent.outbox.values import ANSWER_LIMIT, LAST_ATTEMPTS, Claimed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -29,9 +29,6 @@ _DELIVERED = (
     "UPDATE deployments SET state = 'delivered', attempts = attempts + ?, reason = ?, settled_at = ?,"
     " sent_revision = coalesce(nullif(sent_revision, 0), ?) WHERE id = ? AND state != 'delivered'"
 )
-# A fact changed the deployment while it was being sent: restore what Hivel has. The build's times are kept.
-_SENT = (*rows.CONTENT_COLUMNS, "build_started_at", "build_ended_at")
-_SAY_WHAT_WAS_SENT = f"UPDATE deployments SET {', '.join(f'{name} = :{name}' for name in _SENT)} WHERE id = :id"  # noqa: S608
 _NOT_DELIVERED = (
     "UPDATE deployments SET state = ?, attempts = attempts + ?, reason = ?, settled_at = ?,"
     " next_attempt_at = coalesce(?, next_attempt_at) WHERE id = ? AND state = 'pending' AND revision = ?"
@@ -47,7 +44,7 @@ _LAST_ATTEMPTS = (
 )
 
 
-class Deliveries(Part):
+class Deliveries(Part, deliveries.Deliveries):
     """See :class:`agent.outbox.interface.Deliveries`."""
 
     def claim(self, limit: int, *, besides: Collection[int] = ()) -> list[Claimed]:
@@ -60,7 +57,7 @@ class Deliveries(Part):
         try:
             return [_claimed(row) for row in due]
         except (KeyError, msgspec.MsgspecError) as error:
-            raise damaged(self.path, f"a deployment is not valid: {error}") from error
+            raise self._damaged(f"a deployment is not valid: {error}") from error
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Record the outcomes of attempts, in one transaction.
@@ -94,13 +91,6 @@ class Deliveries(Part):
             )
             if changed.rowcount:
                 self._say_what_was_sent(each.claimed)
-
-    def _say_what_was_sent(self, claimed: Claimed) -> None:
-        row = self._one(f"SELECT {rows.COLUMNS} FROM deployments WHERE id = ?", (claimed.number,))  # noqa: S608
-        [deployment] = self._deployments([row])
-        sent = msgspec.structs.replace(deployment, content=claimed.content)
-        values = rows.deployment_columns(sent, row[1], self.clock.now_ms())
-        self._connection.execute(_SAY_WHAT_WAS_SENT, {**values, "id": claimed.number})
 
     def _failed(self, settlement: Settlement) -> None:
         number, counts = settlement.claimed.number, settlement.counts_as_attempt
@@ -136,19 +126,6 @@ class Deliveries(Part):
                 " WHERE state = 'pending' AND next_attempt_at > ?",
                 (self.clock.now_ms(), later_than),
             ).rowcount
-
-    def save_delivery_state(self, state: DeliveryState) -> None:
-        """Store the state of delivery for other processes."""
-        with self._writing():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO delivery (id, state, since, reason, next_probe_at) VALUES (1, ?, ?, ?, ?)",
-                msgspec.structs.astuple(state),
-            )
-
-    def delivery_state(self) -> DeliveryState | None:
-        """The stored state of delivery; None if delivery never ran."""
-        found = self._one("SELECT state, since, reason, next_probe_at FROM delivery")
-        return None if found is None else DeliveryState(*found)
 
 
 def _claimed(row: tuple[Any, ...]) -> Claimed:

@@ -33,6 +33,7 @@ class Part(Projects):
     _connection: PatientConnection
     _transactions: Transactions
     _AMONG = "IN (SELECT value FROM json_each(?) AS asked)"
+    _FOR_UPDATE = ""
 
     def __init__(
         self, path: Path, clock: Clock, *, max_size: int = 0, read_only: bool = False, as_inbox: bool = False
