@@ -16,7 +16,8 @@ from agent.inspect.dora.weeks import Span
 from agent.model.deployment import State
 from agent.model.status import Status
 from agent.model.weeks import DAY_MS, WEEK_MS, begin_of, week_of
-from agent.outbox.sqlite import connection, migrations, swap, weeks
+from agent.outbox.sql import weeks
+from agent.outbox.sqlite import connection, migrations, swap
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.sqlite.repair import repair
 from agent.outbox.sqlite.upgrade import upgrade

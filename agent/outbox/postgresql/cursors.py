@@ -16,7 +16,7 @@ _POLLED_AT_MS = 60_000
 _CLOCK_MS = 2_000
 
 
-class Cursors(AnyCursors, Part):
+class Cursors(Part, AnyCursors):
     """See :class:`agent.outbox.interface.Cursors`."""
 
     _saved_state: ControllerState | None = None

@@ -1,50 +1,42 @@
-"""The deployments of each week, environment and repository, added up: kept for the figures of DORA.
+"""Deployments that ended within a span, and their sums by week.
 
-A trigger notes, in the same transaction, that a week has changed (table ``changes``). Then its sums no longer count,
-and the week is read from its deployments. Housekeeping adds the week up again.
+A trigger notes, in the same transaction, that a week has changed (table ``changes``). Then its sums no longer count.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import msgspec
 import psycopg
 
-from agent.model.weeks import begin_of, week_of
+from agent.model.weeks import week_of
 from agent.outbox.postgresql.errors import in_words
 from agent.outbox.postgresql.names import named
 from agent.outbox.postgresql.part import Part
 from agent.outbox.rows import STATUSES
-from agent.outbox.tally import DeployedWeek, Sums, sums_of
+from agent.outbox.sql import weeks
+from agent.outbox.sql.weeks import weeks_of
 from agent.outbox.values import Deployed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from agent.outbox.postgresql.connection import Row
+    from agent.outbox.tally import DeployedWeek
 
-# Limits of one step of housekeeping: weeks that are added up, and deployments that are read.
-WEEKS = 50
-ROWS = 1_000
-# How often the current week is added up, in which most deployments are stored.
-CURRENT_MS = 600_000
 _COLUMNS = (
     "id, status, environment, repo_url, commit_hash, first_commit_at, started_at, ended_at,"
     " coalesce(is_hotfix(branch), false)"
 )
 _SPAN = f"SELECT {_COLUMNS} FROM deployments WHERE ended_at >= %s AND ended_at < %s AND state <> 'discarded'"  # noqa: S608
-_ENCODE = msgspec.msgpack.Encoder().encode
-_DECODE = msgspec.msgpack.Decoder(Sums).decode
 
 
-class Weeks(Part):
+class Weeks(Part, weeks.Weeks):
     """See :class:`agent.outbox.interface.Looking`."""
-
-    # When the current week was added up.
-    _added_up_at: int | None = None
 
     def deployed(
         self, since: int, until: int, *, environment: str | None = None, repo_url: str | None = None
@@ -81,8 +73,9 @@ class Weeks(Part):
         with self._reading() as connection, connection.cursor(name="weeks") as cursor:
             found = cursor.execute(sql, values * 2)
             try:
-                for place, weeks in groupby(found, key=lambda row: row[:2]):
-                    yield from _of_place(connection, place, (row[2:] for row in weeks), (since, until))
+                for place, of_place in groupby(found, key=lambda row: row[:2]):
+                    bodies = (row[2:] for row in of_place)
+                    yield from weeks_of(place, bodies, (since, until), partial(_within, connection))
             except msgspec.MsgspecError as error:
                 raise self._damaged(f"the sums of a week cannot be read: {error}") from error
 
@@ -103,59 +96,11 @@ class Weeks(Part):
             except KeyError as error:
                 raise self._damaged(f"a deployment has the unknown status {error}") from error
 
-    # ---- housekeeping
-
-    def _add_up_weeks(self, now: int) -> bool:
-        """Add up a few weeks that have none of their sums; True if there may be more. Within ``_alone``."""
-        waits = self._added_up_at is not None and 0 <= now - self._added_up_at < CURRENT_MS
-        found = self._all(
-            "SELECT environment, repo_url, week FROM weeks WHERE body IS NULL AND week < %s ORDER BY week LIMIT %s",
-            (week_of(now) + (not waits), WEEKS),
-        )
-        if not found:
-            self._added_up_at = self._added_up_at if waits else now
-            return False
-        read = 0
-        with self._writing():
-            for environment, repo_url, week in found:
-                place = (environment, repo_url)
-                rows = list(_rows(self._connection.usual(), place, begin_of(week), begin_of(week + 1)))
-                read += len(rows)
-                key = f"{named('environment')} AND {named('repo_url')} AND week = %s"
-                if rows:
-                    rows.sort(key=lambda row: (row.ended_at, row.number))
-                    body = _ENCODE(sums_of(rows))
-                    self._connection.execute(f"UPDATE weeks SET body = %s WHERE {key}", (body, *place, week))  # noqa: S608
-                else:
-                    self._connection.execute(f"DELETE FROM weeks WHERE {key}", (*place, week))  # noqa: S608
-                if read >= ROWS:
-                    break
-        return True
+    def _within(self, place: tuple[str, str], since: int, until: int) -> Iterator[Deployed]:
+        return _within(self._connection.usual(), place, since, until)
 
 
-def _of_place(
-    connection: psycopg.Connection[Row],
-    place: tuple[str, str],
-    weeks: Iterable[tuple[int, bytes | None]],
-    span: tuple[int, int],
-) -> Iterator[Deployed | DeployedWeek]:
-    """Weeks without sums that follow each other are read together: there is nothing between them."""
-    begin: int | None = None
-    end = 0
-    for week, body in weeks:
-        sums = None if body is None else _DECODE(body)
-        if sums is None or not sums.of_span(*span):
-            begin, end = week if begin is None else begin, week + 1
-            continue
-        if begin is not None:
-            yield from _rows(connection, place, max(span[0], begin_of(begin)), min(span[1], begin_of(end)))
-            begin = None
-        yield DeployedWeek(*place, week, sums)
-    if begin is not None:
-        yield from _rows(connection, place, max(span[0], begin_of(begin)), min(span[1], begin_of(end)))
-
-
-def _rows(connection: psycopg.Connection[Row], place: tuple[str, str], since: int, until: int) -> Iterator[Deployed]:
+def _within(connection: psycopg.Connection[Row], place: tuple[str, str], since: int, until: int) -> Iterator[Deployed]:
     """The deployments of a place. '' is also no environment and no repository."""
     environment, repo_url = place
     texts = [_SPAN, *(named(column) if name else f"(name_key({column}) = '' OR name_key({column}) IS NULL)"

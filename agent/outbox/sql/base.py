@@ -86,10 +86,14 @@ class Part(ABC):
     def _key(name: str) -> str:
         """What the indexes have of a column of names, or of the mark of a name: conditions use it for both."""
 
+    def _named(self, column: str) -> str:
+        """The condition that a column has this name."""
+        return f"{self._key(column)} = {self._key('?')}"
+
     @property
     def _of_job(self) -> str:
         """The condition on the controller and the name of a job."""
-        return f"controller = ? AND {self._key('full_name')} = {self._key('?')}"
+        return f"controller = ? AND {self._named('full_name')}"
 
     @property
     def _job_key(self) -> str:

@@ -176,7 +176,7 @@ class Cursors(Endings):
         ids = self._project_ids(self._names([run.project])[run.project])
         return any(
             self._one(
-                f"SELECT 1 FROM deployments WHERE project_id = ? AND {self._key('run')} = {self._key('?')}"  # noqa: S608
+                f"SELECT 1 FROM deployments WHERE project_id = ? AND {self._named('run')}"  # noqa: S608
                 " AND attempt = ?"
                 " AND coalesce(build_started_at, started_at) = ? LIMIT 1",
                 (project_id, run.number, run.attempt, started_at),
