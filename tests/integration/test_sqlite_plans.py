@@ -193,7 +193,7 @@ def test_looking_for_what_is_quiet_reads_an_index_and_single_rows(outbox: Sqlite
     assert [step for step in steps if step.startswith("SCAN deployments")] == [
         "SCAN deployments USING COVERING INDEX deployments_of_run"
     ]
-    assert "SEARCH deployments USING INTEGER PRIMARY KEY (rowid=?)" in steps
+    assert "SEARCH d USING INTEGER PRIMARY KEY (rowid=?)" in steps
 
 
 @pytest.mark.parametrize("conditions", [{}, {"environment": "production"}, {"repo_url": "x", "environment": "y"}])

@@ -60,7 +60,7 @@ _NOT_DELIVERED = (
     f" {', '.join(f'{name} = CASE WHEN {_COUNTS} THEN {value} ELSE {name} END' for name, value in _CHANGED)}"
     " WHERE id = %(id)s AND claim = %(claim)s"
     # The answer to a commit can be lost: then the same outcome comes again.
-    " AND NOT EXISTS (SELECT 1 FROM attempts AS a WHERE a.deployment = deployments.id AND a.n = deployments.attempts"
+    " AND NOT EXISTS (SELECT 1 FROM attempts AS a WHERE a.deployment = deployments.id AND a.n = %(attempts)s + 1"
     " AND a.at = %(at)s AND a.duration_ms = %(duration_ms)s AND a.verdict = %(verdict)s) RETURNING attempts"
 )
 _ATTEMPT = (
@@ -191,6 +191,7 @@ class Deliveries(Part, deliveries.Deliveries):
                 "id": claimed.number,
                 "revision": claimed.revision,
                 "claim": claimed.claim,
+                "attempts": claimed.attempts,
                 "at": settlement.at,
                 "duration_ms": settlement.duration_ms,
                 "verdict": settlement.verdict,
