@@ -142,6 +142,14 @@ def test_no_answer_is_no_status(outbox: Outbox) -> None:
     assert [attempt.http_status for attempt in outbox.attempts(before)] == [None]
 
 
+def test_two_attempts_with_the_same_time_and_outcome_both_count(outbox: Outbox) -> None:
+    [before] = inserted(outbox, deployment(1))
+    for _ in range(2):
+        outbox.settle([retry(claim_of(outbox, before.number))])
+    assert stored(outbox, 1).attempts == 2
+    assert [attempt.n for attempt in outbox.attempts(before)] == [1, 2]
+
+
 def test_of_many_attempts_the_first_and_the_last_are_kept_and_all_are_counted(outbox: Outbox) -> None:
     first, other = inserted(outbox, deployment(1), deployment(2))
     for n in range(1, 61):
