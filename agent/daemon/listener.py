@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, cast
 import h11
 import structlog
 import uvicorn
+from starlette.responses import PlainTextResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agent.config.settings import SocketFile
@@ -39,6 +40,7 @@ _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Type: text/plain\r\n"
     b"Content-Length: 21\r\n\r\ntoo many connections\n"
 )
+_STOPPING = PlainTextResponse("the agent stops; try again\n", 503, {"Retry-After": "5", "Connection": "close"})
 
 
 class _Server(uvicorn.Server):
@@ -123,8 +125,10 @@ class _Redacting:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._start: Message | None = None
+        self.has_begun = False
 
     async def __call__(self, message: Message) -> None:
+        self.has_begun = True
         if message["type"] == "http.response.start":
             self._start = message  # because it has the length of the body
             return
@@ -167,7 +171,13 @@ class Listener:
         self._server = _Server(config)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, _Redacting(send))
+        answering = _Redacting(send)
+        try:
+            await self.app(scope, receive, answering)
+        except asyncio.CancelledError:  # uvicorn gives up what is not answered when the listener closes
+            if answering.has_begun or not self._server.stopping.is_set():
+                raise
+            await _STOPPING(scope, receive, send)
 
     async def __aenter__(self) -> Self:
         self._serving = asyncio.create_task(self._server.serve([self._socket]))
