@@ -40,7 +40,7 @@ def test_the_end_of_a_probe_says_when_the_next_one_may_be_sent(server: Server) -
         shared.end_probe(first, 0)
         second = shared.begin_probe(60_000)
         assert second is not None
-        shared.end_probe(second, 60_000)
+        shared.end_probe(second, 30_000)
         assert shared.begin_probe(60_000) is None
         shared.end_probe(second, 0)  # it is not the current one any more
         assert shared.begin_probe(60_000) is None

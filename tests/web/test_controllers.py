@@ -32,6 +32,8 @@ def test_a_controller_shows_its_last_poll_its_followed_builds_and_its_requests(
     number = jenkins.start_build(HOSTILE)
     with site.client(VIEW_TOKEN) as client:
         wait_until(lambda: client.get("/controllers.json").json()["jobs"]["followed"], "the build is followed")
+        # It is stored before the poll ends.
+        wait_until(lambda: client.get("/controllers.json").json()["controllers"][0]["polled_at"], "the poll has ended")
         view = client.get("/controllers.json", params={"controller": "main"}).json()
         [main] = view["controllers"]
         assert (main["name"], main["state"], main["open_builds"]) == ("main", "ok", 1)
