@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tests.postgresql.cluster import Cluster
 
 settings.register_profile("same", derandomize=True, deadline=None)
+# For what talks to a server for each example.
+settings.register_profile("fewer", settings.get_profile("same"), max_examples=30)
 settings.register_profile("explore", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests import engines
 from tests.engines import Postgresql, Sqlite
@@ -43,6 +44,18 @@ def new_engine(
                 pytest.skip(why)
             url = f"{stack.enter_context(bouncing(cluster))}/{database}"
         yield lambda: Postgresql(cluster, database, url)
+
+
+@pytest.fixture(autouse=True)
+def _fewer_examples_with_a_server(request: pytest.FixtureRequest) -> Iterator[None]:
+    """An example takes ten times as long there as with a file, which plays them all."""
+    engine = getattr(request.node, "callspec", None) and request.node.callspec.params.get("new_engine")
+    if engine in (None, "sqlite") or "HYPOTHESIS_PROFILE" in os.environ:
+        yield
+        return
+    settings.load_profile("fewer")
+    yield
+    settings.load_profile("same")
 
 
 @pytest.fixture
