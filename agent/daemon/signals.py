@@ -26,4 +26,8 @@ def listening(*, stop: Callable[[], None], reload: Callable[[], None]) -> Iterat
     try:
         yield
     finally:
+        # The end of the loop would restore the default action. The mask is for the moment in between, and only for
+        # this thread; a thread that has not ended yet could still get the signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        loop.remove_signal_handler(signal.SIGHUP)
+        ignore_reload()
