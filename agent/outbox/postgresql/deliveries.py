@@ -58,10 +58,7 @@ _CHANGED = (
 _NOT_DELIVERED = (
     "UPDATE deployments SET attempts = attempts + %(counts)s,"  # noqa: S608
     f" {', '.join(f'{name} = CASE WHEN {_COUNTS} THEN {value} ELSE {name} END' for name, value in _CHANGED)}"
-    " WHERE id = %(id)s AND claim = %(claim)s"
-    # The answer to a commit can be lost: then the same outcome comes again.
-    " AND NOT EXISTS (SELECT 1 FROM attempts AS a WHERE a.deployment = deployments.id AND a.n = %(attempts)s + 1"
-    " AND a.at = %(at)s AND a.duration_ms = %(duration_ms)s AND a.verdict = %(verdict)s) RETURNING attempts"
+    " WHERE id = %(id)s AND claim = %(claim)s RETURNING attempts"
 )
 _ATTEMPT = (
     "INSERT INTO attempts (deployment, n, at, duration_ms, http_status, verdict, answer)"
@@ -118,10 +115,9 @@ class Deliveries(Part, deliveries.Deliveries):
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Record the outcomes of attempts, in one transaction.
 
-        Outcomes of claims that another agent has taken over change nothing, nor does the same outcome again. After a
-        success the deployment is delivered with the content that was sent, whatever its revision and state are now. Any
-        other outcome counts only if the deployment is still pending in the revision that was sent; otherwise only the
-        attempt is recorded.
+        Outcomes of claims that another agent has taken over change nothing. After a success the deployment is delivered
+        with the content that was sent, whatever its revision and state are now. Any other outcome counts only if the
+        deployment is still pending in the revision that was sent; otherwise only the attempt is recorded.
 
         The first and the last failed attempts are kept. Attempts that do not count leave only their reason. A success
         is stored in the deployment.
@@ -191,10 +187,6 @@ class Deliveries(Part, deliveries.Deliveries):
                 "id": claimed.number,
                 "revision": claimed.revision,
                 "claim": claimed.claim,
-                "attempts": claimed.attempts,
-                "at": settlement.at,
-                "duration_ms": settlement.duration_ms,
-                "verdict": settlement.verdict,
             },
         ).fetchone()
         if changed is None or not settlement.counts_as_attempt:
