@@ -8,9 +8,9 @@ from uuid import uuid4
 from agent.outbox.clock import DatabaseClock
 from agent.outbox.marks import refuse_marked
 from agent.outbox.postgresql.connection import Connection
-from agent.outbox.postgresql.marks import mark_of
 from agent.outbox.postgresql.migrations import migrate
 from agent.outbox.postgresql.transactions import Fence, Transactions
+from agent.outbox.sql.marks import mark_of
 from agent.outbox.sql.projects import Projects
 from agent.outbox.values import DamagedError
 
@@ -61,7 +61,9 @@ class Part(Projects):
         self._projects: dict[int, Project] = {}
         try:
             migrate(self._connection)
-            refuse_marked(self._connection.name, mark_of(self._connection))
+            with self._connection.words():
+                mark = mark_of(self._connection)
+            refuse_marked(self._connection.name, mark)
             if isinstance(clock, DatabaseClock):
                 clock.tell(self._one("SELECT now_ms()")[0])
         except BaseException:

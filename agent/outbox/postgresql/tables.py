@@ -10,9 +10,10 @@ from agent.outbox import marks
 from agent.outbox.marks import Mark
 from agent.outbox.postgresql.connection import Connection
 from agent.outbox.postgresql.leases import Leases
-from agent.outbox.postgresql.marks import forbid_changes, mark_of, put_mark, remove_mark
+from agent.outbox.postgresql.marks import forbid_changes, remove_mark
 from agent.outbox.postgresql.migrations import migrate
 from agent.outbox.postgresql.shared import Moved
+from agent.outbox.sql.marks import mark_of, put_mark
 from agent.outbox.tables import BATCH, TABLES
 from agent.outbox.values import OutboxError, StoredReport
 

@@ -1,36 +1,18 @@
-"""The mark of an outbox file: see :mod:`agent.outbox.marks`."""
+"""What keeps an outbox file from changes that was moved: see :mod:`agent.outbox.marks`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.outbox.marks import READ_ONLY, Mark
+from agent.outbox.marks import READ_ONLY
 from agent.outbox.tables import TABLES
 
 if TYPE_CHECKING:
     import sqlite3
 
-_READ = "SELECT copy, role, other, complete, progress FROM copies"
 # `emit` and an agent whose outbox is elsewhere keep reports in a file that was moved.
 _FIXED = [table for table in TABLES if table != "reports"]
 _CHANGES = ("INSERT", "UPDATE", "DELETE")
-
-
-def mark_of(connection: sqlite3.Connection) -> Mark | None:
-    """The mark; None: it has none."""
-    found = connection.execute(_READ).fetchone()
-    if found is None:
-        return None
-    copy, role, other, complete, progress = found
-    return Mark(copy, role, other, bool(complete), progress)
-
-
-def put_mark(connection: sqlite3.Connection, mark: Mark) -> None:
-    """Replace the mark. Call it within a transaction."""
-    connection.execute(
-        "INSERT OR REPLACE INTO copies (id, copy, role, other, complete, progress) VALUES (1, ?, ?, ?, ?, ?)",
-        (mark.copy, mark.role, mark.other, mark.complete, mark.progress),
-    )
 
 
 def forbid_changes(connection: sqlite3.Connection) -> None:

@@ -9,9 +9,9 @@ import msgspec
 
 from agent.model.causes import cause_of
 from agent.outbox.marks import refuse_marked
+from agent.outbox.sql.marks import mark_of
 from agent.outbox.sql.projects import Projects
 from agent.outbox.sqlite.connection import damaged, in_words, open_outbox
-from agent.outbox.sqlite.marks import mark_of
 from agent.outbox.sqlite.transactions import Transactions
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from uuid import uuid4
 
 from agent.outbox import marks
 from agent.outbox.marks import Mark
+from agent.outbox.sql.marks import mark_of, put_mark
 from agent.outbox.sqlite import copying, migrations
 from agent.outbox.sqlite.connection import RunLock, in_words, open_outbox
-from agent.outbox.sqlite.marks import forbid_changes, mark_of, put_mark, remove_mark
+from agent.outbox.sqlite.marks import forbid_changes, remove_mark
 from agent.outbox.sqlite.swap import beside, sync_folder
 from agent.outbox.tables import BATCH, TABLES
 from agent.outbox.values import OutboxError
