@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pytest
+
 from agent.outbox.sqlite.engine import SqliteOutbox
 from tests.integration.support import FakeClock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agent.outbox.interface import Outbox
     from tests.postgresql.cluster import Cluster
 
@@ -88,3 +93,23 @@ class Postgresql:
 
     def let_claims_run_out(self) -> None:
         self.cluster.execute("UPDATE deployments SET claimed_until = 0", self.database)
+
+
+@contextmanager
+def traced(outbox: Any) -> Iterator[list[str]]:
+    """The statements of the block."""
+    statements: list[str] = []
+    if isinstance(outbox, SqliteOutbox):
+        outbox._connection.set_trace_callback(statements.append)
+        yield statements
+        outbox._connection.set_trace_callback(None)
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        execute = outbox.connection.execute
+
+        def noted(sql: str, values: Any = None) -> Any:
+            statements.append(sql)
+            return execute(sql, values)
+
+        patch.setattr(outbox.connection, "execute", noted)
+        yield statements

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import closing, contextmanager
+from contextlib import closing
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from agent.config.file import load
 from agent.model.deployment import State
-from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import Change, JobCursor, OpenBuild, Progress, Renamed
 from tests.conformance.things import (
     claim_of,
@@ -27,11 +26,11 @@ from tests.conformance.things import (
     stored,
     success,
 )
+from tests.engines import traced
 from tests.integration.support import NOON
 from tests.web.bare import Bare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from agent.outbox.interface import Outbox
@@ -93,26 +92,6 @@ def fill(outbox: Outbox) -> None:
     assert [stored(outbox, n).state for n in (HELD, FAILED, DELIVERED)] == [State.HELD, State.FAILED, State.DELIVERED]
 
 
-@contextmanager
-def counted(outbox: Any) -> Iterator[list[str]]:
-    """The statements of the block."""
-    statements: list[str] = []
-    if isinstance(outbox, SqliteOutbox):
-        outbox._connection.set_trace_callback(statements.append)
-        yield statements
-        outbox._connection.set_trace_callback(None)
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        execute = outbox.connection.execute
-
-        def noted(sql: str, values: Any = None) -> Any:
-            statements.append(sql)
-            return execute(sql, values)
-
-        patch.setattr(outbox.connection, "execute", noted)
-        yield statements
-
-
 def with_small_sets(monkeypatch: pytest.MonkeyPatch, outbox: Outbox) -> None:
     """Sets that are too large to be read or counted, as with many deployments."""
     pages = import_module(type(outbox).__module__.replace("engine", "pages"))
@@ -136,7 +115,7 @@ def test_a_list_and_a_page_of_one_deployment_make_at_most_five_statements(
 
     async def ask() -> None:
         for page in PAGES:
-            with closing(engine.open()) as cold, counted(cold) as those:
+            with closing(engine.open()) as cold, traced(cold) as those:
                 async with Bare(load(tmp_path / "config.toml", tokens=False), cold).client() as client:
                     answer = await client.get(page)
             assert answer.status_code == 200, (page, answer.text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import Filter, Page
 from tests.conformance.test_pages import CHOICES, ROWS, walked
 from tests.conformance.things import content, deployment, inserted, run
+from tests.engines import traced
 from tests.integration.support import NOON, FakeClock
 
 if TYPE_CHECKING:
@@ -72,14 +73,6 @@ def fill(outbox: SqliteOutbox, number: int) -> None:
                 for n in range(1, number + 1)
             ),
         )
-
-
-@contextmanager
-def traced(outbox: SqliteOutbox) -> Iterator[list[str]]:
-    statements: list[str] = []
-    outbox._connection.set_trace_callback(statements.append)
-    yield statements
-    outbox._connection.set_trace_callback(None)
 
 
 @pytest.mark.parametrize("limits", [(5_000, 20_000, 60_000), (0, 20_000, 60_000), (0, 0, 50)])

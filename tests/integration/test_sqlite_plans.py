@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from tests.conformance.things import (
     stored,
     success,
 )
+from tests.engines import traced
 from tests.integration.support import NOON, FakeClock
 
 if TYPE_CHECKING:
@@ -47,15 +48,6 @@ def clock() -> FakeClock:
 def outbox(tmp_path: Path, clock: FakeClock) -> Iterator[SqliteOutbox]:
     with SqliteOutbox(tmp_path / "o.db", clock) as outbox:
         yield outbox
-
-
-@contextmanager
-def traced(outbox: SqliteOutbox) -> Iterator[list[str]]:
-    """What SQLite is asked meanwhile."""
-    statements: list[str] = []
-    outbox._connection.set_trace_callback(statements.append)
-    yield statements
-    outbox._connection.set_trace_callback(None)
 
 
 def scans(outbox: SqliteOutbox, statements: list[str]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from abc import abstractmethod
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -155,15 +156,17 @@ class Sender(Actor):
         """How many nobody has accepted."""
         return len(self._waiting)
 
+    @abstractmethod
     def name_of(self, number: int) -> str:
         """The deployment_id."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self, number: int) -> Any:
-        raise NotImplementedError
+        """What is sent."""
 
+    @abstractmethod
     def post(self, seat: Seat, number: int, content: Any) -> httpx.Response:
-        raise NotImplementedError
+        """Send it to this agent."""
 
 
 class Reports(Sender):
