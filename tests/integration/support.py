@@ -177,4 +177,9 @@ class Agent:
             )  # fmt: skip
 
     def log(self) -> str:
+        """What is written so far. A thread of the daemon writes it: a line may come after the answer it belongs to."""
         return (self.folder / "agent.log").read_text()
+
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        """Wait until the log has a text, at least so many times."""
+        wait_until(lambda: self.log().count(text) >= times, f"the log says {text!r}, {times} times")

@@ -472,6 +472,7 @@ def test_a_mistake_in_some_work_is_said_counted_seen_and_over_when_the_work_succ
     wrong = {name: check["reason"] for name, check in checks.items() if not check["ok"]}
     assert list(wrong) == [f"work: {work}"]
     assert "RuntimeError: nobody expected this" in wrong[f"work: {work}"]
+    agent.wait_for_log("nobody expected this")
     [line] = [line for line in agent.log().splitlines() if "nobody expected this" in line]
     assert "level=error" in line and "Traceback" in line and work in line
     if work not in ("delivery", "polls of main"):
@@ -480,7 +481,7 @@ def test_a_mistake_in_some_work_is_said_counted_seen_and_over_when_the_work_succ
     wait_until(lambda: ready(agent)[0] == 200, "it is ready again")
     wait_until(lambda: len(hivel.deployments()) == 3, "everything has arrived")
     assert mistakes(agent, work) >= 3
-    assert 'event="works again"' in agent.log()
+    agent.wait_for_log('event="works again"')
 
 
 # ---- the clock
@@ -498,7 +499,7 @@ def test_a_clock_that_is_set_by_years_stops_neither_polls_nor_deliveries(
     clock.write_text(str(years * 365 * 86_400))
     jenkins.add_builds(JOB, 1, repo=REPO)
     wait_until(lambda: len(hivel.deployments()) == 2, "the second build has arrived too")
-    assert "the system clock was changed" in agent.log()
+    agent.wait_for_log("the system clock was changed")
     clock.write_text("0")
     jenkins.add_builds(JOB, 1, repo=REPO)
     wait_until(lambda: len(hivel.deployments()) == 3, "and the third, when the clock is right again")

@@ -118,6 +118,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing_and_doubles_nothing(
     recovered_s = time.monotonic() - room_since
     wait_until(lambda: agent.json("status")["events"]["delivered"] == 440, "everything is settled")
     assert times_posted(hivel) == [1] * 440
+    agent.wait_for_log('event="works again"')
     assert agent.log().count('event="works again"') == 1
     print(f"full disk: 440 builds, 0 lost, 0 doubled, {recovered_s:.1f} s after there was room")  # noqa: T201
 

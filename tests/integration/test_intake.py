@@ -141,6 +141,7 @@ def test_what_a_team_may_not_report_is_403_with_a_line_in_the_log(configured: Do
         assert configured.post({**report, "job": "pay/a"}, token=TEAM_TOKEN).status_code == 202
         assert configured.post({**report, "job": "pay/a", "environment": "us"}, token=TEAM_TOKEN).status_code == 403
         assert configured.post({**report, "job": "deploy/shop"}).status_code == 202
+        configured.wait_for_log('event="report not allowed"', 2)
         assert configured.log().count('event="report not allowed"') == 2
     finally:
         process.kill()
@@ -329,6 +330,7 @@ def test_without_a_required_token_no_web_page_reports(without_token: Doors) -> N
         if status == 403:
             assert httpx.post(daemon.intake + "/v1/wake", headers=headers).status_code == 403, headers
     assert daemon.json("queue", "list") == []
+    daemon.wait_for_log("request refused", 13)
     assert daemon.log().count("request refused") == 13
 
 

@@ -321,7 +321,7 @@ def test_the_daemon_tells_of_failed_events_with_their_reasons(
     said = json.loads((tmp_path / "told").read_text())
     assert (said["kind"], said["state"], said["count"]) == ("events_failed", "firing", 1)
     assert said["reasons"][0]["count"] == 1 and "400" in said["reasons"][0]["reason"]
-    assert 'event="notification sent" kind=events_failed' in agent.log()
+    agent.wait_for_log('event="notification sent" kind=events_failed')
 
 
 @pytest.fixture

@@ -47,6 +47,12 @@ class Site:
     url: str
     process: Popen[str]
 
+    def whole_log(self) -> str:
+        """Stop the daemon: then nothing of its log is still to be written."""
+        self.process.terminate()
+        assert self.process.wait(120) == 0
+        return self.agent.log()
+
     def client(self, token: str | None = None) -> httpx.Client:
         """A client that sends a bearer token, or nothing."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}

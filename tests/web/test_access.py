@@ -219,8 +219,9 @@ def test_a_busy_port_disables_the_pages_and_nothing_else(
         agent = configured(tmp_path, jenkins_server, hivel_server, f'listen = "127.0.0.1:{port}"\n')
         process = agent.start()
         try:
-            wait_until(lambda: "event=started" in agent.log(), "the daemon has started")
-            assert "cannot listen" in agent.log() and f"127.0.0.1:{port}" in agent.log()
+            agent.wait_for_log("event=started")
+            agent.wait_for_log("cannot listen")
+            assert f"127.0.0.1:{port}" in agent.log()
         finally:
             process.terminate()
             assert process.wait(120) == 0

@@ -91,8 +91,9 @@ def test_a_build_is_reported_once_and_leads_to_its_deployment(old_site: Site, hi
         assert "It is in the outbox: " in page
         assert client.get(page.split('href="/deployments/')[1].partition('"')[0].join(("/deployments/", ""))).is_success
         assert len(hivel.deployments()) == 1
-    assert "build reported" in old_site.agent.log()
-    assert "by=Ada" in old_site.agent.log()
+    log = old_site.whole_log()
+    assert "build reported" in log
+    assert "by=Ada" in log
 
 
 def test_who_may_only_view_reports_nothing_and_sees_no_values_of_parameters(old_site: Site) -> None:

@@ -106,7 +106,7 @@ def test_poll_now_starts_a_poll_and_needs_the_right_to_act(site: Site) -> None:
         answer = client.post("/controllers/poll", data={"controller": "main"})
         assert (answer.status_code, answer.headers["Location"]) == (303, "/controllers?controller=main")
         assert client.post("/controllers/poll", data={"controller": "other"}).status_code == 404
-    assert "poll requested" in site.agent.log()
+    assert "poll requested" in site.whole_log()
 
 
 def test_without_a_login_controllers_show_states_and_counts_and_no_names_of_jobs(

@@ -45,7 +45,7 @@ def test_a_form_that_is_too_large_or_no_form_is_refused_at_the_login_too(site: S
             answer = client.post("/login", content=body)
             assert answer.status_code == status
             assert "This did not work" in answer.text
-    assert "Traceback" not in site.agent.log()
+    assert "Traceback" not in site.whole_log()
 
 
 @pytest.mark.parametrize("path", ["/deployments/", "/tasks/"])
@@ -53,7 +53,7 @@ def test_a_form_that_is_too_large_or_no_form_is_refused_at_the_login_too(site: S
 def test_a_number_of_any_length_is_no_error(site: Site, path: str, digits: int) -> None:
     with site.client() as client:
         assert client.get(path + "9" * digits).status_code == 404
-    assert "Traceback" not in site.agent.log()
+    assert "Traceback" not in site.whole_log()
 
 
 def test_nobody_can_say_where_a_request_comes_from(site: Site) -> None:
@@ -61,7 +61,7 @@ def test_nobody_can_say_where_a_request_comes_from(site: Site) -> None:
     with site.client() as client:
         statuses = [_log_in(client, "wrong", **{"X-Forwarded-For": f"192.0.2.{n}"}) for n in range(6)]
     assert statuses == [403] * 5 + [429]
-    assert "192.0.2." not in site.agent.log()
+    assert "192.0.2." not in site.whole_log()
 
 
 def test_guesses_at_the_same_time_do_not_escape_the_limit(
@@ -80,7 +80,7 @@ def test_refused_guesses_do_not_fill_the_log(site: Site) -> None:
     with site.client() as client:
         for _ in range(20):
             _log_in(client, "wrong")
-    assert site.agent.log().count("login refused") == 5
+    assert site.whole_log().count("login refused") == 5
 
 
 def test_a_browser_that_was_used_before_is_not_locked_out_by_others(site: Site) -> None:

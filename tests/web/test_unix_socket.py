@@ -129,7 +129,8 @@ def test_a_socket_that_cannot_be_used_disables_the_pages_and_nothing_else(
         elif what == "a plain file":
             file.write_text("kept")
         with _listening(agent, file):
-            assert "cannot listen" in agent.log() and str(file) in agent.log()
+            agent.wait_for_log("cannot listen")
+            assert str(file) in agent.log()
         if what == "a listening process":
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(file))
