@@ -12,42 +12,32 @@ if TYPE_CHECKING:
     from agent.outbox.leases import Member
 
 
-def weight(controller: str, agent: str) -> bytes:
-    """Rendezvous hashing: of the agents, the one with the largest weight is preferred for the controller.
+def by_preference(me: str, controllers: Iterable[str]) -> list[str]:
+    """The controllers in an order that is another one for each agent, and always the same for this one.
 
-    When an agent comes or goes, only its own controllers change hands.
+    So agents that take free controllers at the same time begin with different ones, and give back what they took last.
     """
-    return blake2b(f"{controller}\0{agent}".encode(), digest_size=8).digest()
 
+    def weight(controller: str) -> bytes:
+        return blake2b(f"{controller}\0{me}".encode(), digest_size=8).digest()
 
-def preferred(controller: str, agents: Iterable[str]) -> str:
-    """The agent that takes this controller first."""
-    return max(agents, key=lambda agent: weight(controller, agent))
+    return sorted(controllers, key=weight, reverse=True)
 
 
 def target(controllers: int, agents: int) -> int:
-    """How many controllers an agent takes at most."""
+    """How many controllers an agent takes at most. Together, the agents have room for all."""
     return ceil(controllers / max(1, agents))
 
 
-def taken_by(me: str, free: Collection[str], agents: Collection[str], room: int) -> tuple[list[str], list[str]]:
-    """The free controllers that this agent takes now, and those that it leaves to preferred agents for a moment."""
-    mine: list[str] = []
-    theirs: list[str] = []
-    for controller in sorted(free, key=lambda each: weight(each, me), reverse=True):
-        (mine if preferred(controller, agents) == me else theirs).append(controller)
-    return mine[:room], theirs[: max(0, room - len(mine))]
-
-
 def surplus(me: str, mine: Collection[str], controllers: int, living: Sequence[Member]) -> list[str]:
-    """What this agent should give to others, those first for which it is least preferred.
+    """What this agent should give to others, the last in its order.
 
     It has surplus above the target. If another agent has less than its share, already above that share.
     """
     others = [member.holds for member in living if member.agent.id != me]
     share = controllers // max(1, len(living))
     keeps = share if any(holds < share for holds in others) else target(controllers, len(living))
-    return sorted(mine, key=lambda each: weight(each, me))[: max(0, len(mine) - keeps)]
+    return by_preference(me, mine)[keeps:]
 
 
 def at_once(controllers: int) -> int:

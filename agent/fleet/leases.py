@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agent.fleet.balance import at_once, surplus, taken_by, target
+from agent.fleet.balance import at_once, by_preference, surplus, target
 from agent.outbox.leases import Fence
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ _MARGIN = 2 / 15
 _LATELY = 1 / 2
 # After an expiry the agent asks this much later, plus as much at random: the agents do not all ask at once.
 _AFTER_EXPIRY_MS = 50
-# How long a free controller is left to the agent that is preferred for it: a part of the TTL.
-_PATIENCE = 1 / 15
+# When to try again to take what was free and could not be taken, because its last holder is within a transaction, as a
+# part of the TTL.
+_AGAIN = 1 / 15
 
 
 @dataclass
@@ -52,7 +53,6 @@ class Leases:
         self._declared = False
         self._trusted_until = self.clock.monotonic()
         self._surrendered_at = self._trusted_until
-        self._left_since: dict[str, float] = {}
         self._given_at: dict[str, float] = {}
 
     @property
@@ -118,24 +118,18 @@ class Leases:
         now = self.clock.monotonic()
         lately = now - self.ttl_ms * _LATELY / 1000  # what this agent gave away is for others
         free = [name for name in view.free if name in self.controllers and self._given_at.get(name, lately) <= lately]
-        self._left_since = {name: self._left_since.get(name, now) for name in free}
-        if room <= 0:
-            return self._next_look(view, left=False)
-        agents = {each.agent.id for each in self._living()} | {self.me.id}
-        chosen, left = taken_by(self.me.id, free, agents, room)
-        long_ago = now - self.ttl_ms * _PATIENCE / 1000
-        chosen += [name for name in left if self._left_since[name] <= long_ago]
-        if chosen:
-            began = self.clock.monotonic()
-            self.mine |= self.table.take(self.me, chosen, self.ttl_ms)
-            self._trusted_until = min(self._trusted_until, began + self.ttl_ms * (1 - _MARGIN) / 1000)
-        return self._next_look(view, left=any(name not in self.mine for name in (*chosen, *left)))
+        if room <= 0 or not free:
+            return self._next_look(view, missed=False)
+        taken = self.table.take(self.me, by_preference(self.me.id, free), room, self.ttl_ms)
+        self.mine |= taken
+        self._trusted_until = min(self._trusted_until, now + self.ttl_ms * (1 - _MARGIN) / 1000)
+        return self._next_look(view, missed=len(taken) < min(room, len(free)))
 
-    def _next_look(self, view: View, *, left: bool) -> float:
-        """The next renewal, or earlier: when a lease may expire, or when what was left to others may be taken."""
+    def _next_look(self, view: View, *, missed: bool) -> float:
+        """The next renewal, or earlier: when a lease may expire, or when what was missed may be taken."""
         waits = [self.interval_s * 1000]
-        if left:
-            waits.append(self.ttl_ms * _PATIENCE)
+        if missed:
+            waits.append(self.ttl_ms * _AGAIN)
         if view.next_expiry_ms is not None:
             jitter = self.rng.uniform(1, 2) * min(_AFTER_EXPIRY_MS, self.ttl_ms / 100)
             waits.append(view.next_expiry_ms + jitter)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class LeaseTable(Protocol):
         """Renew all leases of this agent for ``ttl_ms``, and note that it lives: one statement."""
         ...
 
-    def take(self, me: Agent, controllers: Collection[str], ttl_ms: int) -> dict[str, int]:
-        """Take those of these controllers that are free; returns their new epochs.
+    def take(self, me: Agent, controllers: Sequence[str], most: int, ttl_ms: int) -> dict[str, int]:
+        """Take those of these controllers that are free, in this order, at most so many; returns their new epochs.
 
         A controller whose last holder is within a fenced transaction is not free yet.
         """

@@ -129,7 +129,7 @@ def test_an_enqueue_under_a_lease(world: World, outbox: PostgresqlOutbox) -> Non
         with Connection(world.direct) as connection:
             leases = Leases(connection)
             leases.declare(["main"])
-            leases.take(ME, ["main"], TTL_MS)
+            leases.take(ME, ["main"], 1, TTL_MS)
         outbox.fence(LeaseFence(Fence("main", ME.id, 1)))
         ingest = ingest_of(outbox)
 

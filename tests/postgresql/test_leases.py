@@ -65,8 +65,8 @@ def test_a_controller_has_one_holder_until_its_lease_expires(table, later):
     first, second = agent("one"), agent("two")
     table.declare(NAMES)
     assert table.renew(first, TTL).free == NAMES
-    assert table.take(first, NAMES, TTL) == {"a": 1, "b": 1, "c": 1}
-    assert table.take(second, NAMES, TTL) == {}
+    assert table.take(first, NAMES, 3, TTL) == {"a": 1, "b": 1, "c": 1}
+    assert table.take(second, NAMES, 3, TTL) == {}
     assert not table.renew(second, TTL).free
     later(10_000)
     assert table.renew(first, TTL).mine == {"a": 1, "b": 1, "c": 1}
@@ -75,7 +75,7 @@ def test_a_controller_has_one_holder_until_its_lease_expires(table, later):
     assert (view.mine, list(view.free)) == ({}, [])
     assert view.next_expiry_ms is not None and 0 < view.next_expiry_ms <= 5_000
     later(5_001)
-    assert table.take(second, ["a", "b"], TTL) == {"a": 2, "b": 2}
+    assert table.take(second, ["a", "b"], 2, TTL) == {"a": 2, "b": 2}
     assert table.renew(first, TTL).mine == {"c": 1}
 
 
@@ -84,36 +84,45 @@ def test_who_comes_first_gets_a_free_controller(table, connect):
     tables = [Leases(connect()) for _ in range(4)]
 
     def take(one: Leases) -> set[str]:
-        return set(one.take(agent(), [f"jenkins-{number}" for number in range(50)], TTL))
+        return set(one.take(agent(), [f"jenkins-{number}" for number in range(50)], 50, TTL))
 
     with ThreadPoolExecutor(4) as pool:
         taken = list(pool.map(take, tables))
     assert sum(map(len, taken)) == len(set.union(*taken)) == 50
 
 
+def test_agents_that_take_at_the_same_time_divide_what_is_free_in_one_attempt_each(table, connect):
+    """Each wants the same controllers first. What another agent takes at this moment is skipped, not waited for."""
+    table.declare(names := [f"jenkins-{number}" for number in range(50)])
+    first, second = Transactions(connect()), Transactions(connect())
+    with first.nested, second.nested:
+        taken = [list(Leases(each.connection).take(agent(), names, 25, TTL)) for each in (first, second)]
+    assert taken == [names[:25], names[25:]]
+
+
 def test_a_transaction_under_a_lease_holds_back_who_takes_it_but_not_its_renewal(table, connect, later):
     first, second = agent(), agent()
     table.declare(["a"])
-    table.take(first, ["a"], TTL)
+    table.take(first, ["a"], 1, TTL)
     transactions = Transactions(connect())
     transactions.fence = LeaseFence(Fence("a", first.id, 1))
     with transactions.nested:
         assert table.renew(first, TTL).mine == {"a": 1}
         later(TTL + 1)
-        assert table.take(second, ["a"], TTL) == {}
-    assert table.take(second, ["a"], TTL) == {"a": 2}
+        assert table.take(second, ["a"], 1, TTL) == {}
+    assert table.take(second, ["a"], 1, TTL) == {"a": 2}
 
 
 def test_who_stands_still_within_a_transaction_does_not_hold_the_lease_for_long(table, connect, later):
     """A process that is frozen, or a machine that is cut off: nobody ends the transaction but the server."""
     first, second = agent(), agent()
     table.declare(["a"])
-    table.take(first, ["a"], TTL)
+    table.take(first, ["a"], 1, TTL)
     transactions = Transactions(connect())
     transactions.fence = LeaseFence(Fence("a", first.id, 1), still_ms=200)
     with pytest.raises(OutboxError), transactions.nested:
         later(TTL + 1)
-        wait_until(lambda: table.take(second, ["a"], TTL) == {"a": 2}, "the other agent has the lease", 20)
+        wait_until(lambda: table.take(second, ["a"], 1, TTL) == {"a": 2}, "the other agent has the lease", 20)
 
 
 @pytest.mark.parametrize(("lease_ms", "still_ms"), [(15_000, 10_000), (300_000, 30_000), (500, 3_000)])
@@ -125,16 +134,16 @@ def test_a_transaction_may_stand_still_for_less_time_than_its_lease_has_left(lea
 def test_without_the_lease_a_transaction_does_not_begin(table, connect, later, lost):
     first, second = agent(), agent()
     table.declare(["a"])
-    table.take(first, ["a"], TTL)
+    table.take(first, ["a"], 1, TTL)
     if lost == "released":
         table.release(first, ["a"])
     elif lost == "taken again by the same agent":
         table.release(first, ["a"])
-        table.take(first, ["a"], TTL)
+        table.take(first, ["a"], 1, TTL)
     else:
         later(TTL + 1)
     if lost == "taken":
-        table.take(second, ["a"], TTL)
+        table.take(second, ["a"], 1, TTL)
     connection = connect()
     transactions = Transactions(connection)
     transactions.fence = LeaseFence(Fence("a", first.id, 1))
@@ -149,11 +158,11 @@ def test_an_agent_that_leaves_frees_its_leases_and_wakes_the_others(table, conne
     first = agent()
     table.declare(NAMES)
     table.renew(first, TTL)
-    table.take(first, NAMES, TTL)
+    table.take(first, NAMES, 3, TTL)
     table.leave(first)
     assert [note.channel for note in listener.notifies(timeout=120, stop_after=1)] == ["hivel_leases"]
     second = agent()
-    assert table.take(second, NAMES, TTL) == {"a": 2, "b": 2, "c": 2}
+    assert table.take(second, NAMES, 3, TTL) == {"a": 2, "b": 2, "c": 2}
     assert [member.agent.id for member in table.members()] == []
 
 
@@ -161,7 +170,7 @@ def test_agents_see_each_other_and_who_is_gone(table, later):
     first, second = agent("one"), agent("two")
     table.declare(NAMES)
     table.renew(first, TTL)
-    table.take(first, ["a", "b"], TTL)
+    table.take(first, ["a", "b"], 2, TTL)
     table.renew(second, TTL)
     assert [(each.agent.name, each.living, each.holds) for each in table.members()] == [
         ("one", True, 2),
@@ -198,5 +207,5 @@ def test_the_statement_of_an_idle_agent_takes_no_longer_with_a_thousand_controll
     names = [f"jenkins-{number}" for number in range(1_000)]
     me = agent()
     table.declare(names)
-    table.take(me, names, TTL)
+    table.take(me, names, 1_000, TTL)
     assert len(table.renew(me, TTL).mine) == 1_000

@@ -9,7 +9,7 @@ from agent.outbox.leases import Agent, Fence, Lease, Member, View
 from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 
 @dataclass
@@ -53,11 +53,11 @@ class MemoryTable:
             leaving=seen.leaving,
         )
 
-    def take(self, me: Agent, controllers: Collection[str], ttl_ms: int) -> dict[str, int]:
-        taken = {}
+    def take(self, me: Agent, controllers: Sequence[str], most: int, ttl_ms: int) -> dict[str, int]:
+        taken: dict[str, int] = {}
         for name in controllers:
             row = self.rows[name]
-            if row.expires_at <= self.now_ms and not self.open.get(name):
+            if len(taken) < most and row.expires_at <= self.now_ms and not self.open.get(name):
                 row.holder, row.epoch, row.expires_at = me.id, row.epoch + 1, self.now_ms + ttl_ms
                 taken[name] = row.epoch
         return taken
@@ -110,8 +110,8 @@ class Unreliable:
     def renew(self, me: Agent, ttl_ms: int) -> View:
         return self._ask(lambda: self.table.renew(me, ttl_ms))
 
-    def take(self, me: Agent, controllers: Collection[str], ttl_ms: int) -> dict[str, int]:
-        return self._ask(lambda: self.table.take(me, controllers, ttl_ms))
+    def take(self, me: Agent, controllers: Sequence[str], most: int, ttl_ms: int) -> dict[str, int]:
+        return self._ask(lambda: self.table.take(me, controllers, most, ttl_ms))
 
     def release(self, me: Agent, controllers: Collection[str]) -> None:
         self._ask(lambda: self.table.release(me, controllers))

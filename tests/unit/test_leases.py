@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agent.fleet.balance import preferred, target
+from agent.fleet.balance import by_preference, target
 from agent.fleet.leases import TTL_MS, Leases
 from agent.outbox.leases import Agent, Fence
 from agent.outbox.values import OutboxError
@@ -166,12 +166,27 @@ def test_what_an_agent_gives_to_others_it_does_not_take_back(fleet):
     assert counts(fleet) == [0, 12]
 
 
-def test_only_the_controllers_of_an_agent_that_dies_change_hands():
+@pytest.mark.parametrize("number", range(20))
+def test_what_a_stopped_agent_leaves_is_taken_at_the_first_turn_of_the_others(fleet, number):
+    """Also if some of them have more than their share and cannot take any, and if the stopped one starts again."""
+    agents = [fleet.join() for _ in range(4)]
+    fleet.run(10 + 15 * number, *agents)
+    assert set(fleet.holders()) == set(fleet.controllers)
+    stopped = agents.pop(number % 4)
+    stopped.leave()
+    if number % 2:
+        agents.append(fleet.join())
+    for agent in agents:
+        agent.turn()
+    assert set(fleet.holders()) == set(fleet.controllers)
+
+
+def test_each_agent_has_an_order_of_its_own():
     names = [f"jenkins-{number}" for number in range(200)]
-    before = {name: preferred(name, ["a", "b", "c"]) for name in names}
-    after = {name: preferred(name, ["a", "b"]) for name in names}
-    assert all(after[name] == holder for name, holder in before.items() if holder != "c")
-    assert {after[name] for name, holder in before.items() if holder == "c"} == {"a", "b"}
+    orders = [by_preference(agent, names) for agent in ("a", "b", "c")]
+    assert all(sorted(order) == sorted(names) for order in orders)
+    assert len({order[0] for order in orders}) == 3
+    assert by_preference("a", reversed(names)) == orders[0]
 
 
 @pytest.mark.parametrize(("controllers", "agents", "most"), [(0, 1, 0), (1, 3, 1), (7, 2, 4), (8, 2, 4), (5, 0, 5)])
@@ -197,7 +212,7 @@ def test_a_lease_whose_answer_was_lost_is_found_by_the_next_renewal(fleet):
     agent = fleet.join()
     fleet.table.declare(fleet.controllers)
     agent.table.fails = "after"
-    fleet.table.take(agent.me, fleet.controllers, TTL_MS)
+    fleet.table.take(agent.me, fleet.controllers, 12, TTL_MS)
     with pytest.raises(OutboxError):
         agent.turn()
     agent.table.fails = "never"

@@ -10,7 +10,7 @@ from agent.outbox.postgresql.migrations import refuse_newer
 from agent.outbox.values import LeaseLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from agent.outbox.clock import DatabaseClock
     from agent.outbox.leases import Fence
@@ -43,10 +43,10 @@ SELECT
 """
 _TAKE = """
 WITH free AS (
-    SELECT controller FROM leases WHERE controller = ANY(%s) AND expires_at <= now_ms()
-        ORDER BY controller FOR UPDATE SKIP LOCKED
+    SELECT controller FROM leases WHERE controller = ANY(%(those)s) AND expires_at <= now_ms()
+        ORDER BY array_position(%(those)s, controller) LIMIT %(most)s FOR UPDATE SKIP LOCKED
 )
-UPDATE leases AS l SET holder = %s, epoch = l.epoch + 1, expires_at = now_ms() + %s
+UPDATE leases AS l SET holder = %(me)s, epoch = l.epoch + 1, expires_at = now_ms() + %(ttl)s
     FROM free WHERE l.controller = free.controller RETURNING l.controller, l.epoch
 """
 _RELEASE = """
@@ -101,9 +101,10 @@ class Leases:
             self._clock.tell(now_ms)
         return View(mine or {}, free or [], self.members(), next_expiry_ms, leaving)
 
-    def take(self, me: Agent, controllers: Collection[str], ttl_ms: int) -> dict[str, int]:
+    def take(self, me: Agent, controllers: Sequence[str], most: int, ttl_ms: int) -> dict[str, int]:
         """See the protocol."""
-        return dict(self._connection.all(_TAKE, (list(controllers), me.id, ttl_ms)))
+        values = {"those": list(controllers), "most": most, "me": me.id, "ttl": ttl_ms}
+        return dict(self._connection.all(_TAKE, values))
 
     def release(self, me: Agent, controllers: Collection[str]) -> None:
         """See the protocol."""
