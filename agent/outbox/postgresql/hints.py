@@ -25,7 +25,8 @@ class Hints:
         if opened.prepare_threshold is None:
             self._connection.close()
             return None
-        self._connection.all(f"LISTEN {CHANNEL}; SELECT 1")
+        with self._connection.words():
+            self._connection.execute(f"LISTEN {CHANNEL}")
         return opened.fileno()
 
     def heard(self) -> bool:
