@@ -114,10 +114,14 @@ class Leases:
 
     def _take(self, view: View) -> float:
         """Take free controllers; returns when to look again."""
-        room = target(len(self.controllers), len(self._living())) - len(self.mine)
+        most = target(len(self.controllers), len(self._living()))
+        room = most - len(self.mine)
         now = self.clock.monotonic()
-        lately = now - self.ttl_ms * _LATELY / 1000  # what this agent gave away is for others
-        free = [name for name in view.free if name in self.controllers and self._given_at.get(name, lately) <= lately]
+        free = [name for name in view.free if name in self.controllers]
+        if any(each.holds < most for each in self._living() if each.agent.id != self.me.id):
+            # What this agent gave away is for them.
+            lately = now - self.ttl_ms * _LATELY / 1000
+            free = [name for name in free if self._given_at.get(name, lately) <= lately]
         if room <= 0 or not free:
             return self._next_look(view, missed=False)
         taken = self.table.take(self.me, by_preference(self.me.id, free), room, self.ttl_ms)

@@ -166,6 +166,21 @@ def test_what_an_agent_gives_to_others_it_does_not_take_back(fleet):
     assert counts(fleet) == [0, 12]
 
 
+def test_what_an_agent_gave_away_it_takes_back_at_once_if_nobody_else_has_room(fleet):
+    """The agent that got it has stopped. The third one has its share."""
+    first, second = fleet.join(), fleet.join()
+    fleet.run(240, first, second)
+    third = fleet.join()
+    third.turn()
+    while not third.mine:
+        fleet.run(1, first, second)
+        third.turn()
+    third.leave()
+    second.turn()
+    first.turn()
+    assert set(fleet.holders()) == set(fleet.controllers)
+
+
 @pytest.mark.parametrize("number", range(20))
 def test_what_a_stopped_agent_leaves_is_taken_at_the_first_turn_of_the_others(fleet, number):
     """Also if some of them have more than their share and cannot take any, and if the stopped one starts again."""
