@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from agent.config.settings import PostgresqlSettings
 from agent.model import times
-from agent.model.git import without_credentials
 from agent.model.secrets import know
 
 if TYPE_CHECKING:
@@ -19,6 +19,12 @@ _KEEP_DEPLOYMENTS = "400d"
 _LEAST_SIZE = 10_000_000
 # Renewals are due every third of it. A longer one makes no sense for replacing an agent.
 _LEAST_LEASE_MS, _LONGEST_LEASE_MS = 500, 300_000
+
+_BEGINNINGS = ("postgresql://", "postgres://")
+_URL_FORM = "is not like postgresql://USER@HOST:5432/DATABASE"
+_ELSEWHERE = "the configuration does not contain the password: write it to a file and set password_file"
+# Of a host; an IPv6 address is in brackets.
+_PORT = re.compile(r"^(?:\[.*\]|[^:]*):([^\]]+)$")
 
 
 def max_size(check: Values, text: str | None) -> int:
@@ -41,21 +47,32 @@ def postgresql(check: Values, raw: tables.Outbox) -> PostgresqlSettings | None:
             if getattr(raw, name) is not None:
                 check.note(f"outbox.{name}", "is used only with url; set url or remove it")
         return None
-    try:
-        address = urlsplit(raw.url)
-        password = address.password
-    except ValueError as error:
-        check.note("outbox.url", f"is not a URL: {error}")
-        return None
-    if address.scheme not in ("postgresql", "postgres") or not address.path.strip("/"):
-        check.note("outbox.url", f"{without_credentials(raw.url)!r} is not like postgresql://USER@HOST:5432/DATABASE")
-    if password is not None or "password=" in address.query.lower():
+    if (problem := _wrong(raw.url)) is not None:
         know(raw.url)
-        check.note("outbox.url", "the configuration does not contain the password: write it to a file and set "
-                   "password_file")  # fmt: skip
+        check.note("outbox.url", problem)
         return None
     found = check.secret("outbox.password_file", raw.password_file, "outbox-password")
     return PostgresqlSettings(raw.url, found, check.tls("outbox", raw))
+
+
+def _wrong(url: str) -> str | None:
+    """What is wrong with a URL of PostgreSQL. It can contain a password at any place, so it is not quoted."""
+    if "password=" in url.lower():
+        return _ELSEWHERE
+    try:
+        address = urlsplit(url)
+        if address.password is not None:
+            return _ELSEWHERE
+    except ValueError:
+        return _URL_FORM
+    # With an @ in the path, this is a password with a slash.
+    if not url.startswith(_BEGINNINGS) or not address.path.strip("/") or "@" in address.path:
+        return _URL_FORM
+    hosts = address.netloc.rpartition("@")[2].split(",")
+    ports = (found[1] for each in hosts if (found := _PORT.search(each)) is not None)
+    if all(each.isdecimal() and 0 < int(each) < 65_536 for each in ports):
+        return None
+    return "a port must be a number from 1 to 65535"
 
 
 def keep_deployments(check: Values, raw: tables.Outbox) -> int:

@@ -495,9 +495,18 @@ def with_table(text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('url = "https://db.example/outbox"', "outbox.url: 'https://db.example/outbox' is not like postgresql://"),
-        ('url = "postgresql://db.example"', "outbox.url: 'postgresql://db.example' is not like postgresql://"),
-        ('url = "postgresql://[::1/outbox"', "outbox.url: is not a URL: "),
+        ('url = "https://db.example/outbox"', "outbox.url: is not like postgresql://"),
+        ('url = "/var/lib/hivel-agent/outbox.db"', "outbox.url: is not like postgresql://"),
+        ('url = "postgresql://db.example"', "outbox.url: is not like postgresql://"),
+        ('url = "postgresql://[::1/outbox"', "outbox.url: is not like postgresql://"),
+        ('url = "postgresql://db.example:abc/outbox"', "outbox.url: a port must be a number from 1 to 65535"),
+        ('url = "postgresql://a:5432,b:99999/outbox"', "outbox.url: a port must be a number from 1 to 65535"),
+        ('url = "postgresql://me:hunter22/x@db.example/outbox"', "outbox.url: is not like postgresql://"),
+        ('url = "me:hunter22@db.example/outbox"', "outbox.url: is not like postgresql://"),
+        ('url = "postgresql:/me:hunter22@db.example/outbox"', "outbox.url: is not like postgresql://"),
+        ('url = "postgresql://me:[hunter22]@db.example/outbox"', "outbox.url: is not like postgresql://"),
+        ('url = "postgresql://me:hunter22\u2100@db.example/outbox"', "outbox.url: is not like postgresql://"),
+        ('url = "host=db user=me password=hunter22"', "outbox.url: the configuration does not contain the pas"),
         (
             'url = "postgresql://me:hunter22@db.example/outbox"',
             "outbox.url: the configuration does not contain the pas",
@@ -521,6 +530,12 @@ def test_the_outbox_can_be_in_postgresql_with_a_password_from_a_file(settings: L
     assert found.postgresql is not None and found.postgresql.password is not None
     assert (found.postgresql.url, found.postgresql.password.reveal()) == (url, "hunter22")
     assert "hunter22" not in repr(found)
+
+
+@pytest.mark.parametrize("hosts", ["db.example:", "[::1]", "[::1]:5433,db.example:5432", "%2Frun%2Fpostgresql", ""])
+def test_hosts_of_postgresql_as_libpq_reads_them(settings: Load, hosts: str) -> None:
+    found = settings(with_outbox(f'url = "postgresql://me@{hosts}/outbox"'))
+    assert found.postgresql is not None
 
 
 @pytest.mark.parametrize(
