@@ -53,12 +53,13 @@ def missing() -> str | None:
         return "needs psycopg: the extra [postgresql]"
     if not any((folder / "initdb").exists() for folder in _FOLDERS):
         return "needs PostgreSQL: apt-get install postgresql"
-    if os.geteuid() == 0 and not _postgres():
+    if os.geteuid() == 0 and not user_of_servers():
         return "needs the user postgres, because initdb refuses root"
     return None
 
 
-def _postgres() -> pwd.struct_passwd | None:
+def user_of_servers() -> pwd.struct_passwd | None:
+    """As whom root runs servers; None if there is no such user."""
     try:
         return pwd.getpwnam("postgres")
     except KeyError:
@@ -78,7 +79,7 @@ class Cluster:
         self.port = free_port()
         self._numbers = count(1)
         self._as_user: list[str] = []
-        user = _postgres()
+        user = user_of_servers()
         if os.geteuid() == 0 and user is not None:
             self._as_user = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
             os.chown(self.folder, user.pw_uid, user.pw_gid)

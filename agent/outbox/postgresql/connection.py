@@ -192,7 +192,7 @@ def connect(server: Server) -> psycopg.Connection[Row]:
     except TokenError as error:
         raise OutboxError(f"cannot open the outbox {server.name}: {error}") from error
     try:
-        _refuse_old(opened, server.name)
+        _refuse_unfit(opened, server.name)
         opened.adapters.register_dumper(str, _Text)
         if _is_pooled(opened):
             opened.prepare_threshold = None
@@ -205,10 +205,17 @@ def connect(server: Server) -> psycopg.Connection[Row]:
     return opened
 
 
-def _refuse_old(connection: psycopg.Connection[Row], name: str) -> None:
+def _refuse_unfit(connection: psycopg.Connection[Row], name: str) -> None:
+    """A server that is too old, and a database that cannot store all characters."""
     if connection.info.server_version < OLDEST:
         found = connection.info.parameter_status("server_version")
         raise OutboxError(f"the outbox {name} needs PostgreSQL {OLDEST // 10_000} or newer; the server is {found}")
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in ("UTF8", None):
+        raise OutboxError(
+            f"the database of the outbox {name} cannot store all characters: its encoding is {encoding}; create it with"
+            " ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
+        )
 
 
 def _is_pooled(connection: psycopg.Connection[Row]) -> bool:

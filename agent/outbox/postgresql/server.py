@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from agent.config.credentials import Token
 
 # libpq tries several hosts one after another; each may take so long.
 CONNECT_TIMEOUT_S = 5
 # A server that has vanished without closing its connections is noticed after about this time.
 _KEEPALIVE = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "20000"}
+# Where distributions keep the authorities: Debian, Red Hat, SUSE.
+BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 _SCHEMES = ("postgresql", "postgres")
 
 
@@ -34,14 +36,16 @@ class Server:
         """Hosts and database, for messages."""
         parts = urlsplit(self.url)
         hosts = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "localhost")
-        return f"postgresql://{unquote(hosts)}{parts.path}"
+        return f"postgresql://{unquote(hosts)}{unquote(parts.path)}"
 
     def parameters(self) -> dict[str, str]:
         """The parameters of a connection, as libpq names them, in addition to the URL, which overrides them."""
         given = dict(parse_qsl(urlsplit(self.url).query))
-        files = {"sslrootcert": self.ca_file, "sslcert": self.client_certificate, "sslkey": self.client_key}
+        key = self.client_key or self.client_certificate
+        files = {"sslrootcert": self.ca_file, "sslcert": self.client_certificate, "sslkey": key}
         found = {
             "application_name": "hivel-agent",
+            "client_encoding": "UTF8",
             "connect_timeout": str(CONNECT_TIMEOUT_S),
             **_KEEPALIVE,
             **{name: str(path) for name, path in files.items() if path is not None},
@@ -49,12 +53,21 @@ class Server:
         hosts = hosts_of(self.url)
         if not all(map(is_local, hosts)) or self.ca_file is not None:
             found["sslmode"] = "verify-full"
-            found.setdefault("sslrootcert", "system")
+            found.setdefault("sslrootcert", _system_authorities())
         if len(hosts) > 1:  # the others may be standbys
             found["target_session_attrs"] = "read-write"
         if self.password is not None:
             found["password"] = self.password.reveal()
         return {name: value for name, value in found.items() if name not in given}
+
+
+def _system_authorities() -> str:
+    """The file with the system's authorities; "system" if it is not found.
+
+    "system" alone is not enough: psycopg's wheel has an OpenSSL of its own, whose folder does not exist.
+    """
+    usual = ssl.get_default_verify_paths().cafile
+    return next((each for each in (usual, *BUNDLES) if each and Path(each).is_file()), "system")
 
 
 def is_postgresql(url: str) -> bool:
