@@ -11,7 +11,7 @@ import click
 
 from agent.cli.options import with_settings
 from agent.cli.output import console, escape
-from agent.inspect.fleet import described, is_last
+from agent.inspect.fleet import described, is_last, short
 from agent.outbox.engines import leases_of
 from agent.outbox.sqlite.connection import RunLock
 
@@ -27,7 +27,10 @@ _LOOK_S = 0.1
 
 @click.command("handover")
 @click.option(
-    "--agent", "name", metavar="NAME", help="The agent's name or id, as status shows it. Default: that of this machine."
+    "--agent",
+    "name",
+    metavar="NAME|ID",
+    help="The agent's name or id, as status shows it. Default: that of this machine.",
 )
 @click.option("--back", is_flag=True, help="Take part again.")
 @click.option("--force", is_flag=True, help="Also if no other agent is there: then nothing is polled and delivered.")
@@ -69,7 +72,7 @@ def command(settings: Settings, *, name: str | None, back: bool, force: bool) ->
 def _chosen(members: list[Member], name: str | None, pid: int | None) -> Member:
     living = [each for each in members if each.living]
     if name is not None:
-        found = [each for each in living if name in (each.agent.name, each.agent.id)]
+        found = [each for each in living if name == each.agent.name or each.agent.id.startswith(name)]
         where = f"no agent with the name or id {name!r} is running"
     else:
         host = socket.gethostname()
@@ -79,7 +82,7 @@ def _chosen(members: list[Member], name: str | None, pid: int | None) -> Member:
         known = ", ".join(each.agent.name for each in living) or "none"
         raise click.ClickException(f"{where}; running agents: {known}")
     if len(found) > 1:
-        ids = ", ".join(each.agent.id for each in found)
+        ids = ", ".join(f"{short(each.agent.id)} (process {each.agent.pid})" for each in found)
         raise click.ClickException(f"several agents have this name; choose one with --agent ID: {ids}")
     return found[0]
 

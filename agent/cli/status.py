@@ -10,6 +10,7 @@ from agent.cli.opening import existing_outbox
 from agent.cli.options import json_option, with_settings
 from agent.cli.output import console, delivery_line, escape, styled, write_json
 from agent.config.sizes import describe_size
+from agent.inspect.fleet import short
 from agent.inspect.status import status
 from agent.model.times import describe_duration
 
@@ -83,7 +84,8 @@ def _show_fleet(out: Console, fleet: FleetStatus) -> None:
         names = [f"{lease.controller} (epoch {lease.epoch})" for lease in fleet.leases if lease.agent_id == agent.id]
         shown = ", ".join(names[:_MOST_JOBS]) + (" and more: status --json" if len(names) > _MOST_JOBS else "")
         polls = f", polls {len(names)}: {escape(shown)}" if names else ", polls nothing"
-        out.print(f"agent     {escape(agent.name)} {agent.version}: {styled(agent.state)}{seen}{polls}")
+        which = f"{escape(agent.name)} {agent.version} ({short(agent.id)}, process {agent.pid})"
+        out.print(f"agent     {which}: {styled(agent.state)}{seen}{polls}")
     if free := [lease.controller for lease in fleet.leases if lease.agent is None]:
         out.print(f"agent     nobody polls {escape(', '.join(free[:_MOST_JOBS]))} now")
 

@@ -154,6 +154,8 @@ def _token_files(settings: Settings) -> list[Path]:
     """The token files of the configuration. systemd protects its credential files itself."""
     reporting = () if settings.intake is None else (token for _, token in settings.intake.tokens)
     tokens = [settings.hivel.token, *(c.token for c in settings.controllers if c.token), *reporting]
+    if settings.postgresql is not None and settings.postgresql.password is not None:
+        tokens.append(settings.postgresql.password)
     if settings.notify is not None and settings.notify.url is not None:
         tokens.append(settings.notify.url)
     for hook in () if settings.webhooks is None else settings.webhooks.hooks:

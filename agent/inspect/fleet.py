@@ -44,6 +44,11 @@ class LeaseStatus(msgspec.Struct, frozen=True):
     expires_in_ms: int
 
 
+def short(agent_id: str) -> str:
+    """The beginning of an id. It tells agents apart that have the same name, because they run on one machine."""
+    return agent_id[:8]
+
+
 class FleetStatus(msgspec.Struct, frozen=True):
     """The agents that share the outbox, oldest first, and the lease of each controller."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from socket import gethostname
 from typing import TYPE_CHECKING
 
 import httpx
@@ -150,6 +151,21 @@ def test_handover_gives_everything_to_the_others_until_a_restart(fleet: Fleet) -
     one.stop()
     again = fleet.start("one")
     fleet.settle(again, two)
+
+
+def test_agents_of_one_machine_are_told_apart_by_id_and_process(fleet: Fleet) -> None:
+    one, two = fleet.start("one"), fleet.start("two")
+    fleet.settle(one, two)
+    ids = {each["pid"]: each["id"] for each in one.agent.json("status")["fleet"]["agents"]}
+    shown = one.agent.run("status").stdout
+    for each in (one, two):
+        assert f"({ids[each.process.pid][:8]}, process {each.process.pid}): active, polls 1" in shown
+    ambiguous = two.agent.run("handover", "--agent", gethostname())
+    assert ambiguous.returncode == 1
+    assert f"{ids[two.process.pid][:8]} (process {two.process.pid})" in ambiguous.stderr
+    done = one.agent.run("handover", "--agent", ids[two.process.pid][:8])
+    assert done.returncode == 0, done.stderr
+    fleet.settle(one)
 
 
 def test_idle_polls_write_nothing(fleet: Fleet) -> None:

@@ -43,3 +43,12 @@ def test_a_support_bundle_has_the_state_of_the_shared_outbox(agent: Agent) -> No
 def test_check_names_the_database(agent: Agent, server: Server) -> None:
     done = agent.run("check", "--offline")
     assert f"outbox: {server.name} can be written; 0 pending, 1 failed" in done.stdout
+
+
+def test_check_names_a_password_that_others_can_read(agent: Agent) -> None:
+    text = agent.config.read_text()
+    agent.config.write_text(text.replace("[monitoring]", 'password_file = "outbox.password"\n\n[monitoring]', 1))
+    password = agent.folder / "outbox.password"
+    password.write_text("of-the-database\n")
+    password.chmod(0o644)
+    assert f"chmod 600 {password}" in agent.run("check", "--offline").stdout
