@@ -30,6 +30,7 @@ CONFIG = """
 [hivel]
 url = "{hivel}"
 token_file = "hivel.token"
+timeout = "{timeout}"
 
 {jenkins}
 [outbox]
@@ -125,6 +126,7 @@ class Fleet:
     controllers: int = 2
     lease_s: float = LEASE_S
     poll_interval: str = "200ms"
+    hivel_timeout: str = "10s"
     extra: str = ""
     web: str = '[web]\nlisten = ""\n'
     secrets: dict[str, str] = field(default_factory=dict)
@@ -182,6 +184,7 @@ class Fleet:
         ]
         common = CONFIG.format(
             hivel=self.hivel_server.url,
+            timeout=self.hivel_timeout,
             jenkins="".join(tables),
             url=database,
             web=self.web,
