@@ -6,6 +6,7 @@ another part, and the event loop waits for none of them. The coroutines here run
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -43,7 +44,7 @@ from agent.sources.webhooks.gaps.streams import subjects
 from agent.sources.webhooks.platforms import READERS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -254,14 +255,17 @@ class Parts:
 
 
 @asynccontextmanager
-async def assembled(settings: Settings, clock: Clock, me: Agent | None = None) -> AsyncIterator[Parts]:
+async def assembled(
+    settings: Settings, clock: Clock, me: Agent | None = None, enqueued: Callable[[], None] | None = None
+) -> AsyncIterator[Parts]:
     """Open all parts, and close them at the end of the block after their current work.
 
-    ``me``: this process as one of the agents that share the outbox; None: it has the outbox for itself. Raises
-    :class:`agent.outbox.values.OutboxError`.
+    ``me``: this process as one of the agents that share the outbox; None: it has the outbox for itself. ``enqueued`` is
+    called in the event loop when a part has enqueued something. Raises :class:`agent.outbox.values.OutboxError`.
     """
     async with AsyncExitStack() as stack:
-        engine = engine_of(settings, clock)
+        loop = asyncio.get_running_loop()
+        engine = engine_of(settings, clock, None if enqueued is None else partial(loop.call_soon_threadsafe, enqueued))
         clock = engine.clock
         opener = _Opener(settings, clock, engine, stack)
         shared = isinstance(engine, PostgresqlEngine)

@@ -11,6 +11,7 @@ import structlog
 
 from agent.daemon.polling import Polls
 from agent.daemon.watchdog import STALLED_S, Watched
+from agent.outbox.shared import Hint
 from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
@@ -36,14 +37,14 @@ BETWEEN_S = 0.01
 
 
 class Hints(Protocol):
-    """Announcements of other agents: leases may be free. None of them is needed."""
+    """Announcements of agents and verbs. None of them is needed."""
 
     def open(self) -> int | None:
         """Returns a file descriptor to wait for; None: there will be no hints."""
         ...
 
-    def heard(self) -> bool:
-        """Whether there was one. Does not block."""
+    def heard(self) -> set[Hint]:
+        """What was announced. Does not block."""
         ...
 
     def close(self) -> None:
@@ -97,6 +98,7 @@ class FleetWork:
         self._next_begin = clock.monotonic()
         self.watched = Watched("leases", 10 * STALLED_S)
         self.changed: Callable[[], None] = lambda: None
+        self.due: Callable[[], None] = lambda: None
 
     @property
     def polls(self) -> list[Polls]:
@@ -160,9 +162,13 @@ class FleetWork:
 
     def _on_hint(self) -> None:
         try:
-            self._hinted |= self._parts.hints.heard()
+            heard = self._parts.hints.heard()
         except OutboxError:
             self._forget_hints()
+            return
+        if Hint.DUE in heard:
+            self.due()
+        self._hinted |= Hint.LEASES in heard
         if self._hinted and not self._running and self._repeated is not None and not self._work.over.is_set():
             self._hinted = False
             self._repeated.bring_forward()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from agent.daemon.delivering import Delivering
 from agent.daemon.fleet import FleetWork
 from agent.daemon.polling import Polls
-from agent.daemon.watchdog import STALLED_S, Watched, patience_of_delivery
+from agent.daemon.watchdog import STALLED_S, Watched
 from agent.daemon.work import Work
 from agent.inspect.asked import asked
 from agent.outbox.hooks import Verdict
@@ -62,7 +63,7 @@ class Life:
         self._repeated: list[Repeated] = []
         self._polls = [Polls(controller, self.work, clock) for controller in parts.controllers]
         self.fleet = None if parts.fleet is None else FleetWork(parts.fleet, self.work, clock)
-        self._delivery = Watched("delivery", patience_of_delivery(settings.delivery), lambda: parts.dispatcher.progress)
+        self.delivering = Delivering(parts, self.work, self.fleet)
         self._reports = Watched("reports", STALLED_S, lambda: parts.reporting.batches)
         self._held = Watched("held events", PATIENT_S)
         self._housekeeping = Watched("housekeeping", PATIENT_S)
@@ -82,7 +83,7 @@ class Life:
         """Work that the watchdog watches."""
         polls = [polls.watched for polls in self.polls]
         fleet = [] if self.fleet is None else [self.fleet.watched]
-        return [*polls, *fleet, self._delivery, self._reports, self._held, self._housekeeping, self._silence]
+        return [*polls, *fleet, self.delivering.watched, self._reports, self._held, self._housekeeping, self._silence]
 
     async def accept(self, report: dict[str, object], team: str) -> Taken:
         """See :meth:`agent.daemon.composition.Reporting.accept`."""
@@ -144,7 +145,7 @@ class Life:
         interval_s = self.settings.delivery.interval_ms / 1000
         self._repeated = [
             *(polls.begin(schedule) for polls in self._polls),
-            schedule.every(interval_s, self._deliver, name="delivery"),
+            self.delivering.begin(schedule),
             schedule.every(interval_s, self._take_reports, name="reports"),
             schedule.every(HELD_S, self._release, name="held events"),
             schedule.every(HOUSEKEEPING_S, self._tidy, name="housekeeping", first_in_s=HOUSEKEEPING_S),
@@ -152,6 +153,7 @@ class Life:
         ]
         if self.fleet is not None:
             self.fleet.changed = self._expect
+            self.fleet.due = self.delivering.wake
             self._repeated.append(self.fleet.begin(schedule))
         if self.parts.gaps is not None:
             self._repeated.append(schedule.every(GAPS_S, self._repair_gaps, name=self._gaps.name, first_in_s=GAPS_S))
@@ -189,13 +191,6 @@ class Life:
         return await self.work.finish(within_s * (1 - CANCEL_AFTER))
 
     # ---- repeated work
-
-    async def _deliver(self) -> None:
-        with self.work.doing(self._delivery) as run:
-            if self.fleet is not None and self.fleet.leaving:
-                run.idle = True
-                return
-            await self.parts.deliver()
 
     async def _take_reports(self) -> None:
         with self.work.doing(self._reports):

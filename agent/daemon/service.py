@@ -159,7 +159,7 @@ class _Service:
     async def _live(self) -> str | None:
         """Run one life; returns the damage of the outbox if the life ended because of it."""
         try:
-            async with assembled(self._settings, self._clock, self._me) as parts:
+            async with assembled(self._settings, self._clock, self._me, self._enqueued) as parts:
                 self._away.note("outbox", None)
                 life = Life(self._settings, parts, self._clock, self._unexpected, self._answers)
                 with self._life.given(life):
@@ -281,6 +281,11 @@ class _Service:
         if (life := self._life.present) is not None:
             return life.wake(controller)
         return [known.name for known in self._settings.controllers if controller in (None, known.name)]
+
+    def _enqueued(self) -> None:
+        """Send it now. A life begins with a look at what is due."""
+        if (life := self._life.present) is not None:
+            life.delivering.enqueued()
 
     # ---- signals
 

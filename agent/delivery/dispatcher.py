@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
     from agent.outbox.interface import Deliveries
     from agent.outbox.offloop import Runner
-    from agent.outbox.shared import SharedDelivery
+    from agent.outbox.shared import Look, SharedDelivery
     from agent.outbox.values import Claimed
 
 log = structlog.get_logger("delivery")
@@ -34,10 +34,13 @@ log = structlog.get_logger("delivery")
 # A commit costs more than an answer, so outcomes are stored in batches, this many seconds apart. Deployments whose
 # outcome is not stored when the process crashes are sent again.
 SETTLE_EVERY_S = 0.05
-# With several agents: how old this agent's knowledge of the circuit breaker may be, and how long the probe of an agent
-# that dies keeps others from sending one, beside the time limit of a request.
+# With several agents: how old this agent's knowledge of the circuit breaker may be while it sends, and how long the
+# probe of an agent that dies keeps others from sending one, beside the time limit of a request.
 STATE_HOLDS_S = 1.0
 PROBE_MS = 1_000
+# With several agents: how often one looks when nothing is due. What is enqueued calls it earlier; only what this agent
+# cannot know of waits as long, such as the events of an agent that was killed.
+IDLE_S = 5.0
 
 
 class Sender(Protocol):
@@ -76,7 +79,8 @@ class Dispatcher:
         """All calls of the outbox and of ``shared`` go through ``off_loop``."""
         self._shared = shared
         self._off_loop = off_loop
-        self._state_read_at = -inf
+        self._looked_at = -inf
+        self._idle: Look | None = None  # what the current or last run saw if it found nothing to do
         self._sender = sender
         self._settings = settings
         self._clock = clock
@@ -105,6 +109,26 @@ class Dispatcher:
         """
         return self._claims.trouble
 
+    @property
+    def longest_rest_s(self) -> float:
+        """The most seconds between two calls of :meth:`run`."""
+        interval_s = self._settings.interval_ms / 1000
+        return interval_s if self._shared is None else max(interval_s, IDLE_S)
+
+    @property
+    def rest_s(self) -> float:
+        """In how many seconds to call :meth:`run` again, unless something is enqueued before."""
+        if self._idle is None or self.trouble is not None:
+            return self._settings.interval_ms / 1000
+        if self._idle.due_at is None:
+            return self.longest_rest_s
+        return min(self.longest_rest_s, max(0, self._idle.due_at - self._clock.now_ms()) / 1000)
+
+    async def pass_on(self) -> None:
+        """Tell the other agents that something is due, because this one sends nothing."""
+        if self._shared is not None:
+            await self._off_loop(self._shared.announce)
+
     def stop(self) -> None:
         """Send nothing more. The current :meth:`run` waits for what is in flight and settles it."""
         self._stopping.set()
@@ -117,15 +141,21 @@ class Dispatcher:
         about a single deployment. :meth:`run` may be called again afterwards, also after a cancellation: outcomes that
         are not stored yet are kept, and what was in flight is due again.
         """
+        self._idle = None
         try:
             await self._resume()
-            await self._adopt()
+            seen = await self._look()
             await self._settle()
             if self._stopping.is_set():
                 return
             await self._claims.mind_the_clock()
-            if self.breaker.state is BreakerState.OPEN or await self._probe():
+            if self.breaker.state is not BreakerState.OPEN:
+                if await self._probe():
+                    await self._send_what_is_due()
+            elif seen is None or seen.is_due(self._clock.now_ms()):
                 await self._send_what_is_due()
+            else:
+                self._idle = seen
         finally:
             self._claims.let_go()
         if (error := self._unexpected) is not None:
@@ -140,14 +170,20 @@ class Dispatcher:
                 self.breaker.resume(before)
             self._resumed = True
 
-    async def _adopt(self) -> None:
-        """Take over the state of the breaker that another agent saved since this one looked."""
-        if self._shared is None or self._clock.monotonic() < self._state_read_at + STATE_HOLDS_S:
-            return
-        self._state_read_at = self._clock.monotonic()
-        state = await self._off_loop(self._shared.delivery_state)
-        if state is not None and self._claims.is_news(state):
-            self.breaker.adopt(state)
+    async def _look(self) -> Look | None:
+        """See when something is due, and take over the state of the breaker that another agent saved meanwhile.
+
+        None: this agent is alone, and has only to claim.
+        """
+        if self._shared is None:
+            return None
+        self._looked_at = self._clock.monotonic()
+        seen = await self._off_loop(self._shared.look)
+        if seen.state is not None and self._claims.is_news(seen.state):
+            self.breaker.adopt(seen.state)
+        if seen.many and self.breaker.state is BreakerState.OPEN:  # the others may rest
+            await self.pass_on()
+        return seen
 
     async def _probe(self) -> bool:
         """Send one deployment to see whether Hivel works again, unless another agent does it; True if Hivel works."""
@@ -283,7 +319,8 @@ class Dispatcher:
         while True:
             await asyncio.sleep(SETTLE_EVERY_S)
             await self._settle()
-            await self._adopt()
+            if self._clock.monotonic() >= self._looked_at + STATE_HOLDS_S:
+                await self._look()
             await self._claims.mind_the_clock()
 
     async def _settle(self) -> None:

@@ -16,6 +16,8 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.config.settings import Settings
     from agent.model.times import Clock
     from agent.outbox.interface import Outbox
@@ -43,15 +45,20 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class SqliteEngine:
-    """The outbox in a file of this machine."""
+    """The outbox in a file of this machine. ``enqueued``: see :meth:`agent.outbox.interface.Outbox.when_enqueued`."""
 
     settings: Settings
     clock: Clock
+    enqueued: Callable[[], object] | None = None
 
     def open(self, *, read_only: bool = False) -> Outbox:
         """See the protocol."""
         settings = self.settings
-        return SqliteOutbox(settings.outbox, self.clock, max_size=settings.max_size_bytes, read_only=read_only)
+        most = settings.max_size_bytes
+        opened = SqliteOutbox(settings.outbox, self.clock, max_size=most, read_only=read_only)
+        if self.enqueued is not None:
+            opened.when_enqueued(self.enqueued)
+        return opened
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ class PostgresqlEngine:
     """The outbox in PostgreSQL. psycopg is loaded here.
 
     ``fence``: what is written must be allowed by this lease. ``pool``: connections that several openers share.
+    ``enqueued``: see :meth:`agent.outbox.interface.Outbox.when_enqueued`; None: this process sends nothing, so all
+    agents are told what becomes due.
     """
 
     server: Server
@@ -79,6 +88,7 @@ class PostgresqlEngine:
     clock: DatabaseClock
     fence: Fence | None = None
     pool: Pool | None = None
+    enqueued: Callable[[], object] | None = None
 
     def open(self, *, read_only: bool = False) -> Outbox:
         """See the protocol."""
@@ -87,6 +97,10 @@ class PostgresqlEngine:
 
         most = self.settings.max_size_bytes
         opened = PostgresqlOutbox(self.server, self.clock, max_size=most, read_only=read_only, pool=self.pool)
+        if self.enqueued is None:
+            opened.announce()
+        else:
+            opened.when_enqueued(self.enqueued)
         if self.fence is not None:
             opened.fence(LeaseFence(self.fence, longest_stillness_ms(self.settings.lease_ms)))
         return opened
@@ -197,9 +211,10 @@ def myself() -> Agent:
     return Agent(str(uuid4()), socket.gethostname(), __version__, os.getpid())
 
 
-def engine_of(settings: Settings, clock: Clock) -> Engine:
-    """The engine of ``[outbox]``."""
+def engine_of(settings: Settings, clock: Clock, enqueued: Callable[[], object] | None = None) -> Engine:
+    """The engine of ``[outbox]``. ``enqueued``: called when something is due; None: this process does not send it."""
     server = server_of(settings)
     if server is None:
-        return SqliteEngine(settings, clock)
-    return PostgresqlEngine(server, settings, clock if isinstance(clock, DatabaseClock) else DatabaseClock(clock))
+        return SqliteEngine(settings, clock, enqueued)
+    shared = clock if isinstance(clock, DatabaseClock) else DatabaseClock(clock)
+    return PostgresqlEngine(server, settings, shared, enqueued=enqueued)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from agent.model.deployment import Deployment
@@ -58,6 +58,13 @@ class Deployments(Protocol):
 
     def transaction(self) -> AbstractContextManager[None]:
         """A block that is all or nothing, and durable when the outermost block ends. It excludes all other writers."""
+        ...
+
+    def when_enqueued(self, call: Callable[[], object]) -> None:
+        """Call this after each transaction with which a deployment became due, in the thread of the transaction.
+
+        If it is not known whether the transaction is stored, it is called, too.
+        """
         ...
 
     def load(self, runs: Collection[Run]) -> dict[Run, RunState]:

@@ -95,6 +95,26 @@ def never_answer(jenkins: LocalJenkins, seconds: float = 600) -> threading.Event
     return waiting
 
 
+def test_what_polls_and_reports_enqueue_is_sent_without_waiting_for_the_interval(
+    jenkins: LocalJenkins,
+    jenkins_server: LocalServer,
+    hivel: LocalHivel,
+    hivel_server: LocalServer,
+    tmp_path: Path,
+    processes: list[subprocess.Popen[str]],
+) -> None:
+    jenkins.add_job(JOB)
+    agent = Doors.opened(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
+    agent.config.write_text(agent.config.read_text().replace('interval = "100ms"', 'interval = "1h"', 1))
+    processes.append(agent.begin())
+    jenkins.add_builds(JOB, 2, repo=REPO, every=1_000)
+    wait_until(lambda: len(hivel.deployments()) == 2, "Hivel has what the poll found")
+    report = {"provider": "gitlab_ci", "run": "42", "environment": "production", "status": "success"}
+    answer = agent.post({**report, "repo_url": REPO, "branch": "main"})
+    assert answer.status_code == 202, answer.text
+    wait_until(lambda: len(hivel.deployments()) == 3, "Hivel has the report")
+
+
 # ---- systemd
 
 

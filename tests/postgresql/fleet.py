@@ -30,7 +30,6 @@ CONFIG = """
 [hivel]
 url = "{hivel}"
 token_file = "hivel.token"
-timeout = "{timeout}"
 
 {jenkins}
 [outbox]
@@ -47,7 +46,7 @@ token_file = "hivel.token"
 
 {web}
 [delivery]
-interval = "100ms"
+interval = "{delivery_interval}"
 backoff_initial = "100ms"
 backoff_max = "500ms"
 """
@@ -126,7 +125,7 @@ class Fleet:
     controllers: int = 2
     lease_s: float = LEASE_S
     poll_interval: str = "200ms"
-    hivel_timeout: str = "10s"
+    delivery_interval: str = "100ms"
     extra: str = ""
     web: str = '[web]\nlisten = ""\n'
     secrets: dict[str, str] = field(default_factory=dict)
@@ -184,11 +183,11 @@ class Fleet:
         ]
         common = CONFIG.format(
             hivel=self.hivel_server.url,
-            timeout=self.hivel_timeout,
             jenkins="".join(tables),
             url=database,
             web=self.web,
             lease=f"{round(self.lease_s * 1000)}ms",
+            delivery_interval=self.delivery_interval,
         )
         return common + self.extra
 

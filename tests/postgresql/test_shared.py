@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.delivery.claims import CLAIM
+from agent.model.deployment import State
 from agent.model.times import Clock
 from agent.outbox.postgresql.connection import Connection
 from agent.outbox.postgresql.engine import PostgresqlOutbox
 from agent.outbox.postgresql.shared import Moved, Shared
 from agent.outbox.postgresql.transactions import Transactions
-from agent.outbox.values import Keep, StoredReport
+from agent.outbox.shared import Look
+from agent.outbox.values import DeliveryState, Keep, StoredReport
+from tests.conformance import things
+from tests.integration.support import FakeClock
 
 if TYPE_CHECKING:
     from agent.outbox.postgresql.server import Server
@@ -56,6 +61,40 @@ def test_all_agents_together_send_no_more_than_the_limit(server: Server) -> None
     assert all(expected - 5 < wait <= expected for wait, expected in zip(waits[3:], (10, 20, 30), strict=True)), waits
     with Connection(server) as connection:
         assert Shared(connection).reserve(0, 3) == 0.0
+
+
+def test_a_look_says_when_the_first_pending_deployment_is_due(server: Server) -> None:
+    clock = FakeClock()
+    with PostgresqlOutbox(server, clock) as outbox:
+        shared = Shared(outbox.connection)
+        assert shared.look() == Look(None, None)
+        things.in_state(outbox, State.DELIVERED, 1)
+        things.in_state(outbox, State.HELD, 2)
+        assert shared.look() == Look(None, None)
+        now = clock.now_ms()
+        things.inserted(outbox, things.deployment(3))
+        later = [things.retry(claimed, next_attempt_at=now + 5_000) for claimed in outbox.claim(9)]
+        outbox.settle(later)
+        assert shared.look() == Look(None, now + 5_000)
+        things.inserted(outbox, things.deployment(4, next_attempt_at=now))
+        seen = shared.look()
+        assert seen == Look(None, now) and seen.is_due(now) and not seen.is_due(now - 1)
+
+
+def test_a_look_says_what_state_an_agent_saved(server: Server) -> None:
+    with PostgresqlOutbox(server, Clock()) as outbox:
+        state = DeliveryState("outage", 5, "HTTP 503", 9)
+        outbox.save_delivery_state(state)
+        assert Shared(outbox.connection).look() == Look(state, None)
+
+
+def test_of_many_pending_deployments_a_look_says_only_that_some_may_be_due(server: Server) -> None:
+    with PostgresqlOutbox(server, FakeClock()) as outbox:
+        things.inserted(outbox, *map(things.deployment, range(1, CLAIM + 1)))
+        shared = Shared(outbox.connection)
+        assert not shared.look().many
+        things.inserted(outbox, things.deployment(CLAIM + 1))
+        assert shared.look() == Look(None, 0, many=True)
 
 
 def test_a_report_is_known_only_if_its_transaction_was_committed(server: Server) -> None:

@@ -116,6 +116,10 @@ class MemoryDeliveries:
             row.next_attempt_at = self._clock.now_ms()
         return len(late)
 
+    def due_at(self) -> int | None:
+        """When the first one is due that is pending."""
+        return min((row.next_attempt_at for row in self.rows.values() if row.state is State.PENDING), default=None)
+
     def save_delivery_state(self, state: DeliveryState) -> None:
         self._write()
         self._state = state

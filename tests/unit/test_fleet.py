@@ -24,6 +24,8 @@ from tests.unit.test_schedule import Loop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from agent.outbox.shared import Hint
+
 NAMES = ["a", "b", "c", "d"]
 
 
@@ -42,8 +44,8 @@ class Silent:
     def open(self) -> None:
         return None
 
-    def heard(self) -> bool:
-        return False
+    def heard(self) -> set[Hint]:
+        return set()
 
     def close(self) -> None:
         pass

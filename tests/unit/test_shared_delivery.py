@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from agent.config.settings import DeliverySettings
 from agent.delivery.breaker import BreakerState
-from agent.delivery.dispatcher import Dispatcher
+from agent.delivery.dispatcher import IDLE_S, Dispatcher
+from agent.outbox.shared import Look
+from agent.outbox.values import OutboxError
 from tests.integration.support import FakeClock
 from tests.unit.deliveries import STORED, UNAVAILABLE, MemoryDeliveries, ScriptedHivel, at_once
 
 if TYPE_CHECKING:
     from agent.delivery.answers import Answer
-    from agent.outbox.values import Claimed, DeliveryState
+    from agent.outbox.values import Claimed
 
 SETTINGS = replace(DeliverySettings(), concurrency=2)
 
 
 @dataclass
 class Shared:
-    outbox: MemoryDeliveries
+    outboxes: list[MemoryDeliveries]
     clock: FakeClock
     probe_until: int = 0
     reserved: int = 0
+    announced: int = 0
+    many: bool = False
 
-    def delivery_state(self) -> DeliveryState | None:
-        return self.outbox.delivery_state()
+    def look(self) -> Look:
+        due = [at for outbox in self.outboxes if (at := outbox.due_at()) is not None]
+        return Look(self.outboxes[0].delivery_state(), min(due, default=None), many=self.many)
+
+    def announce(self) -> None:
+        self.announced += 1
 
     def begin_probe(self, hold_ms: int) -> int | None:
         if self.clock.now_ms() < self.probe_until:
@@ -55,7 +63,7 @@ class Fleet:
         self.outboxes = [MemoryDeliveries(self.clock) for _ in range(2)]
         for name in ("delivery_state", "save_delivery_state"):
             setattr(self.outboxes[1], name, getattr(self.outboxes[0], name))
-        self.shared = Shared(self.outboxes[0], self.clock)
+        self.shared = Shared(self.outboxes, self.clock)
         self.dispatchers = [
             Dispatcher(outbox, self.hivel, settings, off_loop=at_once, clock=self.clock, shared=self.shared)
             for outbox in self.outboxes
@@ -168,3 +176,98 @@ def test_the_rate_limit_is_one_for_all() -> None:
     sent = fleet.run(0) + fleet.run(1)
     assert sent == 3
     assert fleet.shared.reserved >= 3
+
+
+# ---- idle
+
+
+def claims(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many each claim of the first agent brings from now on."""
+    found: list[int] = []
+    claim = fleet.outboxes[0].claim
+
+    def noted(limit: int, **besides: Any) -> list[Claimed]:
+        claimed = claim(limit, **besides)
+        found.append(len(claimed))
+        return claimed
+
+    monkeypatch.setattr(fleet.outboxes[0], "claim", noted)
+    return found
+
+
+def test_an_agent_claims_nothing_and_rests_while_nothing_is_pending(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = claims(fleet, monkeypatch)
+    assert fleet.run(0) == 0
+    assert (claimed, fleet.dispatchers[0].rest_s) == ([], IDLE_S)
+    fleet.outboxes[0].add(1)
+    assert fleet.run(0) == 1
+    assert (claimed[0], fleet.dispatchers[0].rest_s) == (1, 1.0)
+
+
+def test_an_agent_rests_until_the_next_attempt_is_due(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.outboxes[0].add(1)
+    claimed = claims(fleet, monkeypatch)
+    fleet.outboxes[0].rows[1].next_attempt_at += 2_500
+    assert fleet.run(0) == 0
+    assert (claimed, fleet.dispatchers[0].rest_s) == ([], 2.5)
+    fleet.clock.advance(ms=2_500)
+    assert fleet.run(0) == 1
+
+
+def test_an_attempt_that_is_due_much_later_does_not_keep_an_agent_from_looking(fleet: Fleet) -> None:
+    fleet.outboxes[0].add(1)
+    fleet.outboxes[0].rows[1].next_attempt_at += 3_600_000
+    fleet.run(0)
+    assert fleet.dispatchers[0].rest_s == IDLE_S
+
+
+def test_an_interval_longer_than_the_rest_is_kept() -> None:
+    fleet = Fleet(replace(SETTINGS, interval_ms=3_600_000))
+    fleet.run(0)
+    assert fleet.dispatchers[0].rest_s == fleet.dispatchers[0].longest_rest_s == 3_600
+
+
+def test_while_hivel_is_down_an_agent_looks_at_its_interval(fleet: Fleet) -> None:
+    tripped(fleet)
+    fleet.run(0)
+    assert fleet.dispatchers[0].rest_s == 1.0
+
+
+def test_an_agent_that_cannot_read_the_outbox_tries_again_at_its_interval(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.run(0)
+
+    def away() -> Look:
+        raise OutboxError("the server is away")
+
+    monkeypatch.setattr(fleet.shared, "look", away)
+    with pytest.raises(OutboxError):
+        fleet.run(0)
+    assert fleet.dispatchers[0].rest_s == 1.0
+
+
+def test_an_agent_alone_claims_at_its_interval() -> None:
+    clock = FakeClock()
+    outbox = MemoryDeliveries(clock)
+    dispatcher = Dispatcher(outbox, ScriptedHivel(), SETTINGS, off_loop=at_once, clock=clock)
+    asyncio.run(dispatcher.run())
+    assert dispatcher.rest_s == dispatcher.longest_rest_s == 1.0
+
+
+def test_an_agent_with_more_than_it_claims_at_once_wakes_the_others(fleet: Fleet) -> None:
+    fleet.outboxes[0].add(1)
+    fleet.run(0)
+    assert fleet.shared.announced == 0
+    fleet.shared.many = True
+    fleet.run(0)
+    assert fleet.shared.announced == 1
+
+
+def test_nobody_is_woken_while_hivel_is_down(fleet: Fleet) -> None:
+    tripped(fleet)
+    fleet.shared.many = True
+    fleet.run(0)
+    assert fleet.shared.announced == 0

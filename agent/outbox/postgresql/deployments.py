@@ -76,6 +76,7 @@ class Deployments(Loading, deployments.Deployments):
         with self._writing():
             if self.max_size and any(map(adds, changes)):
                 self._refuse_when_full()
+            self._note_due(changes)
             runs = {fact.run for fact in facts} | {deployment.run for deployment in stored}
             self._transactions.lock({lock_of(run) for run in runs})
             ids = self._made_project_ids(run.project for run in runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.outbox.postgresql.leases import CHANNEL
+from agent.outbox.shared import Hint
 
 if TYPE_CHECKING:
     from agent.outbox.postgresql.connection import Connection
@@ -26,16 +26,16 @@ class Hints:
             self._connection.close()
             return None
         with self._connection.words():
-            self._connection.execute(f"LISTEN {CHANNEL}")
+            self._connection.execute("; ".join(f"LISTEN {hint}" for hint in Hint))
         return opened.fileno()
 
-    def heard(self) -> bool:
-        """Whether there was an announcement. Does not block.
+    def heard(self) -> set[Hint]:
+        """What was announced. Does not block.
 
         Raises :class:`agent.outbox.values.OutboxError` if the connection is broken.
         """
         with self._connection.words():
-            return any(True for _ in self._connection.usual().notifies(timeout=0))
+            return {Hint(each.channel) for each in self._connection.usual().notifies(timeout=0)}
 
     def close(self) -> None:
         """Stop listening."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.outbox.leases import Agent, Lease, Member, View
 from agent.outbox.postgresql.migrations import refuse_newer
+from agent.outbox.shared import Hint
 from agent.outbox.values import LeaseLostError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from agent.outbox.leases import Fence
     from agent.outbox.postgresql.connection import Connection
 
-# The channel on which agents announce that leases are free. It is a hint: whoever misses it looks again soon.
-CHANNEL = "hivel_leases"
 # How long agents that were not seen stay in the list.
 _REMEMBERED_MS = 86_400_000
 # Bounds of the time in which nothing happens within a transaction.
@@ -108,11 +107,11 @@ class Leases:
 
     def release(self, me: Agent, controllers: Collection[str]) -> None:
         """See the protocol."""
-        self._connection.all(_RELEASE, (me.id, list(controllers), CHANNEL))
+        self._connection.all(_RELEASE, (me.id, list(controllers), Hint.LEASES.value))
 
     def leave(self, me: Agent) -> None:
         """See the protocol."""
-        self._connection.all(_LEAVE, {"me": me.id, "remembered": _REMEMBERED_MS, "channel": CHANNEL})
+        self._connection.all(_LEAVE, {"me": me.id, "remembered": _REMEMBERED_MS, "channel": Hint.LEASES.value})
 
     def close(self) -> None:
         """Close the connection."""
@@ -135,7 +134,7 @@ class Leases:
 
     def ask_to_leave(self, agents: Collection[str], *, leaving: bool) -> None:
         """Let these agents give their controllers to the others, or take some again."""
-        self._connection.all(_LEAVING, (leaving, list(agents), CHANNEL))
+        self._connection.all(_LEAVING, (leaving, list(agents), Hint.LEASES.value))
 
 
 def longest_stillness_ms(lease_ms: int) -> int:

@@ -75,6 +75,10 @@ class Part(Projects):
         """The connection, for what is stored beside the outbox: it takes part in the current transaction."""
         return self._connection
 
+    def announce(self) -> None:
+        """From now on tell all agents of what becomes due: this process does not send it."""
+        self._transactions.announces = True
+
     def fence(self, fence: Fence | None) -> None:
         """From now on begin each write transaction with this check."""
         self._transactions.fence = fence

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from agent.outbox.shared import Hint, Look
 from agent.outbox.values import DeliveryState
 
 if TYPE_CHECKING:
@@ -18,6 +19,14 @@ _REMEMBERED_MS = 30 * 86_400_000
 # So many are forgotten in one statement.
 _AT_ONCE = 1_000
 
+# So many pending deployments are looked at, which is more than an agent claims at once.
+_MANY = 201
+_LOOK = """
+SELECT first, n, state, since, reason, next_probe_at FROM (
+    SELECT min(next_attempt_at) AS first, count(*) AS n
+        FROM (SELECT next_attempt_at FROM deployments WHERE state = 'pending' ORDER BY id LIMIT %s) AS oldest
+) AS pending LEFT JOIN delivery ON true
+"""
 _PROBE = "UPDATE probe SET until = now_ms() + %s WHERE until <= now_ms() RETURNING until"
 _END_PROBE = "UPDATE probe SET until = now_ms() + %s WHERE until = %s RETURNING 1"
 # The usual leaky bucket: each request is due one interval after the previous one, and ``burst`` may be early.
@@ -38,10 +47,16 @@ class Shared:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def delivery_state(self) -> DeliveryState | None:
+    def look(self) -> Look:
         """See the protocol."""
-        found = self._connection.one("SELECT state, since, reason, next_probe_at FROM delivery")
-        return None if found is None else DeliveryState(*found)
+        first, n, *state = self._connection.one(_LOOK, (_MANY,)) or (None, 0, None)
+        many = n == _MANY  # then the first one that is due may be another one
+        return Look(DeliveryState(*state) if state[0] is not None else None, 0 if many else first, many=many)
+
+    def announce(self) -> None:
+        """See the protocol."""
+        with self._connection.words():
+            self._connection.execute(f"NOTIFY {Hint.DUE}")
 
     def begin_probe(self, hold_ms: int) -> int | None:
         """See the protocol."""

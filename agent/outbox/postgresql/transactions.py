@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import psycopg
 
 from agent.outbox.postgresql.errors import in_words
+from agent.outbox.shared import Hint
 from agent.outbox.sql import blocks
 from agent.outbox.values import OutboxError
 
@@ -37,7 +38,11 @@ class Fence(Protocol):
 
 
 class Transactions(blocks.Transactions):
-    """The blocks of one connection to the server. ``fence``: checked at the begin of each transaction."""
+    """The blocks of one connection to the server. ``fence``: checked at the begin of each transaction.
+
+    ``announces``: with what became due, all agents are told. The server lets such transactions commit one after
+    another, so it is not for those who send what they enqueue.
+    """
 
     connection: Connection
     failures = psycopg.Error
@@ -46,6 +51,7 @@ class Transactions(blocks.Transactions):
         super().__init__(connection.name)
         self.connection = connection
         self.fence: Fence | None = None
+        self.announces = False
         self._read_only = read_only
         self._locked = set[int]()
 
@@ -76,7 +82,8 @@ class Transactions(blocks.Transactions):
         return self.connection.in_transaction and not self.connection.failed
 
     def _commit(self) -> None:
-        self.connection.end("COMMIT")
+        tells = self.announces and self._something_due
+        self.connection.end(f"NOTIFY {Hint.DUE}; COMMIT" if tells else "COMMIT")
 
     def _roll_back(self) -> None:
         """Without a new connection: what was begun ends with the old one."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from agent.model.times import Clock
     from agent.outbox.sql.blocks import Block, Transactions
@@ -60,6 +60,10 @@ class Part(ABC):
     def transaction(self) -> Block:
         """A block that is all or nothing, and durable when the outermost block ends."""
         return self._transactions.nested
+
+    def when_enqueued(self, call: Callable[[], object]) -> None:
+        """Call this after each transaction with which a deployment became due, in the thread of the transaction."""
+        self._transactions.enqueued = call
 
     def _writing(self) -> Block:
         """A transaction, or a part of the current one."""

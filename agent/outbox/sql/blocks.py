@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from agent.outbox.values import OutboxError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.outbox.sql.base import Connection
 
 
 class Transactions(ABC):
     """The blocks of one connection.
 
-    ``rollbacks`` grows with each rollback. Caches of row numbers are then invalid.
+    ``rollbacks`` grows with each rollback. Caches of row numbers are then invalid. ``enqueued`` is called after each
+    commit with which a deployment became due.
     """
 
     connection: Connection
@@ -25,11 +28,17 @@ class Transactions(ABC):
         """``name``: of the outbox, for messages."""
         self.name = name
         self.rollbacks = 0
+        self.enqueued: Callable[[], object] = _nobody_waits
+        self._something_due = False
         self._depth = 0
         self._spoiled = False
         # Blocks have no state, so one object of each kind is enough.
         self.joined = Block(self, savepoint=False)
         self.nested = Block(self, savepoint=True)
+
+    def note_due(self) -> None:
+        """With the current transaction, something becomes due."""
+        self._something_due = True
 
     @abstractmethod
     def in_words(self, error: Any) -> OutboxError:
@@ -105,9 +114,16 @@ class Transactions(ABC):
                 self._commit()
                 committed = True
         finally:
+            due, self._something_due = self._something_due and not lost, False
             if not committed:
                 self.rollbacks += 1
                 self._roll_back()
+            if due:  # perhaps also if COMMIT raised an error: it may be stored all the same
+                self.enqueued()
+
+
+def _nobody_waits() -> None:
+    """For who sends nothing."""
 
 
 class Block:

@@ -81,6 +81,11 @@ class Deployments(Projects):
                 taken.append(name)
         return {name: start for name, (start, _) in self._owners(taken).items()} if taken else {}
 
+    def _note_due(self, changes: Iterable[Change]) -> None:
+        """If there is something to send now, tell those who wait for it after the commit."""
+        if any(each.state is State.PENDING for change in changes for each in (*change.inserted, *change.rewritten)):
+            self._transactions.note_due()
+
     def _remove_and_rewrite(self, change: Change) -> dict[str, int]:
         """Returns the ids of rewritten deployments that were not free, each with the start of the build that has it."""
         self._connection.executemany(
@@ -160,6 +165,8 @@ class Deployments(Projects):
                 "'delivered', 'failed', 'discarded'",
                 (self.clock.now_ms(),),
             )
+            if any(done):
+                self._transactions.note_due()
             self._connection.executemany(
                 "DELETE FROM attempts WHERE deployment = ?",
                 [(each.number,) for each, moved in zip(deployments, done, strict=True) if moved],

@@ -33,6 +33,7 @@ class Deployments(Loading, deployments.Deployments):
         with self._writing():
             if self.max_size and any(map(adds, changes)):
                 self._refuse_when_full()
+            self._note_due(changes)
             refused = dict[str, int]()
             for change in changes:
                 if change.removed or change.rewritten:
