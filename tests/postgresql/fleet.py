@@ -47,6 +47,7 @@ token_file = "hivel.token"
 {web}
 [delivery]
 interval = "{delivery_interval}"
+timeout = "{delivery_timeout}"
 backoff_initial = "100ms"
 backoff_max = "500ms"
 """
@@ -126,6 +127,7 @@ class Fleet:
     lease_s: float = LEASE_S
     poll_interval: str = "200ms"
     delivery_interval: str = "100ms"
+    delivery_timeout: str = "10s"
     extra: str = ""
     web: str = '[web]\nlisten = ""\n'
     secrets: dict[str, str] = field(default_factory=dict)
@@ -188,6 +190,7 @@ class Fleet:
             web=self.web,
             lease=f"{round(self.lease_s * 1000)}ms",
             delivery_interval=self.delivery_interval,
+            delivery_timeout=self.delivery_timeout,
         )
         return common + self.extra
 

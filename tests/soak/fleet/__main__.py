@@ -40,6 +40,8 @@ AGENTS = 3
 CONTROLLERS = 50
 # Shorter than the usual 15 s, so that more agents can be killed in the time.
 LEASE_S = 3.0
+# Requests that are never answered must not keep the deliveries busy all the time.
+DELIVERY_TIMEOUT = "1s"
 # How long what is left over may take to arrive once all troubles are over.
 AFTERWARDS_S = 300.0
 
@@ -60,7 +62,7 @@ def main() -> int:
         fleet = stack.enter_context(
             Fleet(
                 folder, cluster, database, cluster.url(database), CONTROLLERS, LEASE_S,
-                poll_interval="2s", extra=EXTRA, secrets=SECRETS,
+                poll_interval="2s", delivery_timeout=DELIVERY_TIMEOUT, extra=EXTRA, secrets=SECRETS,
             )
         )  # fmt: skip
         begin_log(fleet)
