@@ -58,12 +58,25 @@ def missing() -> str | None:
     return None
 
 
+def programs() -> Path:
+    """The folder of the newest installed version."""
+    return _FOLDERS[0]
+
+
 def user_of_servers() -> pwd.struct_passwd | None:
     """As whom root runs servers; None if there is no such user."""
     try:
         return pwd.getpwnam("postgres")
     except KeyError:
         return None
+
+
+def as_user_of_servers() -> list[str]:
+    """What begins a command that runs as the user of servers; empty if that is this user."""
+    user = user_of_servers()
+    if os.geteuid() != 0 or user is None:
+        return []
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
 
 class Cluster:
@@ -73,15 +86,13 @@ class Cluster:
         self, *, fsync: bool = False, settings: Mapping[str, object] | None = None, primary: Cluster | None = None
     ) -> None:
         """``primary``: this one is a standby, which follows that one."""
-        self.bin = _FOLDERS[0]
+        self.bin = programs()
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self.data = self.folder / "data"
         self.port = free_port()
         self._numbers = count(1)
-        self._as_user: list[str] = []
         user = user_of_servers()
         if os.geteuid() == 0 and user is not None:
-            self._as_user = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
             os.chown(self.folder, user.pw_uid, user.pw_gid)
         self.folder.chmod(0o755)
         if primary is None:
@@ -107,13 +118,13 @@ class Cluster:
     def _initialise(self) -> None:
         password = self.folder / "password"
         password.write_text(PASSWORD)
-        self._run(
+        self.run(
             "initdb", "--pgdata", str(self.data), "--username", USER, "--pwfile", str(password), "--no-sync",
             "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C",
         )  # fmt: skip
 
     def _copy(self, primary: Cluster) -> None:
-        self._run(
+        self.run(
             "pg_basebackup", "--pgdata", str(self.data), "--host", str(primary.folder), "--port", str(primary.port),
             "--username", USER, "--write-recovery-conf", "--checkpoint=fast", "--no-sync",
         )  # fmt: skip
@@ -145,7 +156,7 @@ class Cluster:
 
     def is_ready(self, host: str, port: int) -> bool:
         """Whether a server, or a pooler, accepts connections there."""
-        return self._run("pg_isready", "-q", "-h", host, "-p", str(port), check=False).returncode == 0
+        return self.run("pg_isready", "-q", "-h", host, "-p", str(port), check=False).returncode == 0
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
         """SIGQUIT: at once, as after a crash. SIGINT: connections are ended, and everything is written."""
@@ -161,7 +172,7 @@ class Cluster:
 
     def promote(self) -> None:
         """Let a standby accept writes."""
-        self._run("pg_ctl", "promote", "--pgdata", str(self.data), "--wait")
+        self.run("pg_ctl", "promote", "--pgdata", str(self.data), "--wait")
 
     def has_all_of(self, primary: Cluster) -> bool:
         """Whether a standby has everything that the primary has now."""
@@ -229,10 +240,11 @@ class Cluster:
 
     def prefix(self, dies_by: str | None = None) -> list[str]:
         """What runs a command as the user of the server. It dies by this signal when this process ends."""
-        options = [*self._as_user, *([f"--pdeathsig={dies_by}"] if dies_by else [])]
-        return ["setpriv", *options, "--"] if options else []
+        begin = as_user_of_servers() or (["setpriv"] if dies_by else [])
+        return [*begin, *([f"--pdeathsig={dies_by}"] if dies_by else []), "--"] if begin else []
 
-    def _run(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """One of PostgreSQL's programs, to its end."""
         command = [*self.prefix(), str(self.bin / name), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, timeout=LIMIT_S, check=False)
         assert not check or done.returncode == 0, done.stderr
