@@ -9,6 +9,7 @@ import pytest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from agent.model.deployment import State
+from agent.outbox.values import OutboxError
 from agent.sources.jenkins.client import JenkinsClient
 from agent.sources.jenkins.look import GRACE_MS
 from agent.sources.jenkins.poller import Poller
@@ -556,14 +557,53 @@ def test_a_new_jenkins_token_in_the_file_is_taken_up_without_a_restart(
 def test_the_cursor_stays_when_events_cannot_be_stored(
     watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, tmp_path: Path
 ) -> None:
-    from agent.outbox.values import OutboxError
-
     finish_one(watched, clock)
     outbox._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(OutboxError, match="cannot be written"):
         poll(controller, outbox)
     outbox._connection.execute("PRAGMA query_only = OFF")
     assert poll(controller, outbox).enqueued == ["main:deploy/shop#4"]
+
+
+def test_after_an_error_of_the_outbox_a_poller_reads_again_what_is_stored(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Whoever restores a copy, for example, changes what only the poller writes otherwise."""
+    client = JenkinsClient(controller, clock)
+    poller = Poller(controller, client, ingest_of(outbox))
+    poller.poll()
+    watched.start_build("deploy/shop", repo=REPO)
+    poller.poll()
+    assert outbox.open_build_counts() == {"main": 1}
+    outbox._connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(OutboxError, match="cannot be written"):
+        poller.poll()
+    outbox._connection.execute("PRAGMA query_only = OFF")
+    outbox.save_controller(replace(outbox.controllers()[0], state="unreachable", since=5))
+    poller.poll()
+    assert (outbox.controllers()[0].state, outbox.controllers()[0].since) == ("ok", clock.now_ms())
+    client.close()
+
+
+def test_a_build_that_is_open_is_followed_by_the_same_poller_also_after_idle_polls(
+    watched: LocalJenkins, controller: JenkinsSettings, outbox: Outbox, clock: FakeClock
+) -> None:
+    client = JenkinsClient(controller, clock)
+    poller = Poller(controller, client, ingest_of(outbox))
+    for _ in range(3):
+        poller.poll()
+    for result in ("SUCCESS", "FAILURE"):
+        number = watched.start_build("deploy/shop", repo=REPO)
+        for _ in range(3):
+            clock.advance(s=15)
+            assert poller.poll().enqueued == []
+        assert outbox.open_build_counts() == {"main": 1}
+        watched.finish_build("deploy/shop", number, result)
+        assert poller.poll().enqueued == [f"main:deploy/shop#{number}"]
+        for _ in range(3):
+            clock.advance(s=15)
+            poller.poll()
+    client.close()
 
 
 # ---- jobs that change their names, and builds that are gone

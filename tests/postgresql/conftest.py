@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.conftest import clock, hivel, hivel_server, jenkins, jenkins_server
+from tests.integration.conftest import clock, controller, hivel, hivel_server, jenkins, jenkins_server
 from tests.postgresql.cluster import Cluster, missing, running_cluster
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from agent.outbox.postgresql.server import Server
 
-__all__ = ["clock", "hivel", "hivel_server", "jenkins", "jenkins_server"]
+__all__ = ["clock", "controller", "hivel", "hivel_server", "jenkins", "jenkins_server"]
 
 
 @pytest.fixture

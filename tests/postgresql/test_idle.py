@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import httpx
 import pytest
 
-from tests.integration.support import wait_until
+from agent.outbox.leases import Agent, Fence
+from agent.outbox.postgresql.connection import Connection
+from agent.outbox.postgresql.engine import PostgresqlOutbox
+from agent.outbox.postgresql.leases import LeaseFence, Leases
+from agent.sources.jenkins.client import JenkinsClient
+from agent.sources.jenkins.poller import Poller
+from tests.engines import traced
+from tests.integration.support import REPO, ingest_of, wait_until
 from tests.postgresql.bouncer import bouncing, missing_bouncer
-from tests.postgresql.fleet import Fleet
+from tests.postgresql.fleet import JOB, Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from agent.config.settings import JenkinsSettings
+    from agent.outbox.postgresql.server import Server
+    from agent.sandbox.jenkins import LocalJenkins
+    from tests.integration.support import FakeClock
     from tests.postgresql.cluster import Cluster
     from tests.postgresql.fleet import Running
 
@@ -79,6 +92,54 @@ def test_what_is_reported_to_an_agent_that_left_is_sent_at_once_by_another_one(f
     wait_until(lambda: listens(fleet, 2), "both hear hints")
     report(two)
     fleet.expect_delivered(1)
+
+
+@pytest.fixture
+def poller(server: Server, controller: JenkinsSettings, jenkins: LocalJenkins, clock: FakeClock) -> Iterator[Poller]:
+    """Of a controller with a job, under a lease."""
+    jenkins.add_job(JOB)
+    jenkins.add_builds(JOB, 3, repo=REPO)
+    me = Agent(str(uuid4()), "agent", "1", 1)
+    with (
+        Connection(server) as connection,
+        PostgresqlOutbox(server, clock) as outbox,
+        closing(JenkinsClient(controller, clock)) as client,
+    ):
+        leases = Leases(connection)
+        leases.declare([controller.name])
+        leases.take(me, [controller.name], 1, 3_600_000)
+        outbox.fence(LeaseFence(Fence(controller.name, me.id, 1)))
+        yield Poller(controller, client, ingest_of(outbox))
+
+
+def statements_of(poller: Poller, clock: FakeClock, *, after_s: float = 5) -> list[str]:
+    """What the next poll sends to the database."""
+    clock.advance(s=after_s)
+    with traced(poller._outbox) as statements:
+        assert poller.poll().complete
+    return statements
+
+
+def test_a_poll_that_finds_nothing_new_asks_only_for_builds_that_were_reported(
+    poller: Poller, jenkins: LocalJenkins, clock: FakeClock
+) -> None:
+    for _ in range(3):
+        poller.poll()
+    [only] = statements_of(poller, clock)
+    assert "FROM wanted_builds" in only
+    jenkins.add_builds(JOB, 1, repo=REPO)
+    assert len(statements_of(poller, clock)) > 5
+    statements_of(poller, clock)
+    [only] = statements_of(poller, clock)
+    assert "FROM wanted_builds" in only
+
+
+def test_once_a_minute_an_idle_poll_stores_its_time(poller: Poller, clock: FakeClock) -> None:
+    for _ in range(3):
+        poller.poll()
+    sent = [len(statements_of(poller, clock, after_s=15)) for _ in range(8)]
+    assert sorted(sent) == [1, 1, 1, 1, 1, 1, 5, 5]
+    assert poller._outbox.controllers()[0].polled_at == clock.now_ms() - 15_000 * sent[::-1].index(5)
 
 
 def test_without_hints_an_event_of_a_verb_waits_for_the_next_look(

@@ -23,6 +23,7 @@ from agent.sources.jenkins.missed import MissedBuilds
 from agent.sources.jenkins.pace import Pace
 from agent.sources.jenkins.reader import JobReader
 from agent.sources.jenkins.reading import Reading
+from agent.sources.jenkins.remembered import Remembered
 from agent.sources.jenkins.renames import Renames
 from agent.sources.jenkins.round import Round
 from agent.sources.jenkins.storing import PollReport, Storing
@@ -68,6 +69,7 @@ class Poller:
         self._wanted = WantedBuilds(
             settings.name, client, self._outbox, self._details, rules=self._rules, interval_s=interval_s
         )
+        self._remembered = Remembered(settings.name, self._outbox)
         self._pause = Pause(interval_s, self._clock)
         self._pace = Pace(interval_s)
         self._clock_ahead_ms = 0
@@ -105,6 +107,12 @@ class Poller:
         """
         report = PollReport(self._name)
         before = self._client.requests
+        with self._remembered.poll():
+            self._poll_and_save_state(report)
+        report.requests = self._client.requests - before
+        return report
+
+    def _poll_and_save_state(self, report: PollReport) -> None:
         try:
             problem = self._poll(report)
         except StoppedError:
@@ -117,8 +125,6 @@ class Poller:
             self._pause.answered()
             report.complete = not self._stopping
             self._save_state("ok" if problem is None else "error", problem, report)
-        report.requests = self._client.requests - before
-        return report
 
     def _poll(self, report: PollReport) -> str | None:
         """Returns the problem of the whole controller, if any."""
@@ -147,6 +153,8 @@ class Poller:
             self._read(found, known, snapshot, report_from, storing)
         if not self._stopping:
             self._wanted.read(snapshot.jobs, self._jenkins_now(), storing.accept)
+        if not (known.open_builds or found.passed or absent or found.candidates or found.renewed or storing.stored):
+            self._remembered.nothing_opened()
         self._show_errors(snapshot, report)
         if not snapshot.problems and not report.renamed and not found.later and not self._stopping:
             self._settled = snapshot.jobs
@@ -179,12 +187,12 @@ class Poller:
 
         It is stored before anything else, so that a crash cannot change it.
         """
-        state = self._outbox.controller(self._name)
+        state = self._remembered.state()
         if state is not None and state.report_from is not None:
             return state.report_from, False
         report_from, now = self._settings.report_from(server_time), self._clock.now_ms()
         state = ControllerState(self._name, "ok", now, report_from, clock_ahead_ms=self._clock_ahead_ms)
-        self._outbox.save_controller(state)
+        self._remembered.save(state)
         log.info("first poll", controller=self._name, report_from=rfc3339(report_from))
         return report_from, True
 
@@ -195,7 +203,7 @@ class Poller:
         checked, so that thousands of idle jobs cost nothing. Not after a job was renamed: another job may have its old
         name.
         """
-        open_builds = self._outbox.open_builds(self._name)
+        open_builds = self._remembered.open_builds()
         settled, self._settled = self._settled, None  # set again when this poll has read everything
         if jobs is not settled:
             return jobs, Known(self._outbox.jobs(self._name), open_builds, complete=True)
@@ -216,12 +224,12 @@ class Poller:
     def _save_state(self, name: str, problem: str | None, report: PollReport | None = None) -> None:
         """``report``: of a completed poll."""
         now = self._clock.now_ms()
-        before = self._outbox.controller(self._name) or ControllerState(self._name, "never polled", now)
+        before = self._remembered.state() or ControllerState(self._name, "never polled", now)
         changed = before.state != name
         state = replace(before, state=name, since=now if changed else before.since, last_error=problem)
         if report is not None:
             state = replace(state, clock_ahead_ms=self._clock_ahead_ms, polled_at=now, jobs=report.jobs)
-        self._outbox.save_controller(state)
+        self._remembered.save(state)
         told, self._told = self._told, name
         if changed or (told is None and name != "ok"):  # a problem from before a restart is logged again
             write = log.info if name == "ok" else log.error

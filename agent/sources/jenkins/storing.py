@@ -60,6 +60,7 @@ class Storing:
         self._unread = unread
         self._report = report
         self._looked: list[Looked] = []
+        self.stored = False
 
     def set_aside(self, job: str, error: Exception) -> None:
         """The job could not be read: start its backoff."""
@@ -67,7 +68,8 @@ class Storing:
         self._report.problems.append(f"job {job}: {in_words(error)}")
 
     def accept(self, facts: Sequence[Fact], progress: Progress | None = None) -> None:
-        """Store at once."""
+        """Store at once. ``stored`` is true from then on."""
+        self.stored = True
         if facts:
             self._take_reports()
         for each in self._ingest.accept(facts, progress).deployments:
