@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 from agent import __version__
@@ -42,8 +42,13 @@ class TlsSettings:
         """The context of a connection. Raises :class:`ssl.SSLError` and :class:`OSError` for invalid PEM files."""
         context = ssl.create_default_context(cafile=self.ca_file)
         if self.client_certificate is not None:
-            context.load_cert_chain(self.client_certificate, self.client_key)
+            context.load_cert_chain(self.client_certificate, self.client_key, _refuse_passphrase)
         return context
+
+
+def _refuse_passphrase() -> NoReturn:
+    """Else OpenSSL asks for it on the terminal, and a service has none."""
+    raise ssl.SSLError("the key has a passphrase; remove it: openssl pkey -in KEY -out KEY")
 
 
 @dataclass(frozen=True)

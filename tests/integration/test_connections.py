@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from agent import __version__
 from tests.integration.network import Authority, Proxy, Server
@@ -210,6 +211,20 @@ def test_a_wrong_file_is_told_by_its_name_and_key(
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert re.search(rf"{re.escape(str(agent.config))}:\d+: {re.escape(table)}\.{key}: ", done.stderr)
         assert str(file) in done.stderr
+
+
+def test_a_key_with_a_passphrase_is_an_error_and_nobody_is_asked_for_it(authority: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.issue_apart("client.example.test")
+    plain = serialization.load_pem_private_key(key.read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"passphrase")
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    key.write_bytes(plain.private_bytes(pem, form, secret))
+    lines = f'client_certificate = "{certificate}"\nclient_key = "{key}"'
+    agent = configured(tmp_path, jenkins="http://127.0.0.1:1", hivel="https://127.0.0.1:1", hivel_lines=lines)
+    done = agent.run("check", "--config-only")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and str(key) in done.stderr, done.stderr
+    assert "the key has a passphrase; remove it: openssl pkey -in KEY -out KEY" in done.stderr
 
 
 # ---- proxies

@@ -165,7 +165,7 @@ class TestClientCertificates:
         key = certificate.with_suffix(".key")
         key.chmod(0o644)
         said = world.refused(client_certificate=certificate, client_key=key)
-        assert "chmod 600" in said and str(key) in said
+        assert "with mode 0600" in said and str(key) in said
 
 
 def test_a_server_without_tls_is_refused_if_there_is_a_ca_file(world: World) -> None:

@@ -52,7 +52,10 @@ _BY_WORDS = (
         "write the password to a file, and set [outbox] password_file; for another URL than [outbox] url, use"
         " ~/.pgpass",
     ),
-    (("private key file",), "only the user of the agent may read [outbox] client_key; run: chmod 600"),
+    (
+        ("private key file",),
+        "give [outbox] client_key to the user of the agent with mode 0600, or to root with mode 0640",
+    ),
     (("too many", "connection slots"), _ADVICE["53300"]),
     (("password", "authentication", "pg_hba", 'role "'), _ADVICE["28"]),
     (('" does not exist',), _ADVICE["3D"]),
