@@ -152,10 +152,10 @@ def _read(path: Path, *, blanks: bool) -> str:
 
 
 def _usable(text: str, place: str, path: Path | None = None, *, blanks: bool = False) -> str:
-    token = text.strip()
+    token, kind = text.strip(), "secret" if blanks else "token"
     if not token:
-        raise TokenError(f"{place} is empty; write the token as its only line", path)
+        raise TokenError(f"{place} is empty; write the {kind} as its only line", path)
     if not token.isascii() or not token.isprintable() or (" " in token and not blanks):
         words = "one line of ASCII characters" if blanks else "one line of letters and digits"
-        raise TokenError(f"{place} does not contain a token; {words} is expected", path)
+        raise TokenError(f"{place} does not contain a {kind}; {words} is expected", path)
     return token

@@ -532,6 +532,20 @@ def test_the_outbox_can_be_in_postgresql_with_a_password_from_a_file(settings: L
     assert "hunter22" not in repr(found)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; write the secret as its only line"),
+        ("two\nlines", "does not contain a secret; one line of ASCII characters is expected"),
+        ("schl\u00fcssel", "does not contain a secret; one line of ASCII characters is expected"),
+    ],
+)
+def test_a_password_file_that_cannot_be_used_is_named(settings: Load, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "password").write_text(text, encoding="utf-8")
+    lines = f'url = "postgresql://me@db.example/outbox"\npassword_file = "{tmp_path / "password"}"'
+    assert problem(settings, with_outbox(lines)) == f"outbox.password_file: {tmp_path / 'password'} {message}"
+
+
 @pytest.mark.parametrize("hosts", ["db.example:", "[::1]", "[::1]:5433,db.example:5432", "%2Frun%2Fpostgresql", ""])
 def test_hosts_of_postgresql_as_libpq_reads_them(settings: Load, hosts: str) -> None:
     found = settings(with_outbox(f'url = "postgresql://me@{hosts}/outbox"'))
