@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from tests.postgresql.cluster import Cluster
 
 ENGINES = ["postgresql", "sqlite"]
+# For tests with the fixture `engine`, which is SQLite where a test does not say this.
+on_both_engines = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 
 
 class Engine(Protocol):
-    """Where one outbox is; whatever is opened of it has the same data."""
+    """Where one outbox is; whatever is opened of it has the same data. ``url``: of the database; None: it is a file."""
 
     clock: FakeClock
+    url: str | None
 
     def open(self, *, max_size: int = 0) -> Outbox:
         """One more way to it."""
@@ -40,6 +43,8 @@ class Engine(Protocol):
 
 class Sqlite:
     """A file: a copy of an empty one, for that is faster than to make one."""
+
+    url = None
 
     def __init__(self, folder: Path, clock: FakeClock | None = None) -> None:
         self.clock = clock or FakeClock()

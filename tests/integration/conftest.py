@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,16 +10,20 @@ import pytest
 
 from agent.config.credentials import Token
 from agent.config.settings import DeliverySettings, HivelSettings, JenkinsSettings
-from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sandbox.hivel import LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
+from tests.engines import Postgresql, Sqlite
 from tests.integration.support import Agent, FakeClock, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from subprocess import Popen
+
+    from agent.outbox.interface import Outbox
+    from tests.engines import Engine
+    from tests.postgresql.cluster import Cluster
 
 
 @pytest.fixture
@@ -27,8 +32,20 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def outbox(tmp_path: Path, clock: FakeClock) -> Iterator[SqliteOutbox]:
-    with SqliteOutbox(tmp_path / "outbox.db", clock) as outbox:
+def engine(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Engine]:
+    """An empty outbox: a file, and where a test is marked ``on_both_engines`` a database, too."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield Sqlite(tmp_path, clock)
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    database = cluster.new_outbox()
+    yield Postgresql(cluster, database, clock=clock)
+    cluster.drop(database)
+
+
+@pytest.fixture
+def outbox(engine: Engine) -> Iterator[Outbox]:
+    with closing(engine.open()) as outbox:
         yield outbox
 
 

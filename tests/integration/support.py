@@ -138,6 +138,12 @@ class Agent:
             (folder / name).chmod(0o600)
         return agent
 
+    def store_in(self, url: str | None) -> None:
+        """Let the outbox be this database, with leases that expire soon; None: it stays in its file."""
+        if url is not None:
+            text = self.config.read_text()
+            self.config.write_text(text.replace("[outbox]\n", f'[outbox]\nurl = "{url}"\nlease = "1s"\n'))
+
     @property
     def config(self) -> Path:
         return self.folder / "config.toml"

@@ -22,7 +22,7 @@ from agent.sandbox.hivel import Fault, LocalHivel
 from agent.sandbox.jenkins import LocalJenkins
 from agent.sandbox.server import LocalServer
 from tests.conformance.things import deployment
-from tests.engines import ENGINES, Postgresql, Sqlite
+from tests.engines import on_both_engines
 from tests.integration.crash_driver import MOST_POINTS
 from tests.integration.support import REPO, Agent
 from tests.simulation.support import memory_folder
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from agent.outbox.interface import Outbox
     from tests.engines import Engine
-    from tests.postgresql.cluster import Cluster
 
 JOBS = ("deploy/shop", "deploy/api")
 EXPECTED = {f"main:{job}#{number}" for job in JOBS for number in (1, 2, 3)}
@@ -102,36 +101,19 @@ def stage() -> Stage:
     return Stage()
 
 
-@pytest.fixture(params=ENGINES)
-def name_of_engine(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    # In memory: processes die here, no computers.
+def tmp_path() -> Iterator[Path]:
+    """In memory: processes die here, no computers."""
     with memory_folder() as name:
         yield Path(name)
 
 
 @pytest.fixture
-def engine(name_of_engine: str, folder: Path, request: pytest.FixtureRequest) -> Engine:
-    """The driver's outbox."""
-    if name_of_engine == "sqlite":
-        return Sqlite(folder)
-    cluster: Cluster = request.getfixturevalue("cluster")
-    return Postgresql(cluster, cluster.new_outbox())
-
-
-@pytest.fixture
-def agent(stage: Stage, folder: Path, engine: Engine) -> Iterator[Agent]:
+def agent(stage: Stage, tmp_path: Path, engine: Engine) -> Iterator[Agent]:
     jenkins_app, hivel_app = Current(lambda: stage.jenkins.app), Current(lambda: stage.hivel.app)
     with LocalServer(jenkins_app) as jenkins, LocalServer(hivel_app) as hivel:
-        agent = Agent.configured(folder, jenkins=jenkins, hivel=hivel, backoff_initial="1ms", backoff_max="1ms")
-        if isinstance(engine, Postgresql):
-            text = agent.config.read_text().replace("[outbox]\n", f'[outbox]\nurl = "{engine.url}"\n')
-            agent.config.write_text(text)
+        agent = Agent.configured(tmp_path, jenkins=jenkins, hivel=hivel, backoff_initial="1ms", backoff_max="1ms")
+        agent.store_in(engine.url)
         yield agent
 
 
@@ -142,6 +124,7 @@ def driver(agent: Agent) -> Iterator[Driver]:
     driver.close()
 
 
+@on_both_engines
 def test_a_kill_before_or_after_any_commit_or_post_loses_nothing_and_doubles_nothing(
     stage: Stage, engine: Engine, driver: Driver
 ) -> None:
@@ -166,7 +149,7 @@ def test_a_kill_before_or_after_any_commit_or_post_loses_nothing_and_doubles_not
 
 def _every(engine: Engine) -> int:
     """On PostgreSQL, where all of it takes longer, a few of the points, or all with ``HIVEL_STORIES``."""
-    return 8 if isinstance(engine, Postgresql) and "HIVEL_STORIES" not in os.environ else 1
+    return 8 if engine.url is not None and "HIVEL_STORIES" not in os.environ else 1
 
 
 def _check_what_the_kill_left(engine: Engine, hivel: LocalHivel, point: int) -> None:

@@ -25,6 +25,7 @@ from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sources.reports import emit as verb
 from agent.sources.reports.fields import refuse_hopeless
 from agent.sources.reports.inbox import take_inbox
+from tests.engines import on_both_engines
 from tests.integration.doors import Doors
 from tests.integration.reporting import ingest_of, reports_of, rows, settings_of
 from tests.integration.support import REPO, FakeClock, wait_until
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
     from agent.sources.reports.accept import Reports
+    from tests.engines import Engine
 
 PROGRAM = [sys.executable, "-c", "from agent.main import main; main()", "emit"]
 ONE = ["--job", "deploy/shop", "--build-number", "7", "--status", "SUCCESS"]
@@ -623,15 +625,18 @@ STAGE = [
 ]  # fmt: skip
 
 
+@on_both_engines
 def test_what_was_stored_while_the_daemon_was_down_and_killed_is_delivered_when_it_starts(
-    doors: Doors, hivel: LocalHivel
+    doors: Doors, hivel: LocalHivel, engine: Engine
 ) -> None:
+    doors.store_in(engine.url)
     process = doors.begin()
     assert emit(doors, *STAGE, "1").returncode == 0
     process.kill()
     process.wait()
     done = emit(doors, *STAGE, "2")
     assert (done.returncode, done.stdout) == (0, f"hivel-agent emit: stored in {doors.outbox}\n")
+    engine.let_claims_run_out()
     process = doors.begin()
     wait_until(lambda: len(hivel.deployments()) == 2, "both are at Hivel")
     process.send_signal(signal.SIGTERM)
@@ -639,13 +644,16 @@ def test_what_was_stored_while_the_daemon_was_down_and_killed_is_delivered_when_
     assert sorted(d.event.deployment_id for d in hivel.deployments()) == [f"main:deploy/shop#{n}:eu" for n in (1, 2)]
 
 
-def test_it_is_on_the_disk_when_the_command_ends(doors: Doors, hivel: LocalHivel) -> None:
+@on_both_engines
+def test_it_is_on_the_disk_when_the_command_ends(doors: Doors, hivel: LocalHivel, engine: Engine) -> None:
     """Whatever is killed right after: here the daemon that had the file open, each time."""
+    doors.store_in(engine.url)
     for number in range(1, 6):
         process = doors.begin()
         assert emit(doors, *STAGE, str(number)).returncode == 0
         process.kill()
         process.wait()
+    engine.let_claims_run_out()
     process = doors.begin()
     try:
         wait_until(lambda: len(hivel.deployments()) == 5, "all are at Hivel")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from agent.sources.webhooks.gaps.repair import FIRST_RETRY_S, INTERVAL_S, LEAST_
 from agent.sources.webhooks.headers import event_of
 from agent.sources.webhooks.platforms import READERS
 from agent.sources.webhooks.values import Delivery
+from tests.engines import on_both_engines
 from tests.integration.platforms import World, world
 from tests.integration.support import Agent
 
@@ -44,8 +45,10 @@ if TYPE_CHECKING:
 
     from agent.config.settings import Settings, WebhookSettings
     from agent.model.deployment import Content
+    from agent.outbox.interface import Outbox
     from agent.sandbox.platforms import Deployed
     from agent.sources.webhooks.values import Invalid, Meaning
+    from tests.engines import Engine
 
 KINDS = ("github", "gitlab", "circleci", "azure_devops")
 HOUR = 3_600_000
@@ -55,7 +58,7 @@ RULE = WebhookRule(Pattern.parse("acme/*"), Pattern.parse("deploy*"), "productio
 class Repairing:
     """Gap repair of one hook, with an outbox."""
 
-    def __init__(self, world: World, settings: Settings, outbox: SqliteOutbox) -> None:
+    def __init__(self, world: World, settings: Settings, outbox: Outbox) -> None:
         self.world = world
         self.clock = world.clock
         self.outbox = outbox
@@ -125,12 +128,12 @@ class _Later(GapStore):
 
 
 @contextmanager
-def repairing(kind: Any, tmp_path: Path, **hook: Any) -> Iterator[Repairing]:
+def repairing(kind: Any, tmp_path: Path, engine: Engine, **hook: Any) -> Iterator[Repairing]:
     """Started, and looked once: what ends from now on is to be found."""
     agent = Agent.configured(tmp_path, jenkins="http://127.0.0.1:1", hivel="http://127.0.0.1:1")
     # GitHub and GitLab know which runs are deployments.
     rules = (RULE,) if kind in ("circleci", "azure_devops") else ()
-    with world(kind, rules=rules, **hook) as found, SqliteOutbox(agent.outbox, found.clock) as outbox:
+    with world(kind, engine.clock, rules=rules, **hook) as found, closing(engine.open()) as outbox:
         found.platform.deploy(ended_at=found.clock.now_ms() - HOUR)  # before the hook existed
         repairing = Repairing(found, load(agent.config), outbox)
         repairing.run()
@@ -139,14 +142,14 @@ def repairing(kind: Any, tmp_path: Path, **hook: Any) -> Iterator[Repairing]:
 
 
 @pytest.fixture(params=KINDS)
-def any_repair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Repairing]:
-    with repairing(request.param, tmp_path) as found:
+def any_repair(request: pytest.FixtureRequest, tmp_path: Path, engine: Engine) -> Iterator[Repairing]:
+    with repairing(request.param, tmp_path, engine) as found:
         yield found
 
 
 @pytest.fixture
-def github(tmp_path: Path) -> Iterator[Repairing]:
-    with repairing("github", tmp_path) as found:
+def github(tmp_path: Path, engine: Engine) -> Iterator[Repairing]:
+    with repairing("github", tmp_path, engine) as found:
         yield found
 
 
@@ -286,6 +289,7 @@ def test_a_platform_that_is_away_is_asked_less_and_less(any_repair: Repairing) -
     assert (any_repair.events(), any_repair.errors) == (expected(any_repair, deployed), [])
 
 
+@on_both_engines
 def test_a_crash_between_two_deployments_loses_and_doubles_nothing(any_repair: Repairing, tmp_path: Path) -> None:
     """Each time, the agent dies after a few commits: another connection, from what is on the disk."""
     deployed = outage(any_repair, 60)
@@ -369,13 +373,13 @@ def test_metrics_show_the_last_looks_their_failures_and_what_they_found(github: 
     assert values()["last_success_timestamp_seconds"] == 0
 
 
-def test_a_wrong_token_is_shown_and_a_new_one_is_read_from_its_file(tmp_path: Path) -> None:
+def test_a_wrong_token_is_shown_and_a_new_one_is_read_from_its_file(tmp_path: Path, engine: Engine) -> None:
     from agent.config.credentials import Token
 
     file = tmp_path / "api.token"
     file.write_text("sandbox-token\n")
     file.chmod(0o600)
-    with repairing("github", tmp_path, api_token=Token.from_file(file)) as one:
+    with repairing("github", tmp_path, engine, api_token=Token.from_file(file)) as one:
         deployed = outage(one, 2)
         one.world.platform.token = "renewed-token"
         one.run()

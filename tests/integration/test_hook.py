@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,6 +26,7 @@ from agent.sources.reports import inbox
 from agent.sources.reports.accept import Reports
 from agent.sources.reports.inbox import take_inbox
 from tests.deployments import rows
+from tests.engines import on_both_engines
 from tests.integration.reporting import (
     HOUR,
     deliver,
@@ -53,7 +55,7 @@ class Hook:
         self, controller: JenkinsSettings, outbox: Outbox, rules: tuple[Rule, ...], hold_for_ms: int = HOUR
     ) -> None:
         options = Options(environment_map={"prod": "production"})
-        settings = settings_of(outbox.path, controller, rules=rules, options=options)
+        settings = settings_of(Path("outbox.db"), controller, rules=rules, options=options)
         self.settings = replace(settings, hold_for_ms=hold_for_ms)
         self.outbox = outbox
         self.ingest = ingest_of(self.settings, outbox)
@@ -490,6 +492,7 @@ def test_a_report_that_raises_what_nobody_expected_is_set_aside_and_the_others_a
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["report set aside: unexpected error"]
 
 
+@on_both_engines
 def test_a_full_batch_that_raises_is_not_lost_and_not_doubled_by_a_crash(
     hook: Hook, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -983,7 +986,16 @@ ORDERS = [
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("job", ["deploy/shop", "build/shop"])
-@pytest.mark.parametrize("skew_ms", [0, -48 * HOUR, 48 * HOUR], ids=["one time", "Jenkins behind", "Jenkins ahead"])
+@pytest.mark.parametrize(
+    ("engine", "skew_ms"),
+    [
+        pytest.param("sqlite", 0, id="one time"),
+        pytest.param("sqlite", -48 * HOUR, id="Jenkins behind"),
+        pytest.param("sqlite", 48 * HOUR, id="Jenkins ahead"),
+        pytest.param("postgresql", 0, id="postgresql"),
+    ],
+    indirect=["engine"],
+)
 def test_in_every_order_of_report_and_poll_there_is_one_event(
     hook: Hook, jenkins: LocalJenkins, clock: FakeClock, outbox: Outbox, order: str, job: str, skew_ms: int
 ) -> None:
@@ -1013,6 +1025,7 @@ def test_in_every_order_of_report_and_poll_there_is_one_event(
         assert event(outbox, expected[0]).get("image") == ("i:1" if "report" in order else None)
 
 
+@on_both_engines
 def test_a_crash_between_report_and_event_repeats_the_report_and_not_the_event(
     hook: Hook, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

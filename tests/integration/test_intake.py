@@ -28,6 +28,7 @@ from agent.outbox.sqlite import connection as outbox_connection
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.sources import posted
 from agent.sources.reports.intake import Intake
+from tests.engines import on_both_engines
 from tests.integration.doors import INTAKE_TOKEN, TEAM_TOKEN, Doors
 from tests.integration.reporting import ids, poison, reports_of, settings_of
 from tests.integration.support import REPO, wait_until
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
     from agent.sources.reports.accept import Taken
+    from tests.engines import Engine
 
 REPORT = {
     "deployment_id": "one", "repo_url": "https://git.example.test/a", "branch": "main", "environment": "eu",
@@ -79,7 +81,11 @@ def test_a_report_is_answered_with_202_its_id_and_its_state_and_reaches_hivel(
     assert (held.status_code, held.json()) == (202, {"deployment_id": "main:deploy/shop#1", "state": "held"})
 
 
-def test_what_was_answered_with_202_survives_a_kill_at_once(configured: Doors, hivel_server: LocalServer) -> None:
+@on_both_engines
+def test_what_was_answered_with_202_survives_a_kill_at_once(
+    configured: Doors, hivel_server: LocalServer, engine: Engine
+) -> None:
+    configured.store_in(engine.url)
     hivel_server.stop()
     for number in range(5):
         process = configured.begin()

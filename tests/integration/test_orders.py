@@ -20,6 +20,7 @@ import pytest
 
 from agent.model.times import Clock
 from agent.sandbox.hivel import Fault
+from tests.engines import ENGINES
 from tests.integration.doors import Doors
 from tests.integration.support import REPO, wait_until
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.jenkins import LocalJenkins
     from agent.sandbox.server import LocalServer
+    from tests.engines import Engine
     from tests.integration.support import FakeClock
 
 # One with a rule, and one whose builds deploy only when they say so.
@@ -77,6 +79,7 @@ class Play:
     """A build of each job for each door, and what happens to them."""
 
     doors: Doors
+    engine: Engine
     jenkins: LocalJenkins
     hivel: LocalHivel
     builds: list[tuple[str, str, int]] = field(default_factory=list)
@@ -90,6 +93,7 @@ class Play:
         self.process.kill()
         self.process.wait()
         self.process = None
+        self.engine.let_claims_run_out()
 
     def start(self) -> None:
         for job in JOBS:
@@ -159,7 +163,7 @@ class Play:
     def polls(self) -> int:
         url = re.findall(r"what=monitoring url=(\S+)", self.doors.log())[-1]
         text = httpx.get(url + "/metrics").text
-        return int(float(re.findall(r"(?m)^hivel_agent_poll_duration_seconds_count\S* (\S+)$", text)[0]))
+        return sum(int(float(n)) for n in re.findall(r"(?m)^hivel_agent_poll_duration_seconds_count\S* (\S+)$", text))
 
 
 TABLE: list[str] = []
@@ -174,17 +178,27 @@ def table() -> Iterator[None]:
         Path(name).write_text(head + "".join(f"{line}\n" for line in TABLE))
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.name)
+@pytest.mark.parametrize(
+    ("engine", "order"),
+    [
+        pytest.param(engine, order, id=f"{engine}: {order.name}")
+        for order in ORDERS
+        for engine in ENGINES
+        if engine == "sqlite" or "kill" in order.steps
+    ],
+    indirect=["engine"],
+)
 def test_there_is_one_event_at_hivel(
     order: Order, clock: FakeClock, jenkins: LocalJenkins, jenkins_server: LocalServer, hivel: LocalHivel,
-    hivel_server: LocalServer, tmp_path: Path,
+    hivel_server: LocalServer, engine: Engine, tmp_path: Path,
 ) -> None:  # fmt: skip
     clock.jump(ms=Clock().now_ms() - clock.now_ms())
     jenkins.skew_ms = order.skew_ms
     for job in JOBS:
         jenkins.add_job(job)
     doors = Doors.opened(tmp_path, jenkins=jenkins_server, hivel=hivel_server, hook=f'hold_for = "{order.hold_for}"')
-    play = Play(doors, jenkins, hivel)
+    doors.store_in(engine.url)
+    play = Play(doors, engine, jenkins, hivel)
     try:
         for step in order.steps.split():
             getattr(play, step.replace("-", "_"))()

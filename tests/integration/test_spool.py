@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -17,7 +17,11 @@ from agent.model.times import Clock
 from agent.outbox.sqlite.engine import SqliteOutbox
 from agent.outbox.values import OutboxError
 from agent.sources.reports.spool import AT_ONCE, LOOKED_AT_ONCE, Spool
+from tests.engines import on_both_engines
 from tests.integration.reporting import deployments, event, ids, poison, reports_of, settings_of
+
+if TYPE_CHECKING:
+    from tests.engines import Engine
 
 NOBODY = 65534
 
@@ -34,13 +38,13 @@ class LateClock(Clock):
 class Folder:
     """A spool folder and the agent that looks into it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, engine: Engine) -> None:
         self.path = path / "spool"
         self.path.mkdir()
-        self.clock = LateClock()
-        self.outbox = SqliteOutbox(path / "outbox.db", self.clock)
+        self.clock = engine.clock = LateClock()
+        self.outbox = engine.open()
         controller = JenkinsSettings("main", "http://jenkins.test/", None, None, 15_000, "now", 5_000)
-        self.settings = settings_of(self.outbox.path, controller)
+        self.settings = settings_of(path / "outbox.db", controller)
         self.restart()
 
     def restart(self) -> None:
@@ -75,8 +79,8 @@ def report(**fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Any:
-    folder = Folder(tmp_path)
+def folder(tmp_path: Path, engine: Engine) -> Any:
+    folder = Folder(tmp_path, engine)
     yield folder
     folder.outbox.close()
 
@@ -210,6 +214,7 @@ def test_what_is_planted_at_the_place_of_the_reason_is_not_written_to(
     assert (victim / "a.json.reason").read_text() == "precious"
 
 
+@on_both_engines
 def test_a_crash_between_commit_and_removal_takes_the_file_up_twice_to_one_event(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,8 +376,9 @@ import os, sys
 from pathlib import Path
 from structlog.testing import capture_logs
 from agent.outbox.sqlite.engine import SqliteOutbox
+from tests.engines import Sqlite
 from tests.integration.test_spool import Folder
-folder = Folder(Path(sys.argv[1]))
+folder = Folder(Path(sys.argv[1]), Sqlite(Path(sys.argv[1])))
 os.chmod(sys.argv[1], 0o777)
 folder.put("a.json")
 (folder.path / "b.json").write_text("wrong")

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests import webhooks
+from tests.engines import on_both_engines
 from tests.integration.hooked import Hooked, deployment_status
 from tests.integration.support import wait_until
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from agent.sandbox.hivel import LocalHivel
     from agent.sandbox.server import LocalServer
+    from tests.engines import Engine
 
 
 @pytest.fixture
@@ -40,11 +42,13 @@ def test_a_deployment_of_github_is_answered_with_202_and_reaches_hivel(daemon: H
     assert (event.repo_url, event.branch) == ("https://github.com/acme/shop", "main")
 
 
+@on_both_engines
 def test_nothing_that_was_answered_is_lost_when_the_agent_is_killed_and_nothing_is_doubled(
-    jenkins_server: LocalServer, hivel_server: LocalServer, hivel: LocalHivel, tmp_path: Path
+    jenkins_server: LocalServer, hivel_server: LocalServer, hivel: LocalHivel, engine: Engine, tmp_path: Path
 ) -> None:
     """Deliveries without an answer are sent again, as platforms do."""
     agent = Hooked.opened(tmp_path, jenkins=jenkins_server, hivel=hivel_server)
+    agent.store_in(engine.url)
     process = agent.begin()
     waiting = list(range(1, 201))
     accepted: dict[int, str] = {}
@@ -71,6 +75,7 @@ def test_nothing_that_was_answered_is_lost_when_the_agent_is_killed_and_nothing_
     process.wait()
     before = dict(accepted)
     assert 60 <= len(before) < len(waiting)
+    engine.let_claims_run_out()
     process = agent.begin()
     try:
         asyncio.run(send([number for number in waiting if number not in before]))
