@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("service")
 
-HELD_S = 5.0
+# How often it is checked whether an event was held for long enough: a hundredth of that time, within these bounds.
+HELD_S, HELD_AT_MOST_S = 5.0, 60.0
 HOUSEKEEPING_S = 60.0
 # Silent jobs are a matter of days, and finding them takes some time in a large outbox.
 SILENT_S = 3600.0
@@ -147,7 +148,7 @@ class Life:
             *(polls.begin(schedule) for polls in self._polls),
             self.delivering.begin(schedule),
             schedule.every(interval_s, self._take_reports, name="reports"),
-            schedule.every(HELD_S, self._release, name="held events"),
+            schedule.every(held_s(self.settings.hold_for_ms), self._release, name="held events"),
             schedule.every(HOUSEKEEPING_S, self._tidy, name="housekeeping", first_in_s=HOUSEKEEPING_S),
             schedule.every(SILENT_S, self._look_for_silence, name="silent jobs"),
         ]
@@ -225,3 +226,8 @@ class Life:
         with self.work.doing(self._gaps):
             if self.parts.gaps is not None:
                 await self.parts.gaps.run()
+
+
+def held_s(hold_for_ms: int) -> float:
+    """Seconds between two looks for events that were held for long enough."""
+    return min(max(HELD_S, hold_for_ms / 1000 / 100), HELD_AT_MOST_S)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from agent.daemon.life import held_s
 from agent.outbox.leases import Agent, Fence
 from agent.outbox.postgresql.connection import Connection
 from agent.outbox.postgresql.engine import PostgresqlOutbox
@@ -92,6 +95,86 @@ def test_what_is_reported_to_an_agent_that_left_is_sent_at_once_by_another_one(f
     wait_until(lambda: listens(fleet, 2), "both hear hints")
     report(two)
     fleet.expect_delivered(1)
+
+
+@dataclass
+class Sent:
+    """What the clients of a database send from now on, from the log of the server."""
+
+    cluster: Cluster
+    database: str
+
+    def __post_init__(self) -> None:
+        self.cluster.execute(f"ALTER DATABASE {self.database} SET log_statement = 'all'")
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from here on."""
+        self._pids = {str(pid) for (pid,) in self._agents()}
+        self._from = self._log.stat().st_size
+        self._began = self._now_ms()
+
+    def texts(self) -> list[str]:
+        """The statements of the connections that the agents had at the begin."""
+        with self._log.open("rb") as log:
+            log.seek(self._from)
+            entries = ENTRY.split(log.read().decode())
+        found = zip(entries[1::2], entries[2::2], strict=True)
+        return [text for pid, text in found if pid in self._pids]
+
+    def seconds(self) -> float:
+        """How much time has passed in the database."""
+        return (self._now_ms() - self._began) / 1000
+
+    @property
+    def _log(self) -> Path:
+        return self.cluster.folder / "log"
+
+    def _now_ms(self) -> int:
+        [(now,)] = self.cluster.execute("SELECT now_ms()", self.database)
+        assert isinstance(now, int)
+        return now
+
+    def _agents(self) -> list[tuple[object, ...]]:
+        return self.cluster.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'hivel-agent' AND datname = current_database()",
+            self.database,
+        )
+
+
+# The begin of an entry in the log of the server, up to its statement.
+ENTRY = re.compile(r"^\S+ \S+ \S+ \[(\d+)\] LOG:  (?:statement|execute [^:]+): ", re.MULTILINE)
+RENEWAL = "INSERT INTO agents"
+
+
+def test_an_idle_agent_sends_little(cluster: Cluster, database: str, tmp_path: Path) -> None:
+    """Whatever the speed of the machine, in some time an interval passes only so often."""
+    sent = Sent(cluster, database)
+    with Fleet(
+        tmp_path, cluster, database, cluster.url(database), lease_s=3, poll_interval="2s", delivery_interval="1s"
+    ) as fleet:
+        fleet.build(1)
+        fleet.settle(fleet.start("one"))
+        fleet.expect_delivered(2)
+        settled = "SELECT 1 FROM deployments WHERE state <> 'delivered'"
+        wait_until(lambda: fleet.execute(settled) == [] and listens(fleet, 1), "it is idle")
+        sent.begin()
+        wait_until(lambda: sum(RENEWAL in text for text in sent.texts()) >= 12, "it has renewed its leases 12 times")
+        texts, seconds = sent.texts(), sent.seconds()
+
+    def most(what: str, every_s: float, begun: int = 1) -> None:
+        found = sum(what in text for text in texts)
+        assert found <= seconds / every_s + begun, (what, found, seconds)
+
+    most("JOIN delivery", 5, 2)
+    most(RENEWAL, 1)
+    most("FROM agents", 1)
+    most("state = 'held'", held_s(3_600_000))
+    most("FROM wanted_builds", 2 / 2, 2)
+    for seldom in ("FROM controllers", "FROM open_builds WHERE controller", "FROM jobs", "INSERT INTO controllers"):
+        most(seldom, 60 / 2, 2)
+    for never in ("LISTEN", "NOTIFY", "SKIP LOCKED"):
+        most(never, 3_600, 0)
 
 
 @pytest.fixture
