@@ -40,14 +40,16 @@ HOST = "postgresql.example.com"
 PASSWORD = "choose-a-long-one"
 ETC = "/etc/postgresql/15/main"
 JOB = "deploy/shop"
+NOWHERE = "http://127.0.0.1:1"
 TOKENS = dict(re.findall(r"(\w+_API_TOKEN)=([\w-]+)", PAGE))
 
 
-def blocks(title: str) -> list[str]:
-    """The blocks of the section or subsection with this title, in their order."""
+def blocks(title: str, *, indented: bool = False) -> list[str]:
+    """The blocks of the section or subsection with this title, in their order. ``indented``: also those of lists."""
     level, section = re.search(rf"(?ms)^(##+) {re.escape(title)}\n(.*)", PAGE).groups()  # type: ignore[union-attr]
     end = re.search(rf"(?m)^#{{2,{len(level)}}} ", section)
-    return re.findall(r"(?ms)^```\w+\n(.*?)^```$", section[: end.start()] if end else section)
+    blanks = " *" if indented else ""
+    return re.findall(rf"(?ms)^{blanks}```\w+\n(.*?)^{blanks}```$", section[: end.start()] if end else section)
 
 
 def only(title: str, beginning: str) -> str:
@@ -200,11 +202,18 @@ class Machine:
         lines = only(title, "hostssl").replace("192.0.2.11/32", "127.0.0.1/32")
         (self.cluster.data / "pg_hba.conf").write_text(f"local all all trust\n{lines}")
 
-    def agents(self, hivel: str, extra: str = "", password: str = PASSWORD) -> Agent:
-        """An agent with the configuration of the page."""
-        agent = Agent.configured(self.folder, jenkins="http://127.0.0.1:1", hivel=hivel)
+    def agent(
+        self,
+        extra: str = "",
+        *,
+        password: str = PASSWORD,
+        jenkins: LocalServer | str = NOWHERE,
+        hivel: LocalServer | str = NOWHERE,
+    ) -> Agent:
+        """An agent with the configuration of the page. ``extra``: more lines of [outbox]."""
+        agent = Agent.configured(self.folder, jenkins=jenkins, hivel=hivel)
         table = only("3. The agents", "[outbox]").replace(HOST, f"localhost:{self.cluster.port}")
-        agent.config.write_text(agent.config.read_text().replace('[outbox]\npath = "outbox.db"\n', table + extra))
+        agent.config.write_text(agent.config.read_text().replace("[outbox]\n", table + extra))
         file = self.folder / "outbox.password"
         file.unlink(missing_ok=True)
         file.write_text(f"{password}\n")
@@ -239,16 +248,16 @@ def outbox_of(agent: Agent, **environment: str) -> str:
 
 def test_the_steps_for_tls_and_what_a_wrong_file_says(machine: Machine) -> None:
     machine.install("3. The agents")
-    agent = machine.agents("http://127.0.0.1:1")
+    agent = machine.agent()
     assert outbox_of(agent).startswith("ok ")
     encrypted = "SELECT count(*) FROM pg_tables WHERE tableowner = 'hivel_agent'"
     [[tables]] = machine.cluster.execute(encrypted, "hivel_agent")
     assert isinstance(tables, int) and tables > 10, "the first command has created the tables"
 
-    machine.agents("http://127.0.0.1:1", password="of-somebody-else")
+    machine.agent(password="of-somebody-else")
     assert "check the user of [outbox] url, its password" in outbox_of(agent)
 
-    machine.agents("http://127.0.0.1:1")
+    machine.agent()
     right = (machine.folder / "postgresql-ca.pem").read_text()
     (machine.folder / "postgresql-ca.pem").write_text((machine.folder / "server.pem").read_text())
     machine.run_openssl("2. TLS")  # another authority, of the same name
@@ -259,7 +268,7 @@ def test_the_steps_for_tls_and_what_a_wrong_file_says(machine: Machine) -> None:
 
 def test_the_password_can_be_a_credential_of_systemd(machine: Machine, tmp_path: Path) -> None:
     [name] = set(re.findall(r"LoadCredential=([\w-]+):", PAGE))
-    agent = machine.agents("http://127.0.0.1:1")
+    agent = machine.agent()
     agent.config.write_text(agent.config.read_text().replace('password_file = "outbox.password"\n', ""))
     assert "set [outbox] password_file" in outbox_of(agent)
     credentials = tmp_path / "credentials"
@@ -276,10 +285,56 @@ def test_the_steps_for_client_certificates(machine: Machine) -> None:
     machine.configure_server(title, "ssl_ca_file")
     machine.allow(title)
     machine.cluster.restart(signal.SIGINT)
-    without = machine.agents("http://127.0.0.1:1")
+    without = machine.agent()
     assert "set [outbox] client_certificate and client_key" in outbox_of(without)
-    agent = machine.agents("http://127.0.0.1:1", only(title, "client_certificate"))
+    agent = machine.agent(only(title, "client_certificate"))
     assert outbox_of(agent).startswith("ok ")
+
+
+def test_the_steps_from_a_file_to_postgresql_and_back(
+    machine: Machine,
+    jenkins: LocalJenkins,
+    jenkins_server: LocalServer,
+    hivel: LocalHivel,
+    hivel_server: LocalServer,
+) -> None:
+    there, back = (
+        shlex.split(each.replace("\\\n", " ").replace("sudo hivel-agent ", ""))
+        for each in blocks("From SQLite to PostgreSQL", indented=True)
+    )
+
+    def type_command(words: list[str]) -> None:
+        here = {HOST: f"localhost:{machine.cluster.port}", "/var/lib/hivel-agent/outbox.db": str(agent.outbox)}
+        for word, instead in here.items():
+            words = [each.replace(word, instead) for each in words]
+        done = agent.run(*words)
+        assert done.returncode == 0 and "is marked as moved" in done.stdout, done.stdout + done.stderr
+
+    def delivered(builds: int) -> None:
+        jenkins.add_builds(JOB, builds, repo=REPO)
+        done = agent.run("once")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    agent = Agent.configured(machine.folder, jenkins=jenkins_server, hivel=hivel_server)
+    alone = agent.config.read_text()
+    jenkins.add_job(JOB)
+    delivered(2)
+    machine.agent(jenkins=jenkins_server, hivel=hivel_server)
+    type_command(there)
+    assert "2 delivered" in agent.run("status").stdout
+    delivered(1)
+    shared = agent.config.read_text()
+    agent.config.write_text(alone)
+    assert "was moved to postgresql://localhost" in agent.run("once").stderr
+    agent.config.write_text(shared)
+    agent.outbox.rename(machine.folder / "before.db")
+    type_command(back)
+    agent.config.write_text(alone)
+    delivered(1)
+    assert "4 delivered" in agent.run("status").stdout
+    assert Counter(each.deployment_id for each in hivel.requests()) == Counter(
+        f"main:{JOB}#{number}" for number in (1, 2, 3, 4)
+    )
 
 
 # ---- rights, backup
@@ -298,7 +353,7 @@ def test_agents_whose_role_only_reads_and_writes_rows(own_cluster: Cluster, tmp_
         early = fleet.start("one", wait=False)
         wait_until(lambda: "permission denied for schema public" in early.agent.log(), "it may create no tables")
         early.kill()
-        making = Agent.configured(tmp_path, jenkins="http://127.0.0.1:1", hivel="http://127.0.0.1:1")
+        making = Agent.configured(tmp_path, jenkins=NOWHERE, hivel=NOWHERE)
         text = making.config.read_text()
         making.config.write_text(text.replace('path = "outbox.db"', f'path = "outbox.db"\nurl = "{owner}"'))
         assert "can be written" in making.run("check", "--offline").stdout
