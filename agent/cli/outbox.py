@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import click
 
 from agent.cli.options import with_settings
 from agent.cli.output import console, escape
+from agent.config.outbox import wrong_url
 from agent.outbox import tables
 from agent.outbox.engines import require_psycopg, server_of
-from agent.outbox.postgresql.server import Server, is_postgresql
+from agent.outbox.postgresql.server import Server
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from agent.outbox.tables import Progress, Source, Target
 
 _PLACE = "URL|PATH"
+_ANY_URL = re.compile(r"\w+:/")
+_NOT_HERE = "must not contain a password: others can see it; use ~/.pgpass or PGPASSFILE"
 # A line of progress after so many rows.
 _LINE = 250_000
 _from = click.option("--from", "source", metavar=_PLACE, help="Default: the outbox of the configuration.")
@@ -130,9 +133,9 @@ def _server(settings: Settings, place: str | None) -> Server | None:
     """
     if place is None or (settings.postgresql is not None and place == settings.postgresql.url):
         return server_of(settings)
-    if not is_postgresql(place):
+    if _ANY_URL.match(place) is None:
         return None
-    if urlsplit(place).password is not None or "password=" in urlsplit(place).query:
-        raise click.UsageError("the URL must not contain a password: others can see it; use ~/.pgpass or PGPASSFILE")
+    if (problem := wrong_url(place, _NOT_HERE)) is not None:
+        raise click.UsageError(f"the URL {problem}")
     require_psycopg()
     return Server(place)

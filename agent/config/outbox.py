@@ -47,7 +47,7 @@ def postgresql(check: Values, raw: tables.Outbox) -> PostgresqlSettings | None:
             if getattr(raw, name) is not None:
                 check.note(f"outbox.{name}", "is used only with url; set url or remove it")
         return None
-    if (problem := _wrong(raw.url)) is not None:
+    if (problem := wrong_url(raw.url, _ELSEWHERE)) is not None:
         know(raw.url)
         check.note("outbox.url", problem)
         return None
@@ -55,14 +55,17 @@ def postgresql(check: Values, raw: tables.Outbox) -> PostgresqlSettings | None:
     return PostgresqlSettings(raw.url, found, check.tls("outbox", raw))
 
 
-def _wrong(url: str) -> str | None:
-    """What is wrong with a URL of PostgreSQL. It can contain a password at any place, so it is not quoted."""
+def wrong_url(url: str, with_password: str) -> str | None:
+    """What is wrong with a URL of PostgreSQL; None: nothing. ``with_password``: the text if it has a password.
+
+    It can contain one at any place, so it is not quoted.
+    """
     if "password=" in url.lower():
-        return _ELSEWHERE
+        return with_password
     try:
         address = urlsplit(url)
         if address.password is not None:
-            return _ELSEWHERE
+            return with_password
     except ValueError:
         return _URL_FORM
     # With an @ in the path, this is a password with a slash.

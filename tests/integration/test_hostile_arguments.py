@@ -27,7 +27,7 @@ VALUES = [
     "9223372036854775807", "٣", "½", "NaN", "x" * 20_000, "9" * 5_000, "9" * 5_000 + "d", "now", "re:(", "re:(?P<a>",
     "re:" + "(" * 200, "**", "[", "\x1b[2J", "\udcff", "http://[", "http://[::1/job/a/1/",
     "main:a#99999999999999999999",
-    "a#-1", "a#" + "9" * 5_000, "job/" * 500,
+    "a#-1", "a#" + "9" * 5_000, "job/" * 500, "postgresql://me:[x]@db/outbox", "postgresql://me@127.0.0.1:1/a%zz",
 ]  # fmt: skip
 PLACES = [
     ["preview", "--since"], ["preview", "--job"], ["preview", "--compare", "--since"],
@@ -54,6 +54,8 @@ PLACES = [
     *(["emit", "--run", "7", "--environment", "eu", "--repo-url", "https://git.test/a", "--branch", "main", option]
       for option in ("--run", "--status", "--start-time", "--pr-numbers", "--build-url", "--timeout", "--config")),
     ["emit"], ["emit", "--dry-run", "--strict", "--job"],
+    ["outbox", "copy", "--to"], ["outbox", "copy", "--to", "postgresql://me@127.0.0.1:1/outbox", "--from"],
+    ["outbox", "unmark", "--from"], ["outbox", "unmark", "--yes", "--from"], ["handover", "--agent"],
     ["status"], ["check", "--offline"], ["completion"], ["run", "--log-format", "xml"], ["sandbox"], [],
 ]  # fmt: skip
 
@@ -93,6 +95,24 @@ def test_no_argument_makes_a_trace(place: list[str], agent: Agent, monkeypatch: 
     for value in VALUES:
         code = called(agent, [*place, value], monkeypatch)
         assert code in (0, 1, 2), (value[:80], code)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://me:hunter22@db/outbox", "the URL must not contain a password"),
+        ("postgresql://me@db/outbox?password=hunter22", "the URL must not contain a password"),
+        ("postgresql://me:[hunter22]@db/outbox", "the URL is not like postgresql://USER@HOST:5432/DATABASE"),
+        ("postgresql://me:hunter22/x@db/outbox", "the URL is not like postgresql://USER@HOST:5432/DATABASE"),
+        ("postgresql:/me:hunter22@db/outbox", "the URL is not like postgresql://USER@HOST:5432/DATABASE"),
+        ("mysql://me:hunter22@db/outbox", "the URL must not contain a password"),
+    ],
+)
+def test_a_url_with_a_password_is_refused_and_not_shown(agent: Agent, url: str, words: str) -> None:
+    for place in (["copy", "--to"], ["unmark", "--from"]):
+        done = agent.run("outbox", *place, url)
+        assert done.returncode == 2 and words in done.stderr
+        assert "hunter22" not in done.stdout + done.stderr
 
 
 # ---- files that are something else

@@ -18,7 +18,6 @@ CONNECT_TIMEOUT_S = 5
 _KEEPALIVE = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "20000"}
 # Where distributions keep the authorities: Debian, Red Hat, SUSE.
 BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
-_SCHEMES = ("postgresql", "postgres")
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,6 @@ def _system_authorities() -> str:
     """
     usual = ssl.get_default_verify_paths().cafile
     return next((each for each in (usual, *BUNDLES) if each and Path(each).is_file()), "system")
-
-
-def is_postgresql(url: str) -> bool:
-    """Whether this is a URL of PostgreSQL."""
-    return url.partition("://")[0] in _SCHEMES and "://" in url
 
 
 def hosts_of(url: str) -> list[str]:

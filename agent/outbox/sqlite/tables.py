@@ -185,8 +185,9 @@ def unmark(path: Path, *, confirmed: bool) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[sqlite3.Connection]:
-    if not path.exists():
-        raise OutboxError(f"there is no outbox {path} to copy; check [outbox] path")
+    with _words(path):
+        if not path.exists():
+            raise OutboxError(f"there is no outbox {path} to copy; check [outbox] path")
     with RunLock(path), closing(open_outbox(path)) as connection, _words(path):
         yield connection
 
