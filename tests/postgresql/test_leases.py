@@ -166,6 +166,25 @@ def test_an_agent_that_leaves_frees_its_leases_and_wakes_the_others(table, conne
     assert [member.agent.id for member in table.members()] == []
 
 
+def test_a_renewal_tells_who_is_there_with_this_agent_as_it_is_then(table, later):
+    first, second = agent("one"), agent("two")
+    table.declare(NAMES)
+    assert [each.agent for each in table.renew(first, TTL).members] == [first]
+    table.take(first, ["a", "b"], 2, TTL)
+    table.renew(second, TTL)
+    table.take(second, ["c"], 1, TTL)
+    later(TTL + 1)  # the leases of both have expired, and nobody has taken them
+
+    def seen():
+        return [(each.agent, each.living, each.leaving, each.holds) for each in table.renew(first, TTL).members]
+
+    assert seen() == [(first, True, False, 2), (second, False, False, 0)]
+    table.renew(second, TTL)
+    table.ask_to_leave([first.id], leaving=True)
+    assert seen() == [(first, True, True, 2), (second, True, False, 1)]
+    assert [(each.agent, each.living, each.leaving, each.holds) for each in table.members()] == seen()
+
+
 def test_agents_see_each_other_and_who_is_gone(table, later):
     first, second = agent("one"), agent("two")
     table.declare(NAMES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.outbox.leases import Agent, Lease, Member, View
 from agent.outbox.postgresql.migrations import refuse_newer
@@ -23,22 +23,30 @@ _REMEMBERED_MS = 86_400_000
 _LEAST_STILL_MS, _MOST_STILL_MS = 3_000, 30_000
 
 _DECLARE = "INSERT INTO leases (controller) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
-# One statement, one round trip. Its last part sees the tables as they were before, without this agent's renewal.
+# One statement, one round trip. It sees the tables as they were before, without this agent's renewal. What it says of
+# this agent comes from the parts that change it.
 _RENEW = """
 WITH seen AS (
     INSERT INTO agents (id, name, version, pid, started_at, seen_at, ttl_ms)
         VALUES (%(me)s, %(name)s, %(version)s, %(pid)s, now_ms(), now_ms(), %(ttl)s)
         ON CONFLICT (id) DO UPDATE SET seen_at = now_ms(), ttl_ms = %(ttl)s
-        RETURNING leaving
+        RETURNING *
 ), mine AS (
     UPDATE leases SET expires_at = now_ms() + %(ttl)s WHERE holder = %(me)s RETURNING controller, epoch
+), members AS (
+    SELECT seen.*, (SELECT count(*) FROM mine) AS holds FROM seen
+    UNION ALL
+    SELECT agents.*, (SELECT count(*) FROM leases WHERE holder = agents.id AND expires_at > now_ms())
+        FROM agents WHERE id <> %(me)s AND seen_at > now_ms() - %(remembered)s
 )
 SELECT
     (SELECT leaving FROM seen),
     (SELECT jsonb_object_agg(controller, epoch) FROM mine),
     (SELECT jsonb_agg(controller) FROM leases WHERE holder IS DISTINCT FROM %(me)s AND expires_at <= now_ms()),
     (SELECT min(expires_at) - now_ms() FROM leases WHERE holder <> %(me)s AND expires_at > now_ms()),
-    now_ms(), (SELECT max(version) FROM schema_version), (SELECT max(agents_since) FROM schema_version)
+    now_ms(), (SELECT max(version) FROM schema_version), (SELECT max(agents_since) FROM schema_version),
+    (SELECT jsonb_agg(jsonb_build_array(id, name, version, pid, now_ms() - seen_at, seen_at > now_ms() - ttl_ms,
+        leaving, holds) ORDER BY started_at, id) FROM members)
 """
 _TAKE = """
 WITH free AS (
@@ -92,13 +100,20 @@ class Leases:
 
     def renew(self, me: Agent, ttl_ms: int) -> View:
         """See the protocol."""
-        values = {"me": me.id, "name": me.name, "version": me.version, "pid": me.pid, "ttl": ttl_ms}
-        found = self._connection.one(_RENEW, values)
-        leaving, mine, free, next_expiry_ms, now_ms, version, since = found or (False, None, None, None, 0, 0, 0)
+        values = {
+            "me": me.id,
+            "name": me.name,
+            "version": me.version,
+            "pid": me.pid,
+            "ttl": ttl_ms,
+            "remembered": _REMEMBERED_MS,
+        }
+        [found] = self._connection.all(_RENEW, values)
+        leaving, mine, free, next_expiry_ms, now_ms, version, since, members = found
         refuse_newer(self._connection.name, version, since)
         if self._clock is not None:
             self._clock.tell(now_ms)
-        return View(mine or {}, free or [], self.members(), next_expiry_ms, leaving)
+        return View(mine or {}, free or [], [_member(each) for each in members], next_expiry_ms, leaving)
 
     def take(self, me: Agent, controllers: Sequence[str], most: int, ttl_ms: int) -> dict[str, int]:
         """See the protocol."""
@@ -121,12 +136,7 @@ class Leases:
 
     def members(self) -> list[Member]:
         """The agents that were seen in the last day, oldest first."""
-        return [
-            Member(Agent(agent, name, version, pid), seen_ms_ago, living, leaving, holds)
-            for agent, name, version, pid, seen_ms_ago, living, leaving, holds in self._connection.all(
-                _MEMBERS, (_REMEMBERED_MS,)
-            )
-        ]
+        return [_member(row) for row in self._connection.all(_MEMBERS, (_REMEMBERED_MS,))]
 
     def leases(self) -> list[Lease]:
         """All leases, by controller."""
@@ -135,6 +145,11 @@ class Leases:
     def ask_to_leave(self, agents: Collection[str], *, leaving: bool) -> None:
         """Let these agents give their controllers to the others, or take some again."""
         self._connection.all(_LEAVING, (leaving, list(agents), Hint.LEASES.value))
+
+
+def _member(row: Sequence[Any]) -> Member:
+    agent, name, version, pid, *seen = row
+    return Member(Agent(agent, name, version, pid), *seen)
 
 
 def longest_stillness_ms(lease_ms: int) -> int:
