@@ -68,8 +68,10 @@ def measure(folder: Path, cluster: Cluster, hivel: str, agents: int) -> float:
         wait_until(lambda: cluster.execute(LIVING, database) == [(agents,)], "all agents are there", LIMIT_S)
         time.sleep(2)  # they have nothing else to do any more
         changes = [Change(inserted=(make_item(number).deployment,)) for number in range(EVENTS)]
-        with PostgresqlOutbox(cluster.server(database), Clock()) as outbox, outbox.transaction():
-            outbox.store(changes)
+        with PostgresqlOutbox(cluster.server(database), Clock()) as outbox:
+            outbox.announce()  # as a verb does, for example a backfill
+            with outbox.transaction():
+                outbox.store(changes)
         began = time.monotonic()
         wait_until(lambda: cluster.execute(LEFT, database) == [(0,)], "everything is delivered", LIMIT_S)
         return EVENTS / (time.monotonic() - began)
