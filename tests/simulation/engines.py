@@ -266,7 +266,7 @@ class Postgresql(engines.Postgresql):
     def __init__(self, cluster: Cluster, database: str, clock: FakeClock, observer: Psycopg[Any]) -> None:
         super().__init__(cluster, database, clock=clock)
         self._observer = observer
-        self._told = 0.0
+        self._told = 0
 
     def process(self, trouble: Trouble) -> PostgresqlProcess:
         return PostgresqlProcess(self, trouble)
@@ -274,11 +274,15 @@ class Postgresql(engines.Postgresql):
     def rows(self, sql: str, *values: object) -> list[Any]:
         return self._observer.execute(sql.replace("?", "%s"), values).fetchall()
 
+    def now_ms(self) -> int:
+        """The clock of the database, which nobody sets."""
+        return 1_795_000_000_000 + round(self.clock.monotonic() * 1000)
+
     def set_clock(self) -> None:
-        """Let the clock of the database go on. Nobody sets it."""
-        now = self.clock.monotonic()
+        """Let the clock of the database go on."""
+        now = self.now_ms()
         if now != self._told:
-            self._observer.execute("UPDATE story.clock SET ms = %s", (1_795_000_000_000 + round(now * 1000),))
+            self._observer.execute("UPDATE story.clock SET ms = %s", (now,))
             self._told = now
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ class Played:
     posts: int = 0
     kills: int = 0
     cuts: int = 0
+    freezes: int = 0
 
     def __str__(self) -> str:
         return ", ".join(f"{n} {what}" for what, n in vars(self).items() if n)

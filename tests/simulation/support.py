@@ -121,6 +121,17 @@ def _headers(request: requests.PreparedRequest) -> dict[str, str]:
 # ---- an agent that can be killed
 
 
+def in_process(
+    settings: JenkinsSettings, jenkins: LocalJenkins, ingest: Ingest, before_request: Callable[[], None]
+) -> tuple[JenkinsClient, Poller]:
+    """A poller of this Jenkins, and its client."""
+    client = JenkinsClient(settings)
+    client._transport.session.mount(settings.url, InProcess(jenkins.app, before_request))
+    poller = Poller(settings, client, ingest)
+    make_predictable(poller)
+    return client, poller
+
+
 def make_predictable(poller: Poller) -> None:
     """Let it wait for as long whenever the same story is played."""
     unread = poller._unread
@@ -230,12 +241,9 @@ class Agent:
         self._clients = []
         self._pollers = {}
         for name, jenkins in self._jenkins.items():
-            settings = _settings(name, jenkins, self._since)
-            client = JenkinsClient(settings)
-            client._transport.session.mount(settings.url, InProcess(jenkins.app, self._before_request))
+            settings = settings_of_jenkins(name, jenkins, self._since)
+            client, self._pollers[name] = in_process(settings, jenkins, self._ingest, self._before_request)
             self._clients.append(client)
-            self._pollers[name] = Poller(settings, client, self._ingest)
-            make_predictable(self._pollers[name])
 
     def _before_request(self) -> None:
         self._at_request()
@@ -254,7 +262,7 @@ class Agent:
 
     def audit(self, since: int = 0) -> Audit:
         """What became of every build number, as another process tells it."""
-        controllers = tuple(_settings(name, jenkins, self._since) for name, jenkins in self._jenkins.items())
+        controllers = tuple(settings_of_jenkins(name, jenkins, self._since) for name, jenkins in self._jenkins.items())
         settings = settings_of(Path("outbox.db"), *controllers, rules=self._rules)
         with self.outbox() as outbox:
             return audit(settings, outbox, self._client_beside, since=since)
@@ -315,7 +323,8 @@ class Story:
         return next(event for event in self.agent.reported() if event.deployment_id == deployment_id)
 
 
-def _settings(name: str, jenkins: LocalJenkins, since: str) -> JenkinsSettings:
+def settings_of_jenkins(name: str, jenkins: LocalJenkins, since: str) -> JenkinsSettings:
+    """The controller with this name, at an address that only :class:`InProcess` knows."""
     url = f"http://{name}.jenkins.test/"
     return JenkinsSettings(
         name=name, url=url, username=jenkins.username, token=Token(jenkins.token), poll_interval_ms=15_000,
@@ -346,14 +355,15 @@ def _ms(moment: str) -> int:
 
 
 def play_random_stories(world: Callable[[], RuleBasedStateMachine], *, stories: int, steps: int) -> None:
-    """The same stories in every run; others with ``HIVEL_STORIES=2000``."""
+    """The same stories in every run; others with ``HIVEL_STORIES=2000`` or ``HYPOTHESIS_PROFILE=explore``."""
+    others = "HIVEL_STORIES" in os.environ or os.environ.get("HYPOTHESIS_PROFILE") == "explore"
     run_state_machine_as_test(
         world,  # type: ignore[arg-type] # any callable will do
         settings=settings(
             max_examples=stories,
             stateful_step_count=steps,
             deadline=None,
-            derandomize="HIVEL_STORIES" not in os.environ,
+            derandomize=not others,
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
