@@ -88,11 +88,6 @@ class Leases:
         self._surrender()
         return again_in_s
 
-    def lost(self, fence: Fence) -> None:
-        """A transaction found that this lease is gone."""
-        if self.mine.get(fence.controller) == fence.epoch:
-            del self.mine[fence.controller]
-
     def leave(self) -> None:
         """Give everything to the others: the process ends. Raises :class:`agent.outbox.values.OutboxError`."""
         self.mine.clear()
