@@ -64,7 +64,7 @@ class Life:
         self._repeated: list[Repeated] = []
         self._polls = [Polls(controller, self.work, clock) for controller in parts.controllers]
         self.fleet = None if parts.fleet is None else FleetWork(parts.fleet, self.work, clock)
-        self.delivering = Delivering(parts, self.work, self.fleet)
+        self.delivering = Delivering(parts, self.work, self.fleet, clock)
         self._reports = Watched("reports", STALLED_S, lambda: parts.reporting.batches)
         self._held = Watched("held events", PATIENT_S)
         self._housekeeping = Watched("housekeeping", PATIENT_S)

@@ -39,7 +39,7 @@ class Stand:
             dispatcher=self, deliver=self.deliver, settings=SimpleNamespace(delivery=DeliverySettings())
         )
         fleet: Any = self.fleet
-        self.delivering = Delivering(parts, Work(clock, Unexpected(clock)), fleet)
+        self.delivering = Delivering(parts, Work(clock, Unexpected(clock)), fleet, clock)
 
     @property
     def rest_s(self) -> float:
@@ -97,7 +97,18 @@ def test_what_is_enqueued_during_a_run_is_sent_when_it_is_over() -> None:
             await asyncio.sleep(1)
         await asyncio.sleep(60)
 
-    assert played(story).runs == [0, 10, 15]
+    assert played(story).runs == [0, 10, 15.2]
+
+
+def test_what_is_enqueued_one_after_another_is_sent_a_few_times_a_second() -> None:
+    async def story(stand: Stand) -> None:
+        await asyncio.sleep(10)
+        for _ in range(100):
+            stand.delivering.enqueued()
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(10)
+
+    assert played(story).runs == [0, 10, 10.2, 10.4, 10.6, 10.8, 11]
 
 
 def test_much_that_is_enqueued_at_once_causes_one_run() -> None:
