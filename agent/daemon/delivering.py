@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent.model.times import Clock
 
 # The least seconds between a run and the next one that something enqueued causes. A run for each of many events would
-# cost a third more CPU time, and commit more often.
+# cost half as much CPU time again, and commit more often.
 BETWEEN_S = 0.2
 
 

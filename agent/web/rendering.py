@@ -14,6 +14,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
 from agent import __version__
+from agent.inspect.fleet import short
 from agent.model.secrets import redact
 from agent.model.spreadsheet import cell
 from agent.model.terminal import printable
@@ -78,7 +79,9 @@ class Renderer:
         self._environment.globals.update(
             url=self.url, asset=lambda name: prefix + assets.path(name), version=__version__, Role=Role
         )
-        self._environment.filters.update(link=_link, time=_time, duration=duration, number=_number, json=_json_text)
+        self._environment.filters.update(
+            link=_link, time=_time, duration=duration, number=_number, json=_json_text, short=short
+        )
 
     def url(self, path: str, /, **query: object) -> str:
         """The address of a page of the agent."""

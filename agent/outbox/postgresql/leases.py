@@ -23,9 +23,16 @@ _REMEMBERED_MS = 86_400_000
 _LEAST_STILL_MS, _MOST_STILL_MS = 3_000, 30_000
 
 _DECLARE = "INSERT INTO leases (controller) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
+# The agents that were seen lately and what each has, and what a Member says of one.
+_SEEN = (
+    "SELECT agents.*, (SELECT count(*) FROM leases WHERE holder = agents.id AND expires_at > now_ms()) AS holds"
+    " FROM agents WHERE seen_at > now_ms() - %(remembered)s"
+)
+_MEMBER = "id::text, name, version, pid, now_ms() - seen_at, seen_at > now_ms() - ttl_ms, leaving, holds"
+_MEMBERS = f"SELECT {_MEMBER} FROM ({_SEEN}) AS members ORDER BY started_at, id"  # noqa: S608
 # One statement, one round trip. It sees the tables as they were before, without this agent's renewal. What it says of
 # this agent comes from the parts that change it.
-_RENEW = """
+_RENEW = f"""
 WITH seen AS (
     INSERT INTO agents (id, name, version, pid, started_at, seen_at, ttl_ms)
         VALUES (%(me)s, %(name)s, %(version)s, %(pid)s, now_ms(), now_ms(), %(ttl)s)
@@ -36,8 +43,7 @@ WITH seen AS (
 ), members AS (
     SELECT seen.*, (SELECT count(*) FROM mine) AS holds FROM seen
     UNION ALL
-    SELECT agents.*, (SELECT count(*) FROM leases WHERE holder = agents.id AND expires_at > now_ms())
-        FROM agents WHERE id <> %(me)s AND seen_at > now_ms() - %(remembered)s
+    {_SEEN} AND id <> %(me)s
 )
 SELECT
     (SELECT leaving FROM seen),
@@ -45,9 +51,8 @@ SELECT
     (SELECT jsonb_agg(controller) FROM leases WHERE holder IS DISTINCT FROM %(me)s AND expires_at <= now_ms()),
     (SELECT min(expires_at) - now_ms() FROM leases WHERE holder <> %(me)s AND expires_at > now_ms()),
     now_ms(), (SELECT max(version) FROM schema_version), (SELECT max(agents_since) FROM schema_version),
-    (SELECT jsonb_agg(jsonb_build_array(id, name, version, pid, now_ms() - seen_at, seen_at > now_ms() - ttl_ms,
-        leaving, holds) ORDER BY started_at, id) FROM members)
-"""
+    (SELECT jsonb_agg(jsonb_build_array({_MEMBER}) ORDER BY started_at, id) FROM members)
+"""  # noqa: S608
 _TAKE = """
 WITH free AS (
     SELECT controller FROM leases WHERE controller = ANY(%(those)s) AND expires_at <= now_ms()
@@ -69,13 +74,6 @@ WITH gone AS (
     UPDATE leases SET holder = NULL, expires_at = 0 WHERE holder = %(me)s
 )
 SELECT pg_notify(%(channel)s, '')
-"""
-_MEMBERS = """
-SELECT id::text, name, version, pid, now_ms() - seen_at, seen_at > now_ms() - ttl_ms, leaving, coalesce(n, 0)
-    FROM agents LEFT JOIN (
-        SELECT holder, count(*) AS n FROM leases WHERE expires_at > now_ms() GROUP BY holder
-    ) AS held ON holder = id
-    WHERE seen_at > now_ms() - %s ORDER BY started_at, id
 """
 _LEASES = "SELECT controller, holder::text, epoch, expires_at - now_ms() FROM leases ORDER BY controller"
 _HOLDS = "SELECT set_config('idle_in_transaction_session_timeout', %s, true), holds_lease(%s, %s, %s)"
@@ -136,7 +134,7 @@ class Leases:
 
     def members(self) -> list[Member]:
         """The agents that were seen in the last day, oldest first."""
-        return [_member(row) for row in self._connection.all(_MEMBERS, (_REMEMBERED_MS,))]
+        return [_member(row) for row in self._connection.all(_MEMBERS, {"remembered": _REMEMBERED_MS})]
 
     def leases(self) -> list[Lease]:
         """All leases, by controller."""

@@ -49,7 +49,7 @@ class Shared:
 
     def look(self) -> Look:
         """See the protocol."""
-        first, n, *state = self._connection.one(_LOOK, (_MANY,)) or (None, 0, None)
+        [(first, n, *state)] = self._connection.all(_LOOK, (_MANY,))
         many = n == _MANY  # then the first one that is due may be another one
         return Look(DeliveryState(*state) if state[0] is not None else None, 0 if many else first, many=many)
 
