@@ -1,6 +1,5 @@
 """The same examples in every run, others with ``HYPOTHESIS_PROFILE=explore``; without deadlines: how fast a machine is
-says nothing about the code. Tests marked ``root`` are skipped where this is not root, and those
-marked ``long`` unless LONG_TESTS is set.
+says nothing about the code. Tests marked ``root`` are skipped where this is not root.
 """
 
 from __future__ import annotations
@@ -64,5 +63,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
-        if item.get_closest_marker("long") and "LONG_TESTS" not in os.environ:
-            item.add_marker(pytest.mark.skip(reason="takes long: make test-postgresql"))

@@ -41,7 +41,6 @@ def outbox_problem(ready: dict[str, object]) -> str:
     return "" if outbox["ok"] else str(outbox)
 
 
-@pytest.mark.long
 def test_agents_with_clocks_that_are_two_hours_apart_share_everything(fleet: Fleet) -> None:
     fleet.log_fences()
     wrong = "tests.postgresql.wrong_clock"
@@ -57,7 +56,6 @@ def test_agents_with_clocks_that_are_two_hours_apart_share_everything(fleet: Fle
     assert fleet.assert_epochs_grow()
 
 
-@pytest.mark.long
 def test_a_server_that_crashes_while_three_agents_are_busy(own_cluster: Cluster, tmp_path: Path) -> None:
     database = own_cluster.new_outbox()
     with Fleet(tmp_path, own_cluster, database, own_cluster.url(database), controllers=3) as fleet:
@@ -76,7 +74,6 @@ def test_a_server_that_crashes_while_three_agents_are_busy(own_cluster: Cluster,
         assert stored == built
 
 
-@pytest.mark.long
 def test_an_agent_whose_connection_breaks_again_and_again(fleet: Fleet, proxy: Proxy, database: str) -> None:
     """Of its statements, each eleventh is cut: by turns before the server has it, and before the answer."""
     one = fleet.start("one", url=proxy.url(USER, database))
@@ -97,7 +94,6 @@ def test_an_agent_whose_connection_breaks_again_and_again(fleet: Fleet, proxy: P
     wait_until(lambda: one.ready()["ready"], "it is ready again")
 
 
-@pytest.mark.long
 def test_a_full_disk_of_the_database(fleet: Fleet, proxy: Proxy, database: str) -> None:
     """The error is made by the proxy: every statement that writes is answered as by a server with a full disk."""
     one = fleet.start("one", url=proxy.url(USER, database))

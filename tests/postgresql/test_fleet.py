@@ -6,13 +6,12 @@ import signal
 from socket import gethostname
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from agent.config.file import ConfigError, load
 from agent.outbox.engines import server_of
 from tests.integration.support import Agent, wait_until
-from tests.postgresql.fleet import Fleet
+from tests.postgresql.fleet import REPORT, Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,16 +118,9 @@ def test_reports_are_kept_while_the_database_is_away(own_fleet: Fleet, begun: st
         own_fleet.cluster.stop()
         one = own_fleet.start("one", wait=False)
         wait_until(lambda: "opening the outbox" in one.agent.log(), "it has noticed")
-    report = {
-        "provider": "gitlab_ci", "run": "42", "environment": "production", "status": "success",
-        "repo_url": "https://gitlab.example.test/acme/shop", "branch": "main",
-    }  # fmt: skip
-    answer = httpx.post(
-        f"{one.url('intake')}/v1/events", json=report, headers={"Authorization": "Bearer sandbox-token"}, timeout=120
-    )
-    assert answer.status_code == 202, answer.text
+    one.report()
     fields = ("--system", "gitlab_ci", "--run", "43", "--environment", "production", "--status", "success")
-    said = one.agent.run("emit", *fields, "--repo-url", report["repo_url"], "--branch", "main")
+    said = one.agent.run("emit", *fields, "--repo-url", REPORT["repo_url"], "--branch", "main")
     assert "warning" not in said.stderr.lower(), said.stderr
     own_fleet.cluster.start()
     own_fleet.expect_delivered(2)

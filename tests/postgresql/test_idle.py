@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from agent.daemon.life import held_s
@@ -34,25 +33,12 @@ if TYPE_CHECKING:
     from tests.postgresql.cluster import Cluster
     from tests.postgresql.fleet import Running
 
-REPORT = {
-    "provider": "gitlab_ci", "run": "42", "environment": "production", "status": "success",
-    "repo_url": "https://gitlab.example.test/acme/shop", "branch": "main",
-}  # fmt: skip
-
 
 @pytest.fixture
 def fleet(cluster: Cluster, database: str, tmp_path: Path) -> Iterator[Fleet]:
     """Its agents look by themselves only once an hour whether something is due."""
     with Fleet(tmp_path, cluster, database, cluster.url(database), delivery_interval="1h") as fleet:
         yield fleet
-
-
-def report(running: Running) -> None:
-    answer = httpx.post(
-        f"{running.url('intake')}/v1/events", json=REPORT, headers={"Authorization": "Bearer sandbox-token"},
-        timeout=120,
-    )  # fmt: skip
-    assert answer.status_code == 202, answer.text
 
 
 def listens(fleet: Fleet, agents: int) -> bool:
@@ -77,7 +63,7 @@ def test_an_agent_sends_at_once_what_its_polls_find_and_what_is_reported_to_it(f
     fleet.settle(one)
     built = fleet.build(2)
     fleet.expect_delivered(built)
-    report(one)
+    one.report()
     fleet.expect_delivered(built + 1)
 
 
@@ -95,7 +81,7 @@ def test_what_is_reported_to_an_agent_that_left_is_sent_at_once_by_another_one(f
     assert two.agent.run("handover").returncode == 0
     fleet.settle(one)
     wait_until(lambda: listens(fleet, 2), "both hear hints")
-    report(two)
+    two.report()
     fleet.expect_delivered(1)
 
 

@@ -59,7 +59,6 @@ def test_agents_find_the_primary_and_the_standby_that_takes_over(
         wait_until(lambda: one.ready()["ready"], "it is ready again")
 
 
-@pytest.mark.long
 def test_an_agent_with_a_standby_alone_says_so_and_goes_on_when_it_is_promoted(
     own_cluster: Cluster, standby: Cluster, tmp_path: Path
 ) -> None:
